@@ -1,0 +1,24 @@
+"""How a script ends: its exit code, and one line on standard error instead of a traceback."""
+
+import sys
+from collections.abc import Callable
+
+from radrecipes.errors import RadrecipesError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main` and leave with the project's exit codes.
+
+    Args:
+        main (`Callable[[], None]`):
+            The script's entry point. A [`RadrecipesError`] that it raises becomes one line on standard error and the
+            error's exit code; Ctrl-C becomes exit code 130.
+    """
+    try:
+        main()
+    except RadrecipesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
