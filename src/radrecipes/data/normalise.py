@@ -1,0 +1,61 @@
+"""Two forms of a text: the note as it is kept, and the key by which two notes or labels count as the same."""
+
+import re
+import unicodedata
+
+_SPACES = re.compile(r"\s+")
+_LINE_SPACES = re.compile(r"[^\S\n]+")
+
+
+def normalise_note(text: str) -> str:
+    """Clean a note without changing what it says.
+
+    Unicode is composed (NFC), line ends become `\\n`, control and zero-width characters go, runs of spaces become one
+    space and runs of empty lines one line end. Case, punctuation and spelling stay. Normalising twice changes nothing.
+
+    Args:
+        text (`str`):
+            A note as it stands in the source.
+
+    Returns:
+        `str`: The cleaned note; empty when nothing but spaces and control characters was there.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
+    # Cc holds control characters, Cf zero-width ones, Cs halves of surrogate pairs, which no Parquet file can hold.
+    kept = "".join(
+        character
+        if character == "\n" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+        else (" " if character.isspace() else "")
+        for character in text
+    )
+    # Composing comes after the removal: a zero-width character can stand between a letter and its accent.
+    composed = unicodedata.normalize("NFC", kept)
+    lines = (_LINE_SPACES.sub(" ", line).strip() for line in composed.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def matching_key(text: str) -> str:
+    """Reduce a note or a label to what makes it the same as another one.
+
+    Compatibility forms are folded (NFKC), case is folded, every run of punctuation and spaces becomes one space.
+    Mathematical signs stay, as words of their own, because `C+` and `C-`, or `< 30` and `> 30`, do not mean the same.
+
+    Args:
+        text (`str`):
+            A note, a label or an alias.
+
+    Returns:
+        `str`: The key; empty when the text has no letter, digit or sign.
+    """
+    # Case folding can undo the compatibility form ("ſ" with an accent), so fold once more after it.
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    pieces = []
+    for character in folded:
+        category = unicodedata.category(character)
+        if category[0] in "PZC":
+            pieces.append(" ")
+        elif category[0] == "S":
+            pieces.append(f" {character} ")
+        else:
+            pieces.append(character)
+    return _SPACES.sub(" ", "".join(pieces)).strip()
