@@ -1,0 +1,1 @@
+"""The metric `macro_f1`."""

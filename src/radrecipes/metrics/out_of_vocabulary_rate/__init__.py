@@ -1,0 +1,1 @@
+"""The metric `out_of_vocabulary_rate`."""

@@ -1,0 +1,1 @@
+"""The metric `semantic_similarity`."""
