@@ -1,8 +1,8 @@
 """Label sets: the names that a model may answer with, and the spellings under which each is known."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -60,6 +60,7 @@ class Label:
     playbook: str | None = None
 
 
+@dataclass(frozen=True)
 class LabelSet:
     """A list of labels that tells every known spelling from every unknown one.
 
@@ -68,21 +69,16 @@ class LabelSet:
             Name of the set, for example `"protocol_ct_mr"`.
         version (`int`):
             Raised by its author whenever a label changes.
-        labels (`Iterable[Label]`):
+        labels (`tuple[Label, ...]`):
             The labels; names and aliases must be unique after [`matching_key`].
         text (`str`):
             The YAML that the set was read from; it is copied unchanged into a prepared dataset.
     """
 
-    def __init__(self, name: str, version: int, labels: Iterable[Label], text: str):
-        self.name = name
-        self.version = version
-        self.labels = tuple(labels)
-        self.text = text
-        self._by_name = {label.name: label for label in self.labels}
-        self._name_by_key = {
-            matching_key(spelling): label.name for label in self.labels for spelling in (label.name, *label.aliases)
-        }
+    name: str
+    version: int
+    labels: tuple[Label, ...]
+    text: str
 
     @classmethod
     def load(cls, path: str | Path) -> "LabelSet":
@@ -157,7 +153,7 @@ class LabelSet:
 
     def label(self, name: str) -> Label:
         """The label with this canonical name; `KeyError` when there is none."""
-        return self._by_name[name]
+        return self._label_by_name[name]
 
     def suggest(self, text: str) -> str | None:
         """Canonical name of the known spelling nearest to an unknown one, or `None` when none is near."""
@@ -165,6 +161,16 @@ class LabelSet:
             matching_key(text), list(self._name_by_key), scorer=fuzz.ratio, score_cutoff=_SUGGESTION_SCORE
         )
         return self._name_by_key[match[0]] if match else None
+
+    @cached_property
+    def _label_by_name(self) -> dict[str, Label]:
+        return {label.name: label for label in self.labels}
+
+    @cached_property
+    def _name_by_key(self) -> dict[str, str]:
+        return {
+            matching_key(spelling): label.name for label in self.labels for spelling in (label.name, *label.aliases)
+        }
 
 
 def _parse(text: str, where: str) -> LabelSet:
@@ -219,12 +225,12 @@ def _parse(text: str, where: str) -> LabelSet:
             if key in line_of_key:
                 first, first_line = line_of_key[key]
                 raise InputError(
-                    f"{spelling!r} stands twice (as {first!r} in line {first_line}; case and punctuation do not count);"
-                    " remove one",
+                    f"{spelling!r} stands twice (as {first!r} in line {first_line}; case and punctuation do not"
+                    " count); remove one",
                     where=f"{where}:{line}",
                 )
             line_of_key[key] = (spelling, line)
-    return LabelSet(name, int(version_node.value), labels, text)
+    return LabelSet(name, int(version_node.value), tuple(labels), text)
 
 
 def _at(node: yaml.Node, where: str) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,10 +108,10 @@ def write_prepared_dataset(
         raise ValueError(f"access must be one of {ACCESS_LEVELS}, not {manifest['access']!r}")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only their owner can read.
+    temporary = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     try:
-        # mkdtemp makes the folder readable by its owner alone, which the finished dataset need not be.
-        temporary.chmod(0o755)
+        temporary.mkdir()
         schema = pa.schema([(column, pa.string()) for column in columns])
         written = {**manifest, "format_version": FORMAT_VERSION, "columns": list(columns), "splits": {}}
         for split in SPLITS:
@@ -269,12 +268,11 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
         os.rename(temporary, folder)
         return
     # A rename cannot replace a folder with files, so the old one steps aside and comes back when the new one fails.
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    os.rename(folder, aside / folder.name)
+    aside = folder.parent / f".{folder.name}.{os.getpid()}.replaced"
+    os.rename(folder, aside)
     try:
         os.rename(temporary, folder)
     except OSError:
-        os.rename(aside / folder.name, folder)
+        os.rename(aside, folder)
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)

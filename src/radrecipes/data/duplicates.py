@@ -1,0 +1,128 @@
+"""Near-identical notes, found by the Jaccard similarity of their word 5-grams."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from radrecipes.data.normalise import matching_key
+
+SHINGLE_WORDS = 5
+# Rows of a block of pairs that is held in memory at once.
+_BLOCK_ROWS = 2000
+
+
+def shingles(note: str) -> frozenset[str]:
+    """Word 5-grams of a note's [`matching_key`]; a note of fewer than five words is one shingle, the whole."""
+    words = matching_key(note).split()
+    if len(words) <= SHINGLE_WORDS:
+        return frozenset([" ".join(words)])
+    return frozenset(" ".join(words[start : start + SHINGLE_WORDS]) for start in range(len(words) - SHINGLE_WORDS + 1))
+
+
+def near_duplicate_groups(notes: Sequence[str], threshold: float = 0.8) -> np.ndarray:
+    """Give notes that are near-identical, directly or through others, one number.
+
+    Exact: candidate pairs come from prefix filtering (two sets as similar as that must share one of their rarest
+    members; Chaudhuri et al. 2006, Bayardo et al. 2007), and each candidate's Jaccard similarity is computed. Unlike
+    MinHash it misses no pair.
+
+    Args:
+        notes (`Sequence[str]`):
+            The notes.
+        threshold (`float`, *optional*, defaults to 0.8):
+            Jaccard similarity of the sets of [`shingles`] from which on two notes are near-identical, in (0, 1].
+
+    Returns:
+        `np.ndarray` of shape `(len(notes),)`: Group numbers; two notes are in one group if their numbers are equal.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], not {threshold}")
+    distinct: dict[frozenset[str], int] = {}
+    distinct_of_note = [distinct.setdefault(shingles(note), len(distinct)) for note in notes]
+    if not distinct:
+        return np.zeros(0, dtype=int)
+    members = _membership(list(distinct), _vocabulary(list(distinct)))
+    sizes = np.diff(members.indptr)
+
+    # Columns are ordered from the rarest shingle on, so the first entries of a row are its rarest members.
+    prefix_lengths = [size - math.ceil(threshold * size - 1e-9) + 1 for size in sizes]
+    starts = members.indptr[:-1]
+    kept = np.concatenate(
+        [members.indices[start : start + length] for start, length in zip(starts, prefix_lengths, strict=True)]
+    )
+    prefixes = sparse.csr_matrix(
+        (np.ones(len(kept), dtype=np.int32), kept, np.concatenate([[0], np.cumsum(prefix_lengths)])),
+        shape=members.shape,
+    )
+
+    firsts, seconds = [], []
+    transposed = prefixes.T.tocsr()
+    for start in range(0, len(sizes), _BLOCK_ROWS):
+        candidates = (prefixes[start : start + _BLOCK_ROWS] @ transposed).tocoo()
+        first, second = candidates.row + start, candidates.col
+        # Each pair once, and only where the sizes alone do not rule it out.
+        smaller, larger = np.minimum(sizes[first], sizes[second]), np.maximum(sizes[first], sizes[second])
+        possible = (first < second) & (smaller >= threshold * larger - 1e-9)
+        first, second = first[possible], second[possible]
+        for block in range(0, len(first), 100_000):
+            left, right = first[block : block + 100_000], second[block : block + 100_000]
+            shared = np.asarray(members[left].multiply(members[right]).sum(axis=1)).ravel()
+            similar = shared >= threshold * (sizes[left] + sizes[right] - shared) - 1e-9
+            firsts.append(left[similar])
+            seconds.append(right[similar])
+    left, right = np.concatenate([[], *firsts]).astype(int), np.concatenate([[], *seconds]).astype(int)
+    graph = sparse.coo_matrix((np.ones(len(left)), (left, right)), shape=(len(sizes), len(sizes)))
+    _, group_of_distinct = connected_components(graph, directed=False)
+    return group_of_distinct[distinct_of_note]
+
+
+def largest_similarity(notes: Sequence[str], others: Sequence[str]) -> np.ndarray:
+    """For each note the Jaccard similarity to the most similar of other notes.
+
+    Args:
+        notes (`Sequence[str]`):
+            For example the notes of the test split.
+        others (`Sequence[str]`):
+            For example the notes of the training split.
+
+    Returns:
+        `np.ndarray` of shape `(len(notes),)`: Similarities from 0 to 1; 0 when there are no other notes.
+    """
+    sets, other_sets = [shingles(note) for note in notes], list({shingles(other) for other in others})
+    if not sets or not other_sets:
+        return np.zeros(len(sets))
+    vocabulary = _vocabulary(other_sets)
+    other_members = _membership(other_sets, vocabulary)
+    members = _membership(sets, vocabulary)
+    # Shingles that no other note has are not in the vocabulary, so sizes come from the sets.
+    sizes = np.array([len(members_of_note) for members_of_note in sets])
+    other_sizes = np.diff(other_members.indptr)
+    transposed = other_members.T.tocsr()
+    largest = np.zeros(len(sets))
+    for start in range(0, len(sets), _BLOCK_ROWS):
+        shared = (members[start : start + _BLOCK_ROWS] @ transposed).tocoo()
+        rows = shared.row + start
+        np.maximum.at(largest, rows, shared.data / (sizes[rows] + other_sizes[shared.col] - shared.data))
+    return largest
+
+
+def _vocabulary(sets: Sequence[frozenset[str]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for members in sets:
+        for shingle in members:
+            counts[shingle] = counts.get(shingle, 0) + 1
+    ordered = sorted(counts, key=lambda shingle: (counts[shingle], shingle))
+    return {shingle: column for column, shingle in enumerate(ordered)}
+
+
+def _membership(sets: Sequence[frozenset[str]], vocabulary: dict[str, int]) -> sparse.csr_matrix:
+    rows = [sorted(vocabulary[shingle] for shingle in members if shingle in vocabulary) for members in sets]
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    indices = np.fromiter((column for row in rows for column in row), dtype=np.int64, count=int(lengths.sum()))
+    return sparse.csr_matrix(
+        (np.ones(len(indices), dtype=np.int32), indices, np.concatenate([[0], np.cumsum(lengths)])),
+        shape=(len(sets), len(vocabulary)),
+    )

@@ -1,0 +1,111 @@
+"""Splitting rows so that no group is torn apart and every label is spread as evenly as its groups allow."""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+DEFAULT_FRACTIONS = {"train": 0.75, "validation": 0.10, "test": 0.15}
+
+
+def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> list[str]:
+    """Join two groupings: rows that share a group in either of them share one in the result.
+
+    Args:
+        groups (`Sequence[str]`):
+            A group per row, for example the patient.
+        other_groups (`Sequence[Hashable]`):
+            Another group per row, for example of near-identical notes.
+
+    Returns:
+        `list[str]`: Per row the alphabetically first of the `groups` that were joined.
+    """
+    if not groups:
+        return []
+    _, left = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
+    numbers: dict[Hashable, int] = {}
+    right = np.array([numbers.setdefault(group, len(numbers)) for group in other_groups])
+    nodes = left.max() + 1 + len(numbers)
+    edges = sparse.coo_matrix((np.ones(len(left)), (left, right + left.max() + 1)), shape=(nodes, nodes))
+    _, component_of_node = connected_components(edges, directed=False)
+    components = component_of_node[left]
+    first: dict[int, str] = {}
+    for component, group in zip(components, groups, strict=True):
+        first[component] = min(group, first.get(component, group))
+    return [first[component] for component in components]
+
+
+def split_by_group(
+    groups: Sequence[str],
+    labels: Sequence[str],
+    fractions: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """Assign every row to a split, whole groups at a time, with each label in the proportions of the split sizes.
+
+    Greedy, after the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): labels are taken from the
+    one with the fewest groups on, their groups from the largest on, and each group goes where its labels and rows are
+    wanted most. A group with a label that training lacks goes to training, so every label of validation and test
+    occurs in training, and a label with a single group is in training alone.
+
+    Args:
+        groups (`Sequence[str]`):
+            Group of each row.
+        labels (`Sequence[str]`):
+            Label of each row.
+        fractions (`Mapping[str, float]`, *optional*, defaults to `DEFAULT_FRACTIONS`):
+            Share of the rows for each split, with a sum of 1; the first split is the one to train on.
+        seed (`int`, *optional*, defaults to 0):
+            Orders groups of equal size. The order of the rows does not matter.
+
+    Returns:
+        `list[str]`: Name of the split of each row.
+    """
+    fractions = dict(DEFAULT_FRACTIONS if fractions is None else fractions)
+    if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) < 0:
+        raise ValueError(f"fractions must be positive with a sum of 1, not {fractions}")
+    training = next(iter(fractions))
+    label_counts = Counter(labels)
+    labels_of_group: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, label in zip(groups, labels, strict=True):
+        labels_of_group[group][label] += 1
+
+    names = sorted(labels_of_group)
+    shuffled = [names[position] for position in np.random.default_rng(seed).permutation(len(names))]
+    by_size = sorted(shuffled, key=lambda group: -labels_of_group[group].total())
+    groups_of_label: dict[str, list[str]] = defaultdict(list)
+    for group in by_size:
+        for label in labels_of_group[group]:
+            groups_of_label[label].append(group)
+
+    total = len(labels)
+    wanted_rows = {split: fraction * total for split, fraction in fractions.items()}
+    wanted_of_label = {
+        split: {label: fraction * count for label, count in label_counts.items()}
+        for split, fraction in fractions.items()
+    }
+    split_of_group: dict[str, str] = {}
+    trained_labels: set[str] = set()
+
+    def want(split: str, group: str) -> float:
+        counts = labels_of_group[group]
+        of_labels = sum(count * wanted_of_label[split][label] / label_counts[label] for label, count in counts.items())
+        return of_labels / counts.total() + wanted_rows[split] / total
+
+    for label in sorted(groups_of_label, key=lambda label: (len(groups_of_label[label]), label)):
+        for group in groups_of_label[label]:
+            if group in split_of_group:
+                continue
+            counts = labels_of_group[group]
+            split = (
+                max(fractions, key=lambda split: want(split, group)) if trained_labels.issuperset(counts) else training
+            )
+            split_of_group[group] = split
+            if split == training:
+                trained_labels.update(counts)
+            wanted_rows[split] -= counts.total()
+            for of_group, count in counts.items():
+                wanted_of_label[split][of_group] -= count
+    return [split_of_group[group] for group in groups]
