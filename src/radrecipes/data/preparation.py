@@ -136,11 +136,12 @@ def prepare_labelled_notes(
     notes = [example.inputs["note"] for example in agreeing]
     own_groups = [example.group for example in agreeing]
     groups = merge_groups(own_groups, near_duplicate_groups(notes, near_duplicate_threshold).tolist())
-    kept = list({_identity(example): (example, group) for example, group in _backwards(agreeing, groups)}.values())
-    kept.reverse()
+    first_of_note: dict[tuple[str, str], tuple[Example, str]] = {}
+    for example, group in zip(agreeing, groups, strict=True):
+        first_of_note.setdefault((example.inputs["note"], example.target), (example, group))
     rows = [
         {"id": example.id, "group": group, "note": example.inputs["note"], "label": example.target}
-        for example, group in kept
+        for example, group in first_of_note.values()
     ]
     assigned = split_by_group([row["group"] for row in rows], [row["label"] for row in rows], seed=split_seed)
     splits = {split: [row for row, of in zip(rows, assigned, strict=True) if of == split] for split in SPLITS}
@@ -152,10 +153,8 @@ def prepare_labelled_notes(
                 where=examples[0].where.rpartition(":")[0],
             )
 
-    per_label = {
-        label: {split: sum(row["label"] == label for row in splits[split]) for split in SPLITS}
-        for label in label_set.names
-    }
+    counts = {split: Counter(row["label"] for row in splits[split]) for split in SPLITS}
+    per_label = {label: {split: counts[split][label] for split in SPLITS} for label in label_set.names}
     facts = {
         "options": {
             "conflicts": conflicts,
@@ -183,10 +182,10 @@ def prepare_labelled_notes(
         "labels": per_label,
         "labels_only_in_training": sorted(
             label
-            for label, counts in per_label.items()
-            if counts["train"] and not counts["validation"] and not counts["test"]
+            for label, of_label in per_label.items()
+            if of_label["train"] and not of_label["validation"] and not of_label["test"]
         ),
-        "labels_without_rows": sorted(label for label, counts in per_label.items() if not any(counts.values())),
+        "labels_without_rows": sorted(label for label, of_label in per_label.items() if not any(of_label.values())),
         "groups_joined": len(set(own_groups)) - len(set(groups)),
         "leakage_audit": audit_leakage(splits, near_duplicate_threshold),
     }
@@ -195,15 +194,6 @@ def prepare_labelled_notes(
 
 def _one_line(text: str) -> str:
     return " ".join(normalise_note(text).split())
-
-
-def _identity(example: Example) -> tuple[str, str]:
-    return example.inputs["note"], example.target
-
-
-def _backwards(examples: Sequence[Example], groups: Sequence[str]) -> list[tuple[Example, str]]:
-    # A dictionary keeps the last of equal keys; read backwards, that is the first row of the file.
-    return list(zip(reversed(examples), reversed(groups), strict=True))
 
 
 def _refuse_repeated_ids(examples: Sequence[Example]) -> None:
