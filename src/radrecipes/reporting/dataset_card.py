@@ -54,7 +54,7 @@ def render_dataset_card(manifest: Mapping[str, Any]) -> str:
         drop_reasons=DROP_REASONS,
         dropped=sum(manifest["rows"]["dropped"].values()),
     )
-    return str(card)
+    return str(card).rstrip() + "\n"
 
 
 def render_preparation_summary(manifest: Mapping[str, Any]) -> str:
