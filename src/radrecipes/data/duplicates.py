@@ -10,8 +10,9 @@ from scipy.sparse.csgraph import connected_components
 from radrecipes.data.normalise import matching_key
 
 SHINGLE_WORDS = 5
-# Rows of a block of pairs that is held in memory at once.
+# Rows and pairs of a block that is held in memory at once.
 _BLOCK_ROWS = 2000
+_BLOCK_PAIRS = 10_000_000
 
 
 def shingles(note: str) -> frozenset[str]:
@@ -102,10 +103,16 @@ def largest_similarity(notes: Sequence[str], others: Sequence[str]) -> np.ndarra
     other_sizes = np.diff(other_members.indptr)
     transposed = other_members.T.tocsr()
     largest = np.zeros(len(sets))
-    for start in range(0, len(sets), _BLOCK_ROWS):
-        shared = (members[start : start + _BLOCK_ROWS] @ transposed).tocoo()
-        rows = shared.row + start
-        np.maximum.at(largest, rows, shared.data / (sizes[rows] + other_sizes[shared.col] - shared.data))
+    # A phrase that stands in every note makes blocks dense, so their size is bounded by that case.
+    block_rows = max(1, min(_BLOCK_ROWS, _BLOCK_PAIRS // len(other_sets)))
+    for start in range(0, len(sets), block_rows):
+        shared = members[start : start + block_rows] @ transposed
+        counts = np.diff(shared.indptr)
+        own_sizes = np.repeat(sizes[start : start + block_rows], counts)
+        similarity = shared.data / (own_sizes + other_sizes[shared.indices] - shared.data)
+        filled = np.flatnonzero(counts)
+        if len(filled):
+            largest[start + filled] = np.maximum.reduceat(similarity, shared.indptr[filled])
     return largest
 
 
@@ -120,9 +127,9 @@ def _vocabulary(sets: Sequence[frozenset[str]]) -> dict[str, int]:
 
 def _membership(sets: Sequence[frozenset[str]], vocabulary: dict[str, int]) -> sparse.csr_matrix:
     rows = [sorted(vocabulary[shingle] for shingle in members if shingle in vocabulary) for members in sets]
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    indices = np.fromiter((column for row in rows for column in row), dtype=np.int64, count=int(lengths.sum()))
+    lengths = np.array([len(row) for row in rows], dtype=np.int32)
+    indices = np.fromiter((column for row in rows for column in row), dtype=np.int32, count=int(lengths.sum()))
     return sparse.csr_matrix(
-        (np.ones(len(indices), dtype=np.int32), indices, np.concatenate([[0], np.cumsum(lengths)])),
+        (np.ones(len(indices), dtype=np.int32), indices, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
         shape=(len(sets), len(vocabulary)),
     )

@@ -46,9 +46,10 @@ def split_by_group(
     """Assign every row to a split, whole groups at a time, with each label in the proportions of the split sizes.
 
     Greedy, after the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): labels are taken from the
-    one with the fewest groups on, their groups from the largest on, and each group goes where its labels and rows are
-    wanted most. A group with a label that training lacks goes to training, so every label of validation and test
-    occurs in training, and a label with a single group is in training alone.
+    one with the fewest groups on, their groups from the largest on, and each group goes where it lowers most the
+    squared deviation from the wanted counts of labels and rows, relative to those counts (as in chi-square). A group
+    with a label that training lacks goes to training, so every label of validation and test occurs in training, and a
+    label with a single group is in training alone.
 
     Args:
         groups (`Sequence[str]`):
@@ -64,7 +65,7 @@ def split_by_group(
         `list[str]`: Name of the split of each row.
     """
     fractions = dict(DEFAULT_FRACTIONS if fractions is None else fractions)
-    if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) < 0:
+    if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) <= 0:
         raise ValueError(f"fractions must be positive with a sum of 1, not {fractions}")
     training = next(iter(fractions))
     label_counts = Counter(labels)
@@ -80,19 +81,19 @@ def split_by_group(
         for label in labels_of_group[group]:
             groups_of_label[label].append(group)
 
-    total = len(labels)
-    wanted_rows = {split: fraction * total for split, fraction in fractions.items()}
-    wanted_of_label = {
-        split: {label: fraction * count for label, count in label_counts.items()}
-        for split, fraction in fractions.items()
-    }
+    assigned_rows = dict.fromkeys(fractions, 0)
+    assigned_of_label: dict[str, Counter[str]] = {split: Counter() for split in fractions}
+
+    def cost(split: str, group: str) -> float:
+        # Change of (assigned - wanted)² / wanted, summed over the labels and once for all rows.
+        counts = labels_of_group[group]
+        terms = [(count, assigned_of_label[split][label], label_counts[label]) for label, count in counts.items()]
+        terms.append((counts.total(), assigned_rows[split], len(labels)))
+        wanted = fractions[split]
+        return sum(more * (2 * (done - wanted * every) + more) / (wanted * every) for more, done, every in terms)
+
     split_of_group: dict[str, str] = {}
     trained_labels: set[str] = set()
-
-    def want(split: str, group: str) -> float:
-        counts = labels_of_group[group]
-        of_labels = sum(count * wanted_of_label[split][label] / label_counts[label] for label, count in counts.items())
-        return of_labels / counts.total() + wanted_rows[split] / total
 
     for label in sorted(groups_of_label, key=lambda label: (len(groups_of_label[label]), label)):
         for group in groups_of_label[label]:
@@ -100,12 +101,11 @@ def split_by_group(
                 continue
             counts = labels_of_group[group]
             split = (
-                max(fractions, key=lambda split: want(split, group)) if trained_labels.issuperset(counts) else training
+                min(fractions, key=lambda split: cost(split, group)) if trained_labels.issuperset(counts) else training
             )
             split_of_group[group] = split
             if split == training:
                 trained_labels.update(counts)
-            wanted_rows[split] -= counts.total()
-            for of_group, count in counts.items():
-                wanted_of_label[split][of_group] -= count
+            assigned_rows[split] += counts.total()
+            assigned_of_label[split].update(counts)
     return [split_of_group[group] for group in groups]
