@@ -1,8 +1,12 @@
 """Recipes that fine-tune open language models for radiology text, and the parts that the scripts share."""
 
+import logging
 import os
 
 # The one place that turns library telemetry off: every script and test imports this package before any library.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+# It advises a Hub download at every import on a CPU; the built-in path that it falls back to is the one we test.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"

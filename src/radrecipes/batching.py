@@ -1,0 +1,135 @@
+"""How a batch is laid out: no padding, and the beginning that all prompts share computed once a row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+IGNORED = -100
+
+
+@dataclass
+class SharedPrefixCollator:
+    """Lays several examples in one row, side by side behind the beginning that their prompts share.
+
+    A row reads `[beginning][rest of example 1][rest of example 2]…`. Every rest sees the beginning and itself, and counts its
+    positions from the beginning's end, so that each token gets exactly the attention that it has in a row of its own. The
+    beginning never holds the last prompt token, whose next token differs between examples.
+
+    Args:
+        pad_token_id (`int`):
+            Fills the rows up to the longest; never attended to, never scored.
+        dtype (`torch.dtype`):
+            Dtype of the additive attention mask: the model's compute dtype.
+        row_tokens (`int`, *optional*, defaults to `256`):
+            Target length of a row. Longer rows share the beginning among more examples, but attention grows with the square.
+    """
+
+    pad_token_id: int
+    dtype: torch.dtype
+    row_tokens: int = 256
+
+    def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """Lay out one batch.
+
+        Args:
+            examples (`Sequence[dict[str, list[int]]]`):
+                Each with `input_ids` and `labels` of one length; labels are -100 where nothing is scored.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `input_ids`, `labels`, `position_ids` of shape `(rows, length)`, and the additive
+            `attention_mask` of shape `(rows, 1, length, length)`.
+        """
+        prefix = shared_prefix_length(examples)
+        rows = _fill_rows(examples, prefix, self.row_tokens)
+        length = max(prefix + sum(len(example["input_ids"]) - prefix for example in row) for row in rows)
+        input_ids = torch.full((len(rows), length), self.pad_token_id)
+        labels = torch.full((len(rows), length), IGNORED)
+        position_ids = torch.zeros((len(rows), length), dtype=torch.long)
+        segment = torch.full((len(rows), length), -1)  # 0 for the beginning, 1, 2, … for the rests, -1 for padding
+        for index, row in enumerate(rows):
+            input_ids[index, :prefix] = torch.tensor(row[0]["input_ids"][:prefix], dtype=torch.long)
+            position_ids[index, :prefix] = torch.arange(prefix)
+            segment[index, :prefix] = 0
+            start = prefix
+            for number, example in enumerate(row, start=1):
+                end = start + len(example["input_ids"]) - prefix
+                input_ids[index, start:end] = torch.tensor(example["input_ids"][prefix:])
+                labels[index, start:end] = torch.tensor(example["labels"][prefix:])
+                position_ids[index, start:end] = torch.arange(prefix, prefix + end - start)
+                segment[index, start:end] = number
+                start = end
+        visible = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
+        visible &= torch.ones((length, length), dtype=torch.bool).tril()
+        attention_mask = torch.zeros(visible.shape, dtype=self.dtype).masked_fill_(
+            ~visible, torch.finfo(self.dtype).min
+        )
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "position_ids": position_ids,
+            "attention_mask": attention_mask[:, None],
+        }
+
+
+@dataclass
+class PaddedCollator:
+    """One example a row, padded on the right: for models whose attention cannot take a mask of its own.
+
+    Args:
+        pad_token_id (`int`):
+            Fills the rows up to the longest; never attended to, never scored.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """Lay out one batch: `input_ids`, `labels` and the 0/1 `attention_mask`, each of shape `(examples, length)`."""
+        length = max(len(example["input_ids"]) for example in examples)
+        input_ids = torch.full((len(examples), length), self.pad_token_id)
+        labels = torch.full((len(examples), length), IGNORED)
+        attention_mask = torch.zeros((len(examples), length), dtype=torch.long)
+        for index, example in enumerate(examples):
+            end = len(example["input_ids"])
+            input_ids[index, :end] = torch.tensor(example["input_ids"])
+            labels[index, :end] = torch.tensor(example["labels"])
+            attention_mask[index, :end] = 1
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+
+
+def shared_prefix_length(examples: Sequence[dict[str, list[int]]]) -> int:
+    """Tokens that all examples begin with and that predict no scored token.
+
+    Args:
+        examples (`Sequence[dict[str, list[int]]]`):
+            Each with `input_ids` and `labels`.
+
+    Returns:
+        `int`: 0 where the examples share nothing.
+    """
+    # The token before the first scored one predicts it, so it must stay in the example's own part.
+    limit = min(
+        next((index for index, label in enumerate(example["labels"]) if label != IGNORED), len(example["labels"])) - 1
+        for example in examples
+    )
+    first = examples[0]["input_ids"]
+    length = 0
+    while length < limit and all(example["input_ids"][length] == first[length] for example in examples):
+        length += 1
+    return max(length, 0)
+
+
+def _fill_rows(
+    examples: Sequence[dict[str, list[int]]], prefix: int, row_tokens: int
+) -> list[list[dict[str, list[int]]]]:
+    """Rows of about `row_tokens` tokens and near-equal length: the longest example left goes to the shortest row."""
+    rests = [len(example["input_ids"]) - prefix for example in examples]
+    room = max(row_tokens - prefix, max(rests), 1)
+    count = min(len(examples), -(-sum(rests) // room))
+    rows: list[list[int]] = [[] for _ in range(count)]
+    filled = [0] * count
+    for index in sorted(range(len(examples)), key=lambda index: -rests[index]):
+        shortest = filled.index(min(filled))
+        rows[shortest].append(index)
+        filled[shortest] += rests[index]
+    return [[examples[index] for index in row] for row in rows]

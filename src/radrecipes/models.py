@@ -1,0 +1,313 @@
+"""Base models, tokenizers, quantisation and adapters: locate, load, save, verify."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import ModelConfig, get_quantization_config
+
+from radrecipes.errors import InputError
+
+MODELS_FOLDER = Path("models")
+# Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
+_EAGER_ROW_TOKENS = 512
+
+
+def locate_base(model_id: str) -> str:
+    """Where a base model is loaded from: `models/<org>/<name>/` where that folder exists, else the Hub id itself.
+
+    Args:
+        model_id (`str`):
+            Hub id, as in the recipe.
+
+    Returns:
+        `str`: a folder, or `model_id`.
+
+    Raises:
+        [`InputError`]: a local path instead of a Hub id; recipes, adapters and cards name the Hub id only.
+    """
+    if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
+        raise InputError(
+            f"model_name_or_path: {model_id} is a path; name the Hub id and copy the weights to models/<org>/<name>/"
+        )
+    folder = MODELS_FOLDER / model_id
+    return str(folder) if (folder / "config.json").is_file() else model_id
+
+
+def revision_for(location: str, revision: str | None) -> str | None:
+    """The revision to ask for: a local folder has none."""
+    return None if Path(location).is_dir() else revision
+
+
+def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, with a padding token that is no stop token.
+
+    Args:
+        model ([`~trl.ModelConfig`]):
+            The recipe's model fields.
+        chat_template_path (`str`, *optional*):
+            A Jinja file that replaces the tokenizer's chat template.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerBase`]
+
+    Raises:
+        [`InputError`]: the tokenizer or the template cannot be loaded.
+    """
+    location = locate_base(model.model_name_or_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision_for(location, model.model_revision))
+    except (OSError, ValueError) as error:
+        raise _cannot_load(model.model_name_or_path, error) from error
+    if chat_template_path:
+        try:
+            tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"chat_template_path: no such file {chat_template_path}") from error
+    separate_padding(tokenizer, stop_token_ids(tokenizer))
+    return tokenizer
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: the tokenizer's end token first, then the end-of-turn tokens that its template writes.
+
+    Raises:
+        [`InputError`]: the tokenizer names no end token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has no end token: the model could never stop")
+    stops = [tokenizer.eos_token_id]
+    # End-of-turn markers of current chat formats; only those that this tokenizer has and its template writes.
+    for token in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|end|>", "</s>"):
+        token_id = tokenizer.convert_tokens_to_ids(token)
+        written = tokenizer.chat_template and token in tokenizer.chat_template
+        if written and token_id not in (None, tokenizer.unk_token_id) and token_id not in stops:
+            stops.append(token_id)
+    return stops
+
+
+def separate_padding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> None:
+    """Give the tokenizer a padding token that is no stop token, or the model would never learn to stop.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Changed in place where its padding token is missing or a stop token.
+        stops (`Sequence[int]`):
+            Tokens that end an answer.
+
+    Raises:
+        [`InputError`]: the vocabulary holds no other special token.
+    """
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in stops:
+        return
+    candidates = [tokenizer.unk_token_id, *sorted(tokenizer.added_tokens_decoder)]
+    for token_id in candidates:
+        if token_id is not None and token_id not in stops and token_id != tokenizer.bos_token_id:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(token_id)
+            return
+    raise InputError("the tokenizer has no special token left for padding beside its stop token")
+
+
+def compute_dtype(dtype: str | None) -> torch.dtype:
+    """The dtype to load the base in: the recipe's, but float32 on a processor without bfloat16 products.
+
+    On AVX512-BF16 or AMX processors bfloat16 products run about 2.5 times as fast as float32; without those instructions they
+    are emulated and slower.
+    """
+    if dtype in (None, "auto", "float32"):
+        return torch.float32
+    if not torch.cuda.is_available():
+        processor = torch.cpu.get_capabilities()
+        if not (processor.get("avx512_bf16") or processor.get("amx_bf16") or processor.get("bf16")):
+            return torch.float32
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+
+
+def attention_for(model: ModelConfig, row_tokens: int) -> str | None:
+    """The attention implementation: the recipe's, else eager for short rows on a CPU, else the library's choice."""
+    if model.attn_implementation:
+        return model.attn_implementation
+    return "eager" if not torch.cuda.is_available() and row_tokens <= _EAGER_ROW_TOKENS else None
+
+
+def load_base(model: ModelConfig, row_tokens: int) -> PreTrainedModel:
+    """The base model, quantised as the recipe says.
+
+    Args:
+        model ([`~trl.ModelConfig`]):
+            The recipe's model fields.
+        row_tokens (`int`):
+            Longest row of a batch, in tokens; decides the attention implementation where the recipe leaves it open.
+
+    Returns:
+        [`~transformers.PreTrainedModel`]
+
+    Raises:
+        [`InputError`]: the weights are neither under `models/` nor to be had from the Hub.
+    """
+    location = locate_base(model.model_name_or_path)
+    quantization = get_quantization_config(model)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            location,
+            revision=revision_for(location, model.model_revision),
+            dtype=compute_dtype(model.dtype),
+            attn_implementation=attention_for(model, row_tokens),
+            use_safetensors=True,
+            **({"quantization_config": quantization} if quantization else {}),
+        )
+    except (OSError, ValueError) as error:
+        raise _cannot_load(model.model_name_or_path, error) from error
+
+
+def load_config(model: ModelConfig):
+    """The base model's configuration, without its weights."""
+    location = locate_base(model.model_name_or_path)
+    try:
+        return AutoConfig.from_pretrained(location, revision=revision_for(location, model.model_revision))
+    except (OSError, ValueError) as error:
+        raise _cannot_load(model.model_name_or_path, error) from error
+
+
+def weights_digest(model_id: str) -> str | None:
+    """sha256 over the weight files that are really loaded, `None` where they stand only in the Hub's cache.
+
+    The Hub's own weights are named by the recipe's commit; a folder under `models/` can hold anything, so it is hashed.
+    """
+    location = Path(locate_base(model_id))
+    if not location.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(location.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def save_adapter(
+    model: PeftModel, folder: Path, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]
+) -> None:
+    """Save the adapter as safetensors; its configuration names the Hub id and revision of the base, never a local path.
+
+    Args:
+        model ([`~peft.PeftModel`]):
+            The trained model.
+        folder (`Path`):
+            Where to save.
+        model_id (`str`):
+            Hub id of the base.
+        revision (`str`, *optional*):
+            Commit of the base.
+        state_dict (`dict[str, torch.Tensor]`):
+            The model's whole state, gathered from all processes.
+    """
+    for config in model.peft_config.values():
+        config.base_model_name_or_path, config.revision = model_id, revision
+    model.save_pretrained(folder, state_dict=state_dict, safe_serialization=True)
+    (folder / "README.md").unlink(
+        missing_ok=True
+    )  # PEFT's card is mostly empty headings; publishing writes the real one
+
+
+def verify_adapter(
+    model: PeftModel, folder: Path, probe_ids: list[int] | None, state_dict: dict[str, torch.Tensor]
+) -> dict[str, float]:
+    """Load a saved adapter back and check it against the trained one.
+
+    Args:
+        model ([`~peft.PeftModel`]):
+            The trained model, its adapter still in memory.
+        folder (`Path`):
+            The saved adapter.
+        probe_ids (`list[int]`, *optional*):
+            Token ids of a prompt to compare outputs on; `None` where the model is sharded and one process cannot run it.
+        state_dict (`dict[str, torch.Tensor]`):
+            The trained model's whole state, gathered from all processes.
+
+    Returns:
+        `dict[str, float]`: `tensors` (count), `largest_b` (largest absolute entry of any B matrix) and, with a probe,
+        `output_change` (largest change of a next-token logit against the base).
+
+    Raises:
+        [`RuntimeError`]: a tensor is missing or differs, every B matrix is zero, or the output equals the base's.
+    """
+    trained = get_peft_model_state_dict(model, state_dict=state_dict)
+    saved = load_file(folder / "adapter_model.safetensors")
+    if saved.keys() != trained.keys():
+        raise RuntimeError(f"{folder}: the saved adapter holds other tensors than the trained one")
+    for name, tensor in trained.items():
+        if not torch.equal(saved[name], tensor.detach().cpu().to(saved[name].dtype)):
+            raise RuntimeError(f"{folder}: the saved tensor {name} differs from the trained one")
+    largest_b = max((float(tensor.abs().max()) for name, tensor in saved.items() if "lora_B" in name), default=0.0)
+    if largest_b == 0.0:
+        raise RuntimeError(f"{folder}: every B matrix is zero; nothing was trained")
+
+    found = {"tensors": len(saved), "largest_b": largest_b}
+    if probe_ids is None:
+        return found
+    model.load_adapter(str(folder), adapter_name="saved")
+    model.eval()
+    probe = torch.tensor([probe_ids], device=model.device)
+    try:
+        with torch.no_grad():
+            in_memory = model(input_ids=probe).logits[0, -1].float()
+            model.set_adapter("saved")
+            loaded = model(input_ids=probe).logits[0, -1].float()
+            with model.disable_adapter():
+                base = model(input_ids=probe).logits[0, -1].float()
+    finally:
+        model.set_adapter("default")
+        model.delete_adapter("saved")
+    if not torch.allclose(in_memory, loaded, atol=1e-2, rtol=1e-2):
+        raise RuntimeError(f"{folder}: the loaded adapter answers otherwise than the trained one")
+    output_change = float((loaded - base).abs().max())
+    if output_change == 0.0:
+        raise RuntimeError(f"{folder}: the adapter does not change the base's output")
+    return {**found, "output_change": output_change}
+
+
+def load_adapter(base: PreTrainedModel, folder: Path, model_id: str) -> PeftModel:
+    """A base model with a saved adapter, ready to predict.
+
+    Args:
+        base ([`~transformers.PreTrainedModel`]):
+            The loaded base.
+        folder (`Path`):
+            Folder with `adapter_config.json` and `adapter_model.safetensors`.
+        model_id (`str`):
+            Hub id of the base.
+
+    Returns:
+        [`~peft.PeftModel`]
+
+    Raises:
+        [`InputError`]: no adapter there, an adapter for another base, or tensors that do not fit.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError("no readable adapter_config.json; name the folder of a finished run", str(folder)) from error
+    if config.get("base_model_name_or_path") != model_id:
+        raise InputError(
+            f"the adapter belongs to {config.get('base_model_name_or_path')}, not to {model_id}", str(folder)
+        )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError("adapter_model.safetensors is missing; only safetensors are loaded", str(folder))
+    try:
+        return PeftModel.from_pretrained(base, str(folder)).eval()
+    except RuntimeError as error:  # torch's word for tensors of another shape
+        raise InputError(
+            f"the adapter's tensors do not fit {model_id}; is it for another base?", str(folder)
+        ) from error
+
+
+def _cannot_load(model_id: str, error: Exception) -> InputError:
+    return InputError(
+        f"cannot load {model_id} ({type(error).__name__}); copy it to models/{model_id}/, run `make model` for the default "
+        "base, or check the Hub access"
+    )

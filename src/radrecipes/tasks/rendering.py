@@ -1,0 +1,117 @@
+"""From a task's question and answer to token ids, the same way for training, evaluation and prediction."""
+
+import hashlib
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from radrecipes.errors import InputError
+from radrecipes.tasks.protocol import ProtocolTask
+
+
+@dataclass(frozen=True)
+class RenderedExample:
+    """Token ids of one training example.
+
+    Args:
+        prompt_ids (`list[int]`):
+            What the model reads; carries no loss.
+        completion_ids (`list[int]`):
+            What the model learns to write; its last id is a stop token.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+
+def render_prompt(
+    task: ProtocolTask, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase, style: str
+) -> list[int]:
+    """Token ids of the prompt, up to where the model begins to write.
+
+    Args:
+        task ([`ProtocolTask`]):
+            The task.
+        inputs (`dict[str, str]`):
+            The row's input columns.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The model's tokenizer.
+        style (`str`):
+            `"chat"` or `"plain"`, as in the recipe.
+
+    Returns:
+        `list[int]`
+
+    Raises:
+        [`InputError`]: style `"chat"` with a tokenizer that has no chat template.
+    """
+    question = task.question(inputs)
+    if style == "plain":
+        return tokenizer(_plain_prompt(question))["input_ids"]
+    _require_template(tokenizer)
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+
+
+def render_example(
+    task: ProtocolTask,
+    inputs: dict[str, str],
+    target: str,
+    tokenizer: PreTrainedTokenizerBase,
+    style: str,
+    stop_token_ids: list[int],
+) -> RenderedExample:
+    """Token ids of prompt and completion of one training row.
+
+    Args:
+        task, inputs, tokenizer, style:
+            As in [`render_prompt`].
+        target (`str`):
+            What the model is to write.
+        stop_token_ids (`list[int]`):
+            Tokens that end generation; the first is appended where the template writes none.
+
+    Returns:
+        [`RenderedExample`]
+
+    Raises:
+        [`InputError`]: the template rewrites the prompt when an answer follows (so that training and prediction would differ), or
+            writes no stop token behind the answer (so that the model would never learn to stop).
+    """
+    prompt_ids = render_prompt(task, inputs, tokenizer, style)
+    answer = task.answer(target)
+    if style == "plain":
+        # A tokenizer may close every text with its own stop token (T5, BioGPT do not); never supervise two.
+        whole = tokenizer(_plain_prompt(task.question(inputs)) + " " + answer)["input_ids"]
+        whole = whole if whole[-1] in stop_token_ids else [*whole, stop_token_ids[0]]
+    else:
+        turns = [{"role": "user", "content": task.question(inputs)}, {"role": "assistant", "content": answer}]
+        whole = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
+        stops = [index for index, token in enumerate(whole) if token in stop_token_ids and index >= len(prompt_ids)]
+        if not stops:
+            raise InputError("the chat template writes no stop token behind the answer: the model would never stop")
+        # What a template writes behind the stop token (a line break, say) is never generated, so it is not trained.
+        whole = whole[: stops[-1] + 1]
+    if whole[: len(prompt_ids)] != prompt_ids:
+        raise InputError(
+            "the rendered prompt is no beginning of prompt and answer together: training and prediction would differ; "
+            "use another prompt_style or chat_template_path"
+        )
+    return RenderedExample(prompt_ids, whole[len(prompt_ids) :])
+
+
+def prompt_template_digest(task: ProtocolTask, tokenizer: PreTrainedTokenizerBase, style: str) -> str:
+    """sha256 of everything that decides a prompt: instruction, style, and the chat template."""
+    probe = task.question({column: "{" + column + "}" for column in task.input_columns})
+    template = tokenizer.chat_template if style == "chat" else _plain_prompt("{question}")
+    return hashlib.sha256(f"{style}\n{probe}\n{template}".encode()).hexdigest()
+
+
+def _plain_prompt(question: str) -> str:
+    return f"{question}\nAnswer:"
+
+
+def _require_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template; set `prompt_style: plain` or `chat_template_path`")

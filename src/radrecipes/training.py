@@ -1,0 +1,307 @@
+"""The SFT trainer: TRL's, with the LM head on scored positions only and a batch layout without padding."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's usual name)
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import SFTTrainer, get_peft_config
+
+from radrecipes import models
+from radrecipes.batching import IGNORED, PaddedCollator, SharedPrefixCollator
+from radrecipes.errors import InputError
+from radrecipes.recipe import Recipe
+from radrecipes.tasks.protocol import ProtocolTask
+from radrecipes.tasks.rendering import render_example
+
+
+@dataclass(frozen=True)
+class TokenisedRows:
+    """A split as token ids, with the counts that TRL does not report.
+
+    Args:
+        rows (`~datasets.Dataset`):
+            Columns `input_ids` and `labels`.
+        too_long (`list[str]`):
+            Ids of rows that are longer than `max_length` and were left out: a cut answer would be learned without its end.
+        longest (`int`):
+            Tokens of the longest row kept.
+        tokens (`int`):
+            Tokens of all rows kept.
+        scored_tokens (`int`):
+            Tokens that carry loss.
+    """
+
+    rows: Dataset
+    too_long: list[str]
+    longest: int
+    tokens: int
+    scored_tokens: int
+
+
+def tokenise(
+    split: Dataset,
+    task: ProtocolTask,
+    tokenizer: PreTrainedTokenizerBase,
+    style: str,
+    stops: list[int],
+    max_length: int,
+    max_dropped_fraction: float,
+) -> TokenisedRows:
+    """Render and tokenise a split of a prepared dataset, the prompt masked.
+
+    Args:
+        split ([`~datasets.Dataset`]):
+            Rows with `id` and the task's columns.
+        task ([`ProtocolTask`]):
+            The task.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The model's tokenizer.
+        style (`str`):
+            `"chat"` or `"plain"`.
+        stops (`list[int]`):
+            Tokens that end an answer.
+        max_length (`int`):
+            Longest row in tokens, answer included.
+        max_dropped_fraction (`float`):
+            Share of rows, 0 to 1, that may be longer and be left out.
+
+    Returns:
+        [`TokenisedRows`]
+
+    Raises:
+        [`InputError`]: more rows are too long than allowed.
+    """
+    input_ids, labels, too_long = [], [], []
+    for row in split:
+        inputs = {column: row[column] for column in task.input_columns}
+        example = render_example(task, inputs, row[task.target_column], tokenizer, style, stops)
+        ids = example.prompt_ids + example.completion_ids
+        if len(ids) > max_length:
+            too_long.append(row["id"])
+            continue
+        input_ids.append(ids)
+        labels.append([IGNORED] * len(example.prompt_ids) + example.completion_ids)
+    if len(too_long) > max_dropped_fraction * len(split) or not input_ids:
+        raise InputError(
+            f"{len(too_long)} of {len(split)} rows are longer than max_length {max_length} tokens (first: row "
+            f"{too_long[0]}); raise max_length, or allow it with max_dropped_fraction"
+        )
+    lengths = [len(ids) for ids in input_ids]
+    scored = sum(label != IGNORED for row in labels for label in row)
+    rows = Dataset.from_dict({"input_ids": input_ids, "labels": labels})
+    return TokenisedRows(rows, too_long, max(lengths), sum(lengths), scored)
+
+
+def divide_batch(recipe: Recipe, processes: int) -> None:
+    """Derive batch per device and accumulation from the recipe's global batch.
+
+    Args:
+        recipe ([`Recipe`]):
+            Its training fields are changed in place.
+        processes (`int`):
+            World size.
+
+    Raises:
+        [`InputError`]: the global batch cannot be divided.
+    """
+    batch, args = recipe.arguments.global_batch_size, recipe.training
+    if batch % processes:
+        raise InputError(f"global_batch_size {batch} cannot be divided by {processes} processes", str(recipe.path))
+    micro = min(args.per_device_train_batch_size, batch // processes)
+    if (batch // processes) % micro:
+        raise InputError(
+            f"{batch // processes} examples a process cannot be divided into batches of per_device_train_batch_size {micro}",
+            str(recipe.path),
+        )
+    args.per_device_train_batch_size = micro
+    args.gradient_accumulation_steps = batch // processes // micro
+
+
+class CompletionTrainer(SFTTrainer):
+    """[`~trl.SFTTrainer`] that projects only scored positions onto the vocabulary, on every device.
+
+    TRL's fused head does so where Triton runs; elsewhere it scores all positions, and in protocol labelling over 90 % of them
+    are masked. The narrowing is a forward pre-hook on the output embeddings, so it holds under DDP, FSDP and ZeRO alike.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean cross-entropy of the scored tokens: a sum over this batch divided by the tokens of the optimizer step."""
+        targets = inputs["labels"][:, 1:]
+        scored = F.pad(targets != IGNORED, (0, 1))  # position i predicts token i + 1
+        targets = targets[targets != IGNORED]
+        forward_inputs = {key: value for key, value in inputs.items() if key != "labels"}
+        with scored_positions_only(self.accelerator.unwrap_model(model), scored):
+            outputs = model(**forward_inputs, use_cache=False)
+        total = F.cross_entropy(outputs.logits.float(), targets, reduction="sum")
+        count = targets.numel() if num_items_in_batch is None else num_items_in_batch
+        loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
+        return (loss, outputs) if return_outputs else loss
+
+
+@contextlib.contextmanager
+def scored_positions_only(model: PreTrainedModel, scored: torch.Tensor) -> Iterator[None]:
+    """Within the context the LM head sees only the scored positions: logits are `(scored positions, vocabulary)`.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The unwrapped model.
+        scored (`torch.Tensor` of shape `(rows, length)`):
+            `True` where the next token is scored.
+    """
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0][scored],))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def make_trainer(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    callbacks: list[TrainerCallback],
+) -> CompletionTrainer:
+    """The trainer of a recipe: model with a fresh adapter, collator, callbacks.
+
+    Args:
+        recipe ([`Recipe`]):
+            The recipe; [`divide_batch`] has been applied.
+        model ([`~transformers.PreTrainedModel`]):
+            The loaded base.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        rows ([`~datasets.Dataset`]):
+            Columns `input_ids` and `labels`.
+        callbacks (`list[~transformers.TrainerCallback]`):
+            Added to the Trainer's own.
+
+    Returns:
+        [`CompletionTrainer`]
+    """
+    return CompletionTrainer(
+        model=model,
+        args=recipe.training,
+        data_collator=collator_for(recipe.arguments.batch_layout, tokenizer, model.dtype),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=lora_config(recipe),
+        callbacks=callbacks,
+    )
+
+
+def lora_config(recipe: Recipe) -> LoraConfig:
+    """The recipe's LoRA configuration, as TRL builds it."""
+    return get_peft_config(recipe.model)
+
+
+def collator_for(
+    layout: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> SharedPrefixCollator | PaddedCollator:
+    """The collator of a recipe's `batch_layout`."""
+    if layout == "shared_prefix":
+        return SharedPrefixCollator(tokenizer.pad_token_id, dtype)
+    return PaddedCollator(tokenizer.pad_token_id)
+
+
+def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
+    """Score one small batch in both layouts; they must agree, or the model's attention ignores the mask.
+
+    Args:
+        trainer ([`CompletionTrainer`]):
+            The trainer, not yet started.
+        tolerance (`float`, *optional*, defaults to `0.02`):
+            Largest relative difference of the mean loss; bfloat16 differs by about 0.001.
+
+    Raises:
+        [`InputError`]: the losses differ.
+    """
+    if isinstance(trainer.data_collator, PaddedCollator) or trainer.accelerator.num_processes > 1:
+        return
+    examples = [trainer.train_dataset[index] for index in range(min(4, len(trainer.train_dataset)))]
+    collators = (trainer.data_collator, PaddedCollator(trainer.data_collator.pad_token_id))
+    losses = []
+    trainer.model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for collator in collators:
+            batch = {key: value.to(trainer.model.device) for key, value in collator(examples).items()}
+            losses.append(float(trainer.compute_loss(trainer.model, batch)))
+    trainer.model.train()
+    if abs(losses[0] - losses[1]) > tolerance * max(abs(losses[1]), 1.0):
+        raise InputError(
+            f"this model scores a shared-prefix batch otherwise than a padded one ({losses[0]:.4f} against {losses[1]:.4f}); "
+            "set `batch_layout: padded`"
+        )
+
+
+def longest_row(recipe: Recipe) -> int:
+    """Longest row of a batch in tokens: `max_length`, or the target length of a shared row."""
+    shared = SharedPrefixCollator.row_tokens if recipe.arguments.batch_layout == "shared_prefix" else 0
+    return max(shared, recipe.training.max_length)
+
+
+def save_and_verify(
+    trainer: CompletionTrainer, recipe: Recipe, folder: Path, probe_ids: list[int]
+) -> dict[str, float] | None:
+    """Save the trained adapter from the first process, gathered from all, then load it back and check it.
+
+    Args:
+        trainer ([`CompletionTrainer`]):
+            The trainer, its training done.
+        recipe ([`Recipe`]):
+            Names the base that the adapter belongs to.
+        folder (`Path`):
+            Where to save.
+        probe_ids (`list[int]`):
+            Token ids to compare outputs on.
+
+    Returns:
+        `dict[str, float]` or `None`: what [`~models.verify_adapter`] found, in the first process.
+
+    Raises:
+        [`RuntimeError`]: the saved adapter is not the trained one.
+    """
+    state_dict = trainer.accelerator.get_state_dict(trainer.model)  # every process takes part in the gathering
+    if not trainer.accelerator.is_main_process:
+        return None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    models.save_adapter(model, folder, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    return models.verify_adapter(model, folder, None if sharded else probe_ids, state_dict)
+
+
+class TrainLog(TrainerCallback):
+    """Appends every logged step to `train_log.jsonl`, with the seconds since training began.
+
+    Args:
+        path (`Path`):
+            The file; started anew with the training.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.started = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Start the clock and the file."""
+        self.started = time.monotonic()
+        if state.is_world_process_zero:
+            self.path.write_text("", encoding="utf-8")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Write one line a log entry, from the first process only."""
+        if state.is_world_process_zero and logs:
+            line = {"step": state.global_step, **logs, "seconds": round(time.monotonic() - self.started, 3)}
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
