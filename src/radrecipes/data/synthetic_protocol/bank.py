@@ -1,0 +1,91 @@
+"""The hand-written bank behind the synthetic orders: clinical scenarios of each protocol, and past history."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import yaml
+
+HISTORY_FILE = "history.yaml"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One clinical situation, whose question decides the protocol.
+
+    Args:
+        identifier (`str`): Unique over the bank; the group of every order written from it.
+        protocol (`str`): Canonical name of the protocol.
+        questions (`tuple[str, ...]`): Several ways to ask the same question.
+        spellings (`tuple[str, ...]`): The protocol's name as different order lists spell it, canonical name first.
+        systems (`tuple[str, ...]`): Body systems that the question is about; history from them is relevant.
+        age (`tuple[int, int]`): Youngest and oldest plausible age, both included.
+        sex (`str`, *optional*): `F` or `M` where only one fits.
+    """
+
+    identifier: str
+    protocol: str
+    questions: tuple[str, ...]
+    spellings: tuple[str, ...]
+    systems: tuple[str, ...]
+    age: tuple[int, int]
+    sex: str | None
+
+
+@dataclass(frozen=True)
+class HistoryItem:
+    """One piece of past history, with `{side}` and `{year}` left open.
+
+    Args:
+        text (`str`): What the order says.
+        system (`str`): Body system that it names.
+        region (`str`): Body region of that system, `general` for diseases of the whole body.
+        sex (`str`, *optional*): `F` or `M` where only one fits.
+    """
+
+    text: str
+    system: str
+    region: str
+    sex: str | None
+
+
+@cache
+def load_scenarios() -> tuple[Scenario, ...]:
+    """Reads every scenario of the bank, protocols in the order of the files' names."""
+    scenarios = []
+    for name, protocols in _bank_files():
+        if name == HISTORY_FILE:
+            continue
+        for protocol, entry in protocols.items():
+            limits = entry.get("limits", {})
+            for identifier, questions in entry["scenarios"].items():
+                limit = limits.get(identifier, {})
+                scenarios.append(
+                    Scenario(
+                        identifier=identifier,
+                        protocol=protocol,
+                        questions=tuple(questions),
+                        spellings=(protocol, *entry["spellings"]),
+                        systems=tuple(entry["systems"]),
+                        age=tuple(limit.get("age", entry["age"])),
+                        sex=limit.get("sex", entry.get("sex")),
+                    )
+                )
+    return tuple(scenarios)
+
+
+@cache
+def load_history() -> tuple[HistoryItem, ...]:
+    """Reads every history item of the bank."""
+    history = dict(_bank_files())[HISTORY_FILE]
+    return tuple(
+        HistoryItem(text=text, system=system, region=entry["region"], sex=entry.get("sex"))
+        for system, entry in history.items()
+        for text in (*entry["past"], *entry.get("studies", []))
+    )
+
+
+def _bank_files() -> list[tuple[str, dict]]:
+    folder = resources.files("radrecipes.data.synthetic_protocol") / "scenarios"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return [(file.name, yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
