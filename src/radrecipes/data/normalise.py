@@ -22,14 +22,15 @@ def normalise_note(text: str) -> str:
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
     # Cc holds control characters, Cf zero-width ones, Cs halves of surrogate pairs, which no Parquet file can hold.
-    kept = "".join(
-        character
-        if character == "\n" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
-        else (" " if character.isspace() else "")
-        for character in text
-    )
+    if not text.isprintable():
+        text = "".join(
+            character
+            if character == "\n" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+            else (" " if character.isspace() else "")
+            for character in text
+        )
     # Composing comes after the removal: a zero-width character can stand between a letter and its accent.
-    composed = unicodedata.normalize("NFC", kept)
+    composed = unicodedata.normalize("NFC", text)
     lines = (_LINE_SPACES.sub(" ", line).strip() for line in composed.split("\n"))
     return "\n".join(line for line in lines if line)
 
@@ -48,7 +49,7 @@ def matching_key(text: str) -> str:
         `str`: The key; empty when the text has no letter, digit or sign.
     """
     # Case folding can undo the compatibility form ("ſ" with an accent), so fold once more after it.
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", normalise_note(text)).casefold())
     pieces = []
     for character in folded:
         category = unicodedata.category(character)

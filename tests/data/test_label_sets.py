@@ -1,0 +1,99 @@
+from collections import Counter
+
+import pytest
+
+from radrecipes.data.label_sets import LabelSet
+from radrecipes.errors import InputError
+
+GOOD = """\
+name: example
+version: 2
+labels:
+  - name: CT Dedicated Kidney
+    aliases: [CT Renal Mass Protocol, CT kidney w wo]
+    modality: CT
+    body_region: abdomen
+    contrast: without and with
+    playbook: RPID1
+  - name: MR Brain
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_text(text):
+        path = tmp_path / "labels.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_text
+
+
+def test_every_spelling_leads_to_the_canonical_name(write):
+    labels = LabelSet.load(write(GOOD))
+    assert (labels.name, labels.version, labels.names) == ("example", 2, ["CT Dedicated Kidney", "MR Brain"])
+    for spelling in ("CT Dedicated Kidney", "ct renal-mass protocol", "CT kidney w/wo"):
+        assert labels.canonical(spelling) == "CT Dedicated Kidney"
+    assert labels.canonical("CT Kidney") is None
+    assert labels.suggest("CT Dedicated Kidny") == "CT Dedicated Kidney"
+    assert labels.suggest("zzz") is None
+    assert labels.label("CT Dedicated Kidney").contrast == "without and with"
+    assert labels.label("MR Brain").modality is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("    modality: CT", "    modalty: CT", 6, "did you mean 'modality'"),
+        ("version: 2", "version: 2\nversion: 3", 3, "'version' stands twice"),
+        ("    body_region: abdomen", "    body_region: abdomen\n    body_region: pelvis", 8, "stands twice"),
+        ("name: example\n", "", 1, "lacks the key 'name'"),
+        ("  - name: MR Brain", "  - aliases: [MR Brain]", 10, "lacks the key 'name'"),
+        ("version: 2", "version: two", 2, "whole number"),
+        ("name: MR Brain", "name: 12", 10, "put it in quotes: '12'"),
+        ("name: MR Brain", "name: Yes", 10, "put it in quotes: 'Yes'"),
+        ("name: MR Brain", "name: '??'", 10, "no letter or digit"),
+        ("name: MR Brain", "name: ct Kidney, W-wo", 10, "in line 5"),
+        ("CT kidney w wo]", "ct-renal mass protocol]", 5, "stands twice"),
+        ("aliases: [CT Renal Mass Protocol, CT kidney w wo]", "aliases: CT kidney", 5, "must be a list"),
+        ("modality: CT", "modality: ct", 6, "choose one of: CT, MR"),
+        ("contrast: without and with", "contrast: both", 8, "choose one of: none, with"),
+        ("playbook: RPID1", "playbook: [RPID1]", 9, "must be text"),
+        ("version: 2", "version: [2", 3, "not valid YAML"),
+        ("name: MR Brain", "name: !!python/name:os.system x", 10, "must be text"),
+    ],
+)
+def test_a_wrong_label_set_is_refused_with_its_line(write, old, new, line, said):
+    assert old in GOOD
+    path = write(GOOD.replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        LabelSet.load(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "is empty"), ("- a", "must be a mapping"), ("name: a\nversion: 1\nlabels: []", "at least one")],
+)
+def test_what_is_no_label_set_is_refused(write, text, said):
+    with pytest.raises(InputError, match=said):
+        LabelSet.load(write(text))
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not found"):
+        LabelSet.load(tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="UTF-8"):
+        LabelSet.load(tmp_path / "binary.yaml")
+
+
+def test_a_derived_set_joins_spellings_under_the_commonest_and_reads_back():
+    labels = LabelSet.derive("ours", Counter({"CT Head": 5, "ct-head": 6, "NO": 1, "12": 1}), "orders.csv")
+    assert labels.names == ["12", "NO", "ct-head"]
+    assert labels.canonical("CT HEAD") == "ct-head"
+    assert LabelSet.from_text(labels.text) == labels
+    with pytest.raises(InputError, match=r"orders\.csv: label '--' has no letter"):
+        LabelSet.derive("ours", Counter({"--": 1}), "orders.csv")

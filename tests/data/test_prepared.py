@@ -1,0 +1,133 @@
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from radrecipes.data.label_sets import LabelSet
+from radrecipes.data.prepared import SPLITS, load_prepared_dataset, write_prepared_dataset
+from radrecipes.errors import InputError
+
+COLUMNS = ("id", "group", "note", "label")
+LABELS = LabelSet.from_text("name: two\nversion: 1\nlabels: [{name: CT Head}, {name: MR Brain}]\n")
+
+
+def write(folder, notes=("a", "b", "c"), **options):
+    splits = {
+        split: [{"id": f"{split}-{note}", "group": split, "note": note, "label": "CT Head"} for note in notes]
+        for split in SPLITS
+    }
+    manifest = {"task": "protocol", "access": "synthetic", "splits": {"train": {"groups": 1}}}
+    return write_prepared_dataset(
+        folder, splits=splits, columns=COLUMNS, manifest=manifest, card="# Card\n", label_set=LABELS, **options
+    )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_was_written_is_loaded(tmp_path):
+    dataset = write(tmp_path / "data" / "set")
+    assert sorted(contents(dataset.folder)) == sorted(
+        ["README.md", "label_set.yaml", "manifest.json", *(f"{split}.parquet" for split in SPLITS)]
+    )
+    loaded = load_prepared_dataset(tmp_path / "data" / "set")
+    assert loaded.splits["test"]["note"][:] == ["a", "b", "c"]
+    assert loaded.splits["train"].column_names == list(COLUMNS)
+    assert (loaded.task, loaded.access, loaded.label_set, len(loaded.digest)) == ("protocol", "synthetic", LABELS, 64)
+    assert loaded.manifest["splits"]["train"]["groups"] == 1
+    assert loaded.manifest["splits"]["train"]["rows"] == 3
+
+
+def test_the_same_rows_give_the_same_bytes_anywhere_and_other_rows_another_digest(tmp_path):
+    one, again = write(tmp_path / "one"), write(tmp_path / "elsewhere" / "again")
+    assert contents(one.folder) == contents(again.folder)
+    assert str(tmp_path) not in (one.folder / "manifest.json").read_text()
+    assert write(tmp_path / "other", notes=("a", "b", "d")).digest != one.digest
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "test.parquet", "label_set.yaml"])
+def test_a_changed_file_is_refused_by_name(tmp_path, name):
+    folder = write(tmp_path / "set").folder
+    with (folder / name).open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(InputError, match=f"{name}: changed since"):
+        load_prepared_dataset(folder)
+
+
+def test_rows_replaced_together_with_their_hash_are_still_refused_by_the_digest(tmp_path):
+    folder, other = write(tmp_path / "set").folder, write(tmp_path / "other", notes=("x",)).folder
+    manifest, replaced = (json.loads((at / "manifest.json").read_text()) for at in (folder, other))
+    manifest["splits"]["test"] = replaced["splits"]["test"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "test.parquet").write_bytes((other / "test.parquet").read_bytes())
+    with pytest.raises(InputError, match="digest"):
+        load_prepared_dataset(folder)
+    assert load_prepared_dataset(folder, verify=False).splits["test"]["note"][:] == ["x"]
+
+
+@pytest.mark.parametrize("name", ["validation.parquet", "label_set.yaml", "manifest.json"])
+def test_a_missing_file_is_refused_by_name(tmp_path, name):
+    folder = write(tmp_path / "set").folder
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=name):
+        load_prepared_dataset(folder, verify=False)
+
+
+def test_a_missing_folder_column_or_manifest_key_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such dataset folder"):
+        load_prepared_dataset(tmp_path / "absent")
+    folder = write(tmp_path / "set").folder
+    pq.write_table(pa.table({"id": ["1"]}), folder / "train.parquet")
+    with pytest.raises(InputError, match=r"train.parquet: column 'group' is missing"):
+        load_prepared_dataset(folder, verify=False)
+    (folder / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"train.parquet: not readable as Parquet"):
+        load_prepared_dataset(folder, verify=False)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for broken, said in (
+        ("{", r"manifest.json:1: not valid JSON"),
+        ("[]", "one JSON object"),
+        (json.dumps({**manifest, "access": "secret"}), "access must be one of"),
+        (json.dumps({**manifest, "splits": {}}), "splits.train.sha256"),
+        (json.dumps({**manifest, "format_version": 9}), "format version 9"),
+        (json.dumps({**manifest, "task": None}), "'task'"),
+    ):
+        (folder / "manifest.json").write_text(broken)
+        with pytest.raises(InputError, match=said):
+            load_prepared_dataset(folder)
+
+
+def test_an_existing_dataset_is_replaced_only_on_demand_and_foreign_folders_never(tmp_path):
+    first = write(tmp_path / "set")
+    with pytest.raises(InputError, match="--overwrite"):
+        write(tmp_path / "set", notes=("x",))
+    assert load_prepared_dataset(tmp_path / "set").digest == first.digest
+    assert write(tmp_path / "set", notes=("x",), overwrite=True).splits["test"]["note"][:] == ["x"]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="no prepared dataset"):
+        write(tmp_path / "home", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["home", "set"]
+
+
+def test_a_failure_half_way_leaves_the_old_dataset_and_nothing_else(tmp_path, monkeypatch):
+    first = write(tmp_path / "set")
+    real_rename, calls = os.rename, []
+
+    def fail_when_the_new_folder_comes(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError("disk gone")
+        real_rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_when_the_new_folder_comes)
+    with pytest.raises(OSError, match="disk gone"):
+        write(tmp_path / "set", notes=("x",), overwrite=True)
+    monkeypatch.undo()
+    assert load_prepared_dataset(tmp_path / "set").digest == first.digest
+    with pytest.raises(TypeError):
+        write(tmp_path / "new", notes=(1,))
+    assert os.listdir(tmp_path) == ["set"]
