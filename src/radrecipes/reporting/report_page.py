@@ -115,7 +115,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, p_value=p_value, fixed=fixed, key_words=key_words)
+    environment.filters.update(percent=percent, p_value=p_value, fixed=fixed, key_words=key_words, grid=grid)
     script = environment.get_template("evaluation_report.js.jinja").render()
     references = predictions["reference"].tolist()
     answers = [None if pd.isna(label) else label for label in predictions[f"{ADAPTER}_label"]]
@@ -135,8 +135,9 @@ def render_report(
         label_table=_label_table(metrics, labels),
         may_show_notes=may_show_notes,
         wrong_answers=wrong_answers[:_MOST_WRONG_ANSWERS],
+        leakage=_leakage(dataset_manifest, metrics["split"]),
         number_wrong=sum(reference != answer for reference, answer in zip(references, answers, strict=True)),
-        dataset_manifest=dataset_manifest,
+        dataset_manifest=_important_first(dataset_manifest),
         access=dataset_manifest.get("access", "unknown"),
         run_manifest=run_manifest,
         loss_curve=None if loss_curve is None else Markup(_with_page_colours(loss_curve)),
@@ -164,6 +165,36 @@ def fixed(value: float | None, digits: int = 2) -> str:
 def key_words(key: object) -> str:
     """A key of a manifest as words, for example `near duplicates` for `near_duplicates`."""
     return str(key).replace("_", " ")
+
+
+def grid(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The entries of a manifest that make one table: at least two, with the same keys, and no further nesting.
+
+    Args:
+        values (`Mapping[str, Any]`):
+            A level of a manifest, for example `{"train": {"rows": 5200, ...}, "test": {"rows": 980, ...}}`.
+
+    Returns:
+        `dict`: these entries; empty where there is no such table.
+    """
+    nested = {key: value for key, value in values.items() if isinstance(value, Mapping) and value}
+    alike = len({tuple(sorted(value)) for value in nested.values()}) == 1
+    flat = not any(isinstance(leaf, Mapping) for value in nested.values() for leaf in value.values())
+    return nested if len(nested) > 1 and alike and flat else {}
+
+
+def _important_first(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The dataset's manifest with what a reader asks for first at its top."""
+    first = [key for key in ("task", "access", "rows", "splits", "leakage_audit") if key in manifest]
+    return {key: manifest[key] for key in [*first, *(key for key in manifest if key not in first)]}
+
+
+def _leakage(manifest: Mapping[str, Any], split: str) -> Mapping[str, Any] | None:
+    """What the leakage audit counted in this split; `None` where the manifest does not say."""
+    audit = manifest.get("leakage_audit")
+    counts = audit.get(split) if isinstance(audit, Mapping) else None
+    wanted = {"verbatim", "normalised", "near_duplicate"}
+    return counts if isinstance(counts, Mapping) and wanted <= set(counts) else None
 
 
 def _with_page_colours(svg: str) -> str:
