@@ -10,6 +10,7 @@ from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.preparation import COLUMNS, derive_label_set, prepare_labelled_notes
 from radrecipes.data.prepared import ACCESS_LEVELS, LABEL_SET_FILE, check_output_folder, write_prepared_dataset
+from radrecipes.data.synthetic_protocol import generate_orders
 from radrecipes.data.tables import read_examples
 from radrecipes.errors import InputError
 from radrecipes.reporting.dataset_card import render_dataset_card, render_preparation_summary
@@ -99,8 +100,6 @@ def main() -> None:
 
     # Read or generate
     if arguments.synthetic:
-        from radrecipes.data.synthetic_protocol import generate_orders
-
         if arguments.rows < 1:
             raise InputError(f"--rows is {arguments.rows}; choose 1 or more")
         label_set = LabelSet.load(arguments.label_set or SYNTHETIC_LABEL_SET)

@@ -53,10 +53,10 @@ def matching_key(text: str) -> str:
     pieces = []
     for character in folded:
         category = unicodedata.category(character)
-        if category[0] in "PZC":
-            pieces.append(" ")
-        elif category[0] == "S":
+        if category == "Sm" and character not in "|~":
             pieces.append(f" {character} ")
+        elif category[0] in "PSZC":
+            pieces.append(" ")
         else:
             pieces.append(character)
     return _SPACES.sub(" ", "".join(pieces)).strip()

@@ -249,7 +249,7 @@ def _canonicalise(
             listed.append(f"{example.where} {example.target!r}" + (f" (did you mean {near!r}?)" if near else ""))
         more = f" and {len(unknown) - _LISTED_ROWS} more" if len(unknown) > _LISTED_ROWS else ""
         raise InputError(
-            f"{len(unknown)} rows have a label that the label set {label_set.name!r} does not know: "
+            f"the label set {label_set.name!r} does not know the label of {len(unknown)} of {len(examples)} rows: "
             f"{', '.join(listed)}{more}; add it as a label or alias, or leave such rows out with"
             " --on-unknown-label drop",
             where=unknown[0].where,

@@ -1,0 +1,224 @@
+"""Runs scripts/prepare_data.py as a user does."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import pytest
+
+from radrecipes.data.prepared import load_prepared_dataset
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COLUMNS = ["--text-column", "order", "--label-column", "protocol"]
+LABEL_SET = "name: ours\nversion: 1\nlabels:\n  - {name: CT Head, aliases: [CT Brain]}\n  - {name: MR Brain}\n"
+ORDERS = [
+    [f"p{number // 2}", f"r/o number {number}\nthen {label}", label]
+    for number in range(60)
+    for label in ("CT Head", "MR Brain")
+]
+
+
+def prepare(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "scripts" / "prepare_data.py"), "protocol", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def write_orders(path, rows, header=("patient", "order", "protocol")):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_own_orders_become_a_dataset_that_datasets_loads(tmp_path):
+    # More spellings of one label than of the other: the derived set names each by its commonest.
+    rows = [
+        [patient, note, label.upper() if number % 3 == 0 else label]
+        for number, (patient, note, label) in enumerate(ORDERS)
+    ]
+    write_orders(tmp_path / "orders.csv", [*rows, ["p0", "r/o number 0\nthen CT Head", "ct head"]])
+    command = ["--source", "orders.csv", *COLUMNS, "--group-column", "patient", "--output", "data/ours"]
+    done = prepare(tmp_path, *command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "rows read                        121" in done.stdout
+    assert "merged, because identical          1" in done.stdout
+    assert "2 labels were derived" in done.stdout
+
+    dataset = load_prepared_dataset(tmp_path / "data" / "ours")
+    assert dataset.label_set.names == ["CT Head", "MR Brain"]
+    assert dataset.access == "credentialed"
+    assert dataset.manifest["source"][0]["file"] == "orders.csv"
+    assert str(tmp_path) not in json.dumps(dataset.manifest)
+    patients = [set(dataset.splits[split]["group"]) for split in ("train", "validation", "test")]
+    assert not patients[0] & patients[1] and not patients[0] & patients[2] and not patients[1] & patients[2]
+    loaded = datasets.load_dataset(str(tmp_path / "data" / "ours"), cache_dir=str(tmp_path / "cache"))
+    assert {split: loaded[split].num_rows for split in loaded} == {
+        split: rows.num_rows for split, rows in dataset.splits.items()
+    }
+    assert loaded["test"]["note"][:] == dataset.splits["test"]["note"][:]
+
+    # A second run refuses the folder, a third replaces it with the same bytes.
+    before = contents(tmp_path / "data" / "ours")
+    refused = prepare(tmp_path, *command)
+    assert refused.returncode == 2
+    assert refused.stderr == "error: data/ours: exists; add --overwrite to replace it, or choose another --output\n"
+    assert prepare(tmp_path, *command, "--overwrite").returncode == 0
+    assert contents(tmp_path / "data" / "ours") == before
+
+
+def test_own_label_set_and_options_are_used(tmp_path):
+    (tmp_path / "labels.yaml").write_text(LABEL_SET)
+    rows = [*ORDERS, ["q", "fall", "CT Brain"], ["q", "Fall", "CT Head"], ["q", "fall.", "MR Brain"], ["q", "x", "US"]]
+    write_orders(tmp_path / "orders.csv", rows)
+    done = prepare(
+        tmp_path, "--source", "orders.csv", *COLUMNS, "--label-set", "labels.yaml", "--output", "ours",
+        "--conflicts", "vote", "--on-unknown-label", "drop", "--max-dropped", "0.05", "--access", "open",
+        "--license", "cc0-1.0", "--language", "de",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    dataset = load_prepared_dataset(tmp_path / "ours")
+    assert dataset.manifest["rows"]["dropped"]["outvoted_label"] == 1
+    assert dataset.manifest["rows"]["dropped"]["unknown_label"] == 1
+    assert (dataset.access, dataset.label_set.text) == ("open", LABEL_SET)
+    card = (tmp_path / "ours" / "README.md").read_text()
+    assert "license: cc0-1.0" in card and "- de\n" in card
+
+
+def test_the_generator_gives_a_dataset_that_repeats(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(
+            pool.map(
+                lambda place: prepare(tmp_path, "--synthetic", "--seed", 3, "--rows", 1500, "--output", place),
+                ("one/orders", "two/orders"),
+            )
+        )
+    assert [(run.returncode, run.stderr) for run in runs] == [(0, "")] * 2
+    assert contents(tmp_path / "one" / "orders") == contents(tmp_path / "two" / "orders")
+    dataset = load_prepared_dataset(tmp_path / "one" / "orders")
+    assert dataset.access == "synthetic"
+    assert dataset.manifest["generator"]["seed"] == 3
+    assert "no real patient text" in (tmp_path / "one" / "orders" / "README.md").read_text()
+
+
+def test_the_shipped_dataset_is_whole_and_keeps_its_promises():
+    dataset = load_prepared_dataset(REPOSITORY / "data" / "protocol_synthetic")
+    assert dataset.access == "synthetic" and dataset.manifest["generator"]["seed"] == 0
+    assert sum(rows.num_rows for rows in dataset.splits.values()) >= 6000
+    assert len(dataset.label_set.names) >= 30
+    assert dataset.label_set.text == (REPOSITORY / "data" / "label_sets" / "protocol_ct_mr.yaml").read_text("utf-8")
+    scenarios = [set(dataset.splits[split]["group"]) for split in ("train", "validation", "test")]
+    assert len(set.union(*scenarios)) == sum(map(len, scenarios)) >= 300
+    for split in ("validation", "test"):
+        audit = dataset.manifest["leakage_audit"][split]
+        assert audit["near_duplicate"] == audit["shared_groups"] == 0
+        assert set(dataset.splits[split]["label"]) <= set(dataset.splits["train"]["label"])
+    assert sum(path.stat().st_size for path in dataset.folder.iterdir()) < 3 * 2**20
+
+
+def broken_rows(*rows):
+    return "".join([*(f"{','.join(row)}\n" for row in (["patient", "order", "protocol"], *rows))]).encode()
+
+
+GOOD_ROWS = [
+    [f"p{number}", f"note {number} {label}", label] for number in range(30) for label in ("CT Head", "MR Brain")
+]
+
+# What is wrong: (content of orders.csv, more arguments, how the line on stderr goes on after "error: ", and contains)
+BAD_INPUT = {
+    "missing column": (broken_rows(*GOOD_ROWS), ["--text-column", "ordr"], "orders.csv: ", "did you mean 'order'?"),
+    "missing group column": (
+        broken_rows(*GOOD_ROWS),
+        ["--group-column", "mrn"],
+        "orders.csv: ",
+        "columns: patient, order",
+    ),
+    "missing file": (None, [], "orders.csv: ", "no such file"),
+    "empty file": (b"", [], "orders.csv: ", "the file is empty"),
+    "header only": (broken_rows(), [], "orders.csv: ", "no rows"),
+    "too many fields": (broken_rows(["p", "a", "b", "c"]), [], "orders.csv:2: ", "4 fields, the header 3"),
+    "open quote": (broken_rows(["p", "a", "b"], ["p", '"a', "b"]), [], "orders.csv:3: ", "quote is not closed"),
+    "NUL": (broken_rows(["p", "a\0", "b"]), [], "orders.csv:2: ", "NUL"),
+    "not UTF-8": (broken_rows(["p", "a", "b"]) + b"p,\xe9,b\n", [], "orders.csv:3: ", "not UTF-8"),
+    "empty note": (broken_rows(*GOOD_ROWS, ["p", " ", "CT Head"]), [], "orders.csv:62: ", "the note is empty"),
+    "empty label": (broken_rows(*GOOD_ROWS, ["p", "a", ""]), [], "orders.csv:62: ", "the label is empty"),
+    "unknown label": (
+        broken_rows(*GOOD_ROWS, ["p", "a", "CT Hed"]),
+        ["--label-set", "labels.yaml"],
+        "orders.csv:62: ",
+        "did you mean 'CT Head'?",
+    ),
+    "wrong label set": (
+        broken_rows(*GOOD_ROWS),
+        ["--label-set", "wrong.yaml"],
+        "wrong.yaml:4: ",
+        "did you mean 'aliases'",
+    ),
+    "repeated id": (
+        broken_rows(*GOOD_ROWS),
+        ["--id-column", "patient"],
+        "orders.csv:3: ",
+        "stands already in orders.csv:2",
+    ),
+    "single class": (broken_rows(*GOOD_ROWS[::2]), [], "orders.csv: ", "at least two labels"),
+    "many conflicts": (
+        broken_rows(*GOOD_ROWS, ["p", "x", "CT Head"], ["p", "X", "MR Brain"]),
+        [],
+        "orders.csv:62: ",
+        "2 of 62 rows (3.23%) would be dropped",
+    ),
+    "too few groups": (broken_rows(*GOOD_ROWS[:2]), [], "orders.csv: ", "too few for a validation split"),
+    "impossible threshold": (broken_rows(*GOOD_ROWS), ["--near-duplicate-threshold", "3"], "", "threshold is 3.0"),
+    "column not named": (broken_rows(*GOOD_ROWS), ["--label-column", ""], "orders.csv: ", "--label-column is missing"),
+    "no rows to generate": (None, ["--synthetic", "--rows", "0"], "", "--rows is 0"),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """Every bad input once, two at a time because starting Python takes longest."""
+
+    def refuse(name):
+        content, arguments, _, _ = BAD_INPUT[name]
+        folder = tmp_path_factory.mktemp("bad")
+        (folder / "labels.yaml").write_text(LABEL_SET)
+        (folder / "wrong.yaml").write_text(LABEL_SET.replace("aliases", "alias"))
+        if content is not None:
+            (folder / "orders.csv").write_bytes(content)
+        source = [] if "--synthetic" in arguments else ["--source", "orders.csv", *COLUMNS]
+        before = sorted(os.listdir(folder))
+        done = prepare(folder, *source, *arguments, "--output", "made/ours")
+        return done, before, sorted(os.listdir(folder))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(BAD_INPUT, pool.map(refuse, BAD_INPUT), strict=True))
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_gets_one_line_and_nothing_is_written(refusals, name):
+    done, before, after = refusals[name]
+    _, _, where, said = BAD_INPUT[name]
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {where}")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n")
+    assert after == before
+
+
+def test_help_teaches_by_example(tmp_path):
+    text = prepare(tmp_path, "--help").stdout
+    assert "--source orders.csv --text-column order_text" in text
+    assert "--synthetic --seed 0 --output data/protocol_synthetic" in text
