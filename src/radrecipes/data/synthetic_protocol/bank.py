@@ -19,6 +19,7 @@ class Scenario:
         questions (`tuple[str, ...]`): Several ways to ask the same question.
         spellings (`tuple[str, ...]`): The protocol's name as different order lists spell it, canonical name first.
         systems (`tuple[str, ...]`): Body systems that the question is about; history from them is relevant.
+        unfit (`tuple[str, ...]`): Body systems whose history would itself change the protocol.
         age (`tuple[int, int]`): Youngest and oldest plausible age, both included.
         sex (`str`, *optional*): `F` or `M` where only one fits.
     """
@@ -28,6 +29,7 @@ class Scenario:
     questions: tuple[str, ...]
     spellings: tuple[str, ...]
     systems: tuple[str, ...]
+    unfit: tuple[str, ...]
     age: tuple[int, int]
     sex: str | None
 
@@ -41,12 +43,17 @@ class HistoryItem:
         system (`str`): Body system that it names.
         region (`str`): Body region of that system, `general` for diseases of the whole body.
         sex (`str`, *optional*): `F` or `M` where only one fits.
+        youngest (`int`): Age below which it is implausible.
+        kind (`str`): `past` (diagnoses, surgeries, medication), `studies` (what earlier imaging showed) or
+            `organ_gone` (the organ was taken out, so the item does not fit a question about it).
     """
 
     text: str
     system: str
     region: str
     sex: str | None
+    youngest: int
+    kind: str
 
 
 @cache
@@ -67,6 +74,7 @@ def load_scenarios() -> tuple[Scenario, ...]:
                         questions=tuple(questions),
                         spellings=(protocol, *entry["spellings"]),
                         systems=tuple(entry["systems"]),
+                        unfit=tuple(entry.get("unfit", ())),
                         age=tuple(limit.get("age", entry["age"])),
                         sex=limit.get("sex", entry.get("sex")),
                     )
@@ -79,9 +87,17 @@ def load_history() -> tuple[HistoryItem, ...]:
     """Reads every history item of the bank."""
     history = dict(_bank_files())[HISTORY_FILE]
     return tuple(
-        HistoryItem(text=text, system=system, region=entry["region"], sex=entry.get("sex"))
+        HistoryItem(
+            text=text,
+            system=system,
+            region=entry["region"],
+            sex=entry.get("sex"),
+            youngest=entry.get("youngest", 18),
+            kind=kind,
+        )
         for system, entry in history.items()
-        for text in (*entry["past"], *entry.get("studies", []))
+        for kind in ("past", "studies", "organ_gone")
+        for text in entry.get(kind, [])
     )
 
 

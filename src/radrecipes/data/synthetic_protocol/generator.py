@@ -12,15 +12,18 @@ from radrecipes.data.synthetic_protocol.bank import HistoryItem, Scenario, load_
 from radrecipes.errors import InputError
 
 # Shares of the orders, tuned so that a linear bag of words gets between 0.70 and 0.85 of unseen scenarios right.
-NO_HISTORY_SHARE = 0.12
-RELEVANT_HISTORY_SHARE = 0.2
+NO_HISTORY_SHARE = 0.15
+RELEVANT_HISTORY_SHARE = 0.3
 NEGATION_SHARE = 0.08
 DEMOGRAPHICS_SHARE = 0.7
 TYPO_SHARE = 0.12
 FILLER_SHARE = 0.15
-HISTORY_ITEM_COUNTS = (2, 3, 4, 5)
-HISTORY_ITEM_WEIGHTS = (3, 4, 3, 1)
-SHORTEST_NOTE, LONGEST_NOTE = 8, 45
+HISTORY_ITEM_COUNTS = (1, 2, 3, 4, 5)
+HISTORY_ITEM_WEIGHTS = (1, 4, 4, 2, 1)
+# Words. Headers, patient and spelled-out abbreviations come on top of a full note.
+SHORTEST_NOTE, FULL_NOTE = 8, 32
+FIRST_HISTORY_YEAR, LAST_HISTORY_YEAR = 2009, 2024
+ADULT_AGE = 18
 
 # Ways to write the same thing; the first of each is what the bank uses.
 _INTERCHANGEABLE = (
@@ -37,7 +40,7 @@ _INTERCHANGEABLE = (
 
 # Headers before the question and before the history; the order of the two varies.
 _QUESTION_HEADERS = (
-    "Notes:", "Indication:", "Reason for exam:", "REASON FOR EXAM:", "Reason:", "Clinical question:", "Question:", "Dx:",
+    "Notes:", "Indication:", "Reason for exam:", "REASON FOR EXAM:", "Reason:", "Clinical question:", "Question:",
 )  # fmt: skip
 _HISTORY_HEADERS = ("History:", "Hx:", "PMH:", "Past history:", "PMHx:", "HISTORY:", "Background:", "Clinical info:")
 # Orders without headers. The words before the question tell a reader where it begins.
@@ -64,18 +67,17 @@ _NEGATIONS = (
     ("bowel", "bowel obstruction not suspected"),
     ("cervical_spine", "c-spine already cleared"),
     ("biliary", "not concerned for CBD stone"),
-    ("aorta", "dissection not suspected"),
+    ("aorta", "aortic dissection not suspected"),
     ("lumbar_spine", "no sciatica"),
     ("sinus", "no signs of sinusitis"),
     ("heart", "no concern for myocarditis"),
 )
 _FILLERS = (
-    "please call w/ results", "outside films not available", "ambulatory", "needs IV start", "Cr 0.9", "eGFR > 60",
-    "outpatient", "appt next week", "no known allergies", "pt anxious", "needs interpreter", "wheelchair",
+    "please call w/ results", "outside films not available", "pt ambulatory", "labs pending", "portable not needed",
+    "schedule next week", "prefers morning", "pt anxious", "needs interpreter", "lives far, same day if possible",
     "requested by PCP", "discussed w/ attending", "compare w/ prior if available", "limited records from outside",
 )  # fmt: skip
 _SIDES = ("R", "L", "right", "left")
-_HISTORY_YEARS = range(2009, 2025)
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ def generate_orders(seed: int, rows: int) -> list[dict[str, str]]:
             How many orders to write, at least 1.
 
     Returns:
-        `list[dict[str, str]]`: Per order its `id`, `group` (the scenario), `note`, and `label` (one of the spellings of
-        the protocol).
+        `list[dict[str, str]]`: Per order its `id`, `group` (the scenario), `note`, and `label` (one of the
+        protocol's spellings).
 
     Raises:
         InputError: If `rows` is below 1.
@@ -128,14 +130,19 @@ def _write_note(scenario: Scenario, rng: random.Random) -> str:
     if rng.random() < NEGATION_SHARE:
         question = f"{question}, {_choose_negation(scenario, rng)}"
     history = [] if rng.random() < NO_HISTORY_SHARE else _choose_history(scenario, patient, rng)
+    # Shorten the history, never the question.
+    while history and len(f"{question} {' '.join(history)}".split()) > FULL_NOTE:
+        history.pop()
     note = _lay_out(question, history, _describe(patient, rng), rng)
-    while rng.random() < FILLER_SHARE or len(note.split()) < SHORTEST_NOTE:
-        note = f"{note}. {rng.choice(_FILLERS)}"
+    for filler in rng.sample(_FILLERS, len(_FILLERS)):
+        words = len(note.split())
+        if words > FULL_NOTE or (words >= SHORTEST_NOTE and rng.random() >= FILLER_SHARE):
+            break
+        note = f"{note}. {filler}"
     note = _vary_wording(note, rng)
     if rng.random() < TYPO_SHARE:
         note = _misspell(note, rng)
-    note = " ".join(_vary_case(note, rng).split()[:LONGEST_NOTE])
-    return note
+    return " ".join(_vary_case(note, rng).split())
 
 
 def _choose_negation(scenario: Scenario, rng: random.Random) -> str:
@@ -144,22 +151,30 @@ def _choose_negation(scenario: Scenario, rng: random.Random) -> str:
 
 def _choose_history(scenario: Scenario, patient: _Patient, rng: random.Random) -> list[str]:
     """Draws items of several other body systems, and now and then a relevant one."""
-    possible = [item for item in load_history() if item.sex in (None, patient.sex)]
+    possible = [
+        item
+        for item in load_history()
+        if item.sex in (None, patient.sex) and patient.age >= item.youngest and item.system not in scenario.unfit
+    ]
+    relevant = [item for item in possible if item.system in scenario.systems and item.kind != "organ_gone"]
     chosen: list[HistoryItem] = []
-    if rng.random() < RELEVANT_HISTORY_SHARE:
-        chosen.append(rng.choice([item for item in possible if item.system in scenario.systems]))
+    if relevant and rng.random() < RELEVANT_HISTORY_SHARE:
+        chosen.append(rng.choice(relevant))
     # At most one item a system, so that the list never contradicts itself.
     other_systems = sorted({item.system for item in possible} - set(scenario.systems))
     count = rng.choices(HISTORY_ITEM_COUNTS, HISTORY_ITEM_WEIGHTS)[0]
     for system in rng.sample(other_systems, count - len(chosen)):
         chosen.append(rng.choice([item for item in possible if item.system == system]))
     rng.shuffle(chosen)
-    return [item.text.format(side=rng.choice(_SIDES), year=_write_year(rng)) for item in chosen]
+    # "h/o" does not go with an examination, so these come last.
+    chosen.sort(key=lambda item: item.kind == "studies")
+    return [item.text.format(side=rng.choice(_SIDES), year=_write_year(patient, rng)) for item in chosen]
 
 
-def _write_year(rng: random.Random) -> str:
-    year = rng.choice(_HISTORY_YEARS)
-    return rng.choice((str(year), str(year), f"'{year % 100:02d}", f"in {year}"))
+def _write_year(patient: _Patient, rng: random.Random) -> str:
+    # What the bank dates happens to grown-ups, so a young patient's history is recent.
+    year = rng.randint(max(FIRST_HISTORY_YEAR, LAST_HISTORY_YEAR + ADULT_AGE - patient.age), LAST_HISTORY_YEAR)
+    return rng.choice((str(year), str(year), f"'{year % 100:02d}", f"{rng.randint(1, 12)}/{year}"))
 
 
 def _describe(patient: _Patient, rng: random.Random) -> str:
@@ -225,4 +240,4 @@ def _vary_case(note: str, rng: random.Random) -> str:
 
 
 def _spell_label(scenario: Scenario, rng: random.Random) -> str:
-    return rng.choice((scenario.protocol, *scenario.spellings))
+    return rng.choice(scenario.spellings)
