@@ -1,0 +1,340 @@
+"""The report page: what it says, what it keeps to itself, and that it needs nothing else."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from radrecipes.data.label_sets import Label
+from radrecipes.embeddings import TextEmbedder
+from radrecipes.evaluation import (
+    ADAPTER,
+    BASE,
+    LINEAR,
+    MAJORITY,
+    EvaluationRows,
+    SystemOutput,
+    classifier_outputs,
+    compute_metrics,
+    predictions_table,
+)
+from radrecipes.reporting.report_page import grid, p_value, write_report
+
+LABELS = [
+    Label("CT Head", modality="CT", body_region="head"),
+    Label("MRI Knee <left>", modality="MR", body_region="knee"),
+    Label("CT Chest & Abdomen", modality="CT", body_region="chest"),
+]
+NAMES = [label.name for label in LABELS]
+HOSTILE = '<script>document.title="stolen"</script> r/o bleed & "fx" \'x\''
+TRAIN_LOG = [{"step": step, "loss": 2 / step, "learning_rate": 1e-3} for step in range(1, 41)] + [{"train_loss": 0.3}]
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page; fails on tags that are not closed in order."""
+
+    VOID = ("meta", "input", "br", "path", "rect", "circle", "use")
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.elements, self.text, self.scripts = [], [], "", []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.text += " " if tag in ("td", "th", "dt", "dd") else ""
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        inside = self.open[-1] if self.open else ""
+        if inside == "script":
+            self.scripts.append(data)
+        elif inside != "style":
+            self.text += data
+
+    @property
+    def words(self):
+        return " ".join(self.text.split())
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return TextEmbedder()
+
+
+@pytest.fixture
+def write(tmp_path, embedder):
+    def write(
+        adapter_accuracy=0.9,
+        linear_accuracy=0.5,
+        access="synthetic",
+        rows=200,
+        note="note {}",
+        split="test",
+        without=(),
+        train_log=TRAIN_LOG,
+        dataset_manifest=None,
+        run_manifest=None,
+        table_access=None,
+        free_text="free text",
+    ):
+        generator = np.random.default_rng(0)
+        references = [NAMES[number] for number in generator.integers(0, 3, rows)]
+
+        def system(accuracy, junk):
+            right = np.arange(rows) < accuracy * rows
+            outputs = []
+            for place, reference in enumerate(references):
+                wrong = NAMES[(NAMES.index(reference) + 1) % 3]
+                if right[place]:
+                    outputs.append(SystemOutput(reference, reference))
+                elif junk and place % 2:
+                    outputs.append(SystemOutput(free_text, None, False, 32))
+                else:
+                    outputs.append(SystemOutput(wrong, wrong))
+            return outputs
+
+        systems = {
+            ADAPTER: system(adapter_accuracy, junk=True),
+            LINEAR: system(linear_accuracy, junk=False),
+            BASE: system(0, junk=True),
+            MAJORITY: classifier_outputs(["CT Head"] * rows),
+        }
+        systems = {name: outputs for name, outputs in systems.items() if name not in without}
+        evaluated = EvaluationRows(
+            ids=[f"row-{number}" for number in range(rows)],
+            groups=[f"group-{number}" for number in range(rows)],
+            notes=[note.format(number) if "{}" in note else note for number in range(rows)],
+            references=references,
+        )
+        metrics = compute_metrics(
+            evaluated,
+            systems,
+            label_names=NAMES,
+            train_majority_label="CT Head",
+            embedder=embedder,
+            split=split,
+            dataset={"name": "made_up", "access": access, "digest": "d" * 64},
+            decoding={"strategy": "greedy"},
+            seeds={"bootstrap": 0},
+            resamples=200,
+        )
+        manifest = {"task": "protocol", "access": access, **(dataset_manifest or {})}
+        page = write_report(
+            tmp_path,
+            title="Tiny model, protocol",
+            metrics=metrics,
+            predictions=predictions_table(evaluated, systems, table_access or access),
+            labels=LABELS,
+            dataset_manifest=manifest,
+            run_manifest={"recipe": "protocol_lora.yaml", "versions": {"torch": "2.13.0"}}
+            if run_manifest is None
+            else run_manifest,
+            train_log=train_log,
+        )
+        return page.read_text(encoding="utf-8")
+
+    return write
+
+
+def test_headline_says_the_result_in_plain_words(write):
+    words = Page(write()).words.replace("\u202f", " ")
+    assert (
+        "The fine-tuned model chose the right protocol for 90.0 % of 200 imaging orders that it had never seen"
+        in words
+    )
+    assert "A linear classifier trained on the same orders reached 50.0 %" in words
+    assert "The same model before fine-tuning reached 0.0 %" in words
+    assert "better than the linear classifier by 40.0 percentage points" in words
+    assert "p < 0.001" in words
+    assert "synthetic" in words
+
+
+def test_headline_does_not_flatter(write):
+    assert "<strong>worse</strong> than the linear classifier by 30.0" in write(0.5, 0.8)
+    assert "cannot be told apart" in write(0.8, 0.79)
+    assert "better than" not in Page(write(0.8, 0.79)).words.split("Systems compared")[0]
+    on_training_rows = Page(write(split="train")).words
+    assert "that it was trained on" in on_training_rows
+    assert "never seen" not in on_training_rows
+
+
+def test_every_section_is_there_and_linked(write):
+    page = Page(write())
+    anchors = {attributes["href"][1:] for tag, attributes in page.elements if tag == "a"}
+    identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    sections = {attributes["id"] for tag, attributes in page.elements if tag == "h2"}
+    wanted = {"systems", "training", "confusions", "labels", "wrong-answers", "data", "run", "reading", "limits"}
+    assert anchors == sections == wanted
+    assert len(identifiers) == len(set(identifiers))
+    assert "not a medical device" in page.words
+    for title in (
+        "Fine-tuned model",
+        "Linear classifier",
+        "Same model before fine-tuning",
+        "Always the commonest label",
+    ):
+        assert title in page.words
+
+
+def test_page_loads_nothing_and_only_its_own_script_may_run(write):
+    html = write(note=HOSTILE)
+    page = Page(html)
+    for tag, attributes in page.elements:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base", "form")
+        assert not {"src", "srcset", "data", "action"} & set(attributes), tag
+        for name in ("href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#"), (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+    # What is left of http is the names of XML vocabularies, which nothing loads.
+    assert set(re.findall(r"https?://[^\s\"'<)]+", html)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert "@import" not in html
+    assert "url(h" not in html
+    assert len(page.scripts) == 1
+    policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert len(html) < 2_000_000
+
+
+def test_notes_labels_and_manifests_are_text_not_markup(write):
+    html = write(note=HOSTILE, free_text=HOSTILE, run_manifest={HOSTILE: {"a": [HOSTILE]}, "b": HOSTILE})
+    page = Page(html)
+    assert 'document.title="stolen"' not in "".join(page.scripts)
+    assert page.text.count('document.title="stolen"') > 4
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert "MRI Knee <left>" in page.text
+    assert "<left>" not in html
+    assert "CT Chest &amp; Abdomen" in html
+
+
+def test_wrong_answers_show_note_expected_and_answered(write):
+    words = Page(write(rows=10, adapter_accuracy=0.8, note="unmistakable note {}")).words
+    table = words.split("Wrong answers")[-1]
+    assert "unmistakable note 8" in table
+    assert "unmistakable note 9" in table
+    assert "unmistakable note 7" not in words
+    assert "free text not a label" in table
+
+
+@pytest.mark.parametrize("access", ["registered", "credentialed", "nonsense"])
+def test_closed_data_stays_off_the_page(write, access):
+    secret = "jane doe room twelve"
+    # The table still has its notes here: the page must not rely on somebody else's care.
+    html = write(access=access, note=f"{secret} {{}}", free_text=secret, table_access="open")
+    assert secret not in html
+    assert f"access to this dataset is <strong>{access}</strong>" in " ".join(html.split())
+    without_columns = write(access=access, note=f"{secret} {{}}", free_text=secret)
+    assert secret not in without_columns
+    assert secret in write(access="open", note=f"{secret} {{}}")
+
+
+def test_confusion_matrix_counts_every_answer(write):
+    page = Page(write(rows=100, adapter_accuracy=0.6))
+    matrix = page.text[page.text.index("Where it errs") :]
+    right = sum(int(count) for count in re.findall(r": right in (\d+) of \d+ orders", matrix))
+    wrong = sum(int(count) for count in re.findall(r" answered as [^:]+: (\d+) of \d+ orders", matrix))
+    assert (right, wrong) == (60, 40)
+    assert matrix.count("answered as not a label") == 3
+
+
+def test_no_train_log_no_curve(write, tmp_path):
+    assert "There is no training log beside this run" in Page(write(train_log=[])).words
+    assert not (tmp_path / "figures").exists()
+    assert "There is no training log" in Page(write(train_log=[{"step": 1, "loss": 1.0}, {"train_loss": 2.0}])).words
+
+
+def test_loss_curve_is_on_the_page_and_in_a_file_that_stands_alone(write, tmp_path):
+    html = write()
+    assert "There is no training log" not in html
+    assert "loss per token" in html
+    alone = (tmp_path / "figures" / "loss_curve.svg").read_text()
+    assert alone.startswith("<svg")
+    assert "var(--" not in alone
+    assert "#0b6e75" in alone
+    assert "#0b6e75; stroke-width: 2" not in html
+
+
+def test_systems_may_be_missing(write):
+    words = Page(write(without=(LINEAR, BASE, MAJORITY))).words
+    assert "Linear classifier" not in words.split("How to read this")[1].split("95")[0]
+    assert "Order by order" not in words
+    assert "McNemar's exact test, p" not in words
+
+
+def test_no_wrong_answers(write):
+    words = Page(write(adapter_accuracy=1.0)).words
+    assert "No answer was wrong." in words
+    assert "There are none." in words
+
+
+def test_many_long_notes_keep_the_page_small(write):
+    html = write(rows=1000, adapter_accuracy=0.0, note="<&> " * 2000 + "{}")
+    assert len(html.encode()) < 2_000_000
+    assert "The first 300 of 1,000" in Page(html).words
+
+
+def test_manifests_of_any_shape_are_shown(write):
+    manifest = {
+        "rows": {"read": 7100, "dropped": {"empty_note": 3}},
+        "splits": {"train": {"rows": 6000, "groups": 300}, "test": {"rows": 900, "groups": 45}},
+        "leakage_audit": {
+            "near_duplicate_threshold": 0.8,
+            "validation": {"verbatim": 0, "normalised": 1, "near_duplicate": 2},
+            "test": {"verbatim": 4, "normalised": 5, "near_duplicate": 6},
+        },
+        "sources": [{"name": "orders.csv", "sha256": "a" * 64}],
+        "labels_without_rows": [],
+        "odd": [None, True, 0.1 + 0.2, {}, [1, [2]]],
+    }
+    run_manifest = {"complete": True, "seconds": 12.3456789, "nothing": None, "deep": {"deeper": {"deepest": "found"}}}
+    words = Page(write(dataset_manifest=manifest, run_manifest=run_manifest)).words
+    assert "4 stand in the training data word for word, 5 apart from case" in words
+    assert "and 6 nearly" in words
+    assert "empty note 3" in words
+    assert "rows groups train 6000 300 test 900 45" in words
+    assert "orders.csv" in words
+    assert "a" * 64 in words
+    assert "complete yes seconds 12.3457 nothing – deep deeper deepest found" in words
+    assert "There is no manifest beside this run" in Page(write(run_manifest={})).words
+
+
+def test_tables_have_headers_and_pictures_have_words(write):
+    page = Page(write())
+    for tag, attributes in page.elements:
+        if tag == "th":
+            assert attributes.get("scope") in ("row", "col", "colgroup")
+        if attributes.get("role") == "img":
+            assert attributes["aria-label"]
+    assert ("html", {"lang": "en"}) in page.elements
+
+
+def test_grid_takes_only_entries_with_the_same_keys():
+    assert grid({"a": {"x": 1}, "b": {"x": 2}, "c": 3}) == {"a": {"x": 1}, "b": {"x": 2}}
+    assert grid({"a": {"x": 1}, "b": {"y": 2}}) == {}
+    assert grid({"a": {"x": 1}}) == {}
+    assert grid({"a": {"x": {"y": 1}}, "b": {"x": {"y": 1}}}) == {}
+
+
+def test_p_values():
+    assert [p_value(value) for value in (0.0004, 0.0312, 1.0)] == ["p < 0.001", "p = 0.031", "p = 1.000"]
+
+
+def test_same_input_same_page(write):
+    assert write() == write()
