@@ -131,3 +131,22 @@ def test_a_failure_half_way_leaves_the_old_dataset_and_nothing_else(tmp_path, mo
     with pytest.raises(TypeError):
         write(tmp_path / "new", notes=(1,))
     assert os.listdir(tmp_path) == ["set"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be made"):
+        write(tmp_path / "file" / "set")
+    with pytest.raises(InputError, match="no prepared dataset"):
+        write(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    assert write(tmp_path / "empty").splits["train"].num_rows == 3
+
+
+def test_a_task_without_labels_needs_no_label_set(tmp_path):
+    rows = {split: [{"id": split, "report": "clear"}] for split in SPLITS}
+    manifest = {"task": "report", "access": "open"}
+    write_prepared_dataset(tmp_path / "set", splits=rows, columns=("id", "report"), manifest=manifest, card="# Card\n")
+    loaded = load_prepared_dataset(tmp_path / "set")
+    assert loaded.label_set is None
+    assert loaded.splits["test"].column_names == ["id", "report"]

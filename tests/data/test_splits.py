@@ -64,6 +64,13 @@ def test_many_rare_labels_do_not_starve_the_small_splits():
     assert 11 <= splits["test"] <= 20
 
 
+def test_proportions_never_take_a_label_away_from_training():
+    # By proportions alone the smaller group would go to test, and label D with it.
+    counts = {("0", "A"): 1, ("0", "B"): 10, ("0", "D"): 3, ("1", "A"): 10, ("1", "B"): 30, ("1", "C"): 1}
+    rows = [row for row, count in counts.items() for _ in range(count)]
+    assert set(split_by_group(*zip(*rows, strict=True))) == {"train"}
+
+
 def test_another_seed_gives_other_splits():
     groups, labels = [str(number) for number in range(200)], ["CT", "MR"] * 100
     assert split_by_group(groups, labels, seed=0) != split_by_group(groups, labels, seed=1)

@@ -108,6 +108,7 @@ def test_a_quote_left_open_before_a_long_file_is_found_where_it_opens(tmp_path):
         ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": "x"}\n', "a.jsonl:2: no column 'label'"),
         ("a.jsonl", b'["x"]\n', "a.jsonl:1: must be a JSON object"),
         ("a.jsonl", b'{"text": 1.5, "label": "y"}\n', "a.jsonl:1: column 'text' holds float"),
+        ("a.jsonl", b'{"text": "\\ud800", "label": "y"}\n', "a.jsonl:1: column 'text' holds a broken Unicode"),
         ("a.parquet", b"PAR1 and nothing else", "a.parquet: not readable as Parquet"),
         ("a.csv.gz", b"text,label\n", "a.csv.gz:1: is not a whole gzip file"),
         ("a.xlsx", b"PK", "a.xlsx: cannot tell the format"),

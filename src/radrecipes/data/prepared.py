@@ -98,7 +98,7 @@ def write_prepared_dataset(
         `PreparedDataset`: The dataset, read back from the new folder and verified.
 
     Raises:
-        InputError: The folder exists and may not be replaced.
+        InputError: The folder exists and may not be replaced, or cannot be made.
     """
     folder = Path(folder)
     check_output_folder(folder, overwrite)
@@ -107,11 +107,15 @@ def write_prepared_dataset(
     if manifest["access"] not in ACCESS_LEVELS:
         raise ValueError(f"access must be one of {ACCESS_LEVELS}, not {manifest['access']!r}")
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    target = folder.resolve()
     # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only their owner can read.
-    temporary = folder.parent / f".{folder.name}.{os.getpid()}.partial"
+    temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
+    except OSError as error:
+        raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
+    try:
         schema = pa.schema([(column, pa.string()) for column in columns])
         written = {**manifest, "format_version": FORMAT_VERSION, "columns": list(columns), "splits": {}}
         for split in SPLITS:
@@ -139,7 +143,7 @@ def write_prepared_dataset(
         (temporary / CARD_FILE).write_bytes(card.encode())
         text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
         (temporary / MANIFEST_FILE).write_bytes(text.encode() + b"\n")
-        _put_in_place(temporary, folder)
+        _put_in_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return load_prepared_dataset(folder)

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,8 @@ def read_examples(
     kind = (suffixes[:-1] if compressed else suffixes)[-1:]
     if not path.is_file():
         raise InputError("no such file; check the path", where=str(path))
+    if not os.access(path, os.R_OK):
+        raise InputError("may not be read; check its permissions", where=str(path))
     if path.stat().st_size == 0:
         raise InputError("the file is empty; give a table with a header and rows", where=str(path))
     if kind == [".parquet"] and not compressed:
@@ -176,8 +179,13 @@ def _cell(value: Any, column: str, where: str) -> str:
     if value is None:
         return ""
     # Identifiers are often whole numbers; anything else is more likely the wrong column than a text.
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+    if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, str):
+        # JSON can spell half of a surrogate pair, which no file in UTF-8 can hold.
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise InputError(f"column {column!r} holds a broken Unicode character; remove it", where=where)
+        return value
     raise InputError(f"column {column!r} holds {type(value).__name__}, not text; name another column", where=where)
 
 
