@@ -3,6 +3,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -108,6 +110,19 @@ def test_notes_are_short_and_telegraphic(orders):
         assert sum(abbreviation in note for note in notes) >= 50, abbreviation
     assert sum(note.islower() for note in notes) >= 300
     assert sum(note.isupper() for note in notes) >= 200
+
+
+def test_some_words_are_misspelt(orders):
+    counts = Counter(word for order in orders for word in re.findall(r"[a-z]{5,}", order["note"]))
+    known = [word for word, count in counts.items() if count >= 10]
+    rare = [word for word, count in counts.items() if count <= 2]
+    near = [word for word in rare if process.extractOne(word, known, scorer=OSA.distance, score_cutoff=1)]
+    assert len(near) >= 200
+
+
+def test_some_questions_also_say_what_they_are_not_about(orders):
+    negated = sum(bool(re.search("no concern for|not concerned for|not suspected", o["note"], re.I)) for o in orders)
+    assert 0.03 <= negated / len(orders) <= 0.15
 
 
 def test_some_notes_lack_history_age_or_headers(orders):
