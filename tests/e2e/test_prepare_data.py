@@ -128,6 +128,11 @@ def test_the_shipped_dataset_is_whole_and_keeps_its_promises():
     assert sum(path.stat().st_size for path in dataset.folder.iterdir()) < 3 * 2**20
 
 
+def test_the_shipped_dataset_is_what_the_generator_gives_today(tmp_path):
+    assert prepare(tmp_path, "--synthetic", "--output", "protocol_synthetic").returncode == 0
+    assert contents(tmp_path / "protocol_synthetic") == contents(REPOSITORY / "data" / "protocol_synthetic")
+
+
 def broken_rows(*rows):
     return "".join([*(f"{','.join(row)}\n" for row in (["patient", "order", "protocol"], *rows))]).encode()
 
