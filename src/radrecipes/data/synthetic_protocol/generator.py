@@ -193,14 +193,11 @@ def _lay_out(question: str, history: list[str], who: str, rng: random.Random) ->
     if rng.random() < 0.35:
         layouts = _FREE_LAYOUTS_WITH_HISTORY if history else _FREE_LAYOUTS
         return rng.choice(layouts).format(who=who, question=question, history=past).strip(" -")
-    question_part = f"{rng.choice(_QUESTION_HEADERS)} {who} {question}" if rng.random() < 0.6 else question
-    if question_part == question:
-        question_part = f"{rng.choice(_QUESTION_HEADERS)} {question}"
-        past = f"{who} {past}".strip() if history else past
-    if not history:
-        return question_part
-    history_part = f"{rng.choice(_HISTORY_HEADERS)} {past}"
-    parts = [question_part, history_part] if rng.random() < 0.5 else [history_part, question_part]
+    # The patient stands beside the question or beside the history.
+    who_asks, who_had = (who, "") if not history or rng.random() < 0.6 else ("", who)
+    parts = [f"{rng.choice(_QUESTION_HEADERS)} {who_asks} {question}"]
+    if history:
+        parts.insert(rng.choice((0, 1)), f"{rng.choice(_HISTORY_HEADERS)} {who_had} {past}")
     return rng.choice((" ", ". ", " ")).join(parts)
 
 
