@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from radrecipes.errors import InputError
 
-INVERSE_REGULARISATIONS = (1.0, 10.0, 100.0)
+INVERSE_REGULARISATIONS = (1.0, 10.0, 100.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def fit_linear_baseline(
             Notes to choose by.
         validation_labels (`Sequence[str]`):
             Their labels.
-        inverse_regularisations (`Sequence[float]`, *optional*, defaults to `(1.0, 10.0, 100.0)`):
+        inverse_regularisations (`Sequence[float]`, *optional*, defaults to `(1.0, 10.0, 100.0, 1000.0)`):
             Values of C to choose from.
 
     Returns:

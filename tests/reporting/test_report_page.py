@@ -81,6 +81,7 @@ def write(tmp_path, embedder):
         linear_accuracy=0.5,
         access="synthetic",
         rows=200,
+        rows_per_group=1,
         note="note {}",
         split="test",
         without=(),
@@ -115,7 +116,7 @@ def write(tmp_path, embedder):
         systems = {name: outputs for name, outputs in systems.items() if name not in without}
         evaluated = EvaluationRows(
             ids=[f"row-{number}" for number in range(rows)],
-            groups=[f"group-{number}" for number in range(rows)],
+            groups=[f"group-{number // rows_per_group}" for number in range(rows)],
             notes=[note.format(number) if "{}" in note else note for number in range(rows)],
             references=references,
         )
@@ -166,6 +167,10 @@ def test_headline_does_not_flatter(write):
     assert "<strong>worse</strong> than the linear classifier by 30.0" in write(0.5, 0.8)
     assert "cannot be told apart" in write(0.8, 0.79)
     assert "better than" not in Page(write(0.8, 0.79)).words.split("Systems compared")[0]
+    # McNemar's test is sure, but all that speaks for the model are two of four groups.
+    few_groups = Page(write(0.9, 0.5, rows_per_group=50)).words
+    assert "p < 0.001" in few_groups
+    assert "cannot be told apart" in few_groups
     on_training_rows = Page(write(split="train")).words
     assert "that it was trained on" in on_training_rows
     assert "never seen" not in on_training_rows

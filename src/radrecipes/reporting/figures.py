@@ -144,6 +144,11 @@ class ConfusionMatrix:
     blocks: list[tuple[str, int, int]]
     left_out: int
 
+    @property
+    def widest_title(self) -> int:
+        """Room in pixels that the titles of the blocks need, at 7 pixels a character."""
+        return 7 * max((len(title) for title, _, _ in self.blocks), default=0)
+
 
 def confusion_matrix(
     references: Sequence[str], predictions: Sequence[str | None], labels: Sequence[Label]
