@@ -46,9 +46,13 @@ def test_point_values_equal_sklearn(rows):
     assert macro_f1 == pytest.approx(sklearn_macro_f1(references, predictions), abs=1e-6)
 
 
-@pytest.mark.parametrize("groups", [1000, 12], ids=["a group per row", "few groups"])
-def test_intervals_equal_a_naive_bootstrap_over_groups(groups):
-    references, predictions, group_of_row = made_up_rows(60, groups, seed=1)
+@pytest.mark.parametrize(
+    ("rows", "groups"),
+    [(60, 100_000), (60, 12), (8, 100_000)],
+    ids=["a group per row", "few groups", "so few rows that labels are missing from resamples"],
+)
+def test_intervals_equal_a_naive_bootstrap_over_groups(rows, groups):
+    references, predictions, group_of_row = made_up_rows(rows, groups, seed=1)
     names = sorted(set(group_of_row))
     members = {name: [row for row, group in enumerate(group_of_row) if group == name] for name in names}
     generator = np.random.default_rng(7)
