@@ -8,16 +8,17 @@ A finished run is left as it is; --restart trains it anew.
 """
 
 import argparse
+import shutil
 import time
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes import manifest, models, run_folder, training
 from radrecipes.command_line import run
-from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
 from radrecipes.inspection import masked_example
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
-from radrecipes.tasks.rendering import prompt_template_digest, render_prompt
+from radrecipes.tasks.rendering import prompt_template_digest
 
 
 def main() -> None:
@@ -83,6 +84,7 @@ def main() -> None:
         check = training.save_and_verify(trainer, recipe, folder / "adapter", probe_ids=rows.rows[0]["input_ids"])
         if state.is_main_process:
             tokenizer.save_pretrained(folder / "adapter")
+            shutil.copy(dataset.folder / LABEL_SET_FILE, folder / "adapter")
             run_folder.finish(
                 folder,
                 {

@@ -208,7 +208,8 @@ def save_adapter(
     """
     for config in model.peft_config.values():
         config.base_model_name_or_path, config.revision = model_id, revision
-    model.save_pretrained(folder, state_dict=state_dict, safe_serialization=True)
+    # `save_embedding_layers=False`: else PEFT asks the Hub whether the vocabulary grew, which no recipe does.
+    model.save_pretrained(folder, state_dict=state_dict, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(
         missing_ok=True
     )  # PEFT's card is mostly empty headings; publishing writes the real one
@@ -236,7 +237,7 @@ def verify_adapter(
     Raises:
         [`RuntimeError`]: a tensor is missing or differs, every B matrix is zero, or the output equals the base's.
     """
-    trained = get_peft_model_state_dict(model, state_dict=state_dict)
+    trained = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
     saved = load_file(folder / "adapter_model.safetensors")
     if saved.keys() != trained.keys():
         raise RuntimeError(f"{folder}: the saved adapter holds other tensors than the trained one")
@@ -299,7 +300,8 @@ def load_adapter(base: PreTrainedModel, folder: Path, model_id: str) -> PeftMode
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError("adapter_model.safetensors is missing; only safetensors are loaded", str(folder))
     try:
-        return PeftModel.from_pretrained(base, str(folder)).eval()
+        # In the base's dtype: float32 matrices would cast every activation twice, and the products run in it anyway.
+        return PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
     except RuntimeError as error:  # torch's word for tensors of another shape
         raise InputError(
             f"the adapter's tensors do not fit {model_id}; is it for another base?", str(folder)

