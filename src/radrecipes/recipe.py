@@ -8,6 +8,7 @@ checked, with its line, before any model is loaded.
 import enum
 import hashlib
 import json
+import math
 import os
 import types
 import typing
@@ -110,6 +111,10 @@ _REFUSED = {
     "fsdp_config": "choose it with accelerate launch --config_file accelerate_configs/fsdp2.yaml",
     "local_rank": "the launcher sets it; remove the key",
     "per_device_eval_batch_size": "evaluation is a step of its own: scripts/evaluate_model.py --batch-size",
+    "eval_strategy": "evaluation is a step of its own: scripts/evaluate_model.py",
+    "eval_on_start": "evaluation is a step of its own: scripts/evaluate_model.py",
+    "loss_type": "the loss is always the cross-entropy of the completion; remove the key",
+    "eos_token": "rows end with the tokenizer's own stop token; set chat_template_path to change the template",
     "lora_task_type": "it is always CAUSAL_LM; remove the key",
 }
 # Fields whose default here differs from TRL's, each for a measured or stated reason.
@@ -130,9 +135,13 @@ _POSITIVE = (
     "per_device_train_batch_size",
     "max_new_tokens",
     "lora_r",
+    "lora_alpha",
     "learning_rate",
     "max_length",
+    "num_train_epochs",
 )
+_NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm")
+_SHARES = ("max_dropped_fraction", "lora_dropout")
 
 
 @dataclass(frozen=True)
@@ -164,8 +173,19 @@ class Recipe:
         return f"{self.path.resolve().parent.name}/{self.path.stem}"
 
     @property
+    def method(self) -> str:
+        """How the base is adapted: `LoRA`, `LoRA, 8-bit base` or `QLoRA, 4-bit base`."""
+        if self.model.load_in_4bit:
+            return "QLoRA, 4-bit base"
+        return "LoRA, 8-bit base" if self.model.load_in_8bit else "LoRA"
+
+    @property
     def digest(self) -> str:
-        """sha256 of the resolved fields that decide the result (not where it is written)."""
+        """sha256 of the fields that the recipe sets and that decide the result (not where it is written).
+
+        The order of keys and the spelling of numbers (`1e-3`, `0.001`) do not count. A default that is written out does:
+        defaults can change with the pinned libraries, what a recipe says cannot.
+        """
         decisive = {key: value for key, value in self.fields.items() if key not in ("output_dir", "run_name")}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -223,16 +243,19 @@ def find_recipes(root: str | Path = "recipes") -> list[Path]:
 
 
 def header(path: str | Path) -> str:
-    """The recipe's first comment line: what it is, where it runs, how long it takes."""
-    return Path(path).read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
+    """The recipe's first comment line: what it is, where it runs, how long it takes; empty where it has none."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return lines[0].lstrip("#").strip() if lines and lines[0].startswith("#") else ""
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and `file:line` of a flat YAML mapping; duplicate keys are an error (YAML itself keeps the last)."""
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"no such recipe; see `python scripts/recipes.py list`: {path}") from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError("no such recipe; see `python scripts/recipes.py list`", str(path)) from error
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from error
     except UnicodeDecodeError as error:
         raise InputError("not a UTF-8 text file", str(path)) from error
     except yaml.YAMLError as error:
@@ -245,9 +268,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     values, places = {}, {}
     for key_node, value_node in node.value:
         where = f"{path}:{key_node.start_mark.line + 1}"
-        key = loader.construct_object(key_node)
-        if not isinstance(key, str):
-            raise InputError(f"the key {key!r} is no field name", where)
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+            raise InputError(f"`{getattr(key_node, 'value', '')}` is no field name", where)
+        key = key_node.value
         if key in values:
             raise InputError(f"`{key}` stands twice, first at line {places[key].rsplit(':', 1)[1]}; keep one", where)
         try:
@@ -311,8 +334,14 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         hint = f"did you mean `{match[0]}`? " if match else ""
         shown = ", ".join(map(str, choices)) if len(choices) <= 12 else f"{len(choices)} choices"
         raise InputError(f"`{key}: {value}` is not one of its choices; {hint}({shown})", where)
-    if key in _POSITIVE and value is not None and not value > 0:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"`{key}` must be a finite number, not {value}", where)
+    if key in _POSITIVE and not (value is not None and value > 0):
         raise InputError(f"`{key}` must be greater than 0, not {value}", where)
+    if key in _NOT_NEGATIVE and not value >= 0:
+        raise InputError(f"`{key}` must be 0 or greater, not {value}", where)
+    if key in _SHARES and not 0 <= value <= 1:
+        raise InputError(f"`{key}` is a share and must lie between 0 and 1, not {value}", where)
     return value
 
 
@@ -337,7 +366,7 @@ def _fit(hint: Any, value: Any) -> tuple[bool, Any]:
     if float in kinds and not isinstance(value, (list, dict)):
         try:
             return True, float(value)
-        except ValueError:
+        except (TypeError, ValueError, OverflowError):
             return False, value
     for kind in kinds:
         origin = typing.get_origin(kind) or kind
@@ -371,8 +400,10 @@ def _describe(hint: Any) -> str:
 def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path) -> None:
     """What no single field shows: combinations that would train something else than the recipe says."""
     quantised = [key for key in ("load_in_4bit", "load_in_8bit") if checked.get(key)]
-    if quantised and not checked.get("use_peft"):
-        raise InputError("a quantised base can only carry an adapter; set use_peft: true", places[quantised[0]])
+    if not checked.get("use_peft"):
+        raise InputError(
+            "the result of a recipe is an adapter; set `use_peft: true`", places.get("use_peft", str(path))
+        )
     if len(quantised) == 2:
         raise InputError("choose one of load_in_4bit and load_in_8bit", places["load_in_8bit"])
     if quantised and checked.get("dtype") not in ("bfloat16", "float16"):
@@ -381,8 +412,6 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
         )
     if checked.get("completion_only_loss") is False:
         raise InputError("recipes train on the completion only; remove the key", places["completion_only_loss"])
-    if "lora_r" in checked and not checked.get("use_peft"):
-        raise InputError("lora_* fields do nothing without `use_peft: true`; add it or remove them", places["lora_r"])
     targets = checked.get("lora_target_modules") or []
     if "lm_head" in targets:
         raise InputError(

@@ -1,0 +1,156 @@
+"""Look at recipes before training: list them, check them, see what they train on, estimate what they cost.
+
+    python scripts/recipes.py list
+    python scripts/recipes.py check                                   # all recipes, or the named ones
+    python scripts/recipes.py inspect recipes/smollm2-135m/protocol_lora.yaml --rows 2
+    python scripts/recipes.py plan recipes/smollm2-135m/protocol_lora.yaml --lora_r 8
+
+Any field of a recipe can be set behind it, as in scripts/sft.py.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+import radrecipes  # noqa: F401  (before any library that reports home: turns telemetry off)
+from radrecipes import inspection, planning, training
+from radrecipes.command_line import run
+from radrecipes.errors import InputError
+from radrecipes.recipe import find_recipes, header, parse_recipe
+
+RECIPES_FOLDER = Path("recipes")
+
+
+def list_recipes() -> None:
+    """Print one line for each recipe under `recipes/`."""
+    lines = [("recipe", "task", "method", "base model", "batch", "what it is")]
+    for path in find_recipes(RECIPES_FOLDER):
+        try:
+            recipe = parse_recipe(path)
+        except InputError:
+            lines.append((str(path), "-", "-", "-", "-", f"cannot be read: python scripts/recipes.py check {path}"))
+            continue
+        batch = str(recipe.arguments.global_batch_size)
+        base = recipe.model.model_name_or_path
+        lines.append((recipe.name, recipe.arguments.task, recipe.method, base, batch, header(path)))
+    if len(lines) == 1:
+        raise InputError(f"no recipes under {RECIPES_FOLDER}/; run this in the repository's folder")
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def check(paths: Sequence[Path], overrides: Sequence[str]) -> None:
+    """Print `ok` or the error of each recipe; leave with exit code 2 if any is wrong."""
+    paths = paths or find_recipes(RECIPES_FOLDER)
+    if not paths:
+        raise InputError(f"no recipes under {RECIPES_FOLDER}/; run this in the repository's folder")
+    wrong = 0
+    for path in paths:
+        try:
+            print(f"ok     {path}: {inspection.check_data(parse_recipe(path, overrides))}")
+        except InputError as error:
+            wrong += 1
+            message = str(error)
+            print(f"error: {message}" if str(path) in message else f"error: {path}: {message}", file=sys.stderr)
+    if wrong:
+        sys.exit(InputError.exit_code)
+
+
+def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
+    """Print training examples with the trained tokens marked, and what all rows look like."""
+    recipe = parse_recipe(path, overrides)
+    data = inspection.load_training_data(recipe, max_dropped_fraction=1.0)
+    tokenizer, rows, console = data.tokenizer, data.rows, Console(highlight=False, soft_wrap=True)
+
+    # Examples: colour on a terminal, the brackets everywhere
+    for number in range(min(shown, len(rows.rows))):
+        prompt, answer = inspection.prompt_and_answer(rows.rows[number], tokenizer)
+        console.print(Text(f"example {number + 1}; only ⟦…⟧ carries loss", style="bold"))
+        console.print(Text.assemble((prompt, "dim"), (f"⟦{answer}⟧", "bold green")), end="\n\n")
+
+    # Tokens and lengths
+    lengths = inspection.summarise_lengths([len(ids) for ids in rows.rows["input_ids"]])
+    answers = inspection.summarise_lengths(inspection.answer_lengths(rows.rows["labels"]))
+    print("stop tokens        " + ", ".join(f"{tokenizer.decode([stop])} ({stop})" for stop in data.stops))
+    print(f"padding token      {tokenizer.pad_token} ({tokenizer.pad_token_id})")
+    for name, found in (("tokens a row", lengths), ("tokens an answer", answers)):
+        print(
+            f"{name:18} min {found.smallest}, median {found.median:g}, 95 % {found.percentile_95}, max {found.largest}"
+        )
+    print(
+        f"carry loss         {rows.scored_tokens:,} of {rows.tokens:,} tokens ({rows.scored_tokens / rows.tokens:.1%})"
+    )
+    total = len(rows.rows) + len(rows.too_long)
+    first = f", first: row {rows.too_long[0]}" if rows.too_long else ""
+    print(
+        f"left out           {len(rows.too_long)} of {total:,} rows, longer than {recipe.training.max_length}{first}"
+    )
+
+    # Labels
+    labels = inspection.count_labels(data.dataset.splits["train"]["label"])
+    print(f"labels             {len(labels)}")
+    for name, entries in (("most rows", labels[:3]), ("least rows", labels[-3:])):
+        print(f"{name:18} " + ", ".join(f"{label} ({count})" for label, count in entries))
+
+
+def plan(path: Path, overrides: Sequence[str]) -> None:
+    """Print what a recipe will cost on this machine."""
+    recipe = parse_recipe(path, overrides)
+    training.divide_batch(recipe, processes=1)
+    data = inspection.load_training_data(recipe)
+    found = planning.make_plan(recipe, data.rows.rows, data.tokenizer)
+    layout = recipe.arguments.batch_layout
+    share = found.trainable_parameters / found.total_parameters
+    gib = 2**30
+    print(f"steps        {found.steps:,} of {recipe.arguments.global_batch_size} rows, {found.epochs:g} epochs")
+    print(f"tokens       {found.tokens:,} in {found.rows:,} rows; computed an epoch: {found.computed_tokens:,} as")
+    print(f"             {layout}, {found.padded_tokens:,} as TRL pads ({_ratio(found):.2f} times as many)")
+    print(f"parameters   {found.trainable_parameters:,} of {found.total_parameters:,} trained ({share:.2%})")
+    print(
+        f"memory       {found.memory_bytes / gib:.1f} GiB: weights {found.weights_bytes / gib:.2f}, adapter with "
+        f"gradients and AdamW {found.adapter_bytes / gib:.2f}, activations {found.activation_bytes / gib:.2f}, "
+        f"framework {found.framework_bytes / gib:.2f}"
+    )
+    print(f"time         {found.seconds / 60:.1f} minutes, {found.seconds_per_step:.2f} s a step")
+    print("assumed      " + "\n             ".join(planning.assumptions(found)))
+
+
+def _ratio(found: planning.Plan) -> float:
+    return found.padded_tokens / found.computed_tokens
+
+
+def main() -> None:
+    """Run one subcommand."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="all recipes under recipes/")
+    checker = commands.add_parser(
+        "check", help="is every key, value, hash, template and length right?", allow_abbrev=False
+    )
+    checker.add_argument("recipes", nargs="*", type=Path, metavar="RECIPE", help="default: all under recipes/")
+    inspector = commands.add_parser("inspect", help="what the model will read and learn to write", allow_abbrev=False)
+    inspector.add_argument("recipe", type=Path, metavar="RECIPE")
+    inspector.add_argument("--rows", type=int, default=3, metavar="N", help="examples to show (default: 3)")
+    planner = commands.add_parser("plan", help="steps, tokens, parameters, memory, time", allow_abbrev=False)
+    planner.add_argument("recipe", type=Path, metavar="RECIPE")
+    args, overrides = parser.parse_known_args()
+
+    if args.command == "list":
+        if overrides:
+            raise InputError(f"list takes no further words: {' '.join(overrides)}")
+        list_recipes()
+    elif args.command == "check":
+        check(args.recipes, overrides)
+    elif args.command == "inspect":
+        inspect(args.recipe, args.rows, overrides)
+    else:
+        plan(args.recipe, overrides)
+
+
+if __name__ == "__main__":
+    run(main)
