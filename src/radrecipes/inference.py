@@ -38,7 +38,7 @@ def generate(
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model, in evaluation mode.
+            The model, in evaluation mode; its generation settings are replaced.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer, with a padding token that is no stop token.
         prompts (`Sequence[list[int]]`):
@@ -62,6 +62,8 @@ def generate(
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
+    # Transformers fills what `decoding` leaves open from the model's own settings, for example a repetition penalty.
+    model.generation_config = decoding
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))  # longest first: memory peaks at once
     answers: list[Generation | None] = [None] * len(prompts)
     for start in range(0, len(order), batch_size):

@@ -77,7 +77,7 @@ def tokenise(
         [`TokenisedRows`]
 
     Raises:
-        [`InputError`]: more rows are too long than allowed.
+        [`InputError`]: more rows are too long than allowed, or there are none.
     """
     input_ids, labels, too_long = [], [], []
     for row in split:
@@ -89,6 +89,8 @@ def tokenise(
             continue
         input_ids.append(ids)
         labels.append([IGNORED] * len(example.prompt_ids) + example.completion_ids)
+    if not len(split):
+        raise InputError("the training split holds no rows; prepare the dataset again")
     if len(too_long) > max_dropped_fraction * len(split) or not input_ids:
         raise InputError(
             f"{len(too_long)} of {len(split)} rows are longer than max_length {max_length} tokens (first: row "
@@ -219,7 +221,7 @@ def collator_for(
 
 
 def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
-    """Score one small batch in both layouts; they must agree, or the model's attention ignores the mask.
+    """Score the longest examples in both layouts; they must agree, or the model's attention ignores the mask.
 
     Args:
         trainer ([`CompletionTrainer`]):
@@ -228,18 +230,36 @@ def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
             Largest relative difference of the mean loss; bfloat16 differs by about 0.001.
 
     Raises:
-        [`InputError`]: the losses differ.
+        [`InputError`]: the model cannot take the mask, its sliding window is shorter than an example (a mask of its own
+            replaces the window's), or the losses differ.
     """
-    if isinstance(trainer.data_collator, PaddedCollator) or trainer.accelerator.num_processes > 1:
+    if isinstance(trainer.data_collator, PaddedCollator):
         return
-    examples = [trainer.train_dataset[index] for index in range(min(4, len(trainer.train_dataset)))]
+    lengths = [len(input_ids) for input_ids in trainer.train_dataset["input_ids"]]
+    window = getattr(trainer.accelerator.unwrap_model(trainer.model).config, "sliding_window", None)
+    if window and max(lengths) > window:
+        raise InputError(
+            f"the model attends to {window} tokens at most, the longest example has {max(lengths)}, and a shared-prefix batch "
+            "would switch that window off; set `batch_layout: padded`"
+        )
+    if trainer.accelerator.num_processes > 1:
+        return
+    longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:4]
+    examples = [trainer.train_dataset[index] for index in longest]
     collators = (trainer.data_collator, PaddedCollator(trainer.data_collator.pad_token_id))
     losses = []
     trainer.model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
-        for collator in collators:
-            batch = {key: value.to(trainer.model.device) for key, value in collator(examples).items()}
-            losses.append(float(trainer.compute_loss(trainer.model, batch)))
+    try:
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            for collator in collators:
+                batch = {key: value.to(trainer.model.device) for key, value in collator(examples).items()}
+                losses.append(float(trainer.compute_loss(trainer.model, batch)))
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InputError(
+            f"this model cannot score a shared-prefix batch ({' '.join(str(error).split())[:120]}); set `batch_layout: padded`"
+        ) from error
     trainer.model.train()
     if abs(losses[0] - losses[1]) > tolerance * max(abs(losses[1]), 1.0):
         raise InputError(

@@ -45,7 +45,7 @@ def render_prompt(
     Raises:
         [`InputError`]: style `"chat"` with a tokenizer that has no chat template.
     """
-    question = task.question(inputs)
+    question = _question(task, inputs, tokenizer)
     if style == "plain":
         return tokenizer(_plain_prompt(question))["input_ids"]
     _require_template(tokenizer)
@@ -80,24 +80,26 @@ def render_example(
             writes no stop token behind the answer (so that the model would never learn to stop).
     """
     prompt_ids = render_prompt(task, inputs, tokenizer, style)
+    question = _question(task, inputs, tokenizer)
     answer = task.answer(target)
     if style == "plain":
-        # A tokenizer may close every text with its own stop token (T5, BioGPT do not); never supervise two.
-        whole = tokenizer(_plain_prompt(task.question(inputs)) + " " + answer)["input_ids"]
-        whole = whole if whole[-1] in stop_token_ids else [*whole, stop_token_ids[0]]
+        whole = tokenizer(_plain_prompt(question) + " " + answer)["input_ids"]
     else:
-        turns = [{"role": "user", "content": task.question(inputs)}, {"role": "assistant", "content": answer}]
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         whole = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
-        stops = [index for index, token in enumerate(whole) if token in stop_token_ids and index >= len(prompt_ids)]
-        if not stops:
-            raise InputError("the chat template writes no stop token behind the answer: the model would never stop")
-        # What a template writes behind the stop token (a line break, say) is never generated, so it is not trained.
-        whole = whole[: stops[-1] + 1]
     if whole[: len(prompt_ids)] != prompt_ids:
         raise InputError(
             "the rendered prompt is no beginning of prompt and answer together: training and prediction would differ; "
             "use another prompt_style or chat_template_path"
         )
+    stops = [index for index, token in enumerate(whole) if token in stop_token_ids and index >= len(prompt_ids)]
+    if stops:
+        # What stands behind the first stop token (a line break of the template, say) is never generated, so it is not trained.
+        whole = whole[: stops[0] + 1]
+    elif style == "plain":
+        whole = [*whole, stop_token_ids[0]]
+    else:
+        raise InputError("the chat template writes no stop token behind the answer: the model would never stop")
     return RenderedExample(prompt_ids, whole[len(prompt_ids) :])
 
 
@@ -106,6 +108,21 @@ def prompt_template_digest(task: ProtocolTask, tokenizer: PreTrainedTokenizerBas
     probe = task.question({column: "{" + column + "}" for column in task.input_columns})
     template = tokenizer.chat_template if style == "chat" else _plain_prompt("{question}")
     return hashlib.sha256(f"{style}\n{probe}\n{template}".encode()).hexdigest()
+
+
+def _question(task: ProtocolTask, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The user's turn, with a space inside whatever the tokenizer would read as one of its special tokens.
+
+    A note that holds `<|im_end|>` would else end the user's turn, and what follows it could pose as an instruction.
+    """
+    question = task.question(inputs)
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= set(tokenizer.all_special_tokens)
+    # Longest first: a marker that is part of another one is broken with it. One letter cannot be broken.
+    for marker in sorted(special, key=len, reverse=True):
+        if len(marker) > 1:
+            question = question.replace(marker, f"{marker[0]} {marker[1:]}")
+    return question
 
 
 def _plain_prompt(question: str) -> str:
