@@ -22,7 +22,7 @@ BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
 .DELETE_ON_ERROR:
 
 demo: model
-	@$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml scripts/sft.py --config $(RECIPE) $(SFT)
+	@$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml scripts/sft.py --config $(RECIPE) $(SFT)
 	@$(BIN)/python scripts/evaluate_model.py --run $(RUN) $(EVALUATE)
 	@$(BIN)/python scripts/predict.py --adapter $(RUN) --note "Notes: rule out renal recurrence History: RCC, sp partial nephrectomy, knee OA"
 	@echo "open $(RUN)/evaluation/report.html in a browser"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes import run_folder
 from radrecipes.baselines import fit_linear_baseline, majority_label
-from radrecipes.command_line import run
+from radrecipes.command_line import positive, run
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.embeddings import TextEmbedder
 from radrecipes.errors import InputError
@@ -42,11 +42,11 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="folder of a finished run")
     parser.add_argument("--dataset", help="another prepared dataset than the recipe's")
     parser.add_argument("--split", default="test", choices=["validation", "test"], help="default: test")
-    parser.add_argument("--max-rows", type=int, help="only the first rows of the split, for a quick look")
+    parser.add_argument("--max-rows", type=positive, help="only the first rows of the split, for a quick look")
     parser.add_argument(
         "--skip-base", action="store_true", help="leave the untuned base out (it takes most of the time)"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="rows a batch (default: 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="rows a batch (default: 32)")
     parser.add_argument("--similarity-model", help="sentence-transformers model, a name or folder")
     parser.add_argument("--restart", action="store_true", help="replace an evaluation that is there")
     parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.command_line import run
+from radrecipes.command_line import positive, run
 from radrecipes.data.normalise import normalise_note
 from radrecipes.data.tables import read_examples
 from radrecipes.errors import InputError
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--text-column", default="note", help="its column with the notes (default: note)")
     parser.add_argument("--id-column", help="its column that identifies a row (default: the row's number)")
     parser.add_argument("--output", metavar="FILE", help="the CSV to write: id, note, label, answer")
-    parser.add_argument("--batch-size", type=int, default=32, help="rows a batch (default: 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="rows a batch (default: 32)")
     parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")
     args = parser.parse_args()
 

@@ -15,6 +15,7 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes import manifest, models, run_folder, training
 from radrecipes.command_line import run
 from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
+from radrecipes.evaluation import SHOWABLE_ACCESS
 from radrecipes.inspection import masked_example
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
@@ -58,7 +59,10 @@ def main() -> None:
     with run_folder.held_by_main(folder, state.is_main_process):
         if state.is_main_process:
             run_folder.start(folder, recipe)
-            print(masked_example(rows.rows[0], tokenizer))
+            if dataset.access in SHOWABLE_ACCESS:
+                print(masked_example(rows.rows[0], tokenizer))
+            else:
+                print(f"the dataset's access is {dataset.access}: no example is shown, because notes may not leave it")
             print(
                 f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
                 f"than {recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens carry loss"
@@ -100,6 +104,7 @@ def main() -> None:
                         "folder": recipe.arguments.dataset,
                         "digest": dataset.digest,
                         "access": dataset.access,
+                        "label_set_sha256": dataset.manifest["label_set"]["sha256"],
                         "rows": {name: len(split) for name, split in dataset.splits.items()},
                     },
                     "prompt": {"style": style, "sha256": prompt_template_digest(task, tokenizer, style)},

@@ -22,3 +22,11 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as the `type` of an argument; argparse says which argument was wrong."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

@@ -1,5 +1,6 @@
 """A finished run, loaded to answer: base, adapter, tokenizer, prompt and label set as they were in training."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class Predictor:
             Load the adapter onto base weights of another hash than it was trained on.
 
     Raises:
-        [`InputError`]: no finished run, other base weights, another base, or another prompt template than in training.
+        [`InputError`]: no finished run, other base weights, another base, another label set, or another prompt template than in
+        training.
     """
 
     def __init__(self, folder: str | Path, allow_other_weights: bool = False):
@@ -42,7 +44,10 @@ class Predictor:
                 str(self.folder),
             )
         self.task = TASKS[self.recipe.arguments.task]
-        self.label_set = LabelSet.load(self.folder / "adapter" / LABEL_SET_FILE)
+        label_set_file = self.folder / "adapter" / LABEL_SET_FILE
+        self.label_set = LabelSet.load(label_set_file)
+        if hashlib.sha256(label_set_file.read_bytes()).hexdigest() != self.manifest["data"]["label_set_sha256"]:
+            raise InputError("changed since training; restore it, or train again", str(label_set_file))
         self.tokenizer = models.load_tokenizer(model, self.recipe.training.chat_template_path)
         self.stops = models.stop_token_ids(self.tokenizer)
         style = self.recipe.arguments.prompt_style

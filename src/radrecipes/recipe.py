@@ -109,6 +109,9 @@ _REFUSED = {
     "deepspeed": "choose it with accelerate launch --config_file accelerate_configs/zero3.yaml",
     "fsdp": "choose it with accelerate launch --config_file accelerate_configs/fsdp2.yaml",
     "fsdp_config": "choose it with accelerate launch --config_file accelerate_configs/fsdp2.yaml",
+    "accelerator_config": "choose it with a file under accelerate_configs/",
+    "debug": "a tool of Transformers' developers; remove the key",
+    "include_num_input_tokens_seen": "the manifest counts the tokens; remove the key",
     "local_rank": "the launcher sets it; remove the key",
     "per_device_eval_batch_size": "evaluation is a step of its own: scripts/evaluate_model.py --batch-size",
     "eval_strategy": "evaluation is a step of its own: scripts/evaluate_model.py",
@@ -126,6 +129,7 @@ _OUR_DEFAULTS = {
     "save_strategy": "no",
     "report_to": "none",  # no data leaves the machine unasked
     "dataloader_pin_memory": False,
+    "ddp_find_unused_parameters": False,  # every adapter takes part in every step; the search costs a pass over the graph
     "output_dir": "",
     "max_length": 256,
 }
@@ -142,6 +146,16 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm")
 _SHARES = ("max_dropped_fraction", "lora_dropout")
+
+
+_PLAIN_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "dict": "a mapping",
+    "list[str]": "a list of names",
+}
 
 
 @dataclass(frozen=True)
@@ -232,7 +246,7 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"TRL does not know {left_over}", str(path))
     try:
         arguments, training, model = parser.parse_args_into_dataclasses(args=[])
-    except ValueError as error:  # TRL's and Transformers' own checks across fields
+    except (ValueError, TypeError, OSError) as error:  # TRL's and Transformers' own checks across fields
         raise InputError(" ".join(str(error).split()), str(path)) from error
     return Recipe(path, checked, arguments, training, model)
 
@@ -390,10 +404,8 @@ def _describe(hint: Any) -> str:
         elif _is_enum(kind):
             continue
         else:
-            name = str(typing.get_origin(kind) or kind) if not isinstance(kind, type) else kind.__name__
-            names.append(
-                {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(name, name)
-            )
+            name = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+            names.append(_PLAIN_TYPES.get(name, name.removeprefix("typing.")))
     return " or ".join(dict.fromkeys(names))
 
 

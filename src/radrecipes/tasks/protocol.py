@@ -17,12 +17,14 @@ class ProtocolTask:
         """Refuse a dataset that was prepared for another task.
 
         Raises:
-            [`InputError`]: the dataset's manifest names another task.
+            [`InputError`]: the dataset's manifest names another task, or it has no label set.
         """
         if dataset.task != self.name:
             raise InputError(
                 f"prepared for the task {dataset.task}, the recipe's task is {self.name}", str(dataset.folder)
             )
+        if dataset.label_set is None:
+            raise InputError("has no label set; prepare it again with scripts/prepare_data.py", str(dataset.folder))
 
     def question(self, inputs: dict[str, str]) -> str:
         """The user's turn.

@@ -1,0 +1,280 @@
+"""What a user gets wrong: one clear line on standard error, the exit code of the fault, and nothing written."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+from conftest import run_script
+from safetensors.torch import load_file, save_file
+
+from e2e.conftest import LAUNCH, RECIPE, RUN, TRAIN, edit_json, files_in
+from radrecipes import training
+from radrecipes.errors import InputError
+from radrecipes.recipe import parse_recipe
+
+DATASET = Path("data/tiny")
+BASE = Path("models/tiny/llama")
+SFT = ("sft", "--config", RECIPE, "--output_dir", "runs/new")
+EVALUATE = ("evaluate_model", "--run", RUN, "--restart")
+ONE = ("predict", "--adapter", RUN, "--note", "knee pain")
+TABLE = ("predict", "--adapter", RUN, "--input", "table.csv", "--output", "out.csv")
+# Holds a folder as a run does, until it is ended.
+HOLD = """
+import fcntl, sys
+stream = open(sys.argv[1], "a+")
+fcntl.flock(stream, fcntl.LOCK_EX)
+stream.write("process 1234 on elsewhere")
+stream.flush()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def replace(path, old, new):
+    text = Path(path).read_text("utf-8")
+    assert old in text
+    Path(path).write_text(text.replace(old, new), encoding="utf-8")
+
+
+def write(path, text):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def change_a_weight():
+    weights = load_file(BASE / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file({**weights, name: weights[name] + 1}, BASE / "model.safetensors", metadata={"format": "pt"})
+
+
+def one_long_note():
+    """The dataset with one note that is far too long (2 % of the rows), its manifest consistent."""
+    train = datasets.Dataset.from_parquet(str(DATASET / "train.parquet"), cache_dir="cache", keep_in_memory=True)
+    notes = train["note"][:]
+    train = train.remove_columns("note").add_column("note", [notes[0] * 10, *notes[1:]])
+    train.to_parquet(DATASET / "train.parquet")
+    shutil.rmtree("cache", ignore_errors=True)
+    trust_files()
+
+
+def trust_files():
+    """Write the manifest's hashes anew, as a preparation would."""
+    manifest = json.loads((DATASET / "manifest.json").read_text("utf-8"))
+    entries = {f"{split}.parquet": manifest["splits"][split] for split in ("train", "validation", "test")}
+    entries["label_set.yaml"] = manifest["label_set"]
+    for name, entry in entries.items():
+        entry["sha256"] = hashlib.sha256((DATASET / name).read_bytes()).hexdigest()
+    lines = [f"{name} {entry['sha256']}\n" for name, entry in entries.items()]
+    manifest["digest"] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    edit_json(DATASET / "manifest.json", **manifest)
+
+
+def other_label_set():
+    replace(DATASET / "label_set.yaml", "MR Knee", "MR Joint")
+    trust_files()
+
+
+def without_label_set():
+    manifest = json.loads((DATASET / "manifest.json").read_text("utf-8"))
+    del manifest["label_set"]
+    lines = [f"{split}.parquet {manifest['splits'][split]['sha256']}\n" for split in ("train", "validation", "test")]
+    manifest["digest"] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    (DATASET / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+# What is wrong: (what to do to the workspace, the command, what the line must say)
+FAULTS = {
+    "misspelt key": (
+        lambda: replace(RECIPE, "learning_rate", "learning_rat"),
+        SFT,
+        [f"{RECIPE}:15: ", "did you mean `learning_rate`?"],
+    ),
+    "misspelt override": (None, (*SFT, "--lerning_rate", "1"), ["--lerning_rate: ", "did you mean `learning_rate`?"]),
+    "no recipe": (lambda: Path(RECIPE).unlink(), SFT, ["no such recipe", RECIPE]),
+    "no dataset": (lambda: shutil.rmtree(DATASET), SFT, ["data/tiny"]),
+    "changed Parquet": (
+        lambda: shutil.copy(DATASET / "test.parquet", DATASET / "train.parquet"),
+        SFT,
+        ["data/tiny/train.parquet: ", "changed since the manifest"],
+    ),
+    "changed label set of the dataset": (
+        lambda: replace(DATASET / "label_set.yaml", "MR Knee", "MR Joint"),
+        SFT,
+        ["data/tiny/label_set.yaml: ", "changed since the manifest"],
+    ),
+    "dataset of another task": (
+        lambda: edit_json(DATASET / "manifest.json", task="report"),
+        SFT,
+        ["data/tiny: ", "prepared for the task report"],
+    ),
+    "dataset without labels": (without_label_set, SFT, ["data/tiny: ", "has no label set"]),
+    "no base model": (
+        lambda: shutil.rmtree(BASE),
+        SFT,
+        ["cannot load tiny/llama", "models/tiny/llama/"],
+    ),
+    "base model by its path": (
+        None,
+        (*SFT, "--model_name_or_path", "./models/tiny/llama"),
+        ["is a path", "name the Hub id"],
+    ),
+    "too long note": (one_long_note, SFT, ["1 of ", "longer than max_length 160", "max_dropped_fraction"]),
+    "batch that cannot be divided": (
+        None,
+        (*SFT, "--global_batch_size", "9", "--per_device_train_batch_size", "2"),
+        ["global_batch_size 9", "per_device_train_batch_size 2"],
+    ),
+    "output folder with other files": (
+        lambda: write("runs/new/letter.txt", "mine"),
+        SFT,
+        ["runs/new: ", "files that are no run", "--output_dir"],
+    ),
+    "output folder is a file": (lambda: write("runs/new", "mine"), SFT, ["runs/new: ", "is a file"]),
+    "run of another recipe": (
+        None,
+        ("sft", *TRAIN, "--learning_rate", "0.5"),
+        [f"{RUN}: ", "another recipe or of other overrides", "--restart"],
+    ),
+    "evaluate an unfinished run": (lambda: Path(RUN, "COMPLETE").unlink(), EVALUATE, [RUN, "no finished run"]),
+    "predict with an unfinished run": (lambda: Path(RUN, "COMPLETE").unlink(), ONE, [RUN, "no finished run"]),
+    "evaluate without a run": (None, ("evaluate_model", "--run", "runs/none"), ["runs/none: ", "no finished run"]),
+    "adapter of another base": (
+        lambda: edit_json(Path(RUN, "adapter", "adapter_config.json"), base_model_name_or_path="tiny/other"),
+        ONE,
+        ["belongs to tiny/other, not to tiny/llama"],
+    ),
+    "adapter without its tensors": (
+        lambda: Path(RUN, "adapter", "adapter_model.safetensors").unlink(),
+        ONE,
+        ["adapter_model.safetensors is missing"],
+    ),
+    "adapter with tensors of another shape": (
+        lambda: edit_json(Path(RUN, "adapter", "adapter_config.json"), r=2),
+        ONE,
+        ["do not fit tiny/llama"],
+    ),
+    "predict on other weights": (change_a_weight, ONE, ["trained on other weights", "--allow-other-weights"]),
+    "evaluate on other weights": (change_a_weight, EVALUATE, ["trained on other weights", "--allow-other-weights"]),
+    "another chat template": (
+        lambda: replace(BASE / "chat_template.jinja", "assistant", "helper"),
+        ONE,
+        ["the prompt template is another one"],
+    ),
+    "changed label set of the run": (
+        lambda: replace(Path(RUN, "adapter", "label_set.yaml"), "MR Knee", "MR Joint"),
+        ONE,
+        ["label_set.yaml: ", "changed since training"],
+    ),
+    "dataset prepared anew": (other_label_set, EVALUATE, [RUN, "the dataset changed since training"]),
+    "similarity model missing": (None, (*EVALUATE, "--similarity-model", "none/such"), ["none/such"]),
+    "empty note": (None, ("predict", "--adapter", RUN, "--note", " \n"), ["--note: ", "the note is empty"]),
+    "empty note in a table": (
+        lambda: write("table.csv", 'note\nknee pain\n" "\n'),
+        TABLE,
+        ["table.csv:3: ", "the note is empty"],
+    ),
+    "missing column": (
+        lambda: write("table.csv", "notes\nknee pain\n"),
+        TABLE,
+        ["table.csv: ", "no column 'note'", "did you mean 'notes'?"],
+    ),
+    "broken row": (
+        lambda: write("table.csv", "note,id\nknee pain,1\nknee, pain,2\n"),
+        TABLE,
+        ["table.csv:3: ", "3 fields, the header 2"],
+    ),
+    "empty table": (lambda: write("table.csv", ""), TABLE, ["table.csv: ", "empty"]),
+    "no table": (None, TABLE, ["table.csv: ", "no such file"]),
+    "output exists": (
+        lambda: (write("table.csv", "note\nknee pain\n"), write("out.csv", "mine")),
+        TABLE,
+        ["out.csv: ", "exists already"],
+    ),
+    "no output": (lambda: write("table.csv", "note\nknee pain\n"), TABLE[:5], ["--output"]),
+    "output in no folder": (
+        lambda: write("table.csv", "note\nknee pain\n"),
+        (*TABLE[:-1], "none/out.csv"),
+        ["none/out.csv: ", "folder"],
+    ),
+}
+
+
+def check_refused(done, said, code=2):
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert not [part for part in said if part not in lines[0]], lines[0]
+    assert "Traceback" not in done.stderr
+    assert (done.code if hasattr(done, "code") else done.returncode) == code
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_gets_one_line_and_nothing_is_written(name, finished_copy, call):
+    spoil, words, said = FAULTS[name]
+    if spoil:
+        spoil()
+    before = files_in(finished_copy)
+    done = call(*words)
+    check_refused(done, said)
+    assert files_in(finished_copy) == before
+    assert "⟦" not in done.stdout
+
+
+def test_real_processes_end_with_the_code_and_without_a_traceback(finished_copy):
+    refused = run_script(finished_copy, "scripts/sft.py", "--config", "recipes/none.yaml")
+    check_refused(refused, ["no such recipe"])
+    launched = run_script(
+        finished_copy,
+        *LAUNCH,
+        "accelerate_configs/cpu.yaml",
+        "--quiet",
+        "scripts/sft.py",
+        "--config",
+        "recipes/none.yaml",
+    )
+    # The launcher has one exit code for every fault of its script.
+    check_refused(launched, ["no such recipe"], code=1)
+
+
+def test_a_folder_held_by_a_live_process_is_refused_and_freed_by_its_death(finished_copy, call):
+    folder = Path("runs/new")
+    write(folder / "LOCK", "")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder / "LOCK")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        before = files_in(finished_copy)
+        check_refused(call(*SFT), ["runs/new: ", "another run holds this folder (process 1234 on elsewhere)"], code=5)
+        assert files_in(finished_copy) == before
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.communicate()
+    trained = call(*SFT)
+    assert trained.code == 0, trained.stderr
+    assert (folder / "COMPLETE").is_file() and not (folder / "LOCK").exists()
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused(workspace):
+    recipe = parse_recipe(RECIPE)
+    with pytest.raises(InputError, match="global_batch_size 8 cannot be divided by 3 processes"):
+        training.divide_batch(recipe, 3)
+
+
+def test_other_weights_can_be_accepted(finished_copy, call):
+    change_a_weight()
+    assert call(*ONE, "--allow-other-weights").code == 0
+
+
+@pytest.mark.parametrize("words", [(*ONE, "--batch-size", "0"), (*EVALUATE, "--max-rows", "0")])
+def test_counts_below_one_are_refused(words, finished_copy, call):
+    before = files_in(finished_copy)
+    done = call(*words)
+    assert done.code == 2 and f"error: argument {words[-2]}: invalid positive value: '0'" in done.stderr
+    assert files_in(finished_copy) == before

@@ -1,0 +1,264 @@
+"""The whole way with real commands: train, evaluate, predict; what they print and what they leave behind."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import conftest
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY, TINY_MODEL, run_script, write_tiny_dataset
+
+from e2e.conftest import LAUNCH, ORDERS, RECIPE, RUN, TRAIN, files_in
+from radrecipes.data.label_sets import LabelSet
+from radrecipes.data.prepared import load_prepared_dataset
+
+TWO_PROCESSES = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+use_cpu: true
+num_machines: 1
+num_processes: 2
+machine_rank: 0
+rdzv_backend: static
+same_network: true
+mixed_precision: "no"
+"""
+SECRET = "Mrs Quillfeather of Lantern Lane"
+
+
+def losses(folder):
+    lines = (folder / "train_log.jsonl").read_text("utf-8").splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+def test_the_run_folder_holds_what_is_documented_and_nothing_else(finished):
+    names = {name for name in finished.before_again if not name.startswith("adapter/")}
+    assert names == {"recipe.yaml", "manifest.json", "train_log.jsonl", "COMPLETE"}
+    adapter = {name for name in finished.before_again if name.startswith("adapter/")}
+    assert adapter == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/chat_template.jinja",
+        "adapter/label_set.yaml",
+        "adapter/tokenizer.json",
+        "adapter/tokenizer_config.json",
+    }
+    label_set = (finished.workspace / "data" / "tiny" / "label_set.yaml").read_bytes()
+    assert finished.before_again["adapter/label_set.yaml"] == label_set
+
+
+def test_the_run_names_the_hub_id_and_no_path_of_this_machine(finished):
+    config = json.loads(finished.before_again["adapter/adapter_config.json"])
+    assert config["base_model_name_or_path"] == TINY_MODEL
+    machine = [str(finished.workspace), str(REPOSITORY), str(Path.home()) + "/", sys.prefix, socket.gethostname()]
+    for name, content in files_in(finished.folder).items():
+        if not name.endswith((".safetensors", ".parquet")):
+            text = content.decode("utf-8")
+            assert not [word for word in machine if word in text], name
+        # A pickle begins with its protocol, 2 to 5; a zip of pickles, as torch writes it, with PK.
+        assert not content.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")), name
+
+
+def test_the_manifest_says_what_was_trained_on_what(finished):
+    manifest = json.loads((finished.folder / "manifest.json").read_text("utf-8"))
+    dataset = load_prepared_dataset(finished.workspace / "data" / "tiny")
+    rows = len(dataset.splits["train"])
+    steps = -(-rows // 8) * 20
+    assert manifest["base"]["model_id"] == TINY_MODEL and len(manifest["base"]["weights_sha256"]) == 64
+    assert manifest["data"]["digest"] == dataset.digest and manifest["data"]["rows"]["train"] == rows
+    assert (manifest["training"]["steps"], manifest["training"]["processes"]) == (steps, 1)
+    assert manifest["training"]["truncated"] == manifest["training"]["left_out_as_too_long"] == 0
+    assert manifest["adapter"]["output_change"] > 0
+    assert {"torch", "transformers", "trl", "peft"} <= manifest["packages"].keys()
+    log = losses(finished.folder)
+    assert len(log) == steps and log[-1] < log[0]
+    recipe = yaml.safe_load((finished.folder / "recipe.yaml").read_text("utf-8"))
+    assert recipe["num_train_epochs"] == 20 and recipe["learning_rate"] == 0.01
+
+
+def test_training_shows_an_example_the_counts_and_the_trained_share(finished):
+    out = finished.trained.stdout
+    dataset = load_prepared_dataset(finished.workspace / "data" / "tiny")
+    first = dataset.splits["train"][0]
+    shown = re.search(r"⟦(.*?)⟧", out.split("\n", 1)[1], re.DOTALL)
+    assert shown.group(1) == first["label"] + "<|im_end|>"
+    assert first["note"] in out and "Choose the imaging protocol" in out
+    rows = len(dataset.splits["train"])
+    assert re.search(
+        rf"^{rows} rows, longest \d+ tokens; 0 truncated, 0 left out as longer than 160;", out, re.MULTILINE
+    )
+    assert re.search(r"^[\d,]+ of [\d,]+ parameters are trained \(\d+\.\d\d%\)$", out, re.MULTILINE)
+    assert f"adapter checked and saved: {RUN}/adapter" in out
+
+
+def test_the_same_command_again_changes_nothing(finished):
+    assert finished.again.returncode == 0
+    assert finished.again.stdout == f"{RUN} holds this run, finished; nothing to do (--restart trains anew)\n"
+
+
+def test_the_evaluation_compares_four_systems(finished):
+    assert finished.evaluated.returncode == 0, finished.evaluated.stderr
+    folder = finished.folder / "evaluation"
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    systems = metrics["systems"]
+    assert set(systems) == {"adapter", "base", "tfidf_logistic_regression", "majority"}
+    test = load_prepared_dataset(finished.workspace / "data" / "tiny").splits["test"]
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    assert predictions["id"].tolist() == test["id"][:]
+    for name, system in systems.items():
+        accuracy = system["exact_accuracy"]
+        assert accuracy["value"] == pytest.approx(
+            (predictions[f"{name}_label"].fillna("") == predictions["reference"]).mean()
+        )
+        assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    # Four questions learned by heart, against a random base that knows no label.
+    assert systems["adapter"]["exact_accuracy"]["value"] > systems["base"]["exact_accuracy"]["value"] == 0.0
+    assert not list(finished.folder.glob("*.unfinished"))
+
+
+def test_the_report_stands_alone_and_names_the_recipe(finished):
+    report = (finished.folder / "evaluation" / "report.html").read_text("utf-8")
+    assert "Tiny Llama" in report
+    assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", report)
+    assert f"report: {RUN}/evaluation/report.html" in finished.evaluated.stdout
+    assert "adapter" in finished.evaluated.stdout and "majority" in finished.evaluated.stdout
+
+
+def test_an_evaluation_that_is_there_is_shown_again(finished_copy, call):
+    before = files_in(finished_copy)
+    shown = call("evaluate_model", "--run", RUN)
+    assert shown.code == 0 and "was there already" in shown.stdout and "tfidf_logistic_regression" in shown.stdout
+    assert files_in(finished_copy) == before
+
+
+def test_a_quick_look_at_another_split_replaces_the_evaluation_when_asked(finished_copy, call):
+    quick = call(
+        "evaluate_model", "--run", RUN, "--restart", "--skip-base", "--split", "validation", "--max-rows", "3"
+    )
+    assert quick.code == 0, quick.stderr
+    validation = load_prepared_dataset("data/tiny").splits["validation"]
+    predictions = pd.read_parquet(f"{RUN}/evaluation/predictions.parquet")
+    assert predictions["id"].tolist() == validation["id"][:3]
+    assert "base_label" not in predictions
+    metrics = json.loads(Path(RUN, "evaluation", "metrics.json").read_text("utf-8"))
+    assert set(metrics["systems"]) == {"adapter", "tfidf_logistic_regression", "majority"}
+
+
+def test_a_table_in_is_a_table_out(finished):
+    assert finished.predicted.returncode == 0, finished.predicted.stderr
+    with (finished.workspace / "answers.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["id"] for row in rows] == [row_id for row_id, _ in ORDERS]
+    assert [row["note"] for row in rows] == [note for _, note in ORDERS]
+    assert rows[0]["label"] == "MR Knee" and rows[1]["label"] == "CT Head" and rows[2]["label"] == "MR Brain"
+    names = LabelSet.load(finished.workspace / "data" / "tiny" / "label_set.yaml").names
+    assert {row["label"] for row in rows} <= {*names, ""}
+    empty = sum(not row["label"] for row in rows)
+    assert finished.predicted.stdout.startswith(f"4 answers in answers.csv, {empty} of them no label")
+    assert not list(finished.workspace.glob("*.unfinished"))
+
+
+def test_one_note_prints_a_label_and_also_from_the_adapter_folder(finished_copy, call):
+    for folder in (RUN, f"{RUN}/adapter"):
+        one = call("predict", "--adapter", folder, "--note", "50 yo F, chronic knee pain, r/o meniscal tear")
+        assert (one.code, one.stdout) == (0, "MR Knee\n")
+
+
+def test_an_answer_outside_the_label_set_is_said_to_be_none(workspace, call):
+    # One epoch teaches the random model nothing, so it cannot name a label.
+    assert call("sft", "--config", RECIPE).code == 0
+    one = call("predict", "--adapter", RUN, "--note", "50 yo F, chronic knee pain")
+    assert one.code == 0 and one.stdout.startswith("no label of the label set; the model wrote:")
+
+
+def test_a_seed_decides_every_byte_of_the_adapter(finished_copy, call, finished):
+    # The first run had a process of its own; this one trains behind whatever this interpreter did before.
+    for seed, folder in ((42, "runs/same"), (43, "runs/other")):
+        trained = call("sft", *TRAIN, "--seed", seed, "--output_dir", folder)
+        assert trained.code == 0, trained.stderr
+    weights = "adapter/adapter_model.safetensors"
+    assert Path("runs/same", weights).read_bytes() == finished.before_again[weights]
+    assert Path("runs/other", weights).read_bytes() != finished.before_again[weights]
+
+
+def test_restart_trains_anew(workspace, call):
+    assert call("sft", "--config", RECIPE).code == 0
+    first = Path(RUN, "adapter/adapter_model.safetensors").read_bytes()
+    Path(RUN, "note.txt").write_text("left over", encoding="utf-8")
+    again = call("sft", "--config", RECIPE, "--restart", "--learning_rate", "5e-3")
+    assert again.code == 0, again.stderr
+    assert Path(RUN, "adapter/adapter_model.safetensors").read_bytes() != first
+    assert not Path(RUN, "note.txt").exists()
+
+
+def test_rows_that_are_too_long_are_counted_in_print_and_manifest(workspace, call):
+    lengths = call("sft", "--config", RECIPE, "--output_dir", "runs/all")
+    longest = int(re.search(r"longest (\d+) tokens", lengths.stdout).group(1))
+    words = ("--max_length", longest - 1, "--max_dropped_fraction", "0.9", "--output_dir", "runs/shorter")
+    trained = call("sft", "--config", RECIPE, *words)
+    assert trained.code == 0, trained.stderr
+    manifest = json.loads(Path("runs/shorter/manifest.json").read_text("utf-8"))
+    left_out = manifest["training"]["left_out_as_too_long"]
+    assert left_out > 0 and manifest["training"]["rows"] + left_out == manifest["data"]["rows"]["train"]
+    assert f"{left_out} left out as longer than {longest - 1}" in trained.stdout
+
+
+def test_notes_of_credentialed_data_appear_nowhere(workspace, call):
+    # The sentence stands in every note, so that whichever note were shown would betray it.
+    write_secret_dataset(workspace / "data" / "tiny")
+    said = []
+    for words in (
+        ("sft", "--config", RECIPE),
+        ("evaluate_model", "--run", RUN),
+        ("evaluate_model", "--run", RUN),
+    ):
+        done = call(*words)
+        assert done.code == 0, done.stderr
+        said += [done.stdout, done.stderr]
+    assert "access is credentialed: no example is shown" in said[0]
+    assert "Quillfeather" not in "".join(said)
+    for name, content in files_in(workspace / "runs").items():
+        assert b"Quillfeather" not in content, name
+    predictions = pd.read_parquet(f"{RUN}/evaluation/predictions.parquet")
+    assert "note" not in predictions and not [name for name in predictions if name.endswith("_text")]
+    assert "Quillfeather" not in predictions.to_json()
+
+
+def write_secret_dataset(folder):
+    """The tiny dataset with a name in every note, prepared as credentialed."""
+    shutil.rmtree(folder)
+    questions = {label: f"{text}, {SECRET}" for label, text in conftest._QUESTIONS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conftest, "_QUESTIONS", questions)
+        write_tiny_dataset(folder)
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest["access"] = "credentialed"
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert SECRET in load_prepared_dataset(folder).splits["train"]["note"][0]
+
+
+def test_two_processes_train_as_one_does(workspace, call):
+    (workspace / "two.yaml").write_text(TWO_PROCESSES, encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = (*LAUNCH, "two.yaml", "--main_process_port", port, "scripts/sft.py", "--config", RECIPE)
+    two = run_script(workspace, *launch, "--output_dir", "runs/two")
+    assert two.returncode == 0, two.stderr
+    one = call("sft", "--config", RECIPE, "--output_dir", "runs/one")
+    assert one.code == 0, one.stderr
+    assert two.stdout.count("⟦") == one.stdout.count("⟦"), "only the first process prints"
+    assert sorted(os.listdir("runs/two")) == sorted(os.listdir("runs/one"))
+    manifests = [json.loads(Path(f"runs/{name}/manifest.json").read_text("utf-8")) for name in ("one", "two")]
+    assert [manifest["training"]["processes"] for manifest in manifests] == [1, 2]
+    assert len(losses(Path("runs/one"))) == len(losses(Path("runs/two"))) > 1
+    assert losses(Path("runs/two")) == pytest.approx(losses(Path("runs/one")), abs=1e-4)
+    one_predicts = call("predict", "--adapter", "runs/two", "--note", "knee pain")
+    assert one_predicts.code == 0, one_predicts.stderr
