@@ -8,6 +8,7 @@ own FLOP formulas (`torch.utils.flop_counter`), and every tensor that autograd k
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psutil
@@ -20,12 +21,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
 from radrecipes import models, training
-from radrecipes.batching import PaddedCollator
+from radrecipes.batching import IGNORED
 from radrecipes.recipe import Recipe
 
 # Share of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the
-# default recipe on a 2-core AVX512-BF16 processor, where products are short; longer rows and larger models have more.
-PRODUCT_SHARE = 0.65
+# default recipe on 2 cores: 0.44 to 0.47 of six steps, each beside its own measurement of products.
+PRODUCT_SHARE = 0.45
+# Growth of a CPU process's heap over what autograd keeps: temporaries, and freed blocks that no later tensor fits.
+# Measured with the default recipe's model at two batch shapes: 1.6 and 1.7. A GPU's allocator returns its blocks whole.
+CPU_HEAP_GROWTH = 1.65
 # Context and libraries of one process on a GPU, in bytes; on a CPU the planning process is measured instead.
 _GPU_CONTEXT_BYTES = 700 * 2**20
 # Bytes for each trained parameter in float32: itself, its gradient, and AdamW's two moments (Rajbhandari et al. 2020,
@@ -90,8 +94,8 @@ class Plan:
         trainable_parameters, total_parameters (`int`):
             Adapter, and adapter with base.
         weights_bytes, adapter_bytes, activation_bytes, framework_bytes (`int`):
-            Memory of the base, of the adapter with gradients and AdamW states, of what autograd keeps in the largest
-            batch, and of Python with its libraries.
+            Memory of the base, of the adapter with gradients and AdamW states, of what the largest batch needs, and of
+            Python with its libraries.
         flops_per_step (`float`):
             Matrix products of a mean optimizer step.
         flops_per_second (`float`):
@@ -153,13 +157,9 @@ def make_plan(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase,
     """
     dtype = models.compute_dtype(recipe.model.dtype)
     args = recipe.training
-    layout, padded = (
-        lay_out(rows, collator, args.per_device_train_batch_size, args.seed)
-        for collator in (
-            training.collator_for(recipe.arguments.batch_layout, tokenizer, dtype),
-            PaddedCollator(tokenizer.pad_token_id),
-        )
-    )
+    collator = training.collator_for(recipe.arguments.batch_layout, tokenizer, dtype)
+    layout = lay_out(rows, collator, args.per_device_train_batch_size, args.seed)
+    padded = count_padded_tokens(rows, args.per_device_train_batch_size, args.seed)
     config = models.load_config(recipe.model)
     model = build_on_meta(recipe, config)
     trainable, total = model.get_nb_trainable_parameters()
@@ -177,17 +177,19 @@ def make_plan(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase,
         epochs=steps / steps_per_epoch,
         tokens=sum(map(len, rows["input_ids"])),
         computed_tokens=layout.tokens,
-        padded_tokens=padded.tokens,
+        padded_tokens=padded,
         trainable_parameters=trainable,
         total_parameters=total,
         weights_bytes=_weights_bytes(model, recipe),
         adapter_bytes=_BYTES_PER_TRAINED * trainable,
-        activation_bytes=cost.saved_bytes,
+        activation_bytes=round(cost.saved_bytes * (1.0 if torch.cuda.is_available() else CPU_HEAP_GROWTH)),
         framework_bytes=_GPU_CONTEXT_BYTES
         if torch.cuda.is_available()
         else psutil.Process(os.getpid()).memory_info().rss,
         flops_per_step=flops_per_token * layout.tokens / steps_per_epoch,
-        flops_per_second=measure_products(dtype, largest_rows * largest_length, config.hidden_size, measure_seconds),
+        flops_per_second=measure_products(
+            dtype, largest_rows * largest_length, largest_linear_shape(model), measure_seconds
+        ),
         compute_dtype=str(dtype).removeprefix("torch."),
     )
 
@@ -197,9 +199,10 @@ def assumptions(plan: Plan) -> list[str]:
     place = "GPU context" if torch.cuda.is_available() else "this process as it stands, its libraries loaded"
     return [
         f"products at {plan.flops_per_second / 1e9:,.0f} GFLOP/s in {plan.compute_dtype}, as just measured here; "
-        "other work on the machine slows both",
+        "other work on the machine makes it slower",
         f"products take {PRODUCT_SHARE:.0%} of a step (default recipe, 2 cores); loading and saving are not counted",
-        "one process; activations are what autograd keeps in the largest batch, counted on fake tensors",
+        "one process; activations are what autograd keeps in the largest batch, counted on fake tensors"
+        + ("" if torch.cuda.is_available() else f", times {CPU_HEAP_GROWTH} for a CPU's heap"),
         f"{_BYTES_PER_TRAINED} bytes a trained parameter: float32 adapter, gradient, two AdamW moments",
         f"framework: {place}",
     ]
@@ -221,14 +224,23 @@ def lay_out(rows: Dataset, collator, batch_size: int, seed: int) -> Layout:
     Returns:
         [`Layout`]
     """
-    examples = rows.to_list()
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
     batches = []
-    for start in range(0, len(order), batch_size):
-        batch = collator([examples[index] for index in order[start : start + batch_size]])
-        scored = int((batch["labels"] != -100).sum())
-        batches.append((*batch["input_ids"].shape, scored))
+    for examples in _shuffled_batches(rows.to_list(), batch_size, seed):
+        batch = collator(examples)
+        batches.append((*batch["input_ids"].shape, int((batch["labels"] != IGNORED).sum())))
     return Layout(batches)
+
+
+def count_padded_tokens(rows: Dataset, batch_size: int, seed: int) -> int:
+    """Tokens of one epoch with one example a row, each batch padded to its longest, as TRL's collator does."""
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    return sum(max(batch) * len(batch) for batch in _shuffled_batches(lengths, batch_size, seed))
+
+
+def _shuffled_batches(items: list, batch_size: int, seed: int) -> Iterator[list]:
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
+    for start in range(0, len(order), batch_size):
+        yield [items[index] for index in order[start : start + batch_size]]
 
 
 def build_on_meta(recipe: Recipe, config: PretrainedConfig) -> PeftModel:
@@ -302,14 +314,29 @@ def count_step(
     return StepCost(counter.get_total_flops(), saved_bytes)
 
 
-def measure_products(dtype: torch.dtype, tokens: int, hidden: int, seconds: float = 1.0) -> float:
-    """Matrix products of this machine in operations a second: the median of products of a layer's shape.
+def largest_linear_shape(model: PeftModel) -> tuple[int, int]:
+    """Output and input features of the largest linear layer inside the model: most of a step's products have its shape."""
+    head = model.get_output_embeddings()
+    shapes = [
+        tuple(module.weight.shape)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    ]
+    return max(shapes, key=math.prod, default=tuple(head.weight.shape))
+
+
+def measure_products(dtype: torch.dtype, tokens: int, shape: tuple[int, int], seconds: float = 1.0) -> float:
+    """Matrix products of this machine in operations a second.
+
+    The rate is that of the fastest twentieth: what the machine does while nothing else runs on it.
 
     Args:
         dtype (`torch.dtype`):
             Compute dtype.
-        tokens, hidden (`int`):
-            Shape of the left matrix; the right one is `(hidden, hidden)`.
+        tokens (`int`):
+            Rows of the activations.
+        shape (`tuple[int, int]`):
+            Output and input features of the layer.
         seconds (`float`, *optional*, defaults to `1.0`):
             How long to measure.
 
@@ -317,8 +344,8 @@ def measure_products(dtype: torch.dtype, tokens: int, hidden: int, seconds: floa
         `float`
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    left = torch.randn(tokens, hidden, device=device).to(dtype)
-    right = torch.randn(hidden, hidden, device=device).to(dtype)
+    left = torch.randn(tokens, shape[1], device=device).to(dtype)
+    right = torch.randn(*shape, device=device).to(dtype)
     times: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < deadline:
@@ -327,7 +354,7 @@ def measure_products(dtype: torch.dtype, tokens: int, hidden: int, seconds: floa
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    return 2 * tokens * hidden * hidden / sorted(times)[len(times) // 2]
+    return 2 * tokens * math.prod(shape) / sorted(times)[len(times) // 20]
 
 
 def _with_checkpointing(cost: StepCost, config: PretrainedConfig, tokens: int, itemsize: int) -> StepCost:

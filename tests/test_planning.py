@@ -1,0 +1,130 @@
+"""The plan's arithmetic against the real tiny model: parameters, tokens, kept tensors and products."""
+
+import math
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from radrecipes import inspection, models, planning, training
+from radrecipes.batching import PaddedCollator, SharedPrefixCollator
+from radrecipes.recipe import parse_recipe
+
+RECIPE = "recipes/tiny/protocol_lora.yaml"
+
+
+@pytest.fixture
+def recipe(workspace):
+    recipe = parse_recipe(RECIPE)
+    training.divide_batch(recipe, processes=1)
+    return recipe
+
+
+@pytest.fixture
+def data(recipe):
+    return inspection.load_training_data(recipe)
+
+
+def real_model(recipe):
+    base = models.load_base(recipe.model, training.longest_row(recipe))
+    return get_peft_model(base, training.lora_config(recipe)).train()
+
+
+def test_plan_counts_what_training_will_do(recipe, data):
+    plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    model = real_model(recipe)
+    assert (plan.trainable_parameters, plan.total_parameters) == model.get_nb_trainable_parameters()
+    assert (plan.rows, plan.steps, plan.epochs) == (48, 6, 1)
+    assert plan.tokens == data.rows.tokens
+    assert plan.computed_tokens < plan.tokens < plan.padded_tokens
+    frozen = sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad)
+    assert plan.weights_bytes == frozen
+    assert plan.adapter_bytes == 16 * plan.trainable_parameters
+    parts = plan.weights_bytes + plan.adapter_bytes + plan.activation_bytes + plan.framework_bytes
+    assert plan.memory_bytes == parts
+    assert plan.seconds == pytest.approx(plan.steps * plan.seconds_per_step)
+    assert plan.flops_per_second > 0
+
+
+@pytest.mark.parametrize(("override", "steps"), [("--num_train_epochs=2.5", 15), ("--max_steps=4", 4)])
+def test_steps_are_those_of_the_trainer(workspace, override, steps):
+    recipe = parse_recipe(RECIPE, [override, "--output_dir=runs/steps", "--disable_tqdm=true"])
+    training.divide_batch(recipe, processes=1)
+    data = inspection.load_training_data(recipe)
+    plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    base = models.load_base(recipe.model, training.longest_row(recipe))
+    trainer = training.make_trainer(recipe, base, data.tokenizer, data.rows.rows, [])
+    assert plan.steps == trainer.train().global_step == steps
+
+
+@pytest.mark.parametrize("layout", ["shared_prefix", "padded"])
+def test_counted_step_is_the_real_step(recipe, data, layout):
+    """Products and kept tensors, counted on fake tensors, are those of a real forward and backward pass."""
+    examples = data.rows.rows.to_list()[:8]
+    shared = layout == "shared_prefix"
+    collator = SharedPrefixCollator(0, torch.float32) if shared else PaddedCollator(0)
+    batch = collator(examples)
+    labels = batch.pop("labels")
+    scored = torch.nn.functional.pad(labels[:, 1:] != -100, (0, 1))
+    model, kept = real_model(recipe), {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with training.scored_positions_only(model, scored):
+            logits = model(**batch, use_cache=False).logits
+        torch.nn.functional.cross_entropy(logits, labels[labels != -100]).backward()
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    real_bytes = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
+
+    meta = planning.build_on_meta(recipe, models.load_config(recipe.model))
+    shape = batch["input_ids"].shape
+    counted = planning.count_step(meta, torch.float32, *shape, int(scored.sum()), own_mask=shared)
+    assert counted.flops == counter.get_total_flops()
+    assert counted.saved_bytes == pytest.approx(real_bytes, rel=0.03)
+
+
+def test_padded_tokens_are_those_of_the_collator(data):
+    layout = planning.lay_out(data.rows.rows, PaddedCollator(0), batch_size=8, seed=3)
+    assert planning.count_padded_tokens(data.rows.rows, batch_size=8, seed=3) == layout.tokens
+    assert sum(rows for rows, _, _ in layout.batches) == 48
+    assert sum(scored for _, _, scored in layout.batches) == data.rows.scored_tokens
+    assert math.prod(layout.largest[:2]) == max(rows * length for rows, length, _ in layout.batches)
+
+
+def test_quantised_weights_take_less(workspace):
+    config = models.load_config(parse_recipe(RECIPE).model)
+    sizes = []
+    for words in ([], ["--load_in_8bit=true"], ["--load_in_4bit=true"]):
+        recipe = parse_recipe(RECIPE, ["--dtype=bfloat16", *words])
+        model = planning.build_on_meta(recipe, config)
+        sizes.append(planning._weights_bytes(model, recipe))
+    linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 64 * 3)  # q, o; k, v of two heads; gate, up, down; two layers
+    width = models.compute_dtype("bfloat16").itemsize
+    others = (400 * 32 + 5 * 32) * width  # tied embeddings and five norms
+    assert sizes == [linear * width + others, linear + others, round(linear * 4.5 / 8) + others]
+
+
+def test_checkpointing_trades_memory_for_products(recipe, data):
+    plain = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    recipe.training.activation_checkpointing = True
+    checkpointed = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    assert checkpointed.activation_bytes < plain.activation_bytes
+    assert checkpointed.flops_per_step > plain.flops_per_step
+
+
+def test_measured_rate_is_that_of_the_products():
+    shape, tokens = (256, 512), 128
+    rate = planning.measure_products(torch.float32, tokens, shape, seconds=0.05)
+    assert 1e8 < rate < 1e16
+
+
+def test_assumptions_name_what_was_measured(recipe, data):
+    plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    lines = planning.assumptions(plan)
+    assert f"{plan.flops_per_second / 1e9:,.0f} GFLOP/s in float32" in lines[0]
+    assert all("\n" not in line for line in lines)

@@ -1,0 +1,378 @@
+"""The recipe parser: what it refuses, with which line, and what reaches TRL's own configuration objects."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from radrecipes import recipe as recipe_module
+from radrecipes.errors import InputError
+from radrecipes.recipe import RecipeArguments, find_recipes, header, parse_recipe
+
+SHIPPED = Path(__file__).resolve().parents[1] / "recipes" / "smollm2-135m" / "protocol_lora.yaml"
+BASE = """\
+task: protocol
+dataset: data/tiny
+model_name_or_path: tiny/llama
+use_peft: true
+lora_r: 4
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_text(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_text
+
+
+def refusal(path, *overrides):
+    """The one line that a refused recipe gets."""
+    with pytest.raises(InputError) as caught:
+        parse_recipe(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("key", sorted(recipe_module._REFUSED))
+def test_refused_key_names_its_line_and_the_mend(write, key):
+    path = write(f"{BASE}{key}: true\n")
+    message = refusal(path)
+    assert message.startswith(f"{path}:6: `{key}` may not stand in a recipe: ")
+    assert recipe_module._REFUSED[key] in message
+    assert f"`{key}`" in refusal(write(BASE), f"--{key}", "true")
+
+
+def test_refused_keys_exist():
+    # `env` is TRL's parser's own word; `formatting_func` is SFTTrainer's; the two `gradient_*` are Transformers 4's.
+    others = {"env", "trust_remote_code", "formatting_func", "gradient_checkpointing", "gradient_checkpointing_kwargs"}
+    fields = {entry.name for kind in (SFTConfig, ModelConfig) for entry in dataclasses.fields(kind)}
+    gone = set(recipe_module._REFUSED) - fields - others
+    assert not {key for key in gone if key in recipe_module._known_fields()}
+    assert set(recipe_module._OUR_DEFAULTS) <= fields
+    known = set(recipe_module._known_fields())
+    assert set(recipe_module._POSITIVE + recipe_module._NOT_NEGATIVE + recipe_module._SHARES) <= known
+
+
+def test_no_field_that_publishes_or_runs_foreign_code_is_left_open():
+    known = recipe_module._known_fields()
+    assert not [name for name in known if name.startswith(("hub_", "push_")) or "token" in name.split("_")[-1:]]
+    assert "trust_remote_code" not in known
+
+
+def test_unknown_key_gets_a_suggestion_and_its_line(write):
+    path = write(BASE + "learning_rte: 1\n")
+    assert refusal(path) == f"{path}:6: unknown key `learning_rte`; did you mean `learning_rate`?"
+
+
+def test_unknown_override_is_named(write):
+    assert refusal(write(BASE), "--lora_rr", "4") == "--lora_rr: unknown key `lora_rr`; did you mean `lora_r`?"
+
+
+def test_key_like_nothing_gets_no_wild_guess(write):
+    assert "did you mean" not in refusal(write(BASE + "zzqqxx: 1\n"))
+
+
+def test_duplicate_key_names_both_lines(write):
+    path = write(BASE + "seed: 1\n# comment\nseed: 2\n")
+    assert refusal(path) == f"{path}:8: `seed` stands twice, first at line 6; keep one"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("seed: two", "`seed` must be a whole number, not 'two' (str)"),
+        ("seed: 1.5", "`seed` must be a whole number, not 1.5 (float)"),
+        ("seed: true", "`seed` must be a whole number, not True (bool)"),
+        ("seed:", "`seed` must be a whole number, not None (NoneType)"),
+        ("learning_rate: fast", "`learning_rate` must be a number, not 'fast' (str)"),
+        ("learning_rate: 2024-01-01", "`learning_rate` must be a number, not datetime.date"),
+        ("learning_rate: [1]", "`learning_rate` must be a number, not [1] (list)"),
+        ("learning_rate: true", "`learning_rate` must be a number, not True (bool)"),
+        ("use_rslora: 'yes'", "`use_rslora` must be true or false, not 'yes' (str)"),
+        ("run_name: 5", "`run_name` must be text or null, not 5 (int)"),
+        ("lora_target_modules: [1]", "`lora_target_modules` must be a list of names or null, not [1] (list)"),
+        ("lora_target_modules: {a: 1}", "`lora_target_modules` must be"),
+        (
+            "lr_scheduler_type: cosinus",
+            "`lr_scheduler_type: cosinus` is not one of its choices; did you mean `cosine`?",
+        ),
+        ("batch_layout: packed", "`batch_layout: packed` is not one of its choices"),
+        ("prompt_style: Chat", "did you mean `chat`? (chat, plain)"),
+        ("dtype: bf16", "`dtype: bf16` is not one of its choices; did you mean `bfloat16`?"),
+        ("optim: adam_w", "`optim: adam_w` is not one of its choices; did you mean"),
+        ("learning_rate: 0", "`learning_rate` must be greater than 0, not 0.0"),
+        ("learning_rate: .nan", "`learning_rate` must be a finite number"),
+        ("learning_rate: .inf", "`learning_rate` must be a finite number"),
+        ("max_length:", "`max_length` must be greater than 0, not None"),
+        ("max_length: -3", "`max_length` must be greater than 0, not -3"),
+        ("num_train_epochs: 0", "`num_train_epochs` must be greater than 0"),
+        ("seed: -1", "`seed` must be 0 or greater, not -1"),
+        ("max_dropped_fraction: -0.1", "is a share and must lie between 0 and 1"),
+        ("lora_dropout: 1.5", "is a share and must lie between 0 and 1"),
+        ("{}: 1", "is no field name"),
+        ("7: 1", "`7` is no field name"),
+        ("<<: {seed: 1}", "`<<` is no field name"),
+        ("seed: !!python/object:os.system 1", "`seed` has a value that YAML cannot read"),
+    ],
+)
+def test_wrong_value_names_key_line_and_what_it_must_be(write, line, expected):
+    path = write(BASE + line + "\n")
+    message = refusal(path)
+    assert message.startswith(f"{path}:6: ")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("task: [protocol\ndataset: x\n", ":2: not valid YAML"),
+        ("task: protocol\n\tdataset: x\n", ":2: not valid YAML"),
+        ("- task: protocol\n", ": a recipe is a flat mapping"),
+        ("protocol\n", ": a recipe is a flat mapping"),
+        ("", ": a recipe is a flat mapping"),
+        ("# only a comment\n", ": a recipe is a flat mapping"),
+        ("model:\n  lora_r: 4\n", ":1: unknown key `model`"),
+        ("dataset: x\nmodel_name_or_path: a/b\n", ": the required key `task` is missing"),
+        ("task: protocol\nmodel_name_or_path: a/b\n", ": the required key `dataset` is missing"),
+        ("task: protocol\ndataset: x\n", ": the required key `model_name_or_path` is missing"),
+        ("task: protocol\ndataset: ''\nmodel_name_or_path: a/b\n", ": the required key `dataset` is missing"),
+    ],
+)
+def test_file_that_is_no_recipe(write, text, expected):
+    path = write(text)
+    assert refusal(path).startswith(f"{path}{expected}")
+
+
+def test_file_that_cannot_be_read(tmp_path):
+    assert "no such recipe" in refusal(tmp_path / "missing.yaml")
+    assert "no such recipe" in refusal(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("task: Prüfung".encode("latin-1"))
+    assert "not a UTF-8 text file" in refusal(tmp_path / "latin.yaml")
+    assert "no such recipe" in refusal(tmp_path / "latin.yaml" / "below.yaml")
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "expected"),
+    [
+        ("use_peft: false", 6, "set `use_peft: true`"),
+        ("load_in_4bit: true\nload_in_8bit: true\ndtype: bfloat16", 7, "choose one of"),
+        ("load_in_4bit: true", 6, "compute in float32"),
+        ("load_in_8bit: true\ndtype: float32", 6, "compute in float32"),
+        ("completion_only_loss: false", 6, "completion only"),
+        ("lora_target_modules: [q_proj, lm_head]", 6, "an adapter there is refused"),
+        ("dtype: float16", 6, "use bfloat16 or float32"),
+        ("global_batch_size: 16\nper_device_train_batch_size: 5", 7, "no multiple of per_device_train_batch_size 5"),
+        ("global_batch_size: 24", 6, "no multiple of per_device_train_batch_size 16"),
+    ],
+)
+def test_fields_that_contradict_each_other(write, lines, line, expected):
+    path = write((BASE if "use_peft" not in lines else BASE.replace("use_peft: true\n", "seed: 1\n")) + lines + "\n")
+    message = refusal(path)
+    assert message.startswith(f"{path}:{line}: ")
+    assert expected in message
+
+
+def test_recipe_without_adapter_is_refused(write):
+    assert "set `use_peft: true`" in refusal(write(BASE.replace("use_peft: true\n", "")))
+
+
+def test_checks_of_trl_across_fields_become_one_line(write):
+    path = write(BASE + "torch_empty_cache_steps: 0\n")
+    assert refusal(path).startswith(f"{path}: `torch_empty_cache_steps` must be an integer bigger than 0")
+
+
+@pytest.mark.parametrize("words", [["--learning_rate", "3e-4"], ["--learning_rate=3e-4"], ["--learning_rate=0.0003"]])
+def test_override_replaces_the_value_of_the_file(write, words):
+    recipe = parse_recipe(write(BASE + "learning_rate: 1\n"), words)
+    assert recipe.training.learning_rate == recipe.fields["learning_rate"] == 3e-4
+
+
+def test_overrides_that_cannot_be_read(write):
+    path = write(BASE)
+    assert refusal(path, "--seed", "1", "--seed=2") == "command line: `--seed` is given twice; keep one"
+    assert refusal(path, "--seed") == "command line: `--seed` needs a value"
+    assert refusal(path, "seed=1") == "command line: expected `--key value`, found `seed=1`"
+    assert refusal(path, "--run_name", "[") == "command line: `--run_name [` is not readable as a value"
+    assert refusal(path, "--seed", "x").startswith("--seed: `seed` must be a whole number")
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.001", "1.0e-3", "'1e-3'"])
+def test_numbers_may_be_written_as_people_write_them(write, number):
+    recipe = parse_recipe(write(f"{BASE}learning_rate: {number}\n"))
+    assert recipe.training.learning_rate == 0.001
+    assert recipe.digest == parse_recipe(write(f"{BASE}learning_rate: 0.001\n")).digest
+
+
+def test_values_reach_the_objects_of_trl(write):
+    recipe = parse_recipe(
+        write(BASE + "seed: 7\nmax_length: 99\nlora_target_modules: all-linear\nmax_new_tokens: 5\n")
+    )
+    assert (recipe.training.seed, recipe.training.max_length) == (7, 99)
+    assert (recipe.model.lora_r, recipe.model.lora_target_modules) == (4, "all-linear")
+    assert recipe.arguments == RecipeArguments(task="protocol", dataset="data/tiny", max_new_tokens=5)
+
+
+def test_defaults_that_differ_from_trl(write):
+    training = parse_recipe(write(BASE)).training
+    assert training.completion_only_loss is True
+    assert training.activation_checkpointing is False
+    assert training.report_to == []
+    assert training.per_device_train_batch_size == 16
+    assert parse_recipe(write(BASE + "global_batch_size: 4\n")).training.per_device_train_batch_size == 4
+
+
+def test_order_of_keys_and_place_of_output_do_not_change_the_digest(write):
+    digest = parse_recipe(write(BASE)).digest
+    assert parse_recipe(write("".join(sorted(BASE.splitlines(keepends=True))))).digest == digest
+    assert parse_recipe(write(BASE + "output_dir: runs/x\nrun_name: mine\n")).digest == digest
+
+
+def test_every_value_changes_the_digest():
+    digest = parse_recipe(SHIPPED).digest
+    other = {
+        "task": None,
+        "use_peft": None,
+        "prompt_style": "plain",
+        "dtype": "float32",
+        "lr_scheduler_type": "linear",
+    }
+    seen = {digest}
+    for key, value in parse_recipe(SHIPPED).fields.items():
+        changed = other[key] if key in other else value * 2 + 2 if isinstance(value, int) else None
+        if key in ("lora_dropout", "warmup_steps", "weight_decay", "learning_rate", "num_train_epochs"):
+            changed = 0.25
+        if key in ("dataset", "model_name_or_path", "model_revision", "lora_target_modules"):
+            changed = "another"
+        if changed is None:
+            assert key in ("task", "use_peft")  # one choice today
+            continue
+        overrides = [f"--{key}={changed}"]
+        if key == "global_batch_size":
+            overrides = ["--global_batch_size=32"]
+        seen_before = len(seen)
+        seen.add(parse_recipe(SHIPPED, overrides).digest)
+        assert len(seen) == seen_before + 1, key
+
+
+def test_resolved_recipe_reads_back_to_the_same(tmp_path):
+    recipe = parse_recipe(
+        SHIPPED, ["--seed", "5", "--lora_target_modules", "[q_proj, v_proj]", "--learning_rate=1e-4"]
+    )
+    written = tmp_path / "recipe.yaml"
+    written.write_text(recipe.to_yaml(), encoding="utf-8")
+    again = parse_recipe(written)
+    assert (again.fields, again.digest) == (recipe.fields, recipe.digest)
+    assert header(written) == header(SHIPPED)
+
+
+_KEYS = list(yaml.safe_load(SHIPPED.read_text(encoding="utf-8")))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_key_survives_the_loss_of_a_character(tmp_path_factory, data):
+    key = data.draw(st.sampled_from(_KEYS))
+    at = data.draw(st.integers(0, len(key) - 1))
+    lines = SHIPPED.read_text(encoding="utf-8").splitlines(keepends=True)
+    number = next(index for index, line in enumerate(lines) if line.startswith(f"{key}:"))
+    lines[number] = lines[number][:at] + lines[number][at + 1 :]
+    path = tmp_path_factory.mktemp("typo") / "recipe.yaml"
+    path.write_text("".join(lines), encoding="utf-8")
+    assert refusal(path).startswith(f"{path}:{number + 1}: unknown key `{key[:at]}{key[at + 1 :]}`; did you mean `")
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(alphabet="ab:#-{}[]&*!|>%@`'\"<?,\n\t 1.\u00e9\x00", max_size=60))
+def test_any_text_is_refused_with_one_line(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("any") / "recipe.yaml"
+    path.write_text(text, encoding="utf-8", newline="")
+    assert refusal(path).startswith(str(path))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    key=st.sampled_from(sorted(recipe_module._known_fields())),
+    value=st.sampled_from(
+        [
+            "",
+            "null",
+            "true",
+            "0",
+            "-1",
+            "1.5",
+            "1e400",
+            ".nan",
+            "text",
+            "[]",
+            "[a]",
+            "[1]",
+            "{}",
+            "{a: 1}",
+            "2024-01-01",
+        ]
+    ),
+)
+def test_any_value_is_taken_or_refused_with_one_line(tmp_path_factory, key, value):
+    lines = [line for line in BASE.splitlines() if not line.startswith(f"{key}:")]
+    path = tmp_path_factory.mktemp("value") / "recipe.yaml"
+    path.write_text("\n".join([*lines, f"{key}: {value}", ""]), encoding="utf-8")
+    try:
+        parse_recipe(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+def test_env_block_never_reaches_the_environment(write):
+    before = dict(os.environ)
+    refusal(write(BASE + "env:\n  HF_ENDPOINT: http://localhost:1\n"))
+    assert dict(os.environ) == before
+
+
+def test_run_folder_follows_from_the_place_of_the_recipe(tmp_path):
+    path = tmp_path / "recipes" / "tiny" / "protocol_lora.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(BASE, encoding="utf-8")
+    assert parse_recipe(path).name == "tiny/protocol_lora"
+    assert parse_recipe(path, ["--seed", "3"]).output_dir == Path("runs/tiny/protocol_lora/seed-3")
+    assert parse_recipe(path, ["--output_dir", "runs/mine"]).output_dir == Path("runs/mine")
+    assert find_recipes(tmp_path) == [path]
+
+
+def test_method_and_header(write):
+    assert parse_recipe(write(BASE)).method == "LoRA"
+    assert parse_recipe(write(BASE + "dtype: bfloat16\nload_in_4bit: true\n")).method == "QLoRA, 4-bit base"
+    assert parse_recipe(write(BASE + "dtype: bfloat16\nload_in_8bit: true\n")).method == "LoRA, 8-bit base"
+    assert [header(write(text)) for text in ("", BASE, "# Model · task\n# more\n")] == ["", "", "Model · task"]
+
+
+# What recipe.py takes from TRL and Transformers beyond their documented use.
+
+
+def test_trl_takes_values_as_defaults_and_reports_the_rest():
+    parser = TrlParser((SFTConfig, ModelConfig), allow_abbrev=False)
+    assert parser.set_defaults_with_config(seed=3, use_cpu=True, no_such_field=1) == ["--no_such_field", "1"]
+    training, _ = parser.parse_args_into_dataclasses(args=["--output_dir", ""])
+    assert training.seed == 3
+
+
+def test_fields_carry_their_choices_and_types():
+    known = recipe_module._known_fields()
+    assert known["dtype"][1] == ["auto", "bfloat16", "float16", "float32"]
+    assert known["bnb_4bit_quant_type"][1] == ["fp4", "nf4"]
+    assert any(recipe_module._is_enum(kind) for kind in recipe_module._members(known["lr_scheduler_type"][0]))
+    assert any(recipe_module._is_enum(kind) for kind in recipe_module._members(known["optim"][0]))
+    assert (known["seed"][0], known["learning_rate"][0], known["use_peft"][0]) == (int, float, bool)
+
+
+def test_one_name_in_a_list_becomes_the_name():
+    assert ModelConfig(lora_target_modules=["all-linear"]).lora_target_modules == "all-linear"

@@ -1,0 +1,94 @@
+"""Every shipped recipe becomes the real configuration objects that training uses, and its header says what it is."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
+from trl import get_quantization_config
+
+from radrecipes import models, training
+from radrecipes.recipe import find_recipes, header, parse_recipe
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECIPES = find_recipes(REPOSITORY / "recipes")
+
+
+def test_there_are_recipes():
+    assert REPOSITORY / "recipes" / "smollm2-135m" / "protocol_lora.yaml" in RECIPES
+    assert not list((REPOSITORY / "recipes").rglob("*.yml"))  # they would be overlooked
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+class TestEveryRecipe:
+    def test_builds_its_configuration_objects(self, path):
+        recipe = parse_recipe(path)
+        args, model, set_here = recipe.training, recipe.model, recipe.fields
+
+        # Training: the completion only, nothing leaves the machine, precision follows dtype
+        assert args.completion_only_loss is True
+        assert args.bf16 == (models.compute_dtype(model.dtype) == torch.bfloat16)
+        assert not args.fp16
+        assert args.report_to == []
+        assert not args.push_to_hub
+        for key in set(set_here) & set(vars(args)) - {"per_device_train_batch_size", "lr_scheduler_type", "optim"}:
+            assert getattr(args, key) == set_here[key], key
+        if "lr_scheduler_type" in set_here:
+            assert args.lr_scheduler_type == set_here["lr_scheduler_type"]
+
+        # Adapter
+        lora = training.lora_config(recipe)
+        assert isinstance(lora, LoraConfig)
+        assert (lora.task_type, lora.r, lora.lora_alpha) == ("CAUSAL_LM", set_here["lora_r"], set_here["lora_alpha"])
+        assert lora.lora_dropout == model.lora_dropout
+        targets = set_here["lora_target_modules"]
+        assert lora.target_modules == (targets[0] if targets == ["all-linear"] else set(targets))
+
+        # Quantisation computes in the recipe's dtype
+        quantisation = get_quantization_config(model)
+        if model.load_in_4bit or model.load_in_8bit:
+            assert isinstance(quantisation, BitsAndBytesConfig)
+            assert quantisation.load_in_4bit == model.load_in_4bit
+            if model.load_in_4bit:
+                assert quantisation.bnb_4bit_compute_dtype == torch.bfloat16
+        else:
+            assert quantisation is None
+
+    @pytest.mark.parametrize("processes", [1, 2, 4])
+    def test_global_batch_is_kept_on_any_number_of_processes(self, path, processes):
+        recipe = parse_recipe(path)
+        training.divide_batch(recipe, processes)
+        args = recipe.training
+        product = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+        assert product == recipe.arguments.global_batch_size
+
+    def test_base_is_a_hub_id_pinned_to_a_commit(self, path):
+        recipe = parse_recipe(path)
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", recipe.model.model_name_or_path)
+        assert re.fullmatch(r"[0-9a-f]{40}", recipe.model.model_revision)
+
+    def test_header_says_model_method_task_hardware_time_and_batch(self, path):
+        recipe, first = parse_recipe(path), header(path)
+        name, method, task = first.split(". ")[0].split(" · ")
+        assert name == recipe.model.model_name_or_path.split("/")[1]
+        assert method.split(",")[0] == recipe.method.split(",")[0]
+        assert task.startswith(recipe.arguments.task)
+        assert re.search(r"\d+ GB\b", first)
+        assert re.search(r"\d+ (seconds|minutes?|hours?)\b", first)
+        assert first.endswith(f"Global batch {recipe.arguments.global_batch_size}.")
+
+    def test_second_line_is_the_command_with_its_own_path(self, path):
+        command = shlex.split(path.read_text(encoding="utf-8").splitlines()[1].lstrip("# "))
+        assert command[:3] == ["accelerate", "launch", "--config_file"]
+        assert (REPOSITORY / command[3]).is_file()
+        assert command[4:6] == ["scripts/sft.py", "--config"]
+        assert command[6:] == [path.relative_to(REPOSITORY).as_posix()]
+
+    def test_dataset_exists_where_the_repository_ships_it(self, path):
+        folder = REPOSITORY / parse_recipe(path).arguments.dataset
+        assert not Path(parse_recipe(path).arguments.dataset).is_absolute()
+        if "synthetic" in folder.name:
+            assert (folder / "manifest.json").is_file()
