@@ -238,7 +238,7 @@ def test_check_layout_refuses_a_sliding_window_shorter_than_an_example(architect
 
 def test_check_layout_refuses_a_model_that_takes_no_mask_of_its_own(workspace):
     trainer = trainer_for(tiny_architecture("bloom", n_head=4), random_examples())
-    with pytest.raises(InputError, match="cannot score a shared-prefix batch.*batch_layout: padded"):
+    with pytest.raises(InputError, match=r"cannot score a shared-prefix batch.*batch_layout: padded"):
         training.check_layout(trainer)
 
 

@@ -64,16 +64,17 @@ def check_can_hold(recipe: Recipe, restart: bool) -> None:
             Whether the user gave `--restart`.
 
     Raises:
-        [`InputError`]: the folder holds other files, or a run of another recipe.
+        [`InputError`]: the folder holds files that are no run (also with `restart`: they would be deleted), or a run of another
+            recipe.
     """
     folder = recipe.output_dir
     if folder.exists() and not folder.is_dir():
         raise InputError("the output folder is a file; set another --output_dir", str(folder))
-    if restart or not folder.is_dir() or not any(entry.name != "LOCK" for entry in folder.iterdir()):
+    if not folder.is_dir() or not any(entry.name != "LOCK" for entry in folder.iterdir()):
         return
     if not (folder / "recipe.yaml").is_file():
         raise InputError("the output folder holds files that are no run; set another --output_dir", str(folder))
-    if parse_recipe(folder / "recipe.yaml").digest != recipe.digest:
+    if not restart and parse_recipe(folder / "recipe.yaml").digest != recipe.digest:
         raise InputError(
             "the output folder holds a run of another recipe or of other overrides; set --output_dir, or replace it with --restart",
             str(folder),
@@ -82,11 +83,12 @@ def check_can_hold(recipe: Recipe, restart: bool) -> None:
 
 def start(folder: Path, recipe: Recipe) -> None:
     """Empty the folder of an earlier try and write the resolved recipe."""
-    for entry in folder.iterdir():
-        if entry.name == "LOCK":
-            continue
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    (folder / COMPLETE).unlink(missing_ok=True)  # first: a folder emptied by half must not look finished, nor foreign
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    for entry in folder.iterdir():
+        if entry.name in ("LOCK", "recipe.yaml"):
+            continue
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def finish(folder: Path, manifest: dict[str, Any]) -> None:

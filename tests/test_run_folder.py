@@ -1,0 +1,175 @@
+"""A run's folder: one process holds it, nothing foreign is emptied, and `COMPLETE` comes last."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from radrecipes import run_folder
+from radrecipes.errors import InputError, OutputInUseError
+from radrecipes.recipe import parse_recipe
+
+RECIPE = "recipes/tiny/protocol_lora.yaml"
+HOLDER = """
+import sys, time
+from pathlib import Path
+from radrecipes import run_folder
+with run_folder.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.fixture
+def recipe(workspace):
+    return parse_recipe(RECIPE, ["--output_dir", str(workspace / "run")])
+
+
+def tried(recipe):
+    """The folder of an earlier try of the recipe that did not finish."""
+    recipe.output_dir.mkdir(parents=True)
+    run_folder.start(recipe.output_dir, recipe)
+    (recipe.output_dir / "train_log.jsonl").write_text('{"step": 1}\n{"step": 2}\n', encoding="utf-8")
+    return recipe.output_dir
+
+
+def test_another_process_that_holds_the_folder_is_named_and_its_death_frees_it(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(OutputInUseError, match=rf"process {holder.pid} on ") as refused, run_folder.held(folder):
+            pass
+        assert refused.value.exit_code == 5 and "--output_dir" in str(refused.value)
+        # The refused process must not have emptied the holder's name.
+        with pytest.raises(OutputInUseError, match=f"process {holder.pid} on "), run_folder.held(folder):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    assert (folder / "LOCK").exists()
+    with run_folder.held(folder):
+        assert (folder / "LOCK").read_text(encoding="utf-8").startswith(f"process {os.getpid()} on ")
+    assert not (folder / "LOCK").exists()
+
+
+def test_an_exception_frees_the_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_folder.held(tmp_path):
+        raise ZeroDivisionError
+    with run_folder.held(tmp_path):
+        pass
+
+
+def test_other_processes_of_a_run_do_not_hold_the_folder(tmp_path):
+    with run_folder.held_by_main(tmp_path, True), run_folder.held_by_main(tmp_path, False):
+        assert [entry.name for entry in tmp_path.iterdir()] == ["LOCK"]
+
+
+def test_a_missing_an_empty_and_an_earlier_tried_folder_are_taken(recipe):
+    run_folder.check_can_hold(recipe, restart=False)
+    recipe.output_dir.mkdir()
+    (recipe.output_dir / "LOCK").touch()
+    run_folder.check_can_hold(recipe, restart=False)
+    (recipe.output_dir / "LOCK").unlink()
+    recipe.output_dir.rmdir()
+    tried(recipe)
+    run_folder.check_can_hold(recipe, restart=False)
+
+
+def test_foreign_files_are_refused_and_kept(recipe):
+    recipe.output_dir.mkdir()
+    (recipe.output_dir / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InputError, match="holds files that are no run"):
+        run_folder.check_can_hold(recipe, restart=False)
+    assert (recipe.output_dir / "thesis.tex").read_text(encoding="utf-8") == "years of work"
+
+
+def test_restart_replaces_a_run_but_never_foreign_files(recipe):
+    recipe.output_dir.mkdir()
+    (recipe.output_dir / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InputError, match="holds files that are no run"):
+        run_folder.check_can_hold(recipe, restart=True)
+
+
+def test_a_file_in_the_folders_place_is_refused(recipe):
+    recipe.output_dir.write_text("x", encoding="utf-8")
+    with pytest.raises(InputError, match="is a file"):
+        run_folder.check_can_hold(recipe, restart=False)
+
+
+def test_a_run_of_another_recipe_is_refused_unless_restarted(recipe):
+    folder = tried(recipe)
+    other = parse_recipe(RECIPE, ["--output_dir", str(folder), "--seed", "7"])
+    with pytest.raises(InputError, match="another recipe or of other overrides"):
+        run_folder.check_can_hold(other, restart=False)
+    run_folder.check_can_hold(other, restart=True)
+
+
+def test_start_empties_an_earlier_try_but_not_its_lock(recipe):
+    folder = tried(recipe)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "old.txt").touch()
+    (folder / run_folder.COMPLETE).touch()
+    with run_folder.held(folder):
+        run_folder.start(folder, recipe)
+        assert sorted(entry.name for entry in folder.iterdir()) == ["LOCK", "recipe.yaml"]
+    assert parse_recipe(folder / "recipe.yaml").digest == recipe.digest
+    assert not run_folder.is_complete(folder)
+
+
+def test_a_folder_emptied_by_half_looks_neither_finished_nor_foreign(recipe, monkeypatch):
+    folder = tried(recipe)
+    (folder / "adapter").mkdir()
+    (folder / run_folder.COMPLETE).touch()
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.start(folder, recipe)
+    assert (folder / "adapter").exists() and not run_folder.is_complete(folder)
+    run_folder.check_can_hold(recipe, restart=False)
+
+
+def test_start_removes_a_link_and_not_what_it_leads_to(recipe, workspace):
+    folder = tried(recipe)
+    (folder / "link").symlink_to(workspace / "data")
+    run_folder.start(folder, recipe)
+    assert not (folder / "link").exists() and (workspace / "data" / "tiny").is_dir()
+
+
+def test_complete_is_written_last(recipe, monkeypatch):
+    folder = tried(recipe)
+    with pytest.raises(TypeError):
+        run_folder.finish(folder, {"mistake": object()})
+    assert not run_folder.is_complete(folder)
+
+    at_the_end = []
+    touch = Path.touch
+    monkeypatch.setattr(
+        Path,
+        "touch",
+        lambda path: (at_the_end.append(json.loads((folder / "manifest.json").read_text())), touch(path)),
+    )
+    run_folder.finish(folder, {"base": {"model_id": "tiny/llama"}, "text": "Größe"})
+    assert at_the_end == [{"base": {"model_id": "tiny/llama"}, "text": "Größe"}]
+    assert run_folder.is_complete(folder) and run_folder.read_manifest(folder) == at_the_end[0]
+
+
+def test_an_unfinished_run_has_no_manifest_to_read(recipe):
+    folder = tried(recipe)
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"no finished run here .*scripts/sft.py"):
+        run_folder.read_manifest(folder)
+
+
+def test_train_log_is_read_in_order(recipe):
+    assert run_folder.read_train_log(tried(recipe)) == [{"step": 1}, {"step": 2}]
