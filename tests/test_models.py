@@ -1,0 +1,222 @@
+"""Base models, padding and stop tokens, adapters: what is loaded, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import TINY_MODEL
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from tiny_model import build_tiny_model, build_tiny_tokenizer
+from transformers import AutoModelForCausalLM
+from trl import ModelConfig
+
+from radrecipes import models
+from radrecipes.errors import InputError
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def trained(workspace):
+    """A tiny model whose adapter differs from zero, saved: the model, its folder, its state."""
+    base = models.load_base(ModelConfig(model_name_or_path=TINY_MODEL, dtype="float32"), row_tokens=64)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    state = model.state_dict()
+    models.save_adapter(model, workspace / "adapter", TINY_MODEL, "main", state)
+    return model, workspace / "adapter", state
+
+
+def load_tiny_base():
+    return models.load_base(ModelConfig(model_name_or_path=TINY_MODEL, dtype="float32"), row_tokens=64)
+
+
+def test_folder_under_models_shadows_the_hub(workspace):
+    assert models.locate_base(TINY_MODEL) == f"models/{TINY_MODEL}"
+    assert models.locate_base("tiny/other") == "tiny/other"
+    (workspace / "models" / "tiny" / "empty").mkdir()
+    assert models.locate_base("tiny/empty") == "tiny/empty"
+    assert models.revision_for("models/tiny/llama", "abc") is None
+    assert models.revision_for("tiny/other", "abc") == "abc"
+
+
+@pytest.mark.parametrize("path", ["./models/tiny/llama", "/models/tiny", "~/llama", "models/tiny/llama"])
+def test_local_path_is_refused(workspace, path):
+    with pytest.raises(InputError, match="is a path; name the Hub id"):
+        models.locate_base(path)
+
+
+def test_base_that_is_nowhere_gets_one_line(workspace):
+    nowhere = ModelConfig(model_name_or_path="nobody/nothing")
+    for load in (models.load_tokenizer, models.load_config, lambda model: models.load_base(model, 64)):
+        with pytest.raises(InputError, match=r"cannot load nobody/nothing .*copy it to models/nobody/nothing/"):
+            load(nowhere)
+
+
+def test_weights_digest_follows_the_weights(workspace):
+    before = models.weights_digest(TINY_MODEL)
+    assert models.weights_digest("tiny/other") is None
+    file = workspace / "models" / TINY_MODEL / "model.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    save_file({**tensors, name: tensors[name] + 1}, file, metadata={"format": "pt"})
+    assert before != models.weights_digest(TINY_MODEL)
+
+
+def test_padding_token_that_stops_is_replaced():
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    models.separate_padding(tokenizer, models.stop_token_ids(tokenizer))
+    assert tokenizer.pad_token == "<|endoftext|>"
+
+
+def test_good_padding_token_stays():
+    tokenizer = build_tiny_tokenizer()
+    models.separate_padding(tokenizer, models.stop_token_ids(tokenizer))
+    assert tokenizer.pad_token == "<|endoftext|>"
+
+
+def test_loaded_tokenizer_never_pads_with_a_stop_token(workspace):
+    folder = workspace / "models" / TINY_MODEL
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["pad_token"] = "<|im_end|>"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    tokenizer = models.load_tokenizer(ModelConfig(model_name_or_path=TINY_MODEL))
+    assert tokenizer.pad_token_id not in models.stop_token_ids(tokenizer)
+
+
+def test_vocabulary_without_another_special_token_is_refused():
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.pad_token = None
+    every_special = sorted(tokenizer.added_tokens_decoder)
+    with pytest.raises(InputError, match="no special token left for padding"):
+        models.separate_padding(tokenizer, every_special)
+
+
+def test_stop_tokens_are_the_end_token_and_what_the_template_writes():
+    tokenizer = build_tiny_tokenizer()
+    turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert models.stop_token_ids(tokenizer) == [turn]
+    tokenizer.eos_token = "<|endoftext|>"
+    assert models.stop_token_ids(tokenizer) == [text, turn]
+    tokenizer.chat_template = None
+    assert models.stop_token_ids(tokenizer) == [text]
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no end token"):
+        models.stop_token_ids(tokenizer)
+
+
+def test_chat_template_of_the_recipe_replaces_the_tokenizers(workspace):
+    (workspace / "own.jinja").write_text("own", encoding="utf-8")
+    tokenizer = models.load_tokenizer(ModelConfig(model_name_or_path=TINY_MODEL), "own.jinja")
+    assert tokenizer.chat_template == "own"
+
+
+def test_saved_adapter_names_the_hub_id_and_answers_as_the_trained_one(trained):
+    model, folder, state = trained
+    found = models.verify_adapter(model, folder, [1, 5, 7], state)
+    assert found["tensors"] == 2 * 2 * 7
+    assert found["largest_b"] > 0
+    assert found["output_change"] > 0
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["base_model_name_or_path"], config["revision"]) == (TINY_MODEL, "main")
+    assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", WEIGHTS]
+
+    probe = torch.tensor([[1, 5, 7]])
+    loaded = models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
+    with torch.no_grad():
+        assert torch.allclose(loaded(probe).logits, model.eval()(probe).logits, atol=1e-5)
+
+
+def damage(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    save_file(change(tensors), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def test_verification_catches_a_changed_tensor(trained):
+    model, folder, state = trained
+    name = next(name for name in load_file(folder / WEIGHTS) if "lora_A" in name)
+    damage(folder, lambda saved: {**saved, name: saved[name] + 1e-3})
+    with pytest.raises(RuntimeError, match="differs from the trained one"):
+        models.verify_adapter(model, folder, None, state)
+
+
+def test_verification_catches_a_missing_tensor(trained):
+    model, folder, state = trained
+    damage(folder, lambda saved: dict(list(saved.items())[1:]))
+    with pytest.raises(RuntimeError, match="holds other tensors"):
+        models.verify_adapter(model, folder, None, state)
+
+
+def test_verification_catches_an_adapter_that_learned_nothing(trained, workspace):
+    model, _, _ = trained
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.zeros_(weight)
+    state = model.state_dict()
+    models.save_adapter(model, workspace / "zero", TINY_MODEL, None, state)
+    with pytest.raises(RuntimeError, match="every B matrix is zero"):
+        models.verify_adapter(model, workspace / "zero", [1, 5, 7], state)
+
+
+def test_verification_leaves_the_model_as_it_was(trained):
+    model, folder, state = trained
+    models.verify_adapter(model, folder, [1, 5, 7], state)
+    assert list(model.peft_config) == ["default"]
+    assert model.active_adapter == "default"
+
+
+def test_adapter_of_another_base_is_refused(trained):
+    _, folder, _ = trained
+    with pytest.raises(InputError, match="belongs to tiny/llama, not to tiny/other"):
+        models.load_adapter(load_tiny_base(), folder, "tiny/other")
+
+
+def test_adapter_of_another_shape_is_refused(trained, workspace):
+    _, folder, _ = trained
+    other = build_tiny_model(workspace / "models", "tiny/wide", grouped_query=False)
+    base = AutoModelForCausalLM.from_pretrained(other)
+    with pytest.raises(InputError, match="do not fit tiny/llama"):
+        models.load_adapter(base, folder, TINY_MODEL)
+
+
+@pytest.mark.parametrize("missing", ["adapter_config.json", WEIGHTS, None])
+def test_folder_that_is_no_adapter_is_refused(trained, missing):
+    _, folder, _ = trained
+    if missing:
+        (folder / missing).unlink()
+    else:
+        shutil.rmtree(folder)
+    with pytest.raises(InputError, match=rf"^{folder}: .*(adapter_config.json|{WEIGHTS})"):
+        models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
+
+
+def test_pickled_weights_are_not_loaded(trained):
+    _, folder, _ = trained
+    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(InputError, match="only safetensors are loaded"):
+        models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
+
+
+def test_dtype_follows_the_recipe_and_the_processor(monkeypatch):
+    assert models.compute_dtype("float32") == models.compute_dtype(None) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert models.compute_dtype("bfloat16") == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert models.compute_dtype("bfloat16") == torch.float32
+
+
+def test_attention_is_eager_for_short_rows_on_a_processor_only(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert models.attention_for(ModelConfig(), 512) == "eager"
+    assert models.attention_for(ModelConfig(), 513) is None
+    assert models.attention_for(ModelConfig(attn_implementation="sdpa"), 64) == "sdpa"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert models.attention_for(ModelConfig(), 64) is None
