@@ -25,7 +25,7 @@ examples:
 
   # The same with a label set of your own: aliases, modality, contrast. An unknown label is then an error.
   python scripts/prepare_data.py protocol --source orders.csv --text-column order_text --label-column protocol \\
-      --group-column patient_id --label-set data/label_sets/ours.yaml --output data/our_orders
+      --group-column patient_id --label-set data/label_sets/ours.yaml --output data/our_orders --overwrite
 
   # The synthetic orders that come with the repository.
   python scripts/prepare_data.py protocol --synthetic --seed 0 --output data/protocol_synthetic --overwrite

@@ -1,0 +1,218 @@
+"""Every command that the documentation names is run, in a workspace of tiny stand-ins with the documented names.
+
+What stands in: each recipe is the tiny recipe, its base model the tiny model, data/protocol_synthetic the tiny dataset, and a
+table that a command reads is written with the columns that the command names. What is not run, only checked: `make test` and
+`make bench` (they would run these tests), `git clone`, and the activation of the environment. Launch configurations for GPUs
+are parsed; the script behind them runs on the CPU.
+"""
+
+import ast
+import csv
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from conftest import REPOSITORY, TINY_MODEL, TINY_RECIPE, write_tiny_dataset
+from tiny_model import build_tiny_model
+
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+RUN = "runs/smollm2-135m/protocol_lora/seed-42"
+ONLY_CHECKED = ("make test", "make bench", "make lint", "make clean", "make install", "make model")
+QUESTIONS = {"CT Head": "worst headache of life, r/o bleed", "MR Knee": "chronic knee pain, r/o meniscal tear"}
+
+
+def commands_in_fences(text):
+    """Command lines of the ```bash blocks, joined where they end with a backslash, without comments."""
+    blocks = re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [command for block in blocks for command in command_lines(block)]
+
+
+def command_lines(text):
+    """Single commands: backslash lines joined, `&&` chains parted, comments and empty lines left out."""
+    commands = []
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+        while "&&" in words:
+            commands.append(shlex.join(words[: words.index("&&")]))
+            words = words[words.index("&&") + 1 :]
+        if words:
+            commands.append(shlex.join(words))
+    return commands
+
+
+def commands_in_text(text):
+    """Commands of a help text or of comment lines: the lines that begin with a program of this project."""
+    joined = re.sub(r"^#+ ?", "", text, flags=re.MULTILINE).replace("\\\n", " ")
+    lines = re.findall(r"^ *((?:python scripts/|accelerate launch ).*)$", joined, re.MULTILINE)
+    return [command for line in lines for command in command_lines(line)]
+
+
+def documents():
+    """Name and commands of every document."""
+    found = {}
+    for path in [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("recipes/*/README.md"))]:
+        if path.is_file():
+            found[str(path.relative_to(REPOSITORY))] = commands_in_fences(path.read_text("utf-8"))
+    for path in sorted(REPOSITORY.glob("scripts/*.py")):
+        texts = [node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)]
+        texts = [text for text in texts if isinstance(text, str) and "\n" in text]
+        found[str(path.relative_to(REPOSITORY))] = [command for text in texts for command in commands_in_text(text)]
+    for path in sorted(REPOSITORY.glob("recipes/*/*.yaml")):
+        head = "\n".join(line for line in path.read_text("utf-8").splitlines() if line.startswith("#"))
+        found[str(path.relative_to(REPOSITORY))] = commands_in_text(head)
+    return {name: commands for name, commands in found.items() if commands}
+
+
+DOCUMENTS = documents()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A clone of stand-ins in which `make demo` ran."""
+    folder = tmp_path_factory.mktemp("clone") / "clone"
+    build_tiny_model(folder / "models", TINY_MODEL)
+    (folder / "models" / BASE).parent.mkdir(parents=True)
+    shutil.copytree(folder / "models" / TINY_MODEL, folder / "models" / BASE)
+    write_tiny_dataset(folder / "data" / "protocol_synthetic")
+    shutil.copytree(REPOSITORY / "data" / "label_sets", folder / "data" / "label_sets")
+    recipe = TINY_RECIPE.replace("data/tiny", "data/protocol_synthetic").replace(f": {TINY_MODEL}", f": {BASE}")
+    for path in REPOSITORY.glob("recipes/*/*.yaml"):
+        stand_in = folder / path.relative_to(REPOSITORY)
+        stand_in.parent.mkdir(parents=True, exist_ok=True)
+        stand_in.write_text(recipe, encoding="utf-8")
+    for name in ("scripts", "accelerate_configs", "setup.cfg", "pyproject.toml", "constraints.txt", "Makefile"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    # The environment that runs these tests, with stamps that say it is whole: `make` must not install anything here.
+    (folder / ".venv").mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        if not entry.name.startswith("."):
+            (folder / ".venv" / entry.name).symlink_to(entry)
+    (folder / ".venv" / ".installed").touch()
+    (folder / ".venv" / ".fetched").touch()
+    made = subprocess.run(["make", "demo"], cwd=folder, capture_output=True, text=True, timeout=300)
+    return folder, made
+
+
+def options_of(words):
+    """`--key value` pairs of a command."""
+    return {word: words[index + 1] for index, word in enumerate(words[:-1]) if word.startswith("--")}
+
+
+def write_tables(commands):
+    """The tables and label sets that a document's commands read, each with the columns that any command names."""
+    columns, notes = {}, {}
+    for command in commands:
+        options = options_of(shlex.split(command))
+        for option in ("--source", "--input"):
+            if option in options:
+                named = [options[key] for key in options if key.endswith("-column")]
+                columns.setdefault(options[option], {}).update(dict.fromkeys(named or ["note"]))
+                notes.setdefault(options[option], options.get("--text-column", "note"))
+        if "--label-set" in options and not Path(options["--label-set"]).exists():
+            labels = [{"name": name} for name in QUESTIONS]
+            Path(options["--label-set"]).write_text(yaml.safe_dump({"name": "ours", "version": 1, "labels": labels}))
+    for name, header in columns.items():
+        with Path(name).open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(header))
+            writer.writeheader()
+            for number in range(80):
+                label = list(QUESTIONS)[number % 2]
+                row = dict.fromkeys(header, f"p{number}")
+                row |= {column: label for column in header if column in ("label", "protocol")}
+                row[notes[name]] = f"{20 + number} yo, {QUESTIONS[label]}"
+                writer.writerow(row)
+
+
+def test_the_readme_shows_the_way_from_a_clone_to_a_report():
+    commands = "\n".join(DOCUMENTS["README.md"])
+    for part in (
+        "make demo", "make test", "make bench", "scripts/prepare_data.py protocol --source", "scripts/recipes.py list",
+        "scripts/recipes.py check", "scripts/recipes.py inspect", "scripts/recipes.py plan", "accelerate launch",
+        "scripts/sft.py", "scripts/evaluate_model.py --run", "scripts/predict.py",
+    ):  # fmt: skip
+        assert part in commands, part
+
+
+def test_make_demo_trains_evaluates_and_answers(demo):
+    folder, made = demo
+    assert made.returncode == 0, made.stderr
+    assert "adapter checked and saved" in made.stdout
+    assert "tfidf_logistic_regression" in made.stdout
+    assert made.stdout.rstrip().endswith(f"open {RUN}/evaluation/report.html in a browser")
+    assert (folder / RUN / "evaluation" / "report.html").is_file()
+    assert "installing" not in made.stdout
+
+
+def test_make_says_one_line_for_a_fault(demo):
+    folder, _ = demo
+    made = subprocess.run(
+        ["make", "demo", "RECIPE=none.yaml"], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert made.returncode != 0 and "Traceback" not in made.stderr
+    assert (
+        len([line for line in made.stderr.splitlines() if line.startswith("error: ") and "no such recipe" in line])
+        == 1
+    )
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_command_of_a_document_runs(name, demo, tmp_path, monkeypatch, call):
+    folder = tmp_path / "clone"
+    shutil.copytree(demo[0], folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    commands = DOCUMENTS[name]
+    write_tables(commands)
+    for command in commands:
+        words = shlex.split(command)
+        while re.match(r"[A-Z_]+=", words[0]):
+            words.pop(0)
+        words[0] = words[0].removeprefix(".venv/bin/")
+        run_documented(command, words, call)
+
+
+def run_documented(command, words, call):
+    """Run one command, or fail where this runner does not know it."""
+    if words[:2] == ["git", "clone"] or words[0] == "cd" or words[:2] == ["source", ".venv/bin/activate"]:
+        return
+    if words[0] == "make":
+        # `make demo` ran in the fixture; of the others and of further variables the recipe lines are expanded.
+        assert words[:2] == ["make", "demo"] or " ".join(words[:2]) in ONLY_CHECKED, f"not covered: {command}"
+        expanded = subprocess.run([*words[:1], "-n", *words[1:]], cwd=REPOSITORY, capture_output=True, text=True)
+        assert expanded.returncode == 0, expanded.stderr
+        return
+    if words[:2] == ["accelerate", "launch"]:
+        launch = launch_command_parser().parse_args(words[2:])
+        assert yaml.safe_load(Path(launch.config_file).read_text("utf-8"))["num_machines"] == 1
+        words = ["python", launch.training_script, *launch.training_script_args]
+    assert words[0] == "python" and re.fullmatch(r"scripts/\w+\.py", words[1]), f"not covered: {command}"
+    arguments = words[2:]
+    if "RECIPE" in arguments:  # a placeholder of a usage line
+        arguments[arguments.index("RECIPE")] = "recipes/smollm2-135m/protocol_lora.yaml"
+    if "--synthetic" in arguments:  # thousands of rows: beside the tiny dataset, not in its place
+        arguments[arguments.index("--output") + 1] = "data/generated"
+    done = call(Path(words[1]).stem, *arguments)
+    assert done.code == 0, f"{command}\n{done.stderr}"
+    assert done.stdout.strip(), f"{command} said nothing"
+
+
+def test_the_runner_reads_blocks_as_a_shell_does_and_refuses_what_it_does_not_know(call):
+    block = "# first\n$ python scripts/x.py --a \\\n    'b # c'   # why\nmake demo && make test\n"
+    text = f"```bash\n{block}```\n\n```yaml\na: b\n```\n"
+    assert commands_in_fences(text) == ["python scripts/x.py --a 'b # c'", "make demo", "make test"]
+    for command in ("make everything", "curl x | sh", "pip install y", "python other.py"):
+        with pytest.raises(AssertionError, match="not covered"):
+            run_documented(command, shlex.split(command), call)
+
+
+def test_every_script_and_launch_configuration_is_documented():
+    commands = "\n".join(command for found in DOCUMENTS.values() for command in found)
+    for path in REPOSITORY.glob("scripts/*.py"):
+        assert f"scripts/{path.name}" in commands
+    for path in REPOSITORY.glob("accelerate_configs/*.yaml"):
+        assert f"accelerate_configs/{path.name} " in path.read_text("utf-8")
