@@ -9,6 +9,7 @@ Any field of a recipe can be set behind it, as in scripts/sft.py.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,7 +146,10 @@ def main() -> None:
             raise InputError(f"list takes no further words: {' '.join(overrides)}")
         list_recipes()
     elif args.command == "check":
-        check(args.recipes, overrides)
+        # argparse would take the value of an override for one more RECIPE
+        words = sys.argv[sys.argv.index("check") + 1 :]
+        named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+        check([Path(word) for word in named], words[len(named) :])
     elif args.command == "inspect":
         inspect(args.recipe, args.rows, overrides)
     else:

@@ -32,8 +32,8 @@ def test_list_and_check_see_every_recipe_and_name_the_broken_ones(workspace):
     ]
 
 
-def test_check_takes_recipes_and_overrides(workspace):
-    checked = run_script(workspace, "scripts/recipes.py", "check", RECIPE, "--max_length", "20", "--seed=1")
+def test_check_takes_overrides(workspace):
+    checked = run_script(workspace, "scripts/recipes.py", "check", "--max_length", "20", "--seed=1")
     assert checked.returncode == 2
     assert checked.stderr.startswith(f"error: {RECIPE}: 48 of 48 rows are longer than max_length 20")
     assert len(checked.stderr.splitlines()) == 1
