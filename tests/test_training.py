@@ -195,7 +195,8 @@ def test_only_scored_positions_reach_the_head(layout, workspace):
 
     trainer.compute_loss(trainer.model, trainer.data_collator(examples))
     scored = sum(label != IGNORED for example in examples for label in example["labels"])
-    assert rows_seen == [torch.Size([scored, len(trainer.processing_class)])]
+    filled = -(-scored // 32) * 32  # to a multiple of 32, far fewer than all positions
+    assert rows_seen == [torch.Size([filled, len(trainer.processing_class)])]
 
 
 def test_the_heads_hook_is_removed_also_on_an_exception():

@@ -1,10 +1,15 @@
 """Batched generation: what a model writes behind a prompt, up to its stop token."""
 
+import copy
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+_WORTH_SHARING = 4  # tokens
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,13 @@ def generate(
     prompts: Sequence[list[int]],
     stops: Sequence[int],
     max_new_tokens: int,
-    batch_size: int = 64,
+    batch_size: int = 32,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Generation]:
-    """Greedy answers, batched over prompts of like length and padded on the left.
+    """Greedy answers, batched over prompts of like length; the beginning that all prompts share is computed once.
+
+    A batch reads `[beginning][padding][rest of the prompt]`; positions are counted from the attention mask, so padding in the
+    middle changes nothing.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -47,7 +55,7 @@ def generate(
             Tokens that end an answer.
         max_new_tokens (`int`):
             Longest answer in tokens.
-        batch_size (`int`, *optional*, defaults to `64`):
+        batch_size (`int`, *optional*, defaults to `32`):
             Prompts a batch.
         on_progress (`Callable[[int], None]`, *optional*):
             Called after every batch with the number of prompts done in it.
@@ -64,28 +72,50 @@ def generate(
     )
     # Transformers fills what `decoding` leaves open from the model's own settings, for example a repetition penalty.
     model.generation_config = decoding
+    prefix, cache = _shared_beginning(model, prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))  # longest first: memory peaks at once
     answers: list[Generation | None] = [None] * len(prompts)
+    # The last position is a strided slice, for which torch would copy the whole head once a row: 40 % of the time on a CPU.
+    head = model.get_output_embeddings()
+    contiguous = head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(),))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         length = len(prompts[batch[0]])
         input_ids = torch.full((len(batch), length), tokenizer.pad_token_id)
         attention_mask = torch.zeros((len(batch), length), dtype=torch.long)
         for row, index in enumerate(batch):
-            own = len(prompts[index])
-            input_ids[row, length - own :] = torch.tensor(prompts[index])
-            attention_mask[row, length - own :] = 1
+            padding_end = prefix + length - len(prompts[index])
+            input_ids[row, :prefix] = torch.tensor(prompts[index][:prefix], dtype=torch.long)
+            attention_mask[row, :prefix] = 1
+            input_ids[row, padding_end:] = torch.tensor(prompts[index][prefix:])
+            attention_mask[row, padding_end:] = 1
         with torch.inference_mode():
+            batch_cache = copy.deepcopy(cache)  # generation appends to it
+            if batch_cache is not None:
+                batch_cache.batch_repeat_interleave(len(batch))
             written = model.generate(
                 input_ids=input_ids.to(model.device),
                 attention_mask=attention_mask.to(model.device),
+                past_key_values=batch_cache,
                 generation_config=decoding,
             )
         for row, index in enumerate(batch):
             answers[index] = _read(written[row, length:].tolist(), stops, tokenizer)
         if on_progress:
             on_progress(len(batch))
+    contiguous.remove()
     return answers
+
+
+def _shared_beginning(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
+    """Length and key/value cache of what all prompts begin with; 0 and `None` where it is not worth a pass of its own."""
+    length = min(len(os.path.commonprefix(list(prompts))), min(map(len, prompts), default=1) - 1)
+    if len(prompts) < 2 or length < _WORTH_SHARING:
+        return 0, None
+    with torch.inference_mode():
+        beginning = torch.tensor([prompts[0][:length]], device=model.device)
+        cache = model(input_ids=beginning, use_cache=True).past_key_values
+    return (length, cache) if isinstance(cache, DynamicCache) else (0, None)
 
 
 def _read(token_ids: list[int], stops: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Generation:

@@ -135,14 +135,15 @@ def attention_for(model: ModelConfig, row_tokens: int) -> str | None:
     return "eager" if not torch.cuda.is_available() and row_tokens <= _EAGER_ROW_TOKENS else None
 
 
-def load_base(model: ModelConfig, row_tokens: int) -> PreTrainedModel:
+def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedModel:
     """The base model, quantised as the recipe says.
 
     Args:
         model ([`~trl.ModelConfig`]):
             The recipe's model fields.
-        row_tokens (`int`):
-            Longest row of a batch, in tokens; decides the attention implementation where the recipe leaves it open.
+        row_tokens (`int`, *optional*):
+            Longest row of a training batch, in tokens; decides the attention implementation where the recipe leaves it open.
+            Without it, for inference, the library's choice stands.
 
     Returns:
         [`~transformers.PreTrainedModel`]
@@ -157,7 +158,7 @@ def load_base(model: ModelConfig, row_tokens: int) -> PreTrainedModel:
             location,
             revision=revision_for(location, model.model_revision),
             dtype=compute_dtype(model.dtype),
-            attn_implementation=attention_for(model, row_tokens),
+            attn_implementation=attention_for(model, row_tokens) if row_tokens else model.attn_implementation,
             use_safetensors=True,
             **({"quantization_config": quantization} if quantization else {}),
         )

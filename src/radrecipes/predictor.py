@@ -56,7 +56,7 @@ class Predictor:
                 "the prompt template is another one than in training (instruction or chat template); train again",
                 str(self.folder),
             )
-        base = models.load_base(model, self.recipe.training.max_length)
+        base = models.load_base(model)
         self.model = models.load_adapter(base, self.folder / "adapter", model.model_name_or_path)
 
     def answer(

@@ -22,6 +22,9 @@ from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.tasks.rendering import render_example
 
 
+_SCORED_ROUND_TO = 32
+
+
 @dataclass(frozen=True)
 class TokenisedRows:
     """A split as token ids, with the counts that TRL does not report.
@@ -142,7 +145,7 @@ class CompletionTrainer(SFTTrainer):
         forward_inputs = {key: value for key, value in inputs.items() if key != "labels"}
         with scored_positions_only(self.accelerator.unwrap_model(model), scored):
             outputs = model(**forward_inputs, use_cache=False)
-        total = F.cross_entropy(outputs.logits.float(), targets, reduction="sum")
+        total = F.cross_entropy(outputs.logits[: len(targets)].float(), targets, reduction="sum")
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
         loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -152,7 +155,10 @@ class CompletionTrainer(SFTTrainer):
 
 @contextlib.contextmanager
 def scored_positions_only(model: PreTrainedModel, scored: torch.Tensor) -> Iterator[None]:
-    """Within the context the LM head sees only the scored positions: logits are `(scored positions, vocabulary)`.
+    """Within the context the LM head sees the scored positions in order, filled up with the first position to a multiple of 32.
+
+    The logits are `(scored positions + fill, vocabulary)`; the fill keeps the number of kernel shapes small, see
+    [`SharedPrefixCollator`].
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -160,8 +166,10 @@ def scored_positions_only(model: PreTrainedModel, scored: torch.Tensor) -> Itera
         scored (`torch.Tensor` of shape `(rows, length)`):
             `True` where the next token is scored.
     """
+    positions = scored.flatten().nonzero().flatten()
+    positions = F.pad(positions, (0, -len(positions) % _SCORED_ROUND_TO))
     head = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda module, args: (args[0][scored],))
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[positions],))
     try:
         yield
     finally:

@@ -1,0 +1,100 @@
+"""Measure speed side by side with what a user would pick instead.
+
+    python benchmarks/run.py                                  every comparison
+    python benchmarks/run.py train_vs_trl_sft --runs 3        one of them
+
+Each comparison runs both sides alternating in one go and reports the ratio of their speeds: the median over the pairs, with
+the lowest and the highest pair. Results go to benchmarks/results.json, one entry a comparison.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+from datetime import date
+from pathlib import Path
+
+from train_vs_padded_trainer import TrainVsPaddedTrainer
+from train_vs_trl_sft import TrainVsTrlSft
+
+import radrecipes  # noqa: F401  (before any library: turns telemetry off)
+from radrecipes import manifest
+from radrecipes.command_line import run
+
+RESULTS = Path(__file__).parent / "results.json"
+COMPARISONS = {"train_vs_trl_sft": TrainVsTrlSft, "train_vs_padded_trainer": TrainVsPaddedTrainer}
+
+
+def main() -> None:
+    """Run the chosen comparisons, print a table, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(COMPARISONS)}")
+    parser.add_argument("--runs", type=int, default=5, help="pairs of runs a comparison (default: 5)")
+    args = parser.parse_args()
+    for name in args.names:
+        if name not in COMPARISONS:
+            parser.error(f"no comparison {name}; there are {', '.join(COMPARISONS)}")
+
+    results = {entry["name"]: entry for entry in json.loads(RESULTS.read_text())} if RESULTS.is_file() else {}
+    for name in args.names or COMPARISONS:
+        results[name] = measure(name, args.runs)
+        RESULTS.write_text(json.dumps(list(results.values()), indent=2) + "\n", encoding="utf-8")
+    print(table(results.values()))
+
+
+def measure(name: str, runs: int) -> dict:
+    """Run one comparison: ours and the alternative in turn, `runs` times."""
+    comparison = COMPARISONS[name]()
+    print(f"{name}: {comparison.description}")
+    pairs = []
+    for number in range(1, runs + 1):
+        # The order changes from pair to pair, so that neither side always runs on the warmer machine.
+        sides = [comparison.ours, comparison.theirs]
+        measured = {side.__name__: side() for side in (sides if number % 2 else sides[::-1])}
+        pairs.append((measured["ours"], measured["theirs"]))
+        ratio = measured["ours"]["samples_per_second"] / measured["theirs"]["samples_per_second"]
+        print(f"  pair {number} of {runs}: {ratio:.2f} times", flush=True)
+    ratios = [ours["samples_per_second"] / theirs["samples_per_second"] for ours, theirs in pairs]
+    return {
+        "name": name,
+        "compared": comparison.description,
+        "ratio": {
+            "median": _round(statistics.median(ratios)),
+            "low": _round(min(ratios)),
+            "high": _round(max(ratios)),
+        },
+        "runs": runs,
+        "ours": _median(ours for ours, _ in pairs),
+        "theirs": _median(theirs for _, theirs in pairs),
+        **comparison.checks(),
+        "date": date.today().isoformat(),
+        "versions": manifest.packages(),
+        "processor": manifest.hardware()["processor"],
+        "cores": manifest.hardware()["cores"],
+        "system": platform.system(),
+    }
+
+
+def table(results) -> str:
+    """The results as a table for the terminal."""
+    lines = [f"{'comparison':<26}{'ratio':<20}{'samples/s':<18}{'peak GiB':<16}runs"]
+    for entry in results:
+        ratio, ours, theirs = entry["ratio"], entry["ours"], entry["theirs"]
+        speeds = f"{ours['samples_per_second']:.1f} / {theirs['samples_per_second']:.1f}"
+        peaks = f"{ours['peak_memory_gib']:.2f} / {theirs['peak_memory_gib']:.2f}"
+        ratios = f"{ratio['median']} ({ratio['low']}–{ratio['high']})"
+        lines.append(f"{entry['name']:<26}{ratios:<20}{speeds:<18}{peaks:<16}{entry['runs']}")
+    return "\n".join(lines)
+
+
+def _median(measurements) -> dict[str, float]:
+    rows = list(measurements)
+    return {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
+
+
+def _round(value: float) -> float:
+    return round(value, 2)
+
+
+if __name__ == "__main__":
+    run(main)

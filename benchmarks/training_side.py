@@ -1,0 +1,109 @@
+"""What the training comparisons share: one set of rows, and a command run to its end with its peak memory."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from radrecipes import models, training
+from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.recipe import parse_recipe
+from radrecipes.tasks import TASKS
+
+RECIPE = "recipes/smollm2-135m/protocol_lora.yaml"
+BIN = Path(sys.executable).parent
+
+
+class TrainingRows:
+    """The default recipe's training rows as token ids with labels, so that both sides train on the very same tokens.
+
+    Args:
+        steps (`int`):
+            Optimizer steps of a run.
+    """
+
+    def __init__(self, steps: int):
+        self.steps = steps
+        self.recipe = parse_recipe(RECIPE)
+        self.folder = Path(tempfile.mkdtemp(prefix="radrecipes-bench-"))
+        task, arguments = TASKS[self.recipe.arguments.task], self.recipe.arguments
+        tokenizer = models.load_tokenizer(self.recipe.model)
+        tokenised = training.tokenise(
+            load_prepared_dataset(arguments.dataset).splits["train"],
+            task,
+            tokenizer,
+            arguments.prompt_style,
+            models.stop_token_ids(tokenizer),
+            self.recipe.training.max_length,
+            arguments.max_dropped_fraction,
+        )
+        (self.folder / "rows").mkdir()
+        tokenised.rows.to_parquet(self.folder / "rows" / "train.parquet")
+
+    @property
+    def base(self) -> str:
+        """Where the base model is loaded from."""
+        return models.locate_base(self.recipe.model.model_name_or_path)
+
+    def run_ours(self, **overrides: object) -> dict[str, float]:
+        """Run `scripts/sft.py` by the default recipe for `steps` steps.
+
+        Returns:
+            `dict[str, float]`: `samples_per_second`, `peak_memory_gib`; the run stays in `folder / "ours"`.
+        """
+        output = self.folder / "ours"
+        words = [f"--{key}={value}" for key, value in overrides.items()]
+        command = [BIN / "accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py"]
+        command += ["--config", RECIPE, "--restart", f"--output_dir={output}", f"--max_steps={self.steps}", *words]
+        peak, _ = run_with_peak_memory(command)
+        manifest = json.loads((output / "manifest.json").read_text())
+        return {"samples_per_second": manifest["training"]["samples_per_second"], "peak_memory_gib": peak}
+
+
+def samples_per_second(output: str) -> float:
+    """The training speed that the Trainer printed at its end; loading and preparation are not in it."""
+    return float(re.findall(r"'train_samples_per_second': '?([\d.]+)", output)[-1])
+
+
+def run_with_peak_memory(command: list) -> tuple[float, str]:
+    """Run a command to its end.
+
+    Returns:
+        `tuple[float, str]`: peak resident memory of its processes together in GiB, and what it printed.
+
+    Raises:
+        `RuntimeError`: the command failed; the end of its output is in the message.
+    """
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, env=dict(os.environ))
+        peak = 0
+        watched = psutil.Process(process.pid)
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.is_set():
+                try:
+                    family = [watched, *watched.children(recursive=True)]
+                    peak = max(peak, sum(member.memory_info().rss for member in family))
+                except psutil.Error:
+                    pass
+                time.sleep(0.1)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        process.wait()
+        done.set()
+        watcher.join()
+        output.seek(0)
+        printed = output.read()
+    if process.returncode:
+        raise RuntimeError(f"{command[:3]} failed:\n{printed[-2000:]}")
+    return peak / 2**30, printed
