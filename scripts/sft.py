@@ -15,6 +15,7 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes import manifest, models, run_folder, training
 from radrecipes.command_line import run
 from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
+from radrecipes.errors import OutputInUseError
 from radrecipes.evaluation import SHOWABLE_ACCESS
 from radrecipes.inspection import masked_example
 from radrecipes.recipe import parse_recipe
@@ -55,9 +56,12 @@ def main() -> None:
         recipe.arguments.max_dropped_fraction,
     )
 
-    # Only the first process writes into the folder
+    # Only the first process writes into the folder, once nothing of the user's can be wrong any more
     with run_folder.held_by_main(folder, state.is_main_process):
+        base = models.load_base(recipe.model, training.longest_row(recipe))
         if state.is_main_process:
+            if run_folder.is_complete(folder) and not args.restart:
+                raise OutputInUseError(f"{folder}: another run finished here in the meantime; run the command again")
             run_folder.start(folder, recipe)
             if dataset.access in SHOWABLE_ACCESS:
                 print(masked_example(rows.rows[0], tokenizer))
@@ -68,8 +72,7 @@ def main() -> None:
                 f"than {recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens carry loss"
             )
 
-        # Model and trainer
-        base = models.load_base(recipe.model, training.longest_row(recipe))
+        # Trainer
         recipe.training.output_dir = str(folder / "checkpoints")
         log = training.TrainLog(folder / "train_log.jsonl")
         trainer = training.make_trainer(recipe, base, tokenizer, rows.rows, [log])

@@ -1,13 +1,12 @@
 """Batched generation: what a model writes behind a prompt, up to its stop token."""
 
 import copy
-import os
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
 
 _WORTH_SHARING = 4  # tokens
 
@@ -109,8 +108,13 @@ def generate(
 
 def _shared_beginning(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
     """Length and key/value cache of what all prompts begin with; 0 and `None` where it is not worth a pass of its own."""
-    length = min(len(os.path.commonprefix(list(prompts))), min(map(len, prompts), default=1) - 1)
-    if len(prompts) < 2 or length < _WORTH_SHARING:
+    if len(prompts) < 2:
+        return 0, None
+    # The lexicographically first and last prompt differ wherever any two do.
+    pairs = zip(min(prompts), max(prompts), strict=False)
+    length = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    length = min(length, min(map(len, prompts)) - 1)  # each keeps a token of its own to predict from
+    if length < _WORTH_SHARING:
         return 0, None
     with torch.inference_mode():
         beginning = torch.tensor([prompts[0][:length]], device=model.device)

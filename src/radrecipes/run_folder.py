@@ -45,8 +45,12 @@ def held(folder: Path) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
-        yield
-        lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only where nothing was written into it
 
 
 def held_by_main(folder: Path, is_main_process: bool) -> contextlib.AbstractContextManager[None]:

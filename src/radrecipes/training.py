@@ -21,7 +21,6 @@ from radrecipes.recipe import Recipe
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.tasks.rendering import render_example
 
-
 _SCORED_ROUND_TO = 32
 
 
