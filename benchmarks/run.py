@@ -29,7 +29,7 @@ def main() -> None:
     """Run the chosen comparisons, print a table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(COMPARISONS)}")
-    parser.add_argument("--runs", type=int, default=5, help="pairs of runs a comparison (default: 5)")
+    parser.add_argument("--runs", type=int, default=3, help="pairs of runs a comparison (default: 3)")
     args = parser.parse_args()
     for name in args.names:
         if name not in COMPARISONS:

@@ -18,7 +18,7 @@ class TrainVsPaddedTrainer:
     @cached_property
     def rows(self) -> TrainingRows:
         """The rows of both sides."""
-        return TrainingRows(steps=25)
+        return TrainingRows(steps=12)
 
     def ours(self) -> dict[str, float]:
         """Our side."""
@@ -34,7 +34,7 @@ class TrainVsPaddedTrainer:
         return {}
 
 
-def train_padded(base: str, folder: Path, steps: int = 3, length: int = 512) -> None:
+def train_padded(base: str, folder: Path, steps: int = 2, length: int = 512) -> None:
     """The loop of a notebook: pad to a fixed length, let the model compute its own loss over all positions."""
     import torch
     from datasets import load_dataset

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from training_side import BIN, TrainingRows, run_with_peak_memory, samples_per_second
 
-_LOSS_STEPS = 8
+_LOSS_STEPS = 5
 
 
 class TrainVsTrlSft:
@@ -19,7 +19,7 @@ class TrainVsTrlSft:
     @cached_property
     def rows(self) -> TrainingRows:
         """The rows of both sides."""
-        return TrainingRows(steps=25)
+        return TrainingRows(steps=12)
 
     def ours(self) -> dict[str, float]:
         """Our side."""

@@ -1,0 +1,67 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from radrecipes.errors import InputError
+from radrecipes.recipe import find_recipes
+from radrecipes.reporting.tables import BEGIN, END, results_table, with_results
+from radrecipes.results import results_path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def figure(mean, sd=None):
+    return {"mean": mean, "sd": sd}
+
+
+RESULT = {
+    "recipe": "m/r",
+    "systems": {
+        "adapter": {name: figure(0.931, 0.012) for name in ("exact_accuracy", "macro_f1", "out_of_vocabulary_rate")},
+        "base": {name: figure(0.0) for name in ("exact_accuracy", "macro_f1", "out_of_vocabulary_rate")},
+    },
+    "seeds": [{"seed": 1, "against_linear": {"p_value": 0.004}}, {"seed": 2, "against_linear": {"p_value": 2e-9}}],
+    "rows": 988,
+    "groups": 54,
+    "seconds": {"mean": 420.0},
+    "peak_memory_gib": 3.4,
+    "hardware": {"cores": 2, "processor": "AMD EPYC"},
+}
+
+
+def test_table_shows_spread_and_the_worst_p_value():
+    table = results_table([RESULT])
+    assert "| m/r | adapter | 0.931 ± 0.012 | 0.931 ± 0.012 | 0.931 ± 0.012 |" in table
+    assert "| m/r | base | 0.000 |" in table
+    assert "p ≤ 0.004 in every seed" in table
+    assert "training 7.0 minutes and 3.4 GiB on 2 cores" in table
+
+
+def test_only_the_marked_part_of_a_document_changes():
+    document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    made = with_results(document, [RESULT], "x.md")
+    assert made.startswith(f"before\n{BEGIN}\n| recipe") and made.endswith(f"{END}\nafter\n") and "old" not in made
+    assert with_results(made, [RESULT], "x.md") == made
+    with pytest.raises(InputError, match=r"x\.md: the lines"):
+        with_results("no markers", [RESULT], "x.md")
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", *(f"recipes/{p.parent.name}/README.md" for p in find_recipes(REPOSITORY / "recipes"))]
+)
+def test_tables_of_the_documentation_are_not_stale(document):
+    path = REPOSITORY / document
+    root = REPOSITORY / "recipes" if document == "README.md" else path.parent
+    found = [json.loads(file.read_text("utf-8")) for file in sorted(root.rglob("*.results.json"))]
+    assert found
+    assert with_results(path.read_text("utf-8"), found, document) == path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("recipe", find_recipes(REPOSITORY / "recipes"), ids=lambda path: path.stem)
+def test_every_recipe_has_a_recorded_result(recipe):
+    result = json.loads(results_path(recipe).read_text("utf-8"))
+    assert len(result["seeds"]) >= 3
+    adapter, linear = (result["systems"][name]["exact_accuracy"] for name in ("adapter", "tfidf_logistic_regression"))
+    assert adapter["mean"] > linear["mean"]
+    assert all(row["against_linear"]["p_value"] < 0.05 for row in result["seeds"])
