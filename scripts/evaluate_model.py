@@ -33,7 +33,7 @@ from radrecipes.evaluation import (
 from radrecipes.predictor import Predictor
 from radrecipes.recipe import header
 from radrecipes.reporting.report_page import write_report
-from radrecipes.reporting.tables import metrics_table
+from radrecipes.reporting.result_tables import metrics_table
 
 
 def main() -> None:

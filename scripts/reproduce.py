@@ -17,7 +17,7 @@ from radrecipes import run_folder
 from radrecipes.command_line import run
 from radrecipes.errors import InputError
 from radrecipes.recipe import parse_recipe
-from radrecipes.reporting.tables import results_table, with_results
+from radrecipes.reporting.result_tables import results_table, with_results
 from radrecipes.results import results_path, summarise
 
 BIN = Path(sys.executable).parent

@@ -5,7 +5,7 @@ import pytest
 
 from radrecipes.errors import InputError
 from radrecipes.recipe import find_recipes
-from radrecipes.reporting.tables import BEGIN, END, results_table, with_results
+from radrecipes.reporting.result_tables import BEGIN, END, results_table, with_results
 from radrecipes.results import results_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
