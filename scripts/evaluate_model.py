@@ -107,7 +107,7 @@ def main() -> None:
     predictions.to_parquet(unfinished / "predictions.parquet", index=False)
     write_report(
         unfinished,
-        title=header(folder / "recipe.yaml"),
+        title=header(folder / "recipe.yaml").split(". ")[0],
         metrics=metrics,
         predictions=predictions,
         labels=dataset.label_set.labels,

@@ -298,14 +298,15 @@ def count_step(
         if own_mask:
             inputs["attention_mask"] = torch.zeros(rows, 1, length, length, dtype=dtype)
         head = model.get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[:scored],))
+        filled = -(-scored // training.SCORED_ROUND_TO) * training.SCORED_ROUND_TO
+        handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[:filled],))
         autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32)
         model.train()
         try:
             with counter:
                 with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
                     logits = torch.func.functional_call(model, weights, (), inputs).logits
-                    loss = F.cross_entropy(logits.float(), torch.zeros(scored, dtype=torch.long))
+                    loss = F.cross_entropy(logits[:scored].float(), torch.zeros(scored, dtype=torch.long))
                 loss.backward()
         finally:
             handle.remove()

@@ -21,7 +21,8 @@ from radrecipes.recipe import Recipe
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.tasks.rendering import render_example
 
-_SCORED_ROUND_TO = 32
+# Positions that reach the LM head are filled up to a multiple of it, so that batches share kernel shapes.
+SCORED_ROUND_TO = 32
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def scored_positions_only(model: PreTrainedModel, scored: torch.Tensor) -> Itera
             `True` where the next token is scored.
     """
     positions = scored.flatten().nonzero().flatten()
-    positions = F.pad(positions, (0, -len(positions) % _SCORED_ROUND_TO))
+    positions = F.pad(positions, (0, -len(positions) % SCORED_ROUND_TO))
     head = model.get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[positions],))
     try:
