@@ -81,8 +81,10 @@ def run_with_peak_memory(command: list) -> tuple[float, str]:
     Raises:
         `RuntimeError`: the command failed; the end of its output is in the message.
     """
+    # Launchers choose the number of threads differently (one, or all cores); both sides get all cores.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(psutil.cpu_count(logical=False) or psutil.cpu_count())}
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, env=dict(os.environ))
+        process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, env=environment)
         peak = 0
         watched = psutil.Process(process.pid)
         done = threading.Event()

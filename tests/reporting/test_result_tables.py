@@ -37,7 +37,7 @@ def test_table_shows_spread_and_the_worst_p_value():
     assert "| m/r | adapter | 0.931 ± 0.012 | 0.931 ± 0.012 | 0.931 ± 0.012 |" in table
     assert "| m/r | base | 0.000 |" in table
     assert "p ≤ 0.004 in every seed" in table
-    assert "training 7.0 minutes (first seed) and 3.4 GiB on 2 cores" in table
+    assert "training 7.0 minutes (first seed), 3.4 GiB, 2 cores" in table
 
 
 def test_only_the_marked_part_of_a_document_changes():

@@ -74,7 +74,7 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
                 if worst is not None
                 else ""
             )
-            + f"; training {result['seeds'][0]['seconds'] / 60:.1f} minutes (first seed) and {result['peak_memory_gib']:.1f} GiB on "
+            + f"; training {result['seeds'][0]['seconds'] / 60:.1f} minutes (first seed), {result['peak_memory_gib']:.1f} GiB, "
             f"{result['hardware']['cores']} cores ({result['hardware']['processor']})."
         )
     return "\n".join([*lines, "", *notes])
