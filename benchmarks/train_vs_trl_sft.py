@@ -36,7 +36,7 @@ class TrainVsTrlSft:
         rows.run_ours(dtype="float32")
         rows.steps = steps
         log = (rows.folder / "ours" / "train_log.jsonl").read_text().splitlines()
-        ours = [json.loads(line)["loss"] for line in log][:_LOSS_STEPS] if log else []
+        ours = [entry["loss"] for entry in map(json.loads, log) if "loss" in entry]
         self._trl("float32", _LOSS_STEPS, "--save_strategy", "steps", "--save_steps", str(_LOSS_STEPS))
         state = json.loads((rows.folder / "trl" / f"checkpoint-{_LOSS_STEPS}" / "trainer_state.json").read_text())
         theirs = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
