@@ -14,10 +14,10 @@ import time
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes import manifest, models, run_folder, training
 from radrecipes.command_line import run
-from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
+from radrecipes.data.prepared import LABEL_SET_FILE
 from radrecipes.errors import OutputInUseError
 from radrecipes.evaluation import SHOWABLE_ACCESS
-from radrecipes.inspection import masked_example
+from radrecipes.inspection import load_training_data, masked_example
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
@@ -41,20 +41,9 @@ def main() -> None:
     training.divide_batch(recipe, state.num_processes)
 
     # Data: verified against its manifest, rendered by the task, the prompt masked
-    dataset = load_prepared_dataset(recipe.arguments.dataset)
+    data = load_training_data(recipe)
+    dataset, tokenizer, rows = data.dataset, data.tokenizer, data.rows
     task, style = TASKS[recipe.arguments.task], recipe.arguments.prompt_style
-    task.check_dataset(dataset)
-    tokenizer = models.load_tokenizer(recipe.model, recipe.training.chat_template_path)
-    stops = models.stop_token_ids(tokenizer)
-    rows = training.tokenise(
-        dataset.splits["train"],
-        task,
-        tokenizer,
-        style,
-        stops,
-        recipe.training.max_length,
-        recipe.arguments.max_dropped_fraction,
-    )
 
     # Only the first process writes into the folder, once nothing of the user's can be wrong any more
     with run_folder.held_by_main(folder, state.is_main_process):

@@ -259,6 +259,8 @@ def test_every_value_changes_the_digest():
         overrides = [f"--{key}={changed}"]
         if key == "global_batch_size":
             overrides = ["--global_batch_size=32"]
+        if key == "per_device_train_batch_size":
+            overrides = ["--per_device_train_batch_size=4"]
         seen_before = len(seen)
         seen.add(parse_recipe(SHIPPED, overrides).digest)
         assert len(seen) == seen_before + 1, key
