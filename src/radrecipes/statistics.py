@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest, t
 
 # Gets how often each row was drawn, shape (resamples, rows), and gives one figure per resample, shape (resamples,).
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -154,3 +154,46 @@ def mcnemar_exact(
     discordant = only_first + only_second
     p_value = binomtest(only_first, discordant, 0.5).pvalue if discordant else 1.0
     return {"n10": only_first, "n01": only_second, "p_value": float(p_value)}
+
+
+def grouped_accuracy_lower_bound(
+    correct: Sequence[bool] | np.ndarray, groups: Sequence[str] | np.ndarray, confidence: float
+) -> tuple[float, float]:
+    """A lower confidence bound of an accuracy where rows of one group are alike.
+
+    Args:
+        correct (`Sequence[bool]` or `np.ndarray` of shape `(rows,)`):
+            Whether each row is right.
+        groups (`Sequence[str]` or `np.ndarray` of shape `(rows,)`):
+            The group of each row.
+        confidence (`float`):
+            Confidence of the one-sided bound.
+
+    Returns:
+        `tuple[float, float]`: the bound, and how many independent rows the rows are worth.
+
+    Raises:
+        ValueError: There are no rows, or the lengths differ.
+    """
+    correct = np.asarray(correct, dtype=np.float64)
+    if len(correct) == 0 or len(correct) != len(groups):
+        raise ValueError("correct and groups must have one length, at least 1")
+    _, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
+    rows, group_count = len(correct), int(group_of_row.max()) + 1
+    if group_count == 1:
+        return 0.0, 1.0 if rows > 1 else float(rows)
+    accuracy = correct.mean()
+    spread = np.bincount(group_of_row, weights=correct - accuracy)
+    variance_of_rows = np.sum((correct - accuracy) ** 2) * rows / (rows - 1)
+    design_effect = 1.0
+    if variance_of_rows > 0:
+        design_effect = max(1.0, np.sum(spread**2) * group_count / (group_count - 1) / variance_of_rows)
+    error = 1 - confidence
+    effective_rows = rows / design_effect * min(1.0, (t.ppf(error, rows - 1) / t.ppf(error, group_count - 1)) ** 2)
+    return _clopper_pearson_lower(accuracy * effective_rows, effective_rows, confidence), float(effective_rows)
+
+
+def _clopper_pearson_lower(successes: float, rows: float, confidence: float) -> float:
+    if successes <= 0:
+        return 0.0
+    return float(beta.ppf(1 - confidence, successes, rows - successes + 1))
