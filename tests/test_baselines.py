@@ -1,9 +1,14 @@
-"""The linear baseline and the commonest label."""
+"""The linear classifiers, the nearest note and the commonest label."""
 
 import numpy as np
 import pytest
 
-from radrecipes.baselines import fit_linear_baseline, majority_label
+from radrecipes.baselines import (
+    fit_linear_baseline,
+    fit_nearest_neighbour,
+    fit_support_vector_baseline,
+    majority_label,
+)
 from radrecipes.errors import InputError
 
 TRAIN = {
@@ -33,9 +38,56 @@ def test_learns_and_gives_a_probability_for_each_label():
     assert [baseline.labels[column] for column in probabilities.argmax(axis=1)] == baseline.predict(notes)
 
 
+def test_a_linear_confidence_is_the_probability_of_the_predicted_label():
+    baseline, notes = fit(), ["acute bleed head", "meniscus", "unknown words only"]
+    probabilities = baseline.predict_probabilities(notes)
+    columns = [baseline.labels.index(label) for label in baseline.predict(notes)]
+    assert baseline.confidences(notes) == pytest.approx(probabilities[range(3), columns])
+
+
+@pytest.mark.parametrize("kept", [3, 2])
+def test_a_support_vector_margin_is_what_parts_the_best_label_from_the_second(kept):
+    pairs = [(note, label) for note, label in zip(*rows(), strict=True) if label in list(TRAIN)[:kept]]
+    validation = [(note, label) for note, label in zip(*VALIDATION, strict=True) if label in list(TRAIN)[:kept]]
+    baseline = fit_support_vector_baseline(*zip(*pairs, strict=True), *zip(*validation, strict=True))
+    notes = ["acute bleed head", "meniscus", "head injury, knee"]
+    assert baseline.predict(notes[:2]) == ["CT Head", "MRI Knee"]
+    classifier = baseline.pipeline[-1]
+    # The naive way: the decision value of every label from the weights, for two labels those of both signs.
+    weights, intercepts = classifier.coef_, classifier.intercept_
+    if kept == 2:
+        weights, intercepts = np.vstack([-weights, weights]), np.concatenate([-intercepts, intercepts])
+    decisions = baseline.pipeline[0].transform(notes) @ weights.T + intercepts
+    expected = [sorted(row)[-1] - sorted(row)[-2] for row in decisions]
+    assert baseline.confidences(notes) == pytest.approx(expected)
+    # A note that speaks for both labels is less sure than one that speaks for one.
+    assert baseline.confidences(notes)[2] < baseline.confidences(notes)[:2].min()
+
+
+def test_the_nearest_neighbour_equals_a_search_over_every_training_note():
+    train_notes, train_labels = rows()
+    baseline = fit_nearest_neighbour(train_notes, train_labels)
+    notes = ["bleed", "knee injury with lock", "chest pain, cough", "acl tear knee"]
+    train_vectors, vectors = (baseline.vectoriser.transform(texts).toarray() for texts in (train_notes, notes))
+    similarities = [[float(one @ other) for other in train_vectors] for one in vectors]
+    assert baseline.confidences(notes) == pytest.approx([max(row) for row in similarities])
+    assert baseline.predict(notes) == [train_labels[int(np.argmax(row))] for row in similarities]
+    assert baseline.confidences(notes)[3] == pytest.approx(1)
+
+
+def test_the_nearest_neighbour_says_the_commonest_label_where_no_word_is_known():
+    baseline = fit_nearest_neighbour(["head", "knee", "knee"], ["CT Head", "MRI Knee", "MRI Knee"])
+    assert baseline.predict(["", "foot"]) == ["MRI Knee", "MRI Knee"]
+    assert list(baseline.confidences(["", "foot"])) == [0, 0]
+    # Two training notes that are alike: the first one counts.
+    assert fit_nearest_neighbour(["head", "head"], ["b", "a"]).predict(["head"]) == ["b"]
+
+
 def test_same_rows_same_classifier():
     notes = ["fall", "pain", "unknown words only"]
     assert np.array_equal(fit().predict_probabilities(notes), fit().predict_probabilities(notes))
+    one, other = (fit_support_vector_baseline(*rows(), *VALIDATION) for _ in range(2))
+    assert np.array_equal(one.confidences(notes), other.confidences(notes))
 
 
 def test_pairs_of_words_tell_notes_with_the_same_words_apart():
@@ -62,8 +114,11 @@ def test_bad_input_says_what_is_wrong():
         fit(notes=["a b", "c d"], labels=["CT", "CT"])
     with pytest.raises(InputError, match="validation split is empty"):
         fit_linear_baseline(["a", "b"], ["CT", "MR"], [], [])
+    for fit_baseline in (fit_linear_baseline, fit_support_vector_baseline):
+        with pytest.raises(InputError, match="holds a word"):
+            fit_baseline(["...", "!!"], ["CT", "MR"], *VALIDATION)
     with pytest.raises(InputError, match="holds a word"):
-        fit(notes=["...", "!!"], labels=["CT", "MR"])
+        fit_nearest_neighbour(["...", "!!"], ["CT", "MR"])
 
 
 def test_majority_label_breaks_ties_by_name():
