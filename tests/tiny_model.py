@@ -48,7 +48,9 @@ def build_tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_tiny_model(root: Path, model_id: str, architecture: str = "llama", grouped_query: bool = True) -> Path:
+def build_tiny_model(
+    root: Path, model_id: str, architecture: str = "llama", grouped_query: bool = True, hidden_size: int = 32
+) -> Path:
     """Save a random causal model with its tokenizer as a Hub clone would lie: `<root>/<org>/<name>/`.
 
     Args:
@@ -60,6 +62,8 @@ def build_tiny_model(root: Path, model_id: str, architecture: str = "llama", gro
             A `model_type` of Transformers: `"llama"`, `"qwen2"`, `"mistral"`, `"gpt2"`, …
         grouped_query (`bool`, *optional*, defaults to `True`):
             Whether two query heads share a key and value head, as in most current models.
+        hidden_size (`int`, *optional*, defaults to `32`):
+            Width; 4-bit quantisation needs a multiple of 64.
 
     Returns:
         `Path`: the model's folder.
@@ -68,8 +72,8 @@ def build_tiny_model(root: Path, model_id: str, architecture: str = "llama", gro
     config = AutoConfig.for_model(
         architecture,
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2 if grouped_query else 4,

@@ -71,7 +71,7 @@ def generate(
     )
     # Transformers fills what `decoding` leaves open from the model's own settings, for example a repetition penalty.
     model.generation_config = decoding
-    prefix, cache = _shared_beginning(model, prompts)
+    prefix, cache = shared_beginning(model, prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))  # longest first: memory peaks at once
     answers: list[Generation | None] = [None] * len(prompts)
     # The last position is a strided slice, for which torch would copy the whole head once a row: 40 % of the time on a CPU.
@@ -106,7 +106,7 @@ def generate(
     return answers
 
 
-def _shared_beginning(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
+def shared_beginning(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
     """Length and key/value cache of what all prompts begin with; 0 and `None` where it is not worth a pass of its own."""
     if len(prompts) < 2:
         return 0, None
