@@ -6,7 +6,9 @@ import io
 import json
 import os
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,26 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SUFFIXES = ".csv, .tsv, .jsonl (each also with .gz) or .parquet"
 
 
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that cannot be read.
+
+    Args:
+        where (`str`):
+            `file:line`, or `file:row number` for Parquet.
+        reason (`str`):
+            What is wrong and how to mend it; never quotes the row's content.
+    """
+
+    where: str
+    reason: str
+
+    @property
+    def line(self) -> str:
+        """`17`, or `row 17` for Parquet."""
+        return self.where.rpartition(":")[2]
+
+
 def read_examples(
     path: str | Path,
     *,
@@ -29,7 +51,38 @@ def read_examples(
     id_column: str | None = None,
     group_column: str | None = None,
 ) -> list[Example]:
-    """Read a table and hand over each row as an example, as it stands in the file.
+    """Read a whole table, all of whose rows must be good. Arguments as for [`iterate_examples`].
+
+    Returns:
+        `list[Example]`: One per row, in file order.
+
+    Raises:
+        InputError: The file is missing, empty or broken, a column is missing, or a row cannot be read. Names the line.
+    """
+    examples = []
+    for row in iterate_examples(path, inputs=inputs, target=target, id_column=id_column, group_column=group_column):
+        if isinstance(row, RejectedRow):
+            raise InputError(row.reason, where=row.where)
+        examples.append(row)
+    if not examples:
+        raise InputError("the file has no rows below its header; give a table with rows", where=str(path))
+    return examples
+
+
+def iterate_examples(
+    path: str | Path,
+    *,
+    inputs: Mapping[str, str],
+    target: str | None = None,
+    id_column: str | None = None,
+    group_column: str | None = None,
+) -> Iterator[Example | RejectedRow]:
+    """Read a table row by row, in memory that does not grow with it, and go on behind a row that cannot be read.
+
+    A CSV row whose quotes are broken costs the line that it starts on: reading goes on with the next line, so that an open
+    quote cannot swallow the rows below it. The next lines are taken for its rest, and rejected too, as long as they have
+    the wrong number of fields or an odd number of quotes. A row with the wrong number of fields but whole quotes is
+    rejected with all lines that it spans.
 
     Args:
         path (`str` or `Path`):
@@ -39,19 +92,35 @@ def read_examples(
         target (`str`, *optional*):
             Column that holds the label; without it every target is empty, as for rows that wait for a prediction.
         id_column (`str`, *optional*):
-            Column that identifies a row; without it rows are numbered from 1.
+            Column that identifies a row; without it rows, rejected ones too, are numbered from 1.
         group_column (`str`, *optional*):
             Column of what a split must not tear apart; without it each row stands for itself.
 
-    Returns:
-        `list[Example]`: One per row, in file order, empty cells as empty text. `where` is `file:line`, the line on
-        which the row starts in a text editor, or `file:row` for Parquet.
+    Yields:
+        `Example` or `RejectedRow`: One per row, in file order, empty cells as empty text. `where` is `file:line`, the line
+        on which the row starts in a text editor, or `file:row number` for Parquet.
 
     Raises:
-        InputError: The file is missing, empty or broken, or a column is missing. Names the line.
+        InputError: The file is missing, empty or broken as a whole, or its header lacks a column.
     """
     path = Path(path)
     columns = list(dict.fromkeys(column for column in (*inputs.values(), target, id_column, group_column) if column))
+    for number, row in enumerate(_rows(path, columns), start=1):
+        if isinstance(row, RejectedRow):
+            yield row
+            continue
+        where, cells = row
+        row_id = cells[id_column].strip() if id_column else str(number)
+        yield Example(
+            id=row_id,
+            group=cells[group_column].strip() if group_column else row_id,
+            inputs={name: cells[column] for name, column in inputs.items()},
+            target=cells[target] if target else "",
+            where=where,
+        )
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
     kind = (suffixes[:-1] if compressed else suffixes)[-1:]
@@ -62,29 +131,16 @@ def read_examples(
     if path.stat().st_size == 0:
         raise InputError("the file is empty; give a table with a header and rows", where=str(path))
     if kind == [".parquet"] and not compressed:
-        rows = _parquet_rows(path, columns)
-    elif kind == [".jsonl"]:
-        rows = _json_rows(path, _text_lines(path, compressed), columns)
-    elif kind and kind[0] in _DELIMITERS:
-        rows = _delimited_rows(path, _text_lines(path, compressed), columns, _DELIMITERS[kind[0]])
-    else:
-        raise InputError(f"cannot tell the format from the name; it must end with {_SUFFIXES}", where=str(path))
+        return _parquet_rows(path, columns)
+    if kind == [".jsonl"]:
+        return _json_rows(path, _text_lines(path, compressed), columns)
+    if kind and kind[0] in _DELIMITERS:
+        return _delimited_rows(path, _text_lines(path, compressed), columns, _DELIMITERS[kind[0]])
+    raise InputError(f"cannot tell the format from the name; it must end with {_SUFFIXES}", where=str(path))
 
-    examples = []
-    for number, (where, row) in enumerate(rows, start=1):
-        row_id = row[id_column].strip() if id_column else str(number)
-        examples.append(
-            Example(
-                id=row_id,
-                group=row[group_column].strip() if group_column else row_id,
-                inputs={name: row[column] for name, column in inputs.items()},
-                target=row[target] if target else "",
-                where=where,
-            )
-        )
-    if not examples:
-        raise InputError("the file has no rows below its header; give a table with rows", where=str(path))
-    return examples
+
+class _CellError(Exception):
+    """A cell that cannot be used; the message is the reason."""
 
 
 def _text_lines(path: Path, compressed: bool) -> Iterator[str]:
@@ -95,87 +151,162 @@ def _text_lines(path: Path, compressed: bool) -> Iterator[str]:
     ):
         number = 0
         try:
-            for number, line in enumerate(lines, start=1):
-                if not line.isascii():
-                    line.encode("utf-8")
-                if "\0" in line:
-                    raise InputError("holds a NUL byte; save the file as UTF-8 text", where=f"{path}:{number}")
+            for number, line in enumerate(lines, start=1):  # noqa: B007 (named in the error)
                 yield line
-        except UnicodeEncodeError:
-            raise InputError("is not UTF-8; save the file as UTF-8", where=f"{path}:{number}") from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise InputError(f"is not a whole gzip file ({error}); copy it again", f"{path}:{number + 1}") from None
 
 
+def _line_fault(line: str) -> str | None:
+    if not line.isascii() and _holds_surrogate(line):
+        return "is not UTF-8; save the file as UTF-8"
+    if "\0" in line:
+        return "holds a NUL byte; save the file as UTF-8 text"
+    return None
+
+
+def _holds_surrogate(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+class _RowLines:
+    """Lines for a CSV reader that can be read again from behind the first line of the current row."""
+
+    def __init__(self, lines: Iterator[str]):
+        self._lines = lines
+        self._again: deque[str] = deque()
+        self.row: list[str] = []
+        self.next_number = 1
+
+    def __iter__(self) -> "_RowLines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.row.append(line)
+        self.next_number += 1
+        return line
+
+    def read_rest_again(self) -> None:
+        """Hand out the current row's lines once more, but for its first."""
+        self._again.extendleft(reversed(self.row[1:]))
+        self.next_number -= len(self.row) - 1
+
+
 def _delimited_rows(
     path: Path, lines: Iterator[str], columns: Sequence[str], delimiter: str
-) -> Iterator[tuple[str, dict[str, str]]]:
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
+    row_lines = _RowLines(lines)
+    reader = csv.reader(row_lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
+    broken_line = None  # of the broken row whose rest may follow
     while True:
         # A row may span lines; it is found in an editor by the line that it starts on.
-        first_line = reader.line_num + 1
-        where = f"{path}:{first_line}"
+        row_lines.row, first_line = [], row_lines.next_number
+        where, fault = f"{path}:{first_line}", None
         try:
             fields = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
-            mend = (
+            fields = []
+            fault = (
                 "a quote is not closed in the row that starts here; close it"
                 if "unexpected end of data" in str(error) or "field larger" in str(error)
                 else f"the row that starts here is broken ({error}); quote its fields and double the quotes inside"
             )
-            raise InputError(mend, where=where) from None
-        if not fields:
+        quotes_broken = fault is not None
+        for number, line in enumerate(row_lines.row[:1] if quotes_broken else row_lines.row, start=first_line):
+            if line_fault := _line_fault(line):
+                where, fault = f"{path}:{number}", line_fault
+                break
+        if fault is None and not fields:
             continue
         if header is None:
+            if fault:
+                raise InputError(fault, where=where)
             header = [name.strip() for name in fields]
-            _check_columns(path, header, columns)
+            if column_fault := _column_fault(header, columns):
+                raise InputError(column_fault, where=str(path))
             positions = {column: header.index(column) for column in columns}
             continue
-        if len(fields) != len(header):
-            raise InputError(
-                f"the row has {len(fields)} fields, the header {len(header)}; quote fields that hold the separator",
-                where=where,
+        if fault is None and len(fields) != len(header):
+            spanned = f" (lines {first_line} to {row_lines.next_number - 1})" if len(row_lines.row) > 1 else ""
+            fault = f"the row has {len(fields)} fields, the header {len(header)}{spanned}; quote fields that hold the separator"
+        if broken_line and (fault or sum(line.count('"') for line in row_lines.row) % 2):
+            fault = f"may be the rest of the broken row in line {broken_line}; mend that one" + (
+                f" ({fault})" if fault else ""
             )
-        yield where, {column: fields[position] for column, position in positions.items()}
+        if fault is None:
+            broken_line = None
+            yield where, {column: fields[position] for column, position in positions.items()}
+            continue
+        if quotes_broken:
+            broken_line = broken_line or first_line
+            row_lines.read_rest_again()
+        yield RejectedRow(where, fault)
     if header is None:
         raise InputError("the file is empty; give a table with a header and rows", where=str(path))
 
 
-def _json_rows(path: Path, lines: Iterator[str], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _json_rows(
+    path: Path, lines: Iterator[str], columns: Sequence[str]
+) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
     for number, line in enumerate(lines, start=1):
         where = f"{path}:{number}"
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            raise InputError(f"not valid JSON ({reason}); write one object per line", where=where) from None
-        if not isinstance(row, dict):
-            raise InputError("must be a JSON object with the columns as keys", where=where)
-        _check_columns(where, list(row), columns)
-        yield where, {column: _cell(row[column], column, where) for column in columns}
+            cells = _json_cells(line, columns)
+        except _CellError as error:
+            yield RejectedRow(where, str(error))
+        else:
+            yield where, cells
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _json_cells(line: str, columns: Sequence[str]) -> dict[str, str]:
+    if fault := _line_fault(line):
+        raise _CellError(fault)
     try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names, columns)
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        # Beside JSON's own errors: a number of thousands of digits, and brackets nested thousands deep.
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number too long"
+        raise _CellError(f"not valid JSON ({reason}); write one object per line") from None
+    if not isinstance(row, dict):
+        raise _CellError("must be a JSON object with the columns as keys")
+    if fault := _column_fault(list(row), columns):
+        raise _CellError(fault)
+    return {column: _cell(row[column], column) for column in columns}
+
+
+def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
+    try:
+        # A buffer, and small batches: otherwise a whole column of a row group would be held.
+        with pq.ParquetFile(path, buffer_size=2**20) as file:
+            if fault := _column_fault(file.schema_arrow.names, columns):
+                raise InputError(fault, where=str(path))
             number = 0
-            for batch in file.iter_batches(columns=list(columns)):
+            for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
                 for row in batch.to_pylist():
                     number += 1
                     where = f"{path}:row {number}"
-                    yield where, {column: _cell(row[column], column, where) for column in columns}
+                    try:
+                        cells = {column: _cell(row[column], column) for column in columns}
+                    except _CellError as error:
+                        yield RejectedRow(where, str(error))
+                    else:
+                        yield where, cells
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"not readable as Parquet ({reason}); write it again", where=str(path)) from None
 
 
-def _cell(value: Any, column: str, where: str) -> str:
+def _cell(value: Any, column: str) -> str:
     if value is None:
         return ""
     # Identifiers are often whole numbers; anything else is more likely the wrong column than a text.
@@ -183,16 +314,16 @@ def _cell(value: Any, column: str, where: str) -> str:
         return str(value)
     if isinstance(value, str):
         # JSON can spell half of a surrogate pair, which no file in UTF-8 can hold.
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise InputError(f"column {column!r} holds a broken Unicode character; remove it", where=where)
+        if not value.isascii() and _holds_surrogate(value):
+            raise _CellError(f"column {column!r} holds a broken Unicode character; remove it")
         return value
-    raise InputError(f"column {column!r} holds {type(value).__name__}, not text; name another column", where=where)
+    raise _CellError(f"column {column!r} holds {type(value).__name__}, not text; name another column")
 
 
-def _check_columns(where: Path | str, present: Sequence[str], columns: Sequence[str]) -> None:
+def _column_fault(present: Sequence[str], columns: Sequence[str]) -> str | None:
     for column in columns:
         if present.count(column) > 1:
-            raise InputError(f"column {column!r} stands twice in the header; rename one", where=str(where))
+            return f"column {column!r} stands twice in the header; rename one"
         if column in present:
             continue
         near = process.extractOne(column, present, processor=str.lower, scorer=fuzz.ratio, score_cutoff=60)
@@ -200,4 +331,5 @@ def _check_columns(where: Path | str, present: Sequence[str], columns: Sequence[
         if len(present) == 1 and ";" in present[0]:
             hint = "the fields are separated by semicolons: save the file with commas. "
         listed = ", ".join(" ".join(name.split()) for name in present[:20]) + (", …" if len(present) > 20 else "")
-        raise InputError(f"no column {column!r}; {hint}columns: {listed}", where=str(where))
+        return f"no column {column!r}; {hint}columns: {listed}"
+    return None
