@@ -17,6 +17,17 @@ labels:
     playbook: RPID1
   - name: MR Brain
 """
+# The same set with everything that is optional; the pairs begin in line 14.
+MARKED = (
+    GOOD
+    + """\
+    always_review: true
+  - {name: CT Head, always_review: false}
+costly_confusions:
+  - [CT Dedicated Kidney, CT Head]
+  - [MR Brain, CT Head]
+"""
+)
 
 
 @pytest.fixture
@@ -71,6 +82,41 @@ def test_a_wrong_label_set_is_refused_with_its_line(write, old, new, line, said)
     assert str(caught.value).startswith(f"{path}:{line}: ")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_can_be_marked_for_review_and_pairs_as_costly(write):
+    labels = LabelSet.load(write(MARKED))
+    assert labels.always_review == {"MR Brain"}
+    assert labels.costly_confusions == (("CT Dedicated Kidney", "CT Head"), ("MR Brain", "CT Head"))
+    without = LabelSet.load(write(GOOD))
+    assert (without.always_review, without.costly_confusions) == (frozenset(), ())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("always_review: true", "always_reviewed: true", 11, "did you mean 'always_review'"),
+        ("always_review: true", "always_review: yes", 11, "must be true or false"),
+        ("always_review: true", "always_review: 'true'", 11, "must be true or false"),
+        ("costly_confusions:", "costly_confusion:", 13, "did you mean 'costly_confusions'"),
+        ("[MR Brain, CT Head]", "[MR Brian, CT Head]", 15, "did you mean 'MR Brain'?"),
+        ("[MR Brain, CT Head]", "[MR Brain, CT Renal Mass Protocol]", 15, "did you mean 'CT Dedicated Kidney'?"),
+        ("[MR Brain, CT Head]", "[MR Brain, Echo]", 15, "no label is named 'Echo'; write the name of a label"),
+        ("[MR Brain, CT Head]", "[MR Brain]", 15, "list of two label names"),
+        ("[MR Brain, CT Head]", "MR Brain", 15, "list of two label names"),
+        ("[MR Brain, CT Head]", "[MR Brain, MR Brain]", 15, "paired with itself"),
+        ("[MR Brain, CT Head]", "[CT Head, CT Dedicated Kidney]", 15, "stands twice (first in line 14"),
+        ("[MR Brain, CT Head]", "[MR Brain, 7]", 15, "put it in quotes: '7'"),
+        ("\n  - [CT Dedicated Kidney, CT Head]\n  - [MR Brain, CT Head]", " CT Head", 13, "must be a list of pairs"),
+    ],
+)
+def test_a_wrong_mark_or_pair_is_refused_with_its_line(write, old, new, line, said):
+    assert old in MARKED
+    path = write(MARKED.replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        LabelSet.load(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

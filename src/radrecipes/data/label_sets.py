@@ -1,7 +1,7 @@
 """Label sets: the names that a model may answer with, and the spellings under which each is known."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from radrecipes.errors import InputError
 MODALITIES = ("CT", "MR", "US", "DX", "MG", "RF", "XA", "NM", "PT")
 CONTRASTS = ("none", "with", "without and with")
 
-_SET_KEYS = ("name", "version", "labels")
-_LABEL_KEYS = ("name", "aliases", "modality", "body_region", "contrast", "loinc", "playbook")
+_REQUIRED_SET_KEYS = ("name", "version", "labels")
+_SET_KEYS = (*_REQUIRED_SET_KEYS, "costly_confusions")
+_LABEL_KEYS = ("name", "aliases", "modality", "body_region", "contrast", "loinc", "playbook", "always_review")
 # Below this a "did you mean" misleads more often than it helps.
 _SUGGESTION_SCORE = 60
 
@@ -49,6 +50,8 @@ class Label:
             Code of the procedure in LOINC.
         playbook (`str`, *optional*):
             Code of the procedure in the RSNA Playbook.
+        always_review (`bool`, *optional*, defaults to `False`):
+            A person looks at every answer with this label, however sure the model is.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Label:
     contrast: str | None = None
     loinc: str | None = None
     playbook: str | None = None
+    always_review: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,15 @@ class LabelSet:
             The labels; names and aliases must be unique after [`matching_key`].
         text (`str`):
             The YAML that the set was read from; it is copied unchanged into a prepared dataset.
+        costly_confusions (`tuple[tuple[str, str], ...]`, *optional*, defaults to `()`):
+            Pairs of canonical names that must not be taken for each other, in either direction.
     """
 
     name: str
     version: int
     labels: tuple[Label, ...]
     text: str
+    costly_confusions: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> "LabelSet":
@@ -86,14 +93,15 @@ class LabelSet:
 
         Args:
             path (`str` or `Path`):
-                A YAML file with `name`, `version` and `labels`.
+                A YAML file with `name`, `version`, `labels` and, where wanted, `costly_confusions`.
 
         Returns:
             `LabelSet`: The labels in the order of the file.
 
         Raises:
             InputError: The file is missing or is not YAML, a key is unknown, missing or doubled, a value has the
-                wrong type or choice, or a name or alias stands twice. Names the line.
+                wrong type or choice, a name or alias stands twice, or a costly pair names no label or the same pair
+                or label twice. Names the line.
         """
         path = Path(path)
         try:
@@ -147,6 +155,11 @@ class LabelSet:
         """Canonical names in the order of the file."""
         return [label.name for label in self.labels]
 
+    @property
+    def always_review(self) -> frozenset[str]:
+        """Canonical names of the labels that are never used without a look."""
+        return frozenset(label.name for label in self.labels if label.always_review)
+
     def canonical(self, text: str) -> str | None:
         """Canonical name of a spelling (compared by [`matching_key`]), or `None` when the set does not know it."""
         return self._name_by_key.get(matching_key(text))
@@ -185,7 +198,7 @@ def _parse(text: str, where: str) -> LabelSet:
     if root is None:
         raise InputError("the label set is empty; it needs the keys name, version, labels", where=where)
 
-    fields = _mapping(root, where, "the label set", allowed=_SET_KEYS, required=_SET_KEYS)
+    fields = _mapping(root, where, "the label set", allowed=_SET_KEYS, required=_REQUIRED_SET_KEYS)
     name = _text(fields["name"], where, "name")
     version_node = fields["version"]
     # yaml writes 1_000 and 0x1 as integers too; a version is a plain number.
@@ -202,11 +215,13 @@ def _parse(text: str, where: str) -> LabelSet:
         values = {
             key: _text(value, where, key)
             for key, value in label_fields.items()
-            if key not in ("aliases", "modality", "contrast")
+            if key not in ("aliases", "modality", "contrast", "always_review")
         }
         for key, choices in (("modality", MODALITIES), ("contrast", CONTRASTS)):
             if key in label_fields:
                 values[key] = _choice(label_fields[key], where, key, choices)
+        if "always_review" in label_fields:
+            values["always_review"] = _truth(label_fields["always_review"], where, "always_review")
         alias_nodes = []
         if "aliases" in label_fields:
             aliases_node = label_fields["aliases"]
@@ -230,7 +245,46 @@ def _parse(text: str, where: str) -> LabelSet:
                     where=f"{where}:{line}",
                 )
             line_of_key[key] = (spelling, line)
-    return LabelSet(name, int(version_node.value), tuple(labels), text)
+    label_set = LabelSet(name, int(version_node.value), tuple(labels), text)
+    if "costly_confusions" not in fields:
+        return label_set
+    return replace(label_set, costly_confusions=_costly_pairs(fields["costly_confusions"], label_set, where))
+
+
+def _costly_pairs(node: yaml.Node, label_set: LabelSet, where: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise InputError(
+            "costly_confusions must be a list of pairs, for example [[CT Head, CTA Head]]", where=_at(node, where)
+        )
+    pairs: list[tuple[str, str]] = []
+    line_of_pair: dict[frozenset[str], int] = {}
+    for pair_node in node.value:
+        if not isinstance(pair_node, yaml.SequenceNode) or len(pair_node.value) != 2:
+            raise InputError(
+                "a costly confusion must be a list of two label names, for example [CT Head, CTA Head]",
+                where=_at(pair_node, where),
+            )
+        names = []
+        for name_node in pair_node.value:
+            name = _text(name_node, where, "a label of a costly confusion")
+            if name not in label_set.names:
+                near = label_set.canonical(name) or label_set.suggest(name)
+                hint = f"did you mean {near!r}?" if near else "write the name of a label of this set"
+                raise InputError(f"no label is named {name!r}; {hint}", where=_at(name_node, where))
+            names.append(name)
+        first, second = names
+        if first == second:
+            raise InputError(f"{first!r} is paired with itself; name two labels", where=_at(pair_node, where))
+        pair = frozenset(names)
+        if pair in line_of_pair:
+            raise InputError(
+                f"the pair of {first!r} and {second!r} stands twice (first in line {line_of_pair[pair]}, in either"
+                " order); remove one",
+                where=_at(pair_node, where),
+            )
+        line_of_pair[pair] = pair_node.start_mark.line + 1
+        pairs.append((first, second))
+    return tuple(pairs)
 
 
 def _at(node: yaml.Node, where: str) -> str:
@@ -266,6 +320,13 @@ def _text(node: yaml.Node, where: str, what: str) -> str:
     if not node.value.strip() or len(node.value.splitlines()) > 1 or node.value != node.value.strip():
         raise InputError(f"{what} must be one line of text without spaces around it", where=_at(node, where))
     return node.value
+
+
+def _truth(node: yaml.Node, where: str, what: str) -> bool:
+    # yaml reads yes and on as true too; two spellings are enough.
+    if node.tag != "tag:yaml.org,2002:bool" or node.value not in ("true", "false"):
+        raise InputError(f"{what} must be true or false", where=_at(node, where))
+    return node.value == "true"
 
 
 def _choice(node: yaml.Node, where: str, what: str, choices: tuple[str, ...]) -> str:
