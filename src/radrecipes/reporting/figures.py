@@ -1,26 +1,26 @@
-"""The figures of the report page: a loss curve as SVG, and the geometry of the confusion matrix."""
+"""The figures of the report page as SVG: loss curve, reliability diagram, risk-coverage curve."""
 
 import io
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
-from radrecipes.data.label_sets import Label
+from radrecipes.evaluation import ADAPTER, BASE
 
-# Plain colours for the file in figures/; the page replaces them by its own, which follow light and dark.
+# Plain colours for the files in figures/; the page replaces them by its own, which follow light and dark.
 INK, FAINT, ACCENT, CONTRAST = "#33414e", "#9fb3c0", "#0b6e75", "#b3402a"
 
-NO_LABEL = "not a label"
-_LARGEST_MATRIX = 60
-_LONGEST_NAME = 34
+# With fewer answers the share of right ones says little: such a bin is drawn hollow, such a start of a curve not at all.
+_FEWEST_ROWS = 10
+_BASELINE_DASHES = ("-", "--", ":", "-.")
 
 
 def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
@@ -37,10 +37,8 @@ def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
     if len(steps) < 2:
         return None
     validation_steps, validation_losses = _series(train_log, "eval_loss")
-    # Text stays text, and the same log gives the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "radrecipes", "font.size": 10}):
-        figure = Figure(figsize=(10.6, 3.2), layout="constrained")
-        FigureCanvasSVG(figure)
+    with _same_bytes():
+        figure = _new_figure(3.2)
         axes = figure.add_subplot()
         window = max(1, len(losses) // 20)
         if window > 1:
@@ -63,18 +61,202 @@ def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(bottom=0)
-        axes.tick_params(colors=INK)
-        axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(INK)
+        _plain(axes)
         axes.legend(frameon=False, labelcolor=INK)
-        target = io.StringIO()
-        figure.savefig(
-            target,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        return _svg(figure)
+
+
+def reliability_svg(calibration: Mapping[str, Any]) -> str:
+    """Draw how often answers were right against how sure the model was, before and after temperature.
+
+    Args:
+        calibration (`Mapping[str, Any]`):
+            `calibration` of `metrics.json`: `temperature`, and `before` and `after` with `expected_calibration_error`
+            and `bins`, each bin with `low`, `high`, `count`, and `confidence` and `accuracy`, `None` where it is empty.
+
+    Returns:
+        `str`: an SVG document from its `<svg` tag on. Each bin with answers is a point at its mean confidence, hollow
+        where it holds fewer than 10; below stands how many answers each bin holds.
+    """
+    titles = {"before": "as the model gives them", "after": f"after temperature {calibration['temperature']:.2f}"}
+    with _same_bytes():
+        figure = _new_figure(5.2)
+        panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1.2))
+        for column, (name, title) in enumerate(titles.items()):
+            figures = calibration[name]
+            diagram, histogram = panels[:, column]
+            filled = [item for item in figures["bins"] if item["count"]]
+            confidences, accuracies = ([item[key] for item in filled] for key in ("confidence", "accuracy"))
+            diagram.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
+            # From each point to the diagonal: by how much the bin is off.
+            diagram.vlines(confidences, confidences, accuracies, color=CONTRAST, linewidth=1.5)
+            diagram.plot(confidences, accuracies, color=ACCENT, linewidth=1, alpha=0.5)
+            for item in filled:
+                many = item["count"] >= _FEWEST_ROWS
+                diagram.plot(
+                    item["confidence"],
+                    item["accuracy"],
+                    marker="o",
+                    markersize=7,
+                    color=ACCENT,
+                    fillstyle="full" if many else "none",
+                )
+            error = figures["expected_calibration_error"]
+            diagram.set_title(f"{title}: expected calibration error {error:.3f}", color=INK, fontsize=11)
+            diagram.set_xlim(0, 1)
+            diagram.set_ylim(-0.04, 1.04)
+            for item in figures["bins"]:
+                width = item["high"] - item["low"]
+                histogram.bar(item["low"] + width / 2, item["count"], width=0.86 * width, color=FAINT)
+                if item["count"]:
+                    histogram.annotate(
+                        f"{item['count']}",
+                        (item["low"] + width / 2, item["count"]),
+                        xytext=(0, 2),
+                        textcoords="offset points",
+                        ha="center",
+                        color=INK,
+                        fontsize=8,
+                    )
+            histogram.set_ylim(0, 1.25 * max(item["count"] for side in titles for item in calibration[side]["bins"]))
+            histogram.xaxis.set_major_formatter(PercentFormatter(1))
+            histogram.set_xlabel("probability of the answer", color=INK)
+            for axes in (diagram, histogram):
+                _plain(axes)
+        panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
+        panels[0, 0].set_ylabel("answers that were right", color=INK)
+        panels[1, 0].set_ylabel("answers", color=INK)
+        return _svg(figure)
+
+
+def risk_coverage_svg(
+    systems: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], rows: int, best_baseline: str | None
+) -> str | None:
+    """Draw the accuracy of what each system decides over the share of orders that it decides.
+
+    Args:
+        systems (`Mapping[str, Mapping[str, Any]]`):
+            `systems` of `metrics.json`; those without `selective` are passed over.
+        titles (`Mapping[str, str]`):
+            What each system is called in the legend.
+        rows (`int`):
+            Number of evaluated rows. The first rows of a curve, fewer than 10, are not drawn.
+        best_baseline (`str`, *optional*):
+            The baseline whose thresholds are marked beside those of the fine-tuned model.
+
+    Returns:
+        `str` or `None`: an SVG document from its `<svg` tag on, with a mark where each threshold chosen on validation
+        came out; `None` where no system has scores.
+    """
+    curves = {name: _curve(system["selective"], rows) for name, system in systems.items() if system.get("selective")}
+    if not curves:
+        return None
+    looks = _looks(curves)
+    thresholds = {name: _marks(systems[name]["selective"]) for name in (best_baseline, ADAPTER) if name in curves}
+    floor = _lowest_worth_showing(curves, best_baseline)
+    with _same_bytes():
+        figure = _new_figure(4.6)
+        axes = figure.add_subplot()
+        targets = sorted(
+            {row["target_accuracy"] for name in curves for row in systems[name]["selective"]["thresholds"]}
         )
+        axes.hlines(targets, 0, 1, color=FAINT, linewidth=0.9, linestyles=(0, (1, 3)))
+        for name, (coverage, accuracy) in curves.items():
+            below = len(accuracy) == 0 or max(accuracy) < floor
+            title = titles.get(name, name) + (" (all below the drawing)" if below else "")
+            axes.plot(coverage, accuracy, label=title, **looks[name])
+        for name, marks in thresholds.items():
+            for (coverage, accuracy), reached in marks.items():
+                colour = looks[name]["color"]
+                axes.plot(coverage, accuracy, marker="o", markersize=7, color=colour, linestyle="none")
+                axes.annotate(
+                    " · ".join(f"{100 * target:g}" for target in reached) + " %",
+                    (coverage, accuracy),
+                    # The model's marks are labelled above its curve, the baseline's below its own.
+                    xytext=(0, 9 if name == ADAPTER else -16),
+                    textcoords="offset points",
+                    ha="center",
+                    color=colour,
+                    fontsize=9,
+                    fontweight="bold",
+                )
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(floor, 1 + 0.07 * (1 - floor))
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel("coverage: share of orders decided automatically, surest first", color=INK)
+        axes.set_ylabel("of these right", color=INK)
+        _plain(axes)
+        axes.legend(frameon=False, labelcolor=INK, loc="lower left")
+        return _svg(figure)
+
+
+def _curve(selective: Mapping[str, Any], rows: int) -> tuple[list[float], list[float]]:
+    """Coverage and accuracy from the point on where at least `_FEWEST_ROWS` rows are decided."""
+    points = zip(selective["curve"]["coverage"], selective["curve"]["accuracy"], strict=True)
+    kept = [(coverage, accuracy) for coverage, accuracy in points if coverage * rows >= _FEWEST_ROWS]
+    return [coverage for coverage, _ in kept], [accuracy for _, accuracy in kept]
+
+
+def _marks(selective: Mapping[str, Any]) -> dict[tuple[float, float], list[float]]:
+    """Where the thresholds came out, and the targets of each; thresholds that decide nothing have no place."""
+    marks: dict[tuple[float, float], list[float]] = {}
+    for row in selective["thresholds"]:
+        if row["threshold"] is not None and row["test"]["accuracy"] is not None:
+            place = (row["test"]["coverage"]["value"], row["test"]["accuracy"]["value"])
+            # Marks that lie on each other share one label.
+            near = next((known for known in marks if math.dist(known, place) < 0.03), place)
+            marks.setdefault(near, []).append(row["target_accuracy"])
+    return marks
+
+
+def _looks(names: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Line of each system: the model in one colour, the baselines in another, told apart by their dashes."""
+    looks: dict[str, dict[str, Any]] = {
+        ADAPTER: {"color": ACCENT, "linewidth": 2.4, "zorder": 3},
+        BASE: {"color": ACCENT, "linewidth": 1.4, "linestyle": "--"},
+    }
+    baselines = [name for name in names if name not in looks]
+    for position, name in enumerate(baselines):
+        dashes = _BASELINE_DASHES[position % len(_BASELINE_DASHES)]
+        looks[name] = {"color": CONTRAST, "linewidth": 1.4, "linestyle": dashes}
+    return looks
+
+
+def _lowest_worth_showing(curves: Mapping[str, tuple[list[float], list[float]]], best_baseline: str | None) -> float:
+    """The lower end of the accuracy axis: an untuned base must not press the rest of the drawing flat."""
+    wanted = [curves[name] for name in (ADAPTER, best_baseline) if name in curves] or list(curves.values())
+    lowest = min((min(accuracy) for _, accuracy in wanted if accuracy), default=0.0)
+    return max(0.0, math.floor(20 * (min(lowest, 0.88) - 0.01)) / 20)
+
+
+@contextmanager
+def _same_bytes() -> Iterator[None]:
+    """Settings under which text stays text and the same input gives the same bytes."""
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "radrecipes", "font.size": 10}):
+        yield
+
+
+def _new_figure(height: float) -> Figure:
+    """An empty figure of the page's width, `height` in inches."""
+    figure = Figure(figsize=(10.6, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    """The look that all figures share."""
+    axes.tick_params(colors=INK)
+    axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an SVG document from its `<svg` tag on, without date or name of a program."""
+    target = io.StringIO()
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(target, format="svg", transparent=True, metadata=metadata)
     text = target.getvalue()
     return text[text.index("<svg") :]
 
@@ -87,123 +269,3 @@ def _series(train_log: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarra
         if all(isinstance(entry.get(name), int | float) and math.isfinite(entry[name]) for name in ("step", key))
     ]
     return np.array([step for step, _ in points]), np.array([value for _, value in points], dtype=float)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the confusion matrix that holds rows.
-
-    Args:
-        row (`int`):
-            Index of the expected label.
-        column (`int`):
-            Index of the answered label; one past the last label stands for an answer that is no label.
-        count (`int`):
-            Number of rows.
-        share (`float`):
-            Part of the rows with this expected label.
-        expected (`str`):
-            Name of the expected label.
-        answered (`str`):
-            Name of the answered label.
-    """
-
-    row: int
-    column: int
-    count: int
-    share: float
-    expected: str
-    answered: str
-
-    @property
-    def is_right(self) -> bool:
-        """Whether answer and expectation agree."""
-        return self.expected == self.answered
-
-
-@dataclass(frozen=True)
-class ConfusionMatrix:
-    """What the page needs to draw a confusion matrix.
-
-    Args:
-        names (`list[str]`):
-            The labels in the order of rows and columns.
-        short_names (`list[str]`):
-            The same, cut where too long for the margin.
-        cells (`list[Cell]`):
-            The cells that hold rows.
-        blocks (`list[tuple[str, int, int]]`):
-            Title, first index and number of labels of each run of labels with one modality and body region.
-        left_out (`int`):
-            Labels that were left out because the matrix would be too large, those with the fewest wrong answers.
-    """
-
-    names: list[str]
-    short_names: list[str]
-    cells: list[Cell]
-    blocks: list[tuple[str, int, int]]
-    left_out: int
-
-    @property
-    def widest_title(self) -> int:
-        """Room in pixels that the titles of the blocks need, at 7 pixels a character."""
-        return 7 * max((len(title) for title, _, _ in self.blocks), default=0)
-
-
-def confusion_matrix(
-    references: Sequence[str], predictions: Sequence[str | None], labels: Sequence[Label]
-) -> ConfusionMatrix:
-    """Count which label was answered where which was expected.
-
-    Args:
-        references (`Sequence[str]`):
-            The right labels.
-        predictions (`Sequence[str]` or `Sequence[None]`):
-            The predicted labels; `None` where the answer was no label.
-        labels (`Sequence[Label]`):
-            The label set. Labels that neither were expected nor answered are left out; the others are put in order by
-            modality and body region.
-
-    Returns:
-        [`ConfusionMatrix`]: the counts and where they stand.
-    """
-    pairs = Counter(zip(references, predictions, strict=True))
-    support = Counter(references)
-    wrong = Counter()
-    for (expected, answered), count in pairs.items():
-        if expected != answered:
-            wrong[expected] += count
-            wrong[answered] += count
-    used = [label for label in labels if label.name in support or wrong[label.name]]
-    kept = {label.name for label in sorted(used, key=lambda label: -wrong[label.name])[:_LARGEST_MATRIX]}
-    # sorted() is stable, so labels of one body region keep the order of the label set.
-    ordered = sorted((label for label in used if label.name in kept), key=_place)
-    index = {label.name: position for position, label in enumerate(ordered)}
-    cells = [
-        Cell(
-            index[expected],
-            len(ordered) if answered is None else index[answered],
-            count,
-            count / support[expected],
-            expected,
-            NO_LABEL if answered is None else answered,
-        )
-        for (expected, answered), count in pairs.items()
-        if expected in index and (answered is None or answered in index)
-    ]
-    blocks: list[tuple[str, int, int]] = []
-    for position, label in enumerate(ordered):
-        title = " ".join(part for part in (label.modality, label.body_region) if part)
-        if blocks and blocks[-1][0] == title:
-            blocks[-1] = (title, blocks[-1][1], blocks[-1][2] + 1)
-        else:
-            blocks.append((title, position, 1))
-    names = [label.name for label in ordered]
-    short_names = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names]
-    cells.sort(key=lambda cell: (cell.row, cell.column))
-    return ConfusionMatrix(names, short_names, cells, blocks, len(used) - len(ordered))
-
-
-def _place(label: Label) -> tuple[str, str]:
-    """Where a label stands in the matrix."""
-    return (label.modality or "", label.body_region or "")

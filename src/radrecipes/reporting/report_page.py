@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,31 @@ from markupsafe import Markup
 
 from radrecipes.data.label_sets import Label
 from radrecipes.evaluation import ADAPTER, BASE, LINEAR, MAJORITY, SHOWABLE_ACCESS
+from radrecipes.reporting import report_tables
+from radrecipes.reporting.confusion_matrix import confusion_matrix
 from radrecipes.reporting.figures import (
     ACCENT,
     CONTRAST,
     FAINT,
     INK,
-    NO_LABEL,
-    confusion_matrix,
     loss_curve_svg,
+    reliability_svg,
+    risk_coverage_svg,
 )
 
 SYSTEM_TITLES = {
     ADAPTER: "Fine-tuned model",
-    LINEAR: "Linear classifier",
     BASE: "Same model before fine-tuning",
-    MAJORITY: "Always the commonest label",
+    LINEAR: "Logistic regression",
+    "tfidf_linear_svm": "Linear support vector machine",
+    "nearest_neighbour": "Nearest training order",
+    MAJORITY: "Always the commonest protocol",
 }
 
 # 300 long notes stay well under the 2 MB that a page may take.
 _MOST_WRONG_ANSWERS = 300
-_MOST_CONFUSIONS = 15
-_LONGEST_NOTE = 1200
-_LONGEST_ANSWER = 200
 
-# Lines of the loss curve by the part that they play, so that they follow light and dark.
+# Lines and words of the figures by the part that they play, so that they follow light and dark.
 _PAGE_COLOURS = {INK: "var(--ink)", FAINT: "var(--faint)", ACCENT: "var(--accent)", CONTRAST: "var(--wrong)"}
 
 
@@ -51,7 +52,7 @@ def write_report(
     run_manifest: Mapping[str, Any],
     train_log: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Write `report.html`, and `figures/loss_curve.svg` where there is a loss to draw.
+    """Write `report.html`, and into `figures/` what there is to draw: loss curve, risk-coverage curve, reliability.
 
     Args:
         output_folder (`str` or `Path`):
@@ -76,10 +77,11 @@ def write_report(
         `Path`: the page.
     """
     output_folder = Path(output_folder)
-    loss_curve = loss_curve_svg(train_log)
-    if loss_curve is not None:
+    figures = draw_figures(metrics, train_log)
+    if figures:
         (output_folder / "figures").mkdir(exist_ok=True)
-        (output_folder / "figures" / "loss_curve.svg").write_text(loss_curve, encoding="utf-8")
+    for name, svg in figures.items():
+        (output_folder / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
     page = output_folder / "report.html"
     page.write_text(
         render_report(
@@ -89,11 +91,33 @@ def write_report(
             labels=labels,
             dataset_manifest=dataset_manifest,
             run_manifest=run_manifest,
-            loss_curve=loss_curve,
+            figures=figures,
         ),
         encoding="utf-8",
     )
     return page
+
+
+def draw_figures(metrics: Mapping[str, Any], train_log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Draw what the metrics and the training log allow.
+
+    Args:
+        metrics (`Mapping[str, Any]`):
+            Content of `metrics.json`.
+        train_log (`Sequence[Mapping[str, Any]]`):
+            Entries of `train_log.jsonl`.
+
+    Returns:
+        `dict[str, str]`: SVG documents by name: `loss_curve`, `risk_coverage`, `reliability`, each only where there is
+        something to draw.
+    """
+    best = report_tables.best_baseline(metrics)
+    figures = {
+        "loss_curve": loss_curve_svg(train_log),
+        "risk_coverage": risk_coverage_svg(metrics["systems"], SYSTEM_TITLES, metrics["rows"], best),
+        "reliability": reliability_svg(metrics["calibration"]) if metrics.get("calibration") else None,
+    }
+    return {name: svg for name, svg in figures.items() if svg is not None}
 
 
 def render_report(
@@ -104,9 +128,9 @@ def render_report(
     labels: Sequence[Label],
     dataset_manifest: Mapping[str, Any],
     run_manifest: Mapping[str, Any],
-    loss_curve: str | None,
+    figures: Mapping[str, str],
 ) -> str:
-    """The text of the page; the arguments are those of [`write_report`], with the loss curve as SVG or `None`."""
+    """The text of the page; the arguments are those of [`write_report`], with the SVGs of [`draw_figures`]."""
     environment = Environment(
         loader=PackageLoader("radrecipes.reporting"),
         # Always, whatever a template is called: notes and labels are other people's text.
@@ -115,32 +139,40 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, p_value=p_value, fixed=fixed, key_words=key_words, grid=grid)
+    environment.filters.update(
+        percent=percent, p_value=p_value, fixed=fixed, points=points, key_words=key_words, grid=grid
+    )
     script = environment.get_template("evaluation_report.js.jinja").render()
     references = predictions["reference"].tolist()
     answers = [None if pd.isna(label) else label for label in predictions[f"{ADAPTER}_label"]]
     may_show_notes = dataset_manifest.get("access") in SHOWABLE_ACCESS and "note" in predictions
-    wrong_answers = _wrong_answers(predictions) if may_show_notes else []
+    wrong = report_tables.wrong_answers(predictions, metrics) if may_show_notes else []
+    best = report_tables.best_baseline(metrics)
     return environment.get_template("evaluation_report.html.jinja").render(
         title=title,
         metrics=metrics,
         systems=metrics["systems"],
         system_titles={name: SYSTEM_TITLES.get(name, name) for name in metrics["systems"]},
         adapter=metrics["systems"][ADAPTER],
-        linear=metrics["systems"].get(LINEAR),
         base=metrics["systems"].get(BASE),
-        comparison_with_linear=next((c for c in metrics["comparisons"] if c["second"] == LINEAR), None),
+        best=best,
+        comparison_with_best=next((c for c in metrics["comparisons"] if c["second"] == best), None),
+        decisions=report_tables.decisions(metrics),
+        main_decision=report_tables.main_decision(metrics, ADAPTER),
+        calibration=metrics.get("calibration"),
+        costly_kinds={kind: report_tables.COSTLY_KINDS[kind] for kind in report_tables.costly_kinds(metrics)},
+        slices=report_tables.slices_by_kind(metrics),
         matrix=confusion_matrix(references, answers, labels),
-        confusions=_confusions(references, answers),
-        label_table=_label_table(metrics, labels),
+        confusions=report_tables.frequent_confusions(references, answers),
+        label_table=report_tables.label_table(metrics, labels),
         may_show_notes=may_show_notes,
-        wrong_answers=wrong_answers[:_MOST_WRONG_ANSWERS],
+        wrong_answers=wrong[:_MOST_WRONG_ANSWERS],
         leakage=_leakage(dataset_manifest, metrics["split"]),
         number_wrong=sum(reference != answer for reference, answer in zip(references, answers, strict=True)),
         dataset_manifest=_important_first(dataset_manifest),
         access=dataset_manifest.get("access", "unknown"),
         run_manifest=run_manifest,
-        loss_curve=None if loss_curve is None else Markup(_with_page_colours(loss_curve)),
+        figures={name: Markup(_for_page(svg, name)) for name, svg in figures.items()},
         script=Markup(script),
         # Only this very script may run: a note that got past the escaping still could not.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -160,6 +192,11 @@ def p_value(value: float) -> str:
 def fixed(value: float | None, digits: int = 2) -> str:
     """A number with a fixed number of decimals; a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def points(value: float) -> str:
+    """A difference of two shares in percentage points, for example `+2.1`."""
+    return f"{100 * value:+.1f}"
 
 
 def key_words(key: object) -> str:
@@ -197,66 +234,8 @@ def _leakage(manifest: Mapping[str, Any], split: str) -> Mapping[str, Any] | Non
     return counts if isinstance(counts, Mapping) and wanted <= set(counts) else None
 
 
-def _with_page_colours(svg: str) -> str:
-    """The loss curve in the colours of the page, at any width."""
+def _for_page(svg: str, name: str) -> str:
+    """A figure in the colours of the page, with identifiers that no other figure of the page has."""
     for colour, variable in _PAGE_COLOURS.items():
         svg = svg.replace(colour, variable)
-    return svg
-
-
-def _confusions(references: Sequence[str], answers: Sequence[str | None]) -> list[dict[str, Any]]:
-    """The most frequent wrong answers by expected label."""
-    support = Counter(references)
-    pairs = Counter(pair for pair in zip(references, answers, strict=True) if pair[0] != pair[1])
-    # Ties in a fixed order, so that the same answers give the same page.
-    ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or ""))
-    return [
-        {
-            "expected": expected,
-            "answered": NO_LABEL if answered is None else answered,
-            "count": count,
-            "of": support[expected],
-            "share": count / support[expected],
-        }
-        for (expected, answered), count in ranked[:_MOST_CONFUSIONS]
-    ]
-
-
-def _label_table(metrics: Mapping[str, Any], labels: Sequence[Label]) -> list[dict[str, Any]]:
-    """The per-label figures of the adapter, with the linear classifier's F1 beside them."""
-    by_name = {label.name: label for label in labels}
-    linear = metrics["systems"].get(LINEAR)
-    linear_f1 = {row["label"]: row["f1"] for row in linear["per_label"]} if linear else {}
-    rows = []
-    for row in metrics["systems"][ADAPTER]["per_label"]:
-        label = by_name.get(row["label"])
-        place = " ".join(part for part in (label.modality, label.body_region) if part) if label else ""
-        rows.append({**row, "place": place, "linear_f1": linear_f1.get(row["label"])})
-    return rows
-
-
-def _wrong_answers(predictions: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the adapter got wrong, with the notes."""
-    wrong = []
-    for row in predictions.to_dict("records"):
-        answered = None if pd.isna(row[f"{ADAPTER}_label"]) else row[f"{ADAPTER}_label"]
-        if answered == row["reference"]:
-            continue
-        linear = row.get(f"{LINEAR}_label")
-        wrong.append(
-            {
-                "id": row["id"],
-                "note": _cut(row["note"], _LONGEST_NOTE),
-                "expected": row["reference"],
-                "answered": answered,
-                "text": _cut(row[f"{ADAPTER}_text"], _LONGEST_ANSWER),
-                "linear": linear,
-                "linear_is_right": linear == row["reference"],
-            }
-        )
-    return wrong
-
-
-def _cut(text: str, length: int) -> str:
-    """The text, cut where it is too long for the page."""
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", svg)
