@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
+from radrecipes.data.label_sets import LabelSet
 from radrecipes.embeddings import TextEmbedder
 from radrecipes.errors import InputError
 from radrecipes.evaluation import (
@@ -15,8 +16,11 @@ from radrecipes.evaluation import (
     BASE,
     LINEAR,
     MAJORITY,
+    NEAREST,
+    SVM,
     EvaluationRows,
     SystemOutput,
+    best_baseline,
     classifier_outputs,
     compute_metrics,
     per_label_table,
@@ -24,12 +28,27 @@ from radrecipes.evaluation import (
     similarity_chance_levels,
 )
 
-LABELS = ["CT Head", "CT Chest", "MRI Brain", "MRI Knee", "CT Never Ordered"]
+LABEL_SET = LabelSet.from_text("""\
+name: made_up
+version: 1
+labels:
+  - {name: CT Head, modality: CT, body_region: head, contrast: none}
+  - {name: CT Chest, modality: CT, body_region: chest, contrast: none}
+  - {name: MRI Brain, modality: MR, body_region: head, contrast: with}
+  - {name: MRI Knee, modality: MR, body_region: knee, contrast: none, always_review: true}
+  - {name: CT Never Ordered}
+costly_confusions: [[CT Head, MRI Brain]]
+""")
+LABELS = LABEL_SET.names
 
 
 @pytest.fixture(scope="module")
 def embedder():
     return TextEmbedder()
+
+
+TRAIN_NOTES = [f"note number {number}" for number in range(0, 400, 4)]
+TRAIN_LABELS = ["CT Head", "CT Head", "CT Chest", "MRI Brain"] * 25
 
 
 def answers(references, accuracy, seed, free_text=0.0):
@@ -69,10 +88,54 @@ def systems(rows):
     }
 
 
+@pytest.fixture(scope="module")
+def validation_rows(rows):
+    generator = np.random.default_rng(7)
+    references = generator.choice(LABELS[:3], 400).tolist()
+    names = [f"validation-{number}" for number in range(400)]
+    return EvaluationRows(names, names, [f"order {name}" for name in names], references)
+
+
+def sure_answers(references, accuracy, seed):
+    """Answers with a confidence: of the surer half all are right, of the others as many as `accuracy` leaves."""
+    generator = np.random.default_rng(seed)
+    outputs = []
+    for reference in references:
+        confidence = float(generator.random())
+        right = confidence > 0.5 or generator.random() < 2 * accuracy - 1
+        label = reference if right else LABELS[(LABELS.index(reference) + 1) % 3]
+        top = ((label, confidence), ("CT Never Ordered", (1 - confidence) / 2))
+        outputs.append(SystemOutput(label, label, confidence=confidence, top=top))
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def deciding(rows, validation_rows, embedder):
+    """Metrics with everything that needs validation: four baselines, confidences, a calibration."""
+    accuracies = {ADAPTER: 0.9, NEAREST: 0.6, LINEAR: 0.7, SVM: 0.8}
+
+    def systems_of(references, first_seed):
+        named = {
+            name: sure_answers(references, accuracy, first_seed + place)
+            for place, (name, accuracy) in enumerate(accuracies.items())
+        }
+        return {**named, MAJORITY: classifier_outputs(["CT Head"] * len(references))}
+
+    return compute(
+        rows,
+        systems_of(rows.references, 20),
+        embedder,
+        validation_rows=validation_rows,
+        validation_systems=systems_of(validation_rows.references, 30),
+        calibration={"temperature": 1.5},
+    )
+
+
 def compute(rows, systems, embedder, **changes):
     options = {
-        "label_names": LABELS,
-        "train_majority_label": "CT Head",
+        "label_set": LABEL_SET,
+        "train_notes": TRAIN_NOTES,
+        "train_labels": TRAIN_LABELS,
         "embedder": embedder,
         "split": "test",
         "dataset": {"name": "made_up", "access": "synthetic", "digest": "0" * 64},
@@ -144,6 +207,74 @@ def test_comparisons_need_both_systems(rows, systems, embedder):
     assert alone["comparisons"] == []
 
 
+def test_the_best_baseline_is_the_one_of_validation_and_is_compared_first(deciding, validation_rows):
+    assert deciding["best_baseline"]["name"] == SVM
+    assert deciding["best_baseline"]["validation_accuracy"] == pytest.approx(0.8, abs=0.05)
+    assert [pair["second"] for pair in deciding["comparisons"]] == [SVM, LINEAR]
+    # The adapter is no baseline, however good it is; of equals the simpler one is first.
+    right = classifier_outputs(validation_rows.references)
+    assert best_baseline(validation_rows, {ADAPTER: right}) is None
+    assert best_baseline(validation_rows, {SVM: right, NEAREST: right, ADAPTER: right})["name"] == NEAREST
+
+
+def test_systems_with_confidences_get_thresholds_and_the_others_none(deciding):
+    systems = deciding["systems"]
+    kinds = {name: figures["selective"]["confidence"] for name, figures in systems.items() if "selective" in figures}
+    assert kinds == {ADAPTER: "probability", NEAREST: "similarity", LINEAR: "probability", SVM: "margin"}
+    for name in kinds:
+        thresholds = systems[name]["selective"]["thresholds"]
+        assert [row["target_accuracy"] for row in thresholds] == [0.9, 0.95, 0.98]
+        assert thresholds[0]["validation"]["rows"] <= 400
+    ours = systems[ADAPTER]["selective"]["thresholds"][1]
+    assert ours["threshold"] is not None
+    assert ours["test"]["accuracy"]["value"] > 0.9
+    assert ours["test"]["coverage"]["value"] == ours["test"]["automatic_rows"] / 200
+
+
+def test_a_system_without_answers_to_validation_has_a_curve_but_no_threshold(rows, embedder):
+    selective = compute(rows, {ADAPTER: sure_answers(rows.references, 0.9, 1)}, embedder)["systems"][ADAPTER][
+        "selective"
+    ]
+    assert selective["thresholds"] == []
+    assert selective["curve"]["coverage"][-1] == 1
+
+
+def test_what_comes_from_validation_is_empty_without_it(metrics):
+    assert (metrics["best_baseline"], metrics["calibration"]) == (None, None)
+    assert not any("selective" in figures for figures in metrics["systems"].values())
+
+
+def test_everything_that_deciding_adds_survives_json(deciding):
+    assert json.loads(json.dumps(deciding, allow_nan=False)) == deciding
+    assert deciding["calibration"] == {"temperature": 1.5}
+
+
+def test_costly_confusions_count_the_wrong_answers_of_each_kind(rows, embedder):
+    # Every answer is CT Head: contrast and the listed pair for MRI Brain, region for the chest and the knee.
+    costly = compute(rows, {MAJORITY: classifier_outputs(["CT Head"] * 200)}, embedder)["systems"][MAJORITY][
+        "costly_confusions"
+    ]
+    brain, other = (
+        sum(reference in names for reference in rows.references) for names in (["MRI Brain"], ["CT Chest", "MRI Knee"])
+    )
+    counts = {kind: figures["count"] for kind, figures in costly.items()}
+    # Another modality is no contrast confusion, and one region is no region confusion: only the list names that pair.
+    assert counts == {"contrast": 0, "side": 0, "region": other, "listed": brain, "any": brain + other}
+    assert costly["any"]["share"]["value"] == pytest.approx((brain + other) / 200)
+    assert costly["any"]["share"]["low"] < costly["any"]["share"]["value"] < costly["any"]["share"]["high"]
+
+
+def test_slices_show_the_adapter_and_the_best_baseline(rows, deciding, metrics):
+    named = {(part["slice"], part["value"]): part for part in deciding["slices"]}
+    assert all(list(part["systems"]) == [ADAPTER, SVM] for part in deciding["slices"])
+    assert all(list(part["systems"]) == [ADAPTER] for part in metrics["slices"])
+    assert named["modality", "CT"]["rows"] == sum(label.startswith("CT") for label in rows.references)
+    # Training holds every fourth note of the evaluated ones word for word.
+    assert named["near-duplicate in training", "yes"]["rows"] == 50
+    for name in {part["slice"] for part in deciding["slices"]}:
+        assert sum(part["rows"] for part in deciding["slices"] if part["slice"] == name) == 200
+
+
 def test_similarity_reads_the_text_as_written_and_accuracy_the_label(rows, embedder):
     right_label_other_text = [SystemOutput("bananas", reference) for reference in rows.references]
     figures = compute(rows, {ADAPTER: right_label_other_text}, embedder)["systems"][ADAPTER]
@@ -186,6 +317,27 @@ def test_predictions_table_holds_every_answer(rows, systems, tmp_path):
         assert list(table[f"{name}_text"]) == [output.text for output in outputs]
         assert [None if pd.isna(x) else x for x in table[f"{name}_label"]] == [output.label for output in outputs]
         assert list(table[f"{name}_stopped"]) == [output.stopped for output in outputs]
+        assert not [column for column in table if column.startswith(f"{name}_top") or column == f"{name}_confidence"]
+
+
+def test_predictions_table_holds_confidences_and_the_most_probable_labels_where_there_are_some(rows, tmp_path):
+    systems = {
+        ADAPTER: sure_answers(rows.references, 0.9, 1),
+        SVM: classifier_outputs(rows.references, np.linspace(0, 1, 200)),
+    }
+    # One answer less sure than the others in what it says: it names one label only.
+    systems[ADAPTER][3] = replace(systems[ADAPTER][3], top=systems[ADAPTER][3].top[:1])
+    predictions_table(rows, systems, "credentialed").to_parquet(tmp_path / "predictions.parquet")
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert list(table.columns) == [
+        *("id", "group", "reference", "adapter_label", "adapter_stopped", "adapter_confidence"),
+        *("adapter_top1_label", "adapter_top1_probability", "adapter_top2_label", "adapter_top2_probability"),
+        *(f"{SVM}_label", f"{SVM}_stopped", f"{SVM}_confidence"),
+    ]
+    assert list(table[f"{SVM}_confidence"]) == np.linspace(0, 1, 200).tolist()
+    assert list(table["adapter_top1_label"]) == [output.label for output in systems[ADAPTER]]
+    assert list(table["adapter_top1_probability"]) == [output.confidence for output in systems[ADAPTER]]
+    assert list(np.flatnonzero(table["adapter_top2_label"].isna())) == [3]
 
 
 @pytest.mark.parametrize("access", ["registered", "credentialed", "", "Open to nobody"])
@@ -211,3 +363,6 @@ def test_wrong_arguments_are_refused(rows, systems, embedder):
         compute(rows, {**systems, BASE: systems[BASE][1:]}, embedder)
     with pytest.raises(ValueError, match="bootstrap"):
         compute(rows, systems, embedder, seeds={})
+    with pytest.raises(ValueError, match="'majority' has 200 answers for 199 rows"):
+        fewer = EvaluationRows(*(column[1:] for column in (rows.ids, rows.groups, rows.notes, rows.references)))
+        compute(rows, systems, embedder, validation_rows=fewer, validation_systems={MAJORITY: systems[MAJORITY]})

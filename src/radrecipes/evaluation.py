@@ -8,17 +8,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from radrecipes.baselines import majority_label
+from radrecipes.confusions import ANY, costly_rows
+from radrecipes.data.label_sets import LabelSet
 from radrecipes.embeddings import TextEmbedder
 from radrecipes.errors import InputError
+from radrecipes.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_figures
+from radrecipes.slices import slice_figures, slice_masks
 from radrecipes.statistics import bootstrap_interval, macro_f1_statistic, mcnemar_exact, mean_statistic
 
 ADAPTER = "adapter"
 BASE = "base"
-LINEAR = "tfidf_logistic_regression"
 MAJORITY = "majority"
+NEAREST = "nearest_neighbour"
+LINEAR = "tfidf_logistic_regression"
+SVM = "tfidf_linear_svm"
+BASELINES = (MAJORITY, NEAREST, LINEAR, SVM)
+
+# What the confidence of a system is, where it has one.
+CONFIDENCES = {
+    ADAPTER: "probability",
+    BASE: "probability",
+    LINEAR: "probability",
+    SVM: "margin",
+    NEAREST: "similarity",
+}
 
 # Free text may be shown and stored only for these; every other value, known or not, counts as closed.
 SHOWABLE_ACCESS = ("synthetic", "open")
+
+TOP_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -34,12 +53,18 @@ class SystemOutput:
             Whether the system ended its answer by itself, before the limit on its length.
         generated_tokens (`int`, *optional*, defaults to 0):
             Number of generated tokens, the stop token included; 0 for a system that does not generate.
+        confidence (`float` or `None`, *optional*):
+            How sure the system is of its answer, on a scale of its own on which more is surer.
+        top (`tuple[tuple[str, float], ...]`, *optional*, defaults to `()`):
+            The most probable labels with their probabilities, descending.
     """
 
     text: str
     label: str | None
     stopped: bool = True
     generated_tokens: int = 0
+    confidence: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,30 +88,82 @@ class EvaluationRows:
     references: Sequence[str]
 
 
-def classifier_outputs(labels: Sequence[str]) -> list[SystemOutput]:
+def classifier_outputs(
+    labels: Sequence[str], confidences: Sequence[float] | np.ndarray | None = None
+) -> list[SystemOutput]:
     """The answers of a system that can only answer with labels.
 
     Args:
         labels (`Sequence[str]`):
             The predicted label of each row.
+        confidences (`Sequence[float]` or `np.ndarray` of shape `(rows,)`, *optional*):
+            How sure the system is of each.
 
     Returns:
         `list[SystemOutput]`: one per row.
     """
-    return [SystemOutput(text=label, label=label) for label in labels]
+    if confidences is None:
+        return [SystemOutput(text=label, label=label) for label in labels]
+    return [
+        SystemOutput(text=label, label=label, confidence=float(confidence))
+        for label, confidence in zip(labels, confidences, strict=True)
+    ]
+
+
+def confident_answers(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> ConfidentAnswers | None:
+    """What abstaining needs of a system's answers.
+
+    Args:
+        rows ([`EvaluationRows`]):
+            The rows.
+        outputs (`Sequence[SystemOutput]`):
+            The answers, row by row.
+
+    Returns:
+        [`ConfidentAnswers`] or `None`: `None` where an answer has no confidence.
+    """
+    if any(output.confidence is None for output in outputs):
+        return None
+    confidences = np.array([output.confidence for output in outputs], dtype=np.float64)
+    return ConfidentAnswers([output.label for output in outputs], confidences, _correct(rows, outputs), rows.groups)
+
+
+def best_baseline(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> dict[str, Any] | None:
+    """The strongest baseline, to be asked on validation: chosen on test it would be flattered by chance.
+
+    Args:
+        rows ([`EvaluationRows`]):
+            The rows of the validation split.
+        systems (`Mapping[str, Sequence[SystemOutput]]`):
+            The answers of each system to them.
+
+    Returns:
+        `dict` or `None`: `name` and `validation_accuracy` of the baseline with the highest exact accuracy, the first of
+        `BASELINES` among equals; `None` where no baseline answered.
+    """
+    accuracies = {name: float(_correct(rows, systems[name]).mean()) for name in BASELINES if name in systems}
+    if not accuracies:
+        return None
+    name = max(accuracies, key=accuracies.get)
+    return {"name": name, "validation_accuracy": accuracies[name]}
 
 
 def compute_metrics(
     rows: EvaluationRows,
     systems: Mapping[str, Sequence[SystemOutput]],
     *,
-    label_names: Sequence[str],
-    train_majority_label: str,
+    label_set: LabelSet,
+    train_notes: Sequence[str],
+    train_labels: Sequence[str],
     embedder: TextEmbedder,
     split: str,
     dataset: Mapping[str, Any],
     decoding: Mapping[str, Any],
     seeds: Mapping[str, int],
+    validation_rows: EvaluationRows | None = None,
+    validation_systems: Mapping[str, Sequence[SystemOutput]] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    targets: Sequence[float] = TARGETS,
     resamples: int = 2000,
 ) -> dict[str, Any]:
     """Everything that `metrics.json` holds.
@@ -95,12 +172,14 @@ def compute_metrics(
         rows ([`EvaluationRows`]):
             The rows.
         systems (`Mapping[str, Sequence[SystemOutput]]`):
-            The answers of each system, row by row. `adapter` is compared with `tfidf_logistic_regression` and with
-            `base` where they are there.
-        label_names (`Sequence[str]`):
-            Every label of the label set.
-        train_majority_label (`str`):
-            The commonest label of the train split.
+            The answers of each system, row by row. `adapter` is compared with the best baseline, with
+            `tfidf_logistic_regression` and with `base`, where they are there.
+        label_set ([`LabelSet`]):
+            Every label, and what is said about it.
+        train_notes (`Sequence[str]`):
+            Notes of the train split.
+        train_labels (`Sequence[str]`):
+            Their labels.
         embedder ([`TextEmbedder`]):
             Embeds answers and references for the semantic similarity.
         split (`str`):
@@ -108,84 +187,143 @@ def compute_metrics(
         dataset (`Mapping[str, Any]`):
             At least `name`, `access` and `digest` of the dataset.
         decoding (`Mapping[str, Any]`):
-            How text was generated.
+            How the answers were made.
         seeds (`Mapping[str, int]`):
             The seeds in play; `bootstrap` among them.
+        validation_rows ([`EvaluationRows`], *optional*):
+            Rows that thresholds and the best baseline are chosen on. Left out, there are none.
+        validation_systems (`Mapping[str, Sequence[SystemOutput]]`, *optional*):
+            Answers to the validation rows. A system without them gets no thresholds.
+        calibration (`Mapping[str, Any]`, *optional*):
+            Temperature and calibration figures of the adapter, as they stand in the result.
+        targets (`Sequence[float]`, *optional*, defaults to `(0.90, 0.95, 0.98)`):
+            Target accuracies of the thresholds.
         resamples (`int`, *optional*, defaults to 2000):
             Bootstrap resamples.
 
     Returns:
         `dict`: plain values only, ready for JSON. Every `{"value", "low", "high"}` is a figure with its 95 % bootstrap
-        interval over groups.
+        interval over groups. `selective` is there for the systems whose answers have a confidence.
 
     Raises:
-        InputError: There are no rows.
+        InputError: There are no rows, or no training rows.
         ValueError: The columns of `rows` differ in length, a system has not one answer per row, or `seeds` lacks
             `bootstrap`.
     """
     if not len(rows.ids):
         raise InputError("there are no rows to evaluate; choose a split that holds some")
-    if len({len(rows.ids), len(rows.groups), len(rows.notes), len(rows.references)}) != 1:
-        raise ValueError("ids, groups, notes and references must have one length")
-    for name, outputs in systems.items():
-        if len(outputs) != len(rows.ids):
-            raise ValueError(f"system {name!r} has {len(outputs)} answers for {len(rows.ids)} rows")
+    _check_answers(rows, systems)
+    if validation_rows is None:
+        validation_systems = {}
+    else:
+        validation_systems = validation_systems or {}
+        _check_answers(validation_rows, validation_systems)
     if "bootstrap" not in seeds:
         raise ValueError("seeds must hold `bootstrap`")
-
-    def interval(statistic):
-        return bootstrap_interval(statistic, rows.groups, resamples=resamples, seed=seeds["bootstrap"])
+    draws = {"resamples": resamples, "seed": seeds["bootstrap"]}
+    commonest_label = majority_label(train_labels)
 
     # One call embeds every distinct text, so that later calls only look vectors up.
-    embedder.embed(
-        [*label_names, *rows.references, *(output.text for outputs in systems.values() for output in outputs)]
-    )
-    correct = {
-        name: np.array([output.label == reference for output, reference in zip(outputs, rows.references, strict=True)])
-        for name, outputs in systems.items()
-    }
+    texts = [output.text for outputs in systems.values() for output in outputs]
+    embedder.embed([*label_set.names, *rows.references, *texts])
+
     measured = {}
     for name, outputs in systems.items():
-        labels = [output.label for output in outputs]
-        similarities = embedder.similarities([output.text for output in outputs], rows.references)
-        measured[name] = {
-            "exact_accuracy": interval(mean_statistic(correct[name])),
-            "macro_f1": interval(macro_f1_statistic(rows.references, labels)),
-            "out_of_vocabulary_rate": interval(mean_statistic([label is None for label in labels])),
-            "semantic_similarity": interval(mean_statistic(similarities)),
-            "never_stopped_rate": float(np.mean([not output.stopped for output in outputs])),
-            "mean_generated_tokens": float(np.mean([output.generated_tokens for output in outputs])),
-            "per_label": per_label_table(rows.references, labels, label_names),
+        measured[name] = _accuracy_figures(rows, outputs, label_set, embedder, draws)
+        costly = costly_rows(label_set, rows.references, [output.label for output in outputs])
+        measured[name]["costly_confusions"] = {
+            kind: {"count": int(mask.sum()), "share": bootstrap_interval(mean_statistic(mask), rows.groups, **draws)}
+            for kind, mask in costly.items()
         }
-    comparisons = []
-    for other in (LINEAR, BASE):
-        if ADAPTER in systems and other in systems:
-            difference = correct[ADAPTER].astype(float) - correct[other]
-            comparisons.append(
-                {
-                    "first": ADAPTER,
-                    "second": other,
-                    **mcnemar_exact(correct[ADAPTER], correct[other]),
-                    "difference_in_exact_accuracy": interval(mean_statistic(difference)),
-                }
-            )
+        answers = confident_answers(rows, outputs)
+        if answers is not None:
+            choices = []
+            if name in validation_systems:
+                validation = confident_answers(validation_rows, validation_systems[name])
+                if validation is not None:
+                    choices = choose_thresholds(validation, targets, label_set.always_review)
+            measured[name]["selective"] = {
+                "confidence": CONFIDENCES[name],
+                **selective_figures(answers, costly[ANY], choices, label_set.always_review, **draws),
+            }
+
+    best = best_baseline(validation_rows, validation_systems) if validation_systems else None
+    opponents = [best["name"], LINEAR, BASE] if best else [LINEAR, BASE]
+    shown = [name for name in (ADAPTER, best["name"] if best else None) if name in systems]
+    masks = slice_masks(rows.notes, rows.references, train_notes, train_labels, label_set)
     return {
         "split": split,
         "rows": len(rows.ids),
         "groups": len(set(rows.groups)),
-        "labels": len(label_names),
+        "labels": len(label_set.names),
         "labels_in_split": len(set(rows.references)),
         "dataset": dict(dataset),
         "decoding": dict(decoding),
         "seeds": dict(seeds),
         "interval": {"kind": "percentile bootstrap over groups", "confidence": 0.95, "resamples": resamples},
         "systems": measured,
-        "comparisons": comparisons,
+        "best_baseline": best,
+        "comparisons": [
+            _comparison(rows, systems, other, draws)
+            for other in dict.fromkeys(opponents)
+            if ADAPTER in systems and other in systems
+        ],
+        "calibration": dict(calibration) if calibration else None,
+        "slices": slice_figures(masks, rows.groups, {name: _correct(rows, systems[name]) for name in shown}, **draws),
         "semantic_similarity": {
             "model": embedder.name,
-            "chance": similarity_chance_levels(rows.references, label_names, train_majority_label, embedder),
+            "chance": similarity_chance_levels(rows.references, label_set.names, commonest_label, embedder),
         },
-        "train_majority_label": train_majority_label,
+        "train_majority_label": commonest_label,
+    }
+
+
+def _check_answers(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> None:
+    if len({len(rows.ids), len(rows.groups), len(rows.notes), len(rows.references)}) != 1:
+        raise ValueError("ids, groups, notes and references must have one length")
+    for name, outputs in systems.items():
+        if len(outputs) != len(rows.ids):
+            raise ValueError(f"system {name!r} has {len(outputs)} answers for {len(rows.ids)} rows")
+
+
+def _correct(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> np.ndarray:
+    return np.array([output.label == reference for output, reference in zip(outputs, rows.references, strict=True)])
+
+
+def _accuracy_figures(
+    rows: EvaluationRows,
+    outputs: Sequence[SystemOutput],
+    label_set: LabelSet,
+    embedder: TextEmbedder,
+    draws: Mapping[str, int],
+) -> dict[str, Any]:
+    labels = [output.label for output in outputs]
+    statistics = {
+        "exact_accuracy": mean_statistic(_correct(rows, outputs)),
+        "macro_f1": macro_f1_statistic(rows.references, labels),
+        "out_of_vocabulary_rate": mean_statistic([label is None for label in labels]),
+        "semantic_similarity": mean_statistic(
+            embedder.similarities([output.text for output in outputs], rows.references)
+        ),
+    }
+    return {
+        **{name: bootstrap_interval(statistic, rows.groups, **draws) for name, statistic in statistics.items()},
+        "never_stopped_rate": float(np.mean([not output.stopped for output in outputs])),
+        "mean_generated_tokens": float(np.mean([output.generated_tokens for output in outputs])),
+        "per_label": per_label_table(rows.references, labels, label_set.names),
+    }
+
+
+def _comparison(
+    rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]], other: str, draws: Mapping[str, int]
+) -> dict[str, Any]:
+    ours, theirs = _correct(rows, systems[ADAPTER]), _correct(rows, systems[other])
+    difference = mean_statistic(ours.astype(float) - theirs)
+    return {
+        "first": ADAPTER,
+        "second": other,
+        **mcnemar_exact(ours, theirs),
+        "difference_in_exact_accuracy": bootstrap_interval(difference, rows.groups, **draws),
     }
 
 
@@ -268,7 +406,8 @@ def predictions_table(
 
     Returns:
         `pd.DataFrame`: `id`, `group`, `note`, `reference`, and per system `<system>_text`, `<system>_label` (missing
-        where the answer was no label) and `<system>_stopped`.
+        where the answer was no label), `<system>_stopped`, and where the answers have them `<system>_confidence` and
+        the most probable labels, `<system>_top1_label`, `<system>_top1_probability` and so on to the third.
     """
     showable = access in SHOWABLE_ACCESS
     columns: dict[str, Any] = {"id": list(rows.ids), "group": list(rows.groups)}
@@ -280,4 +419,10 @@ def predictions_table(
             columns[f"{name}_text"] = [output.text for output in outputs]
         columns[f"{name}_label"] = pd.array([output.label for output in outputs], dtype="string")
         columns[f"{name}_stopped"] = [output.stopped for output in outputs]
+        if any(output.confidence is not None for output in outputs):
+            columns[f"{name}_confidence"] = pd.array([output.confidence for output in outputs], dtype="Float64")
+        for place in range(min(TOP_COLUMNS, max((len(output.top) for output in outputs), default=0))):
+            top = [output.top[place] if place < len(output.top) else (None, None) for output in outputs]
+            columns[f"{name}_top{place + 1}_label"] = pd.array([label for label, _ in top], dtype="string")
+            columns[f"{name}_top{place + 1}_probability"] = pd.array([value for _, value in top], dtype="Float64")
     return pd.DataFrame(columns)

@@ -1,0 +1,90 @@
+"""Costly confusions: wrong answers that differ from the right label in contrast, side or region, or are listed as costly."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from radrecipes.data.label_sets import LabelSet
+from radrecipes.data.normalise import matching_key
+
+CONTRAST, SIDE, REGION, LISTED = "contrast", "side", "region", "listed"
+KINDS = (CONTRAST, SIDE, REGION, LISTED)
+ANY = "any"
+
+_SIDES = re.compile(r"\b(left|right)\b")
+
+
+def costly_kinds(label_set: LabelSet, reference: str, predicted: str) -> set[str]:
+    """In which ways taking one label for another is costly.
+
+    What a label does not state (no `modality`, `body_region` or `contrast`) cannot differ.
+
+    Args:
+        label_set ([`LabelSet`]):
+            Says modality, body region and contrast of each label, and which pairs its author lists as costly.
+        reference (`str`):
+            Canonical name of the right label.
+        predicted (`str`):
+            Canonical name of the predicted label.
+
+    Returns:
+        `set[str]`: some of `"contrast"` (same modality and body region, contrast given for exactly one of them), `"side"` (the
+        names differ in left and right alone), `"region"` (another body region) and `"listed"` (a pair of the set's
+        `costly_confusions`); empty for the same label.
+
+    Raises:
+        KeyError: The set has no label of that name.
+    """
+    right, answered = label_set.label(reference), label_set.label(predicted)
+    if right == answered:
+        return set()
+    kinds = set()
+    if right.body_region and answered.body_region and right.body_region != answered.body_region:
+        kinds.add(REGION)
+    same_place = right.body_region == answered.body_region is not None
+    same_modality = right.modality == answered.modality is not None
+    both_say_contrast = right.contrast is not None and answered.contrast is not None
+    if (
+        same_place
+        and same_modality
+        and both_say_contrast
+        and (right.contrast == "none") != (answered.contrast == "none")
+    ):
+        kinds.add(CONTRAST)
+    # Names are unique by their matching key, so two that are equal without their sides differ in the sides.
+    if _without_sides(reference) == _without_sides(predicted):
+        kinds.add(SIDE)
+    if (reference, predicted) in label_set.costly_confusions or (predicted, reference) in label_set.costly_confusions:
+        kinds.add(LISTED)
+    return kinds
+
+
+def costly_rows(
+    label_set: LabelSet, references: Sequence[str], predictions: Sequence[str | None]
+) -> dict[str, np.ndarray]:
+    """Which rows hold a costly confusion of each kind.
+
+    Args:
+        label_set ([`LabelSet`]):
+            As for [`costly_kinds`].
+        references (`Sequence[str]`):
+            The right label of each row, canonical.
+        predictions (`Sequence[str]` or `Sequence[None]`):
+            The predicted labels, canonical; `None`, an answer that is no label, is no confusion.
+
+    Returns:
+        `dict[str, np.ndarray]`: for `contrast`, `side`, `region`, `listed` and `any` (of them) a mask of shape
+        `(rows,)`.
+    """
+    kinds_of_pair = {
+        pair: costly_kinds(label_set, *pair) if pair[1] is not None else set()
+        for pair in set(zip(references, predictions, strict=True))
+    }
+    kinds_of_row = [kinds_of_pair[pair] for pair in zip(references, predictions, strict=True)]
+    masks = {kind: np.array([kind in kinds for kinds in kinds_of_row], dtype=bool) for kind in KINDS}
+    return {**masks, ANY: np.array([bool(kinds) for kinds in kinds_of_row], dtype=bool)}
+
+
+def _without_sides(name: str) -> str:
+    return _SIDES.sub("side", matching_key(name))

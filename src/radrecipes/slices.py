@@ -1,0 +1,130 @@
+"""Accuracy on parts of the rows: rare labels, long notes, notes that training nearly holds, modalities, body regions."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from radrecipes.data.duplicates import largest_similarity
+from radrecipes.data.label_sets import LabelSet
+from radrecipes.statistics import bootstrap_interval, mean_statistic
+
+FEWEST_ROWS = 20
+RARE_BELOW, COMMON_FROM = 20, 100
+NOT_STATED = "not stated"
+
+
+def slice_masks(
+    notes: Sequence[str],
+    references: Sequence[str],
+    train_notes: Sequence[str],
+    train_labels: Sequence[str],
+    label_set: LabelSet,
+    near_duplicate_threshold: float = 0.8,
+) -> list[tuple[str, str, np.ndarray]]:
+    """Which rows belong to which slice.
+
+    Args:
+        notes (`Sequence[str]`):
+            The evaluated notes.
+        references (`Sequence[str]`):
+            Their right labels, canonical.
+        train_notes (`Sequence[str]`):
+            Notes of the training split. Their lengths set the bands of length: a third of them falls into each.
+        train_labels (`Sequence[str]`):
+            Their labels.
+        label_set ([`LabelSet`]):
+            Says modality and body region of each label.
+        near_duplicate_threshold (`float`, *optional*, defaults to 0.8):
+            Jaccard similarity of word 5-grams from which on two notes are near-identical, as in the leakage audit.
+
+    Returns:
+        `list[tuple[str, str, np.ndarray]]`: name of the slice, value, and mask of shape `(rows,)`. Every row is in one
+        value of each slice; a value of a band may hold none. Modality and body region are there where at least one
+        label states them.
+    """
+    frequency_of = Counter(train_labels)
+    frequencies = np.array([frequency_of[label] for label in references])
+    words = np.array([len(note.split()) for note in notes])
+    short, medium = _thirds([len(note.split()) for note in train_notes])
+    # The audit's tolerance, so that both count the same notes.
+    duplicate = largest_similarity(notes, train_notes) >= near_duplicate_threshold - 1e-9
+    masks = [
+        ("label frequency", f"rare (under {RARE_BELOW} training rows)", frequencies < RARE_BELOW),
+        (
+            "label frequency",
+            f"medium ({RARE_BELOW} to {COMMON_FROM - 1} training rows)",
+            (frequencies >= RARE_BELOW) & (frequencies < COMMON_FROM),
+        ),
+        ("label frequency", f"common ({COMMON_FROM} or more training rows)", frequencies >= COMMON_FROM),
+        ("note length", f"short (up to {short} words)", words <= short),
+        ("note length", f"medium ({short + 1} to {medium} words)", (words > short) & (words <= medium)),
+        ("note length", f"long (over {medium} words)", words > medium),
+        ("near-duplicate in training", "yes", duplicate),
+        ("near-duplicate in training", "no", ~duplicate),
+    ]
+    for name, attribute in (
+        ("modality", {label.name: label.modality for label in label_set.labels}),
+        ("body region", {label.name: label.body_region for label in label_set.labels}),
+    ):
+        if any(attribute.values()):
+            values = np.array([attribute[label] or NOT_STATED for label in references])
+            masks += [(name, str(value), values == value) for value in np.unique(values)]
+    return masks
+
+
+def slice_figures(
+    masks: Sequence[tuple[str, str, np.ndarray]],
+    groups: Sequence[str],
+    correct: Mapping[str, np.ndarray],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Exact accuracy on each slice.
+
+    Args:
+        masks (`Sequence[tuple[str, str, np.ndarray]]`):
+            As of [`slice_masks`].
+        groups (`Sequence[str]`):
+            Patient, order or scenario of each row.
+        correct (`Mapping[str, np.ndarray]`):
+            For each system to show, whether it is right, row by row.
+        resamples (`int`, *optional*, defaults to 2000):
+            Bootstrap resamples.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the draws.
+
+    Returns:
+        `list[dict]`: `slice`, `value`, `rows`, `groups`, `too_few` and `systems` (accuracy with its interval per
+        system). A slice of under 20 rows, or of one group, from which no interval can be drawn, is `too_few` and has
+        `None` for every system.
+    """
+    groups = np.asarray(groups)
+    figures = []
+    for name, value, mask in masks:
+        rows, groups_inside = int(mask.sum()), groups[mask]
+        too_few = rows < FEWEST_ROWS or len(np.unique(groups_inside)) < 2
+        figures.append(
+            {
+                "slice": name,
+                "value": value,
+                "rows": rows,
+                "groups": len(np.unique(groups_inside)),
+                "too_few": too_few,
+                "systems": {
+                    system: None
+                    if too_few
+                    else bootstrap_interval(mean_statistic(right[mask]), groups_inside, resamples=resamples, seed=seed)
+                    for system, right in correct.items()
+                },
+            }
+        )
+    return figures
+
+
+def _thirds(lengths: Sequence[int]) -> tuple[int, int]:
+    """The longest length of the first and of the second third."""
+    first, second = np.quantile(lengths, [1 / 3, 2 / 3], method="inverted_cdf")
+    # Where the lengths hardly differ the bands must still not overlap.
+    return int(first), max(int(second), int(first) + 1)
