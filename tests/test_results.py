@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 
 import pytest
@@ -31,6 +32,33 @@ def run_of(seed, accuracy):
     return manifest, {"split": "test", "rows": 10, "groups": 5, "systems": systems, "comparisons": comparisons}
 
 
+def deciding_run(seed, coverage, accuracy, temperature=1.2):
+    """A run whose answers have probabilities, with a support vector machine as the best baseline."""
+    manifest, metrics = run_of(seed, 0.9)
+
+    def selective(area, covered, right):
+        on_test = {"coverage": {"value": covered}, "accuracy": None if right is None else {"value": right}}
+        other = {"target_accuracy": 0.9, "test": {"coverage": {"value": 1.0}, "accuracy": {"value": 0.0}}}
+        return {
+            "area_under_risk_coverage": {"value": area},
+            "thresholds": [other, {"target_accuracy": 0.95, "test": on_test}],
+        }
+
+    systems = metrics["systems"]
+    systems["adapter"] = {**systems["adapter"], "selective": selective(0.02, coverage, accuracy)}
+    systems["tfidf_linear_svm"] = {**systems["adapter"], "selective": selective(0.05, 0.5, 0.95)}
+    # It has a confidence too, but it is neither the adapter nor the best baseline.
+    systems["nearest_neighbour"] = {**systems["adapter"], "selective": selective(0.3, 0.1, 0.9)}
+    metrics["best_baseline"] = {"name": "tfidf_linear_svm", "validation_accuracy": 0.8}
+    metrics["comparisons"].insert(0, {"first": "adapter", "second": "tfidf_linear_svm", "p_value": 0.2})
+    metrics["calibration"] = {
+        "temperature": temperature,
+        "before": {"expected_calibration_error": 0.2},
+        "after": {"expected_calibration_error": 0.01 * seed},
+    }
+    return manifest, metrics
+
+
 def test_interval_over_seeds_is_students():
     # t(0.975, 2 degrees) = 4.302653
     found = over_seeds([0.90, 0.92, 0.94])
@@ -47,6 +75,41 @@ def test_summary_holds_a_row_a_seed_and_the_base_once():
     assert result["systems"]["base"]["exact_accuracy"]["n"] == 1
     assert result["peak_memory_gib"] == 43.0
     assert "seed" not in result["fields"]
+
+
+def test_summary_tells_how_far_the_answers_can_be_relied_on_over_seeds():
+    result = summarise([deciding_run(1, 0.8, 0.96), deciding_run(2, 0.6, 0.98, 1.4)], "command")
+    assert result["calibration"]["temperature"]["mean"] == pytest.approx(1.3)
+    # The error behind the temperature, not before it.
+    assert result["calibration"]["expected_calibration_error"]["mean"] == pytest.approx(0.015)
+    decisions = result["decisions"]
+    assert decisions["target_accuracy"] == 0.95
+    assert list(decisions["systems"]) == ["adapter", "tfidf_linear_svm"]
+    assert decisions["systems"]["adapter"]["coverage"] == over_seeds([0.8, 0.6])
+    assert decisions["systems"]["adapter"]["accuracy"] == over_seeds([0.96, 0.98])
+    assert decisions["systems"]["tfidf_linear_svm"]["area_under_risk_coverage"]["mean"] == pytest.approx(0.05)
+    row = result["seeds"][1]
+    assert row["calibration"] == {"temperature": 1.4, "expected_calibration_error": 0.02}
+    assert row["decisions"]["adapter"] == {"coverage": 0.6, "accuracy": 0.98, "area_under_risk_coverage": 0.02}
+    assert (row["against_best_baseline"]["p_value"], row["against_linear"]["p_value"]) == (0.2, 0.02)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_a_seed_whose_target_validation_cannot_support_covers_nothing_and_has_no_accuracy():
+    result = summarise([deciding_run(1, 0.8, 0.96), deciding_run(2, 0.0, None)], "command")
+    adapter = result["decisions"]["systems"]["adapter"]
+    assert (adapter["coverage"]["mean"], adapter["coverage"]["n"]) == (pytest.approx(0.4), 2)
+    assert (adapter["accuracy"]["mean"], adapter["accuracy"]["n"]) == (0.96, 1)
+    assert summarise([deciding_run(2, 0.0, None)], "command")["decisions"]["systems"]["adapter"]["accuracy"] is None
+
+
+def test_generated_answers_have_no_calibration_and_no_decisions():
+    manifest, metrics = run_of(1, 0.8)
+    for found in (metrics, {**metrics, "calibration": None, "best_baseline": None}):
+        result = summarise([(manifest, found)], "command")
+        assert (result["calibration"], result["decisions"]) == (None, None)
+        row = result["seeds"][0]
+        assert (row["calibration"], row["decisions"], row["against_best_baseline"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(("part", "key"), [("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256")])

@@ -48,6 +48,13 @@ def test_figures_of_a_threshold_equal_a_plain_count():
     assert 0.7 <= impossible["best_supported"] < 0.999
 
 
+def test_an_answer_exactly_as_sure_as_the_threshold_is_automatic():
+    same = answers()
+    choice = choose_thresholds(same, [0.7])[0]
+    assert choice.threshold in same.confidences
+    assert figures(same, [choice])["thresholds"][0]["test"]["automatic_rows"] == choice.automatic_rows
+
+
 def test_a_label_that_is_always_reviewed_is_never_automatic_and_decides_no_threshold():
     validation, test = answers(seed=1), answers(seed=2)
     kept = np.array([label != "CT" for label in validation.labels])

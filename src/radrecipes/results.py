@@ -9,6 +9,8 @@ from typing import Any
 from scipy import stats
 
 FIGURES = ("exact_accuracy", "macro_f1", "out_of_vocabulary_rate", "semantic_similarity")
+DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
+TARGET_ACCURACY = 0.95
 
 
 def results_path(recipe: str | Path) -> Path:
@@ -26,8 +28,11 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
             The command that made them.
 
     Returns:
-        `dict`: per system and figure the mean, the standard deviation and the 95 % Student-t interval over seeds; one row a
-        seed; hashes of base, data, prompt and recipe; versions, hardware, time and memory.
+        `dict`: per system and figure the mean, the standard deviation and the 95 % Student-t interval over seeds; the same
+        for `calibration` (`temperature` and `expected_calibration_error` behind it) and for `decisions` (`coverage` and
+        `accuracy` at the threshold for 95 %, `area_under_risk_coverage`; per system), each `None` where the answers
+        were generated and have no probability; one row a seed; hashes of base, data, prompt and recipe; versions,
+        hardware, time and memory.
 
     Raises:
         `ValueError`: the runs differ in data, base or prompt, so that their mean would mean nothing.
@@ -53,6 +58,8 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
             }
             for system in metrics["systems"]
         },
+        "calibration": _calibration([found for _, found in runs]),
+        "decisions": _decisions([found for _, found in runs]),
         "seeds": [_seed_row(manifest, found) for manifest, found in runs],
         "base": first["base"],
         "data": first["data"],
@@ -86,11 +93,58 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    against = next((pair for pair in metrics["comparisons"] if pair["second"] == "tfidf_logistic_regression"), None)
+    pairs = {pair["second"]: pair for pair in metrics["comparisons"]}
+    best = (metrics.get("best_baseline") or {}).get("name")
     return {
         "seed": manifest["training"]["seed"],
         **{figure: metrics["systems"]["adapter"][figure]["value"] for figure in FIGURES},
-        "against_linear": against,
+        "calibration": _calibration_of(metrics),
+        "decisions": {system: _decisions_of(metrics, system) for system in _deciding_systems(metrics)} or None,
+        "against_linear": pairs.get("tfidf_logistic_regression"),
+        "against_best_baseline": pairs.get(best),
         "mean_loss": manifest["training"]["mean_loss"],
         "seconds": manifest["training"]["seconds"],
+    }
+
+
+def _calibration(metrics_of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    rows = [row for row in map(_calibration_of, metrics_of_seeds) if row]
+    return {key: over_seeds([row[key] for row in rows]) for key in rows[0]} if rows else None
+
+
+def _calibration_of(metrics: dict[str, Any]) -> dict[str, float] | None:
+    calibration = metrics.get("calibration")
+    if not calibration:
+        return None
+    error = calibration["after"]["expected_calibration_error"]
+    return {"temperature": calibration["temperature"], "expected_calibration_error": error}
+
+
+def _decisions(metrics_of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    systems = dict.fromkeys(system for metrics in metrics_of_seeds for system in _deciding_systems(metrics))
+    if not systems:
+        return None
+    summary: dict[str, Any] = {"target_accuracy": TARGET_ACCURACY, "systems": {}}
+    for system in systems:
+        rows = [_decisions_of(metrics, system) for metrics in metrics_of_seeds if system in _deciding_systems(metrics)]
+        values = {figure: [row[figure] for row in rows if row[figure] is not None] for figure in DECISION_FIGURES}
+        summary["systems"][system] = {figure: over_seeds(found) if found else None for figure, found in values.items()}
+    return summary
+
+
+def _deciding_systems(metrics: dict[str, Any]) -> list[str]:
+    """The adapter and the best baseline, where their answers have a confidence."""
+    best = (metrics.get("best_baseline") or {}).get("name")
+    return [name for name in ("adapter", best) if "selective" in metrics["systems"].get(name, {})]
+
+
+def _decisions_of(metrics: dict[str, Any], system: str) -> dict[str, float | None]:
+    selective = metrics["systems"][system]["selective"]
+    # Where validation could not support the target, nothing is automatic: no coverage, and no accuracy to speak of.
+    on_test = next((row["test"] for row in selective["thresholds"] if row["target_accuracy"] == TARGET_ACCURACY), None)
+    accuracy = on_test["accuracy"] if on_test else None
+    return {
+        "coverage": on_test["coverage"]["value"] if on_test else None,
+        "accuracy": accuracy["value"] if accuracy else None,
+        "area_under_risk_coverage": selective["area_under_risk_coverage"]["value"],
     }
