@@ -48,7 +48,9 @@ class SharedPrefixCollator:
             `attention_mask` of shape `(rows, 1, length, length)`.
         """
         prefix = shared_prefix_length(examples)
-        rows = _fill_rows(examples, prefix, self.row_tokens, self.round_to)
+        rests = [len(example["input_ids"]) - prefix for example in examples]
+        divided = divide_into_rows(rests, prefix, self.row_tokens, self.round_to)
+        rows = [[examples[index] for index in row] for row in divided]
         length = max(prefix + sum(len(example["input_ids"]) - prefix for example in row) for row in rows)
         length = -(-length // self.round_to) * self.round_to
         input_ids = torch.full((len(rows), length), self.pad_token_id)
@@ -127,21 +129,32 @@ def shared_prefix_length(examples: Sequence[dict[str, list[int]]]) -> int:
     return max(length, 0)
 
 
-def _fill_rows(
-    examples: Sequence[dict[str, list[int]]], prefix: int, row_tokens: int, round_to: int
-) -> list[list[dict[str, list[int]]]]:
-    """The cheapest rows of near-equal length, up to about `row_tokens` tokens each."""
-    rests = [len(example["input_ids"]) - prefix for example in examples]
-    room = max(row_tokens - prefix, max(rests), 1)
-    fewest = min(len(examples), -(-sum(rests) // room))
-    choices = [_divide(rests, count) for count in range(fewest, len(examples) + 1)]
+def divide_into_rows(lengths: Sequence[int], beginning: int, row_tokens: int, round_to: int) -> list[list[int]]:
+    """The cheapest division of sequences over rows of near-equal length.
+
+    Args:
+        lengths (`Sequence[int]`):
+            Tokens of each sequence behind the shared beginning.
+        beginning (`int`):
+            Tokens that every row begins with.
+        row_tokens (`int`):
+            Longest row to aim for, in tokens.
+        round_to (`int`):
+            Rows are padded to a multiple of it.
+
+    Returns:
+        `list[list[int]]`: the indices of each row's sequences.
+    """
+    room = max(row_tokens - beginning, max(lengths), 1)
+    fewest = min(len(lengths), -(-sum(lengths) // room))
+    choices = [_divide(lengths, count) for count in range(max(fewest, 1), len(lengths) + 1)]
 
     def cost(rows: list[list[int]]) -> float:
-        length = prefix + max(sum(rests[index] for index in row) for row in rows)
+        length = beginning + max(sum(lengths[index] for index in row) for row in rows)
         length = -(-length // round_to) * round_to
         return len(rows) * length * (1 + length / _ATTENTION_PARITY_TOKENS)
 
-    return [[examples[index] for index in row] for row in min(choices, key=cost)]
+    return min(choices, key=cost)
 
 
 def _divide(lengths: Sequence[int], count: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ import torch
 from scipy.special import logsumexp
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from radrecipes.batching import divide_into_rows
 from radrecipes.errors import InputError
 from radrecipes.inference import shared_beginning
 
@@ -196,10 +197,9 @@ class _BatchOfNotes:
     ):
         self.scorer, self.trie, self.model = scorer, scorer.trie, scorer.model
         self.prompts, self.beginning = prompts, beginning
-        notes_per_row = max(1, _ROW_TOKENS // max(1, len(prompts[0]) - beginning))
-        # Dealt out in turn, so that rows are of like length.
-        row_count = -(-len(prompts) // notes_per_row)
-        self.rows = [list(range(row, len(prompts), row_count)) for row in range(row_count)]
+        rests = [len(prompt) - beginning for prompt in prompts]
+        self.rows = divide_into_rows(rests, 0, _ROW_TOKENS, _ROUND_TO)
+        row_count = len(self.rows)
         self.cache = DynamicCache(config=self.model.config) if cache is None else _repeated(cache, row_count)
         self.key_owners = np.full((row_count, beginning), _BEGINNING)
         self.key_nodes = np.zeros((row_count, beginning), dtype=np.int64)
@@ -210,9 +210,8 @@ class _BatchOfNotes:
 
     def score(self) -> LabelScores:
         """Feed the prompts, then the likely branches until no other can hold more than the allowed share."""
-        first = self.trie.children[_ROOT]
-        ahead = [node for child in first for node in self.trie.chain(child)] if len(first) <= _LOOKAHEAD else []
-        ahead = [node for node in ahead if not self.trie.is_leaf(node)]
+        first = [node for node in self.trie.children[_ROOT] if not self.trie.is_leaf(node)]
+        ahead = first if len(first) <= _LOOKAHEAD else []
         self._feed([[_ROOT, *ahead]] * len(self.prompts))
         while any(branches := [self._branches(note) for note in range(len(self.prompts))]):
             self._feed(branches)

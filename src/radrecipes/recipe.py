@@ -44,8 +44,10 @@ class RecipeArguments:
             `"shared_prefix"` lays several examples in one row behind the prompt beginning that they share, so that neither
             padding nor the repeated beginning is computed; `"padded"` is one example a row, for models whose attention
             cannot take a mask of its own.
+        decode (`str`, *optional*, defaults to `"score"`):
+            `"score"` gives every label of the label set a probability, `"generate"` writes one answer freely.
         max_new_tokens (`int`, *optional*, defaults to `32`):
-            Longest answer, in tokens, at evaluation and prediction.
+            Longest answer, in tokens, where it is generated.
         max_dropped_fraction (`float`, *optional*, defaults to `0.005`):
             Share of training rows, 0 to 1, that may be too long for `max_length` and be left out.
     """
@@ -64,7 +66,14 @@ class RecipeArguments:
             "choices": ["shared_prefix", "padded"],
         },
     )
-    max_new_tokens: int = field(default=32, metadata={"help": "Longest answer in tokens."})
+    decode: str = field(
+        default="score",
+        metadata={
+            "help": "`score` gives every label of the label set a probability, `generate` writes one answer freely.",
+            "choices": ["score", "generate"],
+        },
+    )
+    max_new_tokens: int = field(default=32, metadata={"help": "Longest answer in tokens, where it is generated."})
     max_dropped_fraction: float = field(
         default=0.005, metadata={"help": "Share of training rows that may be too long and be left out."}
     )

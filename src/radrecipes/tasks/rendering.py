@@ -1,6 +1,7 @@
 """From a task's question and answer to token ids, the same way for training, evaluation and prediction."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -101,6 +102,26 @@ def render_example(
     else:
         raise InputError("the chat template writes no stop token behind the answer: the model would never stop")
     return RenderedExample(prompt_ids, whole[len(prompt_ids) :])
+
+
+def render_completions(
+    task: ProtocolTask, targets: Sequence[str], tokenizer: PreTrainedTokenizerBase, style: str, stop_token_ids: list[int]
+) -> list[list[int]]:
+    """Token ids of what the model would write for each target, its stop token last: the same behind every prompt.
+
+    Args:
+        targets (`Sequence[str]`):
+            For example the labels of a label set.
+        task, tokenizer, style, stop_token_ids:
+            As in [`render_example`].
+
+    Returns:
+        `list[list[int]]`
+    """
+    inputs = dict.fromkeys(task.input_columns, "x")
+    return [
+        render_example(task, inputs, target, tokenizer, style, stop_token_ids).completion_ids for target in targets
+    ]
 
 
 def prompt_template_digest(task: ProtocolTask, tokenizer: PreTrainedTokenizerBase, style: str) -> str:
