@@ -57,6 +57,10 @@ class SystemOutput:
             How sure the system is of its answer, on a scale of its own on which more is surer.
         top (`tuple[tuple[str, float], ...]`, *optional*, defaults to `()`):
             The most probable labels with their probabilities, descending.
+        automatic (`bool` or `None`, *optional*):
+            Whether the answer may be used without a look; `None` where no threshold is known.
+        review_reason (`str` or `None`, *optional*):
+            Why a person must look at it.
     """
 
     text: str
@@ -65,6 +69,8 @@ class SystemOutput:
     generated_tokens: int = 0
     confidence: float | None = None
     top: tuple[tuple[str, float], ...] = ()
+    automatic: bool | None = None
+    review_reason: str | None = None
 
 
 @dataclass(frozen=True)
