@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, binomtest, f_oneway, t
 from sklearn.metrics import accuracy_score, f1_score
 
 from radrecipes.statistics import (
     bootstrap_interval,
+    clopper_pearson_lower_bound,
+    effective_rows,
+    intraclass_correlation,
     macro_f1_statistic,
     mcnemar_exact,
     mean_statistic,
@@ -171,3 +174,67 @@ def test_mcnemar_equals_the_summed_binomial_tail_and_is_symmetric(rows):
     mirrored = mcnemar_exact(second, first)
     assert mirrored["p_value"] == pytest.approx(result["p_value"])
     assert (mirrored["n10"], mirrored["n01"]) == (result["n01"], result["n10"])
+
+
+@pytest.mark.parametrize(("right", "rows"), [(0, 5), (1, 1), (44, 45), (300, 310)])
+def test_lower_bound_equals_the_exact_one_of_scipy(right, rows):
+    exact = binomtest(right, rows, alternative="greater").proportion_ci(0.9, "exact").low
+    assert clopper_pearson_lower_bound(right, rows, 0.9) == pytest.approx(exact)
+
+
+def test_correlation_inside_groups_follows_from_the_f_statistic():
+    generator = np.random.default_rng(2)
+    values = generator.normal(size=(12, 7)) + generator.normal(size=(12, 1))
+    f_value = f_oneway(*values).statistic
+    expected = (f_value - 1) / (f_value + 6)
+    groups = np.repeat([f"g{index}" for index in range(12)], 7)
+    assert intraclass_correlation(values.ravel(), groups) == pytest.approx(expected)
+
+
+def test_correlation_of_unequal_groups_is_found_again():
+    generator = np.random.default_rng(3)
+    sizes = generator.integers(1, 30, 3000)
+    groups = np.repeat(np.arange(3000), sizes)
+    correct = generator.random(len(groups)) < np.repeat(generator.beta(2.7, 0.3, 3000), sizes)
+    assert intraclass_correlation(correct, groups) == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("correct", "groups", "expected"),
+    [
+        ([1, 1, 0, 0], "aabb", 1.0),
+        ([1, 0, 1, 0], "aabb", 0.0),
+        ([1, 1, 1, 1], "aabb", 0.0),
+        ([1, 0, 1, 1], "aaaa", 0.0),
+        ([1, 0, 1, 1], "abcd", 0.0),
+    ],
+    ids=["all in the group", "none in the group", "nothing differs", "one group", "a group per row"],
+)
+def test_correlation_at_its_ends(correct, groups, expected):
+    assert intraclass_correlation(correct, list(groups)) == expected
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=60))
+def test_rows_with_a_group_each_count_in_full(correct):
+    assert effective_rows(correct, list(range(len(correct))), 0.9) == pytest.approx(len(correct))
+    assert effective_rows(correct, list(range(len(correct))), 0.9, least_correlation=0.5) == pytest.approx(
+        len(correct)
+    )
+
+
+def test_rows_that_are_all_alike_inside_groups_count_as_groups():
+    correct = np.repeat([True] * 30 + [False] * 10, 5)
+    groups = np.repeat(np.arange(40), 5)
+    few_groups = (t.ppf(0.9, 199) / t.ppf(0.9, 39)) ** 2
+    # 200 / 5 groups, and each of the two variances has its own correction for degrees of freedom.
+    assert effective_rows(correct, groups, 0.9) == pytest.approx(200 / 5 * (39 / 40) * (200 / 199) * few_groups)
+    # No error shows any clustering: then what is known from elsewhere counts.
+    nothing_seen = effective_rows([True] * 200, groups, 0.9)
+    assert nothing_seen == pytest.approx(200 * few_groups)
+    assert effective_rows([True] * 200, groups, 0.9, least_correlation=0.25) == pytest.approx(nothing_seen / 2)
+
+
+def test_one_group_counts_as_one_row_and_no_rows_are_refused():
+    assert effective_rows([True, True, False], ["a"] * 3, 0.9) == 1.0
+    with pytest.raises(ValueError):
+        effective_rows([], [], 0.9)

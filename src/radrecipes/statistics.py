@@ -156,10 +156,62 @@ def mcnemar_exact(
     return {"n10": only_first, "n01": only_second, "p_value": float(p_value)}
 
 
-def grouped_accuracy_lower_bound(
-    correct: Sequence[bool] | np.ndarray, groups: Sequence[str] | np.ndarray, confidence: float
-) -> tuple[float, float]:
-    """A lower confidence bound of an accuracy where rows of one group are alike.
+def clopper_pearson_lower_bound(successes: float, rows: float, confidence: float) -> float:
+    """The exact one-sided lower confidence bound of a share (Clopper and Pearson, 1934).
+
+    Args:
+        successes (`float`):
+            How many rows are right; a fraction where the rows were made fewer by [`effective_rows`].
+        rows (`float`):
+            Number of independent rows.
+        confidence (`float`):
+            Confidence of the bound.
+
+    Returns:
+        `float`: the bound; 0.0 where nothing is right.
+    """
+    if successes <= 0:
+        return 0.0
+    return float(beta.ppf(1 - confidence, successes, rows - successes + 1))
+
+
+def intraclass_correlation(values: Sequence[float] | np.ndarray, groups: Sequence[str] | np.ndarray) -> float:
+    """How alike rows of one group are: the one-way analysis-of-variance estimate (Donner, 1986).
+
+    Args:
+        values (`Sequence[float]` or `np.ndarray` of shape `(rows,)`):
+            One value per row, for example 1.0 where the answer was right.
+        groups (`Sequence[str]` or `np.ndarray` of shape `(rows,)`):
+            The group of each row.
+
+    Returns:
+        `float`: 0 (not alike) to 1 (the same). 0.0 where it cannot be told: one group, a group per row, or values that
+        do not differ.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    _, group_of_row, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    rows, group_count = len(values), len(sizes)
+    if group_count < 2 or group_count == rows:
+        return 0.0
+    means = np.bincount(group_of_row, weights=values) / sizes
+    between = np.sum(sizes * (means - values.mean()) ** 2) / (group_count - 1)
+    within = np.sum((values - means[group_of_row]) ** 2) / (rows - group_count)
+    typical_size = (rows - np.sum(sizes**2) / rows) / (group_count - 1)
+    total = between + (typical_size - 1) * within
+    return float(np.clip((between - within) / total, 0, 1)) if total > 0 else 0.0
+
+
+def effective_rows(
+    correct: Sequence[bool] | np.ndarray,
+    groups: Sequence[str] | np.ndarray,
+    confidence: float,
+    least_correlation: float = 0.0,
+) -> float:
+    """How many independent rows the rows are worth for a bound of their accuracy (Korn and Graubard, 1998).
+
+    The number of rows over the design effect: the variance of the accuracy when whole groups are drawn, over that when
+    rows are. It is corrected for the few groups that the variance is estimated from, by the squared ratio of two
+    quantiles of Student's t. With one row a group the result is the number of rows.
 
     Args:
         correct (`Sequence[bool]` or `np.ndarray` of shape `(rows,)`):
@@ -167,33 +219,33 @@ def grouped_accuracy_lower_bound(
         groups (`Sequence[str]` or `np.ndarray` of shape `(rows,)`):
             The group of each row.
         confidence (`float`):
-            Confidence of the one-sided bound.
+            Confidence of the one-sided bound that the rows are for, above 0.5.
+        least_correlation (`float`, *optional*, defaults to 0.0):
+            Correlation inside groups that is known from elsewhere. A handful of errors shows no clustering by chance;
+            the design effect is then at least `1 + (m - 1) * least_correlation` (Kish, 1965), `m` being the size of the
+            group that a random row is from.
 
     Returns:
-        `tuple[float, float]`: the bound, and how many independent rows the rows are worth.
+        `float`: above 0, at most the number of rows. 1.0 for one group, which shows no difference between groups.
 
     Raises:
         ValueError: There are no rows, or the lengths differ.
     """
     correct = np.asarray(correct, dtype=np.float64)
-    if len(correct) == 0 or len(correct) != len(groups):
+    rows = len(correct)
+    if rows == 0 or rows != len(groups):
         raise ValueError("correct and groups must have one length, at least 1")
-    _, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
-    rows, group_count = len(correct), int(group_of_row.max()) + 1
+    _, group_of_row, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    group_count = len(sizes)
     if group_count == 1:
-        return 0.0, 1.0 if rows > 1 else float(rows)
-    accuracy = correct.mean()
-    spread = np.bincount(group_of_row, weights=correct - accuracy)
-    variance_of_rows = np.sum((correct - accuracy) ** 2) * rows / (rows - 1)
-    design_effect = 1.0
-    if variance_of_rows > 0:
-        design_effect = max(1.0, np.sum(spread**2) * group_count / (group_count - 1) / variance_of_rows)
-    error = 1 - confidence
-    effective_rows = rows / design_effect * min(1.0, (t.ppf(error, rows - 1) / t.ppf(error, group_count - 1)) ** 2)
-    return _clopper_pearson_lower(accuracy * effective_rows, effective_rows, confidence), float(effective_rows)
-
-
-def _clopper_pearson_lower(successes: float, rows: float, confidence: float) -> float:
-    if successes <= 0:
-        return 0.0
-    return float(beta.ppf(1 - confidence, successes, rows - successes + 1))
+        return 1.0
+    residuals = correct - correct.mean()
+    of_rows = np.sum(residuals**2) * rows / (rows - 1)
+    of_groups = np.sum(np.bincount(group_of_row, weights=residuals) ** 2) * group_count / (group_count - 1)
+    design_effect = max(
+        1.0,
+        of_groups / of_rows if of_rows > 0 else 1.0,
+        1 + (np.sum(sizes**2) / rows - 1) * least_correlation,
+    )
+    few_groups = (t.ppf(confidence, rows - 1) / t.ppf(confidence, group_count - 1)) ** 2
+    return float(rows / design_effect * few_groups)
