@@ -3,7 +3,9 @@
 import math
 import xml.etree.ElementTree as ElementTree
 
-from radrecipes.reporting.figures import loss_curve_svg
+import pytest
+
+from radrecipes.reporting.figures import loss_curve_svg, reliability_svg, risk_coverage_svg
 
 
 def test_loss_curve_is_xml_and_deterministic():
@@ -19,3 +21,55 @@ def test_entries_without_a_finite_loss_are_passed_over():
     assert loss_curve_svg(log) is None
     assert loss_curve_svg([*log, {"step": 4, "loss": 0.0}]) is not None
     assert loss_curve_svg([]) is None
+
+
+def texts(svg):
+    return [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
+
+
+def test_reliability_diagram_counts_every_bin_on_both_sides(make_metrics):
+    calibration = make_metrics()["calibration"]
+    svg = reliability_svg(calibration)
+    assert svg == reliability_svg(calibration)
+    words = texts(svg)
+    assert "as the model gives them: expected calibration error 0.081" in words
+    assert "after temperature 1.44: expected calibration error 0.021" in words
+    counts = [
+        str(item["count"]) for side in ("before", "after") for item in calibration[side]["bins"] if item["count"]
+    ]
+    assert len(counts) == 22
+    for count in set(counts):
+        assert words.count(count) >= 2
+
+
+def test_risk_coverage_shows_every_system_with_scores_and_marks_the_thresholds(make_metrics):
+    metrics = make_metrics()
+    titles = {name: f"title of {name}" for name in metrics["systems"]}
+    svg = risk_coverage_svg(metrics["systems"], titles, metrics["rows"], "tfidf_linear_svm")
+    words = texts(svg)
+    for name, system in metrics["systems"].items():
+        assert any(word.startswith(titles[name]) for word in words) == ("selective" in system)
+    # The model's three thresholds and those two of the baseline that decide anything.
+    marks = [word for word in words if word.endswith(" %")]
+    assert marks.count("90 %") == 2
+    assert marks.count("98 %") == 1
+    assert risk_coverage_svg({"majority": metrics["systems"]["majority"]}, titles, 200, None) is None
+
+
+def test_marks_in_one_place_share_a_label_and_unsupported_targets_have_none(make_metrics):
+    metrics = make_metrics()
+    rows = metrics["systems"]["adapter"]["selective"]["thresholds"]
+    rows[1]["test"] = rows[0]["test"]
+    rows[2].update(threshold=None)
+    words = texts(risk_coverage_svg(metrics["systems"], {}, metrics["rows"], None))
+    assert "90 · 95 %" in words
+    assert not any("98" in word for word in words)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.3, 1.0])
+def test_a_system_far_below_the_model_is_named_and_not_drawn_flat(make_metrics, accuracy):
+    metrics = make_metrics(adapter=accuracy)
+    metrics["systems"]["base"]["selective"]["curve"]["accuracy"] = [0.1] * 200
+    words = texts(risk_coverage_svg(metrics["systems"], {}, metrics["rows"], None))
+    assert "adapter" in words
+    assert ("base (all below the drawing)" in words) == (accuracy == 1.0)

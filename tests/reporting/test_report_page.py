@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from radrecipes.data.label_sets import Label
-from radrecipes.evaluation import ADAPTER, BASE, LINEAR, MAJORITY
+from radrecipes.evaluation import ADAPTER, BASE, BASELINES, SVM
 from radrecipes.reporting.report_page import grid, p_value, write_report
 
 LABELS = [
@@ -59,10 +60,6 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-SYSTEMS = (ADAPTER, BASE, MAJORITY, "nearest_neighbour", LINEAR, "tfidf_linear_svm")
-BASELINES = SYSTEMS[2:]
-
-
 @pytest.fixture
 def write(tmp_path, make_metrics):
     """Write a page; the metrics and the predictions agree on the accuracy of the fine-tuned model."""
@@ -80,6 +77,7 @@ def write(tmp_path, make_metrics):
         free_text="free text",
         confidences=True,
         change=None,
+        label_set=LABELS,
         **options,
     ):
         metrics = make_metrics(
@@ -107,13 +105,15 @@ def write(tmp_path, make_metrics):
         if confidences and not options.get("generated"):
             # The surer, the later; the threshold at 95 % of the made-up metrics is 0.817.
             columns["adapter_confidence"] = np.linspace(0.0, 1.0, rows)
-            columns["adapter_top"] = ["CT Head 0.61; MRI Knee <left> 0.39"] * rows
+            for place, probability in ((1, 0.61), (2, 0.26), (3, 0.13)):
+                columns[f"adapter_top{place}_label"] = [NAMES[place - 1]] * rows
+                columns[f"adapter_top{place}_probability"] = [probability] * rows
         page = write_report(
             tmp_path,
             title="Tiny model, protocol",
             metrics=metrics,
             predictions=pd.DataFrame(columns),
-            labels=LABELS,
+            labels=label_set,
             dataset_manifest={"task": "protocol", "access": access, **(dataset_manifest or {})},
             run_manifest={"recipe": "protocol_lora.yaml", "versions": {"torch": "2.13.0"}}
             if run_manifest is None
@@ -254,6 +254,11 @@ def test_loss_curve_is_on_the_page_and_in_a_file_that_stands_alone(write, tmp_pa
     assert "var(--" not in alone
     assert "#0b6e75" in alone
     assert "#0b6e75; stroke-width: 2" not in html
+    for name, words in (("risk_coverage", "surest first"), ("reliability", "probability of the answer")):
+        drawing = (tmp_path / "figures" / f"{name}.svg").read_text()
+        assert f">{words}" in drawing or f"{words}</text>" in drawing
+        assert "var(--" not in drawing
+        assert f"{words}</text>" in html
 
 
 def test_systems_may_be_missing(write):
@@ -323,3 +328,133 @@ def test_p_values():
 
 def test_same_input_same_page(write):
     assert write() == write()
+
+
+def section(html, start, end):
+    """The words between two headings."""
+    return Page(html).words.replace("\u202f", " ").split(start)[-1].split(end)[0]
+
+
+def test_decisions_stand_first_with_the_best_baseline_beside(write):
+    words = section(write(0.9, 0.7), "Decisions: what it can settle", "Probabilities: do they mean")
+    assert "settled 60.0 % of the orders and was right in 96.0 % of them. The other 40.0 % it would hand" in words
+    assert "Linear support vector machine (best baseline)" in words
+    # Coverage, accuracy, wrong answers of the model, then those of the baseline.
+    assert re.search(r"95 % 60\.0 % 57\.0 % – 63\.0 % 96\.0 % 93\.0 % – 99\.0 % 5 2 costly kept 40\.0 %", words)
+    assert "649 validation orders in 36 groups so that the target is met with 90 % confidence" in words
+
+
+def test_a_target_that_validation_cannot_support_is_said_plainly(write):
+    def unsupported(best_supported):
+        def change(metrics):
+            for row in metrics["systems"][ADAPTER]["selective"]["thresholds"][1:]:
+                nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
+                test = {"automatic_rows": 0, "coverage": nothing, "accuracy": None, "errors": 0, "costly_errors": 0}
+                row.update(threshold=None, best_supported=best_supported, test=test)
+
+        return section(write(change=change), "Decisions: what it can settle", "Probabilities: do they mean")
+
+    words = unsupported(0.923)
+    assert "A target of 95 % cannot be promised" in words
+    assert "support at most 92.3 %" in words
+    assert words.count("Validation cannot support this target. It supports up to 92.3 %.") == 2
+    assert "no target at all" in unsupported(0.0)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "high", "verdict"),
+    [(0.951, 0.97, "kept"), (0.94, 0.96, "no more than chance"), (0.9, 0.94, "missed")],
+)
+def test_a_broken_promise_is_not_hidden(write, accuracy, high, verdict):
+    def change(metrics):
+        rows = metrics["systems"][ADAPTER]["selective"]["thresholds"]
+        rows[1]["test"]["accuracy"] = {"value": accuracy, "low": 0.8, "high": high}
+        metrics["systems"][ADAPTER]["selective"]["thresholds"] = rows[1:2]
+
+    table = section(write(change=change), "Target accuracy", "Coverage is the share")
+    assert verdict in table
+    assert ("kept" in table) == (verdict == "kept")
+
+
+def test_thresholds_that_decide_nothing_and_baselines_without_scores(write):
+    def change(metrics):
+        metrics["systems"][ADAPTER]["selective"]["thresholds"][1]["test"].update(accuracy=None, automatic_rows=0)
+
+    words = Page(write(change=change, best="majority")).words
+    assert "settled none of these orders" in words
+    assert "no order was decided" in words
+    assert "it does not say how sure it is" in words
+
+
+def test_thresholds_are_not_praised_on_the_rows_that_they_were_chosen_on(write):
+    assert "the table flatters" in Page(write(split="validation")).words
+    assert "the table flatters" not in Page(write()).words
+
+
+def test_generated_answers_have_no_probabilities_and_the_page_says_so(write, tmp_path):
+    words = Page(write(generated=True)).words
+    assert "wrote its answers freely, which says nothing about how sure it is" in words
+    assert "there are no probabilities to check" in words
+    assert "does not say how sure it is." in words.split("Limits")[-1]
+    assert not (tmp_path / "figures" / "reliability.svg").exists()
+    # The baselines know how sure they are.
+    assert (tmp_path / "figures" / "risk_coverage.svg").exists()
+    assert "NEEDS_REVIEW" not in words.split("Wrong answers")[-1].split("Data:")[0]
+    alone = Page(write(generated=True, without=(BASE, *BASELINES))).words
+    assert "No system says how sure it is" in alone
+
+
+def test_scores_without_validation_answers_have_no_thresholds(write):
+    def change(metrics):
+        for system in metrics["systems"].values():
+            if "selective" in system:
+                system["selective"]["thresholds"] = []
+        metrics.update(best_baseline=None, calibration=None)
+
+    words = Page(write(change=change)).words
+    assert "No threshold was chosen, because nothing was answered on the validation split" in words
+    assert "auto" not in words.split("Wrong answers")[-1].split("Data:")[0]
+
+
+def test_calibration_shows_before_and_after(write):
+    words = section(write(), "Probabilities: do they mean", "Systems compared The test")
+    assert "Before temperature 0.081 0.181 0.281 After temperature 0.021 0.121 0.221" in words
+    assert "fitted on 649 validation orders in 36 groups" in words
+    assert "27 % – 33 % 1 30.0 % 21.9 % 1 30.0 % 27.9 %" in words
+    assert "0 % – 7 % 0 – – 0 – –" in words
+
+
+def test_costly_confusions_by_kind_for_every_system(write):
+    words = section(write(0.9, 0.5), "Costly confusions", "Label by label")
+    assert "Contrast against none Left against right Body region Listed in the label set Any of these" in words
+    assert "Fine-tuned model 1 · 0.5 % 0.0 % – 1.5 % 2 · 1.0 %" in words
+    assert "Linear support vector machine 5 · 2.5 %" in words
+
+
+def test_slices_show_intervals_and_small_ones_say_so(write):
+    words = section(write(0.9, 0.5), "Slices: where it does", "Training Training")
+    assert "rare (under 20 training rows) 12 2 under 20 orders, too few for a figure" in words
+    assert "common (100 and more) 120 20 90.0 % 84.0 % – 96.0 % 50.0 % 44.0 % – 56.0 %" in words
+    assert "Near-duplicate in training yes 30" in words
+
+
+def test_wrong_answers_that_nobody_would_see_come_first(write):
+    words = section(write(rows=10, adapter=0.6, best=SVM), "Wrong answers", "Data:")
+    # The threshold at 95 % is 0.817: of the wrong rows 6 to 9, two lie above it, and the answer to row 9 is no label.
+    assert re.findall(r"(\d+\.\d) % sure, (auto|NEEDS_REVIEW)", words) == [
+        ("88.9", "auto"),
+        ("100.0", "NEEDS_REVIEW"),
+        ("77.8", "NEEDS_REVIEW"),
+        ("66.7", "NEEDS_REVIEW"),
+    ]
+    assert "or MRI Knee <left>, 26.0 %" in words
+    assert "or CT Chest & Abdomen, 13.0 %" in words
+    without = section(write(rows=10, adapter=0.6, confidences=False), "Wrong answers", "Data:")
+    assert "sure" not in without
+    assert without.index("note 6") < without.index("note 7")
+
+
+def test_labels_that_are_always_reviewed_are_never_auto(write):
+    reviewed = [replace(label, always_review=True) for label in LABELS]
+    words = section(write(rows=10, adapter=0.6, label_set=reviewed), "Wrong answers", "Data:")
+    assert re.findall(r"sure, (auto|NEEDS_REVIEW)", words) == ["NEEDS_REVIEW"] * 4

@@ -5,7 +5,7 @@ import pytest
 
 from radrecipes.errors import InputError
 from radrecipes.recipe import find_recipes
-from radrecipes.reporting.result_tables import BEGIN, END, results_table, with_results
+from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, with_results
 from radrecipes.results import results_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,6 +38,31 @@ def test_table_shows_spread_and_the_worst_p_value():
     assert "| m/r | base | 0.000 |" in table
     assert "p ≤ 0.004 in every seed" in table
     assert "training 7.0 minutes (first seed), 3.4 GiB, 2 cores" in table
+
+
+def test_terminal_table_says_what_is_settled_alone_and_how_well_calibrated(make_metrics):
+    metrics = make_metrics(0.9, 0.7)
+    row = metrics["systems"]["adapter"]["selective"]["thresholds"][2]
+    row.update(threshold=None, best_supported=0.963)
+    lines = metrics_table(metrics).splitlines()
+    assert "best baseline on validation: tfidf_linear_svm (0.610)" in lines
+    (at_95,) = [line for line in lines if line.startswith("95 %")]
+    assert at_95.split("0.600 of rows, right ")[1].startswith("0.960 (0.930–0.990)")
+    assert "0.400 of rows, right 0.960" in at_95
+    assert any(line.startswith("98 %") and "not supported by validation, at most 96.3 %" in line for line in lines)
+    assert "expected calibration error: 0.081, after temperature 1.44 0.021" in lines
+
+
+def test_terminal_table_of_generated_answers_and_of_an_older_evaluation(make_metrics):
+    generated = metrics_table(make_metrics(generated=True))
+    assert "no threshold" in generated and "calibration" not in generated
+    older = make_metrics(generated=True)
+    for key in ("best_baseline", "calibration", "slices"):
+        del older[key]
+    for system in older["systems"].values():
+        system.pop("selective", None)
+    assert "settled alone" not in metrics_table(older)
+    assert "adapter − base" in metrics_table(older)
 
 
 def test_only_the_marked_part_of_a_document_changes():

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import MultipleLocator, NullFormatter, PercentFormatter
 
 from radrecipes.evaluation import ADAPTER, BASE
 
@@ -155,7 +155,7 @@ def risk_coverage_svg(
     thresholds = {name: _marks(systems[name]["selective"]) for name in (best_baseline, ADAPTER) if name in curves}
     floor = _lowest_worth_showing(curves, best_baseline)
     with _same_bytes():
-        figure = _new_figure(4.6)
+        figure = _new_figure(5)
         axes = figure.add_subplot()
         targets = sorted(
             {row["target_accuracy"] for name in curves for row in systems[name]["selective"]["thresholds"]}
@@ -180,14 +180,16 @@ def risk_coverage_svg(
                     fontsize=9,
                     fontweight="bold",
                 )
-        axes.set_xlim(0, 1.02)
+        axes.set_xlim(0, 1.03)
         axes.set_ylim(floor, 1 + 0.07 * (1 - floor))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_xlabel("coverage: share of orders decided automatically, surest first", color=INK)
+        axes.yaxis.set_major_locator(MultipleLocator(0.05 if floor > 0.5 else 0.1))
+        axes.set_xlabel("coverage: share of orders settled automatically, surest first", color=INK)
         axes.set_ylabel("of these right", color=INK)
         _plain(axes)
-        axes.legend(frameon=False, labelcolor=INK, loc="lower left")
+        # Above the drawing: inside, one curve or another always runs through it.
+        figure.legend(frameon=False, labelcolor=INK, loc="outside upper left", ncols=3)
         return _svg(figure)
 
 

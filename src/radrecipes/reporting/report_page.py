@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from radrecipes.data.label_sets import Label
-from radrecipes.evaluation import ADAPTER, BASE, LINEAR, MAJORITY, SHOWABLE_ACCESS
+from radrecipes.evaluation import ADAPTER, BASE, LINEAR, MAJORITY, NEAREST, SHOWABLE_ACCESS, SVM
 from radrecipes.reporting import report_tables
 from radrecipes.reporting.confusion_matrix import confusion_matrix
 from radrecipes.reporting.figures import (
@@ -29,8 +29,8 @@ SYSTEM_TITLES = {
     ADAPTER: "Fine-tuned model",
     BASE: "Same model before fine-tuning",
     LINEAR: "Logistic regression",
-    "tfidf_linear_svm": "Linear support vector machine",
-    "nearest_neighbour": "Nearest training order",
+    SVM: "Linear support vector machine",
+    NEAREST: "Nearest training order",
     MAJORITY: "Always the commonest protocol",
 }
 
@@ -146,7 +146,7 @@ def render_report(
     references = predictions["reference"].tolist()
     answers = [None if pd.isna(label) else label for label in predictions[f"{ADAPTER}_label"]]
     may_show_notes = dataset_manifest.get("access") in SHOWABLE_ACCESS and "note" in predictions
-    wrong = report_tables.wrong_answers(predictions, metrics) if may_show_notes else []
+    wrong = report_tables.wrong_answers(predictions, metrics, labels) if may_show_notes else []
     best = report_tables.best_baseline(metrics)
     return environment.get_template("evaluation_report.html.jinja").render(
         title=title,

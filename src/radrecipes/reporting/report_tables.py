@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from radrecipes.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.data.label_sets import Label
-from radrecipes.evaluation import ADAPTER
+from radrecipes.evaluation import ADAPTER, TOP_COLUMNS
 from radrecipes.reporting.confusion_matrix import NO_LABEL
 
 # The target accuracy for which decisions are told in words and row by row.
@@ -21,8 +22,6 @@ COSTLY_KINDS = {
     "listed": "Listed in the label set",
     "any": "Any of these",
 }
-
-AUTO, NEEDS_REVIEW = "auto", "NEEDS_REVIEW"
 
 _MOST_CONFUSIONS = 15
 _LONGEST_NOTE = 1200
@@ -182,20 +181,26 @@ def label_table(metrics: Mapping[str, Any], labels: Sequence[Label]) -> list[dic
     return rows
 
 
-def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def wrong_answers(
+    predictions: pd.DataFrame, metrics: Mapping[str, Any], labels: Sequence[Label]
+) -> list[dict[str, Any]]:
     """What the fine-tuned model got wrong, with the notes: first what it would have decided on its own, surest first.
 
     Args:
         predictions (`pd.DataFrame`):
-            Content of `predictions.parquet`; `adapter_confidence` and `adapter_top` may be missing.
+            Content of `predictions.parquet`; those of confidence and most probable labels may be
+            missing.
         metrics (`Mapping[str, Any]`):
             Content of `metrics.json`, for the threshold at the target accuracy of 95 %.
+        labels (`Sequence[Label]`):
+            The label set, for the labels that are always reviewed.
 
     Returns:
         `list[dict]`: a row for each wrong answer; `confidence` and `decision` are `None` where they are not known.
     """
     baseline = best_baseline(metrics)
     chosen = main_decision(metrics, ADAPTER)
+    reviewed = {label.name for label in labels if label.always_review}
     wrong = []
     for row in predictions.to_dict("records"):
         answered = None if pd.isna(row[f"{ADAPTER}_label"]) else row[f"{ADAPTER}_label"]
@@ -203,11 +208,10 @@ def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> list
             continue
         confidence = row.get(f"{ADAPTER}_confidence")
         confidence = None if pd.isna(confidence) else float(confidence)
-        top = row.get(f"{ADAPTER}_top")
         decision = None
         if confidence is not None and chosen is not None:
             sure = chosen["threshold"] is not None and confidence >= chosen["threshold"]
-            decision = AUTO if sure else NEEDS_REVIEW
+            decision = AUTO if sure and answered is not None and answered not in reviewed else NEEDS_REVIEW
         wrong.append(
             {
                 "id": row["id"],
@@ -217,13 +221,20 @@ def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> list
                 "text": _cut(row[f"{ADAPTER}_text"], _LONGEST_ANSWER),
                 "confidence": confidence,
                 "decision": decision,
-                "top": top if isinstance(top, str) else None,
+                "top": _top(row),
                 "baseline": row.get(f"{baseline}_label"),
                 "baseline_is_right": row.get(f"{baseline}_label") == row["reference"],
             }
         )
     # sorted() is stable: without confidences the rows keep their order.
     return sorted(wrong, key=lambda row: (row["decision"] != AUTO, -(row["confidence"] or 0)))
+
+
+def _top(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The most probable labels of a row with their probabilities."""
+    places = [f"{ADAPTER}_top{place + 1}" for place in range(TOP_COLUMNS)]
+    labels = [(row.get(f"{place}_label"), row.get(f"{place}_probability")) for place in places]
+    return [(label, float(probability)) for label, probability in labels if not pd.isna(label)]
 
 
 def _cut(text: str, length: int) -> str:

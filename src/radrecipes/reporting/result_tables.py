@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radrecipes.errors import InputError
+from radrecipes.reporting.report_tables import decisions
 
 BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
 
@@ -23,7 +24,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             Content of `metrics.json`.
 
     Returns:
-        `str`: a table, and a line for each paired comparison.
+        `str`: a table, a line for each paired comparison, and where the model gives probabilities what it settles alone at
+        each target accuracy and its calibration error.
     """
     lines = [f"{metrics['split']} split: {metrics['rows']:,} rows of {metrics['groups']:,} groups, 95 % intervals", ""]
     lines.append(" " * 28 + "".join(f"{title:<22}" for title in _COLUMNS.values()))
@@ -36,13 +38,51 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
         "",
         f"similarity by chance: {chance['random_label']:.3f} random label, {chance['majority_label']:.3f} majority",
     ]
+    best = metrics.get("best_baseline")
+    if best:
+        lines.append(f"best baseline on validation: {best['name']} ({best['validation_accuracy']:.3f})")
     for pair in metrics["comparisons"]:
         difference = pair["difference_in_exact_accuracy"]
         lines.append(
             f"{pair['first']} − {pair['second']}: {difference['value']:+.3f} ({difference['low']:+.3f} to "
             f"{difference['high']:+.3f}), exact McNemar p = {pair['p_value']:.2g}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_decision_lines(metrics), *_calibration_lines(metrics)])
+
+
+def _decision_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What the fine-tuned model settles alone at each target, and the best baseline beside it."""
+    rows = decisions(metrics)
+    if not rows:
+        return []
+    systems = list(rows[0]["systems"])
+    lines = ["", f"{'settled alone at the target':<28}" + "".join(f"{name:<50}" for name in systems).rstrip()]
+    for row in rows:
+        cells = [_decision(row["systems"][name]) for name in systems]
+        lines.append(f"{100 * row['target']:g} %".ljust(28) + "".join(f"{cell:<50}" for cell in cells).rstrip())
+    return lines
+
+
+def _decision(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "no threshold"
+    if row["threshold"] is None:
+        return f"not supported by validation, at most {100 * row['best_supported']:.1f} %"
+    coverage, accuracy = row["test"]["coverage"], row["test"]["accuracy"]
+    if accuracy is None:
+        return "none settled"
+    return f"{coverage['value']:.3f} of rows, right {accuracy['value']:.3f} ({accuracy['low']:.3f}–{accuracy['high']:.3f})"
+
+
+def _calibration_lines(metrics: Mapping[str, Any]) -> list[str]:
+    calibration = metrics.get("calibration")
+    if not calibration:
+        return []
+    before, after = (calibration[side]["expected_calibration_error"] for side in ("before", "after"))
+    return [
+        "",
+        f"expected calibration error: {before:.3f}, after temperature {calibration['temperature']:.2f} {after:.3f}",
+    ]
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
