@@ -10,9 +10,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from radrecipes.data.label_sets import Label
-from radrecipes.evaluation import ADAPTER, BASE, BASELINES, SVM
+from radrecipes.data.label_sets import Label, LabelSet
+from radrecipes.embeddings import TextEmbedder
+from radrecipes.evaluation import (
+    ADAPTER,
+    BASE,
+    BASELINES,
+    MAJORITY,
+    SVM,
+    EvaluationRows,
+    SystemOutput,
+    classifier_outputs,
+    compute_metrics,
+    predictions_table,
+)
 from radrecipes.reporting.report_page import grid, p_value, write_report
+from radrecipes.reporting.result_tables import metrics_table
 
 LABELS = [
     Label("CT Head", modality="CT", body_region="head"),
@@ -458,3 +471,58 @@ def test_labels_that_are_always_reviewed_are_never_auto(write):
     reviewed = [replace(label, always_review=True) for label in LABELS]
     words = section(write(rows=10, adapter=0.6, label_set=reviewed), "Wrong answers", "Data:")
     assert re.findall(r"sure, (auto|NEEDS_REVIEW)", words) == ["NEEDS_REVIEW"] * 4
+
+
+def test_the_page_understands_what_evaluation_measures(tmp_path):
+    generator = np.random.default_rng(3)
+    references = [NAMES[number] for number in generator.integers(0, 3, 90)]
+    rows = EvaluationRows(
+        [f"row-{number}" for number in range(90)],
+        [f"group-{number // 3}" for number in range(90)],
+        [f"note {number} about {reference}" for number, reference in enumerate(references)],
+        references,
+    )
+
+    def answers(accuracy):
+        right = generator.random(90) < accuracy
+        sure = np.where(right, generator.beta(9, 1, 90), generator.beta(3, 3, 90))
+        labels = [name if good else NAMES[0] for name, good in zip(references, right, strict=True)]
+        return [
+            SystemOutput(label, label, confidence=float(p), top=((label, float(p)), (NAMES[1], 1 - float(p))))
+            for label, p in zip(labels, sure, strict=True)
+        ]
+
+    systems = {ADAPTER: answers(0.9), SVM: answers(0.5), MAJORITY: classifier_outputs([NAMES[0]] * 90)}
+    metrics = compute_metrics(
+        rows,
+        systems,
+        label_set=LabelSet("made_up", 1, tuple(LABELS), ""),
+        train_notes=rows.notes,
+        train_labels=references,
+        validation_rows=rows,
+        validation_systems=systems,
+        embedder=TextEmbedder(),
+        split="test",
+        dataset={"name": "made_up", "access": "synthetic", "digest": "d" * 64},
+        decoding={"method": "score"},
+        seeds={"bootstrap": 0},
+        resamples=50,
+    )
+    page = write_report(
+        tmp_path,
+        title="Tiny model, protocol",
+        metrics=metrics,
+        predictions=predictions_table(rows, systems, "synthetic"),
+        labels=LABELS,
+        dataset_manifest={"access": "synthetic"},
+        run_manifest={},
+        train_log=[],
+    )
+    words = Page(page.read_text(encoding="utf-8")).words.replace("\u202f", " ")
+    decided = metrics["systems"][ADAPTER]["selective"]["thresholds"][0]["test"]
+    assert f"90 % {100 * decided['coverage']['value']:.1f} %" in words
+    assert "Linear support vector machine (best baseline)" in words
+    assert "Body region CT Head" not in words
+    assert "knee" in words.split("Slices: where it does")[1].split("Training Training")[0]
+    assert re.search(r"\d % sure, (auto|NEEDS_REVIEW)", words)
+    assert "settled alone at the target" in metrics_table(metrics)
