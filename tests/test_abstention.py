@@ -23,6 +23,7 @@ from radrecipes.abstention import (
     risk_coverage,
 )
 from radrecipes.errors import InputError
+from radrecipes.statistics import clopper_pearson_lower_bound
 
 answers = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=12)
 
@@ -85,6 +86,26 @@ def test_the_walk_stops_where_the_errors_begin():
     choice = choose_threshold(confidences, correct, independent(1000), target_accuracy=0.95)
     assert choice.automatic_rows == 600 and choice.accuracy == 1
     assert choose_threshold(confidences, correct, independent(1000), 0.9).automatic_rows == 650
+
+
+def test_the_walk_does_not_leap_over_a_threshold_that_failed():
+    correct = np.ones(1000, dtype=bool)
+    correct[300:340] = False
+    choice = choose_threshold(np.linspace(1, 0, 1000), correct, independent(1000), target_accuracy=0.95)
+    # 1000 rows with 40 errors would pass at 0.95, but 350 rows with 40 errors do not.
+    assert clopper_pearson_lower_bound(960, 1000, 0.9) > 0.95
+    assert choice.automatic_rows == 300
+
+
+def test_errors_below_the_threshold_tell_how_those_above_cluster():
+    groups = np.tile(np.arange(36), 18)
+    confidences = np.linspace(1, 0, 648)
+    late = np.arange(648) >= 389
+    clustered = choose_threshold(confidences, ~(late & (groups < 18)), groups, 0.97)
+    scattered = choose_threshold(confidences, ~(late & (np.arange(648) // 36 % 2 == groups % 2)), groups, 0.97)
+    # The same rows are automatic, all of them right: only the errors below the threshold differ.
+    assert clustered.automatic_rows == scattered.automatic_rows == 389
+    assert clustered.effective_rows < 0.9 * scattered.effective_rows
 
 
 def test_equal_answers_are_let_through_together():
