@@ -387,6 +387,7 @@ def test_a_broken_promise_is_not_hidden(write, accuracy, high, verdict):
     table = section(write(change=change), "Target accuracy", "Coverage is the share")
     assert verdict in table
     assert ("kept" in table) == (verdict == "kept")
+    assert ("no more than chance" in table) == (verdict == "no more than chance")
 
 
 def test_thresholds_that_decide_nothing_and_baselines_without_scores(write):
