@@ -2,87 +2,163 @@
 
     python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 --note "r/o renal recurrence, hx RCC"
     python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 \
-        --input orders.csv --text-column note --output answers.csv
+        --input orders.csv --text-column note --id-column order --output answers.csv
+
+A table may have any size. A killed prediction is continued by the same command and gives the same file. Rows that cannot be
+read go to OUTPUT.rejects.csv with line and reason. Under `accelerate launch` several processes share the work:
+
+    accelerate launch --config_file accelerate_configs/ddp.yaml scripts/predict.py \
+        --adapter runs/smollm2-135m/protocol_lora/seed-42 --input orders.csv --text-column note --output shared.csv
 
 The answers are drafts for review by a person; this is not a medical device.
 """
 
 import argparse
-import csv
+import contextlib
+from datetime import timedelta
 from pathlib import Path
 
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
+
+# isort: split
+from accelerate import PartialState
+
+from radrecipes import vllm_engine
+from radrecipes.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.command_line import positive, run
 from radrecipes.data.normalise import normalise_note
-from radrecipes.data.tables import read_examples
 from radrecipes.errors import InputError
+from radrecipes.prediction_stream import (
+    OUTPUT_SUFFIXES,
+    answers_table,
+    decision,
+    examine_input,
+    iterate_chunks,
+    iterate_notes,
+    write_answers,
+    write_rejects,
+)
 from radrecipes.predictor import Predictor
+from radrecipes.unfinished_prediction import UnfinishedPrediction
 
 
 def main() -> None:
     """Parse arguments, predict, write."""
+    args = _arguments()
+    if args.engine == "vllm":
+        vllm_engine.check_usable()
+
+    # One note: to the terminal
+    if args.note is not None:
+        note = normalise_note(args.note)
+        if not note:
+            raise InputError("the note is empty; give it a text", "--note")
+        _print_answer(_load(args).answer([{"note": note}], batch_size=1)[0])
+        return
+
+    # A table: the whole input is read once before any work
+    if args.output is None:
+        raise InputError("--input needs --output, the file to write", "command line")
+    output, columns = Path(args.output), (args.text_column, args.id_column)
+    if output.suffix not in OUTPUT_SUFFIXES:
+        raise InputError(
+            f"cannot tell the format from the name; it must end with {', '.join(OUTPUT_SUFFIXES)}", str(output)
+        )
+    work = UnfinishedPrediction(output)
+    work.check_output()
+    facts = examine_input(args.input, *columns)
+
+    # Model, and what an earlier, killed try must have been made of to be continued. Processes may finish days apart.
+    processes = PartialState(timeout=timedelta(days=365))
+    predictor = _load(args)
+    state = {
+        "input": facts.sha256,
+        "adapter, label set or threshold": predictor.fingerprint,
+        **{f"--{name.replace('_', '-')}": vars(args)[name] for name in _OPTIONS_IN_STATE},
+    }
+    if not args.restart:
+        work.check_state(state)
+
+    # Every process takes each of its chunks and leaves the finished ones; only the first begins and ends the work
+    with work.begun(state, args.restart) if processes.is_main_process else contextlib.nullcontext():
+        processes.wait_for_everyone()
+        mine = range(processes.process_index, -(-facts.rows // args.chunk_rows), processes.num_processes)
+        sizes = {number: min(args.chunk_rows, facts.rows - number * args.chunk_rows) for number in mine}
+        finished = {number for number in mine if work.has(number)}
+        with tqdm(
+            total=sum(sizes.values()),
+            initial=sum(sizes[number] for number in finished),
+            unit="note",
+            desc=f"process 1 of {processes.num_processes}" if processes.num_processes > 1 else None,
+            disable=not processes.is_main_process,
+        ) as bar:
+            for number, chunk in enumerate(iterate_chunks(iterate_notes(args.input, *columns), args.chunk_rows)):
+                if number in mine and number not in finished:
+                    notes = [example.inputs for example in chunk]
+                    answers = predictor.answer(notes, batch_size=args.batch_size, on_progress=bar.update)
+                    work.save(number, answers_table(chunk, answers, predictor.decode, args.keep_note))
+        processes.wait_for_everyone()
+
+        # The output: assembled from the chunks beside, then renamed, so that it is whole or absent
+        if processes.is_main_process:
+            if examine_input(args.input, *columns) != facts:
+                raise InputError("changed while it was read; run the command again with --restart", args.input)
+            parts = [work.part(number) for number in range(-(-facts.rows // args.chunk_rows))]
+            counted = write_answers(parts, work.assembling(output), output.suffix)
+            if facts.rejected:
+                write_rejects(iterate_notes(args.input, *columns), work.assembling(work.rejects))
+            work.finish([work.rejects, output] if facts.rejected else [output])
+            if predictor.decode == "generate":
+                what = f"{counted['without label']:,} of them no label of the label set (empty column `label`)"
+            else:
+                what = f"{counted[AUTO]:,} {AUTO}, {counted[NEEDS_REVIEW]:,} {NEEDS_REVIEW}"
+            print(f"{facts.rows:,} answers in {output}: {what}")
+            if facts.rejected:
+                print(f"{facts.rejected:,} rows rejected: {work.rejects} names line and reason of each")
+    processes.destroy_process_group()
+
+
+# What an output depends on, beside its input and its adapter: batches of another size round differently.
+_OPTIONS_IN_STATE = ("text_column", "id_column", "keep_note", "batch_size", "chunk_rows", "target_accuracy", "engine")
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", required=True, metavar="RUN", help="folder of a finished run")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--note", help="one note, on the command line")
-    source.add_argument("--input", metavar="FILE", help="a CSV, TSV, JSONL or Parquet file")
+    source.add_argument("--input", metavar="FILE", help="a CSV, TSV or JSONL file, also with .gz, or a Parquet file")
     parser.add_argument("--text-column", default="note", help="its column with the notes (default: note)")
     parser.add_argument("--id-column", help="its column that identifies a row (default: the row's number)")
-    parser.add_argument("--output", metavar="FILE", help="the CSV to write: id, note, label, answer")
+    parser.add_argument("--output", metavar="FILE", help="the file to write, .csv, .jsonl or .parquet")
+    parser.add_argument("--keep-note", action="store_true", help="copy the notes into the output (default: id only)")
     parser.add_argument("--batch-size", type=positive, default=32, help="rows a batch (default: 32)")
+    parser.add_argument("--chunk-rows", type=positive, default=2048, help="rows a kill may cost (default: 2048)")
+    parser.add_argument("--label-set", metavar="FILE", help="a label set with labels added to the adapter's")
+    parser.add_argument("--target-accuracy", type=float, help="decide by the threshold for this accuracy")
+    parser.add_argument(
+        "--engine", choices=("transformers", "vllm"), default="transformers", help="vllm: generation only"
+    )
     parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")
-    args = parser.parse_args()
+    parser.add_argument("--restart", action="store_true", help="throw unfinished work on this output away")
+    return parser.parse_args()
 
-    # Input, before the model is loaded
-    if args.note is not None:
-        rows = [(None, _note(args.note, "--note"))]
-    else:
-        output = _new_file(args.output)
-        examples = read_examples(args.input, inputs={"note": args.text_column}, id_column=args.id_column)
-        rows = [(example.id, _note(example.inputs["note"], example.where)) for example in examples]
 
-    # Predict
-    predictor = Predictor(args.adapter, args.allow_other_weights)
-    with tqdm(total=len(rows), unit="note", disable=args.note is not None) as bar:
-        answers = predictor.answer(
-            [{"note": note} for _, note in rows], batch_size=args.batch_size, on_progress=bar.update
+def _load(args: argparse.Namespace) -> Predictor:
+    engine = vllm_engine.VllmPredictor if args.engine == "vllm" else Predictor
+    return engine(args.adapter, args.allow_other_weights, args.label_set, args.target_accuracy)
+
+
+def _print_answer(answer) -> None:
+    print(answer.label or f"no label of the label set; the model wrote: {answer.text}")
+    if answer.confidence is not None:
+        print(
+            f"probability {answer.confidence:.3f}; {decision(answer)}"
+            + f" ({answer.review_reason})" * bool(answer.review_reason)
         )
-
-    # One note: to the terminal
-    if args.note is not None:
-        print(answers[0].label or f"no label of the label set; the model wrote: {answers[0].text}")
-        return
-
-    # A table: beside, then renamed, so that it is whole or absent
-    unfinished = output.with_name(output.name + ".unfinished")
-    with unfinished.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["id", "note", "label", "answer"])
-        for (row_id, note), answer in zip(rows, answers, strict=True):
-            writer.writerow([row_id, note, answer.label or "", answer.text])
-    unfinished.rename(output)
-    without = sum(answer.label is None for answer in answers)
-    print(f"{len(rows):,} answers in {output}, {without} of them no label of the label set (empty column `label`)")
-
-
-def _note(text: str, where: str) -> str:
-    note = normalise_note(text)
-    if not note:
-        raise InputError("the note is empty; remove the row or give it a text", where)
-    return note
-
-
-def _new_file(name: str | None) -> Path:
-    if name is None:
-        raise InputError("--input needs --output, the CSV to write", "command line")
-    path = Path(name)
-    if path.exists():
-        raise InputError("the output exists already; choose another name or remove it", name)
-    if not path.parent.is_dir():
-        raise InputError("the folder of the output does not exist; make it first", name)
-    return path
+        print("top: " + ", ".join(f"{label} {probability:.3f}" for label, probability in answer.top))
 
 
 if __name__ == "__main__":

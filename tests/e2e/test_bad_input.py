@@ -1,5 +1,6 @@
 """What a user gets wrong: one clear line on standard error, the exit code of the fault, and nothing written."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -175,20 +176,35 @@ FAULTS = {
     "dataset prepared anew": (other_label_set, EVALUATE, [RUN, "the dataset changed since training"]),
     "similarity model missing": (None, (*EVALUATE, "--similarity-model", "none/such"), ["none/such"]),
     "empty note": (None, ("predict", "--adapter", RUN, "--note", " \n"), ["--note: ", "the note is empty"]),
-    "empty note in a table": (
-        lambda: write("table.csv", 'note\nknee pain\n" "\n'),
+    "table of empty notes": (
+        lambda: write("table.csv", 'note\n" "\n" "\n'),
         TABLE,
-        ["table.csv:3: ", "the note is empty"],
+        ["table.csv:2: ", "the note is empty", "none of the rows"],
     ),
     "missing column": (
         lambda: write("table.csv", "notes\nknee pain\n"),
         TABLE,
         ["table.csv: ", "no column 'note'", "did you mean 'notes'?"],
     ),
-    "broken row": (
-        lambda: write("table.csv", "note,id\nknee pain,1\nknee, pain,2\n"),
+    "table of broken rows": (
+        lambda: write("table.csv", "note,id\nknee, pain,2\n"),
         TABLE,
-        ["table.csv:3: ", "3 fields, the header 2"],
+        ["table.csv:2: ", "3 fields, the header 2", "none of the rows"],
+    ),
+    "cut gzip file": (
+        lambda: Path("table.csv.gz").write_bytes(gzip.compress(b"note\n" + os.urandom(2000).hex().encode())[:-99]),
+        (*TABLE[:4], "table.csv.gz", *TABLE[5:]),
+        ["table.csv.gz:", "not a whole gzip file"],
+    ),
+    "output of no known format": (
+        lambda: write("table.csv", "note\nknee pain\n"),
+        (*TABLE[:-1], "out.xlsx"),
+        ["out.xlsx: ", ".parquet"],
+    ),
+    "rejects file of somebody": (
+        lambda: (write("table.csv", "note\nknee pain\n"), write("out.rejects.csv", "mine")),
+        TABLE,
+        ["out.rejects.csv: ", "exists already"],
     ),
     "empty table": (lambda: write("table.csv", ""), TABLE, ["table.csv: ", "empty"]),
     "no table": (None, TABLE, ["table.csv: ", "no such file"]),

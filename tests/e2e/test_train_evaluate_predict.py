@@ -57,11 +57,12 @@ def test_the_run_folder_holds_what_is_documented_and_nothing_else(finished):
 def test_the_run_names_the_hub_id_and_no_path_of_this_machine(finished):
     config = json.loads(finished.before_again["adapter/adapter_config.json"])
     assert config["base_model_name_or_path"] == TINY_MODEL
-    machine = [str(finished.workspace), str(REPOSITORY), str(Path.home()) + "/", sys.prefix, socket.gethostname()]
+    machine = [str(finished.workspace), str(REPOSITORY), str(Path.home()) + "/", sys.prefix]
+    host = re.compile(rf"\b{re.escape(socket.gethostname())}\b")  # a word: `vm` also stands in `svm`
     for name, content in files_in(finished.folder).items():
         if not name.endswith((".safetensors", ".parquet")):
             text = content.decode("utf-8")
-            assert not [word for word in machine if word in text], name
+            assert not [word for word in machine if word in text] and not host.search(text), name
         # A pickle begins with its protocol, 2 to 5; a zip of pickles, as torch writes it, with PK.
         assert not content.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")), name
 
@@ -148,7 +149,7 @@ def test_a_quick_look_at_another_split_replaces_the_evaluation_when_asked(finish
     assert predictions["id"].tolist() == validation["id"][:3]
     assert "base_label" not in predictions
     metrics = json.loads(Path(RUN, "evaluation", "metrics.json").read_text("utf-8"))
-    assert set(metrics["systems"]) == {"adapter", "tfidf_logistic_regression", "majority"}
+    assert set(metrics["systems"]) == {"adapter", *BASELINES}
 
 
 def test_a_table_in_is_a_table_out(finished):
@@ -156,19 +157,18 @@ def test_a_table_in_is_a_table_out(finished):
     with (finished.workspace / "answers.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["id"] for row in rows] == [row_id for row_id, _ in ORDERS]
-    assert [row["note"] for row in rows] == [note for _, note in ORDERS]
-    assert rows[0]["label"] == "MR Knee" and rows[1]["label"] == "CT Head" and rows[2]["label"] == "MR Brain"
+    assert "note" not in rows[0], "notes are copied only when asked"
+    assert rows[0]["label"] == "MR Knee" and rows[1]["label"] == "CT Head"
     names = LabelSet.load(finished.workspace / "data" / "tiny" / "label_set.yaml").names
-    assert {row["label"] for row in rows} <= {*names, ""}
-    empty = sum(not row["label"] for row in rows)
-    assert finished.predicted.stdout.startswith(f"4 answers in answers.csv, {empty} of them no label")
+    assert {row["label"] for row in rows} <= set(names)
+    assert finished.predicted.stdout.startswith("4 answers in answers.csv: ")
     assert not list(finished.workspace.glob("*.unfinished"))
 
 
 def test_one_note_prints_a_label_and_also_from_the_adapter_folder(finished_copy, call):
     for folder in (RUN, f"{RUN}/adapter"):
         one = call("predict", "--adapter", folder, "--note", "50 yo F, chronic knee pain, r/o meniscal tear")
-        assert (one.code, one.stdout) == (0, "MR Knee\n")
+        assert one.code == 0 and one.stdout.startswith("MR Knee\n"), one.stderr
 
 
 def test_an_answer_outside_the_label_set_is_said_to_be_none(workspace, call):

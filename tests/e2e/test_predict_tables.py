@@ -1,0 +1,292 @@
+"""Prediction over tables: formats, rejected rows, interruption, several processes. Every answer is the tiny model's own."""
+
+import csv
+import gzip
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from conftest import run_script
+from safetensors.torch import load_file, save_file
+
+from e2e.conftest import LAUNCH, RUN, files_in
+from e2e.test_train_evaluate_predict import TWO_PROCESSES
+from radrecipes.abstention import POLICY_FILE
+from radrecipes.errors import InputError
+from radrecipes.unfinished_prediction import UnfinishedPrediction
+
+# `PREDICT_ROWS=100000 pytest tests/e2e/test_predict_tables.py -k killed` shows the same at length.
+ROWS = int(os.environ.get("PREDICT_ROWS", "600"))
+CHUNK = max(16, ROWS // 50)
+QUESTIONS = ("chronic knee pain, r/o meniscal tear", "worst headache of life, r/o bleed", "sudden onset weakness")
+COLUMNS = ["id", "label", "probability", "decision", "reason"] + [
+    name for place in (1, 2, 3) for name in (f"top_{place}", f"top_{place}_probability")
+]
+
+
+def write_orders(path, rows, bad=True):
+    """A table of many notes of different lengths; every 97th row is bad."""
+    with Path(path).open("w", encoding="utf-8", newline="") as stream:
+        stream.write("mrn,order\n")
+        for number in range(rows):
+            note = f"{20 + number % 70} yo {'MF'[number % 2]}, {QUESTIONS[number % 3]}" + ", hx of fall" * (number % 5)
+            stream.write(f'{number},"{note}\n' if bad and number % 97 == 50 else f'{number},"{note}"\n')
+    return len([number for number in range(rows) if bad and number % 97 == 50])
+
+
+def words(output, *more, source="orders.csv"):
+    columns = ("--text-column", "order", "--id-column", "mrn")
+    return ("--adapter", RUN, "--input", source, *columns, "--output", output, "--batch-size", "8", *more)
+
+
+def read_csv(path):
+    with Path(path).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_answers_come_with_probability_decision_and_top_three(finished_copy, call):
+    rejected = write_orders("orders.csv", 120)
+    done = call("predict", *words("out.csv", "--chunk-rows", "50"))
+    assert done.code == 0, done.stderr
+    rows = read_csv("out.csv")
+    assert list(rows[0]) == COLUMNS
+    assert [int(row["id"]) for row in rows] == [number for number in range(120) if number % 97 != 50]
+    for row in rows:
+        tops = [float(row[f"top_{place}_probability"]) for place in (1, 2, 3)]
+        assert tops == sorted(tops, reverse=True) and row["top_1"] == row["label"]
+        assert float(row["probability"]) == tops[0]
+        assert row["decision"] in ("auto", "NEEDS_REVIEW") and (row["decision"] == "auto") == (not row["reason"])
+    # What the tiny model learned by heart it also says here.
+    assert {row["label"] for row in rows if int(row["id"]) % 3 == 0} == {"MR Knee"}
+    automatic = sum(row["decision"] == "auto" for row in rows)
+    assert done.stdout.splitlines() == [
+        f"{len(rows)} answers in out.csv: {automatic} auto, {len(rows) - automatic} NEEDS_REVIEW",
+        f"{rejected} rows rejected: out.rejects.csv names line and reason of each",
+    ]
+    assert [row["line"] for row in read_csv("out.rejects.csv")] == ["52"]
+    assert "118/118" not in done.stderr and "119/119" in done.stderr
+    assert not Path("out.csv.unfinished").exists()
+
+
+def test_every_input_and_output_format_gives_the_same_answers(finished_copy, call):
+    write_orders("orders.csv", 30, bad=False)
+    frame = pd.read_csv("orders.csv", dtype=str)
+    frame.to_csv("orders.tsv", sep="\t", index=False)
+    Path("orders.csv.gz").write_bytes(gzip.compress(Path("orders.csv").read_bytes()))
+    frame.to_json("orders.jsonl", orient="records", lines=True)
+    frame.to_parquet("orders.parquet")
+    for source in ("orders.csv", "orders.tsv", "orders.csv.gz", "orders.jsonl", "orders.parquet"):
+        done = call("predict", *words(f"{source}.out.csv", "--keep-note", source=source))
+        assert done.code == 0, done.stderr
+        assert Path(f"{source}.out.csv").read_bytes() == Path("orders.csv.out.csv").read_bytes()
+        assert "rejected" not in done.stdout and not list(finished_copy.glob("*.rejects.csv"))
+    expected = pd.read_csv("orders.csv.out.csv", dtype={"id": str})
+    assert expected["note"].tolist() == frame["order"].tolist()
+    for suffix in (".jsonl", ".parquet"):
+        assert call("predict", *words(f"out{suffix}", "--keep-note")).code == 0
+        if suffix == ".jsonl":
+            found = pd.DataFrame([json.loads(line) for line in Path("out.jsonl").read_text("utf-8").splitlines()])
+        else:
+            found = pd.read_parquet("out.parquet")
+        assert list(found.columns) == list(expected.columns)
+        for name in expected:
+            assert found[name].fillna("").tolist() == expected[name].fillna("").tolist(), (suffix, name)
+
+
+def test_rejected_rows_are_named_and_hold_no_note(finished_copy, call):
+    Path("orders.csv").write_text(
+        'mrn,order\n1,knee pain\n2,"Mrs Quill\n3," "\n4,a,b\n5,worst headache of life\n', encoding="utf-8"
+    )
+    done = call("predict", *words("out.csv"))
+    assert done.code == 0, done.stderr
+    assert [row["id"] for row in read_csv("out.csv")] == ["1", "5"]
+    rejects = read_csv("out.rejects.csv")
+    assert [row["line"] for row in rejects] == ["3", "4", "5"]
+    for row, said in zip(rejects, ("quote", "empty", "3 fields, the header 2"), strict=True):
+        assert said in row["reason"]
+    assert "Quill" not in done.stdout + done.stderr + Path("out.rejects.csv").read_text("utf-8")
+
+
+def start(workspace, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "scripts/predict.py", *map(str, arguments)],
+        cwd=workspace,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def watch(process, output, chunks=None):
+    """Until a process has ended or finished some chunks: its greatest memory so far, by number of finished chunks."""
+    folder, memory = Path(f"{output}.unfinished"), {}
+    while process.poll() is None:
+        done = len(list(folder.glob("*.parquet"))) if folder.is_dir() else 0
+        if done:
+            memory[done] = max(memory.get(done, 0), psutil.Process(process.pid).memory_info().rss)
+        if chunks is not None and done >= chunks:
+            break
+        time.sleep(0.02)
+    return memory
+
+
+def test_a_prediction_killed_three_times_goes_on_and_gives_the_same_bytes_in_flat_memory(finished_copy):
+    rejected = write_orders("orders.csv", ROWS)
+    process = start(finished_copy, *words("whole.csv", "--chunk-rows", CHUNK))
+    memory = watch(process, "whole.csv")
+    whole, _ = process.communicate()
+    assert process.returncode == 0 and f"{rejected} rows rejected" in whole
+
+    # Memory after the first tenth of the rows is what it stays at.
+    chunks = -(-(ROWS - rejected) // CHUNK)
+    first = max(size for done, size in memory.items() if done <= max(chunks // 10, min(memory)))
+    print(f"{ROWS:,} rows: {first / 2**20:.0f} MiB after a tenth, at most {max(memory.values()) / 2**20:.0f} MiB")
+    assert max(memory.values()) <= 1.1 * first
+
+    for number in (1, 2, 3):
+        process = start(finished_copy, *words("out.csv", "--chunk-rows", CHUNK))
+        watch(process, "out.csv", number * chunks // 4)
+        assert process.poll() is None, "it must be killed while it works"
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not Path("out.csv").exists() and not Path("out.rejects.csv").exists()
+        parts = {path.name: path.stat().st_mtime_ns for path in Path("out.csv.unfinished").glob("*.parquet")}
+        assert number * chunks // 4 <= len(parts) < chunks
+    process = start(finished_copy, *words("out.csv", "--chunk-rows", CHUNK))
+    watch(process, "out.csv", len(parts) + 1)
+    # What was finished is not done again.
+    kept = {path.name: path.stat().st_mtime_ns for path in Path("out.csv.unfinished").glob("*.parquet")}
+    assert parts.items() <= kept.items()
+    assert process.communicate()[0] == whole.replace("whole", "out") and process.returncode == 0
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+    assert Path("out.rejects.csv").read_bytes() == Path("whole.rejects.csv").read_bytes()
+    assert not Path("out.csv.unfinished").exists()
+
+
+def test_two_processes_write_the_same_file_as_one(finished_copy, call):
+    write_orders("orders.csv", 100)
+    Path("two.yaml").write_text(TWO_PROCESSES, encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = (*LAUNCH, "two.yaml", "--main_process_port", port, "scripts/predict.py")
+    two = run_script(finished_copy, *launch, *words("two.parquet", "--chunk-rows", "15"))
+    assert two.returncode == 0, two.stderr
+    one = call("predict", *words("one.parquet", "--chunk-rows", "15"))
+    assert one.code == 0, one.stderr
+    assert Path("two.parquet").read_bytes() == Path("one.parquet").read_bytes()
+    assert Path("two.rejects.csv").read_bytes() == Path("one.rejects.csv").read_bytes()
+    assert two.stdout == one.stdout.replace("one.", "two."), "only the first process prints"
+    # Seven chunks: the first process has four of them.
+    assert "process 1 of 2" in two.stderr and "54/54" in two.stderr
+
+
+def unfinished(finished_copy, call, monkeypatch):
+    """A prediction that ended behind its first chunk of three, with an adapter that has no thresholds yet."""
+    write_orders("orders.csv", 60, bad=False)
+    Path(RUN, "adapter", POLICY_FILE).unlink()
+    saved = UnfinishedPrediction.save
+
+    def save_one(work, chunk, table):
+        if chunk:
+            raise InputError("interrupted")
+        saved(work, chunk, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UnfinishedPrediction, "save", save_one)
+        assert call("predict", *words("out.csv", "--chunk-rows", "20")).code == 2
+    assert {path.name for path in Path("out.csv.unfinished").iterdir()} == {"state.json", "000000000.parquet"}
+
+
+def more_orders():
+    with Path("orders.csv").open("a", encoding="utf-8") as stream:
+        stream.write("60,knee pain\n")
+
+
+def more_labels():
+    text = Path(RUN, "adapter", "label_set.yaml").read_text("utf-8")
+    Path("labels.yaml").write_text(f"{text.rstrip()}\n  - name: US Thyroid\n", encoding="utf-8")
+
+
+def other_adapter():
+    """The same adapter with other weights, which a prediction may not mix with the first ones."""
+    path = Path(RUN, "adapter", "adapter_model.safetensors")
+    weights = {name: tensor * 1.5 for name, tensor in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "said"),
+    [
+        (more_orders, (), "another input)"),
+        (other_adapter, (), "another adapter, label set or threshold)"),
+        (more_labels, ("--label-set", "labels.yaml"), "another adapter, label set or threshold)"),
+        (lambda: None, ("--keep-note",), "another --keep-note)"),
+        (lambda: None, ("--batch-size", "4"), "another --batch-size)"),
+        (lambda: None, ("--chunk-rows", "10"), "another --chunk-rows)"),
+    ],
+)
+def test_unfinished_work_of_another_prediction_is_refused(finished_copy, call, monkeypatch, change, more, said):
+    unfinished(finished_copy, call, monkeypatch)
+    change()
+    before = files_in(finished_copy)
+    done = call("predict", *words("out.csv", "--chunk-rows", "20", *more))
+    assert done.code == 2 and "out.csv.unfinished: unfinished work of another prediction" in done.stderr
+    assert said in done.stderr and "--restart" in done.stderr
+    assert files_in(finished_copy) == before
+    again = call("predict", *words("out.csv", "--chunk-rows", "20", *more, "--restart"))
+    assert again.code == 0, again.stderr
+    assert len(read_csv("out.csv")) in (60, 61) and not Path("out.csv.unfinished").exists()
+
+
+def test_the_same_command_goes_on_and_counts_only_what_is_left(finished_copy, call, monkeypatch):
+    unfinished(finished_copy, call, monkeypatch)
+    Path("orders.csv").touch()
+    done = call("predict", *words("out.csv", "--chunk-rows", "20"))
+    assert done.code == 0, done.stderr
+    # The bar begins where the first try ended, so that rate and remaining time are those of this one.
+    assert re.search(r"33%.* 20/60 ", done.stderr) and "60/60" in done.stderr
+    assert call("predict", *words("whole.csv", "--chunk-rows", "20")).code == 0
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+def test_an_input_that_changes_meanwhile_is_refused(finished_copy, call, monkeypatch):
+    write_orders("orders.csv", 60, bad=False)
+    saved = UnfinishedPrediction.save
+
+    def save_and_add(work, chunk, table):
+        more_orders()
+        saved(work, chunk, table)
+
+    monkeypatch.setattr(UnfinishedPrediction, "save", save_and_add)
+    done = call("predict", *words("out.csv"))
+    assert done.code == 2 and "orders.csv: changed while it was read" in done.stderr
+    assert not Path("out.csv").exists()
+
+
+def test_one_note_prints_label_probability_decision_and_top_three(finished_copy, call):
+    one = call("predict", "--adapter", RUN, "--note", "50 yo F, chronic knee pain, r/o meniscal tear")
+    assert one.code == 0, one.stderr
+    label, sure, top = one.stdout.splitlines()
+    assert label == "MR Knee"
+    assert re.fullmatch(r"probability [01]\.\d{3}; (auto|NEEDS_REVIEW \(.+\))", sure)
+    assert re.fullmatch(r"top: MR Knee [01]\.\d{3}, .+ [01]\.\d{3}, .+ [01]\.\d{3}", top)
+
+
+@pytest.mark.parametrize("source", [("--note", "knee pain"), ("--input", "orders.csv", "--output", "out.csv")])
+def test_vllm_that_is_not_installed_is_said_before_any_work(finished_copy, call, source):
+    before = files_in(finished_copy)
+    done = call("predict", "--adapter", "runs/none", *source, "--engine", "vllm")
+    assert done.code == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: --engine vllm: vLLM is not installed here; ")
+    assert done.stderr.count("\n") == 1 and files_in(finished_copy) == before
