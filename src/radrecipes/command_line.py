@@ -30,3 +30,11 @@ def positive(text: str) -> int:
     if value < 1:
         raise ValueError
     return value
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1, both left out, as the `type` of an argument."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise ValueError
+    return value

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from radrecipes.baselines import majority_label
+from radrecipes.baselines import (
+    fit_linear_baseline,
+    fit_nearest_neighbour,
+    fit_support_vector_baseline,
+    majority_label,
+)
 from radrecipes.confusions import ANY, costly_rows
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.embeddings import TextEmbedder
@@ -132,6 +137,42 @@ def confident_answers(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> 
         return None
     confidences = np.array([output.confidence for output in outputs], dtype=np.float64)
     return ConfidentAnswers([output.label for output in outputs], confidences, _correct(rows, outputs), rows.groups)
+
+
+def baseline_outputs(
+    train: EvaluationRows, validation: EvaluationRows, rows: EvaluationRows
+) -> tuple[dict[str, list[SystemOutput]], dict[str, list[SystemOutput]]]:
+    """Fit every baseline on the rows that the model was trained on, and let it answer.
+
+    Args:
+        train ([`EvaluationRows`]):
+            Rows to learn from.
+        validation ([`EvaluationRows`]):
+            Rows to choose the strength of regularisation by.
+        rows ([`EvaluationRows`]):
+            Rows to answer.
+
+    Returns:
+        `tuple[dict, dict]`: the answers of each of `BASELINES` to the validation rows, and to the rows.
+
+    Raises:
+        InputError: The training labels are fewer than two, the validation split is empty, or no note holds a word.
+    """
+    learned = (train.notes, train.references)
+    chosen_by = (validation.notes, validation.references)
+    fitted = {
+        NEAREST: fit_nearest_neighbour(*learned),
+        LINEAR: fit_linear_baseline(*learned, *chosen_by),
+        SVM: fit_support_vector_baseline(*learned, *chosen_by),
+    }
+    commonest = majority_label(train.references)
+    answers = []
+    for asked in (validation, rows):
+        systems = {MAJORITY: classifier_outputs([commonest] * len(asked.ids))}
+        for name, baseline in fitted.items():
+            systems[name] = classifier_outputs(baseline.predict(asked.notes), baseline.confidences(asked.notes))
+        answers.append(systems)
+    return answers[0], answers[1]
 
 
 def best_baseline(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> dict[str, Any] | None:

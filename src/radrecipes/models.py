@@ -14,6 +14,7 @@ from trl import ModelConfig, get_quantization_config
 from radrecipes.errors import InputError
 
 MODELS_FOLDER = Path("models")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's own name
 # Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
 _EAGER_ROW_TOKENS = 512
 
@@ -239,7 +240,7 @@ def verify_adapter(
         [`RuntimeError`]: a tensor is missing or differs, every B matrix is zero, or the output equals the base's.
     """
     trained = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
-    saved = load_file(folder / "adapter_model.safetensors")
+    saved = load_file(folder / ADAPTER_WEIGHTS)
     if saved.keys() != trained.keys():
         raise RuntimeError(f"{folder}: the saved adapter holds other tensors than the trained one")
     for name, tensor in trained.items():
@@ -298,7 +299,7 @@ def load_adapter(base: PreTrainedModel, folder: Path, model_id: str) -> PeftMode
         raise InputError(
             f"the adapter belongs to {config.get('base_model_name_or_path')}, not to {model_id}", str(folder)
         )
-    if not (folder / "adapter_model.safetensors").is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         raise InputError("adapter_model.safetensors is missing; only safetensors are loaded", str(folder))
     try:
         # In the base's dtype: float32 matrices would cast every activation twice, and the products run in it anyway.

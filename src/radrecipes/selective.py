@@ -13,6 +13,7 @@ CURVE_POINTS = 200
 _CHOICE_FACTS = ("target_accuracy", "threshold", "best_supported", "confidence_level")
 _VALIDATION_FACTS = ("rows", "groups", "automatic_rows", "accuracy", "lower_bound", "effective_rows")
 TARGETS = (0.90, 0.95, 0.98)
+DEFAULT_TARGET = 0.95
 
 
 @dataclass(frozen=True)

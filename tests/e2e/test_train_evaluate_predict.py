@@ -18,6 +18,7 @@ from conftest import REPOSITORY, TINY_MODEL, run_script, write_tiny_dataset
 from e2e.conftest import LAUNCH, ORDERS, RECIPE, RUN, TRAIN, files_in
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.evaluation import BASELINES
 
 TWO_PROCESSES = """\
 compute_environment: LOCAL_MACHINE
@@ -104,12 +105,12 @@ def test_the_same_command_again_changes_nothing(finished):
     assert finished.again.stdout == f"{RUN} holds this run, finished; nothing to do (--restart trains anew)\n"
 
 
-def test_the_evaluation_compares_four_systems(finished):
+def test_the_evaluation_compares_the_model_with_its_base_and_every_baseline(finished):
     assert finished.evaluated.returncode == 0, finished.evaluated.stderr
     folder = finished.folder / "evaluation"
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     systems = metrics["systems"]
-    assert set(systems) == {"adapter", "base", "tfidf_logistic_regression", "majority"}
+    assert set(systems) == {"adapter", "base", *BASELINES}
     test = load_prepared_dataset(finished.workspace / "data" / "tiny").splits["test"]
     predictions = pd.read_parquet(folder / "predictions.parquet")
     assert predictions["id"].tolist() == test["id"][:]
@@ -119,8 +120,14 @@ def test_the_evaluation_compares_four_systems(finished):
             (predictions[f"{name}_label"].fillna("") == predictions["reference"]).mean()
         )
         assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
-    # Four questions learned by heart, against a random base that knows no label.
-    assert systems["adapter"]["exact_accuracy"]["value"] > systems["base"]["exact_accuracy"]["value"] == 0.0
+    # Four questions learned by heart, against a random base; what is scored is always a label.
+    assert systems["adapter"]["exact_accuracy"]["value"] > systems["base"]["exact_accuracy"]["value"]
+    assert (
+        systems["adapter"]["out_of_vocabulary_rate"]["value"]
+        == systems["base"]["out_of_vocabulary_rate"]["value"]
+        == 0
+    )
+    assert metrics["decoding"]["method"] == "score" and metrics["calibration"]["after"]["bins"]
     assert not list(finished.folder.glob("*.unfinished"))
 
 
@@ -172,10 +179,49 @@ def test_one_note_prints_a_label_and_also_from_the_adapter_folder(finished_copy,
 
 
 def test_an_answer_outside_the_label_set_is_said_to_be_none(workspace, call):
-    # One epoch teaches the random model nothing, so it cannot name a label.
-    assert call("sft", "--config", RECIPE).code == 0
+    # One epoch teaches the random model nothing, so it cannot write a label.
+    assert call("sft", "--config", RECIPE, "--decode", "generate").code == 0
     one = call("predict", "--adapter", RUN, "--note", "50 yo F, chronic knee pain")
     assert one.code == 0 and one.stdout.startswith("no label of the label set; the model wrote:")
+
+
+def test_thresholds_travel_with_the_adapter_and_belong_to_it_alone(finished_copy, call):
+    policy = finished_copy / RUN / "adapter" / "decision_policy.json"
+    fitted = json.loads(policy.read_text("utf-8"))
+    assert [choice["target_accuracy"] for choice in fitted["thresholds"]] == [0.90, 0.95, 0.98]
+    assert fitted["target_accuracy"] == 0.95 and fitted["temperature"] > 0
+    policy.write_text(json.dumps({**fitted, "adapter_sha256": "0" * 64}), encoding="utf-8")
+    refused = call("predict", "--adapter", RUN, "--note", "knee pain")
+    assert refused.code == 2 and "thresholds of another model" in refused.stderr and "evaluate again" in refused.stderr
+    # The mend that it names works, broken file or not
+    policy.write_text("{", encoding="utf-8")
+    assert call("evaluate_model", "--run", RUN, "--restart", "--skip-base").code == 0
+    assert json.loads(policy.read_text("utf-8")) == fitted
+    assert call("predict", "--adapter", RUN, "--note", "knee pain").code == 0
+
+
+def test_a_target_that_validation_cannot_support_ends_the_evaluation(finished_copy, call):
+    before = files_in(finished_copy)
+    refused = call("evaluate_model", "--run", RUN, "--restart", "--skip-base", "--target-accuracy", "0.999")
+    assert refused.code == 2 and "can support; they support at most 0" in refused.stderr
+    assert files_in(finished_copy) == before
+
+
+def test_generated_answers_are_evaluated_beside_and_leave_the_thresholds_alone(finished_copy, call):
+    before = files_in(finished_copy)
+    assert call("evaluate_model", "--run", RUN, "--decode", "generate", "--skip-base").code == 0
+    after = files_in(finished_copy)
+    assert {name: after[name] for name in before} == before
+    metrics = json.loads(after[f"{RUN}/evaluation-generate/metrics.json"])
+    assert metrics["decoding"]["method"] == "generate" and metrics["calibration"] is None
+    assert "selective" not in metrics["systems"]["adapter"]
+    assert "<svg" in after[f"{RUN}/evaluation-generate/report.html"].decode("utf-8")
+
+
+def test_a_quick_look_fits_no_thresholds(finished_copy, call):
+    (finished_copy / RUN / "adapter" / "decision_policy.json").unlink()
+    assert call("evaluate_model", "--run", RUN, "--restart", "--skip-base", "--max-rows", "3").code == 0
+    assert not (finished_copy / RUN / "adapter" / "decision_policy.json").exists()
 
 
 def test_a_seed_decides_every_byte_of_the_adapter(finished_copy, call, finished):
