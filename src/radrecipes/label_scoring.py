@@ -1,24 +1,24 @@
 """Label scoring: how likely a model holds every label of a list, from one pass over the prompt and a trie of the labels."""
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from scipy.special import logsumexp
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from radrecipes.batching import divide_into_rows
 from radrecipes.errors import InputError
 from radrecipes.inference import shared_beginning
 
 _ROOT = 0  # the trie's root stands for the prompt itself
-_BEGINNING, _PADDING = -1, -2  # owners of keys that are no note's own
-_ROW_TOKENS = 384  # longest row to aim for: attention grows with its square
-_ROUND_TO = 16  # row lengths are padded to a multiple of it: oneDNN keeps compiled kernels for every new shape
+_PADDING = -1  # stands where a row has no node
+_ROW_TOKENS = 16  # nodes a row: shorter rows copy a note's keys more often, longer ones hold more padding
+_ROUND_TO = 8  # row lengths are padded to a multiple of it: oneDNN keeps compiled kernels for every new shape
 _LOOKAHEAD = 4  # the first tokens of all labels ride along with the prompt where they are no more than this
-_LARGEST_LOGITS = 32_000_000  # entries that are converted to float32 at once
+# Logits that are converted to float32 together: on a CPU few, so that they stay in its cache
+_LOGITS_AT_ONCE = {"cpu": 2_000_000, "cuda": 64_000_000}
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,14 @@ class LabelTrie:
         self.children[node].append(len(self.tokens) - 1)
         return len(self.tokens) - 1
 
+    def path(self, node: int) -> list[int]:
+        """The nodes from below the root down to a node, itself included."""
+        nodes = []
+        while node != _ROOT:
+            nodes.append(node)
+            node = self.parents[node]
+        return nodes[::-1]
+
     def is_leaf(self, node: int) -> bool:
         """Whether a label ends with this node."""
         return not self.children[node]
@@ -99,8 +107,8 @@ class LabelTrie:
 class LabelScorer:
     """Scores a fixed list of labels with one model.
 
-    Several notes share a row: the beginning that all prompts share comes from a cache, each note sees it and itself, each node of
-    the trie sees its note and its ancestors. Nodes are fed in few passes, whole chains at once, the likely branches only.
+    The beginning that all prompts share comes from a cache; a first pass reads the notes. Further passes feed the likely branches
+    of the trie, whole chains at once and several branches a row, each node seeing its note and its ancestors only.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -150,7 +158,7 @@ class LabelScorer:
             [`LabelScores`]: rows in the order of `prompts`.
 
         Raises:
-            [`InputError`]: the model attends to fewer tokens than a prompt has, or it ignores the mask that keeps the notes of
+            [`InputError`]: the model attends to fewer tokens than a prompt has, or it ignores the mask that keeps the labels of
                 a row apart, so that only `decode: generate` works with it.
         """
         _check_window(self.model, max(map(len, prompts), default=0) + max(map(len, self.completions)))
@@ -162,8 +170,7 @@ class LabelScorer:
         left_out = np.empty(log_likelihoods.shape, dtype=bool)
         with torch.inference_mode():
             beginning, cache = shared_beginning(self.model, distinct)
-            for start in range(0, len(distinct), batch_size):
-                batch = distinct[start : start + batch_size]
+            for batch in _of_like_length(distinct, beginning, batch_size):
                 scores = _BatchOfNotes(self, batch, beginning, cache).score()
                 for row, prompt in enumerate(batch):
                     log_likelihoods[places[prompt]] = scores.log_likelihoods[row]
@@ -174,16 +181,16 @@ class LabelScorer:
         return LabelScores(log_likelihoods, left_out)
 
     def _check_once(self, prompt: tuple[int, ...], scored: np.ndarray) -> None:
-        """Score the likeliest label of the last note of a row on its own; a model that ignores the mask shows here."""
+        """Score the likeliest label of a note on its own; a model that ignores the mask shows here."""
         if self._checked:
             return
         best = int(scored.argmax())
         alone = float(score_separately(self.model, self.pad_token_id, [list(prompt)], [self.completions[best]])[0, 0])
-        # bfloat16 logits differ by some hundredths a token; notes that see each other differ by whole units.
+        # bfloat16 logits differ by some hundredths a token; labels that see each other differ by whole units.
         allowed = 0.05 * len(self.completions[best]) + 0.02 * abs(alone) if self.model.dtype != torch.float32 else 0.01
         if abs(alone - scored[best]) > allowed:
             raise InputError(
-                f"this model scores notes that share a row otherwise than alone ({scored[best]:.3f} against {alone:.3f}); "
+                f"this model scores labels that share a row otherwise than alone ({scored[best]:.3f} against {alone:.3f}); "
                 "set `decode: generate`"
             )
         self._checked = True
@@ -197,31 +204,44 @@ class _BatchOfNotes:
     ):
         self.scorer, self.trie, self.model = scorer, scorer.trie, scorer.model
         self.prompts, self.beginning = prompts, beginning
-        rests = [len(prompt) - beginning for prompt in prompts]
-        self.rows = divide_into_rows(rests, 0, _ROW_TOKENS, _ROUND_TO)
-        row_count = len(self.rows)
-        self.cache = DynamicCache(config=self.model.config) if cache is None else _repeated(cache, row_count)
-        self.key_owners = np.full((row_count, beginning), _BEGINNING)
-        self.key_nodes = np.zeros((row_count, beginning), dtype=np.int64)
         # Log-likelihood of the path down to each node, NaN where it is not known yet
         self.paths = np.full((len(prompts), len(self.trie.tokens)), np.nan)
         self.paths[:, _ROOT] = 0.0
         self.fed = np.zeros(self.paths.shape, dtype=bool)
+        # Keys and values of the prompts, with the first tokens of the labels: what every further pass builds on
+        self.cache = _selected(cache, [0] * len(prompts), self.model)
+        self.key_nodes = np.full((len(prompts), beginning), _ROOT)
+        first = [node for node in self.trie.children[_ROOT] if not self.trie.is_leaf(node)]
+        self.ahead = first if len(first) <= _LOOKAHEAD else []
 
     def score(self) -> LabelScores:
         """Feed the prompts, then the likely branches until no other can hold more than the allowed share."""
-        first = [node for node in self.trie.children[_ROOT] if not self.trie.is_leaf(node)]
-        ahead = first if len(first) <= _LOOKAHEAD else []
-        self._feed([[_ROOT, *ahead]] * len(self.prompts))
-        while any(branches := [self._branches(note) for note in range(len(self.prompts))]):
-            self._feed(branches)
+        self._feed_prompts()
+        while branches := [(note, branch) for note in range(len(self.prompts)) for branch in self._branches(note)]:
+            self._feed_branches(branches)
         return self._collect()
 
-    def _branches(self, note: int) -> list[int]:
-        """Nodes to feed next for one note: the open branches that matter, each with its chain."""
+    def _feed_prompts(self) -> None:
+        """One row a note: the rest of its prompt, then the first tokens of the labels."""
+        rests = [prompt[self.beginning :] for prompt in self.prompts]
+        tokens = [[*rest, *(self.trie.tokens[node] for node in self.ahead)] for rest in rests]
+        nodes = [[_ROOT] * len(rest) + self.ahead for rest in rests]
+        positions = [
+            [*range(self.beginning, len(prompt)), *(len(prompt) for _ in self.ahead)] for prompt in self.prompts
+        ]
+        wanted = [
+            (row, len(rest) - 1 + place, node)
+            for row, rest in enumerate(rests)
+            for place, node in enumerate((_ROOT, *self.ahead))
+        ]
+        self.key_nodes = self._run(range(len(rests)), self.key_nodes, self.cache, tokens, nodes, positions, wanted)
+
+    def _branches(self, note: int) -> list[list[int]]:
+        """The open branches of one note that matter, each with its chain."""
         known = self.paths[note]
-        reached = np.flatnonzero(~np.isnan(known) & ~self.fed[note])
-        open_nodes = [node for node in reached if not self.trie.is_leaf(node)]
+        open_nodes = [
+            node for node in np.flatnonzero(~np.isnan(known) & ~self.fed[note]) if not self.trie.is_leaf(node)
+        ]
         if not open_nodes:
             return []
         # The labels known so far bound the whole mass from below. While a branch is likelier than all of them, it stands for the
@@ -231,99 +251,108 @@ class _BatchOfNotes:
         mass = max(logsumexp(done), likeliest) if done else likeliest
         with np.errstate(divide="ignore"):
             least = mass + np.log(self.scorer.left_out_mass)
-        chosen = [node for node in open_nodes if known[node] >= least]
-        return [node for branch in chosen for node in self.trie.chain(branch)]
+        return [self.trie.chain(node) for node in open_nodes if known[node] >= least]
 
-    def _feed(self, nodes_of_note: Sequence[Sequence[int]]) -> None:
-        """Run the model on the given nodes of each note and record the likelihood of their children."""
-        self._drop_rows_without(nodes_of_note)
-        tokens, owners, nodes, positions = [], [], [], []
-        for row in self.rows:
-            for column in (tokens, owners, nodes, positions):
-                column.append([])
-            for note in row:
-                prompt = self.prompts[note]
-                for node in nodes_of_note[note]:
-                    if node == _ROOT:
-                        fed = range(self.beginning, len(prompt))
-                        tokens[-1].extend(prompt[self.beginning :])
-                    else:
-                        fed = [len(prompt) + self.trie.depths[node] - 1]
-                        tokens[-1].append(self.trie.tokens[node])
-                    positions[-1].extend(fed)
-                    owners[-1].extend([note] * len(fed))
-                    nodes[-1].extend([node] * len(fed))
-        length = -(-max(map(len, tokens)) // _ROUND_TO) * _ROUND_TO
-        tokens = _padded(tokens, length, self.scorer.pad_token_id)
-        positions = _padded(positions, length, 0)
-        owners, nodes = _padded(owners, length, _PADDING), _padded(nodes, length, _ROOT)
+    def _feed_branches(self, branches: Sequence[tuple[int, list[int]]]) -> None:
+        """Rows of a few branches of one note each, behind a copy of the note's keys and values.
 
-        # Where a child is predicted: at every fed node, for a prompt at its last token
-        is_last = np.ones(owners.shape, dtype=bool)
-        is_last[:, :-1] = (owners[:, :-1] != owners[:, 1:]) | (nodes[:, :-1] != nodes[:, 1:])
-        wanted = np.flatnonzero(is_last & (owners != _PADDING))
-        wanted_notes, wanted_nodes = owners.ravel()[wanted], nodes.ravel()[wanted]
-        log_likelihoods = self._run(tokens, positions, self._mask(owners, nodes), wanted, wanted_nodes)
-
-        # Parents come before their children in every row, so their paths are known by then
-        for note, node, found in zip(wanted_notes, wanted_nodes, log_likelihoods, strict=True):
-            self.fed[note, node] = True
-            self.paths[note, self.trie.children[node]] = self.paths[note, node] + found
-
-    def _drop_rows_without(self, nodes_of_note: Sequence[Sequence[int]]) -> None:
-        """Leave out the rows whose notes are all done."""
-        keep = [index for index, row in enumerate(self.rows) if any(nodes_of_note[note] for note in row)]
-        if len(keep) < len(self.rows):
-            self.rows = [self.rows[index] for index in keep]
-            self.cache.batch_select_indices(torch.tensor(keep, device=self.model.device))
-            self.key_owners, self.key_nodes = self.key_owners[keep], self.key_nodes[keep]
-
-    def _mask(self, owners: np.ndarray, nodes: np.ndarray) -> torch.Tensor:
-        """Additive attention mask `(rows, 1, queries, keys)` of the new tokens; they join the keys."""
-        past = self.key_owners.shape[1]
-        self.key_owners = np.concatenate([self.key_owners, owners], axis=1)
-        self.key_nodes = np.concatenate([self.key_nodes, nodes], axis=1)
-        visible = self.trie.ancestors[nodes[:, :, None], self.key_nodes[:, None, :]]
-        visible &= owners[:, :, None] == self.key_owners[:, None, :]
-        visible[:, :, past:] &= np.tri(owners.shape[1], dtype=bool)
-        visible |= (self.key_owners == _BEGINNING)[:, None, :]
-        dtype = self.model.dtype
-        mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~torch.from_numpy(visible), torch.finfo(dtype).min)
-        return mask[:, None].to(self.model.device)
+        A branch brings along the nodes above it that the copy lacks: few tokens, where keeping every row's own history would
+        cost more.
+        """
+        # Note, nodes in order, and those of them whose children are wanted
+        rows: list[tuple[int, list[int], set[int]]] = []
+        for note, chain in branches:
+            path = [node for node in self.trie.path(chain[0])[:-1] if node not in self.ahead]
+            for row_note, fed, new in reversed(rows):
+                if row_note != note:
+                    rows.append((note, [*path, *chain], set(chain)))
+                    break
+                added = [*(node for node in path if node not in fed), *chain]
+                if len(fed) + len(added) <= _ROW_TOKENS:
+                    fed.extend(added)
+                    new.update(chain)
+                    break
+            else:
+                rows.append((note, [*path, *chain], set(chain)))
+        notes = [note for note, _, _ in rows]
+        nodes = [fed for _, fed, _ in rows]
+        tokens = [[self.trie.tokens[node] for node in fed] for fed in nodes]
+        positions = [[len(self.prompts[note]) + self.trie.depths[node] - 1 for node in fed] for note, fed, _ in rows]
+        wanted = [
+            (row, place, node)
+            for row, (_, fed, new) in enumerate(rows)
+            for place, node in enumerate(fed)
+            if node in new
+        ]
+        cache = _selected(self.cache, notes, self.model)
+        self._run(notes, self.key_nodes[notes], cache, tokens, nodes, positions, wanted)
 
     def _run(
         self,
-        tokens: np.ndarray,
-        positions: np.ndarray,
-        mask: torch.Tensor,
-        wanted: np.ndarray,
-        wanted_nodes: np.ndarray,
-    ) -> list[np.ndarray]:
-        """Log-likelihoods of the children of each wanted position; the LM head sees these positions only."""
+        notes: Sequence[int],
+        key_nodes: np.ndarray,
+        cache: DynamicCache,
+        tokens: Sequence[Sequence[int]],
+        nodes: Sequence[Sequence[int]],
+        positions: Sequence[Sequence[int]],
+        wanted: Sequence[tuple[int, int, int]],
+    ) -> np.ndarray:
+        """Run the model on new tokens and record the likelihood of the children of the wanted nodes.
+
+        Args:
+            notes (`Sequence[int]`):
+                The note of each row.
+            key_nodes (`np.ndarray` of shape `(rows, keys)`):
+                The node of each key in the cache.
+            cache ([`~transformers.DynamicCache`]):
+                Keys and values of the rows; grows.
+            tokens, nodes, positions (`Sequence[Sequence[int]]`):
+                Of each row's new tokens.
+            wanted (`Sequence[tuple[int, int, int]]`):
+                Row, place in the row, and node of every token whose next token is asked for; parents before children.
+
+        Returns:
+            `np.ndarray`: `key_nodes` with the new tokens.
+        """
         device = self.model.device
-        fill = -len(wanted) % _ROUND_TO
-        index = torch.from_numpy(np.pad(wanted, (0, fill))).to(device)
+        length = -(-max(map(len, tokens)) // _ROUND_TO) * _ROUND_TO
+        nodes = _padded(nodes, length, _PADDING)
+        past = key_nodes.shape[1]
+        key_nodes = np.concatenate([key_nodes, nodes], axis=1)
+        # A token sees what stands above it in the trie, and of its own prompt what came before it. Padding sees the same, unread.
+        visible = self.trie.ancestors[nodes[:, :, None], key_nodes[:, None, :]] & (key_nodes != _PADDING)[:, None, :]
+        visible[:, :, past:] &= np.tri(length, dtype=bool)
+        dtype = self.model.dtype
+        mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~torch.from_numpy(visible), torch.finfo(dtype).min)
+
+        # The LM head sees the wanted positions only
+        index = torch.tensor([row * length + place for row, place, _ in wanted])
+        index = functional.pad(index, (0, -len(wanted) % _ROUND_TO)).to(device)
         head = self.model.get_output_embeddings()
         handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[index],))
         try:
             logits = self.model(
-                input_ids=torch.from_numpy(tokens).to(device),
-                position_ids=torch.from_numpy(positions).to(device),
-                attention_mask=mask,
-                past_key_values=self.cache,
+                input_ids=torch.from_numpy(_padded(tokens, length, self.scorer.pad_token_id)).to(device),
+                position_ids=torch.from_numpy(_padded(positions, length, 0)).to(device),
+                attention_mask=mask[:, None].to(device),
+                past_key_values=cache,
                 use_cache=True,
             ).logits
         finally:
             handle.remove()
         logits = logits.reshape(len(index), -1)[: len(wanted)]
-        block = max(1, _LARGEST_LOGITS // logits.shape[1])
+        block = max(1, _LOGITS_AT_ONCE["cpu" if device.type == "cpu" else "cuda"] // logits.shape[1])
         totals = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(block)])
-        children = [self.trie.children[node] for node in wanted_nodes]
-        sizes = [len(nodes) for nodes in children]
-        at = torch.arange(len(wanted)).repeat_interleave(torch.tensor(sizes)).to(device)
+        children = [self.trie.children[node] for _, _, node in wanted]
+        at = torch.arange(len(wanted)).repeat_interleave(torch.tensor([len(nodes) for nodes in children])).to(device)
         token_ids = torch.tensor([self.trie.tokens[child] for nodes in children for child in nodes]).to(device)
-        found = (logits[at, token_ids].float() - totals[at]).double().cpu().numpy()
-        return np.split(found, np.cumsum(sizes)[:-1])
+        found = iter((logits[at, token_ids].float() - totals[at]).double().tolist())
+        for (row, _, node), below in zip(wanted, children, strict=True):
+            note = notes[row]
+            self.fed[note, node] = True
+            for child in below:
+                self.paths[note, child] = self.paths[note, node] + next(found)
+        return key_nodes
 
     def _collect(self) -> LabelScores:
         """The paths down to the leaves; a label that was not reached gets its share of its branch."""
@@ -390,11 +419,32 @@ def _check_window(model: PreTrainedModel, longest: int) -> None:
         )
 
 
-def _repeated(cache: DynamicCache, times: int) -> DynamicCache:
-    """A copy of the beginning's cache for every row."""
-    repeated = copy.deepcopy(cache)
-    repeated.batch_repeat_interleave(times)
-    return repeated
+def _of_like_length(
+    prompts: Sequence[tuple[int, ...]], beginning: int, batch_size: int
+) -> Iterator[list[tuple[int, ...]]]:
+    """Batches of prompts that need hardly any padding: a new one begins where it would fill over a tenth of the batch."""
+    batch, tokens = [], 0
+    for prompt in prompts:  # longest first
+        longest = len(batch[0]) - beginning if batch else 0
+        if batch and (
+            len(batch) == batch_size or (len(batch) + 1) * longest > 1.1 * (tokens + len(prompt) - beginning)
+        ):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(prompt)
+        tokens += len(prompt) - beginning
+    if batch:
+        yield batch
+
+
+def _selected(cache: DynamicCache | None, rows: Sequence[int], model: PreTrainedModel) -> DynamicCache:
+    """A new cache with copies of the given rows, in order; empty where there is none."""
+    selected = DynamicCache(config=model.config)
+    if cache is not None:
+        index = torch.tensor(rows, device=model.device)
+        for number, layer in enumerate(cache.layers):
+            selected.update(layer.keys[index], layer.values[index], number)
+    return selected
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> np.ndarray:
