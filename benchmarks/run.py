@@ -12,8 +12,10 @@ import json
 import platform
 import statistics
 from datetime import date
+from functools import partial
 from pathlib import Path
 
+from scoring import ScoringComparison
 from train_vs_padded_trainer import TrainVsPaddedTrainer
 from train_vs_trl_sft import TrainVsTrlSft
 
@@ -22,7 +24,25 @@ from radrecipes import manifest
 from radrecipes.command_line import run
 
 RESULTS = Path(__file__).parent / "results.json"
-COMPARISONS = {"train_vs_trl_sft": TrainVsTrlSft, "train_vs_padded_trainer": TrainVsPaddedTrainer}
+COMPARISONS = {
+    "train_vs_trl_sft": TrainVsTrlSft,
+    "train_vs_padded_trainer": TrainVsPaddedTrainer,
+    "score_vs_separate": partial(
+        ScoringComparison, "separate", "each label scored on its own behind the note, without a cache", 24
+    ),
+    "score_vs_generate": partial(
+        ScoringComparison,
+        "transformers_generate",
+        "greedy generation of one label as Transformers documents it (no probabilities)",
+        256,
+    ),
+    "score_vs_own_generate": partial(
+        ScoringComparison, "own_generate", "this project's own greedy generation of one label (no probabilities)", 256
+    ),
+    "score_vs_pipeline": partial(
+        ScoringComparison, "pipeline", "one pipeline() call a note, stopping at the stop token", 48
+    ),
+}
 
 
 def main() -> None:

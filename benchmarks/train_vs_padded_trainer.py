@@ -4,7 +4,8 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
-from training_side import BIN, TrainingRows, run_with_peak_memory, samples_per_second
+from measuring import BIN, run_with_peak_memory
+from training_side import TrainingRows, samples_per_second
 
 
 class TrainVsPaddedTrainer:

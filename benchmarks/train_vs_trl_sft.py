@@ -3,7 +3,8 @@
 import json
 from functools import cached_property
 
-from training_side import BIN, TrainingRows, run_with_peak_memory, samples_per_second
+from measuring import BIN, run_with_peak_memory
+from training_side import TrainingRows, samples_per_second
 
 _LOSS_STEPS = 5
 

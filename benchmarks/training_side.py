@@ -1,16 +1,11 @@
-"""What the training comparisons share: one set of rows, and a command run to its end with its peak memory."""
+"""What the training comparisons share: one set of rows, and a run of ours."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
-import psutil
+from measuring import BIN, run_with_peak_memory
 
 from radrecipes import models, training
 from radrecipes.data.prepared import load_prepared_dataset
@@ -18,7 +13,6 @@ from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
 
 RECIPE = "recipes/smollm2-135m/protocol_lora.yaml"
-BIN = Path(sys.executable).parent
 
 
 class TrainingRows:
@@ -70,42 +64,3 @@ class TrainingRows:
 def samples_per_second(output: str) -> float:
     """The training speed that the Trainer printed at its end; loading and preparation are not in it."""
     return float(re.findall(r"'train_samples_per_second': '?([\d.]+)", output)[-1])
-
-
-def run_with_peak_memory(command: list) -> tuple[float, str]:
-    """Run a command to its end.
-
-    Returns:
-        `tuple[float, str]`: peak resident memory of its processes together in GiB, and what it printed.
-
-    Raises:
-        `RuntimeError`: the command failed; the end of its output is in the message.
-    """
-    # Launchers choose the number of threads differently (one, or all cores); both sides get all cores.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(psutil.cpu_count(logical=False) or psutil.cpu_count())}
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, env=environment)
-        peak = 0
-        watched = psutil.Process(process.pid)
-        done = threading.Event()
-
-        def watch() -> None:
-            nonlocal peak
-            while not done.is_set():
-                try:
-                    family = [watched, *watched.children(recursive=True)]
-                    peak = max(peak, sum(member.memory_info().rss for member in family))
-                except psutil.Error:
-                    pass
-                time.sleep(0.1)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        process.wait()
-        done.set()
-        watcher.join()
-        output.seek(0)
-        printed = output.read()
-    if process.returncode:
-        raise RuntimeError(f"{command[:3]} failed:\n{printed[-2000:]}")
-    return peak / 2**30, printed

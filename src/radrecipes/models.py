@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -274,6 +275,30 @@ def verify_adapter(
     return {**found, "output_change": output_change}
 
 
+def adapter_digest(folder: Path) -> str:
+    """sha256 of an adapter's tensors.
+
+    Raises:
+        [`InputError`]: there are none.
+    """
+    with _adapter_weights(folder).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def inference_device() -> torch.device:
+    """Where a process answers: the accelerator of its local rank where there is one and the launcher did not choose the CPU."""
+    if os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.device(torch.accelerator.current_accelerator().type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _adapter_weights(folder: Path) -> Path:
+    path = folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{ADAPTER_WEIGHTS} is missing; only safetensors are loaded", str(folder))
+    return path
+
+
 def load_adapter(base: PreTrainedModel, folder: Path, model_id: str) -> PeftModel:
     """A base model with a saved adapter, ready to predict.
 
@@ -299,8 +324,7 @@ def load_adapter(base: PreTrainedModel, folder: Path, model_id: str) -> PeftMode
         raise InputError(
             f"the adapter belongs to {config.get('base_model_name_or_path')}, not to {model_id}", str(folder)
         )
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise InputError("adapter_model.safetensors is missing; only safetensors are loaded", str(folder))
+    _adapter_weights(folder)
     try:
         # In the base's dtype: float32 matrices would cast every activation twice, and the products run in it anyway.
         return PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()

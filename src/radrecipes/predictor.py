@@ -76,13 +76,10 @@ class Predictor:
                 "the prompt template is another one than in training (instruction or chat template); train again",
                 str(self.folder),
             )
-        adapter = self.folder / "adapter" / models.ADAPTER_WEIGHTS
-        self.adapter_sha256 = hashlib.sha256(adapter.read_bytes()).hexdigest() if adapter.is_file() else ""
+        self.adapter_sha256 = models.adapter_digest(self.folder / "adapter")
         self.policy = self._policy() if load_policy else None
         self.threshold = self._threshold(target_accuracy)
-        self.model = models.load_adapter(
-            models.load_base(self.recipe.model), self.folder / "adapter", self.recipe.model.model_name_or_path
-        )
+        self._load_model()
 
     @property
     def fingerprint(self) -> str:
@@ -149,7 +146,7 @@ class Predictor:
         Returns:
             [`~label_scoring.LabelScores`]: columns in the order of `label_set.names`.
         """
-        return self._with(untuned, lambda: self.scorer.score(self._prompts(inputs), batch_size, on_progress))
+        return self._with(untuned, lambda: self.scorer.score(self.prompts(inputs), batch_size, on_progress))
 
     def fit_policy(
         self,
@@ -254,9 +251,15 @@ class Predictor:
             )
         return outputs
 
+    def _load_model(self) -> None:
+        base = models.load_base(self.recipe.model)
+        if not getattr(base, "is_quantized", False):  # quantised weights are placed as they are loaded
+            base.to(models.inference_device())
+        self.model = models.load_adapter(base, self.folder / "adapter", self.recipe.model.model_name_or_path)
+
     def _generate(self, inputs, batch_size, untuned, on_progress) -> list[SystemOutput]:
         """Greedy answers; what is written freely has no probability over the label set."""
-        prompts, longest = self._prompts(inputs), self.recipe.arguments.max_new_tokens
+        prompts, longest = self.prompts(inputs), self.recipe.arguments.max_new_tokens
         written = self._with(
             untuned,
             lambda: generate(self.model, self.tokenizer, prompts, self.stops, longest, batch_size, on_progress),
@@ -279,7 +282,8 @@ class Predictor:
         places = {name: index for index, name in enumerate(self.label_set.names)}
         return np.array([places[label] for label in labels])
 
-    def _prompts(self, inputs: Sequence[dict[str, str]]) -> list[list[int]]:
+    def prompts(self, inputs: Sequence[dict[str, str]]) -> list[list[int]]:
+        """Token ids of the prompts that the model reads."""
         return [render_prompt(self.task, row, self.tokenizer, self.style) for row in inputs]
 
     def _check_base(self, allow_other_weights: bool) -> None:

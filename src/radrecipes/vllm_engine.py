@@ -29,7 +29,7 @@ def check_usable() -> None:
 class VllmPredictor(Predictor):
     """A [`Predictor`] whose answers vLLM generates, greedily and up to the same stop tokens.
 
-    The adapter is first loaded as always, which checks that it belongs to the base and fits it. Not tested with vLLM.
+    Not tested with vLLM.
 
     Args:
         args, kwargs:
@@ -39,8 +39,7 @@ class VllmPredictor(Predictor):
         [`InputError`]: as [`Predictor`], or the recipe scores labels.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def _load_model(self) -> None:
         if self.decode != "generate":
             raise InputError(
                 "vLLM generates only, and the recipe scores labels (decode: score); leave --engine out",
@@ -49,7 +48,6 @@ class VllmPredictor(Predictor):
         from vllm import LLM, SamplingParams
         from vllm.lora.request import LoRARequest
 
-        del self.model
         recipe, location = self.recipe, models.locate_base(self.recipe.model.model_name_or_path)
         self._engine = LLM(
             model=location,
@@ -64,7 +62,7 @@ class VllmPredictor(Predictor):
         )
 
     def _generate(self, inputs, batch_size, untuned, on_progress) -> list[SystemOutput]:
-        prompts = [{"prompt_token_ids": token_ids} for token_ids in self._prompts(inputs)]
+        prompts = [{"prompt_token_ids": token_ids} for token_ids in self.prompts(inputs)]
         adapter = None if untuned else self._adapter
         outputs = []
         # vLLM makes its own batches and answers in order; `batch_size` has no meaning here.
