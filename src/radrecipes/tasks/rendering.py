@@ -105,7 +105,11 @@ def render_example(
 
 
 def render_completions(
-    task: ProtocolTask, targets: Sequence[str], tokenizer: PreTrainedTokenizerBase, style: str, stop_token_ids: list[int]
+    task: ProtocolTask,
+    targets: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    style: str,
+    stop_token_ids: list[int],
 ) -> list[list[int]]:
     """Token ids of what the model would write for each target, its stop token last: the same behind every prompt.
 
