@@ -447,7 +447,7 @@ def test_costly_confusions_by_kind_for_every_system(write):
 
 def test_slices_show_intervals_and_small_ones_say_so(write):
     words = section(write(0.9, 0.5), "Slices: where it does", "Training Training")
-    assert "rare (under 20 training rows) 12 2 under 20 orders, too few for a figure" in words
+    assert "rare (under 20 training rows) 12 2 too few orders or groups for a figure" in words
     assert "common (100 and more) 120 20 90.0 % 84.0 % – 96.0 % 50.0 % 44.0 % – 56.0 %" in words
     assert "Near-duplicate in training yes 30" in words
 

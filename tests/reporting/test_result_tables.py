@@ -22,8 +22,8 @@ RESULT = {
         "base": {name: figure(0.0) for name in ("exact_accuracy", "macro_f1", "out_of_vocabulary_rate")},
     },
     "seeds": [
-        {"seed": 1, "seconds": 420.0, "against_linear": {"p_value": 0.004}},
-        {"seed": 2, "against_linear": {"p_value": 2e-9}},
+        {"seed": 1, "seconds": 420.0, "against_linear": {"second": "tfidf_logistic_regression", "p_value": 0.0031}},
+        {"seed": 2, "against_linear": {"second": "tfidf_logistic_regression", "p_value": 2e-9}},
     ],
     "rows": 988,
     "groups": 54,
@@ -36,8 +36,45 @@ def test_table_shows_spread_and_the_worst_p_value():
     table = results_table([RESULT])
     assert "| m/r | adapter | 0.931 ± 0.012 | 0.931 ± 0.012 | 0.931 ± 0.012 |" in table
     assert "| m/r | base | 0.000 |" in table
-    assert "p ≤ 0.004 in every seed" in table
+    # Rounded up: p ≤ 0.003 would be false.
+    assert "; exact McNemar in every seed against tfidf logistic regression p ≤ 0.004; training" in table
     assert "training 7.0 minutes (first seed), 3.4 GiB, 2 cores" in table
+
+
+def test_decisions_and_the_test_against_the_best_baseline_where_the_result_has_them():
+    over_both = {"mean": 0.862, "sd": 0.01, "n": 2}
+    scored = {
+        **RESULT,
+        "calibration": {"expected_calibration_error": {"mean": 0.021, "sd": 0.002, "n": 2}},
+        "decisions": {
+            "target_accuracy": 0.95,
+            "systems": {
+                "adapter": dict.fromkeys(("coverage", "accuracy", "area_under_risk_coverage"), over_both),
+                "tfidf_linear_svm": {
+                    "coverage": {"mean": 0.41, "sd": 0.58, "n": 2},
+                    "accuracy": {"mean": 0.97, "sd": None, "n": 1},
+                    "area_under_risk_coverage": None,
+                },
+            },
+        },
+        "seeds": [
+            {**row, "against_best_baseline": {"second": "tfidf_linear_svm", "p_value": p_value}}
+            for row, p_value in zip(RESULT["seeds"], (0.149, 0.01), strict=True)
+        ],
+    }
+    accuracies, decisions, notes = results_table([RESULT, scored]).split("\n\n")
+    assert len(accuracies.splitlines()) == 2 + 4
+    assert decisions.splitlines()[2:] == [
+        "| m/r | adapter | 95 % | 0.862 ± 0.010 | 0.862 ± 0.010 | 0.862 ± 0.010 | 0.021 ± 0.002 |",
+        "| m/r | tfidf linear svm | 95 % | 0.410 ± 0.580 | 0.970 (1 of 2 seeds) | – | – |",
+    ]
+    assert len({line.count("|") for line in decisions.splitlines()}) == 1
+    older, newer = notes.splitlines()
+    assert "svm" not in older
+    assert "against tfidf linear svm p ≤ 0.2, against tfidf logistic regression p ≤ 0.004;" in newer
+    # A recipe that generates has neither, nor has a result that was recorded earlier.
+    generated = {**scored, "calibration": None, "decisions": None}
+    assert "settled alone" not in results_table([RESULT, generated])
 
 
 def test_terminal_table_says_what_is_settled_alone_and_how_well_calibrated(make_metrics):

@@ -11,9 +11,7 @@ from radrecipes.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.data.label_sets import Label
 from radrecipes.evaluation import ADAPTER, TOP_COLUMNS
 from radrecipes.reporting.confusion_matrix import NO_LABEL
-
-# The target accuracy for which decisions are told in words and row by row.
-MAIN_TARGET = 0.95
+from radrecipes.selective import DEFAULT_TARGET
 
 COSTLY_KINDS = {
     "contrast": "Contrast against none",
@@ -86,7 +84,7 @@ def _promise(row: Mapping[str, Any]) -> str | None:
 
 
 def main_decision(metrics: Mapping[str, Any], system: str) -> dict[str, Any] | None:
-    """What a system decides at the target accuracy of 95 %.
+    """What a system decides at the default target accuracy, which is told in words and row by row.
 
     Args:
         metrics (`Mapping[str, Any]`):
@@ -98,7 +96,7 @@ def main_decision(metrics: Mapping[str, Any], system: str) -> dict[str, Any] | N
         `dict` or `None`: the entry of [`decisions`]; `None` where the system has none at this target.
     """
     return next(
-        (row["systems"].get(system) for row in decisions(metrics) if row["target"] == MAIN_TARGET),
+        (row["systems"].get(system) for row in decisions(metrics) if row["target"] == DEFAULT_TARGET),
         None,
     )
 

@@ -1,9 +1,11 @@
 """Tables of results in plain text and Markdown, generated from result files and never typed."""
 
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from radrecipes.errors import InputError
+from radrecipes.evaluation import ADAPTER
 from radrecipes.reporting.report_tables import decisions
 
 BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
@@ -86,38 +88,63 @@ def _calibration_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Published results as a Markdown table: a row for each system of each recipe.
+    """Published results as Markdown tables: a row for each system of each recipe.
 
     Args:
         results (`Sequence[Mapping[str, Any]]`):
             Contents of `*.results.json`.
 
     Returns:
-        `str`: the table, with a line on seeds, time, memory and paired test below each recipe's rows.
+        `str`: the table of accuracies; where labels were scored, one of what is settled alone; and a line for each recipe on
+        seeds, paired tests, time and memory.
     """
     lines = ["| recipe | system | exact accuracy | macro-F1 | out of vocabulary |", "|---|---|---|---|---|"]
-    notes = []
+    decided, notes = [], []
     for result in results:
         for system, figures in result["systems"].items():
             cells = [_over_seeds(figures[key]) for key in ("exact_accuracy", "macro_f1", "out_of_vocabulary_rate")]
             lines.append(f"| {result['recipe']} | {system.replace('_', ' ')} | " + " | ".join(cells) + " |")
+        decided += _decided_rows(result)
         seeds = ", ".join(str(row["seed"]) for row in result["seeds"])
-        worst = max(
-            (row["against_linear"]["p_value"] for row in result["seeds"] if row["against_linear"]), default=None
-        )
+        tests = [f"against {name.replace('_', ' ')} p ≤ {p_value}" for name, p_value in _worst_p_values(result)]
         notes.append(
             f"{result['recipe']}: {result['rows']:,} orders of {result['groups']} scenarios that training never saw; "
-            f"seeds {seeds}; "
-            "mean ± standard deviation over seeds"
-            + (
-                f"; exact McNemar against the linear classifier p ≤ {worst:.1g} in every seed"
-                if worst is not None
-                else ""
-            )
+            f"seeds {seeds}; mean ± standard deviation over seeds"
+            + (f"; exact McNemar in every seed {', '.join(tests)}" if tests else "")
             + f"; training {result['seeds'][0]['seconds'] / 60:.1f} minutes (first seed), {result['peak_memory_gib']:.1f} GiB, "
             f"{result['hardware']['cores']} cores ({result['hardware']['processor']})."
         )
+    if decided:
+        titles = ("recipe", "system", "target", "settled alone", "of these right", "area under risk-coverage")
+        lines += ["", f"| {' | '.join(titles)} | calibration error |", "|---" * (len(titles) + 1) + "|", *decided]
     return "\n".join([*lines, "", *notes])
+
+
+def _decided_rows(result: Mapping[str, Any]) -> list[str]:
+    """Rows of the table of decisions; none for generated answers and for results recorded before labels were scored."""
+    decided, calibration = result.get("decisions"), result.get("calibration")
+    if not decided:
+        return []
+    rows = []
+    for system, figures in decided["systems"].items():
+        found = [figures[key] for key in ("coverage", "accuracy", "area_under_risk_coverage")]
+        # Only the fine-tuned model's probabilities are calibrated.
+        found.append(calibration["expected_calibration_error"] if calibration and system == ADAPTER else None)
+        cells = [_over_some_seeds(figure, len(result["seeds"])) for figure in found]
+        start = f"| {result['recipe']} | {system.replace('_', ' ')} | {100 * decided['target_accuracy']:g} % | "
+        rows.append(start + " | ".join(cells) + " |")
+    return rows
+
+
+def _worst_p_values(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Systems that the fine-tuned model was tested against, the best baseline first, each with its largest p over seeds."""
+    worst: dict[str, float] = {}
+    for key in ("against_best_baseline", "against_linear"):
+        for pair in filter(None, (row.get(key) for row in result["seeds"])):
+            worst[pair["second"]] = max(worst.get(pair["second"], 0.0), pair["p_value"])
+    # Rounded up, or `≤` would not hold.
+    up = Context(prec=1, rounding=ROUND_CEILING)
+    return [(name, f"{float(up.create_decimal(repr(float(p_value)))):g}") for name, p_value in worst.items()]
 
 
 def with_results(document: str, results: Sequence[Mapping[str, Any]], where: str) -> str:
@@ -146,3 +173,10 @@ def with_results(document: str, results: Sequence[Mapping[str, Any]], where: str
 
 def _over_seeds(figure: Mapping[str, Any]) -> str:
     return f"{figure['mean']:.3f}" + (f" ± {figure['sd']:.3f}" if figure["sd"] is not None else "")
+
+
+def _over_some_seeds(figure: Mapping[str, Any] | None, seeds: int) -> str:
+    """A figure that may be missing in some seeds, as the accuracy of automatic answers is where there were none."""
+    if figure is None:
+        return "–"
+    return _over_seeds(figure) + (f" ({figure['n']} of {seeds} seeds)" if figure["n"] < seeds else "")
