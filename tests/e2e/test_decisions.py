@@ -58,7 +58,7 @@ def test_a_label_that_is_always_reviewed_is_never_automatic(finished_copy):
     assert all(answer.automatic for answer in answers)
     text = Path(RUN, "adapter", LABEL_SET_FILE).read_text("utf-8")
     lines = [
-        f"{line}\n    always_review: true" if line.strip() == f"- name: {answers[0].label}" else line
+        f"{line}\n  always_review: true" if line.strip() == f"- name: {answers[0].label}" else line
         for line in text.splitlines()
     ]
     assert len("\n".join(lines)) > len(text), "the tiny label set is written as a block list"
