@@ -8,9 +8,10 @@ from typing import Any
 
 from scipy import stats
 
+from radrecipes.selective import DEFAULT_TARGET
+
 FIGURES = ("exact_accuracy", "macro_f1", "out_of_vocabulary_rate", "semantic_similarity")
 DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
-TARGET_ACCURACY = 0.95
 
 
 def results_path(recipe: str | Path) -> Path:
@@ -124,7 +125,7 @@ def _decisions(metrics_of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any] | N
     systems = dict.fromkeys(system for metrics in metrics_of_seeds for system in _deciding_systems(metrics))
     if not systems:
         return None
-    summary: dict[str, Any] = {"target_accuracy": TARGET_ACCURACY, "systems": {}}
+    summary: dict[str, Any] = {"target_accuracy": DEFAULT_TARGET, "systems": {}}
     for system in systems:
         rows = [_decisions_of(metrics, system) for metrics in metrics_of_seeds if system in _deciding_systems(metrics)]
         values = {figure: [row[figure] for row in rows if row[figure] is not None] for figure in DECISION_FIGURES}
@@ -141,7 +142,7 @@ def _deciding_systems(metrics: dict[str, Any]) -> list[str]:
 def _decisions_of(metrics: dict[str, Any], system: str) -> dict[str, float | None]:
     selective = metrics["systems"][system]["selective"]
     # Where validation could not support the target, nothing is automatic: no coverage, and no accuracy to speak of.
-    on_test = next((row["test"] for row in selective["thresholds"] if row["target_accuracy"] == TARGET_ACCURACY), None)
+    on_test = next((row["test"] for row in selective["thresholds"] if row["target_accuracy"] == DEFAULT_TARGET), None)
     accuracy = on_test["accuracy"] if on_test else None
     return {
         "coverage": on_test["coverage"]["value"] if on_test else None,
