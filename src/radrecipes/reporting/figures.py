@@ -189,7 +189,7 @@ def risk_coverage_svg(
         axes.set_ylabel("of these right", color=INK)
         _plain(axes)
         # Above the drawing: inside, one curve or another always runs through it.
-        figure.legend(frameon=False, labelcolor=INK, loc="outside upper left", ncols=3)
+        figure.legend(frameon=False, labelcolor=INK, loc="outside upper left", ncols=2)
         return _svg(figure)
 
 
