@@ -184,6 +184,13 @@ def test_a_model_that_ignores_the_mask_is_refused(llama, monkeypatch):
         LabelScorer(model, tokenizer, completions).score(prompts)
 
 
+def test_a_model_that_cannot_take_the_mask_is_refused(tmp_path):
+    folder = build_tiny_model(tmp_path, "tests/model", "bloom")
+    tokenizer, prompts, completions = tokens(folder)
+    with pytest.raises(InputError, match=r"cannot score labels that share a row|otherwise than alone"):
+        LabelScorer(load(folder), tokenizer, completions).score(prompts)
+
+
 def test_a_sliding_window_shorter_than_a_prompt_is_refused(llama):
     tokenizer, prompts, completions = tokens(llama)
     model = load(llama)

@@ -158,8 +158,8 @@ class LabelScorer:
             [`LabelScores`]: rows in the order of `prompts`.
 
         Raises:
-            [`InputError`]: the model attends to fewer tokens than a prompt has, or it ignores the mask that keeps the labels of
-                a row apart, so that only `decode: generate` works with it.
+            [`InputError`]: the model attends to fewer tokens than a prompt has, or it cannot take or ignores the mask that keeps
+                the labels of a row apart, so that only `decode: generate` works with it.
         """
         _check_window(self.model, max(map(len, prompts), default=0) + max(map(len, self.completions)))
         places: dict[tuple[int, ...], list[int]] = {}
@@ -171,7 +171,7 @@ class LabelScorer:
         with torch.inference_mode():
             beginning, cache = shared_beginning(self.model, distinct)
             for batch in _of_like_length(distinct, beginning, batch_size):
-                scores = _BatchOfNotes(self, batch, beginning, cache).score()
+                scores = self._score_batch(batch, beginning, cache)
                 for row, prompt in enumerate(batch):
                     log_likelihoods[places[prompt]] = scores.log_likelihoods[row]
                     left_out[places[prompt]] = scores.left_out[row]
@@ -180,14 +180,29 @@ class LabelScorer:
                     on_progress(sum(len(places[prompt]) for prompt in batch))
         return LabelScores(log_likelihoods, left_out)
 
+    def _score_batch(
+        self, batch: Sequence[tuple[int, ...]], beginning: int, cache: DynamicCache | None
+    ) -> LabelScores:
+        """Score one batch; what a model of another kind raises at its first becomes a line with the mend."""
+        try:
+            return _BatchOfNotes(self, batch, beginning, cache).score()
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            if self._checked or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise InputError(
+                f"this model cannot score labels that share a row ({' '.join(str(error).split())[:120]}); "
+                "set `decode: generate`"
+            ) from error
+
     def _check_once(self, prompt: tuple[int, ...], scored: np.ndarray) -> None:
         """Score the likeliest label of a note on its own; a model that ignores the mask shows here."""
         if self._checked:
             return
         best = int(scored.argmax())
         alone = float(score_separately(self.model, self.pad_token_id, [list(prompt)], [self.completions[best]])[0, 0])
-        # bfloat16 logits differ by some hundredths a token; labels that see each other differ by whole units.
-        allowed = 0.05 * len(self.completions[best]) + 0.02 * abs(alone) if self.model.dtype != torch.float32 else 0.01
+        # bfloat16 and quantised logits differ by some hundredths a token; labels that see each other differ by whole units.
+        exact = self.model.dtype == torch.float32 and not getattr(self.model, "is_quantized", False)
+        allowed = 0.01 if exact else 0.05 * len(self.completions[best]) + 0.02 * abs(alone)
         if abs(alone - scored[best]) > allowed:
             raise InputError(
                 f"this model scores labels that share a row otherwise than alone ({scored[best]:.3f} against {alone:.3f}); "
