@@ -1,0 +1,134 @@
+"""The 14 CheXpert observations and what a report can say of each: the structured findings that a report is written from."""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+
+from rapidfuzz import fuzz, process
+
+from radrecipes.errors import InputError
+
+NO_FINDING = "No Finding"
+SUPPORT_DEVICES = "Support Devices"
+# The order of the CheXpert paper (Irvin et al. 2019), by which every list of observations here is sorted.
+OBSERVATIONS = (
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    SUPPORT_DEVICES,
+    NO_FINDING,
+)
+# The five that the CheXpert competition scored, customary beside the 14.
+FIVE_OBSERVATIONS = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
+NONE_STATED = "none stated"
+
+
+class Status(StrEnum):
+    """What a report says of an observation; an observation that it does not mention has no status."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    UNCERTAIN = "uncertain"
+
+
+# Observations that are mentioned, each with its status.
+Labels = dict[str, Status]
+
+_SPELLINGS = {
+    **{spelling: Status.POSITIVE for spelling in ("positive", "1", "1.0", "present", "yes", "true")},
+    **{spelling: Status.NEGATIVE for spelling in ("negative", "0", "0.0", "absent", "no", "false")},
+    **{spelling: Status.UNCERTAIN for spelling in ("uncertain", "-1", "-1.0", "possible", "u")},
+}
+_BY_KEY = {name.casefold(): name for name in OBSERVATIONS}
+# The radiologist-labelled test set of MIMIC-CXR-JPG 2.1.0 calls it so.
+_BY_KEY["airspace opacity"] = "Lung Opacity"
+
+
+def observation_name(text: str, where: str | None = None) -> str:
+    """The canonical name of an observation, whatever its case and spacing.
+
+    Args:
+        text (`str`):
+            For example `"pleural  effusion"`.
+        where (`str`, *optional*):
+            Source for the error.
+
+    Raises:
+        [`InputError`]: there is no such observation; says which was probably meant.
+    """
+    key = " ".join(text.split()).casefold()
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    near = process.extractOne(key, list(_BY_KEY), scorer=fuzz.ratio, score_cutoff=60)
+    hint = f"did you mean {_BY_KEY[near[0]]!r}?" if near else f"there are {', '.join(OBSERVATIONS)}"
+    raise InputError(f"no observation {' '.join(text.split())[:60]!r}; {hint}", where)
+
+
+def format_observations(labels: Mapping[str, Status]) -> str:
+    """Labels as one line: `Cardiomegaly: positive; Pneumonia: uncertain; Pleural Effusion: negative`.
+
+    Args:
+        labels (`Mapping[str, Status]`):
+            Mentioned observations.
+
+    Returns:
+        `str`: in the order of `OBSERVATIONS`; `none stated` where nothing is mentioned.
+    """
+    return "; ".join(f"{name}: {labels[name].value}" for name in OBSERVATIONS if name in labels) or NONE_STATED
+
+
+def parse_observations(text: str, where: str | None = None) -> Labels:
+    """Read what [`format_observations`] writes, and what people write by hand.
+
+    Args:
+        text (`str`):
+            `name: status` pairs between `;`, `,` or line breaks. A status is positive, negative or uncertain, or 1, 0, -1.
+        where (`str`, *optional*):
+            Source for errors.
+
+    Returns:
+        `Labels`: in the order of `OBSERVATIONS`.
+
+    Raises:
+        [`InputError`]: an unknown observation or status, an observation that stands twice, or `No Finding` beside a finding.
+    """
+    found: Labels = {}
+    stripped = text.strip().rstrip(".;, ")
+    if stripped.casefold() == NONE_STATED:
+        return found
+    for pair in re.split(r"[;,\n]", stripped):
+        if not pair.strip():
+            continue
+        name, colon, status = pair.rpartition(":")
+        if not colon:
+            raise InputError(f"{pair.strip()[:60]!r} has no status; write for example `Edema: positive`", where)
+        name, status = observation_name(name, where), " ".join(status.split()).casefold()
+        if status not in _SPELLINGS:
+            raise InputError(f"{name} cannot be {status[:40]!r}; write positive, negative or uncertain", where)
+        if name in found:
+            raise InputError(f"{name} stands twice; keep one", where)
+        found[name] = _SPELLINGS[status]
+    if not found:
+        raise InputError("no observations; write for example `Edema: positive; Pneumothorax: negative`", where)
+    if found.get(NO_FINDING) == Status.POSITIVE:
+        for name in findings_present(found):
+            raise InputError(f"No Finding contradicts {name}: {found[name].value}; remove one", where)
+    return {name: found[name] for name in OBSERVATIONS if name in found}
+
+
+def findings_present(labels: Mapping[str, Status]) -> list[str]:
+    """Observations that rule `No Finding` out: positive or uncertain, support devices aside."""
+    return [
+        name
+        for name, status in labels.items()
+        if status != Status.NEGATIVE and name not in (NO_FINDING, SUPPORT_DEVICES)
+    ]
