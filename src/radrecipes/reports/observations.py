@@ -44,9 +44,9 @@ class Status(StrEnum):
 Labels = dict[str, Status]
 
 _SPELLINGS = {
-    **{spelling: Status.POSITIVE for spelling in ("positive", "1", "1.0", "present", "yes", "true")},
-    **{spelling: Status.NEGATIVE for spelling in ("negative", "0", "0.0", "absent", "no", "false")},
-    **{spelling: Status.UNCERTAIN for spelling in ("uncertain", "-1", "-1.0", "possible", "u")},
+    **dict.fromkeys(("positive", "1", "1.0", "present", "yes", "true"), Status.POSITIVE),
+    **dict.fromkeys(("negative", "0", "0.0", "absent", "no", "false"), Status.NEGATIVE),
+    **dict.fromkeys(("uncertain", "-1", "-1.0", "possible", "u"), Status.UNCERTAIN),
 }
 _BY_KEY = {name.casefold(): name for name in OBSERVATIONS}
 # The radiologist-labelled test set of MIMIC-CXR-JPG 2.1.0 calls it so.
