@@ -18,7 +18,7 @@ from radrecipes import models
 from radrecipes.batching import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.errors import InputError
 from radrecipes.recipe import Recipe
-from radrecipes.tasks.protocol import ProtocolTask
+from radrecipes.tasks.task import Task
 from radrecipes.tasks.rendering import render_example
 
 # Positions that reach the LM head are filled up to a multiple of it, so that batches share kernel shapes.
@@ -51,7 +51,7 @@ class TokenisedRows:
 
 def tokenise(
     split: Dataset,
-    task: ProtocolTask,
+    task: Task,
     tokenizer: PreTrainedTokenizerBase,
     style: str,
     stops: list[int],
@@ -63,7 +63,7 @@ def tokenise(
     Args:
         split ([`~datasets.Dataset`]):
             Rows with `id` and the task's columns.
-        task ([`ProtocolTask`]):
+        task ([`Task`]):
             The task.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The model's tokenizer.
@@ -84,8 +84,7 @@ def tokenise(
     """
     input_ids, labels, too_long = [], [], []
     for row in split:
-        inputs = {column: row[column] for column in task.input_columns}
-        example = render_example(task, inputs, row[task.target_column], tokenizer, style, stops)
+        example = render_example(task, task.inputs(row), task.target(row), tokenizer, style, stops)
         ids = example.prompt_ids + example.completion_ids
         if len(ids) > max_length:
             too_long.append(row["id"])

@@ -26,13 +26,13 @@ def test_instruction_stands_before_the_note_so_that_prompts_share_their_beginnin
 
 
 def test_answer_is_the_label_as_it_is():
-    assert ProtocolTask().answer("CT Head") == "CT Head"
+    assert ProtocolTask().target({"label": "CT Head"}) == "CT Head"
 
 
 def test_output_is_read_as_a_label_of_the_set(label_set):
     task = ProtocolTask()
     for name in label_set.names:
-        assert task.read_output(task.answer(name), label_set) == name
+        assert task.read_output(name, label_set) == name
     assert task.read_output("  ct   HEAD ", label_set) == "CT Head"
 
 

@@ -1,17 +1,23 @@
 """Task `protocol`: from the free text of an imaging order choose the imaging protocol."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from radrecipes.data.label_sets import LabelSet
+from radrecipes.data.normalise import normalise_note
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
+from radrecipes.tasks.task import Task
 
 
-class ProtocolTask:
+class ProtocolTask(Task):
     """Columns, prompt, completion, and reading an output back, for protocol labelling."""
 
     name = "protocol"
-    input_columns = ("note",)
-    target_column = "label"
+    dataset_task = "protocol"
+    input_column = "note"
     instruction = "Choose the imaging protocol for this order."
+    writes = "label"
 
     def check_dataset(self, dataset: PreparedDataset) -> None:
         """Refuse a dataset that was prepared for another task.
@@ -19,28 +25,24 @@ class ProtocolTask:
         Raises:
             [`InputError`]: the dataset's manifest names another task, or it has no label set.
         """
-        if dataset.task != self.name:
-            raise InputError(
-                f"prepared for the task {dataset.task}, the recipe's task is {self.name}", str(dataset.folder)
-            )
+        super().check_dataset(dataset)
         if dataset.label_set is None:
             raise InputError("has no label set; prepare it again with scripts/prepare_data.py", str(dataset.folder))
 
-    def question(self, inputs: dict[str, str]) -> str:
-        """The user's turn.
+    def target(self, row: Mapping[str, Any]) -> str:
+        """The canonical label as it is."""
+        return row["label"]
 
-        Args:
-            inputs (`dict[str, str]`):
-                The row's input columns: `{"note": "..."}`.
+    def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
+        """The note, normalised.
 
-        Returns:
-            `str`: the instruction, then the note; the instruction comes first so that prompts share their beginning.
+        Raises:
+            [`InputError`]: it is empty.
         """
-        return f"{self.instruction}\n{inputs['note']}"
-
-    def answer(self, target: str) -> str:
-        """The model's turn: the canonical label as it is."""
-        return target
+        note = normalise_note(text)
+        if not note:
+            raise InputError("the note is empty; remove the row or give it a text", where)
+        return {self.input_column: note}
 
     def read_output(self, text: str, label_set: LabelSet) -> str | None:
         """The canonical label that a generated text names.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from radrecipes.errors import InputError
-from radrecipes.tasks.protocol import ProtocolTask
+from radrecipes.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class RenderedExample:
 
 
 def render_prompt(
-    task: ProtocolTask, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase, style: str
+    task: Task, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase, style: str
 ) -> list[int]:
     """Token ids of the prompt, up to where the model begins to write.
 
     Args:
-        task ([`ProtocolTask`]):
+        task ([`Task`]):
             The task.
         inputs (`dict[str, str]`):
             The row's input columns.
@@ -56,7 +56,7 @@ def render_prompt(
 
 
 def render_example(
-    task: ProtocolTask,
+    task: Task,
     inputs: dict[str, str],
     target: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -82,11 +82,10 @@ def render_example(
     """
     prompt_ids = render_prompt(task, inputs, tokenizer, style)
     question = _question(task, inputs, tokenizer)
-    answer = task.answer(target)
     if style == "plain":
-        whole = tokenizer(_plain_prompt(question) + " " + answer)["input_ids"]
+        whole = tokenizer(_plain_prompt(question) + " " + target)["input_ids"]
     else:
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": target}]
         whole = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
     if whole[: len(prompt_ids)] != prompt_ids:
         raise InputError(
@@ -105,7 +104,7 @@ def render_example(
 
 
 def render_completions(
-    task: ProtocolTask,
+    task: Task,
     targets: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     style: str,
@@ -122,20 +121,20 @@ def render_completions(
     Returns:
         `list[list[int]]`
     """
-    inputs = dict.fromkeys(task.input_columns, "x")
+    inputs = {task.input_column: "x"}
     return [
         render_example(task, inputs, target, tokenizer, style, stop_token_ids).completion_ids for target in targets
     ]
 
 
-def prompt_template_digest(task: ProtocolTask, tokenizer: PreTrainedTokenizerBase, style: str) -> str:
+def prompt_template_digest(task: Task, tokenizer: PreTrainedTokenizerBase, style: str) -> str:
     """sha256 of everything that decides a prompt: instruction, style, and the chat template."""
-    probe = task.question({column: "{" + column + "}" for column in task.input_columns})
+    probe = task.question({task.input_column: "{" + task.input_column + "}"})
     template = tokenizer.chat_template if style == "chat" else _plain_prompt("{question}")
     return hashlib.sha256(f"{style}\n{probe}\n{template}".encode()).hexdigest()
 
 
-def _question(task: ProtocolTask, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase) -> str:
+def _question(task: Task, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase) -> str:
     """The user's turn, with a space inside whatever the tokenizer would read as one of its special tokens.
 
     A note that holds `<|im_end|>` would else end the user's turn, and what follows it could pose as an instruction.
