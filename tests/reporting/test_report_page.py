@@ -4,7 +4,6 @@ import base64
 import hashlib
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,11 @@ from radrecipes.evaluation import (
     compute_metrics,
     predictions_table,
 )
-from radrecipes.reporting.report_page import grid, p_value, write_report
+from radrecipes.reporting.page import grid, p_value
+from radrecipes.reporting.report_page import write_report
 from radrecipes.reporting.result_tables import metrics_table
+
+from .page_reader import Page
 
 LABELS = [
     Label("CT Head", modality="CT", body_region="head"),
@@ -35,42 +37,6 @@ LABELS = [
 NAMES = [label.name for label in LABELS]
 HOSTILE = '<script>document.title="stolen"</script> r/o bleed & "fx" \'x\''
 TRAIN_LOG = [{"step": step, "loss": 2 / step, "learning_rate": 1e-3} for step in range(1, 41)] + [{"train_loss": 0.3}]
-
-
-class Page(HTMLParser):
-    """Elements, attributes and text of a page; fails on tags that are not closed in order."""
-
-    VOID = ("meta", "input", "br", "path", "rect", "circle", "use")
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.elements, self.text, self.scripts = [], [], "", []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.text += " " if tag in ("td", "th", "dt", "dd") else ""
-        self.elements.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        inside = self.open[-1] if self.open else ""
-        if inside == "script":
-            self.scripts.append(data)
-        elif inside != "style":
-            self.text += data
-
-    @property
-    def words(self):
-        return " ".join(self.text.split())
 
 
 @pytest.fixture

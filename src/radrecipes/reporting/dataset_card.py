@@ -6,8 +6,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.data.preparation import DROP_REASONS
-from radrecipes.data.prepared import SPLITS
 
 _TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 # The Hub's size classes, by the number of rows below which each holds.

@@ -1,29 +1,17 @@
-"""The page that shows how well a run does: one HTML file that needs nothing else."""
+"""The page that shows how well a run that chooses protocols does."""
 
-import base64
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from radrecipes.data.label_sets import Label
 from radrecipes.evaluation import ADAPTER, BASE, LINEAR, MAJORITY, NEAREST, SHOWABLE_ACCESS, SVM
 from radrecipes.reporting import report_tables
 from radrecipes.reporting.confusion_matrix import confusion_matrix
-from radrecipes.reporting.figures import (
-    ACCENT,
-    CONTRAST,
-    FAINT,
-    INK,
-    loss_curve_svg,
-    reliability_svg,
-    risk_coverage_svg,
-)
+from radrecipes.reporting.figures import loss_curve_svg, reliability_svg, risk_coverage_svg
+from radrecipes.reporting.page import important_first, render_page, write_page
 
 SYSTEM_TITLES = {
     ADAPTER: "Fine-tuned model",
@@ -36,9 +24,6 @@ SYSTEM_TITLES = {
 
 # 300 long notes stay well under the 2 MB that a page may take.
 _MOST_WRONG_ANSWERS = 300
-
-# Lines and words of the figures by the part that they play, so that they follow light and dark.
-_PAGE_COLOURS = {INK: "var(--ink)", FAINT: "var(--faint)", ACCENT: "var(--accent)", CONTRAST: "var(--wrong)"}
 
 
 def write_report(
@@ -76,26 +61,17 @@ def write_report(
     Returns:
         `Path`: the page.
     """
-    output_folder = Path(output_folder)
     figures = draw_figures(metrics, train_log)
-    if figures:
-        (output_folder / "figures").mkdir(exist_ok=True)
-    for name, svg in figures.items():
-        (output_folder / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
-    page = output_folder / "report.html"
-    page.write_text(
-        render_report(
-            title=title,
-            metrics=metrics,
-            predictions=predictions,
-            labels=labels,
-            dataset_manifest=dataset_manifest,
-            run_manifest=run_manifest,
-            figures=figures,
-        ),
-        encoding="utf-8",
+    html = render_report(
+        title=title,
+        metrics=metrics,
+        predictions=predictions,
+        labels=labels,
+        dataset_manifest=dataset_manifest,
+        run_manifest=run_manifest,
+        figures=figures,
     )
-    return page
+    return write_page(output_folder, html, figures)
 
 
 def draw_figures(metrics: Mapping[str, Any], train_log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -131,24 +107,14 @@ def render_report(
     figures: Mapping[str, str],
 ) -> str:
     """The text of the page; the arguments are those of [`write_report`], with the SVGs of [`draw_figures`]."""
-    environment = Environment(
-        loader=PackageLoader("radrecipes.reporting"),
-        # Always, whatever a template is called: notes and labels are other people's text.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=percent, p_value=p_value, fixed=fixed, points=points, key_words=key_words, grid=grid
-    )
-    script = environment.get_template("evaluation_report.js.jinja").render()
     references = predictions["reference"].tolist()
     answers = [None if pd.isna(label) else label for label in predictions[f"{ADAPTER}_label"]]
     may_show_notes = dataset_manifest.get("access") in SHOWABLE_ACCESS and "note" in predictions
     wrong = report_tables.wrong_answers(predictions, metrics, labels) if may_show_notes else []
     best = report_tables.best_baseline(metrics)
-    return environment.get_template("evaluation_report.html.jinja").render(
+    return render_page(
+        "protocol.html.jinja",
+        figures,
         title=title,
         metrics=metrics,
         systems=metrics["systems"],
@@ -169,61 +135,10 @@ def render_report(
         wrong_answers=wrong[:_MOST_WRONG_ANSWERS],
         leakage=_leakage(dataset_manifest, metrics["split"]),
         number_wrong=sum(reference != answer for reference, answer in zip(references, answers, strict=True)),
-        dataset_manifest=_important_first(dataset_manifest),
+        dataset_manifest=important_first(dataset_manifest),
         access=dataset_manifest.get("access", "unknown"),
         run_manifest=run_manifest,
-        figures={name: Markup(_for_page(svg, name)) for name, svg in figures.items()},
-        script=Markup(script),
-        # Only this very script may run: a note that got past the escaping still could not.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage, for example `93.1 %`; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.{digits}f}\u202f%"
-
-
-def p_value(value: float) -> str:
-    """A p-value as papers print it."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
-
-
-def fixed(value: float | None, digits: int = 2) -> str:
-    """A number with a fixed number of decimals; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def points(value: float) -> str:
-    """A difference of two shares in percentage points, for example `+2.1`."""
-    return f"{100 * value:+.1f}"
-
-
-def key_words(key: object) -> str:
-    """A key of a manifest as words, for example `near duplicates` for `near_duplicates`."""
-    return str(key).replace("_", " ")
-
-
-def grid(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The entries of a manifest that make one table: at least two, with the same keys, and no further nesting.
-
-    Args:
-        values (`Mapping[str, Any]`):
-            A level of a manifest, for example `{"train": {"rows": 5200, ...}, "test": {"rows": 980, ...}}`.
-
-    Returns:
-        `dict`: these entries; empty where there is no such table.
-    """
-    nested = {key: value for key, value in values.items() if isinstance(value, Mapping) and value}
-    alike = len({tuple(sorted(value)) for value in nested.values()}) == 1
-    flat = not any(isinstance(leaf, Mapping) for value in nested.values() for leaf in value.values())
-    return nested if len(nested) > 1 and alike and flat else {}
-
-
-def _important_first(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The dataset's manifest with what a reader asks for first at its top."""
-    first = [key for key in ("task", "access", "rows", "splits", "leakage_audit") if key in manifest]
-    return {key: manifest[key] for key in [*first, *(key for key in manifest if key not in first)]}
 
 
 def _leakage(manifest: Mapping[str, Any], split: str) -> Mapping[str, Any] | None:
@@ -232,10 +147,3 @@ def _leakage(manifest: Mapping[str, Any], split: str) -> Mapping[str, Any] | Non
     counts = audit.get(split) if isinstance(audit, Mapping) else None
     wanted = {"verbatim", "normalised", "near_duplicate"}
     return counts if isinstance(counts, Mapping) and wanted <= set(counts) else None
-
-
-def _for_page(svg: str, name: str) -> str:
-    """A figure in the colours of the page, with identifiers that no other figure of the page has."""
-    for colour, variable in _PAGE_COLOURS.items():
-        svg = svg.replace(colour, variable)
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", svg)
