@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from radrecipes.data.audit import audit_leakage
+from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.data.duplicates import near_duplicate_groups
 from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.normalise import matching_key, normalise_note
-from radrecipes.data.prepared import SPLITS
 from radrecipes.data.splits import DEFAULT_FRACTIONS, merge_groups, split_by_group
 from radrecipes.errors import InputError
 

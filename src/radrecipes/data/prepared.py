@@ -1,9 +1,6 @@
 """Prepared datasets: one folder with a Parquet file per split, the label set, a dataset card and a manifest."""
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from radrecipes.data.dataset_folder import (
+    ACCESS_LEVELS,
+    FORMAT_VERSION,
+    LABEL_SET_FILE,
+    MANIFEST_FILE,
+    SPLITS,
+    dataset_digest,
+    file_sha256,
+    write_dataset_folder,
+)
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
-
-SPLITS = ("train", "validation", "test")
-ACCESS_LEVELS = ("synthetic", "open", "registered", "credentialed")
-LABEL_SET_FILE = "label_set.yaml"
-MANIFEST_FILE = "manifest.json"
-CARD_FILE = "README.md"
-FORMAT_VERSION = 1
 
 _MANIFEST_KEYS = {
     "format_version": int,
@@ -100,74 +100,16 @@ def write_prepared_dataset(
     Raises:
         InputError: The folder exists and may not be replaced, or cannot be made.
     """
-    folder = Path(folder)
-    check_output_folder(folder, overwrite)
-    if tuple(sorted(splits)) != tuple(sorted(SPLITS)):
-        raise ValueError(f"splits must be {SPLITS}, not {tuple(splits)}")
-    if manifest["access"] not in ACCESS_LEVELS:
-        raise ValueError(f"access must be one of {ACCESS_LEVELS}, not {manifest['access']!r}")
-
-    target = folder.resolve()
-    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only their owner can read.
-    temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-    except OSError as error:
-        raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
-    try:
-        schema = pa.schema([(column, pa.string()) for column in columns])
-        written = {**manifest, "format_version": FORMAT_VERSION, "columns": list(columns), "splits": {}}
-        for split in SPLITS:
-            table = pa.table({column: [row[column] for row in splits[split]] for column in columns}, schema=schema)
-            path = temporary / f"{split}.parquet"
-            pq.write_table(table, path, compression="zstd", compression_level=9)
-            figures = dict(manifest.get("splits", {}).get(split, {}))
-            written["splits"][split] = {
-                **figures,
-                "file": path.name,
-                "rows": table.num_rows,
-                "sha256": _sha256(path),
-            }
-        if label_set is not None:
-            path = temporary / LABEL_SET_FILE
-            path.write_bytes(label_set.text.encode())
-            written["label_set"] = {
-                "file": LABEL_SET_FILE,
-                "name": label_set.name,
-                "version": label_set.version,
-                "labels": len(label_set.labels),
-                "sha256": _sha256(path),
-            }
-        written["digest"] = _digest(written)
-        (temporary / CARD_FILE).write_bytes(card.encode())
-        text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
-        (temporary / MANIFEST_FILE).write_bytes(text.encode() + b"\n")
-        _put_in_place(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    write_dataset_folder(
+        folder,
+        splits=splits,
+        columns=columns,
+        manifest=manifest,
+        card=card,
+        label_set=label_set,
+        overwrite=overwrite,
+    )
     return load_prepared_dataset(folder)
-
-
-def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
-    """Say before the work, not after it, that a dataset cannot be written to this folder.
-
-    Args:
-        folder (`str` or `Path`):
-            Where a prepared dataset is to be written.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Whether an existing prepared dataset may be replaced.
-
-    Raises:
-        InputError: Something is there already and either `overwrite` is false or it is no prepared dataset.
-    """
-    folder = Path(folder)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / MANIFEST_FILE).is_file():
-        raise InputError("exists and is no prepared dataset; choose another --output", where=str(folder))
-    if not overwrite:
-        raise InputError("exists; add --overwrite to replace it, or choose another --output", where=str(folder))
 
 
 def load_prepared_dataset(folder: str | Path, verify: bool = True) -> PreparedDataset:
@@ -190,7 +132,7 @@ def load_prepared_dataset(folder: str | Path, verify: bool = True) -> PreparedDa
     if not folder.is_dir():
         raise InputError("no such dataset folder; make it with scripts/prepare_data.py", where=str(folder))
     manifest = _read_manifest(folder, again)
-    if verify and manifest["digest"] != _digest(manifest):
+    if verify and manifest["digest"] != dataset_digest(manifest):
         raise InputError(f"the digest does not fit the hashes beside it; {again}", where=str(folder / MANIFEST_FILE))
 
     splits = {}
@@ -251,32 +193,5 @@ def _read_manifest(folder: Path, again: str) -> dict[str, Any]:
 def _check_file(path: Path, expected: str, verify: bool, again: str) -> None:
     if not path.is_file():
         raise InputError(f"is missing; {again}", where=str(path))
-    if verify and _sha256(path) != expected:
+    if verify and file_sha256(path) != expected:
         raise InputError(f"changed since the manifest was written (its sha256 differs); {again}", where=str(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    lines = [f"{split}.parquet {manifest['splits'][split]['sha256']}\n" for split in SPLITS]
-    if "label_set" in manifest:
-        lines.append(f"{LABEL_SET_FILE} {manifest['label_set']['sha256']}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    if not folder.exists():
-        os.rename(temporary, folder)
-        return
-    # A rename cannot replace a folder with files, so the old one steps aside and comes back when the new one fails.
-    aside = folder.parent / f".{folder.name}.{os.getpid()}.replaced"
-    os.rename(folder, aside)
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        os.rename(aside, folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""The arguments of `scripts/prepare_data.py`, one function for each of its subcommands."""
+
+import argparse
+from pathlib import Path
+
+from radrecipes.data.dataset_folder import ACCESS_LEVELS
+
+_PROTOCOL_EXAMPLES = """\
+examples:
+  # Your own orders. Labels that differ only in case or punctuation are one label; a label set is derived.
+  python scripts/prepare_data.py protocol --source orders.csv --text-column order_text --label-column protocol \\
+      --group-column patient_id --output data/our_orders
+
+  # The same with a label set of your own: aliases, modality, contrast. An unknown label is then an error.
+  python scripts/prepare_data.py protocol --source orders.csv --text-column order_text --label-column protocol \\
+      --group-column patient_id --label-set data/label_sets/ours.yaml --output data/our_orders --overwrite
+
+  # The synthetic orders that come with the repository.
+  python scripts/prepare_data.py protocol --synthetic --seed 0 --output data/protocol_synthetic --overwrite
+"""
+
+
+def add_protocol_arguments(tasks: argparse._SubParsersAction) -> None:
+    """Add `protocol`: orders with the imaging protocol that was chosen for each."""
+    protocol = tasks.add_parser(
+        "protocol",
+        help="orders with the imaging protocol that was chosen for each",
+        description="Prepare orders with the imaging protocol that was chosen for each.",
+        epilog=_PROTOCOL_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    origin = protocol.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--source", type=Path, metavar="FILE", help="CSV, TSV, JSONL (also .gz) or Parquet, in UTF-8")
+    origin.add_argument("--synthetic", action="store_true", help="generate orders instead of reading them")
+    protocol.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for example data/our_orders")
+    protocol.add_argument("--overwrite", action="store_true", help="replace the dataset that stands in --output")
+
+    columns = protocol.add_argument_group("columns of --source")
+    columns.add_argument("--text-column", metavar="NAME", help="the free text of the order")
+    columns.add_argument("--label-column", metavar="NAME", help="the protocol that was chosen")
+    columns.add_argument("--id-column", metavar="NAME", help="identifies a row; without it rows are numbered")
+    columns.add_argument("--group-column", metavar="NAME", help="patient or order: kept in one split")
+
+    generator = protocol.add_argument_group("generator of --synthetic")
+    generator.add_argument("--seed", type=int, default=0, help="seed of the generator (default: 0)")
+    generator.add_argument("--rows", type=int, default=6600, help="orders to generate (default: 6600)")
+
+    choices = protocol.add_argument_group("labels and rows")
+    choices.add_argument("--label-set", type=Path, metavar="FILE", help="YAML; default: derived from the labels")
+    choices.add_argument(
+        "--conflicts", choices=("drop", "vote"), default="drop", help="same note, different labels (default: drop)"
+    )
+    choices.add_argument(
+        "--on-bad-row", choices=("error", "drop"), default="error", help="empty note or label (default: error)"
+    )
+    choices.add_argument(
+        "--on-unknown-label", choices=("error", "drop"), default="error", help="not in --label-set (default: error)"
+    )
+    choices.add_argument(
+        "--max-dropped", type=float, default=0.005, help="share of rows that may be dropped (default: 0.005)"
+    )
+    choices.add_argument(
+        "--near-duplicate-threshold",
+        type=float,
+        default=0.8,
+        help="5-gram Jaccard similarity from which notes stay in one split (default: 0.8)",
+    )
+    choices.add_argument("--split-seed", type=int, default=0, help="seed of the split (default: 0)")
+
+    terms = protocol.add_argument_group("terms of use")
+    terms.add_argument(
+        "--access",
+        choices=ACCESS_LEVELS,
+        help="decides what may be shown (default: credentialed; --synthetic: synthetic)",
+    )
+    terms.add_argument("--license", help="Hub licence identifier (default: other; --synthetic: apache-2.0)")
+    terms.add_argument("--language", default="en", help="language code of the notes (default: en)")
