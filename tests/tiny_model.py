@@ -1,10 +1,21 @@
 """A random model of a few thousand parameters with its own tokenizer, so that tests need no weights."""
 
+import json
+import string
+import tempfile
 from pathlib import Path
 
 import torch
+from sacremoses import MosesTokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BioGptTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 CHATML = (
     "{% for message in messages %}"
@@ -22,6 +33,13 @@ SENTENCES = [
     "MR Brain",
     "MR Knee",
     "system user assistant",
+]
+REPORT_SENTENCES = [
+    "Write the findings and impression of this chest X-ray.",
+    "FINDINGS: The heart is mildly enlarged. There is a small pleural effusion.",
+    "IMPRESSION: Mild cardiomegaly; no pneumothorax or focal consolidation.",
+    "Cardiomegaly: positive; Pleural Effusion: uncertain; Pneumothorax: negative. Answer:",
+    'Possible follow-up of the right-sided catheter, 1.5 cm (tip) above the carina. <3 & >2 [x] "y" don\'t',
 ]
 
 
@@ -48,8 +66,49 @@ def build_tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def build_tiny_biogpt_tokenizer() -> BioGptTokenizer:
+    """BioGPT's own tokenizer class (Moses, then BPE) on a vocabulary of about 500 tokens: `<s>`, `<pad>`, `</s>`, `<unk>` first."""
+    moses = MosesTokenizer(lang="en")
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=450,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        end_of_word_suffix="</w>",
+        initial_alphabet=list(string.ascii_letters + string.digits + string.punctuation),
+        show_progress=False,
+    )
+    sentences = SENTENCES + REPORT_SENTENCES
+    tokenizer.train_from_iterator(
+        [moses.tokenize(s, aggressive_dash_splits=True, return_str=True) for s in sentences], trainer
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary_file, merges_file = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        tokenizer.model.save(folder)
+        vocabulary = json.loads(vocabulary_file.read_text(encoding="utf-8"))
+        for character in string.ascii_letters + string.digits + string.punctuation:
+            vocabulary.setdefault(
+                character + "</w>", len(vocabulary)
+            )  # training adds only those that it saw end a word
+        vocabulary_file.write_text(json.dumps(vocabulary), encoding="utf-8")
+        merges = merges_file.read_text(encoding="utf-8").splitlines()[1:]  # without its version line, as BioGPT's lies
+        merges_file.write_text("".join(f"{merge}\n" for merge in merges), encoding="utf-8")
+        return BioGptTokenizer(str(vocabulary_file), str(merges_file), model_max_length=1024)
+
+
+def build_tiny_biogpt(root: Path, model_id: str, hidden_size: int = 32) -> Path:
+    """Save a random BioGPT: learned positions, no chat template, `</s>` before every text and as its end."""
+    tokenizer = build_tiny_biogpt_tokenizer()
+    return build_tiny_model(root, model_id, "biogpt", hidden_size=hidden_size, tokenizer=tokenizer)
+
+
 def build_tiny_model(
-    root: Path, model_id: str, architecture: str = "llama", grouped_query: bool = True, hidden_size: int = 32
+    root: Path,
+    model_id: str,
+    architecture: str = "llama",
+    grouped_query: bool = True,
+    hidden_size: int = 32,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
     """Save a random causal model with its tokenizer as a Hub clone would lie: `<root>/<org>/<name>/`.
 
@@ -64,11 +123,13 @@ def build_tiny_model(
             Whether two query heads share a key and value head, as in most current models.
         hidden_size (`int`, *optional*, defaults to `32`):
             Width; 4-bit quantisation needs a multiple of 64.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Its tokenizer; [`build_tiny_tokenizer`] where left out.
 
     Returns:
         `Path`: the model's folder.
     """
-    tokenizer = build_tiny_tokenizer()
+    tokenizer = tokenizer or build_tiny_tokenizer()
     config = AutoConfig.for_model(
         architecture,
         vocab_size=len(tokenizer),
