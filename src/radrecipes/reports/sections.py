@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 _IMPRESSION, _FINDINGS, _COMPARISON, _LAST_PARAGRAPH = "impression", "findings", "comparison", "last_paragraph"
-# Whatever stands under these is neither findings nor impression, and no last paragraph either.
-_SET_ASIDE = frozenset({"addendum", "wet read", "notification", "recommendations"})
 _PREAMBLE, _DIVIDER, _SUB_HEADING = "preamble", "divider", "sub-heading"
+# Whatever stands under these is no last paragraph; the preamble is one where there is nothing beside them.
+_WITHOUT_CONCLUSION = frozenset({"addendum", "wet read", "notification", "recommendations", _PREAMBLE, _DIVIDER})
 
 # Spellings of each section's header in MIMIC-CXR, typing errors included.
 _SPELLINGS = {
@@ -117,7 +117,9 @@ _WITHIN_A_LINE = "|".join(
     for spelling in sorted(_KINDS, key=len, reverse=True)
     if spelling not in ("date", "exam", "pfi", "comment", "opinion", "chest, two views", "finding", "conclusion")
 )
-_BEHIND_TEXT = re.compile(rf"\s({_WITHIN_A_LINE.upper()})\s*\Z|[.!?_)]\s+((?=[A-Z])(?i:{_WITHIN_A_LINE}))\s*\Z")
+_BEHIND_TEXT = re.compile(
+    rf"\s({_WITHIN_A_LINE.upper()})\s*\Z|[.!?_)]\s+((?=[A-Z])(?i:{_WITHIN_A_LINE}))\s*\Z|[.!?_]\s+([A-Z][A-Z ()/,&-]{{5,}})\Z"
+)
 _LONGEST_HEADER = 80
 # Lines that are headers without a colon: dividers between reports of one text, and main headers on a line of their own.
 _LINE = re.compile(
@@ -267,9 +269,9 @@ def _bodies(text: str) -> list[tuple[str, str]]:
         marks.append((match.start(), match.end(), kind or _KINDS[match["alone"].casefold()]))
     colon, floor = text.find(":"), 0
     while colon >= 0:
-        line = text.rfind("\n", floor, colon)
         # Behind an earlier header of the same line a further one stands within the line.
-        start = max(line, floor, colon - _LONGEST_HEADER)
+        floor = max(floor, colon - _LONGEST_HEADER)
+        start = max(floor, text.rfind("\n", floor, colon))
         header = _read_header(text[start:colon])
         if header:
             marks.append((start + header[0], colon + 1, header[1]))
@@ -309,21 +311,28 @@ def _read_header(line: str) -> tuple[int, str] | None:
         if kind and header[0].isupper():
             return 0, kind
         if _CAPITALS.match(header) and sum(character.isalpha() for character in header) >= 4:
-            lowered = header.lower()
-            return 0, next((kind for part, kind in _PARTS if part.search(lowered)), lowered)
+            return 0, _kind_by_parts(header) or header.lower()
     match = _BEHIND_TEXT.search(line)
     if match:
-        group = 1 if match[1] else 2
-        return match.start(group), _KINDS[match[group].casefold()]
+        header = match[match.lastindex]
+        kind = _KINDS.get(header.casefold()) or _kind_by_parts(header)
+        # In joined lines a sub-heading is part of the section anyway.
+        if kind not in (None, _SUB_HEADING):
+            return match.start(match.lastindex), kind
     return None
+
+
+def _kind_by_parts(header: str) -> str | None:
+    lowered = header.lower()
+    return next((kind for part, kind in _PARTS if part.search(lowered)), None)
 
 
 def _last_paragraph(bodies: list[tuple[str, str]]) -> tuple[str, str]:
     """Text behind the first blank line of the last section that may hold a conclusion, and that section's kind."""
     for kind, body in reversed(bodies):
-        if kind in _SET_ASIDE or kind == _DIVIDER:
+        if kind in _WITHOUT_CONCLUSION and kind != _PREAMBLE:
             continue
-        if kind == _PREAMBLE and any(other not in (_PREAMBLE, _DIVIDER) for other, _ in bodies):
+        if kind == _PREAMBLE and any(other not in _WITHOUT_CONCLUSION for other, _ in bodies):
             continue
         paragraphs = _BLANK_LINE.split(body.rstrip() if kind == _PREAMBLE else body.strip(), maxsplit=1)
         if len(paragraphs) == 2 and _LETTER.search(paragraphs[1]):
