@@ -4,7 +4,10 @@ import math
 
 import pytest
 
-from radrecipes.results import FIGURES, over_seeds, results_path, summarise
+from radrecipes.headline_figures import HEADLINES
+from radrecipes.results import over_seeds, results_path, summarise
+
+FIGURES = [figure.name for figure in HEADLINES["protocol"].figures]
 
 
 def run_of(seed, accuracy):

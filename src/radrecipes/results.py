@@ -8,9 +8,9 @@ from typing import Any
 
 from scipy import stats
 
+from radrecipes.headline_figures import HEADLINES, figure_value, task_of, writes_text
 from radrecipes.selective import DEFAULT_TARGET
 
-FIGURES = ("exact_accuracy", "macro_f1", "out_of_vocabulary_rate", "semantic_similarity")
 DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
 
 
@@ -29,11 +29,12 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
             The command that made them.
 
     Returns:
-        `dict`: per system and figure the mean, the standard deviation and the 95 % Student-t interval over seeds; the same
-        for `calibration` (`temperature` and `expected_calibration_error` behind it) and for `decisions` (`coverage` and
-        `accuracy` at the threshold for 95 %, `area_under_risk_coverage`; per system), each `None` where the answers
-        were generated and have no probability; one row a seed; hashes of base, data, prompt and recipe; versions,
-        hardware, time and memory.
+        `dict`: per system and headline figure the mean, the standard deviation and the 95 % Student-t interval over
+        seeds; one row a seed; hashes of base, data, prompt and recipe; versions, hardware, time and memory. Where labels
+        are chosen the same for `calibration` (`temperature` and `expected_calibration_error` behind it) and for
+        `decisions` (`coverage` and `accuracy` at the threshold for 95 %, `area_under_risk_coverage`; per system), each
+        `None` where the answers were generated and have no probability. Where text is written `task`, and `system_rows`
+        for systems that wrote fewer rows than the others.
 
     Raises:
         `ValueError`: the runs differ in data, base or prompt, so that their mean would mean nothing.
@@ -43,6 +44,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         for part, key in (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256")):
             if manifest[part][key] != first[part][key]:
                 raise ValueError(f"seed {manifest['training']['seed']} differs in {part}.{key}; train it anew")
+    metrics_of_seeds = [found for _, found in runs]
     fields = {key: value for key, value in first["recipe"]["fields"].items() if key not in ("seed", "output_dir")}
     return {
         "recipe": first["recipe"]["name"],
@@ -52,15 +54,18 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         "groups": metrics["groups"],
         "systems": {
             system: {
-                figure: over_seeds(
-                    [found["systems"][system][figure]["value"] for _, found in runs if system in found["systems"]]
+                figure.name: _over_some(
+                    [
+                        figure_value(found["systems"][system][figure.name])
+                        for found in metrics_of_seeds
+                        if system in found["systems"]
+                    ]
                 )
-                for figure in FIGURES
+                for figure in HEADLINES[task_of(metrics)].figures
             }
             for system in metrics["systems"]
         },
-        "calibration": _calibration([found for _, found in runs]),
-        "decisions": _decisions([found for _, found in runs]),
+        **(_about_texts(metrics) if writes_text(metrics) else _about_choices(metrics_of_seeds)),
         "seeds": [_seed_row(manifest, found) for manifest, found in runs],
         "base": first["base"],
         "data": first["data"],
@@ -93,18 +98,49 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
     return {"mean": mean, "sd": deviation, "low": mean - half, "high": mean + half, "n": len(values)}
 
 
+def _over_some(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
+    """The same where some seeds, or all, have no such figure."""
+    known = [value for value in values if value is not None]
+    return over_seeds(known) if known else None
+
+
 def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    headlines = HEADLINES[task_of(metrics)]
+    system = metrics["systems"][headlines.system]
+    return {
+        "seed": manifest["training"]["seed"],
+        **{figure.name: figure_value(system[figure.name]) for figure in headlines.figures},
+        **(_texts_of_seed(metrics) if writes_text(metrics) else _choices_of_seed(metrics)),
+        "mean_loss": manifest["training"]["mean_loss"],
+        "seconds": manifest["training"]["seconds"],
+    }
+
+
+def _about_texts(metrics: dict[str, Any]) -> dict[str, Any]:
+    fewer = {name: system["rows"] for name, system in metrics["systems"].items() if "rows" in system}
+    return {"task": metrics["task"], "system_rows": fewer}
+
+
+def _texts_of_seed(metrics: dict[str, Any]) -> dict[str, Any]:
+    guard = metrics["systems"][HEADLINES[metrics["task"]].system]["guard"]
+    return {
+        "guard": {way: guard[way] for way in ("first_try", "later_try", "template")},
+        "comparisons": metrics["comparisons"],
+    }
+
+
+def _about_choices(metrics_of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"calibration": _calibration(metrics_of_seeds), "decisions": _decisions(metrics_of_seeds)}
+
+
+def _choices_of_seed(metrics: dict[str, Any]) -> dict[str, Any]:
     pairs = {pair["second"]: pair for pair in metrics["comparisons"]}
     best = (metrics.get("best_baseline") or {}).get("name")
     return {
-        "seed": manifest["training"]["seed"],
-        **{figure: metrics["systems"]["adapter"][figure]["value"] for figure in FIGURES},
         "calibration": _calibration_of(metrics),
         "decisions": {system: _decisions_of(metrics, system) for system in _deciding_systems(metrics)} or None,
         "against_linear": pairs.get("tfidf_logistic_regression"),
         "against_best_baseline": pairs.get(best),
-        "mean_loss": manifest["training"]["mean_loss"],
-        "seconds": manifest["training"]["seconds"],
     }
 
 
@@ -128,8 +164,7 @@ def _decisions(metrics_of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any] | N
     summary: dict[str, Any] = {"target_accuracy": DEFAULT_TARGET, "systems": {}}
     for system in systems:
         rows = [_decisions_of(metrics, system) for metrics in metrics_of_seeds if system in _deciding_systems(metrics)]
-        values = {figure: [row[figure] for row in rows if row[figure] is not None] for figure in DECISION_FIGURES}
-        summary["systems"][system] = {figure: over_seeds(found) if found else None for figure, found in values.items()}
+        summary["systems"][system] = {figure: _over_some([row[figure] for row in rows]) for figure in DECISION_FIGURES}
     return summary
 
 

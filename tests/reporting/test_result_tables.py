@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from radrecipes.errors import InputError
+from radrecipes.headline_figures import writes_text
 from radrecipes.recipe import find_recipes
 from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, with_results
 from radrecipes.results import results_path
@@ -126,6 +127,10 @@ def test_tables_of_the_documentation_are_not_stale(document):
 def test_every_recipe_has_a_recorded_result(recipe):
     result = json.loads(results_path(recipe).read_text("utf-8"))
     assert len(result["seeds"]) >= 3
+    if writes_text(result):
+        written, template = (result["systems"][name]["rouge_l"] for name in ("adapter_guarded", "template_writer"))
+        assert written["mean"] > template["mean"]
+        return
     adapter, linear = (result["systems"][name]["exact_accuracy"] for name in ("adapter", "tfidf_logistic_regression"))
     assert adapter["mean"] > linear["mean"]
     assert all(row["against_linear"]["p_value"] < 0.05 for row in result["seeds"])

@@ -2,20 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Context
+from statistics import fmean
 from typing import Any
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation import ADAPTER
+from radrecipes.headline_figures import HEADLINES, HeadlineFigure, figure_value, task_of, writes_text
 from radrecipes.reporting.report_tables import decisions
 
 BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
-
-_COLUMNS = {
-    "exact_accuracy": "exact accuracy",
-    "macro_f1": "macro-F1",
-    "out_of_vocabulary_rate": "out of vocabulary",
-    "semantic_similarity": "similarity",
-}
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
@@ -26,15 +21,18 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             Content of `metrics.json`.
 
     Returns:
-        `str`: a table, a line for each paired comparison, and where the model gives probabilities what it settles alone at
-        each target accuracy and its calibration error.
+        `str`: a table and a line for each paired comparison. Where labels are chosen also what the model settles alone at
+        each target accuracy and its calibration error; where reports are written also how the guard decided.
     """
-    lines = [f"{metrics['split']} split: {metrics['rows']:,} rows of {metrics['groups']:,} groups, 95 % intervals", ""]
-    lines.append(" " * 28 + "".join(f"{title:<22}" for title in _COLUMNS.values()))
-    for name, figures in metrics["systems"].items():
-        cells = [figures[key] for key in _COLUMNS]
-        shown = [f"{cell['value']:.3f} ({cell['low']:.3f}–{cell['high']:.3f})" for cell in cells]
-        lines.append(f"{name:<28}" + "".join(f"{cell:<22}" for cell in shown))
+    head = [f"{metrics['split']} split: {metrics['rows']:,} rows of {metrics['groups']:,} groups, 95 % intervals", ""]
+    return "\n".join(head + (_written_lines(metrics) if writes_text(metrics) else _chosen_lines(metrics)))
+
+
+def _chosen_lines(metrics: Mapping[str, Any]) -> list[str]:
+    columns = HEADLINES[task_of(metrics)].figures
+    lines = [" " * 28 + "".join(f"{figure.heading:<22}" for figure in columns)]
+    for name, system in metrics["systems"].items():
+        lines.append(f"{name:<28}" + "".join(f"{_with_interval(system, figure):<22}" for figure in columns))
     chance = metrics["semantic_similarity"]["chance"]
     lines += [
         "",
@@ -44,12 +42,40 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     if best:
         lines.append(f"best baseline on validation: {best['name']} ({best['validation_accuracy']:.3f})")
     for pair in metrics["comparisons"]:
-        difference = pair["difference_in_exact_accuracy"]
-        lines.append(
-            f"{pair['first']} − {pair['second']}: {difference['value']:+.3f} ({difference['low']:+.3f} to "
-            f"{difference['high']:+.3f}), exact McNemar p = {pair['p_value']:.2g}"
-        )
-    return "\n".join([*lines, *_decision_lines(metrics), *_calibration_lines(metrics)])
+        difference = _difference(pair["difference_in_exact_accuracy"])
+        lines.append(f"{pair['first']} − {pair['second']}: {difference}, exact McNemar p = {pair['p_value']:.2g}")
+    return [*lines, *_decision_lines(metrics), *_calibration_lines(metrics)]
+
+
+def _written_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """A row for each figure: reports have more figures than a terminal has room for beside each other."""
+    systems = metrics["systems"]
+    lines = [" " * 22 + "".join(f"{name:<22}" for name in systems)]
+    for figure in HEADLINES[task_of(metrics)].figures:
+        cells = [_with_interval(system, figure) for system in systems.values()]
+        lines.append(f"{figure.heading:<22}" + "".join(f"{cell:<22}" for cell in cells))
+    lines.append("")
+    lines += [f"{name}: the first {system['rows']:,} rows" for name, system in systems.items() if "rows" in system]
+    for pair in metrics["comparisons"]:
+        lines.append(f"{pair['first']} − {pair['second']}: {_difference(pair['difference'])} in {pair['figure']}")
+    guard = systems[HEADLINES[task_of(metrics)].system]["guard"]
+    lines.append(
+        f"guard: {guard['first_try']:,} passed at the first try, {guard['later_try']:,} at a later one, "
+        f"{guard['template']:,} replaced by template sentences"
+    )
+    return lines
+
+
+def _with_interval(system: Mapping[str, Any], figure: HeadlineFigure) -> str:
+    cell, digits = system[figure.name], figure.digits
+    if figure_value(cell) is None:
+        return "–"
+    interval = f" ({cell['low']:.{digits}f}–{cell['high']:.{digits}f})" if isinstance(cell, Mapping) else ""
+    return f"{figure_value(cell):.{digits}f}{interval}"
+
+
+def _difference(figure: Mapping[str, float]) -> str:
+    return f"{figure['value']:+.3f} ({figure['low']:+.3f} to {figure['high']:+.3f})"
 
 
 def _decision_lines(metrics: Mapping[str, Any]) -> list[str]:
@@ -88,36 +114,86 @@ def _calibration_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Published results as Markdown tables: a row for each system of each recipe.
+    """Published results as Markdown tables: for each task a row for each system of each recipe.
 
     Args:
         results (`Sequence[Mapping[str, Any]]`):
             Contents of `*.results.json`.
 
     Returns:
-        `str`: the table of accuracies; where labels were scored, one of what is settled alone; and a line for each recipe on
-        seeds, paired tests, time and memory.
+        `str`: for each task the table of headline figures; where labels were scored, one of what is settled alone; and a
+        line for each recipe on seeds, paired tests, time and memory. Each task has a title where there are several.
     """
-    lines = ["| recipe | system | exact accuracy | macro-F1 | out of vocabulary |", "|---|---|---|---|---|"]
-    decided, notes = [], []
+    by_task = {task: [result for result in results if task_of(result) == task] for task in HEADLINES}
+    tables = {task: _task_table(task, found) for task, found in by_task.items() if found}
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    return "\n\n".join(f"**{HEADLINES[task].title}**\n\n{table}" for task, table in tables.items())
+
+
+def _task_table(task: str, results: Sequence[Mapping[str, Any]]) -> str:
+    columns = HEADLINES[task].published
+    lines = [_row("recipe", "system", *(figure.heading for figure in columns)), "|---" * (2 + len(columns)) + "|"]
     for result in results:
         for system, figures in result["systems"].items():
-            cells = [_over_seeds(figures[key]) for key in ("exact_accuracy", "macro_f1", "out_of_vocabulary_rate")]
-            lines.append(f"| {result['recipe']} | {system.replace('_', ' ')} | " + " | ".join(cells) + " |")
-        decided += _decided_rows(result)
-        seeds = ", ".join(str(row["seed"]) for row in result["seeds"])
-        tests = [f"against {name.replace('_', ' ')} p ≤ {p_value}" for name, p_value in _worst_p_values(result)]
-        notes.append(
-            f"{result['recipe']}: {result['rows']:,} orders of {result['groups']} scenarios that training never saw; "
-            f"seeds {seeds}; mean ± standard deviation over seeds"
-            + (f"; exact McNemar in every seed {', '.join(tests)}" if tests else "")
-            + f"; training {result['seeds'][0]['seconds'] / 60:.1f} minutes (first seed), {result['peak_memory_gib']:.1f} GiB, "
-            f"{result['hardware']['cores']} cores ({result['hardware']['processor']})."
-        )
+            cells = [_over_some_seeds(figures[figure.name], None, figure.digits) for figure in columns]
+            lines.append(_row(result["recipe"], _system_title(result, system), *cells))
+    decided = [row for result in results for row in _decided_rows(result)]
     if decided:
         titles = ("recipe", "system", "target", "settled alone", "of these right", "area under risk-coverage")
         lines += ["", f"| {' | '.join(titles)} | calibration error |", "|---" * (len(titles) + 1) + "|", *decided]
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([*lines, "", *map(_note, results)])
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _system_title(result: Mapping[str, Any], system: str) -> str:
+    fewer = result.get("system_rows", {}).get(system)
+    return system.replace("_", " ") + (f" (first {fewer:,} {HEADLINES[task_of(result)].rows})" if fewer else "")
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    """One line on where the figures of a recipe come from."""
+    headlines = HEADLINES[task_of(result)]
+    seeds = ", ".join(str(row["seed"]) for row in result["seeds"])
+    tests = _differences(result) if writes_text(result) else _mcnemar_tests(result)
+    return (
+        f"{result['recipe']}: {result['rows']:,} {headlines.rows} of {result['groups']} {headlines.groups} that training "
+        f"never saw; seeds {seeds}; mean ± standard deviation over seeds{tests}; "
+        f"training {result['seeds'][0]['seconds'] / 60:.1f} minutes (first seed), {result['peak_memory_gib']:.1f} GiB, "
+        f"{result['hardware']['cores']} cores ({result['hardware']['processor']})."
+    )
+
+
+def _mcnemar_tests(result: Mapping[str, Any]) -> str:
+    tests = [f"against {name.replace('_', ' ')} p ≤ {p_value}" for name, p_value in _worst_p_values(result)]
+    return f"; exact McNemar in every seed {', '.join(tests)}" if tests else ""
+
+
+def _differences(result: Mapping[str, Any]) -> str:
+    """How far the guarded reports are from each other system's, with the widest reach of the intervals over seeds."""
+    headlines = HEADLINES[task_of(result)]
+    titles = {figure.name: figure.title for figure in headlines.figures}
+    by_pair: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+    for row in result["seeds"]:
+        for pair in row["comparisons"]:
+            by_pair.setdefault((pair["second"], pair["figure"]), []).append(pair["difference"])
+    words = [
+        f"{titles[figure]} against {second.replace('_', ' ')} "
+        f"{fmean(found['value'] for found in differences):+.3f} "
+        f"({min(found['low'] for found in differences):+.3f} to {max(found['high'] for found in differences):+.3f})"
+        for (second, figure), differences in by_pair.items()
+    ]
+    guard = [row["guard"] for row in result["seeds"]]
+    total = sum(sum(decided.values()) for decided in guard)
+    shares = [100 * sum(decided[way] for decided in guard) / total for way in ("first_try", "later_try", "template")]
+    return (
+        f"; {headlines.system.replace('_', ' ')}: {', '.join(words)}, intervals spanning those of all seeds"
+        f"; of its reports {shares[0]:.1f} % passed at the first try, {shares[1]:.1f} % later, {shares[2]:.1f} % are "
+        "template sentences"
+    )
 
 
 def _decided_rows(result: Mapping[str, Any]) -> list[str]:
@@ -171,12 +247,13 @@ def with_results(document: str, results: Sequence[Mapping[str, Any]], where: str
     return f"{head}{BEGIN}\n{results_table(results)}\n{END}{tail}"
 
 
-def _over_seeds(figure: Mapping[str, Any]) -> str:
-    return f"{figure['mean']:.3f}" + (f" ± {figure['sd']:.3f}" if figure["sd"] is not None else "")
+def _over_some_seeds(figure: Mapping[str, Any] | None, seeds: int | None, digits: int = 3) -> str:
+    """Mean and spread; a figure may be missing in some seeds, as the accuracy of automatic answers is where there were none.
 
-
-def _over_some_seeds(figure: Mapping[str, Any] | None, seeds: int) -> str:
-    """A figure that may be missing in some seeds, as the accuracy of automatic answers is where there were none."""
+    Without `seeds` nothing is said of missing ones: the untuned base is evaluated once whatever the seeds.
+    """
     if figure is None:
         return "–"
-    return _over_seeds(figure) + (f" ({figure['n']} of {seeds} seeds)" if figure["n"] < seeds else "")
+    spread = f" ± {figure['sd']:.{digits}f}" if figure["sd"] is not None else ""
+    missing = f" ({figure['n']} of {seeds} seeds)" if seeds is not None and figure["n"] < seeds else ""
+    return f"{figure['mean']:.{digits}f}{spread}{missing}"
