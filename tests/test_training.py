@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from datasets import Dataset
-from tiny_model import build_tiny_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
+from tiny_model import build_tiny_model, build_tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 from trl import SFTTrainer
 
 from radrecipes import models, training
@@ -408,3 +408,22 @@ def test_a_bfloat16_recipe_runs_under_autocast_with_a_float32_adapter(workspace,
     expected = float(naive_loss(reference.model, examples).detach())
     assert result.training_loss == pytest.approx(expected, rel=0.03)
     assert {weight.dtype for name, weight in trainer.model.named_parameters() if "lora_" in name} == {torch.float32}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_checking_the_layout_leaves_quantised_layers_their_gradients(bits, workspace):
+    """In evaluation mode bitsandbytes can repack 4-bit weights, and a packed layer answers without passing gradients back."""
+    folder = build_tiny_model(workspace / "models", "tiny/wide", hidden_size=128)
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_compute_dtype=torch.float32
+    )
+    examples = random_examples()
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=quantisation)
+    trainer = trainer_for(base, examples)
+    batch = PaddedCollator(0)(examples)
+    before = gradients(trainer.model.train(), trainer.compute_loss(trainer.model, dict(batch)))
+    training.check_layout(trainer)
+    after = gradients(trainer.model, trainer.compute_loss(trainer.model, dict(batch)))
+    for name, gradient in before.items():
+        assert float(gradient.abs().max()) > 0, name
+        torch.testing.assert_close(after[name], gradient, msg=name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
+from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
@@ -18,8 +19,8 @@ from radrecipes import models
 from radrecipes.batching import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.errors import InputError
 from radrecipes.recipe import Recipe
-from radrecipes.tasks.task import Task
 from radrecipes.tasks.rendering import render_example
+from radrecipes.tasks.task import Task
 
 # Positions that reach the LM head are filled up to a multiple of it, so that batches share kernel shapes.
 SCORED_ROUND_TO = 32
@@ -256,6 +257,10 @@ def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
     collators = (trainer.data_collator, PaddedCollator(trainer.data_collator.pad_token_id))
     losses = []
     trainer.model.eval()
+    # Evaluation would repack a 4-bit layer's weights for AVX512-BF16, for good, and a packed layer passes no gradient back.
+    for module in trainer.model.modules():
+        if isinstance(module, Linear4bit):
+            module.train()
     try:
         with torch.no_grad(), trainer.compute_loss_context_manager():
             for collator in collators:
