@@ -5,7 +5,7 @@ import torch
 from tiny_model import build_tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from radrecipes.inference import generate
+from radrecipes.inference import generate, shared_beginning
 
 STOPS = [2]
 MOST_TOKENS = 10
@@ -16,11 +16,14 @@ def tokenizer():
     return build_tiny_tokenizer()
 
 
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    """Random, with weights so large that the prompt decides what is written, and a head that likes to stop."""
+@pytest.fixture(scope="module", params=["llama", "biogpt"])
+def model(tokenizer, request):
+    """Random, with weights so large that the prompt decides what is written, and a head that likes to stop.
+
+    Llama turns keys by their position; BioGPT learned a vector for each, so that a position counted wrongly shows at once.
+    """
     config = AutoConfig.for_model(
-        "llama",
+        request.param,
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -37,7 +40,7 @@ def model(tokenizer):
         torch.manual_seed(3)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
-        model.lm_head.weight[2] *= 3.0
+        model.get_output_embeddings().weight[2] *= 3.0
     return model
 
 
@@ -48,8 +51,7 @@ def prompts():
     return [torch.randint(3, 250, (length,), generator=source).tolist() for length in lengths]
 
 
-@pytest.fixture(scope="module")
-def naive(model, tokenizer, prompts):
+def one_at_a_time(model, tokenizer, prompts):
     """Text, whether it stopped, and tokens, by the largest logit one token at a time, without padding or cache."""
     answers = []
     for prompt in prompts:
@@ -63,6 +65,11 @@ def naive(model, tokenizer, prompts):
     return answers
 
 
+@pytest.fixture(scope="module")
+def naive(model, tokenizer, prompts):
+    return one_at_a_time(model, tokenizer, prompts)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
 def test_batches_answer_as_one_prompt_at_a_time(batch_size, model, tokenizer, prompts, naive):
     # Else the test would not tell a cut answer from a stopped one, or one prompt's answer from another's.
@@ -70,6 +77,16 @@ def test_batches_answer_as_one_prompt_at_a_time(batch_size, model, tokenizer, pr
 
     found = generate(model, tokenizer, prompts, STOPS, MOST_TOKENS, batch_size)
     assert [(answer.text, answer.stopped, answer.tokens) for answer in found] == naive
+
+
+def test_prompts_that_begin_alike_answer_as_one_at_a_time(model, tokenizer, prompts):
+    """Their beginning is computed once, and the padding stands between it and the rest of a shorter prompt."""
+    alike = [[2, 17, 5, 33, 8, 41] + prompt for prompt in prompts]  # from the stop token on, as BioGPT's prompts are
+    assert shared_beginning(model, alike)[0] == 6
+    found = generate(model, tokenizer, alike, STOPS, MOST_TOKENS, batch_size=5)
+    expected = one_at_a_time(model, tokenizer, alike)
+    assert len(set(expected)) > 6
+    assert [(answer.text, answer.stopped, answer.tokens) for answer in found] == expected
 
 
 def test_every_stop_token_ends_an_answer(model, tokenizer, prompts, naive):
@@ -84,7 +101,7 @@ def test_every_stop_token_ends_an_answer(model, tokenizer, prompts, naive):
 
 def test_progress_is_told_after_every_batch(model, tokenizer, prompts):
     told = []
-    generate(model, tokenizer, prompts, STOPS, 2, 5, told.append)
+    generate(model, tokenizer, prompts, STOPS, 2, 5, on_progress=told.append)
     assert told == [5, 5, 2]
 
 
