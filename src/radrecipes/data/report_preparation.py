@@ -1,0 +1,399 @@
+"""From the reports of a source to splits that can be trained and judged on, with every report accounted for."""
+
+import csv
+import hashlib
+import os
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from radrecipes.data.dataset_folder import SPLITS
+from radrecipes.data.report_source import (
+    CONTRADICTORY,
+    DROP_REASONS,
+    NOTHING_MENTIONED,
+    RejectedReport,
+    ReportSource,
+)
+from radrecipes.data.splits import DEFAULT_FRACTIONS, split_by_group
+from radrecipes.errors import InputError, RadrecipesError
+from radrecipes.reports.deidentification import normalise_marks, without_marked_sentences
+from radrecipes.reports.details import without_details
+from radrecipes.reports.earlier_studies import without_earlier_studies
+from radrecipes.reports.labeller import label_report
+from radrecipes.reports.observations import OBSERVATIONS, findings_present, format_observations, parse_observations
+
+COLUMNS = ("id", "group", "observations", "findings", "impression")
+
+# What the options leave out, and what to say of it; unlike DROP_REASONS no faults of the input.
+FILTERS = {
+    "no_section": "neither findings nor impression has a header",
+    "no_findings": "there are no findings",
+    "no_impression": "there is no impression",
+    "nothing_mentioned": "the CSV states nothing of any observation",
+    "contradictory_labels": "the CSV states No Finding beside a finding",
+    "only_earlier_studies": "a section only compares with earlier studies",
+    "only_deidentified": "every sentence of a section holds a de-identification mark",
+    "only_details": "a section states nothing but details",
+}
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What becomes of a report.
+
+    Args:
+        labels (`str`, *optional*, defaults to `"relabel"`):
+            `"relabel"` labels the text as it is kept, `"stated"` takes what the source states.
+        sections (`str`, *optional*, defaults to `"both"`):
+            `"both"` findings and impression must have words, or `"any"` of them.
+        earlier_studies (`str`, *optional*, defaults to `"drop"`):
+            `"drop"` what compares with an earlier study, or `"keep"` it.
+        deidentified (`str`, *optional*, defaults to `"drop"`):
+            `"drop"` sentences with a de-identification mark, or `"normalise"` the marks to `___`.
+        details (`str`, *optional*, defaults to `"drop"`):
+            `"drop"` sides and measurements, which the observations do not hold, or `"keep"` them.
+    """
+
+    labels: str = "relabel"
+    sections: str = "both"
+    earlier_studies: str = "drop"
+    deidentified: str = "drop"
+    details: str = "drop"
+
+
+@dataclass(frozen=True)
+class ReportPreparation:
+    """What [`prepare_reports`] made.
+
+    Args:
+        splits (`dict[str, pa.Table]`):
+            Reports with `COLUMNS` for `train`, `validation` and `test`, in the order of the source.
+        facts (`dict[str, Any]`):
+            What the manifest says of them: `source`, `options`, `rows` (read, kept, dropped and filtered by reason,
+            changed by filter), `splits` (rows, groups and normal studies), `observations` (of each split), `leakage_audit`.
+    """
+
+    splits: dict[str, pa.Table]
+    facts: dict[str, Any]
+
+
+class _Outcome(NamedTuple):
+    path: str
+    sha256: bytes
+    id: str = ""
+    dropped: str = ""
+    hint: str = ""
+    filtered: str = ""
+    changed: tuple[str, ...] = ()
+    row: tuple[str, str, str, str, str] | None = None
+    split: str | None = None
+
+
+def prepare_reports(
+    source: ReportSource,
+    options: ReportOptions,
+    *,
+    rejected_path: str | Path,
+    official_split: bool = False,
+    split_seed: int = 0,
+    max_dropped: float = 0.005,
+    processes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ReportPreparation:
+    """Read, clean, label and split the reports of a source.
+
+    The result is the same for any number of processes.
+
+    Args:
+        source ([`ReportSource`]):
+            A reader.
+        options ([`ReportOptions`]):
+            What becomes of a report.
+        rejected_path (`str` or `Path`):
+            CSV file for path and reason of every dropped report; removed where none is dropped.
+        official_split (`bool`, *optional*, defaults to `False`):
+            Take the split that the source states; otherwise patients are assigned, with normal studies in the same
+            proportion everywhere.
+        split_seed (`int`, *optional*, defaults to 0):
+            Seed of the split by patient.
+        max_dropped (`float`, *optional*, defaults to 0.005):
+            Largest share of the reports that may be dropped; filtered ones do not count.
+        processes (`int`, *optional*):
+            Processes that work; default: one for each core.
+        progress (`Callable[[int], None]`, *optional*):
+            Called with the number of reports that were just done.
+
+    Returns:
+        [`ReportPreparation`]
+
+    Raises:
+        InputError: More reports than `max_dropped` are bad, none is left, or there are too few patients to split.
+    """
+    rejected = list(source.rejected)
+    filtered, changed = Counter(), Counter()
+    tree, hashed, seen = hashlib.sha256(), 0, set()
+    parts: list[pa.Table] = []
+    stated_splits: list[str | None] = []
+    schema = pa.schema([(column, pa.string()) for column in COLUMNS])
+    with _worked_off(source, options, processes) as chunks:
+        for chunk in chunks:
+            rows = []
+            for outcome in chunk:
+                tree.update(f"{outcome.path} {outcome.sha256.hex()}\n".encode())
+                hashed += 1
+                if outcome.dropped:
+                    rejected.append(RejectedReport(outcome.path, outcome.dropped, outcome.hint))
+                elif outcome.id in seen:
+                    rejected.append(RejectedReport(outcome.path, "duplicate_study"))
+                else:
+                    seen.add(outcome.id)
+                    changed.update(outcome.changed)
+                    if outcome.filtered:
+                        filtered[outcome.filtered] += 1
+                    else:
+                        rows.append(outcome.row)
+                        stated_splits.append(outcome.split)
+            if rows:
+                # Arrow holds the text without an object for each cell.
+                parts.append(pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema))
+            if progress:
+                progress(len(chunk))
+
+    read = source.count + len(source.rejected)
+    rejected.sort()
+    _write_rejected(Path(rejected_path), rejected)
+    dropped = Counter(report.reason for report in rejected)
+    _refuse_many_dropped(dropped, rejected, read, max_dropped, Path(rejected_path))
+    if not parts:
+        reasons = ", ".join(f"{count} because {FILTERS[name]}" for name, count in filtered.most_common())
+        raise InputError(f"no report is left of {read}: {reasons}; try --sections any, or keep what the filters drop")
+    table = pa.concat_tables(parts).combine_chunks()
+    del parts, seen
+    normal = _normal_studies(table)
+    splits = _split(table, normal, stated_splits if official_split else None, split_seed)
+
+    folder = [{"file": source.folder, "reports": hashed, "sha256": tree.hexdigest()}] if source.folder else []
+    facts = {
+        "source": [*source.files, *folder],
+        "options": {
+            **asdict(options),
+            "split": "official" if official_split else "patient",
+            **({} if official_split else {"split_seed": split_seed, "split_fractions": dict(DEFAULT_FRACTIONS)}),
+            "max_dropped": max_dropped,
+        },
+        "rows": {
+            "read": read,
+            "kept": table.num_rows,
+            "dropped": {reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]},
+            "filtered": {name: filtered[name] for name in FILTERS if filtered[name]},
+            "changed": dict(sorted(changed.items())),
+        },
+        "splits": {
+            split: {
+                "rows": of_split.num_rows,
+                "groups": of_split["group"].combine_chunks().unique().__len__(),
+                "normal": sum(_normal_studies(of_split)),
+            }
+            for split, of_split in splits.items()
+        },
+        "observations": _count_observations(splits),
+        "leakage_audit": _audit(splits),
+    }
+    return ReportPreparation(splits, facts)
+
+
+@contextmanager
+def _worked_off(
+    source: ReportSource, options: ReportOptions, processes: int | None
+) -> Iterator[Iterator[list[_Outcome]]]:
+    """Chunks of outcomes in the order of the source, from as many processes as are worth starting."""
+    items = source.items()
+    chunks = iter(lambda: list(islice(items, _CHUNK)), [])
+    processes = min(processes or len(os.sched_getaffinity(0)), -(-source.count // _CHUNK))
+    if processes <= 1:
+        yield (_work_off(source, options, chunk) for chunk in chunks)
+        return
+    executor = ProcessPoolExecutor(processes, initializer=_ignore_interrupts)
+    try:
+        yield _in_order(executor, source, options, chunks, 4 * processes)
+    except BrokenProcessPool:
+        raise RadrecipesError(
+            "a process was ended from outside, probably for lack of memory; choose fewer --processes"
+        ) from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    executor: ProcessPoolExecutor, source: ReportSource, options: ReportOptions, chunks: Iterable[list], ahead: int
+) -> Iterator[list[_Outcome]]:
+    # Few chunks ahead, so that memory does not grow with the source.
+    waiting = deque()
+    for chunk in chunks:
+        waiting.append(executor.submit(_work_off, source, options, chunk))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _ignore_interrupts() -> None:
+    # Ctrl-C reaches every process of the terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work_off(source: ReportSource, options: ReportOptions, items: list) -> list[_Outcome]:
+    return [_prepare(source, options, item) for item in items]
+
+
+def _prepare(source: ReportSource, options: ReportOptions, item: tuple) -> _Outcome:
+    report = source.read(item)
+    if isinstance(report, RejectedReport):
+        return _Outcome(report.path, report.sha256, dropped=report.reason, hint=report.hint)
+    both = options.sections == "both"
+    if report.empty_header and (both or not (report.findings or report.impression)):
+        return _Outcome(report.path, report.sha256, report.id, dropped="empty_section")
+    filtered, changed = "", []
+    if not report.findings and not report.impression:
+        filtered = "no_section"
+    elif both and not report.findings:
+        filtered = "no_findings"
+    elif both and not report.impression:
+        filtered = "no_impression"
+    elif options.labels == "stated" and report.observations in _NO_LABELS:
+        filtered = _NO_LABELS[report.observations]
+    sections = report.findings, report.impression
+    if not filtered:
+        for name, clean in _cleaners(options):
+            cleaned = clean(sections[0]), clean(sections[1])
+            if cleaned != sections:
+                changed.append(name)
+                sections = cleaned
+                if not any(cleaned) or (both and not all(cleaned)):
+                    filtered = f"only_{name}"
+                    break
+    if filtered:
+        return _Outcome(report.path, report.sha256, report.id, filtered=filtered, changed=tuple(changed))
+    findings, impression = sections
+    observations = (
+        report.observations if options.labels == "stated" else format_observations(label_report(findings, impression))
+    )
+    row = (report.id, report.group, observations, findings, impression)
+    return _Outcome(report.path, report.sha256, report.id, changed=tuple(changed), row=row, split=report.split)
+
+
+_NO_LABELS = {NOTHING_MENTIONED: "nothing_mentioned", CONTRADICTORY: "contradictory_labels"}
+
+
+def _cleaners(options: ReportOptions) -> list[tuple[str, Callable[[str], str]]]:
+    # Earlier studies first: their dates are marks, and a sentence that can be shortened need not be dropped.
+    cleaners = [("deidentified", without_marked_sentences if options.deidentified == "drop" else normalise_marks)]
+    if options.earlier_studies == "drop":
+        cleaners.insert(0, ("earlier_studies", without_earlier_studies))
+    if options.details == "drop":
+        cleaners.append(("details", without_details))
+    return cleaners
+
+
+def _write_rejected(path: Path, rejected: list[RejectedReport]) -> None:
+    if not rejected:
+        path.unlink(missing_ok=True)
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("path", "reason"))
+            for report in rejected:
+                said = DROP_REASONS[report.reason] + (f"; {report.hint}" if report.hint else "")
+                writer.writerow((report.path, said))
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"cannot be written ({error.strerror}); choose another --output", str(path)) from None
+
+
+def _refuse_many_dropped(
+    dropped: Counter[str], rejected: list[RejectedReport], read: int, max_dropped: float, listed: Path
+) -> None:
+    total = len(rejected)
+    if total <= max_dropped * read:
+        return
+    first: dict[str, str] = {}
+    for report in rejected:
+        first.setdefault(report.reason, report.path)
+    reasons = "; ".join(
+        f"{dropped[reason]} because {said} (first: {first[reason]})"
+        for reason, said in DROP_REASONS.items()
+        if dropped[reason]
+    )
+    raise InputError(
+        f"{total} of {read} reports ({total / read:.2%}) would be dropped, more than the {max_dropped:.2%} allowed:"
+        f" {reasons}; all are listed in {listed}; mend them or raise --max-dropped"
+    )
+
+
+def _normal_studies(table: pa.Table) -> list[bool]:
+    """Whether each report states neither a positive nor an uncertain finding, support devices aside."""
+    column = table["observations"].combine_chunks().dictionary_encode()
+    normal = [not findings_present(parse_observations(stated)) for stated in column.dictionary.to_pylist()]
+    return [normal[index] for index in column.indices.to_pylist()]
+
+
+def _split(table: pa.Table, normal: list[bool], stated: list[str | None] | None, seed: int) -> dict[str, pa.Table]:
+    if stated is None:
+        kinds = ["normal" if is_normal else "abnormal" for is_normal in normal]
+        stated = split_by_group(table["group"].to_pylist(), kinds, seed=seed)
+    assigned = pa.array(stated)
+    splits = {split: table.filter(pa.compute.equal(assigned, split)).combine_chunks() for split in SPLITS}
+    for split in SPLITS:
+        if not splits[split].num_rows:
+            raise InputError(
+                f"the {table.num_rows} reports that are left give no {split} split; give more patients or another --split"
+            )
+    return splits
+
+
+def _count_observations(splits: dict[str, pa.Table]) -> dict[str, dict[str, dict[str, int]]]:
+    counts = {split: {name: Counter() for name in OBSERVATIONS} for split in splits}
+    for split, table in splits.items():
+        # Few thousand different lists stand in hundreds of thousands of reports.
+        for entry in table["observations"].combine_chunks().value_counts().to_pylist():
+            for name, status in parse_observations(entry["values"]).items():
+                counts[split][name][status.value] += entry["counts"]
+    statuses = ("positive", "negative", "uncertain")
+    return {
+        split: {name: {status: of_name[status] for status in statuses} for name, of_name in of_split.items()}
+        for split, of_split in counts.items()
+    }
+
+
+def _audit(splits: dict[str, pa.Table]) -> dict[str, dict[str, int]]:
+    """What validation and test share with training: patients, and reports word for word (normal ones often repeat)."""
+    groups, texts = set(splits["train"]["group"].to_pylist()), set(_text_hashes(splits["train"]))
+    return {
+        split: {
+            "rows": splits[split].num_rows,
+            "shared_groups": len(groups.intersection(splits[split]["group"].to_pylist())),
+            "verbatim": sum(text in texts for text in _text_hashes(splits[split])),
+        }
+        for split in ("validation", "test")
+    }
+
+
+def _text_hashes(table: pa.Table) -> Iterator[bytes]:
+    for batch in table.select(["findings", "impression"]).to_batches(max_chunksize=10_000):
+        for findings, impression in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            yield hashlib.blake2b(f"{findings}\n{impression}".encode(), digest_size=16).digest()
