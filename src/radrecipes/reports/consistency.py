@@ -87,7 +87,7 @@ class ReportCheck:
 
 
 def format_report(findings: str, impression: str) -> str:
-    """A report as a model writes it: both sections behind their headers, one line each.
+    """A report as a model writes it: each section that has text behind its header, one line each.
 
     Args:
         findings (`str`):
@@ -98,7 +98,7 @@ def format_report(findings: str, impression: str) -> str:
     Returns:
         `str`: what [`read_sections`] reads.
     """
-    return f"{FINDINGS}: {findings}\n{IMPRESSION}: {impression}"
+    return "\n".join(f"{header}: {text}" for header, text in ((FINDINGS, findings), (IMPRESSION, impression)) if text)
 
 
 def read_sections(text: str, headless: str = FINDINGS) -> dict[str, str]:

@@ -45,6 +45,7 @@ SHOWABLE_ACCESS = ("synthetic", "open")
 
 # The figures of a result at a glance, in this order.
 FIGURES = (
+    "passed_rate",
     "rouge_l",
     "bleu",
     "label_recall",
@@ -57,7 +58,6 @@ FIGURES = (
     "repetition_rate",
     "missing_section_rate",
     "never_stopped_rate",
-    "passed_rate",
 )
 _OPPONENTS = (NEAREST_LABELS, TEMPLATE_WRITER, ADAPTER)
 
@@ -413,6 +413,8 @@ def _check_figures(
         return interval(mean_statistic(happened))
 
     return {
+        # A report that was cut off at the limit may pass, yet its end is missing.
+        "passed_rate": rate([check.passed and report.stopped for check, report in zip(checks, reports, strict=True)]),
         "label_recall": ratio(both, wanted),
         "label_precision": ratio(both, said),
         "label_f1": ratio(2 * both, wanted + said),
@@ -430,7 +432,6 @@ def _check_figures(
         "repetition_rate": rate([check.repeated for check in checks]),
         "missing_section_rate": rate([bool(check.missing_sections) for check in checks]),
         "never_stopped_rate": rate([not report.stopped for report in reports]),
-        "passed_rate": rate([check.passed for check in checks]),
         "mean_generated_tokens": float(np.mean([report.generated_tokens for report in reports])),
         "per_observation": _per_observation(requested_positive, written_positive, flipped),
     }

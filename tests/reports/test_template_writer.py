@@ -1,0 +1,56 @@
+"""The template writer says exactly what was requested, for every status of every observation."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radrecipes.reports.consistency import (
+    IMPRESSION_SECTIONS,
+    check_report,
+    complete_request,
+    format_report,
+)
+from radrecipes.reports.labeller import label_report
+from radrecipes.reports.observations import NO_FINDING, OBSERVATIONS, Status
+from radrecipes.reports.template_writer import write_report
+
+FINDINGS_ONLY = [name for name in OBSERVATIONS if name != NO_FINDING]
+REQUESTS = st.dictionaries(st.sampled_from(FINDINGS_ONLY), st.sampled_from(Status)).map(complete_request)
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("name", FINDINGS_ONLY)
+def test_every_status_of_every_observation_is_read_back(name, status):
+    request = complete_request({name: status})
+    assert label_report(*write_report(request)) == request
+
+
+@settings(max_examples=400, deadline=None)
+@given(request=REQUESTS)
+def test_any_consistent_request_is_read_back_and_passes_its_check(request):
+    findings, impression = write_report(request)
+    assert label_report(findings, impression) == request
+    assert check_report(format_report(findings, impression), request).reasons == []
+    assert check_report(impression, request, IMPRESSION_SECTIONS, require_all=False).reasons == []
+    assert "  " not in findings + impression
+
+
+def test_the_wording_is_that_of_a_report():
+    assert write_report({NO_FINDING: Status.POSITIVE})[1] == "No acute cardiopulmonary process."
+    request = {
+        "Pneumothorax": Status.NEGATIVE,
+        "Edema": Status.POSITIVE,
+        "Pleural Effusion": Status.NEGATIVE,
+        "Pneumonia": Status.UNCERTAIN,
+        "Lung Opacity": Status.NEGATIVE,
+        "Consolidation": Status.NEGATIVE,
+    }
+    findings, impression = write_report(request)
+    assert findings == (
+        "There is no pulmonary opacity. There is pulmonary edema. There is no focal consolidation. "
+        "There may be pneumonia. There is no pleural effusion or pneumothorax."
+    )
+    assert impression == "Pulmonary edema. Possible pneumonia."
+    # With edema gone and pneumonia denied, nothing speaks against clear lungs.
+    clear = request | {"Edema": Status.NEGATIVE, "Pneumonia": Status.NEGATIVE}
+    assert write_report(clear)[0].startswith("The lungs are clear. ")
