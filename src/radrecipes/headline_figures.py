@@ -64,6 +64,7 @@ class Headlines:
 
 
 _WRITING_FIGURES = (
+    HeadlineFigure("passed_rate", "passes all checks"),
     HeadlineFigure("rouge_l", "ROUGE-L"),
     HeadlineFigure("bleu", "BLEU", digits=1),
     HeadlineFigure("label_recall", "label recall"),

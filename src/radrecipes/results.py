@@ -117,7 +117,8 @@ def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
 
 
 def _about_texts(metrics: dict[str, Any]) -> dict[str, Any]:
-    fewer = {name: system["rows"] for name, system in metrics["systems"].items() if "rows" in system}
+    rows = {name: system["rows"] for name, system in metrics["systems"].items()}
+    fewer = {name: count for name, count in rows.items() if count < metrics["rows"]}
     return {"task": metrics["task"], "system_rows": fewer}
 
 

@@ -1,4 +1,4 @@
-"""The figures of the report page as SVG: loss curve, reliability diagram, risk-coverage curve."""
+"""The figures of the report pages as SVG: loss curve, reliability diagram, risk-coverage curve, rates of failures."""
 
 import io
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, PercentFormatter
 
 from radrecipes.evaluation import ADAPTER, BASE
 
@@ -190,6 +190,62 @@ def risk_coverage_svg(
         _plain(axes)
         # Above the drawing: inside, one curve or another always runs through it.
         figure.legend(frameon=False, labelcolor=INK, loc="outside upper left", ncols=2)
+        return _svg(figure)
+
+
+def failure_rates_svg(
+    systems: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], rates: Mapping[str, str], ours: Sequence[str]
+) -> str:
+    """Draw for each kind of failure how many of its texts each system failed in.
+
+    Args:
+        systems (`Mapping[str, Mapping[str, Any]]`):
+            `systems` of `metrics.json`, each with `value`, `low` and `high` under every key of `rates`.
+        titles (`Mapping[str, str]`):
+            What each system is called; short.
+        rates (`Mapping[str, str]`):
+            Title of each rate.
+        ours (`Sequence[str]`):
+            Systems that are drawn in the colour of the fine-tuned model.
+
+    Returns:
+        `str`: an SVG document from its `<svg` tag on: a panel for each rate with a bar for each system and its interval,
+        all of one scale.
+    """
+    names = list(systems)
+    highest = max(systems[name][rate]["high"] for name in names for rate in rates)
+    columns = 4
+    with _same_bytes():
+        panel_rows = math.ceil(len(rates) / columns)
+        figure = _new_figure(panel_rows * (0.75 + 0.26 * len(names)))
+        panels = figure.subplots(panel_rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, (rate, title) in zip(panels, rates.items(), strict=False):
+            for place, name in enumerate(names):
+                cell = systems[name][rate]
+                colour = ACCENT if name in ours else FAINT
+                axes.barh(place, cell["value"], height=0.68, color=colour)
+                axes.hlines(place, cell["low"], cell["high"], color=INK, linewidth=1.2)
+                axes.annotate(
+                    f"{100 * cell['value']:.1f} %",
+                    (cell["high"], place),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=INK,
+                    fontsize=9,
+                )
+            axes.set_title(title, color=INK, fontsize=10.5, loc="left")
+            _plain(axes)
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(axis="y", length=0)
+            # Room for the figures behind the bars.
+            axes.set_xlim(0, 1.4 * max(highest, 0.01))
+        for axes in panels[len(rates) :]:
+            axes.set_axis_off()
+        panels[0].set_yticks(range(len(names)), [titles.get(name, name) for name in names])
+        panels[0].invert_yaxis()
+        panels[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if highest > 0.04 else 1))
+        panels[0].xaxis.set_major_locator(MaxNLocator(4))
         return _svg(figure)
 
 

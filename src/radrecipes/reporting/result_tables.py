@@ -55,7 +55,8 @@ def _written_lines(metrics: Mapping[str, Any]) -> list[str]:
         cells = [_with_interval(system, figure) for system in systems.values()]
         lines.append(f"{figure.heading:<22}" + "".join(f"{cell:<22}" for cell in cells))
     lines.append("")
-    lines += [f"{name}: the first {system['rows']:,} rows" for name, system in systems.items() if "rows" in system]
+    fewer = {name: system["rows"] for name, system in systems.items() if system["rows"] < metrics["rows"]}
+    lines += [f"{name} wrote {count:,} of the rows only" for name, count in fewer.items()]
     for pair in metrics["comparisons"]:
         lines.append(f"{pair['first']} − {pair['second']}: {_difference(pair['difference'])} in {pair['figure']}")
     guard = systems[HEADLINES[task_of(metrics)].system]["guard"]
@@ -151,7 +152,7 @@ def _row(*cells: str) -> str:
 
 def _system_title(result: Mapping[str, Any], system: str) -> str:
     fewer = result.get("system_rows", {}).get(system)
-    return system.replace("_", " ") + (f" (first {fewer:,} {HEADLINES[task_of(result)].rows})" if fewer else "")
+    return system.replace("_", " ") + (f" ({fewer:,} {HEADLINES[task_of(result)].rows} only)" if fewer else "")
 
 
 def _note(result: Mapping[str, Any]) -> str:
