@@ -1,0 +1,141 @@
+"""Lays a report out as MIMIC-CXR does: title, headers, short lines indented by one space, and its irregularities."""
+
+import random
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from radrecipes.data.synthetic_reports.bank import load_bank
+from radrecipes.data.synthetic_reports.patients import Study
+from radrecipes.data.synthetic_reports.writing import Statement, Writer
+
+LINE_LENGTH = 79
+TITLE = " " * 33 + "FINAL REPORT"
+RULE = " " + "_" * (LINE_LENGTH - 1)
+# Which sections a report has. The rest has both.
+FINDINGS_ONLY_SHARE, IMPRESSION_ONLY_SHARE, NO_SECTION_SHARE, ONE_SECTION_SHARE = 0.04, 0.04, 0.02, 0.02
+# Irregularities, each by itself.
+MIXED_CASE_SHARE, LOST_SPACE_SHARE, WET_READ_SHARE, ADDENDUM_SHARE, NOTIFICATION_SHARE = 0.03, 0.03, 0.02, 0.02, 0.04
+_EXAMINATION_HEADERS = ("EXAMINATION",) * 8 + ("EXAM", "TYPE OF EXAMINATION")
+_INDICATION_HEADERS = ("INDICATION",) * 12 + (
+    "HISTORY",
+    "CLINICAL HISTORY",
+    "REASON FOR EXAMINATION",
+    "CLINICAL INFORMATION",
+)
+_COMPARISON_HEADERS = ("COMPARISON",) * 15 + ("COMPARISONS",)
+_FINDINGS_HEADERS = ("FINDINGS",) * 40 + ("FINDING",)
+_IMPRESSION_HEADERS = ("IMPRESSION",) * 50 + ("CONCLUSION",)
+_VIEW_HEADERS = ("CHEST, TWO VIEWS", "PORTABLE AP CHEST RADIOGRAPH", "PA AND LATERAL VIEWS OF THE CHEST")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report, and what was written into it.
+
+    Args:
+        text (`str`): The whole file.
+        findings (`tuple[Statement, ...]`): Of the findings section, or of the text of a report without sections.
+        impression (`tuple[Statement, ...]`): Of the impression section.
+    """
+
+    text: str
+    findings: tuple[Statement, ...]
+    impression: tuple[Statement, ...]
+
+
+def write_report(study: Study, rng: random.Random) -> Report:
+    """Write the report of one study.
+
+    Args:
+        study (`Study`): What it shows.
+        rng (`random.Random`): Decides everything.
+    """
+    writer, frame = Writer(study, rng), load_bank().frame
+    findings: list[Statement] = []
+    impression: list[Statement] = []
+    # Paragraphs under their header; no header for a report without sections.
+    blocks: list[tuple[str | None, list[str]]] = []
+    kind = rng.random() - FINDINGS_ONLY_SHARE
+    if kind < 0:
+        findings = writer.write_findings(study.findings)
+        header = rng.choice(_VIEW_HEADERS) if rng.random() < 0.3 else "FINDINGS"
+        blocks.append((header, [writer.join(_texts(findings))]))
+    elif (kind := kind - IMPRESSION_ONLY_SHARE) < 0:
+        impression = writer.write_impression(study.findings, all_devices=True)
+        blocks.append(("IMPRESSION", writer.lay_out_impression(impression)))
+    elif (kind := kind - NO_SECTION_SHARE) < 0:
+        findings = writer.write_findings(study.findings)
+        blocks.append((None, [writer.join(_texts(findings))]))
+    elif kind - ONE_SECTION_SHARE < 0:
+        impression = writer.write_findings(study.findings)
+        header = rng.choice(("FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION"))
+        blocks.append((header, [writer.join(_texts(impression))]))
+    else:
+        findings, impression = writer.write_both()
+        blocks.append((rng.choice(_FINDINGS_HEADERS), [writer.join(_texts(findings))]))
+        blocks.append((rng.choice(_IMPRESSION_HEADERS), writer.lay_out_impression(impression)))
+    if blocks[-1][0] and rng.random() < NOTIFICATION_SHARE:
+        blocks.append(("NOTIFICATION", [rng.choice(frame["notifications"])]))
+
+    mixed_case = rng.random() < MIXED_CASE_SHARE
+    own_line = rng.random() < 0.5
+    lines = [*_above(writer, study, rng), TITLE]
+    for header, paragraphs in _opening(study, rng) + blocks:
+        if header and mixed_case:
+            header = header.capitalize()
+        if not header:
+            lines += [" ", *_wrap(paragraphs[0])]
+        elif len(paragraphs) > 1 or (own_line and header.upper() in ("FINDINGS", "IMPRESSION")):
+            lines += [f" {header}: ", " "]
+            for paragraph in paragraphs:
+                lines += _wrap(paragraph)
+        else:
+            lines += _wrap(f"{header}:  {paragraphs[0]}")
+        lines.append(" ")
+    if rng.random() < LOST_SPACE_SHARE:
+        lines = [line if line == TITLE else line.removeprefix(" ") for line in lines]
+    return Report("\n".join(lines) + "\n", tuple(findings), tuple(impression))
+
+
+def _opening(study: Study, rng: random.Random) -> list[tuple[str | None, list[str]]]:
+    """Examination, indication, technique and comparison, some of them left out."""
+    frame = load_bank().frame
+    sex = rng.choice("FM")
+    indication = rng.choice(frame["indications"]).format(
+        sex=sex,
+        person={"F": "woman", "M": "man"}[sex],
+        complaint=rng.choice(frame["complaints"]),
+        question=rng.choice(frame["questions"]),
+    )
+    blocks: list[tuple[str | None, list[str]]] = []
+    if rng.random() < 0.6:
+        blocks.append((rng.choice(_EXAMINATION_HEADERS), [rng.choice(frame["examinations"])]))
+    blocks.append((rng.choice(_INDICATION_HEADERS), [indication[0].upper() + indication[1:]]))
+    if rng.random() < 0.45:
+        blocks.append(("TECHNIQUE", [rng.choice(frame["techniques"])]))
+    if rng.random() < 0.8:
+        texts = frame["comparisons" if study.previous is not None else "no_comparison"]
+        blocks.append((rng.choice(_COMPARISON_HEADERS), [rng.choice(texts)]))
+    return blocks
+
+
+def _above(writer: Writer, study: Study, rng: random.Random) -> list[str]:
+    """A wet read or an addendum, ruled off from the report proper; its words are not part of the report's sections."""
+    chance = rng.random() - WET_READ_SHARE
+    if chance < 0:
+        header = f"WET READ: ___ ___ ___ {rng.randint(1, 12)}:{rng.randint(0, 59):02d} {rng.choice(('AM', 'PM'))}"
+        return [f" {header}", *_wrap(writer.join(_texts(writer.write_impression(study.findings)))), RULE]
+    if chance - ADDENDUM_SHARE < 0:
+        return [*_wrap(f"ADDENDUM  {rng.choice(load_bank().frame['addenda'])}"), RULE]
+    return []
+
+
+def _texts(statements: Sequence[Statement]) -> list[str]:
+    return [statement.text for statement in statements]
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, LINE_LENGTH, initial_indent=" ", subsequent_indent=" ", break_long_words=False, break_on_hyphens=False
+    )

@@ -1,0 +1,199 @@
+"""What the studies of a synthetic patient show: diseases come in company, stay, change and go."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from radrecipes.data.synthetic_reports.bank import Device, load_bank
+from radrecipes.reports.observations import Status
+
+# Pictures of disease: weight, chance of devices that come with it, and observations with the chance that the picture
+# shows each and how often it is certain.
+_PICTURES = (
+    (18, 0.3, {"Cardiomegaly": (0.7, 0.9), "Edema": (0.85, 0.7), "Pleural Effusion": (0.6, 0.75)}),
+    (20, 0.15, {"Lung Opacity": (0.75, 0.9), "Consolidation": (0.3, 0.75), "Pneumonia": (0.9, 0.35)}),
+    (14, 0.2, {"Atelectasis": (1.0, 0.55), "Lung Opacity": (0.45, 0.9), "Pneumonia": (0.15, 0.0)}),
+    (11, 0.2, {"Pleural Effusion": (1.0, 0.7), "Atelectasis": (0.6, 0.6), "Pleural Other": (0.08, 0.3)}),
+    (10, 0.15, {"Cardiomegaly": (1.0, 0.8)}),
+    (7, 0.5, {"Pneumothorax": (1.0, 0.65), "Fracture": (0.25, 0.7), "Pleural Effusion": (0.2, 0.6)}),
+    (6, 0.05, {"Fracture": (1.0, 0.75), "Atelectasis": (0.2, 0.5)}),
+    (7, 0.1, {"Lung Lesion": (1.0, 0.6), "Lung Opacity": (0.12, 0.8)}),
+    (4, 0.1, {"Pleural Other": (1.0, 0.7)}),
+    (5, 0.2, {"Enlarged Cardiomediastinum": (1.0, 0.55), "Cardiomegaly": (0.35, 0.7)}),
+    (6, 0.1, {"Lung Opacity": (0.8, 0.85), "Consolidation": (0.15, 0.4)}),
+    (8, 1.0, {"Atelectasis": (0.6, 0.6), "Pleural Effusion": (0.5, 0.7), "Edema": (0.4, 0.6)}),
+)
+# How often an observation that is not there is denied.
+_DENIED = {
+    "Enlarged Cardiomediastinum": 0.45,
+    "Cardiomegaly": 0.45,
+    "Lung Opacity": 0.4,
+    "Lung Lesion": 0.03,
+    "Edema": 0.28,
+    "Consolidation": 0.65,
+    "Pneumonia": 0.25,
+    "Atelectasis": 0.03,
+    "Pneumothorax": 0.75,
+    "Pleural Effusion": 0.75,
+    "Pleural Other": 0.025,
+    "Fracture": 0.1,
+}
+_IN_THE_LUNG = ("Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
+_LASTING = ("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Lesion", "Pleural Other", "Fracture")
+NORMAL_SHARE, NEW_DISEASE_SHARE = 0.58, 0.25
+LASTS, PASSES = 0.9, 0.5
+DEVICE_LASTS, DEVICE_PASSES, STRAY_DEVICE = 0.97, 0.5, 0.08
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An observation at one study, or a device.
+
+    Args:
+        status (`Status`): Present, possible or absent.
+        gaps (`dict[str, str]`): What fills the gaps of a text about it, such as side and size.
+    """
+
+    status: Status
+    gaps: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What one study shows.
+
+    Args:
+        findings (`dict[str, Finding]`): Observations that the report may speak of, devices aside.
+        devices (`dict[str, tuple[Device, Finding]]`): Devices in place, and those just removed as negative.
+        previous (`dict[str, Finding]`, *optional*): Findings of the study before; `None` at the first.
+    """
+
+    findings: dict[str, Finding]
+    devices: dict[str, tuple[Device, Finding]]
+    previous: dict[str, Finding] | None
+
+    @property
+    def present(self) -> set[str]:
+        """Observations that are present or possible."""
+        return {name for name, finding in self.findings.items() if finding.status != Status.NEGATIVE}
+
+
+def follow_patient(studies: int, rng: random.Random) -> Iterator[Study]:
+    """The studies of one patient in their order.
+
+    Args:
+        studies (`int`): How many.
+        rng (`random.Random`): Decides everything.
+    """
+    previous: dict[str, Finding] | None = None
+    devices: dict[str, tuple[Device, Finding]] = {}
+    for _ in range(studies):
+        shown, device_share = _diseases(previous or {}, rng)
+        devices = _devices(devices, device_share, rng)
+        findings = {**shown, **_denials(shown, previous or {}, rng)}
+        yield Study(findings, devices, previous)
+        previous = findings
+
+
+def fill_gaps(rng: random.Random) -> dict[str, str]:
+    """Side, size, place and the like of one finding, singular or plural throughout."""
+    side = rng.choice(("left", "right"))
+    lobe = rng.choice(
+        ("lower", "lower", "lower", "upper") if side == "left" else ("lower", "lower", "upper", "middle")
+    )
+    size = rng.choice(("small", "small", "small", "moderate", "large", "tiny", "trace"))
+    texture = rng.choice(("patchy", "patchy", "hazy", "streaky", "linear", "focal"))
+    several = rng.random() < 0.25
+    if several:
+        place = rng.choice(("bibasilar", "bibasilar", "bilateral perihilar", "bilateral lower lobe"))
+    elif lobe == "lower":
+        place = rng.choice((f"{side} basilar", f"{side} basilar", f"{side} lower lobe", f"{side} retrocardiac"))
+    else:
+        place = f"{side} {lobe} lobe"
+    opacity = f"{texture} {place} {'opacities' if several else 'opacity'}"
+    effusion = f"{size} {'bilateral pleural effusions' if several else f'{side} pleural effusion'}"
+    article = "" if several else "a "
+    return {
+        "side": side,
+        "lobe": f"{side} {lobe} lobe",
+        "basilar": "bibasilar" if several else f"{side} basilar",
+        "size": size,
+        "degree": rng.choice(("mild", "mild", "mild", "moderate", "severe", "minimal")),
+        "measure": rng.choice((f"{rng.randint(4, 9)} mm", f"{rng.randint(10, 34) / 10:.1f} cm")),
+        "rib": rng.choice(("third", "fourth", "fifth", "sixth", "seventh", "ninth")),
+        "texture": texture,
+        "place": place,
+        "opacity": opacity,
+        "a_opacity": article + opacity,
+        "effusion": effusion,
+        "a_effusion": article + effusion,
+        "is": "are" if several else "is",
+        "layers": "layer" if several else "layers",
+        "reflects": "reflect" if several else "reflects",
+        "represents": "represent" if several else "represents",
+        "tip": rng.choice(("mid SVC", "lower SVC", "cavoatrial junction", "right atrium", "upper SVC")),
+        "above": f"{rng.randint(20, 65) / 10:.1f} cm",
+        "several": "yes" if several else "",
+    }
+
+
+def _diseases(previous: dict[str, Finding], rng: random.Random) -> tuple[dict[str, Finding], float]:
+    """Observations that are present or possible, and the share of devices that comes with their picture."""
+    shown = {}
+    for name, finding in previous.items():
+        if finding.status != Status.NEGATIVE and rng.random() < (LASTS if name in _LASTING else PASSES):
+            # A doubt is often settled by the next study, and now and then a certainty is lost.
+            settled = rng.choice((Status.POSITIVE, Status.UNCERTAIN)) if rng.random() < 0.4 else finding.status
+            shown[name] = Finding(settled, finding.gaps)
+    fresh = rng.random() < NEW_DISEASE_SHARE if shown else rng.random() >= NORMAL_SHARE
+    if not fresh:
+        return shown, STRAY_DEVICE if not shown else 0.12
+    _, device_share, observations = rng.choices(_PICTURES, [weight for weight, _, _ in _PICTURES])[0]
+    if set(shown) & set(observations):
+        return shown, device_share
+    drawn: dict[str, Finding] = {}
+    while not drawn:
+        drawn = {
+            name: Finding(Status.POSITIVE if rng.random() < sure else Status.UNCERTAIN, fill_gaps(rng))
+            for name, (share, sure) in observations.items()
+            if rng.random() < share
+        }
+    return {**shown, **drawn}, device_share
+
+
+def _denials(shown: dict[str, Finding], previous: dict[str, Finding], rng: random.Random) -> dict[str, Finding]:
+    denied = {}
+    for name, share in _DENIED.items():
+        before = previous.get(name)
+        gone = before is not None and before.status != Status.NEGATIVE
+        if name not in shown and rng.random() < (0.8 if gone else share):
+            # What is denied because it has gone keeps its side.
+            denied[name] = Finding(Status.NEGATIVE, before.gaps if gone else {})
+    if any(name in shown for name in _IN_THE_LUNG):
+        denied.pop("Lung Opacity", None)
+    # Clear lungs are free of both.
+    elif "Lung Opacity" in denied and "Consolidation" not in denied and rng.random() < 0.8:
+        denied["Consolidation"] = Finding(Status.NEGATIVE)
+    if "Pneumonia" in shown and shown["Pneumonia"].status == Status.POSITIVE:
+        denied.pop("Consolidation", None)
+    if "Consolidation" in shown:
+        denied.pop("Pneumonia", None)
+    return denied
+
+
+def _devices(
+    before: dict[str, tuple[Device, Finding]], share: float, rng: random.Random
+) -> dict[str, tuple[Device, Finding]]:
+    now = {}
+    for name, (device, finding) in before.items():
+        if finding.status != Status.POSITIVE:
+            continue
+        if rng.random() < (DEVICE_PASSES if device.bedside else DEVICE_LASTS):
+            now[name] = (device, finding)
+        elif device.texts["removed"] and rng.random() < 0.6:
+            now[name] = (device, Finding(Status.NEGATIVE, finding.gaps))
+    if rng.random() < share:
+        kinds = load_bank().devices
+        for device in rng.choices(kinds, [kind.weight for kind in kinds], k=rng.choice((1, 1, 2, 3))):
+            now.setdefault(device.name, (device, Finding(Status.POSITIVE, fill_gaps(rng))))
+    return now

@@ -1,0 +1,248 @@
+"""Turns what a study shows into sentences, each of which knows what it states."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from radrecipes.data.synthetic_reports.bank import Combination, areas, load_bank
+from radrecipes.data.synthetic_reports.patients import Finding, Study, fill_gaps
+from radrecipes.reports.observations import NO_FINDING, SUPPORT_DEVICES, Labels, Status, findings_present
+
+READERS = 12
+# How often a text is the commonest one, or else the reader's favourite.
+COMMONEST_SHARE, FAVOURITE_SHARE = 0.36, 0.3
+COMBINED_SHARE = 0.8
+NORMAL_TEMPLATE_SHARE = 0.6
+# Of findings that were there at the study before, that are new, and of denials where there was nothing before.
+COMPARED_SHARE, CALLED_NEW_SHARE, NOT_NEW_SHARE = 0.3, 0.06, 0.04
+HEDGED_SHARE = 0.05
+MARKED_SHARE = 0.07
+NEUTRAL_SHARES = {"views": 0.16, "volumes": 0.2, "other": 0.3}
+NUMBERED_SHARE = 0.2
+# How often findings and impression name what is present, and the impression denies what is not.
+IN_FINDINGS, IN_IMPRESSION = {"Pneumonia": 0.35}, 0.78
+DENIED_IN_IMPRESSION = {
+    "Pneumonia": 0.4,
+    "Pneumothorax": 0.1,
+    "Edema": 0.06,
+    "Pleural Effusion": 0.04,
+    "Fracture": 0.15,
+}
+DEVICE_IN_IMPRESSION = 0.2
+_ORDERS = (
+    ("views", "devices", "volumes", "lungs", "pleura", "heart", "bones", "other", "marked"),
+    ("views", "volumes", "lungs", "pleura", "heart", "bones", "other", "devices", "marked"),
+    ("marked", "views", "devices", "heart", "volumes", "lungs", "pleura", "other", "bones"),
+    ("views", "devices", "heart", "lungs", "volumes", "pleura", "bones", "other", "marked"),
+)
+_STRENGTH = {Status.NEGATIVE: 0, Status.UNCERTAIN: 1, Status.POSITIVE: 2}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence, or a few that belong together.
+
+    Args:
+        text (`str`): As it stands in the report.
+        area (`str`): Part of the chest, by which findings are ordered.
+        labels (`Labels`): What it states; empty where it names no observation.
+    """
+
+    text: str
+    area: str
+    labels: Labels = field(default_factory=dict)
+
+
+def combine_labels(statements: Iterable[Statement]) -> Labels:
+    """What statements say together: present outweighs possible, which outweighs absent.
+
+    Args:
+        statements (`Iterable[Statement]`): At least one; `No Finding` is present where nothing else is, devices aside.
+    """
+    labels: Labels = {}
+    for statement in statements:
+        for name, status in statement.labels.items():
+            if name not in labels or _STRENGTH[status] > _STRENGTH[labels[name]]:
+                labels[name] = status
+    if not findings_present(labels):
+        labels[NO_FINDING] = Status.POSITIVE
+    return labels
+
+
+class Writer:
+    """One reader at one study.
+
+    Args:
+        study (`Study`): What it shows.
+        rng (`random.Random`): Decides the reader and every choice.
+    """
+
+    def __init__(self, study: Study, rng: random.Random):
+        self._study = study
+        self._rng = rng
+        self._reader = rng.randrange(READERS)
+        self._bank = load_bank()
+
+    def write_both(self) -> tuple[list[Statement], list[Statement]]:
+        """Findings and impression of one report."""
+        findings, rng = self._study.findings, self._rng
+        in_findings, in_impression = set(), set()
+        for name, finding in findings.items():
+            if finding.status == Status.NEGATIVE:
+                concluded = rng.random() < DENIED_IN_IMPRESSION.get(name, 0.01)
+                in_impression |= {name} if concluded else set()
+                in_findings |= {name} if not concluded or rng.random() < 0.5 else set()
+            else:
+                described = rng.random() < IN_FINDINGS.get(name, 0.88)
+                in_findings |= {name} if described else set()
+                in_impression |= {name} if not described or rng.random() < IN_IMPRESSION else set()
+        hedged = {
+            name
+            for name in in_findings & in_impression
+            if findings[name].status == Status.POSITIVE and rng.random() < HEDGED_SHARE
+        }
+        return self.write_findings(in_findings, hedged), self.write_impression(in_impression)
+
+    def write_findings(self, names: Iterable[str], hedged: Iterable[str] = ()) -> list[Statement]:
+        """Findings about some observations.
+
+        Args:
+            names (`Iterable[str]`): What is named, devices aside: these are always named.
+            hedged (`Iterable[str]`): Observations that are only called possible here.
+        """
+        rng, frame = self._rng, self._bank.frame
+        named = {name: self._study.findings[name].status for name in self._study.findings if name in set(names)}
+        named.update(dict.fromkeys(hedged, Status.UNCERTAIN))
+        statements = [self._device(name, "findings") for name in self._study.devices]
+        if not self._study.present and rng.random() < NORMAL_TEMPLATE_SHARE:
+            template = self._bank.normals[self._rank(len(self._bank.normals))]
+            statements.append(Statement(self._choose(template.texts), "lungs", template.labels))
+        else:
+            statements += self._state(named, "findings")
+            for area, share in NEUTRAL_SHARES.items():
+                if rng.random() < share:
+                    statements.append(Statement(_fill(rng.choice(frame[area]), fill_gaps(rng)), area))
+        if rng.random() < MARKED_SHARE or not statements:
+            statements.append(Statement(rng.choice(frame["marked"]), "marked"))
+        order = _ORDERS[self._reader % len(_ORDERS)]
+        return sorted(statements, key=lambda statement: order.index(statement.area))
+
+    def write_impression(self, names: Iterable[str], all_devices: bool = False) -> list[Statement]:
+        """Impression about some observations; says so where there is nothing to conclude.
+
+        Args:
+            names (`Iterable[str]`): What is named, devices aside.
+            all_devices (`bool`, *optional*, defaults to `False`): Name every device instead of few.
+        """
+        rng, frame = self._rng, self._bank.frame
+        names = set(names)
+        statements = self._state(
+            {name: finding.status for name, finding in self._study.findings.items() if name in names}, "impression"
+        )
+        # What is there comes before what is not.
+        statements.sort(key=lambda statement: not findings_present(statement.labels))
+        concluded = any(findings_present(statement.labels) for statement in statements)
+        devices = [
+            self._device(name, "impression")
+            for name in self._study.devices
+            if all_devices or rng.random() < DEVICE_IN_IMPRESSION
+        ]
+        if not self._study.present:
+            if not statements or rng.random() < 0.5:
+                statements.insert(0, Statement(self._choose(frame["normal_conclusions"]), "other"))
+        elif not concluded:
+            texts = frame[
+                "unchanged_conclusions" if self._study.previous and rng.random() < 0.5 else "normal_conclusions"
+            ]
+            statements.insert(0, Statement(texts[0] if rng.random() < 0.5 else rng.choice(texts[:3]), "other"))
+        elif rng.random() < 0.1:
+            devices.append(Statement(rng.choice(frame["closings"]), "other"))
+        return statements + devices
+
+    def lay_out_impression(self, statements: Sequence[Statement]) -> list[str]:
+        """Paragraphs of an impression, now and then a numbered list."""
+        texts = [statement.text for statement in statements]
+        if len(texts) > 1 and self._rng.random() < NUMBERED_SHARE:
+            return [f"{number}. {text}" for number, text in enumerate(texts, start=1)]
+        return [self.join(texts)]
+
+    def join(self, texts: Iterable[str]) -> str:
+        """One paragraph; some readers leave two spaces behind a full stop."""
+        return ("  " if self._reader % 2 else " ").join(texts)
+
+    def _state(self, named: Mapping[str, Status], section: str) -> list[Statement]:
+        """Sentences that state all of `named` and nothing else, several at once where the bank can."""
+        rng, left, statements = self._rng, dict(named), []
+        area_of = areas()
+        while left:
+            fitting = [group for group in self._bank.combinations[section] if self._fits(group, left)]
+            if fitting and rng.random() < COMBINED_SHARE:
+                group = rng.choices(fitting, [len(group.labels) ** 2 for group in fitting])[0]
+                first = min(group.labels, key=lambda name: group.labels[name] == Status.NEGATIVE)
+                text = self._choose(group.texts, self._study.findings[first].gaps)
+                statements.append(Statement(text, area_of[first], group.labels))
+                for name in group.labels:
+                    del left[name]
+            else:
+                name = next(iter(left))
+                status = left.pop(name)
+                text = self._compare(name, status) or self._choose(
+                    self._bank.wordings[name].texts[status, section], self._study.findings[name].gaps
+                )
+                statements.append(Statement(text, area_of[name], {name: status}))
+        return statements
+
+    def _fits(self, group: Combination, left: Mapping[str, Status]) -> bool:
+        return all(left.get(name) == status for name, status in group.labels.items()) and not (
+            group.unless & self._study.present
+        )
+
+    def _compare(self, name: str, status: Status) -> str | None:
+        """A sentence that compares with the study before, or `None` where none fits or none is wanted."""
+        rng, before = self._rng, self._study.previous
+        if before is None or status == Status.UNCERTAIN:
+            return None
+        kinds, wording, finding = self._bank.comparisons, self._bank.wordings[name], self._study.findings[name]
+        was_there = name in before and before[name].status != Status.NEGATIVE
+        if status == Status.NEGATIVE:
+            if was_there and wording.changes and name != "Cardiomegaly" and rng.random() < 0.6:
+                return self._fill_comparison(kinds["gone"], wording.changes, finding)
+            if not was_there and name in kinds["bare"] and rng.random() < NOT_NEW_SHARE:
+                return rng.choice(kinds["never"]).format(bare=rng.choice(kinds["bare"][name]))
+        elif was_there and rng.random() < COMPARED_SHARE:
+            if wording.changes and rng.random() < 0.5:
+                return self._fill_comparison(kinds[rng.choice(("better", "worse"))], wording.changes, finding)
+            return self._fill_comparison(kinds["stable"], wording.stays, finding)
+        elif not was_there and wording.changes and rng.random() < CALLED_NEW_SHARE:
+            return self._fill_comparison(kinds["new"], wording.stays, finding)
+        return None
+
+    def _fill_comparison(self, texts: Sequence[str], nouns: Sequence[str], finding: Finding) -> str:
+        noun = self._choose(nouns, finding.gaps, capital=False)
+        return self._choose(texts, {"noun": noun})
+
+    def _device(self, name: str, section: str) -> Statement:
+        device, finding = self._study.devices[name]
+        texts = device.texts["removed" if finding.status == Status.NEGATIVE else section]
+        return Statement(self._choose(texts, finding.gaps), "devices", {SUPPORT_DEVICES: finding.status})
+
+    def _rank(self, count: int) -> int:
+        """The place of one of `count` texts: often the first, often the reader's own."""
+        chance = self._rng.random()
+        if chance < COMMONEST_SHARE or count == 1:
+            return 0
+        if chance < COMMONEST_SHARE + FAVOURITE_SHARE:
+            return 1 + self._reader % (count - 1)
+        return 1 + self._rng.randrange(count - 1)
+
+    def _choose(self, texts: Sequence[str], gaps: Mapping[str, str] | None = None, capital: bool = True) -> str:
+        if gaps and gaps.get("several"):
+            # A text of one side does not go with disease on both.
+            texts = [text for text in texts if "{side}" not in text and "{lobe}" not in text] or texts
+        return _fill(texts[self._rank(len(texts))], gaps or {}, capital)
+
+
+def _fill(text: str, gaps: Mapping[str, str], capital: bool = True) -> str:
+    if "{" in text:
+        text = text.format_map(gaps)
+    return text[0].upper() + text[1:] if capital else text
