@@ -2,7 +2,7 @@
 
 import argparse
 
-from data_preparation.arguments import add_protocol_arguments
+from data_preparation.arguments import add_protocol_arguments, add_report_arguments
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.command_line import run
@@ -13,6 +13,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     add_protocol_arguments(tasks)
+    add_report_arguments(tasks)
     return parser.parse_args()
 
 
@@ -23,6 +24,10 @@ def main() -> None:
         from data_preparation.protocol import prepare_protocol
 
         prepare_protocol(arguments)
+    elif arguments.task == "report":
+        from data_preparation.report import prepare_report
+
+        prepare_report(arguments)
 
 
 if __name__ == "__main__":

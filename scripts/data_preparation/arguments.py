@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from radrecipes.command_line import positive, whole
 from radrecipes.data.dataset_folder import ACCESS_LEVELS
 
 _PROTOCOL_EXAMPLES = """\
@@ -75,3 +76,97 @@ def add_protocol_arguments(tasks: argparse._SubParsersAction) -> None:
     )
     terms.add_argument("--license", help="Hub licence identifier (default: other; --synthetic: apache-2.0)")
     terms.add_argument("--language", default="en", help="language code of the notes (default: en)")
+
+
+_REPORT_EXAMPLES = """\
+examples:
+  # MIMIC-CXR as PhysioNet delivers it. Labels are read off the text that is kept, so that they fit it.
+  python scripts/prepare_data.py report --source mimic-cxr --root /path/to/mimic-cxr --output data/mimic_reports
+
+  # The official split, and CheXpert's labels as published (of the impression alone where there is one).
+  python scripts/prepare_data.py report --source mimic-cxr --root /path/to/mimic-cxr --output data/mimic_reports \\
+      --split official --label-source csv --labels chexpert
+
+  # OpenI (Indiana University), which needs no credentials.
+  python scripts/prepare_data.py report --source openi --root /path/to/openi --output data/openi_reports
+
+  # Prompt and completion pairs; --group-column keeps a patient's reports in one split.
+  python scripts/prepare_data.py report --source jsonl --root pairs.jsonl --group-column patient --sections any \\
+      --output data/our_reports
+"""
+
+
+def add_report_arguments(tasks: argparse._SubParsersAction) -> None:
+    """Add `report`: chest X-ray reports with the observations that they state."""
+    report = tasks.add_parser(
+        "report",
+        help="chest X-ray reports with the observations that they state",
+        description="Prepare chest X-ray reports with the observations that they state.",
+        epilog=_REPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    report.add_argument("--source", choices=("mimic-cxr", "openi", "jsonl"), required=True, help="layout of --root")
+    report.add_argument(
+        "--root",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="mimic-cxr: folder with files/ or mimic-cxr-reports.zip, and the CSV files; openi: folder with"
+        " ecgen-radiology/ or NLMCXR_reports.tgz; jsonl: the file",
+    )
+    report.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for example data/our_reports")
+    report.add_argument("--overwrite", action="store_true", help="replace the dataset that stands in --output")
+
+    labels = report.add_argument_group("labels and splits")
+    labels.add_argument(
+        "--label-source",
+        choices=("relabel", "csv", "prompt"),
+        help="read off the text that is kept, or as the CSV (mimic-cxr) or the prompt (jsonl) states them"
+        " (default: relabel; jsonl: prompt). CSV labels describe the impression alone where there is one",
+    )
+    labels.add_argument("--labels", choices=("chexpert", "negbio"), help="which CSV (default: chexpert)")
+    labels.add_argument(
+        "--split", choices=("patient", "official"), default="patient", help="official: mimic-cxr (default: patient)"
+    )
+    labels.add_argument("--split-seed", type=whole, default=0, help="seed of the split by patient (default: 0)")
+
+    text = report.add_argument_group("text")
+    text.add_argument(
+        "--sections", choices=("both", "any"), default="both", help="that must have words (default: both)"
+    )
+    text.add_argument(
+        "--earlier-studies", choices=("drop", "keep"), default="drop", help="comparisons with them (default: drop)"
+    )
+    text.add_argument(
+        "--deidentified",
+        choices=("drop", "normalise"),
+        default="drop",
+        help="drop sentences with ___ or XXXX, or write every mark as ___ (default: drop)",
+    )
+    text.add_argument(
+        "--details",
+        choices=("drop", "keep"),
+        default="drop",
+        help="sides and measurements, which no observation holds, so that a written one is invented (default: drop)",
+    )
+
+    columns = report.add_argument_group("columns of jsonl")
+    columns.add_argument("--prompt-column", default="prompt", metavar="NAME", help="observations (default: prompt)")
+    columns.add_argument("--completion-column", default="completion", metavar="NAME", help="default: completion")
+    columns.add_argument("--id-column", metavar="NAME", help="identifies a report; without it lines are numbered")
+    columns.add_argument("--group-column", metavar="NAME", help="patient: kept in one split")
+
+    work = report.add_argument_group("work")
+    work.add_argument("--processes", type=positive, help="default: one for each core")
+    work.add_argument(
+        "--max-dropped", type=float, default=0.005, help="share of bad reports that is put up with (default: 0.005)"
+    )
+
+    terms = report.add_argument_group("terms of use")
+    terms.add_argument(
+        "--access",
+        choices=ACCESS_LEVELS,
+        help="decides what may be shown (default: credentialed; openi: open; a generated tree: synthetic)",
+    )
+    terms.add_argument("--license", help="Hub licence identifier (default: other; a generated tree: apache-2.0)")
+    terms.add_argument("--language", default="en", help="language code of the reports (default: en)")

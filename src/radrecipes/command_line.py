@@ -32,6 +32,14 @@ def positive(text: str) -> int:
     return value
 
 
+def whole(text: str) -> int:
+    """A whole number of at least 0, as the `type` of an argument; for seeds."""
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
 def share(text: str) -> float:
     """A number between 0 and 1, both left out, as the `type` of an argument."""
     value = float(text)

@@ -220,7 +220,7 @@ def _worked_off(
     """Chunks of outcomes in the order of the source, from as many processes as are worth starting."""
     items = source.items()
     chunks = iter(lambda: list(islice(items, _CHUNK)), [])
-    processes = min(processes or len(os.sched_getaffinity(0)), -(-source.count // _CHUNK))
+    processes = min(processes or os.cpu_count() or 1, -(-source.count // _CHUNK))
     if processes <= 1:
         yield (_work_off(source, options, chunk) for chunk in chunks)
         return

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCard
 
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.data.preparation import DROP_REASONS
+from radrecipes.reporting.card_front_matter import card_title, dataset_card_data
 
 _TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
-# The Hub's size classes, by the number of rows below which each holds.
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 def render_dataset_card(manifest: Mapping[str, Any]) -> str:
@@ -26,28 +25,16 @@ def render_dataset_card(manifest: Mapping[str, Any]) -> str:
         `str`: Markdown with the YAML front matter of a Hub dataset card.
     """
     synthetic = manifest["access"] == "synthetic"
-    rows = manifest["rows"]["kept"]
-    title = manifest["name"].replace("_", " ").replace("-", " ").strip().capitalize()
-    data = DatasetCardData(
-        pretty_name=title,
-        license=manifest["license"],
-        language=[manifest["language"]],
-        task_categories=["text-classification"],
-        annotations_creators=["machine-generated" if synthetic else "found"],
-        source_datasets=["original"],
-        size_categories=[next((name for below, name in _SIZES if rows < below), "n>1M")],
-        tags=["radiology", "medical", "imaging-protocol", *(["synthetic"] if synthetic else [])],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"{split}.parquet"} for split in SPLITS],
-            }
-        ],
+    data = dataset_card_data(
+        manifest,
+        task_category="text-classification",
+        annotations="machine-generated" if synthetic else "found",
+        tags=["imaging-protocol"],
     )
     card = DatasetCard.from_template(
         data,
         template_path=str(_TEMPLATE),
-        title=title,
+        title=card_title(manifest),
         synthetic=synthetic,
         manifest=manifest,
         split_names=SPLITS,
