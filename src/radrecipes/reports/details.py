@@ -1,0 +1,183 @@
+"""Sides and measurements: details that structured findings do not hold, so that a model could only invent them.
+
+Judged to be no such detail: severity (`small`), lobes and zones (`lower lobe`), distances in words (`above the carina`), `both`,
+and names of organs in which a side is part of the name: the chambers of the heart, its borders and the main bronchi (`right
+atrium`, `left ventricular lead`, `right mainstem bronchus`). The side of a device (`right PICC`, `left-sided pacemaker`) is one.
+"""
+
+import re
+
+from radrecipes.reports.sentences import split_sentences
+
+# Cheap to look for; whatever is a detail holds one of these in lower case.
+_NEEDLES = (
+    *("left", "right", "lateral", "biba", "biap", "bihi", "both sides", "r>l", "l>r", "r > l", "l > r"),
+    *("mm", "cm", "millim", "centim", "inch", "ml", "cc", "%", "percent"),
+    *("rul", "rml", "rll", "lul", "lll", "rij", "lij"),
+)
+_SIDE = r"(?:left|right)(?:[- ]sided|(?![- ]sided))"
+# Names with a side in them; two chambers may share a noun.
+_ORGAN = (
+    r"(?=[- ](?:(?:and|or)[ ](?:left|right)[ ])?(?:ventric|atri(?:al|um|a)\b|heart|cardiac|main[ -]?stem|main bronch|"
+    r"main stem|coronary|anterior descending|bundle branch))"
+)
+_SIDED_ORGAN = re.compile(rf"\b{_SIDE}{_ORGAN}", re.IGNORECASE)
+_SIDE_WORD = (
+    rf"\b{_SIDE}(?!\w){_ORGAN.replace('?=', '?!', 1)}|\b(?:left|right)wards?\b|\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b|"
+    r"\bbi(?=basilar|basal|apical|hilar)|\bboth sides\b|\b[RL] ?> ?[RL]\b|\b[RL](?=[UML]L\b|IJ\b)"
+)
+_NUMBER = r"(?:\d+(?:[.,]\d+)?|\.\d+|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|half an?))"
+_UNIT = r"(?:mm|cms?|millimet(?:er|re)s?|centimet(?:er|re)s?|inch(?:es)?|ml|cc|milliliters?)"
+_SIZE = (
+    rf"(?<![\d.])(?:{_NUMBER}(?:[\s-]*{_UNIT}\b)?\s*(?:x|×|by|to|-|–|or)\s*){{0,2}}"
+    rf"{_NUMBER}(?:[\s-]*{_UNIT}\b|\s*(?:%|percent\b))"
+)
+_DETAIL = re.compile(rf"{_SIDE_WORD}|{_SIZE}", re.IGNORECASE)
+
+# Each step takes words out and leaves this character, by which articles and loose ends are found afterwards.
+_CUT = "\x00"
+_ROUGHLY = (
+    r"(?:(?:approximately|about|roughly|around|up to|at least|at most|less than|more than|greater than|no more than|nearly|almost|"
+    r"over|under|an? estimated|some|only|just|maximally|~|<|>)\s*)*"
+)
+_EXTENT = (
+    r"(?:\s+(?:in|of)\s+(?:(?:the|its|greatest|maximal|maximum|largest|longest|short|long|transverse|AP|craniocaudal)\s+)*"
+    r"(?:diameter|dimensions?|size|length|width|axis|thickness|extent|height)|\s+(?:across|thick|long|wide|deep)\b)?"
+)
+_MEASURED = rf"{_ROUGHLY}{_SIZE}(?!\s+from\b){_EXTENT}"
+_SIDES = rf"(?:the\s+)?{_SIDE}(?:\s+(?:and|or)\s+(?:the\s+)?{_SIDE})*(?:\s+(?:hand\s+)?sides?)?"
+_MORE = r"(?:greater|more|larger|worse|less|smaller|higher|bigger|denser|>|<)"
+# A side word in front of one of these, or of a stop, is a noun.
+_BEHIND_A_NOUN = (
+    r"(?=\s*(?:[.,;:)!?]|\Z)|\s+(?:and|or|with|without|which|that|is|are|was|were|but|as|in|at|may|could|has|have|likely|"
+    r"there|while|where|suggest\w*|consistent|compatible|reflect\w*|represent\w*|due|from|since|than)\b)"
+)
+_CUTS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # (left greater than right); more so on the left than on the right; worse on the left
+        rf"\s*[,(]?\s*\b(?:(?:which|that)\s+(?:is|are)\s+)?(?:(?:slightly|much|somewhat)\s+)?{_SIDE}[\s-]+(?:side\s+)?{_MORE}"
+        rf"(?:\s+\w+)?(?:[\s-]+than|(?<=[<>]))[\s-]+(?:on\s+)?(?:the\s+)?{_SIDE}(?:\s+side)?\s*\)?",
+        rf"\s*[,(]?\s*(?:\b(?:which|that)\s+(?:is|are)\s+)?(?:\b(?:slightly|much|somewhat)\s+)?\b{_MORE}"
+        rf"(?:\s+(?!on\b)\w+)?\s+(?:on|at|in|to)\s+{_SIDES}(?:\s+than\s+(?:on\s+|in\s+)?{_SIDES})?{_BEHIND_A_NOUN}\s*\)?",
+        r"\s*\(?\s*\b(?:R ?[<>] ?L|L ?[<>] ?R)\b\s*\)?",
+        r"\b(?:left|right)[- ]to[- ](?:left|right)\b",
+        # moderate right and small left effusions
+        rf"\b{_SIDE}(?:\s+and|,)\s+(?:an?\s+)?(?:(?:very|small|moderate|large|trace|tiny|minimal|mild|minor|severe|to|or|and)[\s-]+)+"
+        rf"{_SIDE}\s+(?=\w)",
+        # on the left side of the chest
+        rf"\b{_SIDE}\s+side\s+of\s+(?:the\s+)?",
+        # predominantly on the left
+        rf"\s*[,(]?\s*(?:\b(?:predominantly|mainly|mostly|primarily|particularly|especially|most\s+(?:marked|pronounced|"
+        rf"prominent|severe)(?:ly)?)\s+)?\b(?:on|to|at|toward|towards|in|from)\s+(?:{_SIDES}{_BEHIND_A_NOUN}|both sides\b)\s*\)?",
+        # measuring up to 8 mm in diameter
+        rf"\s*[,(]?\s*\b(?:(?:currently|now)\s+)?(?:measuring|(?:which|that)\s+measures?|which\s+(?:is|are)|spanning|estimated\s+"
+        rf"(?:at|to\s+be))\s+{_MEASURED}\s*[,)]?",
+        rf"\s+(?:by|of|with\s+an?\s+(?:\w+\s+)?(?:diameter|size|width|length|thickness|depth)\s+of)\s+{_MEASURED}",
+        rf"\(\s*{_MEASURED}\s*\)",
+        _MEASURED,
+        rf"(?:{_SIDE_WORD})(?:\s*(?:and|or|and/or|,|/)\s*(?:{_SIDE_WORD}))*(?=[\s-]+(?!(?:is|are|was|were|and|or|with|than|of|"
+        r"in|at|on|has|have|but|as|may|sides?)\b)\w)[\s-]*",
+        r"\s*\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b",
+        r"\bbi(?=basilar|basal|apical|hilar)",
+    )
+)
+_LOBES = {"rul": "upper lobe", "rml": "middle lobe", "rll": "lower lobe", "lul": "upper lobe", "lll": "lower lobe"}
+_ABBREVIATED = re.compile(r"\b(?:rul|rml|rll|lul|lll|rij|lij)\b", re.IGNORECASE)
+_WITHIN = re.compile(rf"\bwithin\s+{_ROUGHLY}{_SIZE}\s+of\b", re.IGNORECASE)
+# Without its side such a sentence would contradict one on the other side, so it is left out.
+_DENIED = re.compile(
+    rf"\b(?:no|without|not|nor|free of|absence of|resol\w+)\s+(?:(?!(?:but|with|although|however|except)\b)[\w,/-]+\s+){{0,7}}?"
+    rf"(?:{_SIDE}(?!{_ORGAN})\b)|\b{_SIDE}\s+(?:\w+:?\s+){{0,4}}(?:clear|normal|unremarkable|sharp|(?:well[- ])?expanded|"
+    r"(?:well[- ])?aerated|absent|resolved|not)\b",
+    re.IGNORECASE,
+)
+# What a cut may not leave: a word that something has to follow, or a verb or preposition that lost its object.
+_OPEN_WORD = (
+    r"(?:is|are|was|were|be|been|the|an?|of|in|on|at|to|by|with|and|or|nor|than|from|measur(?:es?|ed|ing)|which|that|those|as|"
+    r"no|within|between|into|over|under|about|approximately|for|per|its|appears?|has|have|spans?|seen as|size|up)"
+)
+_LOOSE_END = re.compile(
+    rf"\b{_OPEN_WORD}\s*{_CUT}[\s{_CUT}]*(?:[.,;:!?)]|\Z|(?:and|or|nor|but|with|than|in|of|from|is|are|was|were|which|that)\b)|"
+    rf"\b(?:is|are|was|were|measur(?:es?|ed)|size)\s*{_CUT}[\s{_CUT}]*(?:to|at|on)\b|"
+    rf"\A[\s{_CUT}]*(?:(?:and|or|than|of|is|are|was|were|which|in)\b|[.,;:]|\Z)|"
+    rf"(?:\b(?:and|or)|,)\s*{_CUT}[\s{_CUT}]*(?:and|or)\b",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(rf"\b(a|an)(\s*{_CUT}[\s{_CUT}]*)([^\W_]+)", re.IGNORECASE)
+# Letters that are spoken with a vowel in front: an NG tube, an SVC filter.
+_SPELT_WITH_A_VOWEL = frozenset("AEFHILMNORSX")
+_CONSONANT_SOUND = re.compile(r"(?:uni(?!n|m)|use|usu|eu|one\b|once)", re.IGNORECASE)
+_SILENT_H = re.compile(r"(?:hour|honest|heir)", re.IGNORECASE)
+# left over from `, left greater than right, is`
+_LONE_COMMA = re.compile(rf"{_CUT}\s*,(?=\s+(?:is|are|was|were|has|have)\b)")
+_SPACES = re.compile(r"\s+")
+_SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;:)])|(?<=\()\s+|\(\s*\)\s*")
+_DOUBLE_STOP = re.compile(r"[,;:](?=[.,;])")
+
+
+def unrequested_details(sentence: str) -> list[str]:
+    """Side words and measurements in a sentence, in order, for example `["left", "8 mm"]`; `[]` where it has none.
+
+    Args:
+        sentence (`str`):
+            A sentence, or any longer text.
+
+    Returns:
+        `list[str]`: as written.
+    """
+    if not _may_hold_details(sentence):
+        return []
+    return [match[0] for match in _DETAIL.finditer(sentence)]
+
+
+def without_details(text: str) -> str:
+    """Take sides and measurements out of a text, so that every sentence stays grammatical.
+
+    A sentence that says nothing without them is left out (`It measures 8 mm.`), and so is one that denies something on one side
+    (`No right effusion.`), as without the side it would contradict the other side.
+
+    Args:
+        text (`str`):
+            A section of a report.
+
+    Returns:
+        `str`: the text itself where it holds no detail; else its sentences joined with a space, none with a detail.
+    """
+    if not _may_hold_details(text) or not _DETAIL.search(text):
+        return text
+    return " ".join(filter(None, map(_sentence_without_details, split_sentences(text))))
+
+
+def _may_hold_details(text: str) -> bool:
+    lowered = text.lower()
+    return any(needle in lowered for needle in _NEEDLES)
+
+
+def _sentence_without_details(sentence: str) -> str:
+    if not _may_hold_details(sentence) or not _DETAIL.search(sentence):
+        return sentence
+    if _DENIED.search(sentence):
+        return ""
+    cut = _ABBREVIATED.sub(lambda match: _CUT + _LOBES.get(match[0].lower(), "IJ"), sentence.replace(_CUT, " "))
+    cut = _WITHIN.sub("near", cut)
+    for pattern in _CUTS:
+        cut = pattern.sub(_CUT, cut)
+    if _DETAIL.search(cut.replace(_CUT, " ")) or _LOOSE_END.search(cut):
+        return ""
+    cut = _ARTICLE.sub(lambda match: f"{_article(match[1], match[3])}{match[2]}{match[3]}", cut)
+    cut = _SPACES.sub(" ", _LONE_COMMA.sub(" ", cut).replace(_CUT, " ")).strip()
+    cut = _DOUBLE_STOP.sub("", _SPACE_BEFORE_STOP.sub("", cut)).strip()
+    # What was joined by the cuts may read as a detail again.
+    if _DETAIL.search(cut) or len(split_sentences(cut)) != 1:
+        return ""
+    return cut[0].upper() + cut[1:] if sentence[0].isupper() else cut
+
+
+def _article(article: str, word: str) -> str:
+    """`a` or `an` before a word, in the case of the article that stood there."""
+    if word.isupper() and len(word) > 1:
+        vowel = word[0] in _SPELT_WITH_A_VOWEL
+    else:
+        vowel = bool(_SILENT_H.match(word)) or (word[0].lower() in "aeiou" and not _CONSONANT_SOUND.match(word))
+    return article[0] + ("n" if vowel else "")
