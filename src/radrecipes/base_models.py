@@ -1,10 +1,11 @@
-"""A base model from a GGUF file: checked, dequantised once, and written as the safetensors folder that a Hub clone would be."""
+"""A base model from a GGUF file or from pickled weights, written once as the safetensors folder that a Hub clone would be."""
 
 import hashlib
 import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -82,4 +83,46 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
     (unfinished / "ORIGIN.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
+    return folder
+
+
+def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
+    """Write the pickled weights of `<root>/<model_id>/` beside them as safetensors.
+
+    The pickle is read by torch's restricted loader, which rebuilds tensors and runs nothing else.
+
+    Args:
+        model_id (`str`):
+            Hub id; its repository lies under `root` as it was downloaded.
+        root (`Path`, *optional*, defaults to `models`):
+            Folder of base models.
+
+    Returns:
+        `Path`: the model's folder. `pytorch_model.bin` is no longer needed then.
+
+    Raises:
+        [`InputError`]: no pickled weights there, safetensors there already, or weights that do not make up the model.
+    """
+    folder = root / model_id
+    if any(folder.glob("*.safetensors")):
+        raise InputError("holds safetensors already; there is nothing to convert", str(folder))
+    if not any(folder.glob("pytorch_model*.bin")):
+        raise InputError(f"holds no pytorch_model.bin; download {model_id} there first", str(folder))
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", use_safetensors=False, weights_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, UnpicklingError) as error:
+        raise InputError(f"cannot be converted ({type(error).__name__}); download it again", str(folder)) from error
+    if found["missing_keys"]:
+        raise InputError(
+            f"the weights lack {min(found['missing_keys'])}, which would be random; download it again", str(folder)
+        )
+    unfinished = folder / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    # The index of several files last: with it the folder counts as whole.
+    for file in sorted(unfinished.glob("*.safetensors*")):
+        file.rename(folder / file.name)
+    shutil.rmtree(unfinished)
     return folder

@@ -151,9 +151,15 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
         [`~transformers.PreTrainedModel`]
 
     Raises:
-        [`InputError`]: the weights are neither under `models/` nor to be had from the Hub.
+        [`InputError`]: the weights are neither under `models/` nor to be had from the Hub, or they are no safetensors.
     """
     location = locate_base(model.model_name_or_path)
+    if Path(location).is_dir() and not any(Path(location).glob("*.safetensors")):
+        raise InputError(
+            "holds no safetensors, and no other weights are loaded; convert a pytorch_model.bin once with "
+            f"`python scripts/prepare_model.py --convert {model.model_name_or_path}`",
+            location,
+        )
     quantization = get_quantization_config(model)
     try:
         return AutoModelForCausalLM.from_pretrained(
