@@ -10,38 +10,40 @@ from radrecipes.reports.observations import Status
 # Pictures of disease: weight, chance of devices that come with it, and observations with the chance that the picture
 # shows each and how often it is certain.
 _PICTURES = (
-    (18, 0.3, {"Cardiomegaly": (0.7, 0.9), "Edema": (0.85, 0.7), "Pleural Effusion": (0.6, 0.75)}),
-    (20, 0.15, {"Lung Opacity": (0.75, 0.9), "Consolidation": (0.3, 0.75), "Pneumonia": (0.9, 0.35)}),
-    (14, 0.2, {"Atelectasis": (1.0, 0.55), "Lung Opacity": (0.45, 0.9), "Pneumonia": (0.15, 0.0)}),
-    (11, 0.2, {"Pleural Effusion": (1.0, 0.7), "Atelectasis": (0.6, 0.6), "Pleural Other": (0.08, 0.3)}),
-    (10, 0.15, {"Cardiomegaly": (1.0, 0.8)}),
-    (7, 0.5, {"Pneumothorax": (1.0, 0.65), "Fracture": (0.25, 0.7), "Pleural Effusion": (0.2, 0.6)}),
-    (6, 0.05, {"Fracture": (1.0, 0.75), "Atelectasis": (0.2, 0.5)}),
-    (7, 0.1, {"Lung Lesion": (1.0, 0.6), "Lung Opacity": (0.12, 0.8)}),
-    (4, 0.1, {"Pleural Other": (1.0, 0.7)}),
-    (5, 0.2, {"Enlarged Cardiomediastinum": (1.0, 0.55), "Cardiomegaly": (0.35, 0.7)}),
-    (6, 0.1, {"Lung Opacity": (0.8, 0.85), "Consolidation": (0.15, 0.4)}),
-    (8, 1.0, {"Atelectasis": (0.6, 0.6), "Pleural Effusion": (0.5, 0.7), "Edema": (0.4, 0.6)}),
+    (26, 0.3, {"Cardiomegaly": (0.7, 0.9), "Edema": (0.85, 0.7), "Pleural Effusion": (0.6, 0.75)}),
+    (22, 0.15, {"Lung Opacity": (0.75, 0.9), "Consolidation": (0.3, 0.75), "Pneumonia": (0.9, 0.35)}),
+    (18, 0.2, {"Atelectasis": (1.0, 0.55), "Lung Opacity": (0.45, 0.9), "Pneumonia": (0.15, 0.0)}),
+    (18, 0.2, {"Pleural Effusion": (1.0, 0.7), "Atelectasis": (0.6, 0.6), "Pleural Other": (0.08, 0.3)}),
+    (9, 0.15, {"Cardiomegaly": (1.0, 0.8)}),
+    (8, 0.5, {"Pneumothorax": (1.0, 0.65), "Fracture": (0.25, 0.7), "Pleural Effusion": (0.2, 0.6)}),
+    (4, 0.05, {"Fracture": (1.0, 0.75), "Atelectasis": (0.2, 0.5)}),
+    (4, 0.1, {"Lung Lesion": (1.0, 0.6), "Lung Opacity": (0.12, 0.8)}),
+    (2, 0.1, {"Pleural Other": (1.0, 0.7)}),
+    (3, 0.2, {"Enlarged Cardiomediastinum": (1.0, 0.55), "Cardiomegaly": (0.35, 0.7)}),
+    (7, 0.1, {"Lung Opacity": (0.8, 0.85), "Consolidation": (0.15, 0.4)}),
+    (9, 1.0, {"Atelectasis": (0.6, 0.6), "Pleural Effusion": (0.5, 0.7), "Edema": (0.4, 0.6)}),
 )
 # How often an observation that is not there is denied.
 _DENIED = {
-    "Enlarged Cardiomediastinum": 0.45,
-    "Cardiomegaly": 0.45,
+    "Enlarged Cardiomediastinum": 0.55,
+    "Cardiomegaly": 0.55,
     "Lung Opacity": 0.4,
     "Lung Lesion": 0.03,
-    "Edema": 0.28,
-    "Consolidation": 0.65,
+    "Edema": 0.35,
+    "Consolidation": 0.7,
     "Pneumonia": 0.25,
     "Atelectasis": 0.03,
-    "Pneumothorax": 0.75,
-    "Pleural Effusion": 0.75,
+    "Pneumothorax": 0.82,
+    "Pleural Effusion": 0.82,
     "Pleural Other": 0.025,
-    "Fracture": 0.1,
+    "Fracture": 0.12,
 }
 _IN_THE_LUNG = ("Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
+_BOTH_SIDES = ("Lung Opacity", "Atelectasis", "Pleural Effusion")
 _LASTING = ("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Lesion", "Pleural Other", "Fracture")
-NORMAL_SHARE, NEW_DISEASE_SHARE = 0.58, 0.25
-LASTS, PASSES = 0.9, 0.5
+NORMAL_SHARE, NEW_DISEASE_SHARE = 0.62, 0.3
+SECOND_DISEASE_SHARE = 0.55
+LASTS, PASSES = 0.8, 0.5
 DEVICE_LASTS, DEVICE_PASSES, STRAY_DEVICE = 0.97, 0.5, 0.08
 
 
@@ -95,15 +97,20 @@ def follow_patient(studies: int, rng: random.Random) -> Iterator[Study]:
         previous = findings
 
 
-def fill_gaps(rng: random.Random) -> dict[str, str]:
-    """Side, size, place and the like of one finding, singular or plural throughout."""
+def fill_gaps(rng: random.Random, name: str = "") -> dict[str, str]:
+    """Side, size, place and the like of one finding, singular or plural throughout.
+
+    Args:
+        rng (`random.Random`): Decides everything.
+        name (`str`, *optional*): The observation; a few can be on both sides.
+    """
     side = rng.choice(("left", "right"))
     lobe = rng.choice(
         ("lower", "lower", "lower", "upper") if side == "left" else ("lower", "lower", "upper", "middle")
     )
     size = rng.choice(("small", "small", "small", "moderate", "large", "tiny", "trace"))
     texture = rng.choice(("patchy", "patchy", "hazy", "streaky", "linear", "focal"))
-    several = rng.random() < 0.25
+    several = name in _BOTH_SIDES and rng.random() < 0.3
     if several:
         place = rng.choice(("bibasilar", "bibasilar", "bilateral perihilar", "bilateral lower lobe"))
     elif lobe == "lower":
@@ -147,38 +154,39 @@ def _diseases(previous: dict[str, Finding], rng: random.Random) -> tuple[dict[st
             shown[name] = Finding(settled, finding.gaps)
     fresh = rng.random() < NEW_DISEASE_SHARE if shown else rng.random() >= NORMAL_SHARE
     if not fresh:
-        return shown, STRAY_DEVICE if not shown else 0.12
-    _, device_share, observations = rng.choices(_PICTURES, [weight for weight, _, _ in _PICTURES])[0]
-    if set(shown) & set(observations):
-        return shown, device_share
-    drawn: dict[str, Finding] = {}
-    while not drawn:
-        drawn = {
-            name: Finding(Status.POSITIVE if rng.random() < sure else Status.UNCERTAIN, fill_gaps(rng))
-            for name, (share, sure) in observations.items()
-            if rng.random() < share
-        }
-    return {**shown, **drawn}, device_share
+        return shown, 0.12 if shown else STRAY_DEVICE
+    device_share = 0.0
+    for _ in range(2 if rng.random() < SECOND_DISEASE_SHARE else 1):
+        _, picture_share, observations = rng.choices(_PICTURES, [weight for weight, _, _ in _PICTURES])[0]
+        device_share = max(device_share, picture_share)
+        for name, (share, sure) in observations.items():
+            if name not in shown and rng.random() < share:
+                status = Status.POSITIVE if rng.random() < sure else Status.UNCERTAIN
+                shown[name] = Finding(status, fill_gaps(rng, name))
+    return shown, device_share
 
 
 def _denials(shown: dict[str, Finding], previous: dict[str, Finding], rng: random.Random) -> dict[str, Finding]:
-    denied = {}
+    names = set()
+    gone = {name for name, finding in previous.items() if finding.status != Status.NEGATIVE} - set(shown)
     for name, share in _DENIED.items():
-        before = previous.get(name)
-        gone = before is not None and before.status != Status.NEGATIVE
-        if name not in shown and rng.random() < (0.8 if gone else share):
-            # What is denied because it has gone keeps its side.
-            denied[name] = Finding(Status.NEGATIVE, before.gaps if gone else {})
+        if name not in shown and rng.random() < (0.8 if name in gone else share):
+            names.add(name)
     if any(name in shown for name in _IN_THE_LUNG):
-        denied.pop("Lung Opacity", None)
+        names.discard("Lung Opacity")
     # Clear lungs are free of both.
-    elif "Lung Opacity" in denied and "Consolidation" not in denied and rng.random() < 0.8:
-        denied["Consolidation"] = Finding(Status.NEGATIVE)
+    elif "Lung Opacity" in names and rng.random() < 0.8:
+        names.add("Consolidation")
     if "Pneumonia" in shown and shown["Pneumonia"].status == Status.POSITIVE:
-        denied.pop("Consolidation", None)
+        names.discard("Consolidation")
     if "Consolidation" in shown:
-        denied.pop("Pneumonia", None)
-    return denied
+        names.discard("Pneumonia")
+    # What is denied because it has gone keeps its side.
+    return {
+        name: Finding(Status.NEGATIVE, previous[name].gaps if name in gone else {})
+        for name in _DENIED
+        if name in names
+    }
 
 
 def _devices(

@@ -17,7 +17,8 @@ NORMAL_TEMPLATE_SHARE = 0.6
 COMPARED_SHARE, CALLED_NEW_SHARE, NOT_NEW_SHARE = 0.3, 0.06, 0.04
 HEDGED_SHARE = 0.05
 MARKED_SHARE = 0.07
-NEUTRAL_SHARES = {"views": 0.16, "volumes": 0.2, "other": 0.3}
+# Sentences that name no observation.
+NEUTRAL_SHARES = {"views": 0.4, "volumes": 0.4, "other": 0.75}
 NUMBERED_SHARE = 0.2
 # How often findings and impression name what is present, and the impression denies what is not.
 IN_FINDINGS, IN_IMPRESSION = {"Pneumonia": 0.35}, 0.78
@@ -117,11 +118,10 @@ class Writer:
         if not self._study.present and rng.random() < NORMAL_TEMPLATE_SHARE:
             template = self._bank.normals[self._rank(len(self._bank.normals))]
             statements.append(Statement(self._choose(template.texts), "lungs", template.labels))
+            statements += self._neutral("views") + self._neutral("other")
         else:
             statements += self._state(named, "findings")
-            for area, share in NEUTRAL_SHARES.items():
-                if rng.random() < share:
-                    statements.append(Statement(_fill(rng.choice(frame[area]), fill_gaps(rng)), area))
+            statements += self._neutral("views") + self._neutral("volumes") + self._neutral("other")
         if rng.random() < MARKED_SHARE or not statements:
             statements.append(Statement(rng.choice(frame["marked"]), "marked"))
         order = _ORDERS[self._reader % len(_ORDERS)]
@@ -220,6 +220,11 @@ class Writer:
     def _fill_comparison(self, texts: Sequence[str], nouns: Sequence[str], finding: Finding) -> str:
         noun = self._choose(nouns, finding.gaps, capital=False)
         return self._choose(texts, {"noun": noun})
+
+    def _neutral(self, area: str) -> list[Statement]:
+        if self._rng.random() >= NEUTRAL_SHARES[area]:
+            return []
+        return [Statement(_fill(self._rng.choice(self._bank.frame[area]), fill_gaps(self._rng)), area)]
 
     def _device(self, name: str, section: str) -> Statement:
         device, finding = self._study.devices[name]
