@@ -41,8 +41,8 @@ _DENIED = {
 _IN_THE_LUNG = ("Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
 _BOTH_SIDES = ("Lung Opacity", "Atelectasis", "Pleural Effusion")
 _LASTING = ("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Lesion", "Pleural Other", "Fracture")
-NORMAL_SHARE, NEW_DISEASE_SHARE = 0.62, 0.3
-SECOND_DISEASE_SHARE = 0.55
+NORMAL_SHARE, NEW_DISEASE_SHARE = 0.6, 0.3
+SECOND_DISEASE_SHARE = 0.65
 LASTS, PASSES = 0.8, 0.5
 DEVICE_LASTS, DEVICE_PASSES, STRAY_DEVICE = 0.97, 0.5, 0.08
 

@@ -16,9 +16,9 @@ NORMAL_TEMPLATE_SHARE = 0.6
 # Of findings that were there at the study before, that are new, and of denials where there was nothing before.
 COMPARED_SHARE, CALLED_NEW_SHARE, NOT_NEW_SHARE = 0.3, 0.06, 0.04
 HEDGED_SHARE = 0.05
-MARKED_SHARE = 0.07
+MARKED_SHARE, CLOSING_SHARE = 0.07, 0.2
 # Sentences that name no observation.
-NEUTRAL_SHARES = {"views": 0.4, "volumes": 0.4, "other": 0.75}
+NEUTRAL_SHARES = {"views": 0.45, "volumes": 0.45, "other": 0.8}
 NUMBERED_SHARE = 0.2
 # How often findings and impression name what is present, and the impression denies what is not.
 IN_FINDINGS, IN_IMPRESSION = {"Pneumonia": 0.35}, 0.78
@@ -155,7 +155,7 @@ class Writer:
                 "unchanged_conclusions" if self._study.previous and rng.random() < 0.5 else "normal_conclusions"
             ]
             statements.insert(0, Statement(texts[0] if rng.random() < 0.5 else rng.choice(texts[:3]), "other"))
-        elif rng.random() < 0.1:
+        elif rng.random() < CLOSING_SHARE:
             devices.append(Statement(rng.choice(frame["closings"]), "other"))
         return statements + devices
 
@@ -222,9 +222,10 @@ class Writer:
         return self._choose(texts, {"noun": noun})
 
     def _neutral(self, area: str) -> list[Statement]:
-        if self._rng.random() >= NEUTRAL_SHARES[area]:
-            return []
-        return [Statement(_fill(self._rng.choice(self._bank.frame[area]), fill_gaps(self._rng)), area)]
+        rng, texts = self._rng, self._bank.frame[area]
+        count = rng.choice((1, 1, 2)) if area == "other" else 1
+        chosen = rng.sample(texts, count) if rng.random() < NEUTRAL_SHARES[area] else []
+        return [Statement(_fill(text, fill_gaps(rng)), area) for text in chosen]
 
     def _device(self, name: str, section: str) -> Statement:
         device, finding = self._study.devices[name]
