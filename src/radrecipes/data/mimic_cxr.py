@@ -13,6 +13,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ ARCHIVE = "mimic-cxr-reports.zip"
 LABELLERS = ("chexpert", "negbio")
 
 _REPORT_PATH = re.compile(r"(?:.*/)?(files/p\d{2}/p(\d+)/s(\d+)\.txt(?:\.gz)?)")
+# Bytes to read at once: more than nearly every report has, little enough to be had without asking the system for memory.
+_READ = 1 << 14
 _HEADER = re.compile(r"^[ \t]*(?:FINDINGS|IMPRESSION)[ \t]*:", re.MULTILINE | re.IGNORECASE)
 _STATUSES = {
     **dict.fromkeys(("1.0", "1"), Status.POSITIVE),
@@ -114,8 +117,8 @@ class MimicCxr:
             # Without Python's buffered file object, which costs more than the reading itself.
             descriptor = os.open(f"{self._base}/{path}", os.O_RDONLY)
             try:
-                data = os.read(descriptor, 1 << 20)
-                while len(data) >= 1 << 20 and (more := os.read(descriptor, 1 << 20)):
+                data = os.read(descriptor, _READ)
+                while len(data) % _READ == 0 and (more := os.read(descriptor, _READ)):
                     data += more
             finally:
                 os.close(descriptor)
@@ -228,6 +231,7 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[s
                     raise InputError(f"column {column!r} {fault} in the header; download the file again", f"{path}:1")
                 positions.append(header.index(column))
             width, study_at, patient_at = len(header), positions[0], positions[1]
+            wanted = itemgetter(*positions)
             for fields in reader:
                 line = reader.line_num
                 if len(fields) != width:
@@ -238,14 +242,13 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[s
                         f"the row has {len(fields)} fields, the header {width} (column {short!r}); download the file again",
                         f"{path}:{line}",
                     )
-                # isdecimal alone would let digits of other scripts through.
                 for position in (study_at, patient_at):
                     if not (fields[position].isdecimal() and fields[position].isascii()):
                         raise InputError(
                             f"column {header[position]!r} holds no whole number; save the file without changing its numbers",
                             f"{path}:{line}",
                         )
-                yield line, tuple(fields[position] for position in positions)
+                yield line, wanted(fields)
     except csv.Error as error:
         raise InputError(f"the row is broken ({error}); download the file again", f"{path}:{line + 1}") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.data.report_source import (
@@ -22,6 +23,7 @@ from radrecipes.data.report_source import (
     DROP_REASONS,
     NOTHING_MENTIONED,
     RejectedReport,
+    Report,
     ReportSource,
 )
 from radrecipes.data.splits import DEFAULT_FRACTIONS, split_by_group
@@ -30,7 +32,14 @@ from radrecipes.reports.deidentification import normalise_marks, without_marked_
 from radrecipes.reports.details import without_details
 from radrecipes.reports.earlier_studies import without_earlier_studies
 from radrecipes.reports.labeller import label_report
-from radrecipes.reports.observations import OBSERVATIONS, findings_present, format_observations, parse_observations
+from radrecipes.reports.observations import (
+    OBSERVATIONS,
+    Labels,
+    Status,
+    findings_present,
+    format_observations,
+    parse_observations,
+)
 
 COLUMNS = ("id", "group", "observations", "findings", "impression")
 
@@ -148,10 +157,10 @@ def prepare_reports(
     schema = pa.schema([(column, pa.string()) for column in COLUMNS])
     with _worked_off(source, options, processes) as chunks:
         for chunk in chunks:
+            tree.update("".join([f"{outcome.path} {outcome.sha256.hex()}\n" for outcome in chunk]).encode())
+            hashed += len(chunk)
             rows = []
             for outcome in chunk:
-                tree.update(f"{outcome.path} {outcome.sha256.hex()}\n".encode())
-                hashed += 1
                 if outcome.dropped:
                     rejected.append(RejectedReport(outcome.path, outcome.dropped, outcome.hint))
                 elif outcome.id in seen:
@@ -180,8 +189,9 @@ def prepare_reports(
         raise InputError(f"no report is left of {read}: {reasons}; try --sections any, or keep what the filters drop")
     table = pa.concat_tables(parts).combine_chunks()
     del parts, seen
-    normal = _normal_studies(table)
-    splits = _split(table, normal, stated_splits if official_split else None, split_seed)
+    # A few thousand different lists stand in hundreds of thousands of reports.
+    labels_of = {stated: parse_observations(stated) for stated in table["observations"].unique().to_pylist()}
+    splits = _split(table, labels_of, stated_splits if official_split else None, split_seed)
 
     folder = [{"file": source.folder, "reports": hashed, "sha256": tree.hexdigest()}] if source.folder else []
     facts = {
@@ -202,12 +212,12 @@ def prepare_reports(
         "splits": {
             split: {
                 "rows": of_split.num_rows,
-                "groups": of_split["group"].combine_chunks().unique().__len__(),
-                "normal": sum(_normal_studies(of_split)),
+                "groups": len(of_split["group"].unique()),
+                "normal": sum(count for labels, count in _counted(of_split, labels_of) if _is_normal(labels)),
             }
             for split, of_split in splits.items()
         },
-        "observations": _count_observations(splits),
+        "observations": {split: _count_observations(of_split, labels_of) for split, of_split in splits.items()},
         "leakage_audit": _audit(splits),
     }
     return ReportPreparation(splits, facts)
@@ -254,11 +264,13 @@ def _ignore_interrupts() -> None:
 
 
 def _work_off(source: ReportSource, options: ReportOptions, items: list) -> list[_Outcome]:
-    return [_prepare(source, options, item) for item in items]
+    cleaners = _cleaners(options)
+    return [_prepare(source.read(item), options, cleaners) for item in items]
 
 
-def _prepare(source: ReportSource, options: ReportOptions, item: tuple) -> _Outcome:
-    report = source.read(item)
+def _prepare(
+    report: Report | RejectedReport, options: ReportOptions, cleaners: list[tuple[str, Callable[[str], str]]]
+) -> _Outcome:
     if isinstance(report, RejectedReport):
         return _Outcome(report.path, report.sha256, dropped=report.reason, hint=report.hint)
     both = options.sections == "both"
@@ -275,7 +287,7 @@ def _prepare(source: ReportSource, options: ReportOptions, item: tuple) -> _Outc
         filtered = _NO_LABELS[report.observations]
     sections = report.findings, report.impression
     if not filtered:
-        for name, clean in _cleaners(options):
+        for name, clean in cleaners:
             cleaned = clean(sections[0]), clean(sections[1])
             if cleaned != sections:
                 changed.append(name)
@@ -345,19 +357,19 @@ def _refuse_many_dropped(
     )
 
 
-def _normal_studies(table: pa.Table) -> list[bool]:
-    """Whether each report states neither a positive nor an uncertain finding, support devices aside."""
-    column = table["observations"].combine_chunks().dictionary_encode()
-    normal = [not findings_present(parse_observations(stated)) for stated in column.dictionary.to_pylist()]
-    return [normal[index] for index in column.indices.to_pylist()]
+def _is_normal(labels: Labels) -> bool:
+    return not findings_present(labels)
 
 
-def _split(table: pa.Table, normal: list[bool], stated: list[str | None] | None, seed: int) -> dict[str, pa.Table]:
+def _split(
+    table: pa.Table, labels_of: dict[str, Labels], stated: list[str | None] | None, seed: int
+) -> dict[str, pa.Table]:
     if stated is None:
-        kinds = ["normal" if is_normal else "abnormal" for is_normal in normal]
-        stated = split_by_group(table["group"].to_pylist(), kinds, seed=seed)
+        kinds = {text: "normal" if _is_normal(labels) else "abnormal" for text, labels in labels_of.items()}
+        of_rows = [kinds[text] for text in table["observations"].to_pylist()]
+        stated = split_by_group(table["group"].to_pylist(), of_rows, seed=seed)
     assigned = pa.array(stated)
-    splits = {split: table.filter(pa.compute.equal(assigned, split)).combine_chunks() for split in SPLITS}
+    splits = {split: table.filter(pc.equal(assigned, split)).combine_chunks() for split in SPLITS}
     for split in SPLITS:
         if not splits[split].num_rows:
             raise InputError(
@@ -366,18 +378,17 @@ def _split(table: pa.Table, normal: list[bool], stated: list[str | None] | None,
     return splits
 
 
-def _count_observations(splits: dict[str, pa.Table]) -> dict[str, dict[str, dict[str, int]]]:
-    counts = {split: {name: Counter() for name in OBSERVATIONS} for split in splits}
-    for split, table in splits.items():
-        # Few thousand different lists stand in hundreds of thousands of reports.
-        for entry in table["observations"].combine_chunks().value_counts().to_pylist():
-            for name, status in parse_observations(entry["values"]).items():
-                counts[split][name][status.value] += entry["counts"]
-    statuses = ("positive", "negative", "uncertain")
-    return {
-        split: {name: {status: of_name[status] for status in statuses} for name, of_name in of_split.items()}
-        for split, of_split in counts.items()
-    }
+def _counted(table: pa.Table, labels_of: dict[str, Labels]) -> Iterator[tuple[Labels, int]]:
+    for entry in table["observations"].combine_chunks().value_counts().to_pylist():
+        yield labels_of[entry["values"]], entry["counts"]
+
+
+def _count_observations(table: pa.Table, labels_of: dict[str, Labels]) -> dict[str, dict[str, int]]:
+    counts = {name: {status.value: 0 for status in Status} for name in OBSERVATIONS}
+    for labels, count in _counted(table, labels_of):
+        for name, status in labels.items():
+            counts[name][status.value] += count
+    return counts
 
 
 def _audit(splits: dict[str, pa.Table]) -> dict[str, dict[str, int]]:

@@ -4,8 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 DEFAULT_FRACTIONS = {"train": 0.75, "validation": 0.10, "test": 0.15}
 
@@ -22,19 +20,20 @@ def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> lis
     Returns:
         `list[str]`: Per row the alphabetically first of the `groups` that were joined.
     """
-    if not groups:
-        return []
-    _, left = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
-    numbers: dict[Hashable, int] = {}
-    right = np.array([numbers.setdefault(group, len(numbers)) for group in other_groups])
-    nodes = left.max() + 1 + len(numbers)
-    edges = sparse.coo_matrix((np.ones(len(left)), (left, right + left.max() + 1)), shape=(nodes, nodes))
-    _, component_of_node = connected_components(edges, directed=False)
-    components = component_of_node[left]
-    first: dict[int, str] = {}
-    for component, group in zip(components, groups, strict=True):
-        first[component] = min(group, first.get(component, group))
-    return [first[component] for component in components]
+    # Each group points to one that it was joined with, an alphabetically earlier one; the first points to itself.
+    joined = {group: group for group in groups}
+
+    def first_of(group: str) -> str:
+        while joined[group] != group:
+            joined[group] = joined[joined[group]]
+            group = joined[group]
+        return group
+
+    beside: dict[Hashable, str] = {}
+    for group, other in zip(groups, other_groups, strict=True):
+        early, late = sorted((first_of(group), first_of(beside.setdefault(other, group))))
+        joined[late] = early
+    return [first_of(group) for group in groups]
 
 
 def split_by_group(
