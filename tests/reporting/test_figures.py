@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from radrecipes.reporting.figures import loss_curve_svg, reliability_svg, risk_coverage_svg
+from radrecipes.reporting.figures import failure_rates_svg, loss_curve_svg, reliability_svg, risk_coverage_svg
 
 
 def test_loss_curve_is_xml_and_deterministic():
@@ -73,3 +73,19 @@ def test_a_system_far_below_the_model_is_named_and_not_drawn_flat(make_metrics, 
     words = texts(risk_coverage_svg(metrics["systems"], {}, metrics["rows"], None))
     assert "adapter" in words
     assert ("base (all below the drawing)" in words) == (accuracy > 0.1)
+
+
+@pytest.mark.parametrize("highest", [0.0, 0.02, 1.0])
+def test_failure_rates_name_every_system_and_its_rate(highest):
+    rates = {"contradiction_rate": "Contradicts", "never_stopped_rate": "Never stops"}
+    systems = {
+        "adapter": {rate: {"value": highest / 2, "low": 0.0, "high": highest} for rate in rates},
+        "base": {rate: {"value": highest, "low": highest, "high": highest} for rate in rates},
+    }
+    svg = failure_rates_svg(systems, {"adapter": "model"}, rates, ("adapter",))
+    assert svg == failure_rates_svg(systems, {"adapter": "model"}, rates, ("adapter",))
+    words = texts(svg)
+    assert [words.count(word) for word in ("model", "base", "Contradicts", "Never stops")] == [1, 1, 1, 1]
+    assert words.count(f"{50 * highest:.1f} %") == (4 if highest == 0 else 2)
+    # No share lies above the whole.
+    assert not any(word.endswith("%") and float(word.rstrip(" %")) > 100 for word in words)

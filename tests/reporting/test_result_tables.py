@@ -7,7 +7,9 @@ from radrecipes.errors import InputError
 from radrecipes.headline_figures import writes_text
 from radrecipes.recipe import find_recipes
 from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, with_results
-from radrecipes.results import results_path
+from radrecipes.results import over_seeds, results_path, summarise
+
+from .written_reports import evaluated
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -121,6 +123,101 @@ def test_tables_of_the_documentation_are_not_stale(document):
     found = [json.loads(file.read_text("utf-8")) for file in sorted(root.rglob("*.results.json"))]
     assert found
     assert with_results(path.read_text("utf-8"), found, document) == path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def written():
+    """The result of two seeds of a made-up recipe; the base was asked for fewer rows, with the first seed only."""
+    runs = []
+    for seed, options in ((42, {"base_rows": 40}), (1, {"without": ("base",), "flawless": True})):
+        metrics, _ = evaluated(**options)
+        training = {"seed": seed, "mean_loss": 0.5, "seconds": 60.0, "peak_memory_gib": 2.0, "trainable_parameters": 7}
+        manifest = {
+            "recipe": {"name": "m/report", "fields": {"task": "report", "seed": seed}},
+            "training": training,
+            "hardware": {"cores": 2, "processor": "AMD EPYC"},
+            **{part: {"weights_sha256": "b", "digest": "d", "sha256": "p"} for part in ("base", "data", "prompt")},
+            **{part: {} for part in ("packages", "code")},
+        }
+        runs.append((manifest, metrics))
+    return runs, summarise(runs, "command")
+
+
+def test_summary_of_written_reports(written):
+    ((_, first), (_, second)), result = written
+    assert result["task"] == "report"
+    assert result["system_rows"] == {"base": 40}
+    for figure in ("passed_rate", "rouge_l", "label_recall", "contradiction_rate", "never_stopped_rate"):
+        values = [metrics["systems"]["adapter"][figure]["value"] for metrics in (first, second)]
+        assert result["systems"]["adapter"][figure] == over_seeds(values)
+    assert result["systems"]["adapter"]["bleu"] == over_seeds(
+        [m["systems"]["adapter"]["bleu"] for m in (first, second)]
+    )
+    assert result["systems"]["base"]["rouge_l"]["n"] == 1
+    row = result["seeds"][0]
+    guarded = first["systems"]["adapter_guarded"]
+    assert (row["seed"], row["rouge_l"], row["bleu"]) == (42, guarded["rouge_l"]["value"], guarded["bleu"])
+    assert row["guard"] == {way: guarded["guard"][way] for way in ("first_try", "later_try", "template")}
+    assert row["comparisons"] == first["comparisons"]
+    assert not {"calibration", "decisions", "against_linear"} & ({*result} | {*row})
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_figures_that_no_seed_has_are_none():
+    metrics, _ = evaluated(without=("base",))
+    metrics["systems"]["nearest_labels"]["label_precision"] = None
+    assert "–" in next(line for line in metrics_table(metrics).splitlines() if line.startswith("label precision"))
+
+
+def test_reports_and_protocols_stand_in_tables_of_their_own(written):
+    _, result = written
+    alone = results_table([result])
+    head, rule, *rows = alone.split("\n\n")[0].splitlines()
+    assert head == (
+        "| recipe | system | passes all checks | ROUGE-L | BLEU | label recall | label precision | contradictions ↓ | "
+        "invented positives ↓ | never stopped ↓ |"
+    )
+    assert {line.count("|") for line in (rule, *rows)} == {head.count("|")}
+    assert len(rows) == 5
+    assert rows[0].startswith("| m/report | adapter guarded | ")
+    assert any(row.startswith("| m/report | base (40 studies only) | 0.000 | ") for row in rows)
+    bleu = result["systems"]["adapter"]["bleu"]
+    assert f"| {bleu['mean']:.1f} ± {bleu['sd']:.1f} |" in rows[1]
+    note = alone.splitlines()[-1]
+    assert "60 studies of 30 patients that training never saw; seeds 42, 1" in note
+    pairs = [row["comparisons"][0]["difference"] for row in result["seeds"]]
+    low, high = min(pair["low"] for pair in pairs), max(pair["high"] for pair in pairs)
+    assert (
+        f"ROUGE-L against nearest labels {sum(p['value'] for p in pairs) / 2:+.3f} ({low:+.3f} to {high:+.3f})" in note
+    )
+    assert "passed at the first try" in note
+
+    both = results_table([result, RESULT])
+    assert both.index("**Protocols from orders**") < both.index("**Reports from findings**")
+    for table in (alone, results_table([RESULT])):
+        assert table in both
+        assert "**" not in table
+    document = with_results(f"{BEGIN}\n{END}\n", [result, RESULT], "x.md")
+    assert document == f"{BEGIN}\n{both}\n{END}\n"
+    impressions = results_table([{**result, "task": "impression"}, result])
+    assert impressions.index("**Reports from findings**") < impressions.index("**Impressions from")
+
+
+def test_terminal_table_of_written_reports(written):
+    ((_, metrics), _), _ = written
+    lines = metrics_table(metrics).splitlines()
+    assert lines[0] == "test split: 60 rows of 30 groups, 95 % intervals"
+    assert lines[2].split() == list(metrics["systems"])
+    recall = metrics["systems"]["adapter"]["label_recall"]
+    (line,) = [line for line in lines if line.startswith("label recall")]
+    assert f"{recall['value']:.3f} ({recall['low']:.3f}–{recall['high']:.3f})" in line
+    assert "base wrote 40 of the rows only" in lines
+    assert sum(line.startswith("adapter_guarded − ") for line in lines) == 3
+    guard = metrics["systems"]["adapter_guarded"]["guard"]
+    assert lines[-1].startswith(
+        f"guard: {guard['first_try']} passed at the first try, {guard['later_try']} at a later"
+    )
+    assert max(map(len, lines)) < 140
 
 
 @pytest.mark.parametrize("recipe", find_recipes(REPOSITORY / "recipes"), ids=lambda path: path.stem)

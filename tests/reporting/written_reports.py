@@ -35,6 +35,7 @@ def evaluated(task="report", rows=60, without=(), base_rows=None, access="synthe
     guarded = []
     for place, (report, wanted) in enumerate(zip(alone, requests, strict=True)):
         reasons = check_report(report.text, wanted, sections, task == "report").reasons
+        reasons = [*reasons, *(["never stopped"] if not report.stopped else [])]
         source = TEMPLATE if reasons and place % 2 else "model"
         text = written(wanted, task, mark) if reasons else report.text
         guarded.append(WrittenReport(text, True, 60, source, 2 if reasons else 1, tuple(reasons)))
@@ -88,4 +89,6 @@ def model_text(requests, place, task, mark, flawless):
 
 def written(labels, task, mark):
     findings, impression = write_template(labels)
-    return format_report(f"{findings} {mark}".strip(), impression) if task == "report" else f"{impression} {mark}".strip()
+    return (
+        format_report(f"{findings} {mark}".strip(), impression) if task == "report" else f"{impression} {mark}".strip()
+    )

@@ -213,7 +213,7 @@ def failure_rates_svg(
         all of one scale.
     """
     names = list(systems)
-    highest = max(systems[name][rate]["high"] for name in names for rate in rates)
+    highest = max(0.01, *(systems[name][rate]["high"] for name in names for rate in rates))
     columns = 4
     with _same_bytes():
         panel_rows = math.ceil(len(rates) / columns)
@@ -239,13 +239,18 @@ def failure_rates_svg(
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
             # Room for the figures behind the bars.
-            axes.set_xlim(0, 1.4 * max(highest, 0.01))
+            axes.set_xlim(0, 1.4 * highest)
         for axes in panels[len(rates) :]:
             axes.set_axis_off()
         panels[0].set_yticks(range(len(names)), [titles.get(name, name) for name in names])
         panels[0].invert_yaxis()
         panels[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if highest > 0.04 else 1))
-        panels[0].xaxis.set_major_locator(MaxNLocator(4))
+        panels[0].set_xticks(
+            [tick for tick in MaxNLocator(3).tick_values(0, highest) if tick <= min(1.0, 1.4 * highest)]
+        )
+        # Below the last row there may be no panel to carry the labels.
+        for axes in panels[max(0, len(rates) - columns) : len(rates)]:
+            axes.tick_params(labelbottom=True)
         return _svg(figure)
 
 

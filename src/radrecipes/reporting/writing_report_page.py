@@ -6,26 +6,31 @@ from typing import Any
 
 import pandas as pd
 
-from radrecipes.evaluation import SHOWABLE_ACCESS
 from radrecipes.reporting.figures import failure_rates_svg, loss_curve_svg
 from radrecipes.reporting.page import important_first, render_page, write_page
-
-# Here and not from the evaluation: a page can be made where none of what evaluates is installed.
-GUARDED, ALONE, BASE, NEAREST, TEMPLATES = "adapter_guarded", "adapter", "base", "nearest_labels", "template_writer"
+from radrecipes.reports.report_evaluation import (
+    ADAPTER,
+    ADAPTER_GUARDED,
+    BASE,
+    NEAREST_LABELS,
+    REPORT_TASK,
+    SHOWABLE_ACCESS,
+    TEMPLATE_WRITER,
+)
 
 SYSTEM_TITLES = {
-    GUARDED: "Fine-tuned model behind the guard",
-    ALONE: "Fine-tuned model alone",
+    ADAPTER_GUARDED: "Fine-tuned model behind the guard",
+    ADAPTER: "Fine-tuned model alone",
     BASE: "Same model before fine-tuning",
-    NEAREST: "Training text with the nearest labels",
-    TEMPLATES: "Template sentences",
+    NEAREST_LABELS: "Training text with the nearest labels",
+    TEMPLATE_WRITER: "Template sentences",
 }
 _SHORT_TITLES = {
-    GUARDED: "behind the guard",
-    ALONE: "model alone",
+    ADAPTER_GUARDED: "behind the guard",
+    ADAPTER: "model alone",
     BASE: "before fine-tuning",
-    NEAREST: "nearest labels",
-    TEMPLATES: "templates",
+    NEAREST_LABELS: "nearest labels",
+    TEMPLATE_WRITER: "templates",
 }
 FAILURES = {
     "contradiction_rate": "Contradicts a finding",
@@ -36,23 +41,19 @@ FAILURES = {
     "missing_section_rate": "Lacks a section",
     "never_stopped_rate": "Never stops",
 }
-# What each task writes, from what, and beside what it is read.
+# What each task writes, and from what.
 _WORDS = {
     "report": {
         "text": "report",
         "texts": "reports",
         "request": "findings that it was given",
         "source": "structured findings",
-        "reference": "Radiologist's report",
-        "leakage": "findings and impression",
     },
     "impression": {
         "text": "impression",
         "texts": "impressions",
         "request": "findings that it was to sum up",
         "source": "findings sections",
-        "reference": "Radiologist's impression",
-        "leakage": "findings and impression",
     },
 }
 
@@ -100,10 +101,10 @@ def write_report_page(
     systems = metrics["systems"]
     loss_curve = loss_curve_svg(train_log)
     figures = {
-        "failures": failure_rates_svg(systems, _SHORT_TITLES, FAILURES, (GUARDED, ALONE)),
+        "failures": failure_rates_svg(systems, _SHORT_TITLES, FAILURES, (ADAPTER_GUARDED, ADAPTER)),
         **({"loss_curve": loss_curve} if loss_curve else {}),
     }
-    may_show_texts = dataset_manifest.get("access") in SHOWABLE_ACCESS and f"{ALONE}_text" in predictions
+    may_show_texts = dataset_manifest.get("access") in SHOWABLE_ACCESS and f"{ADAPTER}_text" in predictions
     failed = failed_texts(predictions, metrics["task"]) if may_show_texts else []
     html = render_page(
         "written_reports.html.jinja",
@@ -113,15 +114,15 @@ def write_report_page(
         words=_WORDS[metrics["task"]],
         systems=systems,
         system_titles={name: SYSTEM_TITLES.get(name, name) for name in systems},
-        alone=systems[ALONE],
-        guarded=systems[GUARDED],
+        alone=systems[ADAPTER],
+        guarded=systems[ADAPTER_GUARDED],
         best_comparison=closest_baseline(metrics),
-        ways=guard_ways(systems[GUARDED]["guard"]),
-        reasons=dict(list(systems[GUARDED]["guard"]["reasons"].items())[:_MOST_REASONS]),
+        ways=guard_ways(systems[ADAPTER_GUARDED]["guard"]),
+        reasons=dict(list(systems[ADAPTER_GUARDED]["guard"]["reasons"].items())[:_MOST_REASONS]),
         failures=FAILURES,
         may_show_texts=may_show_texts,
         failed=failed[:_MOST_FAILED],
-        number_failed=int((predictions[f"{ALONE}_check"] != "ok").sum()),
+        number_failed=len(failed),
         leakage=_leakage(dataset_manifest, metrics["split"]),
         dataset_manifest=important_first(dataset_manifest),
         access=dataset_manifest.get("access", "unknown"),
@@ -131,7 +132,7 @@ def write_report_page(
 
 
 def closest_baseline(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The comparison with the baseline whose wording comes closest to the radiologist's.
+    """The comparison with the baseline whose wording comes closest to the reference's.
 
     Args:
         metrics (`Mapping[str, Any]`):
@@ -140,7 +141,7 @@ def closest_baseline(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
     Returns:
         `Mapping` or `None`: an entry of `comparisons`; `None` where no baseline was compared.
     """
-    pairs = [pair for pair in metrics["comparisons"] if pair["second"] in (NEAREST, TEMPLATES)]
+    pairs = [pair for pair in metrics["comparisons"] if pair["second"] in (NEAREST_LABELS, TEMPLATE_WRITER)]
     return max(pairs, key=lambda pair: metrics["systems"][pair["second"]]["rouge_l"]["value"], default=None)
 
 
@@ -182,20 +183,20 @@ def failed_texts(predictions: pd.DataFrame, task: str) -> list[dict[str, Any]]:
     """
     failed = []
     for row in predictions.to_dict("records"):
-        reasons, guarded_reasons = _reasons(row[f"{ALONE}_check"]), _reasons(row[f"{GUARDED}_check"])
+        reasons, guarded_reasons = _reasons(row[f"{ADAPTER}_check"]), _reasons(row[f"{ADAPTER_GUARDED}_check"])
         if not reasons and not guarded_reasons:
             continue
         findings, impression = row["reference_findings"], row["reference_impression"]
-        is_report = task == "report"
+        is_report = task == REPORT_TASK
         failed.append(
             {
                 "id": row["id"],
                 "observations": row["observations"],
                 "findings": "" if is_report else _cut(findings),
                 "reference": _cut(f"FINDINGS: {findings}\nIMPRESSION: {impression}" if is_report else impression),
-                "text": _cut(row[f"{ALONE}_text"]),
+                "text": _cut(row[f"{ADAPTER}_text"]),
                 "reasons": reasons,
-                "guarded_text": _cut(row[f"{GUARDED}_text"]),
+                "guarded_text": _cut(row[f"{ADAPTER_GUARDED}_text"]),
                 "guarded_reasons": guarded_reasons,
             }
         )
