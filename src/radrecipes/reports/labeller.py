@@ -46,9 +46,9 @@ _STATES_OF_HEALTH = ("normal", "clear", "sharp")
 # In this order they are tried at each word.
 _CUES_BEFORE_STATES = ("not_a_mention", "no_cue", "hedge_either_side", "hedge_after", "negation_after", "removal_after")
 _CUES_BEHIND_STATES = (
+    "versus",
     "hedge_before_firm",
     "hedge_before",
-    "versus",
     "hedge_within_negation",
     "removal_before",
     "negation_before",
@@ -63,7 +63,7 @@ _ARTICLE = r"(?:the |a |an |this |these |left |right |associated |also |now |som
 _FINITE = r"(?:is|are|has|have|remains?|appears?|persists?|shows?)"
 _PUNCTUATION = (
     # A comma before a clause of its own, or before a thing that is there, unless it continues a list that ends with "or".
-    ("new_statement", rf",(?: and)? (?={_ARTICLE}{_IS_THERE})(?![^;]*\b(?:or|nor)\b)"),
+    ("new_statement", rf"(?:,(?: and)? |\()(?={_ARTICLE}{_IS_THERE})(?![^;]*\b(?:or|nor)\b)"),
     ("new_statement", rf"(?:,|\band|, and) (?=(?:the|a|an|this|these|it) [^,;]*\b{_FINITE}\b)(?![^;]*\b(?:or|nor)\b)"),
     ("new_item", rf"\band (?={_ARTICLE}{_IS_THERE})"),
     ("comma", ","),
@@ -227,8 +227,11 @@ class _Reader:
             if kind == "doubt_mark" and event.end < len(self.sentence):
                 self.scope = "hedged"
             else:
-                for mention in self._before(index):
+                targets = self._before(index)
+                for mention in targets:
                     self._hedge(mention)
+                if not targets and self.scope != "negated":
+                    self.scope = "hedged_firm"
         elif kind == "hedge_either_side":
             targets = [] if self._mention_follows(index) else self._before(index)
             for mention in targets:
@@ -241,7 +244,11 @@ class _Reader:
                 mention.status = Status.NEGATIVE
         else:
             targets = self._before(index, loosely=True)
+            # "The tip of the tube is not seen": the tube is there.
+            unseen_tip = " tip" in self.sentence[: event.start] or self.sentence.startswith("tip")
             for mention in targets:
+                if unseen_tip and SUPPORT_DEVICES in mention.observations:
+                    continue
                 mention.status = Status.NEGATIVE
             self.scope, self.broken = ("" if targets else "negated"), False
 
@@ -260,7 +267,7 @@ class _Reader:
 
     def _doubt_alternatives(self, index: int, event: _Event) -> None:
         """Where nothing denies them, one finding "or" another leaves both in doubt."""
-        if self.events[index - 1].kind != "or":
+        if self.events[index - 1].kind != "or" or any(earlier.kind == "no_cue" for earlier in self.events[:index]):
             return
         others = [m for m in self._before(index) if m.status == Status.POSITIVE and not m.stated]
         if self.events[index - 2].kind == "mention":
@@ -302,7 +309,7 @@ class _Reader:
             for structure, _ in found:
                 event.mention = self._add_state(structure, state, status)
             self.open_state = None
-        else:
+        elif follows or not (self.waiting and self.verb_behind_structure):
             self.open_state = (state, self._status())
         self.after_comma = None
 
