@@ -2,7 +2,7 @@
 
 import argparse
 
-from data_preparation.arguments import add_protocol_arguments, add_report_arguments
+from data_preparation.arguments import add_protocol_arguments, add_report_arguments, add_synthetic_report_arguments
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.command_line import run
@@ -14,6 +14,7 @@ def parse_arguments() -> argparse.Namespace:
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     add_protocol_arguments(tasks)
     add_report_arguments(tasks)
+    add_synthetic_report_arguments(tasks)
     return parser.parse_args()
 
 
@@ -28,6 +29,10 @@ def main() -> None:
         from data_preparation.report import prepare_report
 
         prepare_report(arguments)
+    elif arguments.task == "synthetic-reports":
+        from data_preparation.synthetic_reports import make_synthetic_reports
+
+        make_synthetic_reports(arguments)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,13 @@ examples:
   python scripts/prepare_data.py protocol --synthetic --seed 0 --output data/protocol_synthetic --overwrite
 """
 
+_SYNTHETIC_REPORT_EXAMPLES = """\
+examples:
+  # The tree, and a dataset from it.
+  python scripts/prepare_data.py synthetic-reports --output data/synthetic_cxr --seed 0
+  python scripts/prepare_data.py report --source mimic-cxr --root data/synthetic_cxr --output data/report_synthetic
+"""
+
 
 def add_protocol_arguments(tasks: argparse._SubParsersAction) -> None:
     """Add `protocol`: orders with the imaging protocol that was chosen for each."""
@@ -170,3 +177,18 @@ def add_report_arguments(tasks: argparse._SubParsersAction) -> None:
     )
     terms.add_argument("--license", help="Hub licence identifier (default: other; a generated tree: apache-2.0)")
     terms.add_argument("--language", default="en", help="language code of the reports (default: en)")
+
+
+def add_synthetic_report_arguments(tasks: argparse._SubParsersAction) -> None:
+    """Add `synthetic-reports`: a folder of invented reports, from which `report` prepares a dataset."""
+    reports = tasks.add_parser(
+        "synthetic-reports",
+        help="invented chest X-ray reports in the layout of MIMIC-CXR",
+        description="Write invented chest X-ray reports in the layout of MIMIC-CXR, with label and split tables.",
+        epilog=_SYNTHETIC_REPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    reports.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not exist yet")
+    reports.add_argument("--seed", type=whole, default=0, help="decides every word (default: 0)")
+    reports.add_argument("--patients", type=positive, default=2100, help="1 to 8 studies each (default: 2100)")
+    reports.add_argument("--studies", type=positive, default=5600, help="reports in all (default: 5600)")

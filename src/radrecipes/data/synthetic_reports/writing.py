@@ -121,7 +121,9 @@ class Writer:
             statements += self._neutral("views") + self._neutral("other")
         else:
             statements += self._state(named, "findings")
-            statements += self._neutral("views") + self._neutral("volumes") + self._neutral("other")
+            statements += self._neutral("views") + self._neutral("other")
+            if not any("expanded" in statement.text or "inflated" in statement.text for statement in statements):
+                statements += self._neutral("volumes")
         if rng.random() < MARKED_SHARE or not statements:
             statements.append(Statement(rng.choice(frame["marked"]), "marked"))
         order = _ORDERS[self._reader % len(_ORDERS)]
