@@ -7,6 +7,7 @@ atrium`, `left ventricular lead`, `right mainstem bronchus`). The side of a devi
 
 import re
 
+from radrecipes.reports.rewriting import CUT, mended
 from radrecipes.reports.sentences import split_sentences
 
 _MEASURES = ("mm", "cm", "millim", "centim", "inch", "ml", "cc", "%", "percent")
@@ -35,8 +36,6 @@ _SIZE = (
 )
 _DETAIL = re.compile(rf"{_SIDE_WORD}|{_SIZE}", re.IGNORECASE)
 
-# Each step takes words out and leaves this character, by which articles and loose ends are found afterwards.
-_CUT = "\x00"
 _ROUGHLY = (
     r"(?:(?:approximately|about|roughly|around|up to|at least|at most|less than|more than|greater than|no more than|nearly|almost|"
     r"over|under|an? estimated|some|only|just|maximally|~|<|>)\s*)*"
@@ -136,28 +135,6 @@ _DENIED = re.compile(
     r"(?:well[- ])?aerated|absent|resolved|not)\b",
     re.IGNORECASE,
 )
-# What a cut may not leave: a word that something has to follow, or a verb or preposition that lost its object.
-_OPEN_WORD = (
-    r"(?:is|are|was|were|be|been|the|an?|of|in|on|at|to|by|with|and|or|nor|than|from|measur(?:es?|ed|ing)|which|that|those|as|"
-    r"no|within|between|into|over|under|about|approximately|for|per|its|appears?|has|have|spans?|seen as|size|up)"
-)
-_LOOSE_END = re.compile(
-    rf"\b{_OPEN_WORD}\s*{_CUT}[\s{_CUT}]*(?:[.,;:!?)]|\Z|(?:and|or|nor|but|with|than|in|of|from|is|are|was|were|which|that)\b)|"
-    rf"\b(?:is|are|was|were|measur(?:es?|ed)|size)\s*{_CUT}[\s{_CUT}]*(?:to|at|on)\b|"
-    rf"\A[\s{_CUT}]*(?:(?:and|or|than|of|is|are|was|were|which|in)\b|[.,;:]|\Z)|"
-    rf"(?:\b(?:and|or)|,)\s*{_CUT}[\s{_CUT}]*(?:and|or)\b",
-    re.IGNORECASE,
-)
-_ARTICLE = re.compile(rf"\b(a|an)(\s*{_CUT}[\s{_CUT}]*)([^\W_]+)", re.IGNORECASE)
-# Letters that are spoken with a vowel in front: an NG tube, an SVC filter.
-_SPELT_WITH_A_VOWEL = frozenset("AEFHILMNORSX")
-_CONSONANT_SOUND = re.compile(r"(?:uni(?!n|m)|use|usu|eu|one\b|once)", re.IGNORECASE)
-_SILENT_H = re.compile(r"(?:hour|honest|heir)", re.IGNORECASE)
-# left over from `, left greater than right, is`
-_LONE_COMMA = re.compile(rf"{_CUT}\s*,(?=\s+(?:is|are|was|were|has|have)\b)")
-_SPACES = re.compile(r"\s+")
-_SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;:)])|(?<=\()\s+|\(\s*\)\s*")
-_DOUBLE_STOP = re.compile(r"[,;:](?=[.,;])")
 
 
 def unrequested_details(sentence: str) -> list[str]:
@@ -203,27 +180,14 @@ def _sentence_without_details(sentence: str) -> str:
         return sentence
     if _DENIED.search(sentence):
         return ""
-    cut = _ABBREVIATED.sub(lambda match: _CUT + _LOBES.get(match[0].lower(), "IJ"), sentence.replace(_CUT, " "))
+    cut = _ABBREVIATED.sub(lambda match: CUT + _LOBES.get(match[0].lower(), "IJ"), sentence.replace(CUT, " "))
     cut = _WITHIN.sub("near", cut)
     lowered = cut.lower()
     for needles, pattern in _CUTS:
         if any(needle in lowered for needle in needles):
-            cut = pattern.sub(_CUT, cut)
-    if _DETAIL.search(cut.replace(_CUT, " ")) or _LOOSE_END.search(cut):
+            cut = pattern.sub(CUT, cut)
+    if _DETAIL.search(cut.replace(CUT, " ")):
         return ""
-    cut = _ARTICLE.sub(lambda match: f"{_article(match[1], match[3])}{match[2]}{match[3]}", cut)
-    cut = _SPACES.sub(" ", _LONE_COMMA.sub(" ", cut).replace(_CUT, " ")).strip()
-    cut = _DOUBLE_STOP.sub("", _SPACE_BEFORE_STOP.sub("", cut)).strip()
+    cut = mended(cut, sentence)
     # What was joined by the cuts may read as a detail again.
-    if _DETAIL.search(cut) or len(split_sentences(cut)) != 1:
-        return ""
-    return cut[0].upper() + cut[1:] if sentence[0].isupper() else cut
-
-
-def _article(article: str, word: str) -> str:
-    """`a` or `an` before a word, in the case of the article that stood there."""
-    if word.isupper() and len(word) > 1:
-        vowel = word[0] in _SPELT_WITH_A_VOWEL
-    else:
-        vowel = bool(_SILENT_H.match(word)) or (word[0].lower() in "aeiou" and not _CONSONANT_SOUND.match(word))
-    return article[0] + ("n" if vowel else "")
+    return "" if _DETAIL.search(cut) else cut
