@@ -1,0 +1,92 @@
+"""Small trees of reports in the layouts of MIMIC-CXR and OpenI, written by hand."""
+
+import csv
+import gzip
+from pathlib import Path
+
+from radrecipes.reports.observations import OBSERVATIONS
+
+FINDINGS = {
+    "clear": "The lungs are clear. There is no pleural effusion.",
+    "effusion": "There is a pleural effusion. The heart is not enlarged.",
+    "edema": "There is pulmonary edema. No pneumothorax is seen.",
+}
+IMPRESSIONS = {"clear": "No acute process.", "effusion": "Pleural effusion.", "edema": "Pulmonary edema."}
+POSITIVE = {"clear": "No Finding", "effusion": "Pleural Effusion", "edema": "Edema"}
+LABEL_COLUMNS = sorted(OBSERVATIONS)
+
+
+def report_text(kind="clear", extra=""):
+    """A report as MIMIC-CXR holds it: each line behind one space, headers in capitals."""
+    return (
+        "                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___ year old with"
+        f" cough\n \n FINDINGS: \n \n {FINDINGS[kind]}\n {extra}\n \n IMPRESSION: \n \n {IMPRESSIONS[kind]}\n"
+    )
+
+
+def kind_of(patient, number):
+    return list(FINDINGS)[(patient + number) % 3]
+
+
+def write_mimic(
+    root: Path, patients=30, studies=3, *, csv_suffix=".csv.gz", base="files"
+) -> list[tuple[str, str, Path]]:
+    """A tree with its CSV files; returns patient, study and path of each report."""
+    written = []
+    for patient in range(10_000_000, 10_000_000 + patients):
+        for number in range(studies):
+            study = f"5{patient % 10_000_000:05d}{number:02d}"
+            path = root / base / f"p{str(patient)[:2]}" / f"p{patient}" / f"s{study}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(report_text(kind_of(patient, number)), encoding="utf-8")
+            written.append((str(patient), study, path))
+    for labeller in ("chexpert", "negbio"):
+        rows = []
+        for patient, study, _ in written:
+            kind = kind_of(int(patient), int(study[-2:]))
+            values = {POSITIVE[kind]: "1.0", "Fracture": "0.0" if kind != "clear" else "", "Pneumonia": ""}
+            rows.append([patient, study, *(values.get(name, "") for name in LABEL_COLUMNS)])
+        write_csv(root / f"mimic-cxr-2.0.0-{labeller}{csv_suffix}", ["subject_id", "study_id", *LABEL_COLUMNS], rows)
+    rows = []
+    for position, (patient, study, _) in enumerate(written):
+        split = ("train", "train", "validate", "test")[(position // studies) % 4]
+        rows += [[f"image{position}-{view}", study, patient, split] for view in range(2)]
+    write_csv(root / f"mimic-cxr-2.0.0-split{csv_suffix}", ["dicom_id", "study_id", "subject_id", "split"], rows)
+    return written
+
+
+def write_csv(path, header, rows):
+    """A CSV file, gzipped where its name says so."""
+    with (
+        gzip.open(path, "wt", encoding="utf-8", newline="")
+        if path.suffix == ".gz"
+        else path.open("w", newline="") as file
+    ):
+        csv.writer(file).writerows([header, *rows])
+
+
+def openi_xml(number, findings, impression):
+    """A report of OpenI; `None` leaves the text of a section out."""
+    sections = "".join(
+        f'<AbstractText Label="{label}">{text}</AbstractText>'
+        if text is not None
+        else f'<AbstractText Label="{label}"/>'
+        for label, text in (
+            ("COMPARISON", "None."),
+            ("INDICATION", "Cough"),
+            ("FINDINGS", findings),
+            ("IMPRESSION", impression),
+        )
+    )
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?><eCitation><uId id="CXR{number}"/><MedlineCitation><Article><Abstract>'
+        f"{sections}</Abstract></Article></MedlineCitation><MeSH><major>normal</major></MeSH></eCitation>"
+    )
+
+
+def write_openi(folder: Path, count=60):
+    """XML files in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1, count + 1):
+        kind = kind_of(number, 0)
+        (folder / f"{number}.xml").write_text(openi_xml(number, FINDINGS[kind], IMPRESSIONS[kind]), encoding="utf-8")
