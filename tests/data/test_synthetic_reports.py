@@ -363,4 +363,4 @@ def test_the_default_tree_keeps_its_bytes(tmp_path):
         digest.update(
             name.encode() + b"\0" + (content if name.endswith((".txt", ".json")) else gzip.decompress(content))
         )
-    assert digest.hexdigest()[:16] == "2c0756a4f0474de9"
+    assert digest.hexdigest()[:16] == "8cac81812108fb69"
