@@ -128,6 +128,6 @@ def test_report_takes_less_than_a_millisecond():
 
 
 def _seconds(report: str) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     label_report(report)
-    return time.perf_counter() - start
+    return time.process_time() - start
