@@ -245,8 +245,10 @@ def test_a_truncated_csv_and_an_unknown_split_are_refused(tree):
 def test_what_generated_a_tree_is_known(tree):
     root, _ = tree
     assert MimicCxr(root).generator is None
-    (root / "generator.json").write_text('{"name": "ours", "seed": 3}')
+    (root / "generator.json").write_text('{"synthetic": true, "generator": "ours", "seed": 3}')
     assert MimicCxr(root).generator == {"name": "ours", "seed": 3}
+    (root / "generator.json").write_text('{"synthetic": false, "generator": "ours", "seed": 3}')
+    assert MimicCxr(root).generator is None
     (root / "generator.json").write_text("[1")
     with pytest.raises(InputError, match=r"generator.json: must hold one JSON object"):
         MimicCxr(root)

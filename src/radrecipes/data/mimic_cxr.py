@@ -332,7 +332,10 @@ def _read_generator(root: Path) -> dict[str, Any] | None:
         generator = None
     if not isinstance(generator, dict):
         raise InputError("must hold one JSON object; generate the tree again", str(path))
-    return generator
+    if generator.pop("synthetic", None) is not True:
+        return None
+    # As the manifest of every generated dataset names it.
+    return {"name": generator.pop("generator", "unknown"), **generator}
 
 
 def _has_empty_header(text: str, findings: str, impression: str) -> bool:

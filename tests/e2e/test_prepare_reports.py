@@ -1,0 +1,227 @@
+"""Runs `scripts/prepare_data.py report` as a user does."""
+
+import gzip
+import json
+import shutil
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import datasets
+import pytest
+from conftest import REPOSITORY, run_script
+from e2e.conftest import Called
+from report_trees import FINDINGS, write_mimic, write_openi
+
+from radrecipes.data.prepared import load_prepared_dataset
+
+PLANTED = "Zanzibar quokka"
+
+
+def prepare(folder, *words):
+    return run_script(folder, REPOSITORY / "scripts" / "prepare_data.py", "report", *words)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def one_line(done, *parts):
+    """Exit code 2 and one line on standard error, which holds these parts."""
+    lines = [line for line in done.stderr.split("\n") if line and "reports/s]" not in line]
+    assert (
+        (done.code if isinstance(done, Called) else done.returncode) == 2
+        and len(lines) == 1
+        and lines[0].startswith("error: ")
+    ), done.stderr
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A tree in MIMIC-CXR's layout. Read only."""
+    root = tmp_path_factory.mktemp("work")
+    write_mimic(root / "mimic", patients=240)
+    return root
+
+
+def test_a_tree_becomes_a_dataset_that_datasets_loads_whatever_the_number_of_processes(tree, tmp_path):
+    command = ["--source", "mimic-cxr", "--root", tree / "mimic"]
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(
+            lambda number: prepare(tmp_path, *command, "--output", f"{number}/reports", "--processes", number), (1, 2)
+        )
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    assert "reports read" in one.stdout and "written to 1/reports (access: credentialed" in one.stdout
+    assert "720/720" in one.stderr
+    assert contents(tmp_path / "1" / "reports") == contents(tmp_path / "2" / "reports")
+    dataset = load_prepared_dataset(tmp_path / "1" / "reports")
+    assert (dataset.task, dataset.access, dataset.label_set) == ("report", "credentialed", None)
+    assert str(tmp_path) not in json.dumps(dataset.manifest) and str(tree) not in json.dumps(dataset.manifest)
+    loaded = datasets.load_dataset(str(tmp_path / "1" / "reports"), cache_dir=str(tmp_path / "cache"))
+    assert {split: loaded[split].num_rows for split in loaded} == {
+        split: rows.num_rows for split, rows in dataset.splits.items()
+    }
+    assert loaded["test"].column_names == ["id", "group", "observations", "findings", "impression"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "cache"]
+
+    refused = prepare(tmp_path, *command, "--output", "1/reports")
+    one_line(refused, "1/reports: exists; add --overwrite")
+    stated = prepare(
+        tmp_path, *command, "--output", "1/reports", "--overwrite", "--label-source", "csv", "--labels", "negbio",
+        "--split", "official", "--license", "other",
+    )  # fmt: skip
+    assert stated.returncode == 0, stated.stderr
+    manifest = load_prepared_dataset(tmp_path / "1" / "reports").manifest
+    assert (manifest["labels"], manifest["options"]["split"]) == ("negbio", "official")
+    assert "`negbio` CSV" in (tmp_path / "1" / "reports" / "README.md").read_text()
+
+
+def test_a_generated_tree_is_synthetic_and_nothing_else_is(tree, tmp_path):
+    shutil.copytree(tree / "mimic", tmp_path / "mimic")
+    command = ["--source", "mimic-cxr", "--root", "mimic", "--output", "out", "--access", "synthetic"]
+    one_line(prepare(tmp_path, *command), "--access synthetic is for reports that were generated", "generator.json")
+    (tmp_path / "mimic" / "generator.json").write_text('{"synthetic": true, "generator": "tests", "seed": 11}')
+    done = prepare(tmp_path, *command[:-2])
+    assert done.returncode == 0 and "(access: synthetic" in done.stdout
+    manifest = load_prepared_dataset(tmp_path / "out").manifest
+    assert manifest["generator"] == {"name": "tests", "seed": 11} and manifest["license"] == "apache-2.0"
+    assert "with seed 11" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_openi_and_pairs(tmp_path):
+    write_openi(tmp_path / "ecgen-radiology")
+    done = prepare(tmp_path, "--source", "openi", "--root", ".", "--output", "openi")
+    assert done.returncode == 0, done.stderr
+    assert load_prepared_dataset(tmp_path / "openi").access == "open"
+    lines = [
+        {"labels": f"{name}: 1. \nFindings:", "text": FINDINGS[kind], "mrn": number % 20}
+        for number in range(60)
+        for name, kind in (("Edema", "edema"), ("Pleural Effusion", "effusion"))
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = prepare(
+        tmp_path, "--source", "jsonl", "--root", "pairs.jsonl", "--output", "pairs", "--prompt-column", "labels",
+        "--completion-column", "text", "--group-column", "mrn", "--sections", "any",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    dataset = load_prepared_dataset(tmp_path / "pairs")
+    assert dataset.access == "credentialed" and dataset.manifest["splits"]["train"]["groups"] < 20
+    assert set(dataset.splits["train"]["observations"]) == {"Edema: positive", "Pleural Effusion: positive"}
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("mimic-cxr", "nowhere"), ("nowhere: no such folder",)),
+        (("mimic-cxr", "empty"), ("empty: no reports of MIMIC-CXR here; looked for files/p10/",)),
+        (("openi", "empty"), ("empty: no reports of OpenI here; looked for ecgen-radiology/*.xml",)),
+        (("jsonl", "empty"), ("empty: no such file",)),
+        (("mimic-cxr", "cut"), ("mimic-cxr-reports.zip: is not a whole zip file; download it again",)),
+        (("openi", "empty", "--split", "official"), ("--source openi has no official split",)),
+        (
+            ("openi", "empty", "--label-source", "csv"),
+            ("openi has no labels of the kind --label-source csv; choose relabel",),
+        ),
+        (("mimic-cxr", "empty", "--labels", "negbio"), ("--labels chooses a CSV file, which is only read with",)),
+        (("mimic-cxr", "empty", "--max-dropped", "5"), ("--max-dropped is 5.0; choose a share",)),
+    ],
+)
+def test_a_wrong_call_gets_one_line_and_leaves_nothing(tmp_path, monkeypatch, call, words, parts):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+    (tmp_path / "empty").mkdir()
+    write_mimic(tmp_path / "cut", patients=3)
+    with zipfile.ZipFile(tmp_path / "cut" / "mimic-cxr-reports.zip", "w") as archive:
+        for path in sorted((tmp_path / "cut" / "files").rglob("*.txt")):
+            archive.write(path, path.relative_to(tmp_path / "cut"))
+    shutil.rmtree(tmp_path / "cut" / "files")
+    whole = (tmp_path / "cut" / "mimic-cxr-reports.zip").read_bytes()
+    (tmp_path / "cut" / "mimic-cxr-reports.zip").write_bytes(whole[: len(whole) // 2])
+    done = call("prepare_data", "report", "--source", words[0], "--root", words[1], *words[2:], "--output", "out")
+    one_line(done, *parts)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "empty", "scripts"]
+
+
+def plant(root):
+    """Real-looking reports that all hold the planted words, some of them with a fault."""
+    written = write_mimic(root, patients=240)
+    for number, (_, _, path) in enumerate(written):
+        text = path.read_text().replace("cough", PLANTED).replace(".\n", f". {PLANTED} number {number}.\n")
+        path.write_text(text, encoding="utf-8")
+    return written
+
+
+def break_reports(written):
+    """A fault of every kind, each in a report that holds the planted words."""
+    whole = written[0][2].read_bytes()
+    written[0][2].write_bytes(whole.replace(b"FINDINGS", b"F\xcdNDINGS"))
+    written[1][2].write_text(f" {PLANTED}\n FINDINGS: \n IMPRESSION: {PLANTED}\n")
+    written[2][2].with_suffix(".txt.gz").write_bytes(gzip.compress(whole)[:-9])
+    written[3][2].with_name("s59999999.txt").write_bytes(whole)
+    (written[9][2].parent / written[4][2].name).write_bytes(whole)
+    written[5][2].write_text(f" FINAL REPORT\n {PLANTED}\n")
+    written[6][2].unlink()
+
+
+@pytest.mark.parametrize("failing", ["no", "too many", "wrong csv", "line", "xml"])
+def test_text_of_a_report_stands_in_the_parquet_files_alone(tmp_path, failing):
+    """The planted words are looked for in all that is written and printed."""
+    source, root, more = "mimic-cxr", tmp_path / "mimic", []
+    if failing == "line":
+        source, root = "jsonl", tmp_path / "pairs.jsonl"
+        row = json.dumps({"prompt": "Edema: 1", "completion": PLANTED})
+        bad = [
+            f'{{"prompt": "{PLANTED}',
+            json.dumps({"prompt": f"{PLANTED}: 1", "completion": PLANTED}),
+            f'["{PLANTED}"]',
+        ]
+        root.write_text("\n".join([row] * 30 + bad) + "\n")
+    elif failing == "xml":
+        source, root = "openi", tmp_path
+        write_openi(tmp_path / "ecgen-radiology")
+        for path in (tmp_path / "ecgen-radiology").glob("1*.xml"):
+            path.write_text(path.read_text().replace("</eCitation>", f"<{PLANTED}>"))
+    else:
+        written = plant(root)
+        break_reports(written)
+        more = ["--label-source", "csv", "--max-dropped", "0.5" if failing == "no" else "0.001"]
+        if failing == "wrong csv":
+            # Somebody gives the table of sections the name of the labels.
+            table = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
+            text = gzip.decompress(table.read_bytes()).decode().replace(",1.0,", f",{PLANTED},", 1)
+            table.write_bytes(gzip.compress(text.encode()))
+    done = prepare(tmp_path, "--source", source, "--root", root, "--output", "out/reports", *more)
+    if failing == "no":
+        assert done.returncode == 0, done.stderr
+        assert load_prepared_dataset(tmp_path / "out" / "reports").access == "credentialed"
+        findings = load_prepared_dataset(tmp_path / "out" / "reports").splits["train"]["findings"]
+        assert sum(PLANTED in text for text in findings) > 300
+        assert "dropped reports are listed in out/reports.rejected.csv" in done.stdout
+    else:
+        one_line(done)
+    written = list((tmp_path / "out").rglob("*")) if (tmp_path / "out").exists() else []
+    assert len(written) == {"no": 7, "wrong csv": 0}.get(failing, 1)
+    for path in written:
+        if path.is_file() and path.suffix != ".parquet":
+            assert PLANTED.split()[0] not in path.read_text(), path.name
+    assert PLANTED.split()[0] not in done.stdout + done.stderr
+    assert PLANTED.split()[1] not in done.stdout + done.stderr
+
+
+def test_all_faults_are_listed_by_path_and_reason(tmp_path):
+    break_reports(plant(tmp_path / "mimic"))
+    command = ["--source", "mimic-cxr", "--root", "mimic", "--output", "out", "--label-source", "csv"]
+    done = prepare(tmp_path, *command)
+    one_line(done, "6 of 723 reports (0.83%) would be dropped, more than the 0.50% allowed", "out.rejected.csv")
+    listed = (tmp_path / "out.rejected.csv").read_text()
+    for line in (
+        "files/p10/p10000000/s50000000.txt,the text is not UTF-8",
+        "files/p10/p10000000/s50000001.txt,findings or impression has a header but no words",
+        "files/p10/p10000000/s50000002.txt.gz,",
+        "files/p10/p10000001/s59999999.txt,the label CSV does not name the study",
+        "files/p10/p10000002/s50000200.txt,",
+        "files/p10/p10000003/s50000101.txt,an earlier report has the same study id",
+    ):
+        assert line in listed, (line, listed)
+    assert not (tmp_path / "out").exists()
