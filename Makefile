@@ -1,12 +1,16 @@
-# make demo    train, evaluate and try the default recipe on this machine's CPU
-# make test    run all tests
-# make bench   measure speed side by side with what a user would pick instead
-# make lint    style
+# make demo         train, evaluate and try the default protocol recipe on this machine's CPU
+# make demo-report  the same for chest X-ray reports, from a synthetic tree in MIMIC-CXR's layout on
+# make test         run all tests
+# make bench        measure speed side by side with what a user would pick instead
+# make lint         style
 # Each sets itself up first; what is done is not done again.
 
 PYTHON ?= python3.11
 RECIPE ?= recipes/smollm2-135m/protocol_lora.yaml
 RUN ?= runs/smollm2-135m/protocol_lora/seed-42
+REPORT_RECIPE ?= recipes/smollm2-135m/report_lora.yaml
+REPORT_RUN ?= runs/smollm2-135m/report_lora/seed-42
+REPORT_TREE := runs/synthetic-mimic-cxr
 # More words for scripts/sft.py and scripts/evaluate_model.py, for example SFT="--num_train_epochs 2"
 SFT ?=
 EVALUATE ?=
@@ -18,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 FETCHED := $(VENV)/.fetched
 BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: demo test bench lint install model clean
+.PHONY: demo demo-report test bench lint install model clean
 .DELETE_ON_ERROR:
 
 demo: model
@@ -26,6 +30,18 @@ demo: model
 	@$(BIN)/python scripts/evaluate_model.py --run $(RUN) $(EVALUATE)
 	@$(BIN)/python scripts/predict.py --adapter $(RUN) --note "Notes: rule out renal recurrence History: RCC, sp partial nephrectomy, knee OA"
 	@echo "open $(RUN)/evaluation/report.html in a browser"
+
+# The prepared reports come with the repository; the demo makes them anew with the reader that real files take, and trains on
+# them only where they are the same to the byte.
+demo-report: model
+	@rm -rf $(REPORT_TREE) runs/report_synthetic
+	@$(BIN)/python scripts/prepare_data.py synthetic-reports --output $(REPORT_TREE)
+	@$(BIN)/python scripts/prepare_data.py report --source mimic-cxr --root $(REPORT_TREE) --split official --output runs/report_synthetic
+	@cmp runs/report_synthetic/train.parquet data/report_synthetic/train.parquet
+	@$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml scripts/sft.py --config $(REPORT_RECIPE) $(SFT)
+	@$(BIN)/python scripts/evaluate_model.py --run $(REPORT_RUN) $(EVALUATE)
+	@$(BIN)/python scripts/predict.py --adapter $(REPORT_RUN) --text "Cardiomegaly: positive; Pleural Effusion: positive; Pneumothorax: negative; Pneumonia: uncertain"
+	@echo "open $(REPORT_RUN)/evaluation/report.html in a browser"
 
 test: model
 	@$(BIN)/python -m pytest $(TESTS)

@@ -19,32 +19,32 @@ from radrecipes.calibration import label_probabilities
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.inference import generate
 from radrecipes.label_scoring import score_separately
-from radrecipes.predictor import Predictor
+from radrecipes.predictors import LabelPredictor
 
 BATCH = 32
 WARM_UP = 4  # notes
 
 
-def score(predictor: Predictor, notes: list[str]) -> np.ndarray:
+def score(predictor: LabelPredictor, notes: list[str]) -> np.ndarray:
     """Ours: the probability of every label."""
     return label_probabilities(predictor.score([{"note": note} for note in notes], BATCH).log_likelihoods)
 
 
-def separate(predictor: Predictor, notes: list[str]) -> np.ndarray:
+def separate(predictor: LabelPredictor, notes: list[str]) -> np.ndarray:
     """Each label as a sequence of its own behind each note, without a cache, in batches."""
     prompts, scorer = prompts_of(predictor, notes), predictor.scorer
     pad = predictor.tokenizer.pad_token_id
     return label_probabilities(score_separately(predictor.model, pad, prompts, scorer.completions, BATCH))
 
 
-def own_generate(predictor: Predictor, notes: list[str]) -> list[str]:
+def own_generate(predictor: LabelPredictor, notes: list[str]) -> list[str]:
     """This project's own batched greedy generation."""
     prompts = prompts_of(predictor, notes)
     answers = generate(predictor.model, predictor.tokenizer, prompts, predictor.stops, 16, BATCH)
     return [answer.text for answer in answers]
 
 
-def transformers_generate(predictor: Predictor, notes: list[str]) -> list[str]:
+def transformers_generate(predictor: LabelPredictor, notes: list[str]) -> list[str]:
     """Greedy generation as Transformers documents it: batches padded on the left, here sorted by length."""
     prompts, tokenizer = prompts_of(predictor, notes), predictor.tokenizer
     tokenizer.padding_side = "left"
@@ -67,7 +67,7 @@ def transformers_generate(predictor: Predictor, notes: list[str]) -> list[str]:
     return answers
 
 
-def pipeline(predictor: Predictor, notes: list[str]) -> list[str]:
+def pipeline(predictor: LabelPredictor, notes: list[str]) -> list[str]:
     """One `pipeline()` call a note, stopping at the stop token."""
     import transformers
 
@@ -87,12 +87,12 @@ def pipeline(predictor: Predictor, notes: list[str]) -> list[str]:
     return answers
 
 
-def prompts_of(predictor: Predictor, notes: list[str]) -> list[list[int]]:
+def prompts_of(predictor: LabelPredictor, notes: list[str]) -> list[list[int]]:
     """Token ids of the rendered prompts."""
     return predictor.prompts([{"note": note} for note in notes])
 
 
-SIDES: dict[str, Callable[[Predictor, list[str]], np.ndarray | list[str]]] = {
+SIDES: dict[str, Callable[[LabelPredictor, list[str]], np.ndarray | list[str]]] = {
     "score": score,
     "separate": separate,
     "own_generate": own_generate,
@@ -103,7 +103,7 @@ SIDES: dict[str, Callable[[Predictor, list[str]], np.ndarray | list[str]]] = {
 
 def main(side: str, run: str, count: int, output: str) -> None:
     """Answer `count` notes; write labels, probabilities where there are some, and notes a second as JSON."""
-    predictor = Predictor(run, load_policy=False)
+    predictor = LabelPredictor(run, load_policy=False)
     test = load_prepared_dataset(predictor.manifest["data"]["folder"]).splits["test"]
     notes = test.shuffle(seed=0)["note"][:count]
     SIDES[side](predictor, notes[:WARM_UP])

@@ -1,6 +1,8 @@
-"""Predict with a finished run: one note, or a table in and a table out.
+"""Predict with a finished run: one input, or a table in and a table out.
 
     python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 --note "r/o renal recurrence, hx RCC"
+    python scripts/predict.py --adapter runs/smollm2-135m/report_lora/seed-42 \
+        --text "Pleural Effusion: positive; Pneumothorax: negative; Pneumonia: uncertain"
     python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 \
         --input orders.csv --text-column note --id-column order --output answers.csv
 
@@ -10,6 +12,7 @@ read go to OUTPUT.rejects.csv with line and reason. Under `accelerate launch` se
     accelerate launch --config_file accelerate_configs/ddp.yaml scripts/predict.py \
         --adapter runs/smollm2-135m/protocol_lora/seed-42 --input orders.csv --text-column note --output shared.csv
 
+Reports are checked: what contradicts its request is written again, at last by the template writer, and the output says which.
 The answers are drafts for review by a person; this is not a medical device.
 """
 
@@ -26,21 +29,17 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from accelerate import PartialState
 
 from radrecipes import vllm_engine
-from radrecipes.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.command_line import positive, run
-from radrecipes.data.normalise import normalise_note
 from radrecipes.errors import InputError
 from radrecipes.prediction_stream import (
     OUTPUT_SUFFIXES,
-    answers_table,
-    decision,
     examine_input,
     iterate_chunks,
-    iterate_notes,
+    iterate_inputs,
     write_answers,
     write_rejects,
 )
-from radrecipes.predictor import Predictor
+from radrecipes.predictors import ENGINES, Predictor, load_predictor, run_of
 from radrecipes.unfinished_prediction import UnfinishedPrediction
 
 
@@ -50,18 +49,19 @@ def main() -> None:
     if args.engine == "vllm":
         vllm_engine.check_usable()
 
-    # One note: to the terminal
-    if args.note is not None:
-        note = normalise_note(args.note)
-        if not note:
-            raise InputError("the note is empty; give it a text", "--note")
-        _print_answer(_load(args).answer([{"note": note}], batch_size=1)[0])
+    task = run_of(args.adapter)[2]
+
+    # One input: to the terminal
+    if args.text is not None:
+        inputs = task.read_input(args.text, "--text")
+        predictor = _load(args)
+        print(predictor.as_text(predictor.answer([inputs], batch_size=1)[0]))
         return
 
     # A table: the whole input is read once before any work
     if args.output is None:
         raise InputError("--input needs --output, the file to write", "command line")
-    output, columns = Path(args.output), (args.text_column, args.id_column)
+    output, columns = Path(args.output), (task, args.text_column or task.input_column, args.id_column)
     if output.suffix not in OUTPUT_SUFFIXES:
         raise InputError(
             f"cannot tell the format from the name; it must end with {', '.join(OUTPUT_SUFFIXES)}", str(output)
@@ -75,7 +75,7 @@ def main() -> None:
     predictor = _load(args)
     state = {
         "input": facts.sha256,
-        "adapter, label set or threshold": predictor.fingerprint,
+        "adapter, label set, threshold or tries": predictor.fingerprint,
         **{f"--{name.replace('_', '-')}": vars(args)[name] for name in _OPTIONS_IN_STATE},
     }
     if not args.restart:
@@ -90,15 +90,15 @@ def main() -> None:
         with tqdm(
             total=sum(sizes.values()),
             initial=sum(sizes[number] for number in finished),
-            unit="note",
+            unit="row",
             desc=f"process 1 of {processes.num_processes}" if processes.num_processes > 1 else None,
             disable=not processes.is_main_process,
         ) as bar:
-            for number, chunk in enumerate(iterate_chunks(iterate_notes(args.input, *columns), args.chunk_rows)):
+            for number, chunk in enumerate(iterate_chunks(iterate_inputs(args.input, *columns), args.chunk_rows)):
                 if number in mine and number not in finished:
-                    notes = [example.inputs for example in chunk]
-                    answers = predictor.answer(notes, batch_size=args.batch_size, on_progress=bar.update)
-                    work.save(number, answers_table(chunk, answers, predictor.decode, args.keep_note))
+                    inputs = [example.inputs for example in chunk]
+                    answers = predictor.answer(inputs, batch_size=args.batch_size, on_progress=bar.update)
+                    work.save(number, predictor.answers_table(chunk, answers, args.keep_text))
         processes.wait_for_everyone()
 
         # The output: assembled from the chunks beside, then renamed, so that it is whole or absent
@@ -106,59 +106,54 @@ def main() -> None:
             if examine_input(args.input, *columns) != facts:
                 raise InputError("changed while it was read; run the command again with --restart", args.input)
             parts = [work.part(number) for number in range(-(-facts.rows // args.chunk_rows))]
-            counted = write_answers(parts, work.assembling(output), output.suffix)
+            counted = write_answers(parts, work.assembling(output), output.suffix, predictor.counted_column)
             if facts.rejected:
-                write_rejects(iterate_notes(args.input, *columns), work.assembling(work.rejects))
+                write_rejects(iterate_inputs(args.input, *columns), work.assembling(work.rejects))
             work.finish([work.rejects, output] if facts.rejected else [output])
-            if predictor.decode == "generate":
-                what = f"{counted['without label']:,} of them no label of the label set (empty column `label`)"
-            else:
-                what = f"{counted[AUTO]:,} {AUTO}, {counted[NEEDS_REVIEW]:,} {NEEDS_REVIEW}"
-            print(f"{facts.rows:,} answers in {output}: {what}")
+            print(f"{facts.rows:,} answers in {output}: {predictor.summary(counted)}")
             if facts.rejected:
                 print(f"{facts.rejected:,} rows rejected: {work.rejects} names line and reason of each")
     processes.destroy_process_group()
 
 
 # What an output depends on, beside its input and its adapter: batches of another size round differently.
-_OPTIONS_IN_STATE = ("text_column", "id_column", "keep_note", "batch_size", "chunk_rows", "target_accuracy", "engine")
+_OPTIONS_IN_STATE = ("text_column", "id_column", "keep_text", "batch_size", "chunk_rows", "target_accuracy", "engine")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", required=True, metavar="RUN", help="folder of a finished run")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--note", help="one note, on the command line")
+    source.add_argument("--text", "--note", help="one note, list of observations or findings, as the run's task reads")
     source.add_argument("--input", metavar="FILE", help="a CSV, TSV or JSONL file, also with .gz, or a Parquet file")
-    parser.add_argument("--text-column", default="note", help="its column with the notes (default: note)")
+    parser.add_argument(
+        "--text-column", help="its column to read (default: note, observations or findings, by the task)"
+    )
     parser.add_argument("--id-column", help="its column that identifies a row (default: the row's number)")
     parser.add_argument("--output", metavar="FILE", help="the file to write, .csv, .jsonl or .parquet")
-    parser.add_argument("--keep-note", action="store_true", help="copy the notes into the output (default: id only)")
+    parser.add_argument(
+        "--keep-text", "--keep-note", action="store_true", help="copy what was read into the output (default: id only)"
+    )
     parser.add_argument("--batch-size", type=positive, default=32, help="rows a batch (default: 32)")
     parser.add_argument("--chunk-rows", type=positive, default=2048, help="rows a kill may cost (default: 2048)")
-    parser.add_argument("--label-set", metavar="FILE", help="a label set with labels added to the adapter's")
-    parser.add_argument("--target-accuracy", type=float, help="decide by the threshold for this accuracy")
-    parser.add_argument(
-        "--engine", choices=("transformers", "vllm"), default="transformers", help="vllm: generation only"
-    )
+    parser.add_argument("--label-set", metavar="FILE", help="labels: a label set with some added to the adapter's")
+    parser.add_argument("--target-accuracy", type=float, help="labels: decide by the threshold for this accuracy")
+    parser.add_argument("--tries", type=positive, help="reports: tries before the template writer (default: 4)")
+    parser.add_argument("--engine", choices=ENGINES, default="transformers", help="vllm: generation only")
     parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")
     parser.add_argument("--restart", action="store_true", help="throw unfinished work on this output away")
     return parser.parse_args()
 
 
 def _load(args: argparse.Namespace) -> Predictor:
-    engine = vllm_engine.VllmPredictor if args.engine == "vllm" else Predictor
-    return engine(args.adapter, args.allow_other_weights, args.label_set, args.target_accuracy)
-
-
-def _print_answer(answer) -> None:
-    print(answer.label or f"no label of the label set; the model wrote: {answer.text}")
-    if answer.confidence is not None:
-        print(
-            f"probability {answer.confidence:.3f}; {decision(answer)}"
-            + f" ({answer.review_reason})" * bool(answer.review_reason)
-        )
-        print("top: " + ", ".join(f"{label} {probability:.3f}" for label, probability in answer.top))
+    return load_predictor(
+        args.adapter,
+        args.allow_other_weights,
+        args.engine,
+        label_set=args.label_set,
+        target_accuracy=args.target_accuracy,
+        tries=args.tries,
+    )
 
 
 if __name__ == "__main__":

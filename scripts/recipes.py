@@ -22,6 +22,7 @@ from radrecipes import inspection, planning, training
 from radrecipes.command_line import run
 from radrecipes.errors import InputError
 from radrecipes.recipe import find_recipes, header, parse_recipe
+from radrecipes.tasks import TASKS
 
 RECIPES_FOLDER = Path("recipes")
 
@@ -92,9 +93,10 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
         f"left out           {len(rows.too_long)} of {total:,} rows, longer than {recipe.training.max_length}{first}"
     )
 
-    # Labels
-    labels = inspection.count_labels(data.dataset.splits["train"]["label"])
-    print(f"labels             {len(labels)}")
+    # What the rows are examples of
+    task = TASKS[recipe.arguments.task]
+    labels = inspection.count_categories(data.dataset.splits["train"], task)
+    print(f"{'labels' if task.writes == 'label' else 'observations':18} {len(labels)}")
     for name, entries in (("most rows", labels[:3]), ("least rows", labels[-3:])):
         print(f"{name:18} " + ", ".join(f"{label} ({count})" for label, count in entries))
 

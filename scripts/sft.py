@@ -55,7 +55,7 @@ def main() -> None:
             if dataset.access in SHOWABLE_ACCESS:
                 print(masked_example(rows.rows[0], tokenizer))
             else:
-                print(f"the dataset's access is {dataset.access}: no example is shown, because notes may not leave it")
+                print(f"the dataset's access is {dataset.access}: no example is shown, because its texts may not leave it")
             print(
                 f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
                 f"than {recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens carry loss"
@@ -80,7 +80,8 @@ def main() -> None:
         check = training.save_and_verify(trainer, recipe, folder / "adapter", probe_ids=rows.rows[0]["input_ids"])
         if state.is_main_process:
             tokenizer.save_pretrained(folder / "adapter")
-            shutil.copy(dataset.folder / LABEL_SET_FILE, folder / "adapter")
+            if dataset.label_set:
+                shutil.copy(dataset.folder / LABEL_SET_FILE, folder / "adapter")
             run_folder.finish(
                 folder,
                 {
@@ -96,7 +97,7 @@ def main() -> None:
                         "folder": recipe.arguments.dataset,
                         "digest": dataset.digest,
                         "access": dataset.access,
-                        "label_set_sha256": dataset.manifest["label_set"]["sha256"],
+                        "label_set_sha256": dataset.manifest.get("label_set", {}).get("sha256"),
                         "rows": {name: len(split) for name, split in dataset.splits.items()},
                     },
                     "prompt": {"style": style, "sha256": prompt_template_digest(task, tokenizer, style)},

@@ -20,6 +20,7 @@ from radrecipes.reporting.dataset_card import render_dataset_card
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_MODEL = "tiny/llama"
+TINY_WRITER = "tiny/writer"
 TINY_RECIPE = """\
 # Tiny Llama · LoRA · protocol labelling. Tests only, seconds. Global batch 8.
 # accelerate launch --config_file accelerate_configs/cpu.yaml scripts/sft.py --config recipes/tiny/protocol_lora.yaml
@@ -41,6 +42,20 @@ num_train_epochs: 1
 seed: 42
 max_new_tokens: 12
 """
+TINY_REPORT_RECIPE = (
+    TINY_RECIPE.replace("protocol labelling", "report writing")
+    .replace("protocol_lora", "report_lora")
+    .replace("task: protocol\ndataset: data/tiny\n", "task: report\ndataset: data/tiny_reports\n")
+    .replace("max_new_tokens: 12", "max_new_tokens: 80")
+    .replace(TINY_MODEL, TINY_WRITER)
+)
+# Request, findings and impression of the four kinds of tiny reports.
+TINY_REPORTS = (
+    ("Edema: positive", "There is edema.", "Edema."),
+    ("Pneumothorax: positive", "There is a pneumothorax.", "Pneumothorax."),
+    ("Edema: negative; Fracture: positive", "There is a fracture. No edema.", "Fracture."),
+    ("Pneumothorax: negative; No Finding: positive", "No pneumothorax.", "Normal chest."),
+)
 _QUESTIONS = {
     "CT Dedicated Kidney": "r/o renal recurrence, s/p partial nephrectomy",
     "CT Head": "worst headache of life, r/o bleed, no contrast",
@@ -82,15 +97,38 @@ def write_tiny_dataset(folder: Path, rows: int = 64) -> None:
     )
 
 
+def write_tiny_reports(folder: Path, rows: int = 64, access: str = "synthetic") -> None:
+    """A prepared dataset of `rows` studies, each of a patient of its own, over four kinds of reports."""
+    studies = []
+    for number in range(rows):
+        observations, findings, impression = TINY_REPORTS[number % len(TINY_REPORTS)]
+        names = ("id", "group", "observations", "findings", "impression")
+        values = (f"study-{number}", f"patient-{number}", observations, findings, impression)
+        studies.append(dict(zip(names, values, strict=True)))
+    held_out = rows // 8
+    splits = {
+        "train": studies[2 * held_out :],
+        "validation": studies[:held_out],
+        "test": studies[held_out : 2 * held_out],
+    }
+    manifest = {"name": folder.name, "task": "report", "access": access, "license": "apache-2.0", "language": "en"}
+    write_prepared_dataset(
+        folder, splits=splits, columns=list(studies[0]), manifest=manifest, card="---\nlicense: apache-2.0\n---\n"
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_workspace(tmp_path_factory) -> Path:
     """A folder as a user's clone, made once: read it only; take `workspace` to write."""
     folder = tmp_path_factory.mktemp("workspace")
     build_tiny_model(folder / "models", TINY_MODEL)
+    build_tiny_model(folder / "models", TINY_WRITER, hidden_size=64, initializer_range=0.3)
     write_tiny_dataset(folder / "data" / "tiny")
-    recipe = folder / "recipes" / "tiny" / "protocol_lora.yaml"
-    recipe.parent.mkdir(parents=True)
-    recipe.write_text(TINY_RECIPE, encoding="utf-8")
+    write_tiny_reports(folder / "data" / "tiny_reports")
+    recipes = folder / "recipes" / "tiny"
+    recipes.mkdir(parents=True)
+    (recipes / "protocol_lora.yaml").write_text(TINY_RECIPE, encoding="utf-8")
+    (recipes / "report_lora.yaml").write_text(TINY_REPORT_RECIPE, encoding="utf-8")
     for name in ("scripts", "accelerate_configs"):
         (folder / name).symlink_to(REPOSITORY / name)
     return folder

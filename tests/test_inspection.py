@@ -1,12 +1,14 @@
 """What inspection shows and what checking refuses."""
 
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from radrecipes import inspection
 from radrecipes.errors import InputError
 from radrecipes.recipe import parse_recipe
+from radrecipes.tasks import TASKS
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 
@@ -89,5 +91,9 @@ def test_lengths_are_those_of_the_rows(lengths):
     assert sum(length < found.median for length in lengths) <= len(lengths) / 2
 
 
-def test_labels_are_counted_most_frequent_first():
-    assert inspection.count_labels(["b", "a", "c", "c"]) == [("c", 2), ("a", 1), ("b", 1)]
+def test_categories_are_counted_most_frequent_first():
+    labels = Dataset.from_dict({"label": ["b", "a", "c", "c"]})
+    assert inspection.count_categories(labels, TASKS["protocol"]) == [("c", 2), ("a", 1), ("b", 1)]
+    observations = Dataset.from_dict({"observations": ["Edema: positive; Fracture: negative", "Edema: positive"]})
+    expected = [("Edema: positive", 2), ("Fracture: negative", 1)]
+    assert inspection.count_categories(observations, TASKS["report"]) == expected

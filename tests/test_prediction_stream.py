@@ -11,14 +11,15 @@ from radrecipes.data.tables import RejectedRow
 from radrecipes.errors import InputError
 from radrecipes.evaluation import SystemOutput
 from radrecipes.prediction_stream import (
-    LONGEST_NOTE,
-    answers_table,
+    LONGEST_INPUT,
     examine_input,
     iterate_chunks,
-    iterate_notes,
+    iterate_inputs,
     write_answers,
     write_rejects,
 )
+from radrecipes.predictors.label_predictor import label_answers_table
+from radrecipes.tasks import TASKS
 
 
 def output(label, confidence, automatic, reason, *top):
@@ -38,10 +39,10 @@ ANSWERS = [
 def test_every_format_holds_the_same_answers_in_order(tmp_path, suffix):
     parts = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
     for part, example, answer in zip(parts, EXAMPLES, ANSWERS, strict=True):
-        pq.write_table(answers_table([example], [answer], "score", keep_note=True), part)
+        pq.write_table(label_answers_table([example], [answer], "score", kept_column="note"), part)
     path = tmp_path / f"out{suffix}"
-    counted = write_answers(parts, path, suffix)
-    assert (counted["auto"], counted["NEEDS_REVIEW"], counted["without label"]) == (1, 1, 0)
+    counted = write_answers(parts, path, suffix, "decision")
+    assert counted == {"auto": 1, "NEEDS_REVIEW": 1}
     read = {
         ".csv": lambda: pd.read_csv(path, dtype={"id": str}),
         ".jsonl": lambda: pd.DataFrame(map(json.loads, path.read_text("utf-8").splitlines())),
@@ -72,14 +73,14 @@ def test_every_format_holds_the_same_answers_in_order(tmp_path, suffix):
 
 
 def test_without_a_threshold_a_person_must_look_and_notes_stay_out_unless_asked():
-    table = answers_table(EXAMPLES[:1], [output("MR Knee", 0.9, None, None)], "score", keep_note=False)
+    table = label_answers_table(EXAMPLES[:1], [output("MR Knee", 0.9, None, None)], "score", kept_column=None)
     assert table["decision"].to_pylist() == ["NEEDS_REVIEW"] and "note" not in table.column_names
 
 
 def test_generated_answers_have_no_probability(tmp_path):
     answers = [SystemOutput("MR Knee", "MR Knee"), SystemOutput("no idea", None)]
-    pq.write_table(answers_table(EXAMPLES, answers, "generate", False), tmp_path / "0.parquet")
-    assert write_answers([tmp_path / "0.parquet"], tmp_path / "out.csv", ".csv")["without label"] == 1
+    pq.write_table(label_answers_table(EXAMPLES, answers, "generate", None), tmp_path / "0.parquet")
+    assert write_answers([tmp_path / "0.parquet"], tmp_path / "out.csv", ".csv", "label")[None] == 1
     with (tmp_path / "out.csv").open(newline="") as stream:
         assert list(csv.reader(stream)) == [
             ["id", "label", "answer"],
@@ -90,9 +91,9 @@ def test_generated_answers_have_no_probability(tmp_path):
 
 def test_notes_are_normalised_and_what_cannot_be_predicted_is_rejected_with_its_line(tmp_path):
     path = tmp_path / "orders.csv"
-    long = "word " * (LONGEST_NOTE // 5 + 1)
+    long = "word " * (LONGEST_INPUT // 5 + 1)
     path.write_text(f'note,key\n  knee\u00a0 pain ,a\n" \n",b\n{long},c\nstroke,d,e\nfall,f\n', encoding="utf-8")
-    rows = list(iterate_notes(path, "note", "key"))
+    rows = list(iterate_inputs(path, TASKS["protocol"], "note", "key"))
     assert [(row.id, row.inputs["note"]) for row in rows if isinstance(row, Example)] == [
         ("a", "knee pain"),
         ("f", "fall"),
@@ -101,7 +102,7 @@ def test_notes_are_normalised_and_what_cannot_be_predicted_is_rejected_with_its_
     assert [row.line for row in rejected] == ["3", "5", "6"]
     for row, said in zip(rejected, ("empty", "the most is 20000", "3 fields, the header 2"), strict=True):
         assert said in row.reason
-    facts = examine_input(path, "note", "key")
+    facts = examine_input(path, TASKS["protocol"], "note", "key")
     assert (facts.rows, facts.rejected) == (2, 3)
     write_rejects(iter(rows), tmp_path / "rejects.csv")
     with (tmp_path / "rejects.csv").open(newline="") as stream:
@@ -113,10 +114,10 @@ def test_an_input_without_any_good_row_is_refused_with_its_first_fault(tmp_path)
     path = tmp_path / "orders.jsonl"
     path.write_text('\n{"nte": "x"}\n{"note": ""}\n')
     with pytest.raises(InputError, match=r"orders.jsonl:2: no column 'note'; did you mean 'nte'\?.*none of the rows"):
-        examine_input(path, "note", None)
+        examine_input(path, TASKS["protocol"], "note", None)
     path.write_text("\n")
     with pytest.raises(InputError, match="no rows"):
-        examine_input(path, "note", None)
+        examine_input(path, TASKS["protocol"], "note", None)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 8, 9])
@@ -142,11 +143,11 @@ def test_memory_does_not_grow_with_the_table(tmp_path, kind):
         del frame
         tracemalloc.start()
         parts = []
-        for number, chunk in enumerate(iterate_chunks(iterate_notes(path, "note", None), 100)):
+        for number, chunk in enumerate(iterate_chunks(iterate_inputs(path, TASKS["protocol"], "note", None), 100)):
             answers = [output("MR Knee", 0.9, True, None, ("MR Knee", 0.9))] * len(chunk)
             parts.append(tmp_path / f"{rows}-{number}.parquet")
-            pq.write_table(answers_table(chunk, answers, "score", keep_note=True), parts[-1])
-        write_answers(parts, tmp_path / "out.csv", ".csv")
+            pq.write_table(label_answers_table(chunk, answers, "score", kept_column="note"), parts[-1])
+        write_answers(parts, tmp_path / "out.csv", ".csv", "decision")
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found

@@ -17,7 +17,7 @@ def table(number):
 
 
 def assemble(work, chunks):
-    write_answers([work.part(number) for number in range(chunks)], work.assembling(work.output), ".csv")
+    write_answers([work.part(number) for number in range(chunks)], work.assembling(work.output), ".csv", "label")
 
 
 def test_chunks_of_a_killed_process_are_there_in_the_next_and_the_folder_goes_at_the_end(tmp_path):

@@ -96,10 +96,16 @@ def build_tiny_biogpt_tokenizer() -> BioGptTokenizer:
         return BioGptTokenizer(str(vocabulary_file), str(merges_file), model_max_length=1024)
 
 
-def build_tiny_biogpt(root: Path, model_id: str, hidden_size: int = 32) -> Path:
+def build_tiny_biogpt(root: Path, model_id: str, hidden_size: int = 32, initializer_range: float = 0.02) -> Path:
     """Save a random BioGPT: learned positions, no chat template, `</s>` before every text and as its end."""
-    tokenizer = build_tiny_biogpt_tokenizer()
-    return build_tiny_model(root, model_id, "biogpt", hidden_size=hidden_size, tokenizer=tokenizer)
+    return build_tiny_model(
+        root,
+        model_id,
+        "biogpt",
+        hidden_size=hidden_size,
+        tokenizer=build_tiny_biogpt_tokenizer(),
+        initializer_range=initializer_range,
+    )
 
 
 def build_tiny_model(
@@ -109,6 +115,7 @@ def build_tiny_model(
     grouped_query: bool = True,
     hidden_size: int = 32,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    initializer_range: float = 0.02,
 ) -> Path:
     """Save a random causal model with its tokenizer as a Hub clone would lie: `<root>/<org>/<name>/`.
 
@@ -125,6 +132,8 @@ def build_tiny_model(
             Width; 4-bit quantisation needs a multiple of 64.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Its tokenizer; [`build_tiny_tokenizer`] where left out.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Deviation of the weights. The embeddings stay frozen under LoRA: with small ones no text can be learned by heart.
 
     Returns:
         `Path`: the model's folder.
@@ -143,6 +152,7 @@ def build_tiny_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
+        initializer_range=initializer_range,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

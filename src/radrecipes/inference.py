@@ -29,6 +29,21 @@ class Generation:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Drawing tokens instead of taking the most probable one.
+
+    Args:
+        temperature (`float`):
+            Above 0; below 1 the probable tokens become more probable.
+        seed (`int`):
+            Of the draws; the same prompts in the same batches give the same texts.
+    """
+
+    temperature: float
+    seed: int
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -36,9 +51,10 @@ def generate(
     stops: Sequence[int],
     max_new_tokens: int,
     batch_size: int = 32,
+    sampling: Sampling | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Generation]:
-    """Greedy answers, batched over prompts of like length; the beginning that all prompts share is computed once.
+    """Answers, batched over prompts of like length; the beginning that all prompts share is computed once.
 
     A batch reads `[beginning][padding][rest of the prompt]`; positions are counted from the attention mask, so padding in the
     middle changes nothing.
@@ -56,14 +72,18 @@ def generate(
             Longest answer in tokens.
         batch_size (`int`, *optional*, defaults to `32`):
             Prompts a batch.
+        sampling ([`Sampling`], *optional*):
+            How to draw; left out, every token is the most probable one.
         on_progress (`Callable[[int], None]`, *optional*):
             Called after every batch with the number of prompts done in it.
 
     Returns:
         `list[Generation]`: one a prompt, in the order of `prompts`.
     """
+    drawing = {"temperature": sampling.temperature, "top_k": 0} if sampling else {}
     decoding = GenerationConfig(
-        do_sample=False,
+        do_sample=bool(sampling),
+        **drawing,
         max_new_tokens=max_new_tokens,
         eos_token_id=list(stops),
         pad_token_id=tokenizer.pad_token_id,
@@ -71,6 +91,8 @@ def generate(
     )
     # Transformers fills what `decoding` leaves open from the model's own settings, for example a repetition penalty.
     model.generation_config = decoding
+    if sampling:
+        torch.manual_seed(sampling.seed)
     prefix, cache = shared_beginning(model, prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))  # longest first: memory peaks at once
     answers: list[Generation | None] = [None] * len(prompts)

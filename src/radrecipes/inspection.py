@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +16,7 @@ from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
+from radrecipes.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ def summarise_lengths(lengths: Sequence[int]) -> Lengths:
     return Lengths(ordered[0], statistics.median(ordered), ordered[rank - 1], ordered[-1])
 
 
-def count_labels(targets: Sequence[str]) -> list[tuple[str, int]]:
-    """Rows per label, the most frequent first, equals by name."""
-    return sorted(Counter(targets).items(), key=lambda entry: (-entry[1], entry[0]))
+def count_categories(split: Dataset, task: Task) -> list[tuple[str, int]]:
+    """Rows of a split per [`~tasks.task.Task.categories`], the most frequent first, equals by name."""
+    counts = Counter(category for row in split for category in task.categories(row))
+    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))

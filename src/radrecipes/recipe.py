@@ -44,8 +44,9 @@ class RecipeArguments:
             `"shared_prefix"` lays several examples in one row behind the prompt beginning that they share, so that neither
             padding nor the repeated beginning is computed; `"padded"` is one example a row, for models whose attention
             cannot take a mask of its own.
-        decode (`str`, *optional*, defaults to `"score"`):
-            `"score"` gives every label of the label set a probability, `"generate"` writes one answer freely.
+        decode (`str`, *optional*):
+            `"score"` gives every label of the label set a probability, `"generate"` writes one answer freely. Left out, labels
+            are scored and reports generated.
         max_new_tokens (`int`, *optional*, defaults to `32`):
             Longest answer, in tokens, where it is generated.
         max_dropped_fraction (`float`, *optional*, defaults to `0.005`):
@@ -66,8 +67,8 @@ class RecipeArguments:
             "choices": ["shared_prefix", "padded"],
         },
     )
-    decode: str = field(
-        default="score",
+    decode: str | None = field(
+        default=None,
         metadata={
             "help": "`score` gives every label of the label set a probability, `generate` writes one answer freely.",
             "choices": ["score", "generate"],
@@ -77,6 +78,11 @@ class RecipeArguments:
     max_dropped_fraction: float = field(
         default=0.005, metadata={"help": "Share of training rows that may be too long and be left out."}
     )
+
+    def __post_init__(self) -> None:
+        """Fill in what follows from the task."""
+        if self.decode is None:
+            self.decode = "score" if TASKS[self.task].writes == "label" else "generate"
 
 
 # Fields of TRL that a recipe may not set, each with the mend.
@@ -433,6 +439,10 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
         )
     if checked.get("completion_only_loss") is False:
         raise InputError("recipes train on the completion only; remove the key", places["completion_only_loss"])
+    if checked.get("decode") == "score" and TASKS[checked["task"]].writes != "label":
+        raise InputError(
+            f"task {checked['task']} writes a text, and only labels can be scored; remove the key", places["decode"]
+        )
     targets = checked.get("lora_target_modules") or []
     if "lm_head" in targets:
         raise InputError(

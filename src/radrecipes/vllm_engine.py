@@ -1,12 +1,14 @@
 """Generation by vLLM where it is installed. Not tested: vLLM is no requirement of this project and needs a GPU."""
 
 import os
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from radrecipes import models
 from radrecipes.errors import InputError
-from radrecipes.evaluation import SystemOutput
-from radrecipes.predictor import Predictor
+from radrecipes.inference import Generation, Sampling
+from radrecipes.recipe import Recipe
 
 # What vLLM has kernels for: https://docs.vllm.ai/en/latest/features/lora/
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -26,29 +28,23 @@ def check_usable() -> None:
         raise InputError("vLLM shares the work over GPUs by itself; run one process", "--engine vllm")
 
 
-class VllmPredictor(Predictor):
-    """A [`Predictor`] whose answers vLLM generates, greedily and up to the same stop tokens.
-
-    Not tested with vLLM.
+class VllmEngine:
+    """Generation by vLLM, up to the same stop tokens. Not tested with vLLM.
 
     Args:
-        args, kwargs:
-            As for [`Predictor`].
-
-    Raises:
-        [`InputError`]: as [`Predictor`], or the recipe scores labels.
+        recipe ([`~recipe.Recipe`]):
+            Names the base.
+        adapter (`Path`):
+            Folder of the adapter.
+        stops (`Sequence[int]`):
+            Tokens that end an answer.
     """
 
-    def _load_model(self) -> None:
-        if self.decode != "generate":
-            raise InputError(
-                "vLLM generates only, and the recipe scores labels (decode: score); leave --engine out",
-                "--engine vllm",
-            )
-        from vllm import LLM, SamplingParams
+    def __init__(self, recipe: Recipe, adapter: Path, stops: Sequence[int]):
+        from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        recipe, location = self.recipe, models.locate_base(self.recipe.model.model_name_or_path)
+        location = models.locate_base(recipe.model.model_name_or_path)
         self._engine = LLM(
             model=location,
             revision=models.revision_for(location, recipe.model.model_revision),
@@ -56,21 +52,32 @@ class VllmPredictor(Predictor):
             enable_lora=True,
             max_lora_rank=next(rank for rank in _LORA_RANKS if rank >= recipe.model.lora_r),
         )
-        self._adapter = LoRARequest("adapter", 1, str(self.folder / "adapter"))
-        self._sampling = SamplingParams(
-            temperature=0.0, max_tokens=recipe.arguments.max_new_tokens, stop_token_ids=list(self.stops)
-        )
+        self._adapter = LoRARequest("adapter", 1, str(adapter))
+        self._stops = list(stops)
 
-    def _generate(self, inputs, batch_size, untuned, on_progress) -> list[SystemOutput]:
-        prompts = [{"prompt_token_ids": token_ids} for token_ids in self.prompts(inputs)]
-        adapter = None if untuned else self._adapter
-        outputs = []
-        # vLLM makes its own batches and answers in order; `batch_size` has no meaning here.
-        for result in self._engine.generate(prompts, self._sampling, lora_request=adapter, use_tqdm=False):
-            answer = result.outputs[0]
-            text = answer.text.strip()
-            label = self.task.read_output(text, self.label_set)
-            outputs.append(SystemOutput(text, label, answer.finish_reason == "stop", len(answer.token_ids)))
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        max_new_tokens: int,
+        untuned: bool = False,
+        sampling: Sampling | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Generation]:
+        """As [`~inference.generate`]; vLLM makes its own batches and answers in order."""
+        from vllm import SamplingParams
+
+        drawing = {"temperature": sampling.temperature, "seed": sampling.seed} if sampling else {"temperature": 0.0}
+        parameters = SamplingParams(max_tokens=max_new_tokens, stop_token_ids=self._stops, **drawing)
+        results = self._engine.generate(
+            [{"prompt_token_ids": token_ids} for token_ids in prompts],
+            parameters,
+            lora_request=None if untuned else self._adapter,
+            use_tqdm=False,
+        )
         if on_progress:
-            on_progress(len(outputs))
-        return outputs
+            on_progress(len(prompts))
+        written = (result.outputs[0] for result in results)
+        return [
+            Generation(answer.text.strip(), answer.finish_reason == "stop", len(answer.token_ids))
+            for answer in written
+        ]

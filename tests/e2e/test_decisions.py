@@ -8,7 +8,7 @@ import pytest
 from e2e.conftest import RUN
 from radrecipes.abstention import DecisionPolicy
 from radrecipes.data.prepared import LABEL_SET_FILE
-from radrecipes.predictor import NO_THRESHOLD, NOT_CALIBRATED, Predictor
+from radrecipes.predictors.label_predictor import NO_THRESHOLD, NOT_CALIBRATED, LabelPredictor
 
 NOTES = [{"note": note} for note in ("chronic knee pain, 34 yo F", "worst headache of life, r/o bleed")]
 POLICY = Path(RUN, "adapter", "decision_policy.json")
@@ -31,11 +31,11 @@ def set_threshold(threshold: float | None) -> None:
 
 def test_an_added_label_is_scored_and_always_reviewed(finished_copy):
     set_threshold(0.0)
-    own = Predictor(RUN)
+    own = LabelPredictor(RUN)
     indent = next(
         line[: len(line) - len(line.lstrip())] for line in own.label_set.text.splitlines() if line.lstrip()[:1] == "-"
     )
-    predictor = Predictor(RUN, label_set=with_labels(f"{indent}- {{name: CT}}\n"))
+    predictor = LabelPredictor(RUN, label_set=with_labels(f"{indent}- {{name: CT}}\n"))
     assert predictor.added_labels == {"CT"} and predictor.fingerprint != own.fingerprint
     for mine, other in zip(predictor.answer(NOTES), own.answer(NOTES), strict=True):
         # The shortest label of this barely trained model is the likeliest
@@ -54,7 +54,7 @@ def test_a_label_set_may_not_lack_a_label_of_the_adapter(finished_copy, call):
 
 def test_a_label_that_is_always_reviewed_is_never_automatic(finished_copy):
     set_threshold(0.0)
-    answers = Predictor(RUN).answer(NOTES)
+    answers = LabelPredictor(RUN).answer(NOTES)
     assert all(answer.automatic for answer in answers)
     text = Path(RUN, "adapter", LABEL_SET_FILE).read_text("utf-8")
     lines = [
@@ -63,7 +63,7 @@ def test_a_label_that_is_always_reviewed_is_never_automatic(finished_copy):
     ]
     assert len("\n".join(lines)) > len(text), "the tiny label set is written as a block list"
     Path("reviewed.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    reviewed = Predictor(RUN, label_set="reviewed.yaml").answer(NOTES)
+    reviewed = LabelPredictor(RUN, label_set="reviewed.yaml").answer(NOTES)
     assert [answer.label for answer in reviewed] == [answer.label for answer in answers]
     for answer in reviewed:
         marked = answer.label == answers[0].label
@@ -72,7 +72,7 @@ def test_a_label_that_is_always_reviewed_is_never_automatic(finished_copy):
 
 def test_without_thresholds_every_answer_needs_review(finished_copy, call):
     POLICY.unlink()
-    assert {(answer.automatic, answer.review_reason) for answer in Predictor(RUN).answer(NOTES)} == {
+    assert {(answer.automatic, answer.review_reason) for answer in LabelPredictor(RUN).answer(NOTES)} == {
         (None, NO_THRESHOLD)
     }
     asked = call("predict", "--adapter", RUN, "--note", "knee", "--target-accuracy", "0.9")
@@ -94,6 +94,6 @@ def test_the_threshold_of_the_asked_target_decides(finished_copy):
     for choice, threshold in zip(policy["thresholds"], (0.1, 0.999, 0.9999), strict=True):
         choice["threshold"] = threshold
     POLICY.write_text(json.dumps(policy), encoding="utf-8")
-    assert isinstance(Predictor(RUN).policy, DecisionPolicy)
-    assert not any(answer.automatic for answer in Predictor(RUN).answer(NOTES))
-    assert all(answer.automatic for answer in Predictor(RUN, target_accuracy=0.90).answer(NOTES))
+    assert isinstance(LabelPredictor(RUN).policy, DecisionPolicy)
+    assert not any(answer.automatic for answer in LabelPredictor(RUN).answer(NOTES))
+    assert all(answer.automatic for answer in LabelPredictor(RUN, target_accuracy=0.90).answer(NOTES))

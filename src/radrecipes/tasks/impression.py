@@ -1,13 +1,13 @@
 """Task `impression`: from the findings of a chest X-ray report write its impression, on the data of task `report`."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from radrecipes.data.prepared import SPLITS, PreparedDataset
 from radrecipes.errors import InputError
+from radrecipes.reports.consistency import IMPRESSION_SECTIONS
 from radrecipes.reports.labeller import label_report
 from radrecipes.reports.observations import Labels
-from radrecipes.tasks.report import IMPRESSION, ReportTask
+from radrecipes.tasks.report import ReportTask
 
 
 class ImpressionTask(ReportTask):
@@ -16,7 +16,7 @@ class ImpressionTask(ReportTask):
     name = "impression"
     input_column = "findings"
     instruction = "Write the impression for these findings of a chest X-ray."
-    sections = (IMPRESSION,)
+    sections = IMPRESSION_SECTIONS
     states_all = False
 
     def check_dataset(self, dataset: PreparedDataset) -> None:

@@ -33,6 +33,10 @@ class ProtocolTask(Task):
         """The canonical label as it is."""
         return row["label"]
 
+    def categories(self, row: Mapping[str, Any]) -> list[str]:
+        """The label."""
+        return [row["label"]]
+
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
         """The note, normalised.
 

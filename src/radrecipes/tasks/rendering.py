@@ -25,9 +25,7 @@ class RenderedExample:
     completion_ids: list[int]
 
 
-def render_prompt(
-    task: Task, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase, style: str
-) -> list[int]:
+def render_prompt(task: Task, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase, style: str) -> list[int]:
     """Token ids of the prompt, up to where the model begins to write.
 
     Args:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from radrecipes.reports.consistency import FINDINGS, IMPRESSION, REPORT_SECTIONS
 from radrecipes.reports.observations import Labels, format_observations, parse_observations
 from radrecipes.tasks.task import Task
-
-FINDINGS, IMPRESSION = "FINDINGS", "IMPRESSION"
 
 
 class ReportTask(Task):
@@ -24,12 +23,16 @@ class ReportTask(Task):
     input_column = "observations"
     instruction = "Write the findings and impression of this chest X-ray."
     writes = "report"
-    sections: tuple[str, ...] = (FINDINGS, IMPRESSION)
+    sections: tuple[str, ...] = REPORT_SECTIONS
     states_all = True
 
     def target(self, row: Mapping[str, Any]) -> str:
         """The sections that the row has, one a line behind its header."""
         return self.compose(row["findings"], row["impression"])
+
+    def categories(self, row: Mapping[str, Any]) -> list[str]:
+        """The observations, each with its status."""
+        return [f"{name}: {status}" for name, status in parse_observations(row["observations"]).items()]
 
     def compose(self, findings: str, impression: str) -> str:
         """A report as the model writes it."""

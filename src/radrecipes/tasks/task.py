@@ -55,6 +55,10 @@ class Task(ABC):
         """What the model is to write for a dataset's row."""
 
     @abstractmethod
+    def categories(self, row: Mapping[str, Any]) -> list[str]:
+        """What a dataset's row is an example of: its label, or each observation with its status."""
+
+    @abstractmethod
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
         """The input as training saw it, from what a user gave.
 

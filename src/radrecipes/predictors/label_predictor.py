@@ -1,40 +1,37 @@
-"""A finished run, loaded to answer: base, adapter, tokenizer, prompt, label set and thresholds as they were fitted."""
+"""Answers of a task that chooses a label: with probabilities and decisions where labels are scored."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from radrecipes import models, run_folder
-from radrecipes.abstention import POLICY_FILE, DecisionPolicy, decide
+from radrecipes.abstention import AUTO, NEEDS_REVIEW, POLICY_FILE, DecisionPolicy, decide
 from radrecipes.calibration import calibration_figures, fit_temperature, label_probabilities
+from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import LABEL_SET_FILE
 from radrecipes.errors import InputError
 from radrecipes.evaluation import SystemOutput
-from radrecipes.inference import generate
 from radrecipes.label_scoring import LabelScorer, LabelScores
-from radrecipes.recipe import parse_recipe
+from radrecipes.predictors.predictor import Predictor
 from radrecipes.selective import DEFAULT_TARGET, TARGETS, ConfidentAnswers, choose_thresholds
-from radrecipes.tasks import TASKS
-from radrecipes.tasks.rendering import prompt_template_digest, render_completions, render_prompt
+from radrecipes.tasks.rendering import render_completions
 
 NO_THRESHOLD = "no threshold was fitted"
 NOT_CALIBRATED = "label was added after the thresholds were fitted"
+_TOP = 3
 
 
-class Predictor:
-    """Answers to inputs, by a run's adapter or by its untuned base.
+class LabelPredictor(Predictor):
+    """Labels for inputs, by a run's adapter or by its untuned base.
 
     Args:
-        folder (`str` or `Path`):
-            A finished run, or its `adapter` folder.
-        allow_other_weights (`bool`, *optional*, defaults to `False`):
-            Load the adapter onto base weights of another hash than it was trained on.
+        folder, allow_other_weights, engine:
+            As for [`Predictor`].
         label_set (`str` or `Path`, *optional*):
             A label set to score instead of the adapter's; it must hold all of its labels and may hold more.
         target_accuracy (`float`, *optional*):
@@ -45,56 +42,42 @@ class Predictor:
             Read the fitted temperature and thresholds; not before they are fitted anew.
 
     Raises:
-        [`InputError`]: no finished run, other base weights, another base, another prompt template than in training, a label set
-            that changed or lacks a label of the adapter, thresholds of another model, or a target accuracy that was not fitted.
+        [`InputError`]: as [`Predictor`]; a label set that changed or lacks a label of the adapter, thresholds of another
+            model, a target accuracy that was not fitted, or scoring with vLLM.
     """
+
+    OPTIONS = ("label_set", "target_accuracy", "decode", "load_policy")
 
     def __init__(
         self,
         folder: str | Path,
         allow_other_weights: bool = False,
+        engine: str = "transformers",
         label_set: str | Path | None = None,
         target_accuracy: float | None = None,
         decode: str | None = None,
         load_policy: bool = True,
     ):
-        folder = Path(folder)
-        self.folder = folder.parent if (folder / "adapter_config.json").is_file() else folder
-        self.manifest = run_folder.read_manifest(self.folder)
-        self.recipe = parse_recipe(self.folder / "recipe.yaml")
+        super().__init__(folder, allow_other_weights, engine)
         self.decode = decode or self.recipe.arguments.decode
-        self.task = TASKS[self.recipe.arguments.task]
-        self._check_base(allow_other_weights)
+        if engine == "vllm" and self.decode != "generate":
+            raise InputError(
+                "vLLM generates only, and the recipe scores labels (decode: score); leave --engine out",
+                "--engine vllm",
+            )
         self.trained_label_set = self._own_label_set()
         self.label_set = self.trained_label_set if label_set is None else self._other_label_set(label_set)
-        self.tokenizer = models.load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
-        self.stops = models.stop_token_ids(self.tokenizer)
-        self.style = self.recipe.arguments.prompt_style
-        self.prompt_sha256 = prompt_template_digest(self.task, self.tokenizer, self.style)
-        if self.prompt_sha256 != self.manifest["prompt"]["sha256"]:
-            raise InputError(
-                "the prompt template is another one than in training (instruction or chat template); train again",
-                str(self.folder),
-            )
-        self.adapter_sha256 = models.adapter_digest(self.folder / "adapter")
         self.policy = self._policy() if load_policy else None
         self.threshold = self._threshold(target_accuracy)
         self._load_model()
 
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of everything that decides an answer beside the note: adapter, base, prompt, labels, thresholds, decoding."""
-        parts = {
-            "adapter": self.adapter_sha256,
-            "base": self.manifest["base"]["weights_sha256"],
-            "prompt": self.prompt_sha256,
+    def _decisive_parts(self) -> dict[str, Any]:
+        return super()._decisive_parts() | {
             "label_set": self.label_set.text,
             "temperature": self.policy.temperature if self.policy else 1.0,
             "threshold": self.threshold,
             "decode": self.decode,
-            "max_new_tokens": self.recipe.arguments.max_new_tokens,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def added_labels(self) -> set[str]:
@@ -123,8 +106,8 @@ class Predictor:
         self,
         inputs: Sequence[dict[str, str]],
         batch_size: int = 32,
-        untuned: bool = False,
         on_progress: Callable[[int], None] | None = None,
+        untuned: bool = False,
     ) -> list[SystemOutput]:
         """Answers, each with its probability and decision where labels are scored.
 
@@ -133,25 +116,25 @@ class Predictor:
                 Input columns of each row, for example `{"note": "..."}`.
             batch_size (`int`, *optional*, defaults to `32`):
                 Rows a batch.
-            untuned (`bool`, *optional*, defaults to `False`):
-                Answer with the base model, the adapter switched off.
             on_progress (`Callable[[int], None]`, *optional*):
                 Called after every batch with the number of rows done in it.
+            untuned (`bool`, *optional*, defaults to `False`):
+                Answer with the base model, the adapter switched off.
 
         Returns:
             `list[SystemOutput]`: one a row, in order. Without a fitted threshold `automatic` is `None`.
         """
         if self.decode == "generate":
-            return self._generate(inputs, batch_size, untuned, on_progress)
-        scores = self.score(inputs, batch_size, untuned, on_progress)
+            return self._written(inputs, batch_size, untuned, on_progress)
+        scores = self.score(inputs, batch_size, on_progress, untuned)
         return self.decided(self.probabilities(scores))
 
     def score(
         self,
         inputs: Sequence[dict[str, str]],
         batch_size: int = 32,
-        untuned: bool = False,
         on_progress: Callable[[int], None] | None = None,
+        untuned: bool = False,
     ) -> LabelScores:
         """Log-likelihood of every label of the label set; the arguments are those of [`answer`].
 
@@ -264,50 +247,18 @@ class Predictor:
             )
         return outputs
 
-    def _load_model(self) -> None:
-        base = models.load_base(self.recipe.model)
-        if not getattr(base, "is_quantized", False):  # quantised weights are placed as they are loaded
-            base.to(models.inference_device())
-        self.model = models.load_adapter(base, self.folder / "adapter", self.recipe.model.model_name_or_path)
-
-    def _generate(self, inputs, batch_size, untuned, on_progress) -> list[SystemOutput]:
+    def _written(self, inputs, batch_size, untuned, on_progress) -> list[SystemOutput]:
         """Greedy answers; what is written freely has no probability over the label set."""
-        prompts, longest = self.prompts(inputs), self.recipe.arguments.max_new_tokens
-        written = self._with(
-            untuned,
-            lambda: generate(self.model, self.tokenizer, prompts, self.stops, longest, batch_size, on_progress),
-        )
         return [
             SystemOutput(
-                answer.text, self.task.read_output(answer.text, self.label_set), answer.stopped, answer.tokens
+                written.text, self.task.read_output(written.text, self.label_set), written.stopped, written.tokens
             )
-            for answer in written
+            for written in self.generate(inputs, batch_size, untuned, on_progress=on_progress)
         ]
-
-    def _with(self, untuned: bool, work: Callable):
-        """Run with the adapter, or with it switched off."""
-        if not untuned:
-            return work()
-        with self.model.disable_adapter():
-            return work()
 
     def _indices(self, labels: Sequence[str]) -> np.ndarray:
         places = {name: index for index, name in enumerate(self.label_set.names)}
         return np.array([places[label] for label in labels])
-
-    def prompts(self, inputs: Sequence[dict[str, str]]) -> list[list[int]]:
-        """Token ids of the prompts that the model reads."""
-        return [render_prompt(self.task, row, self.tokenizer, self.style) for row in inputs]
-
-    def _check_base(self, allow_other_weights: bool) -> None:
-        model_id = self.recipe.model.model_name_or_path
-        trained_on, present = self.manifest["base"]["weights_sha256"], models.weights_digest(model_id)
-        if trained_on and present != trained_on and not allow_other_weights:
-            raise InputError(
-                f"the adapter was trained on other weights of {model_id} (sha256 {trained_on[:12]}, here "
-                f"{present[:12] if present else 'the Hub'}); restore them, or accept it with --allow-other-weights",
-                str(self.folder),
-            )
 
     def _own_label_set(self) -> LabelSet:
         path = self.folder / "adapter" / LABEL_SET_FILE
@@ -352,3 +303,77 @@ class Predictor:
             for choice in self.policy.thresholds
             if choice.target_accuracy == self.policy.target_accuracy
         )
+
+    @property
+    def counted_column(self) -> str:
+        """See [`Predictor`]."""
+        return "label" if self.decode == "generate" else "decision"
+
+    def summary(self, table_counts: dict[str | None, int]) -> str:
+        """See [`Predictor`]."""
+        if self.decode == "generate":
+            return f"{table_counts.get(None, 0):,} of them no label of the label set (empty column `label`)"
+        return ", ".join(f"{table_counts.get(decision, 0):,} {decision}" for decision in (AUTO, NEEDS_REVIEW))
+
+    def as_text(self, answer: SystemOutput) -> str:
+        """See [`Predictor`]."""
+        lines = [answer.label or f"no label of the label set; the model wrote: {answer.text}"]
+        if answer.confidence is not None:
+            reason = f" ({answer.review_reason})" if answer.review_reason else ""
+            lines.append(f"probability {answer.confidence:.3f}; {_decision(answer)}{reason}")
+            lines.append("top: " + ", ".join(f"{label} {probability:.3f}" for label, probability in answer.top))
+        return "\n".join(lines)
+
+    def answers_table(
+        self, examples: Sequence[Example], answers: Sequence[SystemOutput], keep_input: bool
+    ) -> pa.Table:
+        """See [`Predictor`], and [`label_answers_table`]."""
+        return label_answers_table(examples, answers, self.decode, self.task.input_column if keep_input else None)
+
+
+def label_answers_table(
+    examples: Sequence[Example], answers: Sequence[SystemOutput], decode: str, kept_column: str | None
+) -> pa.Table:
+    """The output's rows for one chunk.
+
+    Args:
+        examples (`Sequence[Example]`):
+            The rows.
+        answers (`Sequence[SystemOutput]`):
+            The answer of each.
+        decode (`str`):
+            `"score"` or `"generate"`.
+        kept_column (`str` or `None`):
+            Input column to copy.
+
+    Returns:
+        `pa.Table`: `id`, the input where kept, `label`, and for `"score"` `probability` (6 decimals), `decision`, `reason`, and
+        `top_1`, `top_1_probability` to `top_3_probability` (missing where the set has fewer labels); for `"generate"`
+        `answer`, the text as written (`label` is missing where it names none).
+    """
+    columns: dict[str, Any] = {"id": [example.id for example in examples]}
+    if kept_column:
+        columns[kept_column] = [example.inputs[kept_column] for example in examples]
+    columns["label"] = [answer.label for answer in answers]
+    if decode == "generate":
+        columns["answer"] = [answer.text for answer in answers]
+    else:
+        columns["probability"] = [_rounded(answer.confidence) for answer in answers]
+        columns["decision"] = [_decision(answer) for answer in answers]
+        columns["reason"] = [answer.review_reason for answer in answers]
+        for place in range(_TOP):
+            best = [answer.top[place] if place < len(answer.top) else (None, None) for answer in answers]
+            columns[f"top_{place + 1}"] = [label for label, _ in best]
+            columns[f"top_{place + 1}_probability"] = [_rounded(probability) for _, probability in best]
+    # Named types: a chunk in which a column is empty must not differ from the others.
+    schema = pa.schema((name, pa.float64() if name.endswith("probability") else pa.string()) for name in columns)
+    return pa.table(columns, schema=schema)
+
+
+def _decision(answer: SystemOutput) -> str:
+    """`"auto"` or `"NEEDS_REVIEW"`; without a threshold to decide by, a person must look."""
+    return AUTO if answer.automatic else NEEDS_REVIEW
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(float(probability), 6)

@@ -1,0 +1,97 @@
+"""Tasks `report` and `impression`: what the model reads and writes, and what a user may give."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from radrecipes.errors import InputError
+from radrecipes.reports.observations import Status
+from radrecipes.tasks import TASKS
+
+ROW = {
+    "id": "s1",
+    "group": "p1",
+    "observations": "Pneumothorax: negative; Pleural Effusion: positive",
+    "findings": "There is a pleural effusion. No pneumothorax.",
+    "impression": "Pleural effusion.",
+}
+REPORT, IMPRESSION = TASKS["report"], TASKS["impression"]
+
+
+def test_report_is_written_from_observations():
+    assert REPORT.question(REPORT.inputs(ROW)).splitlines() == [
+        REPORT.instruction,
+        "Pneumothorax: negative; Pleural Effusion: positive",
+    ]
+    assert REPORT.target(ROW).splitlines() == [
+        "FINDINGS: There is a pleural effusion. No pneumothorax.",
+        "IMPRESSION: Pleural effusion.",
+    ]
+    assert REPORT.request(REPORT.inputs(ROW)) == {
+        "Pneumothorax": Status.NEGATIVE,
+        "Pleural Effusion": Status.POSITIVE,
+    }
+    assert REPORT.categories(ROW) == ["Pneumothorax: negative", "Pleural Effusion: positive"]
+
+
+def test_a_section_that_a_study_lacks_has_no_header():
+    assert REPORT.target({**ROW, "findings": ""}) == "IMPRESSION: Pleural effusion."
+
+
+def test_impression_is_written_from_findings():
+    assert IMPRESSION.question(IMPRESSION.inputs(ROW)).splitlines() == [IMPRESSION.instruction, ROW["findings"]]
+    assert IMPRESSION.target(ROW) == "Pleural effusion."
+    request = IMPRESSION.request(IMPRESSION.inputs(ROW))
+    assert request == {"Pneumothorax": Status.NEGATIVE, "Pleural Effusion": Status.POSITIVE}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("pleural effusion: 1; EDEMA: 0", "Edema: negative; Pleural Effusion: positive"),
+        ("Pneumonia: -1.0, Airspace Opacity: yes.", "Lung Opacity: positive; Pneumonia: uncertain"),
+        ("Cardiomegaly: positive\nFracture: absent\n", "Cardiomegaly: positive; Fracture: negative"),
+        ("none stated", "none stated"),
+    ],
+)
+def test_observations_by_hand_are_read_as_training_saw_them(written, read):
+    assert REPORT.read_input(written) == {"observations": read}
+    assert REPORT.read_input(read) == {"observations": read}
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("Plural Effusion: positive", "no observation 'Plural Effusion'; did you mean 'Pleural Effusion'?"),
+        ("Edema", "'Edema' has no status; write for example `Edema: positive`"),
+        ("Edema: maybe", "Edema cannot be 'maybe'; write positive, negative or uncertain"),
+        ("Edema: 1; edema: 0", "Edema stands twice; keep one"),
+        ("No Finding: 1; Edema: -1", "No Finding contradicts Edema: uncertain; remove one"),
+        (" ", "no observations; write for example"),
+    ],
+)
+def test_observations_that_cannot_be_meant_are_refused_with_the_mend(written, message):
+    with pytest.raises(InputError, match=f"^--text: {message.replace('?', '[?]')}"):
+        REPORT.read_input(written, "--text")
+
+
+def test_empty_findings_are_refused():
+    assert IMPRESSION.read_input(" Lungs are\n clear. ") == {"findings": "Lungs are clear."}
+    with pytest.raises(InputError, match="the findings are empty"):
+        IMPRESSION.read_input(" \n")
+
+
+def test_both_tasks_take_a_report_dataset_and_no_other():
+    def dataset(task, *impressions):
+        split = {"findings": ["Clear."] * len(impressions), "impression": list(impressions)}
+        return SimpleNamespace(
+            task=task, folder="data/x", splits=dict.fromkeys(("train", "validation", "test"), split)
+        )
+
+    for task in (REPORT, IMPRESSION):
+        task.check_dataset(dataset("report", "Normal."))
+        with pytest.raises(InputError, match="prepared for the task protocol"):
+            task.check_dataset(dataset("protocol", "Normal."))
+    REPORT.check_dataset(dataset("report", "Normal.", ""))
+    with pytest.raises(InputError, match="--sections both"):
+        IMPRESSION.check_dataset(dataset("report", "Normal.", ""))
