@@ -244,12 +244,17 @@ def _shuffled_batches(items: list, batch_size: int, seed: int) -> Iterator[list]
 
 
 def build_on_meta(recipe: Recipe, config: PretrainedConfig) -> PeftModel:
-    """The base with a fresh adapter, on the meta device: every shape, no memory."""
+    """The base with a fresh adapter, on the meta device: every shape, no memory.
+
+    Raises:
+        [`InputError`]: the base lacks a layer that the recipe adapts.
+    """
     dtype = models.compute_dtype(recipe.model.dtype)
     # Only "eager" keeps the attention matrix; every fused kernel keeps about what SDPA does.
     eager = models.attention_for(recipe.model, training.longest_row(recipe)) == "eager"
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager" if eager else "sdpa")
+        training.check_targets(recipe, base)
         return get_peft_model(base, training.lora_config(recipe), low_cpu_mem_usage=True)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft import LoraConfig
+from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from trl import SFTTrainer, get_peft_config
 
@@ -199,7 +200,11 @@ def make_trainer(
 
     Returns:
         [`CompletionTrainer`]
+
+    Raises:
+        [`InputError`]: the base lacks a layer that the recipe adapts.
     """
+    check_targets(recipe, model)
     trainer = CompletionTrainer(
         model=model,
         args=recipe.training,
@@ -216,7 +221,37 @@ def make_trainer(
 
 def lora_config(recipe: Recipe) -> LoraConfig:
     """The recipe's LoRA configuration, as TRL builds it."""
-    return get_peft_config(recipe.model)
+    config = get_peft_config(recipe.model)
+    # TRL makes a list of one name into that name, which PEFT would read as a pattern of whole paths.
+    if isinstance(config.target_modules, str) and config.target_modules != "all-linear":
+        config.target_modules = {config.target_modules}
+    return config
+
+
+def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Refuse `lora_target_modules` that the base lacks; PEFT leaves a name out that fits nothing, as long as another fits.
+
+    Args:
+        recipe ([`Recipe`]):
+            The recipe.
+        model ([`~transformers.PreTrainedModel`]):
+            Its base, on any device.
+
+    Raises:
+        [`InputError`]: a name fits no layer.
+    """
+    targets = lora_config(recipe).target_modules
+    if not isinstance(targets, set):
+        return
+    paths = [name for name, _ in model.named_modules()]
+    missing = [name for name in sorted(targets) if not any(f".{path}".endswith(f".{name}") for path in paths)]
+    if missing:
+        layers = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Linear)}
+        raise InputError(
+            f"lora_target_modules: {recipe.model.model_name_or_path} has no layer {', '.join(missing)}; it has "
+            + ", ".join(sorted(layers)),
+            str(recipe.path),
+        )
 
 
 def collator_for(
