@@ -83,8 +83,9 @@ def test_what_is_no_comparison_stays_as_it_is(sentence):
 
 
 WORDS = """unchanged stable new newly again now still interval increase decreased increased has have been removed since the prior
-study compared to with previous remains remain persistent improved no longer resolved , . ; ( ) : is are there There and but a an effusion
-edema heart lungs clear in of position placement small from as ___ which not patient received size significant change worse"""
+study compared to with previous remains remain persistent improved no longer resolved , . ; ( ) : is are there There and but a an
+effusion edema heart lungs clear in of position placement small from as ___ which not patient received size significant
+change worse"""
 words = st.sampled_from(sorted(set(WORDS.split())))
 texts = st.one_of(st.lists(words, max_size=16).map(" ".join), st.text(max_size=30))
 
@@ -102,6 +103,7 @@ def test_no_sentence_keeps_a_comparison_and_twice_is_once(text):
     assert kept == text or said <= set(re.findall(r"\w+", text.lower()))
 
 
-@given(texts)
+@settings(max_examples=400)
+@given(st.from_regex(_MENTION, alphabet=st.characters(min_codepoint=32, max_codepoint=126)))
 def test_quick_look_misses_nothing(text):
     assert mentions_earlier_study(text) == bool(_MENTION.search(text))

@@ -6,15 +6,15 @@ atrium`, `left ventricular lead`, `right mainstem bronchus`). The side of a devi
 """
 
 import re
+from functools import lru_cache
 
 from radrecipes.reports.rewriting import CUT, mended
 from radrecipes.reports.sentences import split_sentences
 
 _MEASURES = ("mm", "cm", "millim", "centim", "inch", "ml", "cc", "%", "percent")
 # Cheap to look for; whatever is a detail holds one of these in lower case.
-_NEEDLES = (
-    *("left", "right", "lateral", "biba", "biap", "bihi", "both sides", "r>l", "l>r", "r > l", "l > r"),
-    *_MEASURES,
+_SIDE_NEEDLES = (
+    *("left", "right", "lateral", "biba", "biap", "bihi", "both sides", "<", ">"),
     *("rul", "rml", "rll", "lul", "lll", "rij", "lij"),
 )
 _SIDE = r"(?:left|right)(?:[- ]sided|(?![- ]sided))"
@@ -26,7 +26,7 @@ _ORGAN = (
 _SIDED_ORGAN = re.compile(rf"\b{_SIDE}{_ORGAN}", re.IGNORECASE)
 _SIDE_WORD = (
     rf"\b{_SIDE}(?!\w){_ORGAN.replace('?=', '?!', 1)}|\b(?:left|right)wards?\b|\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b|"
-    r"\bbi(?=basilar|basal|apical|hilar)|\bboth sides\b|\b[RL] ?> ?[RL]\b|\b[RL](?=[UML]L\b|IJ\b)"
+    r"\bbi(?=basilar|basal|apical|hilar)|\bboth sides\b|\b(?:R ?[<>] ?L|L ?[<>] ?R)\b|\b[RL](?=[UML]L\b|IJ\b)"
 )
 _NUMBER = r"(?:\d+(?:[.,]\d+)?|\.\d+|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|half an?))"
 _UNIT = r"(?:mm|cms?|millimet(?:er|re)s?|centimet(?:er|re)s?|inch(?:es)?|ml|cc|milliliters?)"
@@ -35,6 +35,7 @@ _SIZE = (
     rf"{_NUMBER}(?:[\s-]*{_UNIT}\b|\s*(?:%|percent\b))"
 )
 _DETAIL = re.compile(rf"{_SIDE_WORD}|{_SIZE}", re.IGNORECASE)
+_SIDE_DETAIL = re.compile(_SIDE_WORD, re.IGNORECASE)
 
 _ROUGHLY = (
     r"(?:(?:approximately|about|roughly|around|up to|at least|at most|less than|more than|greater than|no more than|nearly|almost|"
@@ -147,9 +148,8 @@ def unrequested_details(sentence: str) -> list[str]:
     Returns:
         `list[str]`: as written.
     """
-    if not _may_hold_details(sentence):
-        return []
-    return [match[0] for match in _DETAIL.finditer(sentence)]
+    pattern = _pattern_for(sentence)
+    return [match[0] for match in pattern.finditer(sentence)] if pattern else []
 
 
 def without_details(text: str) -> str:
@@ -165,18 +165,28 @@ def without_details(text: str) -> str:
     Returns:
         `str`: the text itself where it holds no detail; else its sentences joined with a space, none with a detail.
     """
-    if not _may_hold_details(text) or not _DETAIL.search(text):
+    if not _holds_details(text):
         return text
     return " ".join(filter(None, map(_sentence_without_details, split_sentences(text))))
 
 
-def _may_hold_details(text: str) -> bool:
+def _pattern_for(text: str) -> re.Pattern | None:
+    """The pattern that finds every detail of a text, `None` where a look for plain strings shows that it has none."""
     lowered = text.lower()
-    return any(needle in lowered for needle in _NEEDLES)
+    if any(needle in lowered for needle in _MEASURES):
+        return _DETAIL
+    return _SIDE_DETAIL if any(needle in lowered for needle in _SIDE_NEEDLES) else None
 
 
+def _holds_details(text: str) -> bool:
+    pattern = _pattern_for(text)
+    return pattern is not None and pattern.search(text) is not None
+
+
+# Sentences repeat from report to report.
+@lru_cache(maxsize=16384)
 def _sentence_without_details(sentence: str) -> str:
-    if not _may_hold_details(sentence) or not _DETAIL.search(sentence):
+    if not _holds_details(sentence):
         return sentence
     if _DENIED.search(sentence):
         return ""
@@ -186,8 +196,8 @@ def _sentence_without_details(sentence: str) -> str:
     for needles, pattern in _CUTS:
         if any(needle in lowered for needle in needles):
             cut = pattern.sub(CUT, cut)
-    if _DETAIL.search(cut.replace(CUT, " ")):
+    if _holds_details(cut.replace(CUT, " ")):
         return ""
     cut = mended(cut, sentence)
     # What was joined by the cuts may read as a detail again.
-    return "" if _DETAIL.search(cut) else cut
+    return "" if _holds_details(cut) else cut

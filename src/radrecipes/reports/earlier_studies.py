@@ -11,6 +11,7 @@ compared with the other.
 """
 
 import re
+from functools import lru_cache
 
 from radrecipes.reports.rewriting import CUT, mended
 from radrecipes.reports.sentences import split_sentences
@@ -71,8 +72,8 @@ _MENTION = re.compile(
     rf"(?:has|have|had)\s+(?:\w+\s+)?been\s+{_ADVERB}*{_DONE}\b|removal\s+of|extubat(?:ed|ion)|(?:is|are|was|were)\s+removed|"
     r"has\s+received\b|"
     r"similar\s+(?:in|to|as|compared|appear)\w*|meanwhile|"
-    r"(?<!be )(?:seen|described|noted|demonstrated|documented|visualized|identified|characterized)\s+(?:on|by|from)\s+(?:the\s+|___\s+|"
-    r"recent\s+|subsequent\s+|chest\s+|same[\s-]day\s+|dedicated\s+)*(?:CT|MRI|PET|ultrasound)"
+    r"(?<!be )(?:seen|described|noted|demonstrated|documented|visualized|identified|characterized)\s+(?:on|by|from)\s+(?:the\s+|"
+    r"___\s+|recent\s+|subsequent\s+|chest\s+|same[\s-]day\s+|dedicated\s+)*(?:CT|MRI|PET|ultrasound)"
     r")",
     re.IGNORECASE,
 )
@@ -82,7 +83,8 @@ _NEEDLES = (
         "chang",
         "unaltered",
         "interval",
-        "in the",
+        "meantime",
+        "interim",
         "stabl",
         "again",
         "once",
@@ -266,6 +268,8 @@ def without_earlier_studies(text: str) -> str:
     return " ".join(filter(None, map(_sentence_without_earlier_studies, split_sentences(text))))
 
 
+# Sentences repeat from report to report.
+@lru_cache(maxsize=16384)
 def _sentence_without_earlier_studies(sentence: str) -> str:
     if not mentions_earlier_study(sentence):
         return sentence
