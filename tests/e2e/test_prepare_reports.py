@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import datasets
 import pytest
 from conftest import REPOSITORY, run_script
-from e2e.conftest import Called
 from report_trees import FINDINGS, write_mimic, write_openi
 
+from e2e.conftest import Called
 from radrecipes.data.prepared import load_prepared_dataset
 
 PLANTED = "Zanzibar quokka"
@@ -28,11 +28,8 @@ def contents(folder):
 def one_line(done, *parts):
     """Exit code 2 and one line on standard error, which holds these parts."""
     lines = [line for line in done.stderr.split("\n") if line and "reports/s]" not in line]
-    assert (
-        (done.code if isinstance(done, Called) else done.returncode) == 2
-        and len(lines) == 1
-        and lines[0].startswith("error: ")
-    ), done.stderr
+    code = done.code if isinstance(done, Called) else done.returncode
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     for part in parts:
         assert part in lines[0]
 
