@@ -11,7 +11,7 @@ from functools import lru_cache
 from radrecipes.reports.rewriting import CUT, mended
 from radrecipes.reports.sentences import split_sentences
 
-_MEASURES = ("mm", "cm", "millim", "centim", "inch", "ml", "cc", "%", "percent")
+_MEASURES = ("mm", "cm", "milli", "centim", "inch", "ml", "cc", "%", "percent")
 # Cheap to look for; whatever is a detail holds one of these in lower case.
 _SIDE_NEEDLES = (
     *("left", "right", "lateral", "biba", "biap", "bihi", "both sides", "<", ">"),
