@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 from peft import get_peft_model
+from tiny_model import build_tiny_biogpt
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
 from radrecipes import inspection, models, planning, training
 from radrecipes.batching import PaddedCollator, SharedPrefixCollator
+from radrecipes.errors import InputError
 from radrecipes.recipe import parse_recipe
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
@@ -107,6 +110,34 @@ def test_quantised_weights_take_less(workspace):
     width = models.compute_dtype("bfloat16").itemsize
     others = (400 * 32 + 5 * 32) * width  # tied embeddings and five norms
     assert sizes == [linear * width + others, linear + others, round(linear * 4.5 / 8) + others]
+
+
+@pytest.mark.parametrize("words", [[], ["--load_in_8bit=true"], ["--load_in_4bit=true"]])
+def test_biogpt_is_planned_from_its_configuration_alone(words, workspace):
+    """Learned positions, LayerNorm with bias, an embedding padded by two: another model than Llama in every count."""
+    folder = build_tiny_biogpt(workspace / "models", "tiny/biogpt", hidden_size=128)
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    fields = ["--model_name_or_path=tiny/biogpt", "--prompt_style=plain", "--lora_target_modules=[q_proj, v_proj]"]
+    recipe = parse_recipe(RECIPE, [*fields, "--dtype=bfloat16", *words])
+    training.divide_batch(recipe, processes=1)
+    data = inspection.load_training_data(recipe)
+    plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    assert plan.trainable_parameters == 2 * 2 * 2 * 128 * 4  # two layers, two targets, A and B of rank 4
+    assert plan.total_parameters == base.num_parameters() + plan.trainable_parameters
+    quantised = 2 * (4 * 128 * 128 + 2 * 128 * 256)
+    width = models.compute_dtype("bfloat16").itemsize
+    bytes_each = {"8": 1, "4": 4.5 / 8}.get(words[0][10] if words else "", width)
+    assert plan.weights_bytes == round(quantised * bytes_each) + (base.num_parameters() - quantised) * width
+    assert plan.tokens == data.rows.tokens and plan.steps == 6 and plan.seconds > 0
+
+
+def test_a_plan_without_configuration_or_layer_is_one_line(workspace):
+    with pytest.raises(InputError, match=r"cannot load tiny/none .*copy it to models/tiny/none/"):
+        inspection.load_training_data(parse_recipe(RECIPE, ["--model_name_or_path=tiny/none"]))
+    recipe = parse_recipe(RECIPE, ["--lora_target_modules=[q_proj, out_proj]"])
+    with pytest.raises(InputError, match=r"tiny/llama has no layer out_proj; it has .*o_proj"):
+        planning.build_on_meta(recipe, models.load_config(recipe.model))
 
 
 def test_checkpointing_trades_memory_for_products(recipe, data):

@@ -92,6 +92,11 @@ def test_a_quantised_base_trains_saves_loads_and_writes(base, quantisation, base
     assert write()[1] == texts  # quantising again gives the same base
     assert write(untuned=True)[1] != texts
 
+    answered = call("predict", "--adapter", "runs/one", "--text", TINY_REPORTS[0][0])
+    assert answered.code == 0, answered.stderr
+    assert "FINDINGS: " in answered.stdout  # by the template writer, where the model has learned too little
+    assert "MatMul8bitLt" not in answered.stderr
+
 
 def test_biogpt_learns_its_reports_and_when_to_stop(bases, call):
     """Unquantised and with every layer adapted, the tiny BioGPT learns the four reports by heart."""
@@ -102,6 +107,10 @@ def test_biogpt_learns_its_reports_and_when_to_stop(bases, call):
     assert "and </s> stops the model" in trained.stdout
     expected = [TASKS["report"].compose(findings, impression) for _, findings, impression in TINY_REPORTS]
     assert write()[1] == [report.replace("\n", " ") for report in expected]  # Moses keeps no line break
+    answered = call("predict", "--adapter", "runs/one", "--text", TINY_REPORTS[0][0])
+    assert answered.code == 0, answered.stderr
+    assert answered.stdout.startswith("FINDINGS: There is edema. IMPRESSION: Edema.\n\ncheck: ok\n")
+    assert "written by the model, try 1" in answered.stdout
 
 
 def test_a_layer_that_the_base_lacks_is_named_before_training(bases, call):
