@@ -131,3 +131,9 @@ def _seconds(report: str) -> float:
     start = time.process_time()
     label_report(report)
     return time.process_time() - start
+
+
+@pytest.mark.parametrize("phrase", ["no, ", "effusion or ", "has resolved ", "possibly slightly ", "history: ", "\n"])
+def test_time_grows_no_faster_than_the_text(phrase):
+    # Quadratic readings of these took five seconds.
+    assert _seconds(phrase * (40_000 // len(phrase))) < 2

@@ -121,7 +121,7 @@ _OTHER_SECTION = re.compile(
     r"(?=\b(?:findings?|impression|conclusion|lungs?|heart|pleura|comparisons?|technique) ?:|\n\s*\n|\Z)",
     re.DOTALL,
 )
-_ITEM = re.compile(r"\n\s*[-*•]\s+")
+_ITEM = re.compile(r"\n[ \t]*[-*•]\s+")
 _MISSING_SPACE = re.compile(r"(?<=[a-z)][a-z)])([.;:])(?=[a-z]{2})")
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
 _SIGNS = str.maketrans({"’": "'", "‐": "-", "‑": "-", "–": "-", "—": "-"})
@@ -144,6 +144,8 @@ class _Event:
     mention: _Mention | None = None
 
 
+# No cue reaches back over more words and marks of the lexicon, so that no text takes quadratic time.
+_REACH = 40
 _STATUS_OF_SCOPE = {
     "": Status.POSITIVE,
     "negated": Status.NEGATIVE,
@@ -251,7 +253,9 @@ class _Reader:
                 self.scope = "hedged_firm"
         elif kind == "removal_after":
             devices = [
-                e.mention for e in self.events[:index] if e.mention and SUPPORT_DEVICES in e.mention.observations
+                e.mention
+                for e in self.events[max(0, index - _REACH) : index]
+                if e.mention and SUPPORT_DEVICES in e.mention.observations
             ]
             for mention in devices[-1:]:
                 mention.status = Status.NEGATIVE
@@ -377,7 +381,7 @@ class _Reader:
         """
         found: list[_Mention] = []
         link, listed = "", False
-        for event in reversed(self.events[:index]):
+        for event in reversed(self.events[max(0, index - _REACH) : index]):
             kind = event.kind
             if event.mention is not None:
                 if found and link != "joined" and not (loosely and link == ""):
