@@ -172,6 +172,13 @@ def test_base_may_be_missing_or_have_written_less(write):
     assert "before fine-tuning passed in 0.0 %" in words
 
 
+def test_systems_stand_in_one_order_whatever_that_of_the_metrics(write):
+    def change(metrics):
+        metrics["systems"] = dict(sorted(metrics["systems"].items(), key=lambda item: item[0], reverse=True))
+
+    assert Page(write(change=change)).words == Page(write()).words
+
+
 def test_baselines_may_be_missing(write):
     words = words_of(write(without=("base", "nearest_labels", "template_writer")))
     assert "better baseline" not in words
