@@ -170,6 +170,7 @@ def test_no_text_makes_the_check_fail_to_answer(text, request, require_all, shor
         assert rest.split()[0] in {"missing", "contradicts", "changed", "invents", "no", "repeats", "mentions"}
 
 
+@settings(deadline=None)
 @given(findings=st.text("abc .", min_size=1), impression=st.text("abc .", min_size=1))
 def test_what_is_formatted_is_read_back(findings, impression):
     findings, impression = " ".join(findings.split()), " ".join(impression.split())

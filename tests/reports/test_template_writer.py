@@ -40,17 +40,23 @@ def test_the_wording_is_that_of_a_report():
     request = {
         "Pneumothorax": Status.NEGATIVE,
         "Edema": Status.POSITIVE,
+        "Support Devices": Status.POSITIVE,
         "Pleural Effusion": Status.NEGATIVE,
         "Pneumonia": Status.UNCERTAIN,
-        "Lung Opacity": Status.NEGATIVE,
-        "Consolidation": Status.NEGATIVE,
     }
-    findings, impression = write_report(request)
-    assert findings == (
-        "There is no pulmonary opacity. There is pulmonary edema. There is no focal consolidation. "
-        "There may be pneumonia. There is no pleural effusion or pneumothorax."
+    assert write_report(request) == (
+        "There is pulmonary edema. There may be pneumonia. There is no pleural effusion or pneumothorax. "
+        "Support lines and tubes are in place.",
+        "Pulmonary edema. Possible pneumonia.",
     )
-    assert impression == "Pulmonary edema. Possible pneumonia."
-    # With edema gone and pneumonia denied, nothing speaks against clear lungs.
-    clear = request | {"Edema": Status.NEGATIVE, "Pneumonia": Status.NEGATIVE}
-    assert write_report(clear)[0].startswith("The lungs are clear. ")
+
+
+@pytest.mark.parametrize("name", ["Lung Lesion", "Edema", "Pneumonia", "Atelectasis"])
+def test_lungs_are_clear_only_where_nothing_in_them_is_present_or_possible(name):
+    denied = {"Lung Opacity": Status.NEGATIVE, "Consolidation": Status.NEGATIVE}
+    assert write_report(denied)[0] == "The lungs are clear."
+    assert "The lungs are clear." in write_report(denied | {name: Status.NEGATIVE})[0]
+    for status in (Status.POSITIVE, Status.UNCERTAIN):
+        findings = write_report(denied | {name: status})[0]
+        assert "There is no pulmonary opacity." in findings and "There is no focal consolidation." in findings
+        assert "clear" not in findings

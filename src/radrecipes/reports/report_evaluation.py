@@ -21,7 +21,7 @@ from radrecipes.reports.consistency import (
     read_sections,
 )
 from radrecipes.reports.labeller import label_report
-from radrecipes.reports.observations import FIVE_OBSERVATIONS, OBSERVATIONS, Labels, format_observations
+from radrecipes.reports.observations import FIVE_OBSERVATIONS, NO_FINDING, OBSERVATIONS, Labels, format_observations
 from radrecipes.reports.report_baselines import NEGATIVE, POSITIVE, UNCERTAIN, NearestLabels, label_states
 from radrecipes.reports.template_writer import write_report
 from radrecipes.reports.text_metrics import corpus_bleu, rouge_l
@@ -400,7 +400,7 @@ def _check_figures(
     flipped = (requested_positive & (written == NEGATIVE)) | ((requested == NEGATIVE) & written_positive)
     # An invented No Finding is a missing observation, and counts there.
     may_be_positive = requested_positive | (requested == UNCERTAIN)
-    may_be_positive[:, OBSERVATIONS.index("No Finding")] = True
+    may_be_positive[:, OBSERVATIONS.index(NO_FINDING)] = True
     invented = (written_positive & ~may_be_positive).any(axis=1)
 
     def interval(statistic: Statistic) -> dict[str, float]:
