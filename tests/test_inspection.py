@@ -1,5 +1,7 @@
 """What inspection shows and what checking refuses."""
 
+import json
+
 import pytest
 from datasets import Dataset
 from hypothesis import given
@@ -72,6 +74,16 @@ def test_check_refuses_a_template_that_would_train_something_else(workspace, tem
     (workspace / "template.jinja").write_text(template, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         inspection.check_data(parse_recipe(RECIPE, ["--chat_template_path=template.jinja"]))
+
+
+def test_check_refuses_rows_that_the_base_has_no_positions_for(workspace):
+    config = workspace / "models" / "tiny" / "llama" / "config.json"
+    entries = json.loads(config.read_text("utf-8"))
+    config.write_text(json.dumps(entries | {"max_position_embeddings": 62}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"has \d+ tokens, tiny/llama reads 62 at most; set max_length: 62"):
+        inspection.check_data(parse_recipe(RECIPE))
+    parsed = parse_recipe(RECIPE, ["--max_length=62", "--max_dropped_fraction=1"])
+    assert inspection.load_training_data(parsed).rows.longest <= 62
 
 
 def test_check_refuses_data_that_changed(workspace):

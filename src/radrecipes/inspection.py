@@ -63,7 +63,7 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
         [`TrainingData`]
 
     Raises:
-        [`InputError`]: dataset, tokenizer, chat template or row lengths are wrong.
+        [`InputError`]: dataset, tokenizer, chat template or row lengths are wrong, or rows are longer than the base can read.
     """
     dataset = load_prepared_dataset(recipe.arguments.dataset)
     task = TASKS[recipe.arguments.task]
@@ -79,6 +79,13 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
         recipe.training.max_length,
         recipe.arguments.max_dropped_fraction if max_dropped_fraction is None else max_dropped_fraction,
     )
+    positions = getattr(models.load_config(recipe.model), "max_position_embeddings", None)
+    if positions and rows.longest > positions:
+        raise InputError(
+            f"the longest row has {rows.longest} tokens, {recipe.model.model_name_or_path} reads {positions} at most; set "
+            f"max_length: {positions}",
+            str(recipe.path),
+        )
     return TrainingData(dataset, tokenizer, stops, rows)
 
 
