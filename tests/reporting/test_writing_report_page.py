@@ -30,7 +30,16 @@ measured = cache(evaluated)
 def write(tmp_path):
     """Write a page; `change` may alter the metrics, `replace` the predictions."""
 
-    def write(task="report", access="synthetic", change=None, replace=None, title="Tiny model", facts=None, **options):
+    def write(
+        task="report",
+        access="synthetic",
+        change=None,
+        replace=None,
+        title="Tiny model",
+        facts=None,
+        train_log=(),
+        **options,
+    ):
         metrics, predictions = measured(task, **options)
         metrics = copy.deepcopy(metrics)
         if change:
@@ -42,7 +51,7 @@ def write(tmp_path):
             predictions=replace(predictions.copy()) if replace else predictions,
             dataset_manifest={**MANIFEST, "access": access, **(facts or {})},
             run_manifest={"recipe": "report_lora.yaml", "note": facts or "none"},
-            train_log=TRAIN_LOG,
+            train_log=train_log,
         )
         return page.read_text(encoding="utf-8")
 
@@ -117,6 +126,7 @@ def test_every_section_is_there_and_linked(write):
     assert "empty text 3" in words
     assert "14 have findings and impression that stand in the training data word for word" in words
     assert "report_lora.yaml" in words
+    assert "There is no training log beside this run" in words
 
 
 def test_page_loads_nothing_and_only_its_own_script_may_run(write):
@@ -253,7 +263,7 @@ def test_consistency_and_observations_show_both_sides_of_the_guard(write):
 
 
 def test_figures_follow_light_and_dark_and_stand_alone_in_their_files(write, tmp_path):
-    html = write()
+    html = write(train_log=TRAIN_LOG)
     assert "color-scheme: light dark" in html
     assert "@media (prefers-color-scheme: dark)" in html
     for name in ("failures", "loss_curve"):
