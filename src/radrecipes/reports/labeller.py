@@ -5,7 +5,7 @@ doi:10.1006/jbin.2001.1029) with the observations and the order positive over un
 labeller (Irvin et al. 2019, arXiv:1901.07031).
 Behind the same mentions of the 402 sentences first written for the tests, to which these rules were fitted (F1 1.00), the
 scopes of negspacy 1.1, with our words added, reach F1 0.93 at 2.2 ms for 100 words, medspacy 1.3 as it comes 0.78 at 5.2 ms;
-these rules take 0.4 ms, so no library is used.
+these rules take 0.5 ms, so no library is used.
 """
 
 import re
