@@ -5,12 +5,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import psutil
 
 BIN = Path(sys.executable).parent
+
+
+class LeftOutError(Exception):
+    """A comparison that cannot be made here; the message says what it would take."""
 
 
 def run_with_peak_memory(command: list) -> tuple[float, str]:
@@ -38,7 +41,7 @@ def run_with_peak_memory(command: list) -> tuple[float, str]:
                     peak = max(peak, sum(member.memory_info().rss for member in family))
                 except psutil.Error:
                     pass
-                time.sleep(0.1)
+                done.wait(0.1)
 
         watcher = threading.Thread(target=watch)
         watcher.start()

@@ -15,6 +15,8 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 
+from measuring import LeftOutError
+from prepare_vs_reference import PrepareVsReference
 from scoring import ScoringComparison
 from train_vs_padded_trainer import TrainVsPaddedTrainer
 from train_vs_trl_sft import TrainVsTrlSft
@@ -25,6 +27,12 @@ from radrecipes.command_line import run
 
 RESULTS = Path(__file__).parent / "results.json"
 COMPARISONS = {
+    "prepare_vs_reference": PrepareVsReference,
+    "prepare_all_vs_reference": partial(
+        PrepareVsReference,
+        ("--label-source", "csv", "--split", "official", "--sections", "any"),
+        "earlier studies, marks and details left out as well (the defaults)",
+    ),
     "train_vs_trl_sft": TrainVsTrlSft,
     "train_vs_padded_trainer": TrainVsPaddedTrainer,
     "score_vs_separate": partial(
@@ -57,7 +65,11 @@ def main() -> None:
 
     results = {entry["name"]: entry for entry in json.loads(RESULTS.read_text())} if RESULTS.is_file() else {}
     for name in args.names or COMPARISONS:
-        results[name] = measure(name, args.runs)
+        try:
+            results[name] = measure(name, args.runs)
+        except LeftOutError as reason:
+            print(f"{name}: left out; {reason}")
+            continue
         RESULTS.write_text(json.dumps(list(results.values()), indent=2) + "\n", encoding="utf-8")
     print(table(results.values()))
 

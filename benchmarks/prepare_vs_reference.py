@@ -1,0 +1,122 @@
+"""Preparing reports against MIMIC-CXR's own code for their sections (https://github.com/MIT-LCP/mimic-cxr) and a join."""
+
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import pandas as pd
+import pyarrow.parquet as pq
+from measuring import BIN, LeftOutError, run_with_peak_memory
+
+from radrecipes.data.synthetic_reports import generator, layout, write_synthetic_tree
+
+REPORTS, PATIENTS = 20_000, 7_500
+CHECKOUT = "MIMIC_CXR_CODE"
+# Ours does on the tree what the alternative does and no more: sections, labels as stated, the official split.
+AS_THE_REFERENCE = (
+    "--label-source", "csv", "--split", "official", "--sections", "any", "--earlier-studies", "keep", "--details", "keep",
+    "--deidentified", "normalise",
+)  # fmt: skip
+_HEADERS = (*layout._FINDINGS_HEADERS, *layout._VIEW_HEADERS)
+_FINDINGS_HEADER = re.compile(rf"^ ?(?:{'|'.join(set(_HEADERS))}):", re.IGNORECASE | re.MULTILINE)
+
+
+class PrepareVsReference:
+    """Reports a second on one synthetic tree, start of Python included, one process each.
+
+    Args:
+        options (`tuple[str, ...]`, *optional*, defaults to `AS_THE_REFERENCE`):
+            More words for `prepare_data.py report`.
+        what (`str`, *optional*):
+            The options in words.
+    """
+
+    def __init__(self, options: tuple[str, ...] = AS_THE_REFERENCE, what: str = "the same work"):
+        checkout = os.environ.get(CHECKOUT)
+        if not checkout:
+            raise LeftOutError(f"set {CHECKOUT} to a checkout of https://github.com/MIT-LCP/mimic-cxr")
+        if not (Path(checkout) / "txt" / "create_section_files.py").is_file():
+            raise LeftOutError(f"{CHECKOUT} is set, but there is no txt/create_section_files.py in that folder")
+        self.checkout, self.options = Path(checkout), options
+        self.description = (
+            f"reports a second of preparing a synthetic tree of {REPORTS} reports, {what}, against create_section_files.py and a"
+            " join with pandas; from the command to the files, one process each"
+        )
+        self.folder = Path(tempfile.mkdtemp(prefix="radrecipes-bench-"))
+        self.tree = self.folder / "tree"
+        self.written: list[layout.Report] = []
+
+        def remember(*arguments) -> layout.Report:
+            self.written.append(layout.write_report(*arguments))
+            return self.written[-1]
+
+        with mock.patch.object(generator, "write_report", remember):
+            write_synthetic_tree(self.tree, seed=0, patients=PATIENTS, studies=REPORTS)
+
+    def ours(self) -> dict[str, float]:
+        """Our side: sections, labels, splits, hashes, Parquet, card and manifest."""
+        command = [
+            BIN / "python", "scripts/prepare_data.py", "report", "--source", "mimic-cxr", "--root", self.tree,
+            "--output", self.folder / "ours", "--overwrite", "--processes", 1, *self.options,
+        ]  # fmt: skip
+        return self._timed(command)
+
+    def theirs(self) -> dict[str, float]:
+        """The alternative."""
+        return self._timed(
+            [
+                BIN / "python",
+                Path(__file__).with_name("prepare_side.py"),
+                self.checkout,
+                self.tree,
+                self.folder / "theirs",
+            ]
+        )
+
+    def checks(self) -> dict:
+        """How many of the written sections each side finds, with all of their sentences; not where sentences are left out."""
+        if self.options != AS_THE_REFERENCE:
+            return {}
+        truth = {_one_line(report.text): report for report in self.written}
+        written = {}
+        for path in self.tree.glob("files/*/*/s*.txt"):
+            written[int(path.stem[1:])] = truth[_one_line(path.read_text("utf-8"))]
+        ours = pd.concat(
+            pq.read_table(self.folder / "ours" / f"{split}.parquet").to_pandas()
+            for split in ("train", "validation", "test")
+        )
+        theirs = pd.read_csv(self.folder / "theirs" / "joined.csv", keep_default_na=False)
+        found = {
+            "ours": {int(row.id): (row.findings, row.impression) for row in ours.itertuples()},
+            "theirs": {row.study_id: (row.findings, row.impression) for row in theirs.itertuples()},
+        }
+        return {"section_recall": {side: _recall(written, sections) for side, sections in found.items()}}
+
+    def _timed(self, command: list) -> dict[str, float]:
+        start = time.perf_counter()
+        peak, _ = run_with_peak_memory(command)
+        return {"samples_per_second": REPORTS / (time.perf_counter() - start), "peak_memory_gib": peak}
+
+
+def _recall(written: dict[int, layout.Report], found: dict[int, tuple[str, str]]) -> dict[str, float]:
+    recall = {}
+    for position, name in enumerate(("findings", "impression")):
+        wanted = whole = 0
+        for study, report in written.items():
+            statements = getattr(report, name)
+            # A report without headers has statements, but no section to find.
+            if not statements or (name == "findings" and not _FINDINGS_HEADER.search(report.text)):
+                continue
+            wanted += 1
+            text = _one_line(found.get(study, ("", ""))[position])
+            whole += all(_one_line(statement.text) in text for statement in statements)
+        recall[name] = round(whole / wanted, 4)
+        recall[f"{name}_written"] = wanted
+    return recall
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
