@@ -86,16 +86,16 @@ def add_protocol_arguments(tasks: argparse._SubParsersAction) -> None:
 
 
 _REPORT_EXAMPLES = """\
-examples:
+examples (mimic-cxr and openi are folders with what was downloaded):
   # MIMIC-CXR as PhysioNet delivers it. Labels are read off the text that is kept, so that they fit it.
-  python scripts/prepare_data.py report --source mimic-cxr --root /path/to/mimic-cxr --output data/mimic_reports
+  python scripts/prepare_data.py report --source mimic-cxr --root mimic-cxr --output data/mimic_reports
 
   # The official split, and CheXpert's labels as published (of the impression alone where there is one).
-  python scripts/prepare_data.py report --source mimic-cxr --root /path/to/mimic-cxr --output data/mimic_reports \\
+  python scripts/prepare_data.py report --source mimic-cxr --root mimic-cxr --output data/mimic_official \\
       --split official --label-source csv --labels chexpert
 
   # OpenI (Indiana University), which needs no credentials.
-  python scripts/prepare_data.py report --source openi --root /path/to/openi --output data/openi_reports
+  python scripts/prepare_data.py report --source openi --root openi --output data/openi_reports
 
   # Prompt and completion pairs; --group-column keeps a patient's reports in one split.
   python scripts/prepare_data.py report --source jsonl --root pairs.jsonl --group-column patient --sections any \\

@@ -9,6 +9,7 @@ are parsed; the script behind them runs on the CPU.
 
 import ast
 import csv
+import json
 import re
 import shlex
 import shutil
@@ -21,6 +22,7 @@ import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from conftest import REPOSITORY, TINY_MODEL, TINY_RECIPE, write_tiny_dataset
+from report_trees import write_mimic, write_openi
 from safetensors.torch import load_file
 from tiny_model import build_tiny_model
 
@@ -28,6 +30,20 @@ BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RUN = "runs/smollm2-135m/protocol_lora/seed-42"
 ONLY_CHECKED = ("make test", "make bench", "make lint", "make clean", "make install", "make model")
 QUESTIONS = {"CT Head": "worst headache of life, r/o bleed", "MR Knee": "chronic knee pain, r/o meniscal tear"}
+
+
+def write_pairs(path):
+    """Prompt and completion pairs, twenty patients."""
+    rows = [{"prompt": "Edema: 1", "completion": f"Edema number {n}.", "patient": n % 20} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+# What stands in for the reports that a command reads; a generated tree is there by the command before.
+REPORT_SOURCES = {
+    "mimic-cxr": lambda root: root.exists() or root.parts[0] == "data" or write_mimic(root),
+    "openi": lambda root: write_openi(root / "ecgen-radiology"),
+    "jsonl": write_pairs,
+}
 
 
 def commands_in_fences(text):
@@ -62,7 +78,7 @@ def documents():
     for path in [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("recipes/*/README.md"))]:
         if path.is_file():
             found[str(path.relative_to(REPOSITORY))] = commands_in_fences(path.read_text("utf-8"))
-    for path in sorted(REPOSITORY.glob("scripts/*.py")):
+    for path in sorted(REPOSITORY.glob("scripts/**/*.py")):
         texts = [node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)]
         texts = [text for text in texts if isinstance(text, str) and "\n" in text]
         found[str(path.relative_to(REPOSITORY))] = [command for text in texts for command in commands_in_text(text)]
@@ -112,6 +128,9 @@ def write_tables(commands):
     columns, notes = {}, {}
     for command in commands:
         options = options_of(shlex.split(command))
+        if options.get("--source") in REPORT_SOURCES:
+            REPORT_SOURCES[options["--source"]](Path(options["--root"]))
+            continue
         for option in ("--source", "--input"):
             if option in options:
                 named = [options[key] for key in options if key.endswith("-column")]
@@ -203,6 +222,8 @@ def run_documented(command, words, call):
     arguments = words[2:]
     if "RECIPE" in arguments:  # a placeholder of a usage line
         arguments[arguments.index("RECIPE")] = "recipes/smollm2-135m/protocol_lora.yaml"
+    if "synthetic-reports" in arguments:
+        arguments += ["--patients", "150", "--studies", "300"]
     if "--synthetic" in arguments:  # thousands of rows: beside the tiny dataset, not in its place
         arguments[arguments.index("--output") + 1] = "data/generated"
     done = call(Path(words[1]).stem, *arguments)
