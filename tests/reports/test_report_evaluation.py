@@ -177,6 +177,22 @@ def test_hand_computed_label_figures():
     assert fracture["recall"] is None and fracture["precision"] is None
 
 
+def test_what_is_not_invented():
+    hedged = "FINDINGS: There is pneumonia. IMPRESSION: Pneumonia."
+    assert value(figures_of(hedged, {"Pneumonia": Status.UNCERTAIN})["invented_positive_rate"]) == 0.0
+    normal = "FINDINGS: The lungs are clear. IMPRESSION: Normal chest."
+    figures = figures_of(normal)
+    # A normal report for a request with findings misses them; the labeller's No Finding is no finding.
+    assert value(figures["invented_positive_rate"]) == 0.0
+    assert value(figures["label_recall"]) == 0.0
+
+
+def test_macro_figures_leave_out_observations_that_occur_nowhere():
+    for policy in figures_of(RIGHT)["consistency"].values():
+        for size in ("14", "5"):
+            assert policy[size]["macro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+
+
 def test_consistency_is_what_scikit_learn_computes():
     requests, others = made_up_requests(60), made_up_requests(60, seed=1)
     texts = [format_report(*write_report(other)) for other in others]
