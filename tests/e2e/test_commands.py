@@ -1,7 +1,7 @@
 """Every command that the documentation names is run, in a workspace of tiny stand-ins with the documented names.
 
-What stands in: each recipe is the tiny recipe, its base model the tiny model, data/protocol_synthetic the tiny dataset, and a
-table that a command reads is written with the columns that the command names; `hf download` places the tiny model with pickled
+What stands in: each recipe is the tiny recipe of its task, its base model the tiny model, data/protocol_synthetic and (once
+`make demo-report` ran on the real one) data/report_synthetic tiny datasets, and a table that a command reads is written with the columns that the command names; `hf download` places the tiny model with pickled
 weights. What is not run, only checked: `make test` and
 `make bench` (they would run these tests), `git clone`, and the activation of the environment. Launch configurations for GPUs
 are parsed; the script behind them runs on the CPU.
@@ -21,13 +21,22 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
-from conftest import REPOSITORY, TINY_MODEL, TINY_RECIPE, write_tiny_dataset
+from conftest import (
+    REPOSITORY,
+    TINY_MODEL,
+    TINY_RECIPE,
+    TINY_REPORT_RECIPE,
+    TINY_WRITER,
+    write_tiny_dataset,
+    write_tiny_reports,
+)
 from report_trees import write_mimic, write_openi
 from safetensors.torch import load_file
 from tiny_model import build_tiny_model
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RUN = "runs/smollm2-135m/protocol_lora/seed-42"
+REPORT_RUN = "runs/smollm2-135m/report_lora/seed-42"
 ONLY_CHECKED = ("make test", "make bench", "make lint", "make clean", "make install", "make model")
 QUESTIONS = {"CT Head": "worst headache of life, r/o bleed", "MR Knee": "chronic knee pain, r/o meniscal tear"}
 
@@ -93,18 +102,25 @@ DOCUMENTS = documents()
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """A clone of stand-ins in which `make demo` ran."""
+    """A clone of stand-ins in which `make demo` and `make demo-report` ran."""
     folder = tmp_path_factory.mktemp("clone") / "clone"
     build_tiny_model(folder / "models", TINY_MODEL)
     (folder / "models" / BASE).parent.mkdir(parents=True)
     shutil.copytree(folder / "models" / TINY_MODEL, folder / "models" / BASE)
     write_tiny_dataset(folder / "data" / "protocol_synthetic")
     shutil.copytree(REPOSITORY / "data" / "label_sets", folder / "data" / "label_sets")
-    recipe = TINY_RECIPE.replace("data/tiny", "data/protocol_synthetic").replace(f": {TINY_MODEL}", f": {BASE}")
+    shutil.copytree(REPOSITORY / "data" / "report_synthetic", folder / "data" / "report_synthetic")
+    report = TINY_REPORT_RECIPE.replace("data/tiny_reports", "data/report_synthetic").replace(TINY_WRITER, BASE)
+    report = report.replace("max_length: 160", "max_length: 512") + "max_steps: 2\n"
+    recipes = {
+        "protocol": TINY_RECIPE.replace("data/tiny", "data/protocol_synthetic").replace(f": {TINY_MODEL}", f": {BASE}"),
+        "report": report,
+        "impression": report.replace("task: report", "task: impression"),
+    }
     for path in REPOSITORY.glob("recipes/*/*.yaml"):
         stand_in = folder / path.relative_to(REPOSITORY)
         stand_in.parent.mkdir(parents=True, exist_ok=True)
-        stand_in.write_text(recipe, encoding="utf-8")
+        stand_in.write_text(recipes[path.name.partition("_")[0]], encoding="utf-8")
     for name in ("scripts", "accelerate_configs", "setup.cfg", "pyproject.toml", "constraints.txt", "Makefile"):
         (folder / name).symlink_to(REPOSITORY / name)
     # The environment that runs these tests, with stamps that say it is whole: `make` must not install anything here.
@@ -114,8 +130,13 @@ def demo(tmp_path_factory):
             (folder / ".venv" / entry.name).symlink_to(entry)
     (folder / ".venv" / ".installed").touch()
     (folder / ".venv" / ".fetched").touch()
-    made = subprocess.run(["make", "demo"], cwd=folder, capture_output=True, text=True, timeout=300)
-    return folder, made
+    made = [
+        subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, timeout=300)
+        for words in (["demo"], ["demo-report", "EVALUATE=--max-rows 3 --skip-base --tries 1"])
+    ]
+    shutil.rmtree(folder / "data" / "report_synthetic")
+    write_tiny_reports(folder / "data" / "report_synthetic")
+    return folder, *made
 
 
 def options_of(words):
@@ -162,7 +183,7 @@ def test_the_readme_shows_the_way_from_a_clone_to_a_report():
 
 
 def test_make_demo_trains_evaluates_and_answers(demo):
-    folder, made = demo
+    folder, made, _ = demo
     assert made.returncode == 0, made.stderr
     assert "adapter checked and saved" in made.stdout
     assert "tfidf_logistic_regression" in made.stdout
@@ -171,8 +192,17 @@ def test_make_demo_trains_evaluates_and_answers(demo):
     assert "installing" not in made.stdout
 
 
+def test_make_demo_report_prepares_what_is_shipped_then_trains_evaluates_and_writes_a_checked_report(demo):
+    folder, _, made = demo
+    assert made.returncode == 0, made.stderr
+    assert "5600 synthetic reports" in made.stdout and "(access: synthetic" in made.stdout
+    assert "adapter_guarded" in made.stdout and "\ncheck: ok\n" in made.stdout
+    assert f"open {REPORT_RUN}/evaluation/report.html in a browser" in made.stdout.splitlines()
+    assert (folder / REPORT_RUN / "evaluation" / "report.html").is_file()
+
+
 def test_make_says_one_line_for_a_fault(demo):
-    folder, _ = demo
+    folder = demo[0]
     made = subprocess.run(
         ["make", "demo", "RECIPE=none.yaml"], cwd=folder, capture_output=True, text=True, timeout=300
     )
@@ -210,7 +240,7 @@ def run_documented(command, words, call):
         return
     if words[0] == "make":
         # `make demo` ran in the fixture; of the others and of further variables the recipe lines are expanded.
-        assert words[:2] == ["make", "demo"] or " ".join(words[:2]) in ONLY_CHECKED, f"not covered: {command}"
+        assert words[1] in ("demo", "demo-report") or " ".join(words[:2]) in ONLY_CHECKED, f"not covered: {command}"
         expanded = subprocess.run([*words[:1], "-n", *words[1:]], cwd=REPOSITORY, capture_output=True, text=True)
         assert expanded.returncode == 0, expanded.stderr
         return
