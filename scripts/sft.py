@@ -55,7 +55,9 @@ def main() -> None:
             if dataset.access in SHOWABLE_ACCESS:
                 print(masked_example(rows.rows[0], tokenizer))
             else:
-                print(f"the dataset's access is {dataset.access}: no example is shown, because its texts may not leave it")
+                print(
+                    f"the dataset's access is {dataset.access}: no example is shown, because its texts may not leave it"
+                )
             print(
                 f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
                 f"than {recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens carry loss"

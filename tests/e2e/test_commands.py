@@ -1,10 +1,10 @@
 """Every command that the documentation names is run, in a workspace of tiny stand-ins with the documented names.
 
 What stands in: each recipe is the tiny recipe of its task, its base model the tiny model, data/protocol_synthetic and (once
-`make demo-report` ran on the real one) data/report_synthetic tiny datasets, and a table that a command reads is written with the columns that the command names; `hf download` places the tiny model with pickled
-weights. What is not run, only checked: `make test` and
-`make bench` (they would run these tests), `git clone`, and the activation of the environment. Launch configurations for GPUs
-are parsed; the script behind them runs on the CPU.
+`make demo-report` ran on the real one) data/report_synthetic tiny datasets; a table that a command reads is written with the
+columns that the command names; `hf download` places the tiny model with pickled weights. What is not run, only checked: `make
+test` and `make bench` (they would run these tests), `git clone`, and the activation of the environment. Launch configurations
+for GPUs are parsed; the script behind them runs on the CPU.
 """
 
 import ast
@@ -113,7 +113,9 @@ def demo(tmp_path_factory):
     report = TINY_REPORT_RECIPE.replace("data/tiny_reports", "data/report_synthetic").replace(TINY_WRITER, BASE)
     report = report.replace("max_length: 160", "max_length: 512") + "max_steps: 2\n"
     recipes = {
-        "protocol": TINY_RECIPE.replace("data/tiny", "data/protocol_synthetic").replace(f": {TINY_MODEL}", f": {BASE}"),
+        "protocol": TINY_RECIPE.replace("data/tiny", "data/protocol_synthetic").replace(
+            f": {TINY_MODEL}", f": {BASE}"
+        ),
         "report": report,
         "impression": report.replace("task: report", "task: impression"),
     }

@@ -53,6 +53,7 @@ def test_evaluation_sets_guarded_beside_unguarded_base_and_baselines(writing_run
     assert systems["adapter_guarded"]["guard"] == {"first_try": 8, "later_try": 0, "template": 0, "reasons": {}}
     assert systems["adapter"]["rouge_l"]["value"] > 0.99 > systems["template_writer"]["rouge_l"]["value"]
     assert systems["base"]["rouge_l"]["value"] < 0.2
+    assert "There is a fracture." in (folder / "report.html").read_text("utf-8")
     predictions = pd.read_parquet(folder / "predictions.parquet")
     assert len(predictions) == metrics["rows"] == 8 and set(predictions["adapter_guarded_check"]) == {"ok"}
     assert "adapter_guarded" in evaluated.stdout and "report.html" in evaluated.stdout

@@ -6,10 +6,11 @@ import hashlib
 import re
 from functools import cache
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from radrecipes.reporting.writing_report_page import failed_texts, write_report_page
+from radrecipes.reporting.writing_report_page import failed_texts, passed_texts, write_report_page
 
 from .page_reader import Page
 from .written_reports import evaluated
@@ -223,6 +224,18 @@ def test_worst_texts_stand_first_with_request_and_reference(write):
     predictions = measured()[1].copy()
     predictions.loc[predictions["id"] == rows[-1]["id"], "adapter_guarded_check"] = "missing Edema"
     assert failed_texts(predictions, "report")[0]["id"] == rows[-1]["id"]
+
+
+def test_some_texts_that_passed_are_shown_evenly_over_the_split(write):
+    predictions = measured()[1]
+    passed = predictions[(predictions["adapter_check"] == "ok") & (predictions["adapter_guarded_check"] == "ok")]
+    shown = [row["id"] for row in passed_texts(predictions, "report", 5)]
+    assert 3 <= len(shown) <= 5 < len(passed)
+    places = [passed["id"].tolist().index(study) for study in shown]
+    assert places[0] == 0 and len(set(np.diff(places))) == 1 and places[-1] > len(passed) // 2
+    words = words_of(write()).split("that passed at once")[1].split("Data: where")[0]
+    assert passed_texts(predictions, "report", 8)[-1]["id"] in words
+    assert passed_texts(predictions[predictions["adapter_check"] != "ok"], "report", 5) == []
 
 
 def test_impressions_are_read_beside_the_findings_that_they_sum_up(write):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from radrecipes import models, run_folder, vllm_engine
@@ -138,7 +139,8 @@ class Predictor(ABC):
         Returns:
             `list[Generation]`: one a row, in order.
         """
-        prompts, longest = self.prompts(inputs), self.recipe.arguments.max_new_tokens
+        prompts = self.prompts(inputs)
+        longest = self._room_behind(prompts)
         if self.engine == "vllm":
             return self._vllm.generate(prompts, longest, untuned, sampling, on_progress)
         return self._with(
@@ -147,6 +149,16 @@ class Predictor(ABC):
                 self.model, self.tokenizer, prompts, self.stops, longest, batch_size, sampling, on_progress
             ),
         )
+
+    def _room_behind(self, prompts: Sequence[list[int]]) -> int:
+        """The recipe's `max_new_tokens`, or fewer where the base has no more positions: learned ones end in an index error."""
+        longest = max(map(len, prompts), default=0)
+        positions = getattr(models.load_config(self.recipe.model), "max_position_embeddings", None) or np.inf
+        if longest >= positions:
+            raise InputError(
+                f"a prompt has {longest} tokens and the base takes {positions}; shorten the input", str(self.folder)
+            )
+        return int(min(self.recipe.arguments.max_new_tokens, positions - longest))
 
     def _load_model(self) -> None:
         if self.engine == "vllm":

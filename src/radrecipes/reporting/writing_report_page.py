@@ -60,8 +60,9 @@ _WORDS = {
 # The worst first: a report that says the opposite misleads most. Order and beginnings as in `ReportCheck.reasons`.
 _WORST_REASONS = ("contradicts ", "invents ", "missing ", "changed ")
 _MOST_FAILED = 80
+_MOST_PASSED = 8
 _MOST_REASONS = 25
-# 80 rows of four texts, each letter escaped, stay under the 2 MB that a page may take.
+# 88 rows of four texts, each letter escaped, stay under the 2 MB that a page may take.
 _LONGEST_TEXT = 1100
 
 
@@ -124,6 +125,7 @@ def write_report_page(
         may_show_texts=may_show_texts,
         failed=failed[:_MOST_FAILED],
         number_failed=len(failed),
+        passed=passed_texts(predictions, metrics["task"], _MOST_PASSED) if may_show_texts else [],
         leakage=_leakage(dataset_manifest, metrics["split"]),
         dataset_manifest=important_first(dataset_manifest),
         access=dataset_manifest.get("access", "unknown"),
@@ -182,26 +184,37 @@ def failed_texts(predictions: pd.DataFrame, task: str) -> list[dict[str, Any]]:
         `reference`, `text`, `reasons`, `guarded_text`, `guarded_reasons`. Texts that fail behind the guard stand first,
         then those that contradict most, invent most, leave most out.
     """
-    failed = []
+    rows = [row for row in _compared(predictions, task) if row["reasons"] or row["guarded_reasons"]]
+    return sorted(rows, key=lambda row: (_badness(row["guarded_reasons"]), _badness(row["reasons"])), reverse=True)
+
+
+def passed_texts(predictions: pd.DataFrame, task: str, most: int) -> list[dict[str, Any]]:
+    """Some of what the fine-tuned model wrote that passed every check at once: at most `most`, evenly over the rows.
+
+    The other arguments and the rows are those of [`failed_texts`].
+    """
+    rows = [row for row in _compared(predictions, task) if not row["reasons"] and not row["guarded_reasons"]]
+    return rows[:: -(-len(rows) // most)] if rows else []
+
+
+def _compared(predictions: pd.DataFrame, task: str) -> list[dict[str, Any]]:
+    compared = []
     for row in predictions.to_dict("records"):
-        reasons, guarded_reasons = _reasons(row[f"{ADAPTER}_check"]), _reasons(row[f"{ADAPTER_GUARDED}_check"])
-        if not reasons and not guarded_reasons:
-            continue
         findings, impression = row["reference_findings"], row["reference_impression"]
         is_report = task == REPORT_TASK
-        failed.append(
+        compared.append(
             {
                 "id": row["id"],
                 "observations": row["observations"],
                 "findings": "" if is_report else _cut(findings),
                 "reference": _cut(f"FINDINGS: {findings}\nIMPRESSION: {impression}" if is_report else impression),
                 "text": _cut(row[f"{ADAPTER}_text"]),
-                "reasons": reasons,
+                "reasons": _reasons(row[f"{ADAPTER}_check"]),
                 "guarded_text": _cut(row[f"{ADAPTER_GUARDED}_text"]),
-                "guarded_reasons": guarded_reasons,
+                "guarded_reasons": _reasons(row[f"{ADAPTER_GUARDED}_check"]),
             }
         )
-    return sorted(failed, key=lambda row: (_badness(row["guarded_reasons"]), _badness(row["reasons"])), reverse=True)
+    return compared
 
 
 def _reasons(check: str) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from radrecipes.reports.consistency import FINDINGS, IMPRESSION, REPORT_SECTIONS
+from radrecipes.reports.consistency import REPORT_SECTIONS, format_report
 from radrecipes.reports.observations import Labels, format_observations, parse_observations
 from radrecipes.tasks.task import Task
 
@@ -35,9 +35,8 @@ class ReportTask(Task):
         return [f"{name}: {status}" for name, status in parse_observations(row["observations"]).items()]
 
     def compose(self, findings: str, impression: str) -> str:
-        """A report as the model writes it."""
-        sections = ((FINDINGS, findings), (IMPRESSION, impression))
-        return "\n".join(f"{header}: {text}" for header, text in sections if text)
+        """A report as the model writes it, without header where a section has no text."""
+        return format_report(findings, impression)
 
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
         """Observations in canonical names and order.
