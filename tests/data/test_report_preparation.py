@@ -1,4 +1,5 @@
 import json
+import zipfile
 from collections import Counter
 
 import pytest
@@ -90,13 +91,18 @@ def test_any_number_of_processes_gives_the_same(tree, tmp_path, monkeypatch):
     assert sum(done) == 90 and len(done) == 13
 
 
-def test_archive_and_tree_give_the_same_dataset(tree, tmp_path):
-    import zipfile
-
+def test_archive_and_tree_give_the_same_dataset(tree, tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "mimic-cxr-reports.zip", "w") as archive:
         for path in sorted((tree / "files").rglob("*.txt"), reverse=True):
             archive.write(path, path.relative_to(tree))
-    assert prepare(tmp_path, tmp_path).facts == prepare(tree, tmp_path).facts
+    expected = prepare(tree, tmp_path).facts
+    assert prepare(tmp_path, tmp_path).facts == expected
+    # Other processes may inherit the archive open; they must not share the place in the file.
+    monkeypatch.setattr("radrecipes.data.report_preparation._CHUNK", 7)
+    source = MimicCxr(tmp_path)
+    source.read(next(source.items()))
+    again = prepare_reports(source, ReportOptions(), rejected_path=tmp_path / "r.csv", processes=3)
+    assert again.facts == expected
 
 
 def test_the_official_split_is_taken_as_it_stands(tree, tmp_path):

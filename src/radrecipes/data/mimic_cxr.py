@@ -109,8 +109,9 @@ class MimicCxr:
 
     def _bytes(self, path: str) -> bytes:
         if self._archive_path:
-            if self._archive is None:
-                self._archive = zipfile.ZipFile(self._archive_path)
+            # A forked process would share its place in the file with the one that opened it.
+            if self._archive is None or self._opened_by != os.getpid():
+                self._archive, self._opened_by = zipfile.ZipFile(self._archive_path), os.getpid()
                 self._members = {_relative(name): name for name in self._archive.namelist()}
             data = self._archive.read(self._members[path])
         else:

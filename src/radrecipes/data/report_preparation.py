@@ -234,9 +234,9 @@ def _worked_off(
     if processes <= 1:
         yield (_work_off(source, options, chunk) for chunk in chunks)
         return
-    executor = ProcessPoolExecutor(processes, initializer=_ignore_interrupts)
+    executor = ProcessPoolExecutor(processes, initializer=_start_worker, initargs=(source, options))
     try:
-        yield _in_order(executor, source, options, chunks, 4 * processes)
+        yield _in_order(executor, chunks, 4 * processes)
     except BrokenProcessPool:
         raise RadrecipesError(
             "a process was ended from outside, probably for lack of memory; choose fewer --processes"
@@ -245,22 +245,30 @@ def _worked_off(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_order(
-    executor: ProcessPoolExecutor, source: ReportSource, options: ReportOptions, chunks: Iterable[list], ahead: int
-) -> Iterator[list[_Outcome]]:
+def _in_order(executor: ProcessPoolExecutor, chunks: Iterable[list], ahead: int) -> Iterator[list[_Outcome]]:
     # Few chunks ahead, so that memory does not grow with the source.
     waiting = deque()
     for chunk in chunks:
-        waiting.append(executor.submit(_work_off, source, options, chunk))
+        waiting.append(executor.submit(_work_off_here, chunk))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
-def _ignore_interrupts() -> None:
+# Of a process that works for another: its own source, so that an archive is opened once and not for every chunk.
+_here: tuple[ReportSource, ReportOptions] | None = None
+
+
+def _start_worker(source: ReportSource, options: ReportOptions) -> None:
+    global _here
+    _here = source, options
     # Ctrl-C reaches every process of the terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work_off_here(items: list) -> list[_Outcome]:
+    return _work_off(*_here, items)
 
 
 def _work_off(source: ReportSource, options: ReportOptions, items: list) -> list[_Outcome]:
