@@ -1,0 +1,166 @@
+"""The server: routes, a loopback port and a thread."""
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .api import Api
+from .cas import Cas
+from .faults import Faults, LoggedRequest, Step
+from .lfs import Lfs
+from .state import Hub, HubError, Repository, User
+
+_REPOSITORY = "/api/{kind}/{namespace}/{name}"
+
+
+class HubServer:
+    """A Hub of its own on a loopback port, while the `with` block lasts.
+
+    It speaks what `huggingface_hub` 2.4, `datasets` 5.2 and `hf_xet` 1.8 use to publish and to read models and data sets.
+    The rules of cards, what counts as a large file, and error texts approximate the real Hub's. A client that has uploaded
+    to one server must not use the same `HF_HOME` with another: `hf_xet` remembers there what it need not send again.
+
+    Args:
+        folder (`Path`):
+            Holds the large files. Made if it is missing, and must not be used twice.
+        multipart_chunk_size (`int`, *optional*, defaults to 5 MiB):
+            Legacy uploads of larger files come in parts of this size.
+
+    Attributes:
+        url (`str`):
+            What `HF_ENDPOINT` has to be.
+        faults (`Faults`):
+            `faults.fail(step, kind, times)` lets requests go wrong.
+        requests (`list[LoggedRequest]`):
+            Method, path and step of every request so far.
+    """
+
+    def __init__(self, folder: Path, multipart_chunk_size: int = 5 * 1024**2):
+        self._hub = Hub(Path(folder), multipart_chunk_size)
+
+    def __enter__(self) -> "HubServer":
+        listener = socket.create_server(("127.0.0.1", 0))
+        self._hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(_application(self._hub), http=_Protocol, lifespan="off", log_level="critical")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.005)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(timeout=10)
+
+    @property
+    def url(self) -> str:
+        """The address."""
+        return self._hub.url
+
+    @property
+    def faults(self) -> Faults:
+        """What is to go wrong."""
+        return self._hub.faults
+
+    @property
+    def requests(self) -> list[LoggedRequest]:
+        """What came in."""
+        return self._hub.requests
+
+    def add_user(self, name: str, token: str, role: str = "write", organizations: tuple[str, ...] = ()) -> None:
+        """Let a token in.
+
+        Args:
+            name (`str`):
+                The user, who owns the repositories `name/…`. One user may have several tokens.
+            token (`str`):
+                What the client sends.
+            role (`str`, *optional*, defaults to `"write"`):
+                `"read"` or `"write"`.
+            organizations (`tuple[str, ...]`, *optional*):
+                Organizations whose repositories the user may change.
+        """
+        self._hub.users[token] = User(name, role, organizations)
+
+    def repo(self, repo_id: str, repo_type: str = "model") -> Repository:
+        """A repository as it is now; `KeyError` where there is none."""
+        return self._hub.repositories[repo_type, repo_id]
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 that hands the connection itself to the application, so that faults can cut it."""
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+
+
+def _application(hub: Hub):
+    """All routes; the first that fits is taken."""
+    api, lfs, cas = Api(hub), Lfs(hub), Cas(hub)
+
+    def route(methods: str, path: str, step: str, handler) -> Route:
+        return Route(path, Step(step, handler, hub), methods=methods.split())
+
+    routes = [
+        route("GET", "/api/whoami-v2", "whoami", api.whoami),
+        route("POST", "/api/repos/create", "create", api.create),
+        route("DELETE", "/api/repos/delete", "delete", api.delete),
+        route("POST", "/api/validate-yaml", "validate_yaml", api.validate_yaml),
+        route("PUT", _REPOSITORY + "/settings", "settings", api.settings),
+        route("GET", _REPOSITORY + "/auth-check", "model_info", api.auth_check),
+        route("POST", _REPOSITORY + "/preupload/{revision}", "preupload", api.preupload),
+        route("POST", _REPOSITORY + "/commit/{revision}", "commit", api.commit),
+        route("POST", _REPOSITORY + "/tag/{revision}", "tag", api.create_tag),
+        route("DELETE", _REPOSITORY + "/tag/{revision}", "tag", api.delete_tag),
+        route("POST", _REPOSITORY + "/branch/{revision}", "branch", api.create_branch),
+        route("DELETE", _REPOSITORY + "/branch/{revision}", "branch", api.delete_branch),
+        route("POST", _REPOSITORY + "/discussions", "discussion", api.create_discussion),
+        route("GET", _REPOSITORY + "/discussions/{number:int}", "discussion", api.discussion),
+        route("GET", _REPOSITORY + "/refs", "refs", api.refs),
+        route("GET", _REPOSITORY + "/commits/{revision}", "commits", api.commits),
+        route("GET", _REPOSITORY, "model_info", api.model_info),
+        route("GET", _REPOSITORY + "/revision/{revision}", "model_info", api.model_info),
+        route("GET", _REPOSITORY + "/tree/{revision}", "tree", api.tree),
+        route("GET", _REPOSITORY + "/tree/{revision}/{path:path}", "tree", api.tree),
+        route("POST", _REPOSITORY + "/paths-info/{revision}", "paths_info", api.paths_info),
+        route("GET", _REPOSITORY + "/xet-{scope}-token/{revision}", "xet_token", cas.token),
+        route("POST", "/cas/v1/xorbs/default/{hash}", "xet_xorb", cas.upload_xorb),
+        route("POST", "/cas/v1/shards", "xet_shard", cas.upload_shard),
+        route("GET", "/cas/v1/reconstructions/{hash}", "xet_reconstruction", cas.reconstruction),
+        route("GET", "/cas/xorbs/{hash}", "xet_download", cas.download_xorb),
+        route("PUT", "/lfs/{oid}", "lfs_upload", lfs.upload),
+        route("PUT", "/lfs/{oid}/{part:int}", "lfs_upload", lfs.upload),
+        route("POST", "/lfs/{oid}/complete", "lfs_complete", lfs.complete),
+        route("POST", "/lfs/{oid}/verify", "lfs_verify", lfs.verify),
+        route("POST", "/{kind}/{namespace}/{name}.git/info/lfs/objects/batch", "lfs_batch", lfs.batch),
+        route("POST", "/{namespace}/{name}.git/info/lfs/objects/batch", "lfs_batch", lfs.batch),
+    ]
+    for prefix in ("/{kind}", ""):
+        path = prefix + "/{namespace}/{name}/resolve/{revision}/{path:path}"
+        routes += [route("HEAD", path, "resolve_head", api.resolve), route("GET", path, "resolve", api.resolve)]
+    routes.append(route("GET HEAD POST PUT DELETE", "/{path:path}", "unknown", api.unknown))
+    application = Starlette(routes=routes, exception_handlers={HubError: _answer_error})
+
+    async def with_quoted_paths(scope, receive, send) -> None:
+        # A revision may hold a quoted slash, so that paths are matched as they came.
+        if scope["type"] == "http":
+            scope["path"] = scope["raw_path"].decode("ascii")
+        await application(scope, receive, send)
+
+    return with_quoted_paths
+
+
+async def _answer_error(_request, error: HubError) -> JSONResponse:
+    headers = {"X-Error-Message": error.message.splitlines()[0]}
+    if error.code:
+        headers["X-Error-Code"] = error.code
+    return JSONResponse({"error": error.message, **error.extra}, error.status, headers)
