@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from radrecipes.errors import InputError
-from radrecipes.reports.observations import Status
+from radrecipes.reports.observations import OBSERVATIONS, Status, format_observations
 from radrecipes.tasks import TASKS
 
 ROW = {
@@ -21,7 +23,8 @@ REPORT, IMPRESSION = TASKS["report"], TASKS["impression"]
 def test_report_is_written_from_observations():
     assert REPORT.question(REPORT.inputs(ROW)).splitlines() == [
         REPORT.instruction,
-        "Pneumothorax: negative; Pleural Effusion: positive",
+        "Present: Pleural Effusion",
+        "Absent: Pneumothorax",
     ]
     assert REPORT.target(ROW).splitlines() == [
         "FINDINGS: There is a pleural effusion. No pneumothorax.",
@@ -32,6 +35,17 @@ def test_report_is_written_from_observations():
         "Pleural Effusion": Status.POSITIVE,
     }
     assert REPORT.categories(ROW) == ["Pneumothorax: negative", "Pleural Effusion: positive"]
+
+
+@given(st.dictionaries(st.sampled_from(OBSERVATIONS[:-1]), st.sampled_from(Status)))
+def test_every_observation_stands_once_in_the_prompt_behind_its_status(request_labels):
+    headings = {"Present": Status.POSITIVE, "Possible": Status.UNCERTAIN, "Absent": Status.NEGATIVE}
+    prompt = REPORT.question({"observations": format_observations(request_labels)})
+    read = {}
+    for line in prompt.splitlines()[1:]:
+        heading, _, names = line.partition(": ")
+        read |= dict.fromkeys(names.split(", "), headings[heading]) if names else {}
+    assert read == request_labels and ("none stated" in prompt) == (not request_labels)
 
 
 def test_a_section_that_a_study_lacks_has_no_header():

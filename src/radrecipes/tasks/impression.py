@@ -7,11 +7,11 @@ from radrecipes.errors import InputError
 from radrecipes.reports.consistency import IMPRESSION_SECTIONS
 from radrecipes.reports.labeller import label_report
 from radrecipes.reports.observations import Labels
-from radrecipes.tasks.report import ReportTask
+from radrecipes.tasks.writing import WritingTask
 
 
-class ImpressionTask(ReportTask):
-    """As [`ReportTask`], with the findings as input; an impression may leave minor positives out, but contradict none."""
+class ImpressionTask(WritingTask):
+    """Prompt and completion of impressions, which may leave minor findings out but contradict none."""
 
     name = "impression"
     input_column = "findings"

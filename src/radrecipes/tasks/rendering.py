@@ -46,7 +46,7 @@ def render_prompt(task: Task, inputs: dict[str, str], tokenizer: PreTrainedToken
     """
     question = _question(task, inputs, tokenizer)
     if style == "plain":
-        return tokenizer(_plain_prompt(question))["input_ids"]
+        return tokenizer(plain_prompt(question))["input_ids"]
     _require_template(tokenizer)
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
@@ -81,7 +81,7 @@ def render_example(
     prompt_ids = render_prompt(task, inputs, tokenizer, style)
     question = _question(task, inputs, tokenizer)
     if style == "plain":
-        whole = tokenizer(_plain_prompt(question) + " " + target)["input_ids"]
+        whole = tokenizer(plain_prompt(question) + " " + target)["input_ids"]
     else:
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": target}]
         whole = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
@@ -127,8 +127,8 @@ def render_completions(
 
 def prompt_template_digest(task: Task, tokenizer: PreTrainedTokenizerBase, style: str) -> str:
     """sha256 of everything that decides a prompt: instruction, style, and the chat template."""
-    probe = task.question({task.input_column: "{" + task.input_column + "}"})
-    template = tokenizer.chat_template if style == "chat" else _plain_prompt("{question}")
+    probe = task.question(task.probe)
+    template = tokenizer.chat_template if style == "chat" else plain_prompt("{question}")
     return hashlib.sha256(f"{style}\n{probe}\n{template}".encode()).hexdigest()
 
 
@@ -147,7 +147,8 @@ def _question(task: Task, inputs: dict[str, str], tokenizer: PreTrainedTokenizer
     return question
 
 
-def _plain_prompt(question: str) -> str:
+def plain_prompt(question: str) -> str:
+    """A question as style `"plain"` puts it, for base models without a chat template."""
     return f"{question}\nAnswer:"
 
 

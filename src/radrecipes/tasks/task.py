@@ -50,6 +50,11 @@ class Task(ABC):
         """The user's turn: the instruction, then the input."""
         return f"{self.instruction}\n{inputs[self.input_column]}"
 
+    @property
+    def probe(self) -> dict[str, str]:
+        """An input that shows in [`question`] all that decides how inputs are rendered; the prompt's digest is made of it."""
+        return {self.input_column: "{" + self.input_column + "}"}
+
     @abstractmethod
     def target(self, row: Mapping[str, Any]) -> str:
         """What the model is to write for a dataset's row."""
