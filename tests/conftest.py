@@ -1,9 +1,11 @@
 """What many tests share: a workspace with a tiny model, a tiny prepared dataset and a tiny recipe."""
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 # Before any library reads them: no test reaches for the Hub.
@@ -141,6 +143,39 @@ def workspace(shared_workspace, tmp_path, monkeypatch) -> Path:
     shutil.copytree(shared_workspace, folder, symlinks=True)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub of its own, and an environment in which processes that the test starts know no other.
+
+    The token in the environment is that of the user `radiology`, who may write. This process itself stays offline: its
+    libraries have read their settings already.
+    """
+    # Imported here because few tests need a server.
+    from hub_server import HubServer
+
+    with HubServer(tmp_path / "hub") as server:
+        server.add_user("radiology", "token-that-writes")
+        for name in ("HF_HUB_CACHE", "HF_XET_CACHE", "HF_DATASETS_CACHE", "HF_HUB_DISABLE_XET", "HF_DATASETS_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
+        monkeypatch.setenv("HF_TOKEN", "token-that-writes")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
+
+
+@pytest.fixture
+def hub_client(hub):
+    """`hub_client(function, *arguments)` calls a function of a test module in a process whose libraries know only `hub`.
+
+    The process starts with the first call and serves them all; environment variables have to be set before that.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, *words, **options: pool.submit(function, *words, **options).result(timeout=120)
 
 
 def run_script(workspace: Path, *words: str | Path, timeout: int = 300, **environment: str):
