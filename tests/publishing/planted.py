@@ -2,8 +2,8 @@
 
 Names are common given and family names combined at random, numbers are drawn, telephone numbers lie in the ranges that are kept
 for fiction. Each section of sentences is dealt out in turn to an open half, which may be read while rules are written, and a
-blind half, which only the test reads. No given name and no family name stands in both halves. Of the ways to write an identifier, the open half has
-every second, the blind half all.
+blind half, which only the test reads. No given name and no family name stands in both halves. Of the ways to write an
+identifier, the open half has every second, the blind half all.
 """
 
 import random
