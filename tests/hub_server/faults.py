@@ -27,7 +27,10 @@ class Status:
 
 @dataclass(frozen=True)
 class Cut:
-    """Close the connection after `after` bytes of the request's body (`POST`, `PUT`) or of the answer's (`GET`)."""
+    """Close the connection after `after` bytes of the request's body (`POST`, `PUT`) or of the answer's (`GET`).
+
+    A body that is shorter is cut just before its end, and a request is not carried out.
+    """
 
     after: int
 
@@ -145,14 +148,15 @@ class _Shortened:
 
     async def __call__(self, message) -> None:
         body = message.get("body", b"")
-        if len(body) <= self.left:
+        if message["type"] == "http.response.start" or (len(body) <= self.left and message.get("more_body")):
             self.left -= len(body)
             await self.send(message)
             return
-        await self.send({**message, "body": body[: self.left], "more_body": True})
+        # At least the last byte is held back, so that a short answer is cut as well.
+        body = body[: max(min(self.left, len(body) - 1), 0)]
+        await self.send({**message, "body": body, "more_body": True})
         # Closing flushes what was written; aborting would drop it.
         _transport(self.scope).close()
-        self.left = 0
 
 
 async def _swallow(message) -> None:
