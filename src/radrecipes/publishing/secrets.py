@@ -1,0 +1,119 @@
+"""Tokens, keys and passwords in a text. What is found is told by kind and place only, never quoted."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Where a secret stands in a text.
+
+    Args:
+        kind (`str`):
+            What it is, in words: `"Hugging Face token"`.
+        start (`int`):
+            Offset of its first character.
+        end (`int`):
+            Offset behind its last character.
+    """
+
+    kind: str
+    start: int
+    end: int
+
+
+def _token(pattern: str) -> re.Pattern[str]:
+    """A token of a known form that is no part of a longer word."""
+    return re.compile(rf"(?<![A-Za-z0-9])(?P<secret>{pattern})")
+
+
+# What an assigned secret cannot be: a placeholder, a reference to a variable, or a word that says there is none.
+_NOT_A_VALUE = (
+    r"(?!(?:none|null|true|false|required|optional|hidden|redacted|removed|changeme|placeholder|example|your|my|the|xxx)"
+    r"(?![A-Za-z0-9])|your[_-]|my[_-]|os\.|env[.:\[]|getenv|process\.|x{4}|\*{3}|\.{3})"
+)
+_SECRET_NAME = (
+    r"(?:pass(?:word|wd|phrase)?|pwd|secret|credentials?"
+    r"|(?:api|access|account|auth|private|secret|signing|client)[_-]?key)"
+)
+
+# In order; a text is told once, by the first that finds it. Forms of tokens: documentation of each issuer.
+_RULES = (
+    ("private key", re.compile(r"(?P<secret>-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----)")),
+    ("private key", re.compile(r"(?P<secret>PuTTY-User-Key-File-\d|AGE-SECRET-KEY-1[0-9A-Z]{50,})")),
+    ("Hugging Face token", _token(r"(?:hf_|api_org_)[A-Za-z0-9]{30,}")),
+    ("GitHub token", _token(r"gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,}")),
+    ("GitLab token", _token(r"gl(?:pat|dt|ptt|rt|oas|cbt)-[A-Za-z0-9_-]{20,}")),
+    ("Slack token", _token(r"xox[abeoprs]-[A-Za-z0-9-]{10,}|hooks\.slack\.com/services/[A-Za-z0-9/]{20,}")),
+    ("AWS key", _token(r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}(?![A-Za-z0-9])")),
+    ("AWS key", re.compile(r"(?i)aws.{0,30}?[\"'\s:=](?P<secret>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])")),
+    ("Google key", _token(r"AIza[A-Za-z0-9_-]{35}|GOCSPX-[A-Za-z0-9_-]{28}|ya29\.[A-Za-z0-9_-]{30,}")),
+    ("API key", _token(r"sk-[A-Za-z0-9_-]{20,}|[sr]k_(?:live|test)_[A-Za-z0-9]{20,}|nvapi-[A-Za-z0-9_-]{30,}")),
+    (
+        "API key",
+        _token(
+            r"(?:pypi-[A-Za-z0-9_-]{50,}|npm_[A-Za-z0-9]{36}|SG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{30,}|dop_v1_[a-f0-9]{64})"
+        ),
+    ),
+    ("JSON web token", _token(r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
+    (
+        "Weights & Biases key",
+        re.compile(
+            r"(?i)(?:wandb|weights\s*(?:&|and)\s*biases).{0,40}?(?<![0-9a-f])(?P<secret>[0-9a-f]{40})(?![0-9a-f])"
+        ),
+    ),
+    ("Weights & Biases key", _token(r"wandb_v1_[A-Za-z0-9_]{40,}")),
+    (
+        "password in a link",
+        re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@<>{}$\[\]]*:(?P<secret>[^\s:/@<>{}$\[\]*]{3,})@"),
+    ),
+    (
+        "bearer token",
+        re.compile(r"(?i)\b(?:bearer|authorization:\s*(?:basic|token))\s+(?P<secret>[A-Za-z0-9._~+/-]{16,}=*)"),
+    ),
+    # A value in quotes or behind an equals sign is meant as one; behind a colon it may be prose, so it needs a digit.
+    (
+        "password or key",
+        re.compile(
+            rf"(?i)(?<![A-Za-z]){_SECRET_NAME}[\"']?\s*(?:=>|:?=|:\s*(?=[\"']))\s*[\"']?{_NOT_A_VALUE}(?P<secret>[^\s\"'<>{{}}()\[\]$,;]{{6,}})"
+        ),
+    ),
+    (
+        "password or key",
+        re.compile(
+            rf"(?i)(?<![A-Za-z]){_SECRET_NAME}\s*(?::|\bis\b)\s*{_NOT_A_VALUE}(?P<secret>(?=[^\s]*\d)[^\s\"'<>{{}}()\[\]$,;]{{6,}})"
+        ),
+    ),
+    (
+        "password or key",
+        re.compile(
+            rf"(?i)\b(?:machine|login|--?user(?:name)?)\s+\S+.{{0,40}}?\bpassword\s+{_NOT_A_VALUE}(?P<secret>\S{{4,}})"
+        ),
+    ),
+    # `token` alone is a word of this field (pad_token, eos_token), so its value must look like one: long, letters and digits.
+    (
+        "token",
+        re.compile(
+            r"(?i)token[\"']?\s*(?:[:=]|=>|\s)\s*[\"']?(?P<secret>(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[A-Za-z0-9_-]{20,})(?![A-Za-z0-9_.-]*[./])"
+        ),
+    ),
+)
+
+
+def find_secrets(text: str) -> list[Secret]:
+    """Find tokens, keys and passwords.
+
+    Args:
+        text (`str`):
+            Any text: a card, a log, YAML, JSON.
+
+    Returns:
+        `list[Secret]`: by place, without overlaps.
+    """
+    found: list[Secret] = []
+    for kind, pattern in _RULES:
+        for match in pattern.finditer(text):
+            start, end = match.span("secret")
+            if all(end <= other.start or other.end <= start for other in found):
+                found.append(Secret(kind, start, end))
+    return sorted(found, key=lambda secret: secret.start)
