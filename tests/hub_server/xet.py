@@ -191,17 +191,23 @@ def parse_shard(data: bytes) -> list[tuple[str, str | None, tuple[Term, ...]]]:
     if not data.startswith(_SHARD_TAG):
         raise ValueError("this is no shard")
     entries = _ENTRY.iter_unpack(data[_ENTRY.size : len(data) - len(data) % _ENTRY.size])
+
+    def take(count: int) -> list[tuple]:
+        taken = list(itertools.islice(entries, count))
+        if len(taken) < count:
+            raise ValueError("the shard's list of files has no end")
+        return taken
+
     files = []
-    for file_hash, flags, count, _, _ in entries:
+    while True:
+        ((file_hash, flags, count, _, _),) = take(1)
         if file_hash == _END_OF_FILES:
             return files
-        terms = tuple(Term(hex_hash(xorb), start, end) for xorb, _, _, start, end in itertools.islice(entries, count))
-        if flags & _HAS_VERIFICATION:
-            for _ in itertools.islice(entries, count):
-                pass
-        sha256 = hex_hash(next(entries)[0]) if flags & _HAS_METADATA else None
+        terms = tuple(Term(hex_hash(xorb), start, end) for xorb, _, _, start, end in take(count))
+        # Proofs that the client has the chunks, one for each term, are passed over.
+        take(count if flags & _HAS_VERIFICATION else 0)
+        sha256 = hex_hash(take(1)[0][0]) if flags & _HAS_METADATA else None
         files.append((hex_hash(file_hash), sha256, terms))
-    raise ValueError("the shard's list of files has no end")
 
 
 def hex_hash(raw: bytes) -> str:
