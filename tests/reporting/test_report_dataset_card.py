@@ -3,6 +3,7 @@ from huggingface_hub import DatasetCard
 
 from radrecipes.data.report_preparation import FILTERS
 from radrecipes.data.report_source import DROP_REASONS
+from radrecipes.reporting.card_checks import check_card
 from radrecipes.reporting.report_dataset_card import render_report_dataset_card, render_report_summary
 from radrecipes.reports.observations import OBSERVATIONS
 
@@ -47,6 +48,20 @@ def test_the_front_matter_is_what_the_hub_reads(manifest):
     assert [entry["path"] for entry in data["configs"][0]["data_files"]] == [f"{split}.parquet" for split in SPLITS]
     stated = DatasetCard(render_report_dataset_card({**manifest, "label_source": "csv", "labels": "negbio"}))
     assert stated.data.annotations_creators == ["found"] and "`negbio` CSV" in stated.text
+
+
+@pytest.mark.parametrize(
+    ("origin", "generator", "source"),
+    [
+        ("mimic-cxr", None, "extended|other-mimic-cxr"),
+        ("openi", None, "extended|other-openi"),
+        ("jsonl", None, "original"),
+        ("mimic-cxr", {"name": "generate_reports", "seed": 5}, "original"),
+    ],
+)
+def test_the_published_source_of_reports_is_named(manifest, origin, generator, source):
+    card = render_report_dataset_card({**manifest, "origin": origin, "generator": generator})
+    assert check_card(card, "dataset")["source_datasets"] == [source]
 
 
 def test_every_count_stands_in_the_text(manifest):

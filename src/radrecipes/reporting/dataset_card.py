@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import DatasetCard
 
 from radrecipes.data.dataset_folder import SPLITS
-from radrecipes.data.preparation import DROP_REASONS
+from radrecipes.data.preparation import COLUMNS, DROP_REASONS
 from radrecipes.reporting.card_front_matter import card_title, dataset_card_data
 
 _TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
@@ -27,6 +27,7 @@ def render_dataset_card(manifest: Mapping[str, Any]) -> str:
     synthetic = manifest["access"] == "synthetic"
     data = dataset_card_data(
         manifest,
+        columns=COLUMNS,
         task_category="text-classification",
         annotations="machine-generated" if synthetic else "found",
         tags=["imaging-protocol"],

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from radrecipes.data.dataset_folder import SPLITS
-from radrecipes.data.report_preparation import FILTERS
+from radrecipes.data.report_preparation import COLUMNS, FILTERS
 from radrecipes.data.report_source import DROP_REASONS
 from radrecipes.reporting.card_front_matter import card_title, dataset_card_data
 from radrecipes.reports.observations import OBSERVATIONS
@@ -18,6 +18,8 @@ _ORIGINS = {
     "openi": "OpenI (Indiana University chest X-ray collection)",
     "jsonl": "prompt and completion pairs",
 }
+# Published sources, as `source_datasets` names what is not on the Hub.
+_PUBLISHED = {"mimic-cxr": "other-mimic-cxr", "openi": "other-openi"}
 _CHANGES = {
     "earlier_studies": "comparison with an earlier study left out",
     "deidentified": "de-identification mark left out or rewritten",
@@ -39,9 +41,11 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
     relabelled = manifest["label_source"] == "relabel"
     data = dataset_card_data(
         manifest,
+        columns=COLUMNS,
         task_category="text-generation",
         annotations="machine-generated" if relabelled or manifest["access"] == "synthetic" else "found",
         tags=["chest-x-ray", "radiology-report"],
+        extends=None if manifest["generator"] else _PUBLISHED.get(manifest["origin"]),
     )
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)
     text = environment.get_template("report_dataset_card.md.jinja").render(

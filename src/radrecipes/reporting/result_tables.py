@@ -32,7 +32,7 @@ def _chosen_lines(metrics: Mapping[str, Any]) -> list[str]:
     columns = HEADLINES[task_of(metrics)].figures
     lines = [" " * 28 + "".join(f"{figure.heading:<22}" for figure in columns)]
     for name, system in metrics["systems"].items():
-        lines.append(f"{name:<28}" + "".join(f"{_with_interval(system, figure):<22}" for figure in columns))
+        lines.append(f"{name:<28}" + "".join(f"{figure_with_interval(system, figure):<22}" for figure in columns))
     chance = metrics["semantic_similarity"]["chance"]
     lines += [
         "",
@@ -42,7 +42,7 @@ def _chosen_lines(metrics: Mapping[str, Any]) -> list[str]:
     if best:
         lines.append(f"best baseline on validation: {best['name']} ({best['validation_accuracy']:.3f})")
     for pair in metrics["comparisons"]:
-        difference = _difference(pair["difference_in_exact_accuracy"])
+        difference = difference_with_interval(pair["difference_in_exact_accuracy"])
         lines.append(f"{pair['first']} − {pair['second']}: {difference}, exact McNemar p = {pair['p_value']:.2g}")
     return [*lines, *_decision_lines(metrics), *_calibration_lines(metrics)]
 
@@ -52,13 +52,15 @@ def _written_lines(metrics: Mapping[str, Any]) -> list[str]:
     systems = metrics["systems"]
     lines = [" " * 22 + "".join(f"{name:<22}" for name in systems)]
     for figure in HEADLINES[task_of(metrics)].figures:
-        cells = [_with_interval(system, figure) for system in systems.values()]
+        cells = [figure_with_interval(system, figure) for system in systems.values()]
         lines.append(f"{figure.heading:<22}" + "".join(f"{cell:<22}" for cell in cells))
     lines.append("")
     fewer = {name: system["rows"] for name, system in systems.items() if system["rows"] < metrics["rows"]}
     lines += [f"{name} wrote {count:,} of the rows only" for name, count in fewer.items()]
     for pair in metrics["comparisons"]:
-        lines.append(f"{pair['first']} − {pair['second']}: {_difference(pair['difference'])} in {pair['figure']}")
+        lines.append(
+            f"{pair['first']} − {pair['second']}: {difference_with_interval(pair['difference'])} in {pair['figure']}"
+        )
     guard = systems[HEADLINES[task_of(metrics)].system]["guard"]
     lines.append(
         f"guard: {guard['first_try']:,} passed at the first try, {guard['later_try']:,} at a later one, "
@@ -67,7 +69,8 @@ def _written_lines(metrics: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _with_interval(system: Mapping[str, Any], figure: HeadlineFigure) -> str:
+def figure_with_interval(system: Mapping[str, Any], figure: HeadlineFigure) -> str:
+    """A figure of a system with its interval where it has one, for example `0.928 (0.884–0.966)`; `–` where there is none."""
     cell, digits = system[figure.name], figure.digits
     if figure_value(cell) is None:
         return "–"
@@ -75,7 +78,8 @@ def _with_interval(system: Mapping[str, Any], figure: HeadlineFigure) -> str:
     return f"{figure_value(cell):.{digits}f}{interval}"
 
 
-def _difference(figure: Mapping[str, float]) -> str:
+def difference_with_interval(figure: Mapping[str, float]) -> str:
+    """A difference with its sign and interval, for example `+0.109 (+0.067 to +0.152)`."""
     return f"{figure['value']:+.3f} ({figure['low']:+.3f} to {figure['high']:+.3f})"
 
 

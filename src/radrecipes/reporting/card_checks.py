@@ -1,0 +1,142 @@
+"""What a card must be before it is published, checked without the Hub."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCardData
+
+from radrecipes.errors import InputError
+from radrecipes.publishing.licences import check_licence
+
+_REQUIRED = {
+    "model": (
+        "base_model", "base_model_relation", "library_name", "pipeline_tag", "license", "language", "metrics", "tags",
+        "model-index",
+    ),
+    "dataset": (
+        "license", "language", "pretty_name", "size_categories", "task_categories", "annotations_creators",
+        "source_datasets", "tags", "configs",
+    ),
+}  # fmt: skip
+# The Hub's own relations of a model to its base.
+_RELATIONS = ("adapter", "merge", "finetune", "quantized")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LICENCE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
+# Two parts at least, and no word, dot or slash before: `1/2`, `r/o` and the paths of addresses are no local paths.
+_LOCAL_PATH = re.compile(
+    r"(?<![\w/.~<])/[\w.-]+/[\w./-]+"
+    r"|(?<![\w/])~/[\w.-]+"
+    r"|\bfile:/|(?<!\w)[A-Za-z]:\\|(?<![\w\\])\\\\[\w.-]+\\"
+)
+_PLACEHOLDERS = re.compile(r"more information needed|\{\{|\}\}|\{%", re.IGNORECASE)
+_FENCE = re.compile(r"\s*(```|~~~)")
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
+
+
+def check_card(text: str, repo_type: str = "model", where: str = "README.md") -> dict[str, Any]:
+    """Refuse a card that the Hub would reject, or that a reader could not use.
+
+    Args:
+        text (`str`):
+            The card, Markdown with YAML front matter.
+        repo_type (`str`, *optional*, defaults to `"model"`):
+            `"model"` or `"dataset"`.
+        where (`str`, *optional*, defaults to `"README.md"`):
+            Its name, for errors.
+
+    Returns:
+        `dict[str, Any]`: the front matter.
+
+    Raises:
+        [`InputError`]: no front matter, or none that YAML reads; a required key is missing or empty; a licence that the Hub does
+            not know, or `other` without a name; a base or dataset that is no Hub id; a `model-index` that is none; a local path;
+            a placeholder; a heading without text.
+    """
+    lines = text.splitlines()
+    end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
+    if not lines or lines[0].rstrip() != "---" or end is None:
+        raise InputError("has no front matter; a card begins with YAML between two lines of `---`", where)
+    try:
+        data = yaml.safe_load("\n".join(lines[1:end]))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{where}:{mark.line + 2}" if mark else where
+        raise InputError(f"the front matter is not valid YAML: {getattr(error, 'problem', None)}", line) from error
+    if not isinstance(data, dict):
+        raise InputError("the front matter is no mapping of `key: value` lines", where)
+    for key in _REQUIRED[repo_type]:
+        if not data.get(key):
+            raise InputError(f"the front matter lacks `{key}`", where)
+    _check_values(data, where)
+    if repo_type == "model":
+        _check_model(data, where)
+    for number, line in enumerate(lines, 1):
+        _check_line(line, f"{where}:{number}")
+    _check_sections(lines, end + 1, where)
+    return data
+
+
+def _check_values(data: Mapping[str, Any], where: str) -> None:
+    check_licence(data["license"], where)
+    if data["license"] == "other" and not data.get("license_name"):
+        raise InputError("`license: other` needs `license_name`, what the licence is called", where)
+    if "license_name" in data and not _LICENCE_NAME.fullmatch(str(data["license_name"])):
+        raise InputError("`license_name` must be an identifier, for example `our-terms-1.0`", where)
+    for language in _listed(data["language"]):
+        if not _LANGUAGE.fullmatch(str(language)):
+            raise InputError(f"`{language}` is no language code of ISO 639, for example `en`", where)
+    for dataset in _listed(data.get("datasets") or []):
+        if not _REPOSITORY.fullmatch(str(dataset)):
+            raise InputError(f"`datasets` names {dataset!r}, which is no Hub id `org/name`", where)
+
+
+def _check_model(data: Mapping[str, Any], where: str) -> None:
+    for base in _listed(data["base_model"]):
+        if not _REPOSITORY.fullmatch(str(base)):
+            raise InputError(f"`base_model` is {base!r}, which is no Hub id `org/name`", where)
+    if data["base_model_relation"] not in _RELATIONS:
+        raise InputError(f"`base_model_relation` must be one of {', '.join(_RELATIONS)}", where)
+    try:
+        results = ModelCardData(**data).eval_results
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            "`model-index` is not as the Hub reads it; every result needs task, dataset, metrics", where
+        ) from error
+    if not results or any(not isinstance(result.metric_value, int | float) for result in results):
+        raise InputError("`model-index` has no results, or one whose value is no number", where)
+
+
+def _check_line(line: str, where: str) -> None:
+    if found := _LOCAL_PATH.search(line):
+        raise InputError(
+            f"holds what looks like a path of this machine, at column {found.start() + 1}; leave it out", where
+        )
+    if found := _PLACEHOLDERS.search(line):
+        raise InputError(f"holds the placeholder `{found.group()}`; write what belongs there, or leave it out", where)
+
+
+def _check_sections(lines: list[str], start: int, where: str) -> None:
+    """Every heading is followed by text, or by a heading below it."""
+    open_heading: tuple[int, int] | None = None  # its level and line
+    fence: str | None = None
+    for number, line in enumerate([*lines[start:], "# end"], start + 1):
+        mark = _FENCE.match(line)
+        heading = _HEADING.fullmatch(line.rstrip()) if fence is None else None
+        if heading:
+            level = len(heading.group(1))
+            if open_heading and level <= open_heading[0]:
+                raise InputError(
+                    "the section under this heading is empty; write it, or leave it out", f"{where}:{open_heading[1]}"
+                )
+            open_heading = (level, number)
+        elif line.strip():
+            open_heading = None
+        if mark and fence in (None, mark.group(1)):
+            fence = None if fence else mark.group(1)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
