@@ -327,7 +327,7 @@ def broken(card, old, new):
         ("## Licence\n", "## Licence\n\n### Base\n\n## Licence\n", "the section under this heading is empty"),
         ("Not a medical device", "[More Information Needed]", "the placeholder `More Information Needed`"),
         ("Not a medical device", "{{ warning }}", "the placeholder `{{`"),
-        ("`protocol_synthetic`", "`/work/data/protocol_synthetic`", r"README\.md:\d+: holds what looks like a path"),
+        ("`protocol_synthetic`", "`/srv/data/protocol_synthetic`", r"README\.md:\d+: holds what looks like a path"),
         ("`protocol_synthetic`", "C:\\Users\\someone", "looks like a path"),
         ("`protocol_synthetic`", "~/data", "looks like a path"),
         ("`protocol_synthetic`", "file:///data", "looks like a path"),
