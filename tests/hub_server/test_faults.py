@@ -1,11 +1,10 @@
 """Each kind of fault as the real client meets it."""
 
 import random
-import time
 
 import pytest
 
-from hub_server import STEPS, Cut, Delay, FlippedBit, LostReply, Status
+from hub_server import STEPS, Cut, FlippedBit, LostReply, Status
 from hub_server.test_access import told
 
 FILES = {"adapter_model.safetensors": random.Random(0).randbytes(2_300_000), "config.json": b"{}\n"}
@@ -118,14 +117,6 @@ def test_downloads_go_on_where_they_were_cut(hub, hub_client, folder, tmp_path, 
     hub.faults.fail("resolve", Cut(after=1_000))
     assert hub_client(download, tmp_path / "got") == "done"
     assert {name: (tmp_path / "got" / name).read_bytes() for name in FILES} == FILES
-
-
-def test_a_delay_delays(hub, hub_client):
-    hub_client(create)
-    hub.faults.fail("create", Delay(0.5))
-    began = time.monotonic()
-    hub_client(create)
-    assert time.monotonic() - began >= 0.5
 
 
 def test_faults_that_make_no_sense_are_refused(hub):
