@@ -94,6 +94,8 @@ _STATE = (
 # States whose two letters mean nothing in a report, for a town without its postal code.
 _PLAIN_STATE = r"(?:AZ|DE|FL|GA|IL|KS|KY|MA|MN|NE|NH|NJ|NM|NY|TN|UT|WA|WI|WV|WY|DC)"
 _TOWN = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}},?\s(?:{_STATE}\s+\d{{5}}(?:-\d{{4}})?|(?<=,\s){_PLAIN_STATE}\b)"
+# Behind a street or a box, whatever two letters stand there are a state.
+_TOWN_BEHIND = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}(?:,?\s{_STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)?"
 # Clinics that every hospital has name no place.
 _PLAIN_CLINIC = (
     r"(?:Outpatient|Pain|Body|Breast|Cardiac|Cancer|Chest|Children|Dental|Diagnostic|Emergency|Endocrine|Fracture|General|GI|Hand"
@@ -283,10 +285,10 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         "address",
         re.compile(
             rf"(?<![\w.])(?P<it>\d{{1,5}}[A-Z]?\s(?:(?:[NSEW]|NE|NW|SE|SW)\.?\s|(?:North|South|East|West)\s)?(?:{_CAPITALISED}\s|\d{{1,3}}(?:st|nd|rd|th)\s)"
-            rf"(?:{_CAPITALISED}\s){{0,2}}{_STREET}(?:,?\s(?:Apt|Apartment|Unit|Suite|Ste|\#)\.?\s?\w+)?(?:,?\s{_TOWN})?)"
+            rf"(?:{_CAPITALISED}\s){{0,2}}{_STREET}(?:,?\s(?:Apt|Apartment|Unit|Suite|Ste|\#)\.?\s?\w+)?(?:,\s{_TOWN_BEHIND})?)"
         ),
     ),
-    ("address", re.compile(rf"(?i:(?P<it>\bP\.?\s?O\.?\s?Box\s\d+(?:,\s(?-i:{_TOWN}))?))")),
+    ("address", re.compile(rf"(?i:(?P<it>\bP\.?\s?O\.?\s?Box\s\d+(?:,\s(?-i:{_TOWN_BEHIND}))?))")),
     ("address", re.compile(rf"\b(?P<it>{_TOWN})")),
     ("address", re.compile(r"(?i)\b(?:zip|postal)(?:\s?code)?[\s:]*(?P<it>\d{5}(?:-\d{4})?)\b")),
     (
