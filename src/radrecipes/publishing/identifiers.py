@@ -6,6 +6,9 @@ recogniser of names of spaCy, only for lines in which capitalised words that no 
 a person may stand. Radiology is full of eponyms (Bosniak, Swan-Ganz) and of what looks like a date (L4/5, image 3/12): those are
 let through.
 
+Known gaps: names wholly in small letters or in capitals, where no title, role or credential stands beside them; given names
+alone; towns without a state; languages other than English.
+
 What to look for follows the 18 identifiers of the HIPAA safe harbor, 45 CFR 164.514(b)(2), and adds facilities and DICOM UIDs.
 Nothing here returns, logs or quotes the text that it found.
 """
@@ -289,6 +292,14 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
     ("address", re.compile(rf"(?i:(?P<it>\bP\.?\s?O\.?\s?Box\s\d+(?:,\s(?-i:{_TOWN_BEHIND}))?))")),
+    # Streets and facilities in capitals, or in small letters; fewer endings, as CT and DR mean other things there.
+    (
+        "address",
+        re.compile(
+            r"(?i)(?<![\w.])(?P<it>\d{1,5}\s(?:[nsew]\.?\s)?(?:(?!mm\b|cm\b|the\b|of\b)[a-z]{3,}\s){1,3}"
+            r"(?:street|avenue|ave|road|rd|lane|boulevard|blvd|terrace|parkway|highway|drive)\b)"
+        ),
+    ),
     ("address", re.compile(rf"\b(?P<it>{_TOWN})")),
     ("address", re.compile(r"(?i)\b(?:zip|postal)(?:\s?code)?[\s:]*(?P<it>\d{5}(?:-\d{4})?)\b")),
     (
@@ -304,6 +315,13 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "long number",
         re.compile(rf"(?<![\w.,/#-])(?<!\":)(?<!\": )(?P<it>[A-Z]{{0,3}}\d{{7,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}"),
+    ),
+    (
+        "facility",
+        re.compile(
+            rf"(?P<it>\b(?!(?i:{_PLAIN_CLINIC}|an|any|at|different|from|in|local|of|other|referring|same|to)\s)[A-Z]{{3,}}\s(?:[A-Z]+\s)?"
+            r"(?:HOSPITAL|INFIRMARY|(?:MEDICAL|HEALTH|CANCER)\sCENT(?:ER|RE)|NURSING\sHOME))\b"
+        ),
     ),
     ("long number", re.compile(r"(?<![\w.,/#-])(?P<it>[A-Z]{1,2}\d{6})(?![\w-]|[.,]\d)")),
     (
@@ -333,12 +351,12 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
     ("name", re.compile(rf"(?i:\b{_ROLE}\s?:\s*){_NO_NAME_WORD}(?P<it>{_TWO_WORDS})")),
-    ("name", re.compile(rf"(?i:\b(?:{_TOLD}|{_ROLE}\s?:),?\s*){_NO_NAME_WORD}(?P<it>{_TWO_WORDS})")),
+    ("name", re.compile(rf"(?i:\b(?:{_TOLD},?\s+|{_ROLE}\s?:\s*)){_NO_NAME_WORD}(?P<it>{_TWO_WORDS})")),
     # Whom one tells, and who signs, is a person even where the name is also an eponym.
     (
         "name",
         re.compile(
-            rf"(?i:\b(?:{_TOLD_A_PERSON}|{_STAFF}\s?:),?\s*){_NO_NAME_WORD}(?P<it>{_WORD})\b(?!\s?[A-ZÀ-Þ]|\s(?:and|or)\s[a-z])"
+            rf"(?i:\b(?:{_TOLD_A_PERSON},?\s+|{_STAFF}\s?:\s*)){_NO_NAME_WORD}(?P<it>{_WORD})\b(?!\s?[A-ZÀ-Þ]|\s(?:and|or)\s[a-z])"
         ),
     ),
     # The usual heading of a work list: FAMILY, GIVEN and an age.
