@@ -314,6 +314,29 @@ def test_gives_up_after_five_waits_and_continues_later(server, client, tmp_path,
     assert server.repo(repo_id).files("v2.0") == content
 
 
+@pytest.mark.parametrize("step", ["whoami", "create", "validate_yaml", "commit", "tag"])
+def test_a_gateways_page_in_place_of_an_answer_passes(server, client, tmp_path, repo_id, step):
+    content = make_release(tmp_path / "release", repo_id)
+    server.faults.fail(step, Status(502, page=True))
+
+    outcome = client.publish(tmp_path / "release", repo_id)
+
+    assert outcome.error is None and outcome.waits == [1]
+    assert server.repo(repo_id).files("v2.0") == content
+
+
+def test_a_commit_of_many_files_that_fails_is_never_made_in_parts(servers, tmp_path, repo_id):
+    server, client = servers["xet"]
+    repository = add_old_revision(server, repo_id)
+    content = make_release(tmp_path / "release", repo_id, **{f"part-{number}.json": b"[]" for number in range(30)})
+    server.faults.fail("commit", Status(503), times=6)
+
+    assert "commit: the Hub answered 503" in client.publish(tmp_path / "release", repo_id).error
+    assert repository.files("main") == OLD_FILES
+    assert client.publish(tmp_path / "release", repo_id).error is None
+    assert [repository.files(commit.oid) for commit in repository.log()[:2]] == [content, OLD_FILES]
+
+
 def test_does_not_wait_for_hours(server, client, tmp_path, repo_id):
     make_release(tmp_path / "release", repo_id)
     server.faults.fail("whoami", Status(429, retry_after=3600))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import request_response
 
 STEPS = (
@@ -19,10 +19,14 @@ _MESSAGES = {429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad G
 
 @dataclass(frozen=True)
 class Status:
-    """Answer with `code` and do nothing, with `Retry-After: retry_after` (seconds) where that is given."""
+    """Answer with `code` and do nothing, with `Retry-After: retry_after` (seconds) where that is given.
+
+    The body is JSON, or with `page` the HTML that a gateway in front of the Hub sends.
+    """
 
     code: int
     retry_after: int | None = None
+    page: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,9 +184,12 @@ async def _read_body(receive, at_most: int | None = None) -> None:
             break
 
 
-def _failure(fault: Status) -> JSONResponse:
+def _failure(fault: Status) -> Response:
     headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-    return JSONResponse({"error": _MESSAGES.get(fault.code, "Service Unavailable")}, fault.code, headers)
+    message = _MESSAGES.get(fault.code, "Service Unavailable")
+    if fault.page:
+        return HTMLResponse(f"<html><body>{message}</body></html>", fault.code, headers)
+    return JSONResponse({"error": message}, fault.code, headers)
 
 
 def _transport(scope) -> asyncio.Transport:
