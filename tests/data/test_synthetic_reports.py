@@ -2,8 +2,11 @@ import csv
 import gzip
 import hashlib
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from itertools import pairwise
 from statistics import mean
@@ -364,3 +367,19 @@ def test_the_default_tree_keeps_its_bytes(tmp_path):
             name.encode() + b"\0" + (content if name.endswith((".txt", ".json")) else gzip.decompress(content))
         )
     assert digest.hexdigest()[:16] == "2c0756a4f0474de9"
+
+
+def test_no_order_of_a_set_decides_what_is_written(tmp_path):
+    """Python orders sets of strings otherwise in every process."""
+    write = (
+        "import sys; from radrecipes.data.synthetic_reports import write_synthetic_tree;"
+        "write_synthetic_tree(sys.argv[1], seed=3, patients=150, studies=400)"
+    )
+    trees = []
+    for seed in ("0", "1"):
+        folder = tmp_path / seed
+        subprocess.run(
+            [sys.executable, "-c", write, str(folder)], check=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        )
+        trees.append({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()})
+    assert trees[0] == trees[1]

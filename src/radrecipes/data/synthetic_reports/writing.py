@@ -97,11 +97,9 @@ class Writer:
                 described = rng.random() < IN_FINDINGS.get(name, 0.88)
                 in_findings |= {name} if described else set()
                 in_impression |= {name} if not described or rng.random() < IN_IMPRESSION else set()
-        hedged = {
-            name
-            for name in in_findings & in_impression
-            if findings[name].status == Status.POSITIVE and rng.random() < HEDGED_SHARE
-        }
+        # In the order of the findings: that of a set differs from process to process.
+        in_both = [name for name in findings if name in in_findings and name in in_impression]
+        hedged = [name for name in in_both if findings[name].status == Status.POSITIVE and rng.random() < HEDGED_SHARE]
         return self.write_findings(in_findings, hedged), self.write_impression(in_impression)
 
     def write_findings(self, names: Iterable[str], hedged: Iterable[str] = ()) -> list[Statement]:
