@@ -14,16 +14,17 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes import run_folder
+from radrecipes import hub, run_folder
 from radrecipes.command_line import positive, run, share
 from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.evaluators import EvaluationOptions, evaluate
-from radrecipes.predictors import load_predictor, run_of
+from radrecipes.predictors import is_reference, load_predictor, run_of
 from radrecipes.recipe import header
 from radrecipes.reporting.result_tables import metrics_table
 
@@ -31,8 +32,10 @@ from radrecipes.reporting.result_tables import metrics_table
 def main() -> None:
     """Answer every row with every system, fit the thresholds, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", required=True, help="folder of a finished run")
-    parser.add_argument("--dataset", help="another prepared dataset than the recipe's; thresholds are not stored then")
+    parser.add_argument(
+        "--run", required=True, help="folder of a finished run, or a release on the Hub, org/name@v1.0"
+    )
+    parser.add_argument("--dataset", help="another prepared dataset than the recipe's, a folder or org/name@v1.0")
     parser.add_argument("--split", default="test", choices=["validation", "test"], help="default: test")
     parser.add_argument(
         "--decode", choices=["score", "generate"], help="default: the recipe's; another has its own folder"
@@ -53,15 +56,19 @@ def main() -> None:
     folder, recipe, task = run_of(args.run)
     manifest = run_folder.read_manifest(folder)
     same_decoding = args.decode in (None, recipe.arguments.decode)
-    output = folder / ("evaluation" if same_decoding else f"evaluation-{args.decode}")
+    # A release is read only, and its thresholds are part of it: what is measured of it lies beside one's own runs.
+    place = Path("runs", "pulled", args.run) if is_reference(args.run) else folder
+    output = place / ("evaluation" if same_decoding else f"evaluation-{args.decode}")
     if (output / "metrics.json").is_file() and not args.restart:
         print(metrics_table(json.loads((output / "metrics.json").read_text(encoding="utf-8"))))
         print(f"{output} was there already; --restart evaluates anew")
         return
 
     # Data: the very rows that the run was split from
-    dataset = load_prepared_dataset(args.dataset or manifest["data"]["folder"])
-    if not args.dataset and dataset.digest != manifest["data"]["digest"]:
+    source = args.dataset or manifest["data"]["folder"]
+    dataset = load_prepared_dataset(hub.pull(source, "dataset") if is_reference(source) else source)
+    own = dataset.digest == manifest["data"]["digest"]
+    if not own and not args.dataset:
         raise InputError(
             "the dataset changed since training, so its test rows may have been trained on; train again", str(folder)
         )
@@ -71,7 +78,7 @@ def main() -> None:
     predictor = load_predictor(
         folder,
         args.allow_other_weights,
-        label_set=dataset.folder / LABEL_SET_FILE if args.dataset and dataset.label_set else None,
+        label_set=dataset.folder / LABEL_SET_FILE if dataset.label_set and not own else None,
         decode=args.decode,
         load_policy=False if dataset.label_set else None,
         tries=args.tries,
@@ -84,7 +91,7 @@ def main() -> None:
     # Files: beside, then renamed, so that the folder is whole or absent
     unfinished = output.with_name(output.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
+    unfinished.mkdir(parents=True)
     evaluated.predictions.to_parquet(unfinished / "predictions.parquet", index=False)
     evaluated.write_page(
         unfinished,
@@ -95,7 +102,7 @@ def main() -> None:
     )
     metrics = json.dumps(evaluated.metrics, indent=2) + "\n"
     (unfinished / "metrics.json").write_text(metrics, encoding="utf-8")
-    if evaluated.policy and not args.dataset and not args.max_rows:
+    if evaluated.policy and own and place == folder and not args.max_rows:
         evaluated.policy.save(folder / "adapter")
     shutil.rmtree(output, ignore_errors=True)
     unfinished.rename(output)

@@ -122,7 +122,7 @@ _OPTIONS_IN_STATE = ("text_column", "id_column", "keep_text", "batch_size", "chu
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--adapter", required=True, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--adapter", required=True, metavar="RUN", help="folder of a finished run, or org/name@v1.0")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", "--note", help="one note, list of observations or findings, as the run's task reads")
     source.add_argument("--input", metavar="FILE", help="a CSV, TSV or JSONL file, also with .gz, or a Parquet file")

@@ -103,17 +103,28 @@ def finish(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished run.
+    """The manifest of a finished run, or of a release of one.
 
     Raises:
-        [`InputError`]: no finished run there.
+        [`InputError`]: neither is there.
     """
-    if not is_complete(folder):
+    if not is_complete(folder) and not is_release(folder):
         raise InputError("no finished run here (COMPLETE is missing); train first with scripts/sft.py", str(folder))
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
 
 
+def is_release(folder: Path) -> bool:
+    """Whether this is a published run as it was pulled: recipe, manifest and adapter side by side."""
+    return all((folder / name).is_file() for name in ("adapter_config.json", "recipe.yaml", "manifest.json"))
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Where the adapter of a run lies: in a folder of its own, in a release beside the rest."""
+    return folder if is_release(folder) else folder / "adapter"
+
+
 def read_train_log(folder: Path) -> list[dict[str, Any]]:
-    """The logged steps of a run, in order."""
-    lines = (folder / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
+    """The logged steps of a run, in order; none for a release, which does not hold them."""
+    path = folder / "train_log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines]

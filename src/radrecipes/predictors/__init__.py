@@ -5,10 +5,10 @@ from typing import Any
 
 from radrecipes.errors import InputError
 from radrecipes.predictors.label_predictor import LabelPredictor
-from radrecipes.predictors.predictor import ENGINES, Predictor, run_of
+from radrecipes.predictors.predictor import ENGINES, Predictor, is_reference, run_of
 from radrecipes.predictors.report_predictor import ReportPredictor
 
-__all__ = ["ENGINES", "LabelPredictor", "Predictor", "ReportPredictor", "load_predictor", "run_of"]
+__all__ = ["ENGINES", "LabelPredictor", "Predictor", "ReportPredictor", "is_reference", "load_predictor", "run_of"]
 
 
 def load_predictor(

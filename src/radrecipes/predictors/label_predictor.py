@@ -261,7 +261,7 @@ class LabelPredictor(Predictor):
         return np.array([places[label] for label in labels])
 
     def _own_label_set(self) -> LabelSet:
-        path = self.folder / "adapter" / LABEL_SET_FILE
+        path = self.adapter_folder / LABEL_SET_FILE
         label_set = LabelSet.load(path)
         if hashlib.sha256(path.read_bytes()).hexdigest() != self.manifest["data"]["label_set_sha256"]:
             raise InputError("changed since training; restore it, or train again", str(path))
@@ -282,9 +282,9 @@ class LabelPredictor(Predictor):
 
     def _policy(self) -> DecisionPolicy | None:
         """The thresholds that were fitted for this adapter; `None` before the first evaluation."""
-        if not (self.folder / "adapter" / POLICY_FILE).is_file():
+        if not (self.adapter_folder / POLICY_FILE).is_file():
             return None
-        return DecisionPolicy.load(self.folder / "adapter", self.adapter_sha256, self.prompt_sha256)
+        return DecisionPolicy.load(self.adapter_folder, self.adapter_sha256, self.prompt_sha256)
 
     def _threshold(self, target_accuracy: float | None) -> float | None:
         """The threshold in force; `None` where none was fitted, or validation cannot support the policy's own target."""

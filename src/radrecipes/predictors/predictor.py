@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from radrecipes import models, run_folder, vllm_engine
+from radrecipes import hub, models, run_folder, vllm_engine
 from radrecipes.data.example import Example
 from radrecipes.errors import InputError
 from radrecipes.inference import Generation, Sampling, generate
@@ -22,17 +22,27 @@ from radrecipes.tasks.task import Task
 ENGINES = ("transformers", "vllm")
 
 
-def run_of(folder: str | Path) -> tuple[Path, Recipe, Task]:
-    """The run that a folder, or its `adapter` folder, belongs to; loads no weights.
+def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
+    """The folder of a run, its recipe and its task; loads no weights.
+
+    Args:
+        run (`str` or `Path`):
+            A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`, which is pulled and verified.
 
     Raises:
-        [`InputError`]: no finished run.
+        [`InputError`]: no finished run, or a release that is not there or not what was published.
     """
-    folder = Path(folder)
-    folder = folder.parent if (folder / "adapter_config.json").is_file() else folder
+    folder = hub.pull(str(run)) if is_reference(run) else Path(run)
+    if (folder / "adapter_config.json").is_file() and not run_folder.is_release(folder):
+        folder = folder.parent
     run_folder.read_manifest(folder)
     recipe = parse_recipe(folder / "recipe.yaml")
     return folder, recipe, TASKS[recipe.arguments.task]
+
+
+def is_reference(name: str | Path) -> bool:
+    """Whether this names a release on the Hub, and no folder that is here."""
+    return isinstance(name, str) and "@" in name and not Path(name).exists()
 
 
 class Predictor(ABC):
@@ -40,7 +50,7 @@ class Predictor(ABC):
 
     Args:
         folder (`str` or `Path`):
-            A finished run, or its `adapter` folder.
+            A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`.
         allow_other_weights (`bool`, *optional*, defaults to `False`):
             Load the adapter onto base weights of another hash than it was trained on.
         engine (`str`, *optional*, defaults to `"transformers"`):
@@ -52,6 +62,7 @@ class Predictor(ABC):
 
     def __init__(self, folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers"):
         self.folder, self.recipe, self.task = run_of(folder)
+        self.adapter_folder = run_folder.adapter_folder(self.folder)
         self.manifest = run_folder.read_manifest(self.folder)
         self.engine = engine
         self._check_base(allow_other_weights)
@@ -64,7 +75,7 @@ class Predictor(ABC):
                 "the prompt template is another one than in training (instruction or chat template); train again",
                 str(self.folder),
             )
-        self.adapter_sha256 = models.adapter_digest(self.folder / "adapter")
+        self.adapter_sha256 = models.adapter_digest(self.adapter_folder)
 
     @abstractmethod
     def answer(
@@ -162,12 +173,12 @@ class Predictor(ABC):
 
     def _load_model(self) -> None:
         if self.engine == "vllm":
-            self._vllm = vllm_engine.VllmEngine(self.recipe, self.folder / "adapter", self.stops)
+            self._vllm = vllm_engine.VllmEngine(self.recipe, self.adapter_folder, self.stops)
             return
         base = models.load_base(self.recipe.model)
         if not getattr(base, "is_quantized", False):  # quantised weights are placed as they are loaded
             base.to(models.inference_device())
-        self.model = models.load_adapter(base, self.folder / "adapter", self.recipe.model.model_name_or_path)
+        self.model = models.load_adapter(base, self.adapter_folder, self.recipe.model.model_name_or_path)
 
     def _with(self, untuned: bool, work: Callable):
         """Run with the adapter, or with it switched off."""
