@@ -24,13 +24,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_MODEL = "tiny/llama"
 TINY_WRITER = "tiny/writer"
 TINY_RECIPE = """\
-# Tiny Llama · LoRA · protocol labelling. Tests only, seconds. Global batch 8.
+# Tiny llama · LoRA · protocol labelling. Tests only, seconds. Global batch 8.
 # accelerate launch --config_file accelerate_configs/cpu.yaml scripts/sft.py --config recipes/tiny/protocol_lora.yaml
 
 task: protocol
 dataset: data/tiny
 max_length: 160
 model_name_or_path: tiny/llama
+model_revision: 0a1b2c3d4e5f60718293a4b5c6d7e8f901234567
 dtype: float32
 use_peft: true
 lora_r: 4

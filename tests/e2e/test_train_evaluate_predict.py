@@ -133,7 +133,7 @@ def test_the_evaluation_compares_the_model_with_its_base_and_every_baseline(fini
 
 def test_the_report_stands_alone_and_names_the_recipe(finished):
     report = (finished.folder / "evaluation" / "report.html").read_text("utf-8")
-    assert "Tiny Llama" in report
+    assert "Tiny llama" in report
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", report)
     assert f"report: {RUN}/evaluation/report.html" in finished.evaluated.stdout
     assert "adapter" in finished.evaluated.stdout and "majority" in finished.evaluated.stdout

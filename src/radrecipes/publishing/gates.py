@@ -1,0 +1,391 @@
+"""The gates of a release: each looks at what would be published and says what it found and where, before any byte moves.
+
+A gate that cannot look says so as a finding; none is passed by default. No finding quotes what was found: findings are printed,
+logged and pasted into tickets, and what they are about may be a patient's name.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from safetensors import safe_open
+
+from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE
+from radrecipes.errors import InputError
+from radrecipes.evaluation import SHOWABLE_ACCESS
+from radrecipes.publishing.identifiers import find_identifiers
+from radrecipes.publishing.licences import HUB_LICENCES, licence_conflicts
+from radrecipes.publishing.memorisation import verbatim_overlap
+from radrecipes.publishing.release import ADAPTER_CONFIG, MOST_FILES, is_allowed
+from radrecipes.publishing.secrets import find_secrets
+from radrecipes.reporting.card_checks import check_card
+
+# What a user can vouch for after looking at the findings; everything else has to be mended.
+ACKNOWLEDGEMENTS = ("credentialed", "identifiers", "memory")
+VISIBILITIES = ("private", "gated", "public")
+# Tokens of training text in a row, neither in the prompt nor from the base nor common, from which on a model recites.
+LONGEST_RUN = 24
+# Vocabularies hold word pieces and numbers, not sentences; they are searched for secrets only.
+_VOCABULARIES = frozenset(("merges.txt", "tokenizer.json", "vocab.json", "vocab.txt"))
+_TEXT_SUFFIXES = frozenset((".md", ".json", ".yaml", ".jinja", ".txt"))
+# Folders of a user, a temporary or mounted disk, or Windows drives; Hub ids and links have no slash in front.
+_LOCAL_PATH = re.compile(
+    r"(?<![\w.:/~<-])(?:/(?:data|home|media|mnt|opt|private|root|scratch|srv|tmp|Users|var|Volumes|work)/|~/|[A-Za-z]:\\)[\w.-]"
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# Left out of what is searched for identifiers in texts that this project writes, never in tables of rows: a key of YAML or JSON
+# behind which a person's name would be expected, and digests, commits and decimal figures, by which nobody is called.
+_KEY_OF_NAMES = re.compile(r'^[\s-]*"?(?:dataset_)?name"?: ')
+_OF_MACHINES = re.compile(r"(?<![\w.+-])(?:[0-9a-f]{64}|[0-9a-f]{40}|[+−-]?\d+\.\d+(?:e[+-]?\d+)?)(?!\.?\d|[\w+-])")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that speaks against publishing.
+
+    Args:
+        gate (`str`):
+            Which gate found it.
+        file (`str`):
+            File of the release; empty where it is about the whole.
+        line (`int` or `None`):
+            Line of a text, row of a table, both from 1.
+        what (`str`):
+            What it is and how to mend it; never the text itself.
+    """
+
+    gate: str
+    file: str
+    line: int | None
+    what: str
+
+    def __str__(self) -> str:
+        """`file:line: what`, for a terminal."""
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.what}" if place else self.what
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What one gate looked at and found.
+
+    Args:
+        gate (`str`):
+            Its name.
+        looked_at (`str`):
+            What it looked at, in words.
+        findings (`tuple[Finding, ...]`):
+            What it found.
+        acknowledged (`bool`):
+            Whether the user vouched for the findings, and may.
+    """
+
+    gate: str
+    looked_at: str
+    findings: tuple[Finding, ...] = ()
+    acknowledged: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing stands against publishing."""
+        return not self.findings or self.acknowledged
+
+
+@dataclass(frozen=True)
+class ReleaseFacts:
+    """What the gates must know beside the files.
+
+    Args:
+        kind (`"adapter"`, `"merged"` or `"dataset"`):
+            What is released.
+        access (`str`):
+            Access class of the data that it is, or was made from.
+        visibility (`"private"`, `"gated"` or `"public"`):
+            Who will be able to read the repository: its members, whom its owner admits one by one, or everybody.
+        licence (`str`):
+            Licence of the repository.
+        source_licences (`Mapping[str, str | None]`):
+            Licence of base and data, by their names.
+        rows (`Sequence[str]`):
+            Texts of the data that a closed release must not quote: every input and every answer that is no label.
+        base (`str` or `None`, *optional*):
+            Hub id of the base; `None` for a dataset.
+        writes (`"label"`, `"report"` or `None`, *optional*):
+            What the model writes; `None` for a dataset.
+        reference (`str`, *optional*, defaults to `""`):
+            The release itself, `org/name@tag`, which looks like the address of a mailbox.
+        memory (`Mapping[str, Any]` or `None`, *optional*):
+            Figures of [`~publishing.memorisation.VerbatimOverlap`], where it was measured.
+    """
+
+    kind: str
+    access: str
+    visibility: str
+    licence: str
+    source_licences: Mapping[str, str | None]
+    rows: Sequence[str]
+    base: str | None = None
+    writes: str | None = None
+    reference: str = ""
+    memory: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A piece of a release that holds words: a whole text file, or one cell of a table."""
+
+    file: str
+    row: int | None
+    column: str | None
+    text: str
+
+    def line(self, offset: int) -> int | None:
+        """Line or row of a place in it."""
+        return self.row if self.column else self.text.count("\n", 0, offset) + 1
+
+
+def check_release(
+    folder: Path,
+    facts: ReleaseFacts,
+    acknowledgements: Collection[str] = (),
+    on_text: Callable[[int], None] | None = None,
+) -> list[GateResult]:
+    """Look at a release with every gate.
+
+    Args:
+        folder (`Path`):
+            The release's folder.
+        facts ([`ReleaseFacts`]):
+            What the files do not say.
+        acknowledgements (`Collection[str]`, *optional*):
+            Words of `ACKNOWLEDGEMENTS` that the user gave.
+        on_text (`Callable[[int], None]`, *optional*):
+            Called with the number of texts that were searched for identifiers, the slow part.
+
+    Returns:
+        `list[GateResult]`: one a gate, always all of them. Publish only where every one has `passed`.
+
+    Raises:
+        `ValueError`: an acknowledgement or a visibility that is none.
+    """
+    if facts.visibility not in VISIBILITIES:
+        raise ValueError(f"no visibility: {facts.visibility!r}")
+    if unknown := set(acknowledgements) - set(ACKNOWLEDGEMENTS):
+        raise ValueError(f"no acknowledgements: {sorted(unknown)}")
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    texts = list(_texts(folder, names))
+    return [
+        _files(folder, names, facts.kind),
+        _access(names, facts, "credentialed" in acknowledgements),
+        _card(folder, facts.kind),
+        _quotes(texts, facts),
+        _identifiers(texts, facts.reference, "identifiers" in acknowledgements, on_text),
+        _secrets(texts),
+        _local_paths(texts),
+        _base(folder, facts),
+        _licence(facts),
+        _memory(facts, "memory" in acknowledgements),
+    ]
+
+
+def texts_to_search(folder: Path) -> int:
+    """How many texts [`check_release`] will search for identifiers."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    return sum(text.file not in _VOCABULARIES for text in _texts(folder, names))
+
+
+def _texts(folder: Path, names: Sequence[str]) -> Iterator[_Text]:
+    """Every word of a release: text files, text columns of tables, and the notes in the heads of weights."""
+    for name in names:
+        path = folder / name
+        if path.suffix in _TEXT_SUFFIXES:
+            yield _Text(name, None, None, path.read_text(encoding="utf-8", errors="replace"))
+        elif path.suffix == ".parquet":
+            file = pq.ParquetFile(path)
+            for key, value in (file.schema_arrow.metadata or {}).items():
+                yield _Text(name, None, "(head)", f"{key.decode()} {value.decode(errors='replace')}")
+            row = 0
+            for batch in file.iter_batches():
+                for column, values in zip(batch.schema.names, batch.columns, strict=True):
+                    for place, value in enumerate(values.to_pylist(), row + 1):
+                        if value is not None:
+                            yield _Text(name, place, column, str(value))
+                row += batch.num_rows
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt") as weights:
+                yield _Text(name, None, "(head)", json.dumps(weights.metadata() or {}))
+
+
+def _files(folder: Path, names: Sequence[str], kind: str) -> GateResult:
+    """Nothing but what the allow-list names, in one commit."""
+    findings = []
+    for name in names:
+        if not is_allowed(kind, name):
+            findings.append(
+                Finding("files", name, None, f"no file of a published {kind}; nothing else leaves the folder")
+            )
+        elif (folder / name).is_symlink():
+            findings.append(
+                Finding("files", name, None, "a link, and what it points to can change; put the file itself")
+            )
+    if len(names) > MOST_FILES:
+        what = f"{len(names)} files, more than the {MOST_FILES} of one commit: a reader could see half of them"
+        findings.append(Finding("files", "", None, what))
+    return GateResult("files", f"{len(names)} files against the list for {kind}", tuple(findings))
+
+
+def _access(names: Sequence[str], facts: ReleaseFacts, acknowledged: bool) -> GateResult:
+    """Closed data: no row ever; what was trained on them only where not everybody can read it, and on somebody's word."""
+    looked_at = f"{facts.kind} from {facts.access} data, {facts.visibility}"
+    if facts.access in SHOWABLE_ACCESS:
+        return GateResult("access", looked_at)
+    if facts.access not in ACCESS_LEVELS:
+        what = f"the access class is none of {', '.join(ACCESS_LEVELS)}; prepare the dataset again with its --access"
+        return GateResult("access", looked_at, (Finding("access", "", None, what),))
+    tables = [name for name in names if name.endswith(".parquet")]
+    if facts.kind == "dataset" or tables:
+        what = f"rows of {facts.access} data are never published, whatever is acknowledged"
+        return GateResult(
+            "access", looked_at, tuple(Finding("access", name, None, what) for name in tables or ["README.md"])
+        )
+    if facts.visibility == "public":
+        what = f"what was trained on {facts.access} data can repeat it; leave --public out, or take --gated instead"
+        return GateResult("access", looked_at, (Finding("access", "", None, what),))
+    what = (
+        f"trained on {facts.access} data, whose terms hold for the model too: everybody who can read the repository must be "
+        "allowed to read the data. If so, say it: --acknowledge credentialed"
+    )
+    return GateResult("access", looked_at, (Finding("access", "", None, what),), acknowledged)
+
+
+def _card(folder: Path, kind: str) -> GateResult:
+    """A card that the Hub accepts and a reader can use."""
+    try:
+        check_card((folder / CARD_FILE).read_text(encoding="utf-8"), "dataset" if kind == "dataset" else "model")
+    except InputError as error:
+        return GateResult("card", CARD_FILE, (Finding("card", "", None, str(error)),))
+    return GateResult("card", CARD_FILE)
+
+
+def _quotes(texts: Sequence[_Text], facts: ReleaseFacts) -> GateResult:
+    """No sentence of closed data in any text: no example on the card, no prediction in the figures."""
+    if facts.access in SHOWABLE_ACCESS:
+        return GateResult("quotes", f"not looked for: {facts.access} data may be quoted")
+    lines = [
+        (text.file, number, line)
+        for text in texts
+        if not text.column and text.file not in _VOCABULARIES
+        for number, line in enumerate(text.text.splitlines(), 1)
+    ]
+    nothing = [""] * len(lines)
+    # One group for all: what stands in many rows is no less a quotation.
+    overlap = verbatim_overlap([line for *_, line in lines], facts.rows, nothing, [], [0] * len(facts.rows))
+    findings = [
+        Finding("quotes", file, number, f"{length} words in a row of the data; take the example out")
+        for (file, number, _), length in zip(lines, overlap.longest, strict=True)
+        if length
+    ]
+    return GateResult("quotes", f"{len(lines):,} lines beside {len(facts.rows):,} texts of the data", tuple(findings))
+
+
+def _identifiers(
+    texts: Sequence[_Text], reference: str, acknowledged: bool, on_text: Callable[[int], None] | None
+) -> GateResult:
+    """What looks like a person: a tripwire, no certificate."""
+    cached = functools.lru_cache(maxsize=100_000)(find_identifiers)
+    findings, looked_at = [], 0
+    for text in texts:
+        if text.file in _VOCABULARIES:
+            continue
+        looked_at += 1
+        if text.column:
+            for found in cached(text.text):
+                findings.append(_identifier(found.kind, text.file, text.row, f" in column {text.column}"))
+        else:
+            for number, line in enumerate(text.text.splitlines(), 1):
+                plain = _OF_MACHINES.sub("", _KEY_OF_NAMES.sub("", line.replace(reference, "") if reference else line))
+                findings += [_identifier(found.kind, text.file, number) for found in cached(plain)]
+        if on_text:
+            on_text(1)
+    return GateResult("identifiers", f"{looked_at:,} texts", tuple(findings), acknowledged)
+
+
+def _identifier(kind: str, file: str, line: int | None, column: str = "") -> Finding:
+    what = f"looks like {kind}{column}; take it out, or look at it and vouch: --acknowledge identifiers"
+    return Finding("identifiers", file, line, what)
+
+
+def _secrets(texts: Sequence[_Text]) -> GateResult:
+    """Tokens, keys and passwords; nobody can vouch for one."""
+    findings = [
+        Finding("secrets", text.file, text.line(found.start), f"looks like {found.kind}; take it out and revoke it")
+        for text in texts
+        for found in find_secrets(text.text)
+    ]
+    return GateResult("secrets", f"{len(texts):,} texts", tuple(findings))
+
+
+def _local_paths(texts: Sequence[_Text]) -> GateResult:
+    """No path of the machine that trained: it tells of users and projects, and means nothing elsewhere."""
+    files = [text for text in texts if not text.column and text.file not in _VOCABULARIES]
+    findings = [
+        Finding(
+            "paths", text.file, text.line(match.start()), "a path of this machine; name it relative, or leave it out"
+        )
+        for text in files
+        for match in _LOCAL_PATH.finditer(text.text)
+    ]
+    return GateResult("paths", f"{len(files)} texts", tuple(findings))
+
+
+def _base(folder: Path, facts: ReleaseFacts) -> GateResult:
+    """The base by Hub id and commit, so that a stranger loads the same weights."""
+    if facts.kind != "adapter":
+        return GateResult("base", "not looked for: only an adapter names a base to load")
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    findings = []
+    if config.get("base_model_name_or_path") != facts.base:
+        findings.append(
+            Finding("base", ADAPTER_CONFIG, None, f"base_model_name_or_path is not the Hub id {facts.base}")
+        )
+    if not _COMMIT.fullmatch(config.get("revision") or ""):
+        what = "names no commit of the base, so others may load other weights; train with model_revision in the recipe"
+        findings.append(Finding("base", ADAPTER_CONFIG, None, what))
+    return GateResult("base", f"{facts.base} in {ADAPTER_CONFIG}", tuple(findings))
+
+
+def _licence(facts: ReleaseFacts) -> GateResult:
+    """The repository's licence beside those of base and data."""
+    looked_at = f"{facts.licence} beside " + ", ".join(
+        f"{licence or 'unknown'} of {name}" for name, licence in facts.source_licences.items()
+    )
+    conflicts = licence_conflicts(facts.licence, facts.source_licences)
+    if facts.licence not in HUB_LICENCES:
+        conflicts.insert(0, "the repository's licence is no identifier of the Hub; choose one with --license")
+    return GateResult("licence", looked_at, tuple(Finding("licence", "", None, line) for line in conflicts))
+
+
+def _memory(facts: ReleaseFacts, acknowledged: bool) -> GateResult:
+    """How far the model recites its training texts; nobody vouches for it in public where the data are closed."""
+    if facts.writes is None:
+        return GateResult("memory", "not looked for: a dataset is no model")
+    if facts.writes == "label":
+        return GateResult("memory", "not looked for: it was trained to write labels of its label set and no text")
+    may_vouch = acknowledged and (facts.visibility != "public" or facts.access in SHOWABLE_ACCESS)
+    if facts.memory is None:
+        what = "it was not measured how much the model recites of its training texts"
+        return GateResult("memory", "nothing", (Finding("memory", "", None, what),))
+    looked_at = f"{facts.memory['rows']} training prompts, longest run {facts.memory['longest_run']} tokens"
+    if facts.memory["longest_run"] < LONGEST_RUN:
+        return GateResult("memory", looked_at)
+    what = (
+        f"recites up to {facts.memory['longest_run']} tokens in a row ({LONGEST_RUN} are too many; "
+        f"{facts.memory['repeated_share']:.1%} of what it writes) that neither prompt nor base holds and fewer than "
+        f"{facts.memory['common_from_groups']} patients share; train shorter, or vouch: --acknowledge memory"
+    )
+    return GateResult("memory", looked_at, (Finding("memory", "", None, what),), may_vouch)

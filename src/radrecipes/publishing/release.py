@@ -1,0 +1,299 @@
+"""The folder of a release: what a repository will hold, picked file by file, the same to the byte every time."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from radrecipes import run_folder
+from radrecipes.abstention import POLICY_FILE
+from radrecipes.data.dataset_folder import CARD_FILE, LABEL_SET_FILE, MANIFEST_FILE, SPLITS, file_sha256
+from radrecipes.data.prepared import PreparedDataset
+from radrecipes.errors import InputError
+from radrecipes.models import ADAPTER_WEIGHTS
+from radrecipes.predictors import run_of
+from radrecipes.recipe import Recipe
+from radrecipes.reporting.model_card import results_fit
+from radrecipes.results import results_path
+from radrecipes.tasks.task import Task
+
+FORMAT = 1  # of the entry `published` in a manifest
+# One commit holds at most this many files; with more, the Hub's client makes several and a reader can see the first alone.
+MOST_FILES = 250
+ADAPTER_CONFIG = "adapter_config.json"
+METRICS_FILE = "metrics.json"
+RECIPE_FILE = "recipe.yaml"
+# What the tokenizer classes of Transformers write.
+TOKENIZER_FILES = frozenset(
+    (
+        "added_tokens.json",
+        "merges.txt",
+        "sentencepiece.bpe.model",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+        "vocab.txt",
+    )
+)
+_BESIDE_ADAPTER = TOKENIZER_FILES | {"chat_template.jinja", "generation_config.json", LABEL_SET_FILE, POLICY_FILE}
+_OF_EVERY_MODEL = _BESIDE_ADAPTER | {CARD_FILE, MANIFEST_FILE, METRICS_FILE, RECIPE_FILE}
+_MERGED_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
+# Fields of a recipe that say where something lay on the machine that trained, and decide nothing.
+_PLACES = ("output_dir", "run_name", "logging_dir")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that was trained and evaluated, as it may be shown to others: no path of the machine that made it.
+
+    Args:
+        folder (`Path`):
+            Where it lies.
+        recipe ([`Recipe`]):
+            Its recipe, as it was trained.
+        task ([`Task`]):
+            What it writes.
+        manifest (`dict`):
+            Content of its `manifest.json`.
+        metrics (`dict`):
+            Content of its `evaluation/metrics.json`, over the whole test split of its own dataset.
+        dataset_folder (`Path`):
+            Where its dataset lay when it was trained; not for others.
+    """
+
+    folder: Path
+    recipe: Recipe
+    task: Task
+    manifest: dict[str, Any]
+    metrics: dict[str, Any]
+    dataset_folder: Path
+
+    @property
+    def recipe_text(self) -> str:
+        """The recipe as it is published."""
+        return _published_recipe(self.recipe).to_yaml()
+
+    def recorded_results(self, recipes: Path = Path("recipes")) -> dict[str, Any] | None:
+        """The result over seeds that its recipe published, where this run is one of them."""
+        path = results_path(recipes / f"{self.manifest['recipe']['name']}.yaml")
+        if not path.is_file():
+            return None
+        results = json.loads(path.read_text(encoding="utf-8"))
+        return results if results_fit(self.manifest, results) else None
+
+
+@dataclass(frozen=True)
+class Release:
+    """A folder that is ready to be published.
+
+    Args:
+        folder (`Path`):
+            Holds nothing but what is published.
+        kind (`"adapter"`, `"merged"` or `"dataset"`):
+            What it is.
+        repo (`str`):
+            Repository on the Hub, `"org/name"`.
+        tag (`str`):
+            For example `"v1.0"`.
+        manifest (`dict`):
+            Content of its `manifest.json`.
+    """
+
+    folder: Path
+    kind: str
+    repo: str
+    tag: str
+    manifest: dict[str, Any]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """sha256 of every file, by its path, the manifest's own last."""
+        return self.manifest["published"]["files"] | {MANIFEST_FILE: file_sha256(self.folder / MANIFEST_FILE)}
+
+    @property
+    def repo_type(self) -> str:
+        """`"dataset"` or `"model"`, in the Hub's words."""
+        return "dataset" if self.kind == "dataset" else "model"
+
+
+def is_allowed(kind: str, name: str) -> bool:
+    """Whether a file may be part of a release: everything else stays where it is.
+
+    Args:
+        kind (`"adapter"`, `"merged"` or `"dataset"`):
+            What is released.
+        name (`str`):
+            Path below the release's folder.
+    """
+    if kind == "dataset":
+        return name in {CARD_FILE, MANIFEST_FILE, LABEL_SET_FILE, *(f"{split}.parquet" for split in SPLITS)}
+    if kind == "merged":
+        return name in _OF_EVERY_MODEL or bool(_MERGED_WEIGHTS.fullmatch(name))
+    return name in _OF_EVERY_MODEL | {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
+
+
+def read_finished_run(folder: str | Path) -> FinishedRun:
+    """A run that can be published: trained, and evaluated on the whole test split of its own dataset.
+
+    Args:
+        folder (`str` or `Path`):
+            The run's folder.
+
+    Returns:
+        [`FinishedRun`]
+
+    Raises:
+        [`InputError`]: it is not finished, not evaluated, or evaluated otherwise; or its adapter names another base than its
+            recipe does.
+    """
+    folder, recipe, task = run_of(folder)
+    manifest = run_folder.read_manifest(folder)
+    evaluate = f"run `python scripts/evaluate_model.py --run {folder} --restart` first"
+    path = folder / "evaluation" / METRICS_FILE
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"was not evaluated, and nothing is published unmeasured; {evaluate}", str(folder)) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"not valid JSON: {error.msg}; {evaluate}", f"{path}:{error.lineno}") from None
+    if metrics["dataset"]["digest"] != manifest["data"]["digest"]:
+        raise InputError(f"measures another dataset than the run's own; {evaluate}", str(path))
+    rows = manifest["data"]["rows"]["test"]
+    if metrics["split"] != "test" or metrics["rows"] != rows:
+        raise InputError(
+            f"measures {metrics['rows']} rows of {metrics['split']}, not all {rows} of test; {evaluate}", str(path)
+        )
+    if recipe.arguments.decode == "score" and not (folder / "adapter" / POLICY_FILE).is_file():
+        raise InputError(f"has no fitted thresholds ({POLICY_FILE}); {evaluate}", str(folder / "adapter"))
+    _check_base_is_named(folder / "adapter" / ADAPTER_CONFIG, recipe)
+
+    published, dataset_folder = _published_recipe(recipe), Path(manifest["data"]["folder"])
+    manifest = {
+        **manifest,
+        "recipe": {**manifest["recipe"], "digest": published.digest, "fields": published.fields},
+        "data": {**manifest["data"], "folder": published.fields["dataset"]},
+    }
+    return FinishedRun(folder, recipe, task, manifest, metrics, dataset_folder)
+
+
+def assemble_adapter(run: FinishedRun, folder: Path, *, repo: str, tag: str, card: str) -> Release:
+    """Put together the release of an adapter.
+
+    Args:
+        run ([`FinishedRun`]):
+            What is released.
+        folder (`Path`):
+            A folder that is made here.
+        repo (`str`):
+            Repository on the Hub.
+        tag (`str`):
+            The release's tag.
+        card (`str`):
+            Its model card.
+
+    Returns:
+        [`Release`]
+    """
+    folder.mkdir(parents=True)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        shutil.copyfile(run.folder / "adapter" / name, folder / name)
+    return _complete_model(run, folder, "adapter", repo, tag, card)
+
+
+def complete_merged(run: FinishedRun, folder: Path, *, repo: str, tag: str, card: str) -> Release:
+    """Put together the release of a merged model, whose weights and `config.json` lie in the folder already.
+
+    Args:
+        run, repo, tag, card:
+            As for [`assemble_adapter`].
+        folder (`Path`):
+            Where [`~publishing.merging.merge_adapter`] wrote to.
+
+    Returns:
+        [`Release`]
+    """
+    return _complete_model(run, folder, "merged", repo, tag, card)
+
+
+def assemble_dataset(dataset: PreparedDataset, folder: Path, *, repo: str, tag: str) -> Release:
+    """Put together the release of a prepared dataset, with the card that stands in its folder.
+
+    Args:
+        dataset ([`PreparedDataset`]):
+            What is released.
+        folder (`Path`):
+            A folder that is made here.
+        repo (`str`):
+            Repository on the Hub.
+        tag (`str`):
+            The release's tag.
+
+    Returns:
+        [`Release`]
+
+    Raises:
+        [`InputError`]: the dataset has no card.
+    """
+    if not (dataset.folder / CARD_FILE).is_file():
+        raise InputError(f"has no {CARD_FILE}, its card; prepare it again", str(dataset.folder))
+    folder.mkdir(parents=True)
+    names = [CARD_FILE, *(f"{split}.parquet" for split in SPLITS), *([LABEL_SET_FILE] if dataset.label_set else [])]
+    for name in names:
+        shutil.copyfile(dataset.folder / name, folder / name)
+    return _sealed(folder, "dataset", repo, tag, dataset.manifest)
+
+
+def texts_of_rows(dataset: PreparedDataset) -> list[str]:
+    """What people wrote in a dataset: every column but identifiers, labels, and observations, which are a closed list of words."""
+    columns = [name for name in dataset.manifest["columns"] if name not in ("id", "group", "label", "observations")]
+    return [text for split in dataset.splits.values() for name in columns for text in split[name]]
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file as all of a release are written: keys in their order, two spaces, UTF-8."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _complete_model(run: FinishedRun, folder: Path, kind: str, repo: str, tag: str, card: str) -> Release:
+    """What adapters and merged models have in common, then the manifest."""
+    for path in sorted((run.folder / "adapter").iterdir()):
+        if path.name in _BESIDE_ADAPTER:
+            shutil.copyfile(path, folder / path.name)
+    shutil.copyfile(run.folder / "evaluation" / METRICS_FILE, folder / METRICS_FILE)
+    (folder / RECIPE_FILE).write_text(run.recipe_text, encoding="utf-8")
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    return _sealed(folder, kind, repo, tag, run.manifest)
+
+
+def _sealed(folder: Path, kind: str, repo: str, tag: str, manifest: Mapping[str, Any]) -> Release:
+    """Write the manifest, which names the sha256 of every other file."""
+    files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    published = {"format": FORMAT, "kind": kind, "repo": repo, "tag": tag, "files": files}
+    manifest = {**manifest, "published": published}
+    write_json(folder / MANIFEST_FILE, manifest)
+    return Release(folder, kind, repo, tag, manifest)
+
+
+def _published_recipe(recipe: Recipe) -> Recipe:
+    """The recipe without what names a place on this machine; a dataset outside the working directory is named `data/<name>`."""
+    fields = {key: value for key, value in recipe.fields.items() if key not in _PLACES}
+    place = Path(fields["dataset"])
+    if place.is_absolute() or place.parts[:1] in (("..",), ("~",)):
+        fields["dataset"] = f"data/{place.name}"
+    return replace(recipe, fields=fields)
+
+
+def _check_base_is_named(path: Path, recipe: Recipe) -> None:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError("is not readable; train again", str(path)) from error
+    base = recipe.model.model_name_or_path
+    if config.get("base_model_name_or_path") != base:
+        raise InputError(f"base_model_name_or_path is not {base}, the base of the recipe; train again", str(path))

@@ -1,0 +1,275 @@
+"""Each gate with a fault planted and without: what it says, where it points, and that it never says what it found."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from radrecipes.publishing.gates import ReleaseFacts, check_release, texts_to_search
+
+CARD = """\
+---
+base_model: tiny/llama
+base_model_relation: adapter
+library_name: peft
+pipeline_tag: text-generation
+license: apache-2.0
+language: [en]
+metrics: [accuracy]
+tags: [radiology]
+model-index:
+- name: x
+  results:
+  - task: {type: text-classification}
+    dataset: {type: tiny, name: tiny}
+    metrics: [{type: accuracy, value: 0.5}]
+---
+# Tiny
+
+Chooses the imaging protocol.
+"""
+DATASET_CARD = """\
+---
+license: apache-2.0
+language: [en]
+pretty_name: Tiny
+size_categories: [n<1K]
+task_categories: [text-classification]
+annotations_creators: [machine-generated]
+source_datasets: [original]
+tags: [radiology]
+configs:
+- config_name: default
+  data_files: [{split: train, path: train.parquet}]
+---
+# Tiny
+
+Orders that a program wrote.
+"""
+COMMIT = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
+TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345678"
+ROW = "worst headache of life while gardening behind the old brick chapel at dusk"
+ADAPTER = {
+    "adapter_config.json": json.dumps({"base_model_name_or_path": "tiny/llama", "revision": COMMIT}, indent=2),
+    "README.md": CARD,
+    "recipe.yaml": "task: protocol\ndataset: data/tiny\n",
+    "metrics.json": "{}\n",
+    "manifest.json": "{}\n",
+}
+
+
+def facts(**changes):
+    """Facts of a harmless adapter."""
+    harmless = {
+        "kind": "adapter",
+        "access": "synthetic",
+        "visibility": "private",
+        "licence": "apache-2.0",
+        "source_licences": {"the base tiny/llama": "apache-2.0", "the data tiny": "apache-2.0"},
+        "rows": [ROW],
+        "base": "tiny/llama",
+        "writes": "label",
+    }
+    return ReleaseFacts(**harmless | changes)
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A release of an adapter with nothing against it."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    for name, text in ADAPTER.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    save_file({"x": torch.zeros(1)}, folder / "adapter_model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A release of a dataset with nothing against it."""
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    (folder / "README.md").write_text(DATASET_CARD, encoding="utf-8")
+    (folder / "manifest.json").write_text("{}\n", encoding="utf-8")
+    for split in ("train", "validation", "test"):
+        write_rows(folder / f"{split}.parquet", ["chronic knee pain", "acute flank pain"])
+    return folder
+
+
+def write_rows(path, notes):
+    """A split of these notes."""
+    pq.write_table(pa.table({"id": [f"order {n}" for n in range(len(notes))], "note": notes}), path)
+
+
+def closed(folder, given, acknowledgements=()):
+    """The findings of gates that stand against a release, by gate."""
+    return {
+        result.gate: result.findings for result in check_release(folder, given, acknowledgements) if not result.passed
+    }
+
+
+def test_a_harmless_release_passes_every_gate_and_each_says_what_it_looked_at(adapter, dataset):
+    for folder, given in ((adapter, facts()), (dataset, facts(kind="dataset", base=None, writes=None))):
+        results = check_release(folder, given)
+        assert [result.gate for result in results] == [
+            "files", "access", "card", "quotes", "identifiers", "secrets", "paths", "base", "licence", "memory",
+        ]  # fmt: skip
+        assert all(result.passed and result.looked_at for result in results), [str(r.findings) for r in results]
+
+
+@pytest.mark.parametrize(
+    "name", ["training_args.bin", "predictions.parquet", "checkpoints/optimizer.pt", "train_log.jsonl", "report.html"]
+)
+def test_a_file_outside_the_list_stops(adapter, name):
+    (adapter / name).parent.mkdir(exist_ok=True)
+    if name.endswith(".parquet"):
+        write_rows(adapter / name, ["a"])
+    else:
+        (adapter / name).write_bytes(b"x")
+    (finding,) = closed(adapter, facts())["files"]
+    assert finding.file == name and "nothing else leaves the folder" in finding.what
+
+
+def test_a_link_stops(adapter, tmp_path):
+    (tmp_path / "elsewhere").write_text("{}", encoding="utf-8")
+    (adapter / "metrics.json").unlink()
+    (adapter / "metrics.json").symlink_to(tmp_path / "elsewhere")
+    assert [finding.file for finding in closed(adapter, facts())["files"]] == ["metrics.json"]
+
+
+@pytest.mark.parametrize("access", ["credentialed", "registered"])
+def test_closed_data_are_never_published_whatever_is_said(dataset, access):
+    given = facts(kind="dataset", access=access, base=None, writes=None)
+    found = closed(dataset, given, ["credentialed", "identifiers", "memory"])["access"]
+    assert [finding.file for finding in found] == ["test.parquet", "train.parquet", "validation.parquet"]
+
+
+@pytest.mark.parametrize("access", ["credentialed", "registered"])
+def test_what_closed_data_trained_goes_only_where_not_everybody_reads_and_on_somebodys_word(adapter, access):
+    for visibility in ("private", "gated"):
+        given = facts(access=access, visibility=visibility)
+        assert "access" in closed(adapter, given)
+        assert "access" not in closed(adapter, given, ["credentialed"])
+    assert "access" in closed(adapter, facts(access=access, visibility="public"), ["credentialed"])
+
+
+def test_an_unknown_access_class_stops_even_when_vouched_for(adapter):
+    assert "access" in closed(adapter, facts(access="internal"), ["credentialed"])
+
+
+@pytest.mark.parametrize("name", ["README.md", "metrics.json", "recipe.yaml", "adapter_config.json"])
+def test_a_row_of_closed_data_in_any_text_is_found_at_its_line_and_not_repeated(adapter, name):
+    given = facts(access="credentialed")
+    assert "quotes" not in closed(adapter, given)
+    lines = (adapter / name).read_text("utf-8").splitlines()
+    if name == "README.md":
+        lines.append(f"For example: {ROW.title()}.")
+    else:
+        lines.insert(1, f'"example": "{ROW}",' if name.endswith("json") else f"# {ROW}")
+    (adapter / name).write_text("\n".join(lines), encoding="utf-8")
+    if name == "adapter_config.json":
+        (adapter / name).write_text(json.dumps({**json.loads(ADAPTER[name]), "note": ROW}, indent=2))
+    (finding,) = closed(adapter, given, ["credentialed"])["quotes"]
+    assert finding.file == name and finding.line and "headache" not in str(finding).lower()
+    assert "quotes" not in closed(adapter, facts(access="open"))
+
+
+def test_identifiers_are_named_by_kind_and_place_but_not_repeated(adapter, dataset):
+    with (adapter / "README.md").open("a", encoding="utf-8") as stream:
+        stream.write("\nThe patient Margaret Thornbury, MRN 4471902, was seen on 03/14/2021.\n")
+    found = closed(adapter, facts())["identifiers"]
+    assert {finding.file for finding in found} == {"README.md"}
+    assert {finding.line for finding in found} == {CARD.count("\n") + 2}
+    assert not any(word in str(finding) for finding in found for word in ("Margaret", "4471902", "03/14"))
+    assert "identifiers" not in closed(adapter, facts(), ["identifiers"])
+
+    write_rows(dataset / "test.parquet", ["knee pain", "seen on 03/14/2021, MRN 4471902"])
+    found = closed(dataset, facts(kind="dataset", base=None, writes=None))["identifiers"]
+    assert {(finding.file, finding.line) for finding in found} == {("test.parquet", 2)}
+    assert all("in column note" in finding.what for finding in found)
+
+
+def test_secrets_are_found_in_texts_tables_and_heads_of_weights_and_nobody_can_vouch_for_them(adapter, dataset):
+    (adapter / "recipe.yaml").write_text(f"task: protocol\nhub_token: {TOKEN}\n", encoding="utf-8")
+    (adapter / "tokenizer.json").write_text(json.dumps({"x": TOKEN}), encoding="utf-8")
+    save_file({"x": torch.zeros(1)}, adapter / "adapter_model.safetensors", {"trained_with": TOKEN})
+    found = closed(adapter, facts(), ["identifiers", "memory", "credentialed"])["secrets"]
+    places = {(finding.file, finding.line) for finding in found}
+    assert places == {("recipe.yaml", 2), ("tokenizer.json", 1), ("adapter_model.safetensors", None)}
+    assert not any(TOKEN[5:12] in str(finding) for finding in found)
+
+    write_rows(dataset / "train.parquet", ["knee pain", "flank pain", f"call with {TOKEN}"])
+    (finding,) = closed(dataset, facts(kind="dataset", base=None, writes=None))["secrets"]
+    assert (finding.file, finding.line) == ("train.parquet", 3)
+
+
+@pytest.mark.parametrize("path", ["/home/someone/data", "/data/hospital/reports", "C:\\Users\\someone", "~/private"])
+def test_paths_of_a_machine_stop(adapter, path):
+    (adapter / "recipe.yaml").write_text(f"task: protocol\ndataset: {path}\n", encoding="utf-8")
+    (finding,) = closed(adapter, facts())["paths"]
+    assert (finding.file, finding.line) == ("recipe.yaml", 2) and path not in str(finding)
+
+
+@pytest.mark.parametrize(
+    "text", ["data/tiny", "https://huggingface.co/data/x", "models/org/name", "r/o", "a </data/> b"]
+)
+def test_relative_paths_links_and_shorthand_pass(adapter, text):
+    (adapter / "recipe.yaml").write_text(f"task: protocol\ndataset: {text}\n", encoding="utf-8")
+    assert "paths" not in closed(adapter, facts())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"base_model_name_or_path": "models/tiny/llama", "revision": COMMIT},
+        {"base_model_name_or_path": "tiny/llama", "revision": None},
+        {"base_model_name_or_path": "tiny/llama", "revision": "main"},
+    ],
+)
+def test_a_base_without_hub_id_and_commit_stops(adapter, config):
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (finding,) = closed(adapter, facts())["base"]
+    assert finding.file == "adapter_config.json"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source_licences": {"the base tiny/llama": "llama3.2"}},
+        {"source_licences": {"the base tiny/llama": None}},
+        {"licence": "apache-2", "source_licences": {}},
+    ],
+)
+def test_a_licence_that_cannot_be_right_stops(adapter, changes):
+    assert closed(adapter, facts(**changes), ["identifiers", "memory"])["licence"]
+
+
+def test_a_card_that_the_hub_refuses_stops(adapter):
+    (adapter / "README.md").write_text("# no front matter\n", encoding="utf-8")
+    assert "front matter" in closed(adapter, facts())["card"][0].what
+
+
+def test_a_model_that_writes_text_needs_its_memory_measured(adapter):
+    figures = {"rows": 64, "longest_run": 23, "repeated_share": 0.1, "common_from_groups": 5}
+    assert closed(adapter, facts(writes="report"), ["memory"])["memory"][0].what.startswith("it was not measured")
+    assert not closed(adapter, facts(writes="report", memory=figures))
+    recites = facts(writes="report", memory=figures | {"longest_run": 24})
+    assert "24 tokens in a row" in closed(adapter, recites)["memory"][0].what
+    assert not closed(adapter, recites, ["memory"])
+    closed_data = facts(
+        writes="report", memory=figures | {"longest_run": 24}, access="credentialed", visibility="public"
+    )
+    assert "memory" in closed(adapter, closed_data, ["memory", "credentialed"])
+
+
+def test_unknown_acknowledgements_are_an_error_and_texts_are_counted(adapter):
+    with pytest.raises(ValueError, match="everything"):
+        check_release(adapter, facts(), ["everything"])
+    with pytest.raises(ValueError, match="no visibility"):
+        check_release(adapter, facts(visibility=True))
+    counted = []
+    check_release(adapter, facts(), on_text=counted.append)
+    assert sum(counted) == texts_to_search(adapter) == 6

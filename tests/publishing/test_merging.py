@@ -1,0 +1,73 @@
+"""Merging: the sum is right, in the right dtype, never into quantised weights; a wrong sum is noticed."""
+
+import pytest
+import torch
+from conftest import TINY_RECIPE, TINY_WRITER
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+
+from radrecipes import models
+from radrecipes.publishing.merging import compare_logits, load_merged, merge_adapter
+from radrecipes.recipe import parse_recipe
+
+ROWS = [[5, 17, 200, 33, 4, 90, 12], [7, 300, 2]]
+
+
+@pytest.fixture
+def recipe_of(workspace):
+    """Makes a recipe on the wider tiny model, with these fields beside."""
+
+    def make(**fields):
+        lines = "".join(f"{key}: {value}\n" for key, value in fields.items())
+        text = TINY_RECIPE.replace("model_name_or_path: tiny/llama", f"model_name_or_path: {TINY_WRITER}")
+        text = "".join(line + "\n" for line in text.splitlines() if line.split(":")[0] not in fields) + lines
+        (workspace / "recipe.yaml").write_text(text, encoding="utf-8")
+        return parse_recipe(workspace / "recipe.yaml")
+
+    return make
+
+
+@pytest.fixture
+def adapter(workspace, recipe_of):
+    """An adapter on every linear layer whose B matrices are not zero."""
+    torch.manual_seed(0)
+    base = models.load_base(recipe_of().model)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    models.save_adapter(model, workspace / "adapter", TINY_WRITER, "0" * 40, model.state_dict())
+    return workspace / "adapter"
+
+
+def test_the_merged_model_predicts_as_base_plus_adapter_and_otherwise_than_the_base(recipe_of, adapter, workspace):
+    recipe = recipe_of()
+    merge_adapter(recipe, adapter, workspace / "merged")
+    found = compare_logits(recipe, adapter, load_merged(workspace / "merged"), ROWS)
+    assert found.positions == 10 and found.same_top == 1.0
+    assert found.largest_difference < 1e-3 and found.mean_divergence < 1e-6
+    # The comparison can fail: the base alone is not the merged model.
+    with pytest.raises(RuntimeError, match="predicts otherwise than base plus adapter"):
+        compare_logits(recipe, adapter, models.load_base(recipe.model), ROWS)
+
+
+def test_weights_are_the_hand_made_sum_in_the_recipes_dtype(recipe_of, adapter, workspace):
+    merge_adapter(recipe_of(dtype="bfloat16"), adapter, workspace / "merged")
+    base = load_file(workspace / "models" / TINY_WRITER / "model.safetensors")
+    lora, merged = load_file(adapter / "adapter_model.safetensors"), load_file(workspace / "merged/model.safetensors")
+    assert merged.keys() == base.keys()
+    for name, weight in base.items():
+        prefix = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{prefix}.lora_A.weight" in lora:
+            weight = weight + 8 / 4 * lora[f"{prefix}.lora_B.weight"] @ lora[f"{prefix}.lora_A.weight"]
+        assert merged[name].dtype == torch.bfloat16
+        assert torch.allclose(merged[name].float(), weight, rtol=2**-8, atol=1e-6), name
+
+
+def test_a_base_that_training_quantised_is_merged_unquantised(recipe_of, adapter, workspace):
+    recipe = recipe_of(load_in_4bit="true", dtype="bfloat16")
+    merge_adapter(recipe, adapter, workspace / "merged")
+    merged = load_file(workspace / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
+    assert "quantization_config" not in (workspace / "merged" / "config.json").read_text("utf-8")
+    assert compare_logits(recipe, adapter, load_merged(workspace / "merged"), ROWS).mean_divergence < 1e-3

@@ -1,0 +1,121 @@
+"""The folder of a release: what is in it, that nothing else is, and that it is the same every time."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_RECIPE, write_tiny_dataset
+from safetensors.torch import save_file
+
+from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.errors import InputError
+from radrecipes.publishing.release import (
+    assemble_adapter,
+    assemble_dataset,
+    is_allowed,
+    read_finished_run,
+    texts_of_rows,
+)
+from radrecipes.recipe import parse_recipe
+
+DIGEST = "d" * 64
+# What training and evaluation leave behind and nobody else needs.
+LEFT_BEHIND = ("adapter/training_args.bin", "adapter/README.md", "checkpoints/x.pt", "evaluation/predictions.parquet")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A finished run as its files are, of a recipe with paths of this machine; no model behind it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    for name in ("adapter", "evaluation", "checkpoints"):
+        (folder / name).mkdir(parents=True)
+    dataset = tmp_path / "elsewhere" / "orders"
+    recipe = TINY_RECIPE.replace("data/tiny", str(dataset)) + f"output_dir: {folder}\n"
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    parsed = parse_recipe(folder / "recipe.yaml")
+    manifest = {
+        "recipe": {"name": "tiny/protocol_lora", "digest": parsed.digest, "fields": parsed.fields},
+        "data": {"folder": str(dataset), "digest": DIGEST, "access": "synthetic", "rows": {"test": 8}},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    metrics = {"split": "test", "rows": 8, "dataset": {"digest": DIGEST}}
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    config = {"base_model_name_or_path": "tiny/llama", "revision": "0" * 40}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({"x": torch.zeros(1)}, folder / "adapter" / "adapter_model.safetensors")
+    for name in ("tokenizer.json", "chat_template.jinja", "label_set.yaml", "decision_policy.json"):
+        (folder / "adapter" / name).write_text(name, encoding="utf-8")
+    for name in LEFT_BEHIND:
+        (folder / name).write_bytes(b"private")
+    (folder / "COMPLETE").touch()
+    return folder
+
+
+def bytes_of(folder):
+    """Every file's content by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_release_holds_the_listed_files_each_with_its_hash_and_nothing_else(run, tmp_path):
+    release = assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+    files = bytes_of(release.folder)
+    assert sorted(files) == [
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "decision_policy.json",
+        "label_set.yaml", "manifest.json", "metrics.json", "recipe.yaml", "tokenizer.json",
+    ]  # fmt: skip
+    assert release.files == {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    published = json.loads(files["manifest.json"])["published"]
+    assert published["files"].keys() == files.keys() - {"manifest.json"}
+    assert (published["format"], published["repo"], published["tag"]) == (1, "org/name", "v1.0")
+    assert release.repo_type == "model" and all(is_allowed("adapter", name) for name in files)
+
+
+def test_the_same_run_gives_the_same_bytes(run, tmp_path):
+    made = [
+        assemble_adapter(read_finished_run(run), tmp_path / name, repo="org/name", tag="v1.0", card="card")
+        for name in ("first", "second")
+    ]
+    assert bytes_of(made[0].folder) == bytes_of(made[1].folder)
+
+
+def test_no_path_of_this_machine_is_published_and_the_recipe_still_says_what_was_trained(run, tmp_path):
+    finished = read_finished_run(run)
+    release = assemble_adapter(finished, tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+    assert not any(str(tmp_path).encode() in data for data in bytes_of(release.folder).values())
+    published, trained = parse_recipe(release.folder / "recipe.yaml"), parse_recipe(run / "recipe.yaml")
+    assert published.arguments.dataset == "data/orders" and "output_dir" not in published.fields
+    assert published.digest == release.manifest["recipe"]["digest"]
+    same = trained.fields.keys() - {"dataset", "output_dir"}
+    assert all(published.fields[name] == trained.fields[name] for name in same)
+    assert finished.dataset_folder == tmp_path / "elsewhere" / "orders"
+
+
+def test_a_merged_model_may_hold_weights_in_parts_and_no_adapter():
+    allowed = ("model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json")
+    assert all(is_allowed("merged", name) for name in allowed)
+    refused = ("adapter_model.safetensors", "pytorch_model.bin", "sub/model.safetensors", "train.parquet")
+    assert not any(is_allowed("merged", name) for name in refused)
+
+
+@pytest.mark.parametrize("name", [*LEFT_BEHIND, "train_log.jsonl", "report.html", ".env", "sub/README.md"])
+def test_what_is_not_listed_is_not_allowed_for_any_kind(name):
+    assert not any(is_allowed(kind, name) for kind in ("adapter", "merged", "dataset"))
+
+
+def test_a_dataset_is_released_with_its_card_and_reads_back(tmp_path):
+    write_tiny_dataset(tmp_path / "tiny")
+    dataset = load_prepared_dataset(tmp_path / "tiny")
+    release = assemble_dataset(dataset, tmp_path / "out", repo="org/orders", tag="v1.0")
+    names = ["README.md", "label_set.yaml", "manifest.json", "test.parquet", "train.parquet", "validation.parquet"]
+    assert sorted(bytes_of(release.folder)) == names and release.repo_type == "dataset"
+    again = load_prepared_dataset(release.folder)
+    assert again.digest == dataset.digest and again.manifest["published"]["repo"] == "org/orders"
+    assert len(texts_of_rows(dataset)) == 64 and not set(texts_of_rows(dataset)) & {"CT Head", "order-1"}
+
+    (dataset.folder / "README.md").unlink()
+    with pytest.raises(InputError, match=r"has no README\.md"):
+        assemble_dataset(dataset, tmp_path / "none", repo="org/orders", tag="v1.0")
+    assert not Path(tmp_path / "none").exists()
