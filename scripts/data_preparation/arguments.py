@@ -24,7 +24,7 @@ _SYNTHETIC_REPORT_EXAMPLES = """\
 examples:
   # The tree, and a dataset from it.
   python scripts/prepare_data.py synthetic-reports --output data/synthetic_cxr --seed 0
-  python scripts/prepare_data.py report --source mimic-cxr --root data/synthetic_cxr --output data/report_synthetic
+  python scripts/prepare_data.py report --source mimic-cxr --root data/synthetic_cxr --output data/synthetic_reports
 """
 
 

@@ -175,7 +175,7 @@ FAULTS = {
     ),
     "dataset prepared anew": (other_label_set, EVALUATE, [RUN, "the dataset changed since training"]),
     "similarity model missing": (None, (*EVALUATE, "--similarity-model", "none/such"), ["none/such"]),
-    "empty note": (None, ("predict", "--adapter", RUN, "--note", " \n"), ["--note: ", "the note is empty"]),
+    "empty note": (None, ("predict", "--adapter", RUN, "--note", " \n"), ["--text: ", "the note is empty"]),
     "table of empty notes": (
         lambda: write("table.csv", 'note\n" "\n" "\n'),
         TABLE,

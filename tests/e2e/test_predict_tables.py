@@ -229,9 +229,9 @@ def other_adapter():
     ("change", "more", "said"),
     [
         (more_orders, (), "another input)"),
-        (other_adapter, (), "another adapter, label set or threshold)"),
-        (more_labels, ("--label-set", "labels.yaml"), "another adapter, label set or threshold)"),
-        (lambda: None, ("--keep-note",), "another --keep-note)"),
+        (other_adapter, (), "another adapter, label set, threshold or tries)"),
+        (more_labels, ("--label-set", "labels.yaml"), "another adapter, label set, threshold or tries)"),
+        (lambda: None, ("--keep-note",), "another --keep-text)"),
         (lambda: None, ("--batch-size", "4"), "another --batch-size)"),
         (lambda: None, ("--chunk-rows", "10"), "another --chunk-rows)"),
     ],

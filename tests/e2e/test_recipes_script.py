@@ -5,6 +5,7 @@ import re
 from conftest import TINY_RECIPE, run_script
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
+SHARED_RECIPES = ("protocol_lora.yaml", "report_lora.yaml")
 
 
 def test_list_and_check_see_every_recipe_and_name_the_broken_ones(workspace):
@@ -17,16 +18,18 @@ def test_list_and_check_see_every_recipe_and_name_the_broken_ones(workspace):
     assert (listed.returncode, listed.stderr) == (0, "")
     lines = listed.stdout.splitlines()
     assert lines[0].split() == ["recipe", "task", "method", "base", "model", "batch", "what", "it", "is"]
-    assert len(lines) == 4
+    assert len(lines) == 5
     found = next(line for line in lines if line.startswith("tiny/protocol_lora "))
     assert found.split(maxsplit=5)[1:] == ["protocol", "LoRA", "tiny/llama", "8", TINY_RECIPE.splitlines()[0][2:]]
     assert any("cannot be read" in line and "broken.yaml" in line for line in lines)
 
     checked = run_script(workspace, "scripts/recipes.py", "check")
     assert checked.returncode == 2
-    assert re.fullmatch(rf"ok +{RECIPE}: 48 rows, longest \d+ of 160 tokens.*\n", checked.stdout)
+    fine = [rf"ok +recipes/tiny/{name}: 48 rows, longest \d+ of 160 tokens.*\n" for name in SHARED_RECIPES]
+    assert re.fullmatch("".join(fine), checked.stdout)
+    line = TINY_RECIPE.splitlines().index("seed: 42") + 1
     assert checked.stderr.splitlines() == [
-        "error: recipes/deep/er/broken.yaml:18: unknown key `sed`; did you mean `seed`?",
+        f"error: recipes/deep/er/broken.yaml:{line}: unknown key `sed`; did you mean `seed`?",
         "error: recipes/deep/er/short.yaml: 48 of 48 rows are longer than max_length 30 tokens (first: row order-0); "
         "raise max_length, or allow it with max_dropped_fraction",
     ]
@@ -35,8 +38,8 @@ def test_list_and_check_see_every_recipe_and_name_the_broken_ones(workspace):
 def test_check_takes_overrides(workspace):
     checked = run_script(workspace, "scripts/recipes.py", "check", "--max_length", "20", "--seed=1")
     assert checked.returncode == 2
-    assert checked.stderr.startswith(f"error: {RECIPE}: 48 of 48 rows are longer than max_length 20")
-    assert len(checked.stderr.splitlines()) == 1
+    for name, said in zip(SHARED_RECIPES, checked.stderr.splitlines(), strict=True):
+        assert said.startswith(f"error: recipes/tiny/{name}: 48 of 48 rows are longer than max_length 20")
 
 
 def test_inspect_shows_what_is_trained(workspace):
@@ -52,6 +55,15 @@ def test_inspect_shows_what_is_trained(workspace):
     assert re.search(r"^carry loss +\d+ of [\d,]+ tokens \(\d+\.\d%\)$", text, re.MULTILINE)
     assert re.search(r"^left out +[1-9]\d* of 48 rows, longer than 62, first: row order-\d+$", text, re.MULTILINE)
     assert re.search(r"^labels +4\nmost rows +CT .*\(12\).*\nleast rows +.*MR Knee \(12\)$", text, re.MULTILINE)
+
+
+def test_inspect_counts_observations_where_reports_are_written(workspace):
+    shown = run_script(workspace, "scripts/recipes.py", "inspect", "recipes/tiny/report_lora.yaml", "--rows", "1")
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"^⟦FINDINGS: There is edema\.\nIMPRESSION: Edema\.<\|im_end\|>⟧$", shown.stdout, re.MULTILINE)
+    assert re.search(
+        r"^observations +6\nmost rows +Edema: negative \(12\), Edema: positive", shown.stdout, re.MULTILINE
+    )
 
 
 def test_plan_estimates_without_weights(workspace):
