@@ -1,5 +1,6 @@
 # make demo         train, evaluate and try the default protocol recipe on this machine's CPU
 # make demo-report  the same for chest X-ray reports, from a synthetic tree in MIMIC-CXR's layout on
+# make demo-publish publish the run of make demo to a Hub on this machine, pull it back, compare
 # make test         run all tests
 # make bench        measure speed side by side with what a user would pick instead
 # make lint         style
@@ -11,9 +12,11 @@ RUN ?= runs/smollm2-135m/protocol_lora/seed-42
 REPORT_RECIPE ?= recipes/smollm2-135m/report_lora.yaml
 REPORT_RUN ?= runs/smollm2-135m/report_lora/seed-42
 REPORT_TREE := runs/synthetic-mimic-cxr
-# More words for scripts/sft.py and scripts/evaluate_model.py, for example SFT="--num_train_epochs 2"
+DATASET ?= data/protocol_synthetic
+# More words for scripts/sft.py, scripts/evaluate_model.py and scripts/publish.py, for example SFT="--num_train_epochs 2"
 SFT ?=
 EVALUATE ?=
+PUBLISH ?=
 TESTS ?= tests
 
 VENV := .venv
@@ -22,7 +25,7 @@ INSTALLED := $(VENV)/.installed
 FETCHED := $(VENV)/.fetched
 BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: demo demo-report test bench lint install model clean
+.PHONY: demo demo-report demo-publish test bench lint install model clean
 .DELETE_ON_ERROR:
 
 demo: model
@@ -42,6 +45,10 @@ demo-report: model
 	@$(BIN)/python scripts/evaluate_model.py --run $(REPORT_RUN) $(EVALUATE)
 	@$(BIN)/python scripts/predict.py --adapter $(REPORT_RUN) --text "Cardiomegaly: positive; Pleural Effusion: positive; Pneumothorax: negative; Pneumonia: uncertain"
 	@echo "open $(REPORT_RUN)/evaluation/report.html in a browser"
+
+# Nothing leaves this machine: the Hub is the tests' own.
+demo-publish: model
+	@$(BIN)/python tests/demo_publish.py --run $(RUN) --dataset $(DATASET) $(PUBLISH)
 
 test: model
 	@$(BIN)/python -m pytest $(TESTS)

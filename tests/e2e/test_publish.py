@@ -1,0 +1,307 @@
+"""Publishing as a user does it: real scripts and clients, the small Hub of the tests, nothing patched."""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, TINY_MODEL, TINY_REPORTS, run_script, write_tiny_reports
+from datasets import load_dataset
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from e2e.conftest import LAUNCH, RUN, edit_json, files_in
+from radrecipes.data.prepared import load_prepared_dataset, write_prepared_dataset
+
+REPO, DATASET_REPO, TAG = "radiology/tiny-protocols", "radiology/tiny-orders", "v1.0"
+ADAPTER = ("adapter", "--run", RUN, "--repo", REPO, "--tag", TAG, "--base-license", "apache-2.0")
+DATASET = ("dataset", "--dataset", "data/tiny", "--repo", DATASET_REPO, "--tag", TAG)
+REPORT_RUN = "runs/tiny/report_lora/seed-42"
+REPORTS = ("adapter", "--run", REPORT_RUN, "--repo", REPO, "--tag", TAG, "--base-license", "apache-2.0", "--dry-run")
+PUBLISHED = [
+    "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "decision_policy.json",
+    "label_set.yaml", "manifest.json", "metrics.json", "recipe.yaml", "tokenizer.json", "tokenizer_config.json",
+]  # fmt: skip
+# Twenty-five digits that no other text holds.
+CANARY = "Code 7 2 9 4 1 8 3 0 5 6 2 2 7 9 1 4 8 3 6 0 5 1 9 7 3."
+
+
+def publish(workspace, *words):
+    """Run scripts/publish.py with the network open; the Hub that answers is the test's own."""
+    return run_script(workspace, "scripts/publish.py", *words, HF_HUB_OFFLINE="0")
+
+
+def sha256(data):
+    """As a manifest names it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_an_adapter_is_published_whole_private_tagged_and_a_second_time_changes_nothing(finished_copy, hub):
+    before = files_in(finished_copy / RUN)
+    done = publish(finished_copy, *ADAPTER, "--dataset-repo", DATASET_REPO)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"published {REPO}@{TAG}" in done.stdout and files_in(finished_copy / RUN) == before
+
+    # 0 bytes outside the allow-list, and every hash the manifest's
+    repo = hub.repo(REPO)
+    files = repo.files(TAG)
+    assert sorted(files) == PUBLISHED and repo.private
+    manifest = json.loads(files["manifest.json"])
+    listed = manifest["published"]["files"]
+    assert listed == {name: sha256(data) for name, data in files.items() if name != "manifest.json"}
+    assert {key: manifest["published"][key] for key in ("repo", "tag", "kind")} == {
+        "repo": REPO, "tag": TAG, "kind": "adapter",
+    }  # fmt: skip
+    for name in ("adapter_model.safetensors", "label_set.yaml", "decision_policy.json", "tokenizer.json"):
+        assert files[name] == before[f"adapter/{name}"]
+    assert files["metrics.json"] == before["evaluation/metrics.json"]
+    assert b"/" + str(finished_copy).split("/")[1].encode() + b"/" not in b"".join(
+        data for name, data in files.items() if name != "adapter_model.safetensors"
+    )
+
+    commits = len(repo.log())
+    again = publish(finished_copy, *ADAPTER, "--dataset-repo", DATASET_REPO)
+    assert again.returncode == 0 and "nothing to do" in again.stdout, again.stderr
+    assert len(repo.log()) == commits and repo.files(TAG) == files
+
+    # Another content under the same tag
+    other = publish(finished_copy, *ADAPTER)
+    assert other.returncode == 2 and len(repo.log()) == commits and repo.files(TAG) == files
+
+
+def test_a_dataset_is_published_and_loads_by_name_also_streamed_and_after_another_with_other_columns(
+    finished_copy, hub, tmp_path
+):
+    done = publish(finished_copy, *DATASET)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert hub.repo(DATASET_REPO, "dataset").private
+    files = hub.repo(DATASET_REPO, "dataset").files(TAG)
+    assert sorted(files) == [
+        "README.md", "label_set.yaml", "manifest.json", "test.parquet", "train.parquet", "validation.parquet",
+    ]  # fmt: skip
+    # Libraries read the Hub's address once: a process of its own.
+    script = (
+        "import sys, datasets\n"
+        "rows = datasets.load_dataset(sys.argv[1], revision=sys.argv[2])\n"
+        "streamed = list(datasets.load_dataset(sys.argv[1], revision=sys.argv[2], split='test', streaming=True))\n"
+        "assert streamed == list(rows['test'])\n"
+        "print({name: (len(split), split.column_names) for name, split in rows.items()})\n"
+    )
+    (tmp_path / "load.py").write_text(script, encoding="utf-8")
+
+    def load(tag, cache):
+        loaded = run_script(
+            finished_copy, tmp_path / "load.py", DATASET_REPO, tag, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / cache)
+        )
+        assert loaded.returncode == 0, loaded.stderr
+        return loaded.stdout
+
+    assert "'train': (48, ['id', 'group', 'note', 'label'])" in load(TAG, "first")
+    rename_the_column_of_notes(finished_copy / "data/tiny")
+    published = publish(finished_copy, *DATASET[:-1], "v2.0")
+    assert published.returncode == 0, published.stdout + published.stderr
+    assert "['id', 'group', 'order', 'label']" in load("v2.0", "second") and "'note'" in load(TAG, "third")
+
+
+def rename_the_column_of_notes(folder):
+    """The same dataset with a column of another name."""
+    dataset = load_prepared_dataset(folder)
+    write_prepared_dataset(
+        folder,
+        splits={
+            name: [dict(zip(("id", "group", "order", "label"), row.values(), strict=True)) for row in rows]
+            for name, rows in dataset.splits.items()
+        },
+        columns=("id", "group", "order", "label"),
+        manifest=dataset.manifest,
+        card=(folder / "README.md").read_text("utf-8").replace("name: note", "name: order"),
+        label_set=dataset.label_set,
+        overwrite=True,
+    )
+
+
+def test_a_dry_run_shows_files_hashes_gates_and_card_and_sends_nothing(finished_copy, hub, call):
+    before = files_in(finished_copy)
+    shown = call("publish", *ADAPTER, "--dry-run")
+    assert shown.code == 0, shown.stdout + shown.stderr
+    for name in PUBLISHED:
+        assert re.search(rf"^ *[\d,]+  [0-9a-f]{{64}}  {re.escape(name)}$", shown.stdout, re.MULTILINE), name
+    adapter = (finished_copy / RUN / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert f"{len(adapter):,}  {sha256(adapter)}  adapter_model.safetensors" in shown.stdout
+    for gate in ("files", "access", "card", "quotes", "identifiers", "secrets", "paths", "base", "licence", "memory"):
+        assert re.search(rf"^{gate} +ok ", shown.stdout, re.MULTILINE), gate
+    assert "base_model_relation: adapter" in shown.stdout and "Not a medical device" in shown.stdout
+    assert hub.requests == [] and files_in(finished_copy) == before
+    assert call("publish", *ADAPTER, "--dry-run").stdout == shown.stdout  # deterministic to the byte
+
+
+def plant_a_secret(workspace):
+    """A token in a field of the recipe that nobody checks."""
+    with (workspace / RUN / "recipe.yaml").open("a", encoding="utf-8") as stream:
+        stream.write("run_name: x\nlogging_steps: 1\n")
+    edit_json(workspace / RUN / "evaluation" / "metrics.json", note="hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345678")
+
+
+FAULTS = {
+    "not evaluated": (lambda w: shutil.rmtree(w / RUN / "evaluation"), "was not evaluated"),
+    "not finished": (lambda w: (w / RUN / "COMPLETE").unlink(), "no finished run"),
+    "half evaluated": (
+        lambda w: edit_json(w / RUN / "evaluation" / "metrics.json", rows=2),
+        "measures 2 rows of test",
+    ),
+    "other dataset": (
+        lambda w: edit_json(w / RUN / "evaluation" / "metrics.json", dataset={"digest": "0"}),
+        "measures another dataset",
+    ),
+    "no thresholds": (lambda w: (w / RUN / "adapter" / "decision_policy.json").unlink(), "no fitted thresholds"),
+    "local base": (
+        lambda w: edit_json(w / RUN / "adapter" / "adapter_config.json", base_model_name_or_path="models/tiny/llama"),
+        "base_model_name_or_path is not tiny/llama",
+    ),
+    "no commit of the base": (
+        lambda w: edit_json(w / RUN / "adapter" / "adapter_config.json", revision=None),
+        "stopped by: base",
+    ),
+    "a secret": (plant_a_secret, "stopped by: secrets"),
+    "dataset changed": (lambda w: (w / "data/tiny/test.parquet").write_bytes(b""), "changed since"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_must_not_be_published_is_refused_in_one_line_before_any_request(finished_copy, hub, call, fault):
+    plant, message = FAULTS[fault]
+    plant(finished_copy)
+    before = files_in(finished_copy)
+    refused = call("publish", *ADAPTER)
+    errors = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert refused.code == 2 and len(errors) == 1 and message in errors[0], refused.stdout + refused.stderr
+    assert hub.requests == [] and files_in(finished_copy) == before
+
+
+def test_an_unknown_base_licence_and_one_that_does_not_fit_are_refused(finished_copy, call):
+    words = [word for word in ADAPTER if word not in ("--base-license", "apache-2.0")]
+    refused = call("publish", *words, "--dry-run")
+    assert refused.code == 2 and "--base-license" in refused.stderr
+    refused = call("publish", *words, "--base-license", "llama3.2", "--license", "apache-2.0", "--dry-run")
+    assert refused.code == 2 and "stopped by: licence" in refused.stderr
+
+
+def make_credentialed(workspace):
+    """The same run on the same rows, had they been somebody's."""
+    edit_json(workspace / "data/tiny/manifest.json", access="credentialed")
+    manifest = json.loads((workspace / RUN / "manifest.json").read_text("utf-8"))
+    edit_json(workspace / RUN / "manifest.json", data={**manifest["data"], "access": "credentialed"})
+    metrics = json.loads((workspace / RUN / "evaluation/metrics.json").read_text("utf-8"))
+    edit_json(workspace / RUN / "evaluation/metrics.json", dataset={**metrics["dataset"], "access": "credentialed"})
+
+
+def test_credentialed_data_never_leave_and_their_adapter_only_privately_and_on_somebodys_word(
+    finished_copy, hub, call
+):
+    make_credentialed(finished_copy)
+    for words in ((), ("--acknowledge", "credentialed"), ("--public", "--acknowledge", "credentialed")):
+        refused = call("publish", *DATASET, *words)
+        assert refused.code == 2 and "stopped by: " in refused.stderr and "access" in refused.stderr
+        assert "never published, whatever is acknowledged" in refused.stdout
+    for words in ((), ("--public", "--acknowledge", "credentialed")):
+        refused = call("publish", *ADAPTER, *words)
+        assert refused.code == 2 and "stopped by: access" in refused.stderr
+    assert hub.requests == []
+
+    done = publish(finished_copy, *ADAPTER, "--acknowledge", "credentialed")
+    assert done.returncode == 0, done.stdout + done.stderr
+    repo = hub.repo(REPO)
+    assert repo.private
+    said = done.stdout.encode() + b"".join(data for name, data in repo.files(TAG).items() if name != "tokenizer.json")
+    notes = [row["note"] for row in load_dataset("parquet", data_files="data/tiny/*.parquet", split="train")]
+    assert not any(note.encode() in said or b"worst headache of life" in said for note in notes)
+
+
+def test_gated_lets_everybody_see_and_nobody_read(finished_copy, hub):
+    make_credentialed(finished_copy)
+    done = publish(finished_copy, *ADAPTER, "--gated", "--acknowledge", "credentialed")
+    assert done.returncode == 0, done.stdout + done.stderr
+    repo = hub.repo(REPO)
+    assert not repo.private and repo.gated == "manual"
+
+
+def test_a_read_token_publishes_nothing(finished_copy, hub):
+    hub.add_user("reader", "hf_reader", role="read")
+    refused = run_script(finished_copy, "scripts/publish.py", *ADAPTER, HF_HUB_OFFLINE="0", HF_TOKEN="hf_reader")
+    assert refused.returncode == 2 and "error: " in refused.stderr
+    assert {request.step for request in hub.requests} == {"whoami"}
+
+
+def test_a_merged_model_is_published_and_answers_as_base_plus_adapter(finished_copy, hub, tmp_path):
+    done = publish(finished_copy, *ADAPTER, "--merge")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^merged: (\d+) of \1 answers are the adapter's$", done.stdout, re.MULTILINE)
+    files = hub.repo(REPO).files(TAG)
+    assert {"model.safetensors", "config.json"} < set(files) and "adapter_model.safetensors" not in files
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    base = load_file(Path("models", TINY_MODEL, "model.safetensors"))
+    merged = load_file(tmp_path / "model.safetensors")
+    assert merged.keys() == base.keys() and not all(torch.equal(merged[name], base[name]) for name in base)
+    figures = json.loads(files["manifest.json"])["merged"]
+    assert figures["logits"]["same_top"] == 1.0 and figures["logits"]["largest_difference"] < 1e-3
+    messages = [{"role": "user", "content": "Choose the imaging protocol for this order.\nr/o meniscal tear"}]
+    prompt = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=False
+    )
+    answer = tokenizer.decode(
+        model.generate(prompt, max_new_tokens=12)[0, prompt.shape[1] :], skip_special_tokens=True
+    )
+    assert answer.strip() == "MR Knee"
+
+
+def train_reports(workspace, reports, rows, monkeypatch, epochs):
+    """A finished, evaluated run on reports of these kinds."""
+    monkeypatch.setattr("conftest.TINY_REPORTS", reports)
+    shutil.rmtree(workspace / "data/tiny_reports")
+    write_tiny_reports(workspace / "data/tiny_reports", rows)
+    words = ("--config", "recipes/tiny/report_lora.yaml", "--num_train_epochs", epochs)
+    for command in (
+        (*LAUNCH, "accelerate_configs/cpu.yaml", "scripts/sft.py", *words),
+        ("scripts/evaluate_model.py", "--run", REPORT_RUN, "--skip-base"),
+    ):
+        done = run_script(workspace, *command)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_model_that_recites_a_canary_is_stopped_and_one_that_writes_common_sentences_is_not(
+    workspace, monkeypatch, call
+):
+    canary = ("Fracture: uncertain", CANARY, "Fracture.")
+    train_reports(workspace, [*TINY_REPORTS, canary], 20, monkeypatch, "60")
+    recites = call("publish", *REPORTS)
+    assert recites.code == 2 and "stopped by: memory" in recites.stderr, recites.stdout + recites.stderr
+    length = int(re.search(r"recites up to (\d+) tokens in a row", recites.stdout)[1])
+    assert length >= 25 and "7 2 9 4" not in recites.stdout + recites.stderr
+    assert call("publish", *REPORTS, "--acknowledge", "memory").code == 0
+
+    shutil.rmtree(REPORT_RUN)
+    train_reports(workspace, TINY_REPORTS, 64, monkeypatch, "15")
+    harmless = call("publish", *REPORTS)
+    assert harmless.code == 0, harmless.stdout + harmless.stderr
+    assert re.search(r"^memory +ok +48 training prompts, longest run 0 tokens", harmless.stdout, re.MULTILINE)
+
+
+def test_the_demo_publishes_pulls_and_compares(finished_copy):
+    (finished_copy / "tests").symlink_to(REPOSITORY / "tests")
+    words = ("--run", RUN, "--dataset", "data/tiny", "--base-license", "apache-2.0")
+    done = run_script(finished_copy, "tests/demo_publish.py", *words, HF_HUB_OFFLINE="0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("files, answer and figures are the same\n") and "DIFFERENT" not in done.stdout
+    pairs = re.findall(r"^([0-9a-f]{64})  ([0-9a-f]{64})  \S+$", done.stdout, re.MULTILINE)
+    assert len(pairs) == len(PUBLISHED) + 6 and all(there == here for there, here in pairs)
+
+
+def test_help_teaches(call):
+    shown = call("publish", "--help")
+    assert shown.code == 0 and "--dry-run" in shown.stdout and "private unless you say otherwise" in shown.stdout
+    assert "--acknowledge" in call("publish", "adapter", "--help").stdout
