@@ -115,7 +115,7 @@ def demo(tmp_path_factory):
     shutil.copytree(REPOSITORY / "data" / "label_sets", folder / "data" / "label_sets")
     shutil.copytree(REPOSITORY / "data" / "report_synthetic", folder / "data" / "report_synthetic")
     report = TINY_REPORT_RECIPE.replace("data/tiny_reports", "data/report_synthetic").replace(TINY_WRITER, BASE)
-    report = report.replace("max_length: 160", "max_length: 512") + "max_steps: 2\n"
+    report = report.replace("max_length: 160", "max_length: 512") + "max_dropped_fraction: 0.5\nmax_steps: 2\n"
     recipes = {
         "protocol": TINY_RECIPE.replace("data/tiny", "data/protocol_synthetic").replace(
             f": {TINY_MODEL}", f": {BASE}"
@@ -174,7 +174,8 @@ def write_tables(commands):
                 label = list(QUESTIONS)[number % 2]
                 row = dict.fromkeys(header, f"p{number}")
                 row |= {column: label for column in header if column in ("label", "protocol")}
-                row[notes[name]] = f"{20 + number} yo, {QUESTIONS[label]}"
+                asked = "Edema: positive" if notes[name] == "observations" else f"{20 + number} yo, {QUESTIONS[label]}"
+                row[notes[name]] = asked
                 writer.writerow(row)
 
 
