@@ -243,7 +243,11 @@ def _report_rows(predictor: ReportPredictor, split: Dataset) -> ReportRows:
 
 
 def _facts(dataset: PreparedDataset) -> dict[str, str]:
-    return {"name": dataset.manifest.get("name", dataset.folder.name), "access": dataset.access, "digest": dataset.digest}
+    return {
+        "name": dataset.manifest.get("name", dataset.folder.name),
+        "access": dataset.access,
+        "digest": dataset.digest,
+    }
 
 
 def _seeds(predictor: Predictor) -> dict[str, int]:
