@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from conftest import run_script
+from conftest import TINY_RECIPE, run_script
 from safetensors.torch import load_file, save_file
 
 from e2e.conftest import LAUNCH, RECIPE, RUN, TRAIN, edit_json, files_in
@@ -22,6 +22,7 @@ from radrecipes.recipe import parse_recipe
 
 DATASET = Path("data/tiny")
 BASE = Path("models/tiny/llama")
+LEARNING_RATE_LINE = TINY_RECIPE.splitlines().index("learning_rate: 1.0e-2") + 1
 SFT = ("sft", "--config", RECIPE, "--output_dir", "runs/new")
 EVALUATE = ("evaluate_model", "--run", RUN, "--restart")
 ONE = ("predict", "--adapter", RUN, "--note", "knee pain")
@@ -95,7 +96,7 @@ FAULTS = {
     "misspelt key": (
         lambda: replace(RECIPE, "learning_rate", "learning_rat"),
         SFT,
-        [f"{RECIPE}:15: ", "did you mean `learning_rate`?"],
+        [f"{RECIPE}:{LEARNING_RATE_LINE}: ", "did you mean `learning_rate`?"],
     ),
     "misspelt override": (None, (*SFT, "--lerning_rate", "1"), ["--lerning_rate: ", "did you mean `learning_rate`?"]),
     "no recipe": (lambda: Path(RECIPE).unlink(), SFT, ["no such recipe", RECIPE]),
