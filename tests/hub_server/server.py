@@ -48,7 +48,7 @@ class HubServer:
     def __enter__(self) -> "HubServer":
         listener = socket.create_server(("127.0.0.1", 0))
         self._hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(_application(self._hub), http=_Protocol, lifespan="off", log_level="critical")
+        config = uvicorn.Config(_application(self._hub), http=_Protocol, lifespan="off", log_config=None)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()
