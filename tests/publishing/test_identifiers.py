@@ -152,7 +152,9 @@ def test_cards_of_this_repository_pass():
         *(REPOSITORY / "data").glob("*/README.md"),
         *(REPOSITORY / "recipes").rglob("*.md"),
     ]
-    assert {path: found for path in paths if (found := find_identifiers(path.read_text(encoding="utf-8")))} == {}
+    # A release, `your-org/name@v1.0`, is written as the address of a mailbox is; the gate is told which is its own.
+    texts = {path: re.sub(r"your-org/[\w-]+@v[\d.]+", "", path.read_text(encoding="utf-8")) for path in paths}
+    assert {path: found for path, text in texts.items() if (found := find_identifiers(text))} == {}
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
