@@ -15,6 +15,7 @@ from radrecipes.baselines import (
     majority_label,
 )
 from radrecipes.confusions import ANY, costly_rows
+from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.embeddings import TextEmbedder
 from radrecipes.errors import InputError
@@ -38,9 +39,6 @@ CONFIDENCES = {
     SVM: "margin",
     NEAREST: "similarity",
 }
-
-# Free text may be shown and stored only for these; every other value, known or not, counts as closed.
-SHOWABLE_ACCESS = ("synthetic", "open")
 
 TOP_COLUMNS = 3
 

@@ -145,7 +145,7 @@ def cards():
     api = HfApi()
     api.create_repo("radiology/model")
     good = ModelCard("---\nlicense: mit\n---\n# Good\n")
-    bad = ModelCard("---\nbase_model: /home/me/llama\nlicense: my-own\n---\n# Bad\n")
+    bad = ModelCard("---\nbase_model: /models/llama\nlicense: my-own\n---\n# Bad\n")
     refused = ""
     try:
         bad.validate()

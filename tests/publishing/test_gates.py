@@ -206,7 +206,7 @@ def test_secrets_are_found_in_texts_tables_and_heads_of_weights_and_nobody_can_v
     assert (finding.file, finding.line) == ("train.parquet", 3)
 
 
-@pytest.mark.parametrize("path", ["/home/someone/data", "/data/hospital/reports", "C:\\Users\\someone", "~/private"])
+@pytest.mark.parametrize("path", ["/mnt/disk/data", "/data/hospital/reports", "C:\\Users\\someone", "~/private"])
 def test_paths_of_a_machine_stop(adapter, path):
     (adapter / "recipe.yaml").write_text(f"task: protocol\ndataset: {path}\n", encoding="utf-8")
     (finding,) = closed(adapter, facts())["paths"]

@@ -107,7 +107,7 @@ def test_reports_are_indexed_behind_the_guard_and_alone(task, make_metrics):
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("task", list(TASKS))
 def test_no_card_has_gaps(task, merged, access, make_metrics):
-    manifest = manifest_of(task, access=access, dataset="/data/our orders", output_dir="/home/someone/runs/x")
+    manifest = manifest_of(task, access=access, dataset="/data/our orders", output_dir="/homes/runs/x")
     manifest["data"]["folder"] = "/data/our_orders"
     metrics = metrics_of(task, make_metrics, access=access)
     text = render_model_card(manifest, metrics, **RELEASE, merged=merged)

@@ -16,6 +16,8 @@ from radrecipes.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 ACCESS_LEVELS = ("synthetic", "open", "registered", "credentialed")
+# Free text may be shown and stored only for these; every other value, known or not, counts as closed.
+SHOWABLE_ACCESS = ("synthetic", "open")
 LABEL_SET_FILE = "label_set.yaml"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"

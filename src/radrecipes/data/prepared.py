@@ -75,24 +75,7 @@ def write_prepared_dataset(
 ) -> PreparedDataset:
     """Write a prepared dataset whole, or leave the disk as it was.
 
-    The same arguments give the same bytes: no time, path or host is written.
-
-    Args:
-        folder (`str` or `Path`):
-            Where the dataset shall lie; its parent is made when missing.
-        splits (`Mapping[str, Sequence[Mapping[str, str]]]`):
-            Rows for each of `train`, `validation` and `test`.
-        columns (`Sequence[str]`):
-            Columns of every split, in this order; every row must have them, all text.
-        manifest (`Mapping[str, Any]`):
-            What is known about the data: at least `task` and `access`. Format version, columns, file names, hashes
-            and digest are added here; figures that `manifest["splits"]` already holds by split name stay.
-        card (`str`):
-            The dataset card, Markdown with its YAML front matter.
-        label_set (`LabelSet`, *optional*):
-            Labels of the task; its text is copied unchanged.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Replace an existing prepared dataset.
+    The arguments are those of [`~data.dataset_folder.write_dataset_folder`], which needs no `datasets` library.
 
     Returns:
         `PreparedDataset`: The dataset, read back from the new folder and verified.

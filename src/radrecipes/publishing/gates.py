@@ -18,10 +18,11 @@ from safetensors import safe_open
 from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE
 from radrecipes.errors import InputError
 from radrecipes.evaluation import SHOWABLE_ACCESS
+from radrecipes.hub import LARGEST_RELEASE
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.publishing.licences import HUB_LICENCES, licence_conflicts
 from radrecipes.publishing.memorisation import verbatim_overlap
-from radrecipes.publishing.release import ADAPTER_CONFIG, MOST_FILES, is_allowed
+from radrecipes.publishing.release import ADAPTER_CONFIG, is_allowed
 from radrecipes.publishing.secrets import find_secrets
 from radrecipes.reporting.card_checks import check_card
 
@@ -233,8 +234,8 @@ def _files(folder: Path, names: Sequence[str], kind: str) -> GateResult:
             findings.append(
                 Finding("files", name, None, "a link, and what it points to can change; put the file itself")
             )
-    if len(names) > MOST_FILES:
-        what = f"{len(names)} files, more than the {MOST_FILES} of one commit: a reader could see half of them"
+    if len(names) > LARGEST_RELEASE:
+        what = f"{len(names)} files, more than the {LARGEST_RELEASE} of one commit: a reader could see half of them"
         findings.append(Finding("files", "", None, what))
     return GateResult("files", f"{len(names)} files against the list for {kind}", tuple(findings))
 

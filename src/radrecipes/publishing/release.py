@@ -13,6 +13,7 @@ from radrecipes.abstention import POLICY_FILE
 from radrecipes.data.dataset_folder import CARD_FILE, LABEL_SET_FILE, MANIFEST_FILE, SPLITS, file_sha256
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
+from radrecipes.hub import RELEASE_FORMAT
 from radrecipes.models import ADAPTER_WEIGHTS
 from radrecipes.predictors import run_of
 from radrecipes.recipe import Recipe
@@ -20,9 +21,6 @@ from radrecipes.reporting.model_card import results_fit
 from radrecipes.results import results_path
 from radrecipes.tasks.task import Task
 
-FORMAT = 1  # of the entry `published` in a manifest
-# One commit holds at most this many files; with more, the Hub's client makes several and a reader can see the first alone.
-MOST_FILES = 250
 ADAPTER_CONFIG = "adapter_config.json"
 METRICS_FILE = "metrics.json"
 RECIPE_FILE = "recipe.yaml"
@@ -274,7 +272,7 @@ def _complete_model(run: FinishedRun, folder: Path, kind: str, repo: str, tag: s
 def _sealed(folder: Path, kind: str, repo: str, tag: str, manifest: Mapping[str, Any]) -> Release:
     """Write the manifest, which names the sha256 of every other file."""
     files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    published = {"format": FORMAT, "kind": kind, "repo": repo, "tag": tag, "files": files}
+    published = {"format": RELEASE_FORMAT, "kind": kind, "repo": repo, "tag": tag, "files": files}
     manifest = {**manifest, "published": published}
     write_json(folder / MANIFEST_FILE, manifest)
     return Release(folder, kind, repo, tag, manifest)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
 from radrecipes.errors import InputError
 from radrecipes.reports.consistency import (
     FINDINGS,
@@ -40,8 +41,6 @@ TEMPLATE = "template"
 REPORT_TASK = "report"
 IMPRESSION_TASK = "impression"
 
-# Reports may be shown and stored only for these; every other value, known or not, counts as closed.
-SHOWABLE_ACCESS = ("synthetic", "open")
 
 # The figures of a result at a glance, in this order.
 FIGURES = (
