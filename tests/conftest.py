@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 from tiny_model import build_tiny_model
 
@@ -19,6 +20,12 @@ from radrecipes.data.example import Example
 from radrecipes.data.preparation import COLUMNS, derive_label_set, prepare_labelled_notes
 from radrecipes.data.prepared import write_prepared_dataset
 from radrecipes.reporting.dataset_card import render_dataset_card
+
+# Property tests try the same examples every time, so that a change is judged by itself and not by luck; who looks for
+# new counterexamples asks for them: pytest -m hypothesis --hypothesis-profile explore
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("explore", max_examples=2000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_MODEL = "tiny/llama"

@@ -85,7 +85,7 @@ _NEEDLES = (
         "interval",
         "meantime",
         "interim",
-        "stabl",
+        "stab",
         "again",
         "once",
         "compar",
