@@ -47,6 +47,8 @@ class HubServer:
 
     def __enter__(self) -> "HubServer":
         listener = socket.create_server(("127.0.0.1", 0))
+        # Connections inherit it. Without it the body of an answer waits 40 ms until the client acknowledges the headers.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         self._hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(_application(self._hub), http=_Protocol, lifespan="off", log_config=None)
         self._server = uvicorn.Server(config)
