@@ -106,6 +106,8 @@ def _arguments() -> argparse.Namespace:
     adapter.add_argument("--dataset", help="where the run's dataset lies now, if it moved")
     adapter.add_argument("--dataset-repo", metavar="ORG/NAME", help="where the dataset is published, for the card")
     adapter.add_argument("--license", help="licence of the repository; default: the base's")
+    adapter.add_argument("--license-name", help="what a licence is called that is `other` to the Hub")
+    adapter.add_argument("--license-link", help="where the text of such a licence stands")
     adapter.add_argument("--base-license", help="the base's licence, where this project does not know it")
     dataset = kinds.add_parser("dataset", help="a prepared dataset")
     dataset.add_argument("--dataset", required=True, help="folder of the dataset")
@@ -138,6 +140,10 @@ def _adapter_release(args: argparse.Namespace, folder: Path) -> tuple[Release, R
     licence = args.license or base_licence
     if licence is None:
         raise InputError(f"the licence of {base} is not known here; name it with --base-license", "--license")
+    if (licence == "other") != bool(args.license_name):
+        raise InputError(
+            "`--license other` and --license-name belong together: the Hub shows the name", "--license-name"
+        )
 
     # How far it recites its training texts, and whether the merged model is the same
     memory = None
@@ -157,6 +163,9 @@ def _adapter_release(args: argparse.Namespace, folder: Path) -> tuple[Release, R
         repo_id=args.repo,
         tag=args.tag,
         license=licence,
+        license_name=args.license_name,
+        license_link=args.license_link,
+        base_license=base_licence,
         results=finished.recorded_results(),
         merged=args.merge,
         dataset=dataset.manifest,

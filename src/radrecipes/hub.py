@@ -21,6 +21,7 @@ from huggingface_hub import (
     HfApi,
     ModelInfo,
     constants,
+    get_session,
     get_token,
     snapshot_download,
 )
@@ -48,6 +49,8 @@ LARGEST_RELEASE = 250
 _HUB_FILE = ".gitattributes"
 # Seconds before each new try; the client's own waits.
 _WAITS = (1, 2, 4, 8, 8)
+# Seconds of silence that end a call, where the client would wait for ever. A commit may take the Hub minutes.
+_SILENCE = httpx2.Timeout(300, connect=30)
 # Seconds that the Hub may ask us to wait before we give up instead.
 _LONGEST_WAIT = 300
 _PASSING_STATUSES = {408, 409, 412, 425, 429, 500, 502, 503, 504}
@@ -293,6 +296,8 @@ class _Remote:
                 Seconds before each repetition, unless the Hub names its own.
         """
         for wait in (*waits, None):
+            # The client makes a new session after some failures.
+            get_session().timeout = _SILENCE
             try:
                 return function()
             except _CLIENT_ERRORS as error:
