@@ -21,17 +21,19 @@ from hypothesis import strategies as st
 from radrecipes.errors import InputError
 from radrecipes.hub import Reference
 
-READ_TOKEN = "hf_" + "r" * 34
+READ_TOKEN, FINE_TOKEN = "hf_" + "r" * 34, "hf_" + "f" * 34
 CARD = "---\nlicense: apache-2.0\n---\n# A release for tests\n"
 OLD_FILES = {"README.md": b"old", "label_set.yaml": b"name: old\n", "adapter_model.safetensors": b"\0old" * 500}
 # The steps of a publication on the wire, by who takes them; both transports take the common ones.
 COMMON_STEPS = ("whoami", "create", "settings", "validate_yaml", "preupload", "commit", "tag", "model_info", "tree")
 COMMON_STEPS += ("resolve_head", "resolve")
-LFS_STEPS = ("lfs_batch", "lfs_upload", "lfs_complete", "lfs_verify")
+LFS_STEPS = ("lfs_batch", "lfs_upload", "lfs_complete", "lfs_verify", "lfs_download")
 XET_STEPS = ("commit", "xet_token", "xet_xorb", "xet_shard", "xet_reconstruction", "xet_download")
 # As many as the client itself waits for: 503, 429, a cut connection and a lost reply. They come first and wait together.
 LANES = 4
 REFUSALS = {f"status {code}": Status(code) for code in (401, 403, 404)}
+# A copy of the Hub that lags behind does not know yet what there is.
+REFUSALS |= {f"lag {what}": Status(404, error_code=what) for what in ("RepoNotFound", "RevisionNotFound")}
 PASSING = {
     "status 503": Status(503),
     "status 429": Status(429, retry_after=0),
@@ -56,6 +58,7 @@ def lanes(tmp_path_factory):
             )
             server = stack.enter_context(HubServer(tmp_path_factory.mktemp("server"), multipart_chunk_size=4096))
             server.add_user("lab", TOKEN)
+            server.add_user("lab", FINE_TOKEN, role="fineGrained")
             server.add_user("guest", READ_TOKEN, role="read")
             client = stack.enter_context(HubClient(server.url, tmp_path_factory.mktemp("home"), **settings))
             started[transport].append((server, client))
@@ -118,6 +121,14 @@ def add_old_revision(server: HubServer, repo_id: str) -> Repository:
     files = {**repository.revision().files, **{path: StoredFile.small(data) for path, data in OLD_FILES.items()}}
     repository.tags["v1.0"] = repository.commit("main", files, tuple(OLD_FILES), "old", "", "lab")
     return repository
+
+
+def slow_down(server: HubServer) -> None:
+    """Wait before the commit and between it and the tag, and lose the replies of both."""
+    for step in ("preupload", "lfs_upload", "lfs_verify", "tree"):
+        server.faults.fail(step, Delay(0.1))
+    for step in ("commit", "tag"):
+        server.faults.fail(step, LostReply())
 
 
 def check_line(error: str, repo_id: str) -> None:
@@ -212,6 +223,17 @@ def test_a_token_that_nobody_knows_is_named_but_not_shown(client, tmp_path, repo
     assert "token: the Hub answered 401" in outcome.error and "hf auth login" in outcome.error
 
 
+def test_a_token_whose_rights_show_at_the_first_change_only(server, client, tmp_path, repo_id):
+    make_release(tmp_path / "release", repo_id)
+    repository = add_old_revision(server, repo_id)
+
+    outcome = client.publish(tmp_path / "release", repo_id, token=FINE_TOKEN)
+
+    check_line(outcome.error, repo_id)
+    assert "commit: the Hub answered 403" in outcome.error and "a token that has the right" in outcome.error
+    assert repository.files("main") == OLD_FILES
+
+
 def test_the_repository_of_somebody_else_is_refused(client, tmp_path):
     make_release(tmp_path / "release", "stranger/adapter")
     outcome = client.publish(tmp_path / "release", "stranger/adapter")
@@ -304,6 +326,18 @@ def test_waits_as_long_as_the_hub_asks(server, client, tmp_path, repo_id):
     assert outcome.error is None
     assert outcome.waits == [7, 7, 1]
     assert "token: the Hub answered 429; next try in 7 s" in outcome.steps
+
+
+def test_waits_until_the_quota_is_new(server, client, tmp_path, repo_id):
+    make_release(tmp_path / "release", repo_id)
+    server.faults.fail("commit", Status(429, rate_limit=40))
+    # What is left of the quota comes with every answer; where something is left it is no reason to wait.
+    server.faults.fail("tag", Status(503, retry_after=3))
+
+    outcome = client.publish(tmp_path / "release", repo_id)
+
+    assert outcome.error is None
+    assert outcome.waits == [41, 3]
 
 
 def test_gives_up_after_five_waits_and_continues_later(server, client, tmp_path, repo_id):
@@ -403,6 +437,7 @@ def check_fault(server, client, tmp_path, step, name, fault):
     content = make_release(folder, repo_id)
     repository = None if step == "create" else add_old_revision(server, repo_id)
     server.faults.fail(step, fault)
+    begun = len(server.requests)
 
     outcome = client.publish(folder, repo_id, gated=gated)
 
@@ -430,6 +465,8 @@ def check_fault(server, client, tmp_path, step, name, fault):
     repository = server.repo(repo_id)
     assert repository.files("v2.0") == repository.files("main") == content, name
     assert [commit.title for commit in repository.log()].count("Release v2.0") == 1, f"{name}: commit made twice"
+    # A tag stands still unless it is deleted, so that what it holds now is all that a reader ever got under it.
+    assert "DELETE" not in {request.method for request in server.requests[begun:]}, name
     if step != "create":
         assert repository.files("v1.0") == OLD_FILES, name
 
@@ -437,15 +474,12 @@ def check_fault(server, client, tmp_path, step, name, fault):
 def test_a_reader_never_sees_a_mixture(server, client, tmp_path, repo_id):
     repository = add_old_revision(server, repo_id)
     content = make_release(tmp_path / "release", repo_id)
-    for step in ("preupload", "lfs_upload", "lfs_verify", "commit", "tag"):
-        server.faults.fail(step, Delay(0.1))
-    server.faults.fail("commit", LostReply())
-    server.faults.fail("tag", LostReply())
+    slow_down(server)
     seen, published = {"v1.0": [], "v2.0": [], "main": []}, threading.Event()
 
     def read():
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        with httpx2.Client(base_url=server.url, headers=headers) as http:
+        with httpx2.Client(base_url=server.url, headers=headers, follow_redirects=True) as http:
             while True:
                 last = published.is_set()
                 for revision in seen:
@@ -469,12 +503,39 @@ def test_a_reader_never_sees_a_mixture(server, client, tmp_path, repo_id):
     published.set()
     thread.join()
 
-    assert outcome.error is None
+    assert outcome.error is None and not any(server.faults.pending.values())
     assert all(files == OLD_FILES for files in seen["v1.0"])
     assert all(files in (None, content) for files in seen["v2.0"])
     assert all(files in (OLD_FILES, content) for files in seen["main"])
     assert seen["v2.0"][0] is None and seen["v2.0"][-1] == content and seen["main"][0] == OLD_FILES
     assert repository.files("v2.0") == content
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["new-tag", "new-repository"])
+def test_a_reader_that_waits_for_a_tag_gets_it_whole_once_it_stands(server, client, reader, tmp_path, repo_id, exists):
+    if exists:
+        add_old_revision(server, repo_id)
+    content = make_release(tmp_path / "release", repo_id)
+    slow_down(server)
+
+    # `pull` asks at every turn with the same cache, so that what it keeps of a refusal would spoil the next.
+    turns = [reader.pull(f"{repo_id}@v2.0")]
+    publication = client.begin_to_publish(tmp_path / "release", repo_id)
+    while turns[-1].error is not None and not publication.done():
+        turns.append(reader.pull(f"{repo_id}@v2.0"))
+    turns.append(reader.pull(f"{repo_id}@v2.0"))
+
+    assert publication.result().error is None
+    assert len(turns) > 10, "the tag was never waited for"
+    assert not any(server.faults.pending.values())
+    pulled = [turn for turn in turns if turn.error is None]
+    for turn in turns[: -len(pulled)]:
+        check_line(turn.error, repo_id)
+        assert "tag: the Hub answered 404" in turn.error and turn.waits == []
+    assert {turn.result for turn in pulled} == {turns[-1].result}
+    folder = turns[-1].result
+    assert folder.name == publication.result().result.commit
+    assert {path: (folder / path).read_bytes() for path in content} == content
 
 
 def test_a_publication_that_was_killed_goes_on(server, client, tmp_path, repo_id):

@@ -4,18 +4,16 @@ import base64
 import hashlib
 import json
 import re
+import secrets
 from urllib.parse import parse_qs, unquote
 
 import yaml
 from starlette.responses import JSONResponse, Response
 
 from .card_rules import check_card, front_matter
-from .state import POINTER, Commit, Hub, HubError, Repository, StoredFile
+from .state import LARGE_ENDINGS, POINTER, Commit, Hub, HubError, Repository, StoredFile, git_attributes
 
-# Files that go to the large storage by name; others do where they are binary or too large for git.
-_LARGE_NAMES = re.compile(
-    r"\.(safetensors|bin|parquet|arrow|pt|pth|ckpt|gguf|onnx|msgpack|h5|npy|npz|zip|gz|tar|zst|model)$"
-)
+# Files whose names do not say so go to the large storage too where they are binary or too large for git.
 _LARGE_SIZE = 10 * 1024**2
 _URL_PREFIXES = {"model": "", "dataset": "datasets/"}
 
@@ -113,7 +111,7 @@ class Api:
         answers = []
         for file in (await request.json())["files"]:
             sample, stored = base64.b64decode(file.get("sample") or ""), commit.files.get(file["path"])
-            large = bool(_LARGE_NAMES.search(file["path"])) or file["size"] > _LARGE_SIZE or _is_binary(sample)
+            large = file["path"].endswith(LARGE_ENDINGS) or file["size"] > _LARGE_SIZE or _is_binary(sample)
             answer = {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
             if stored is not None:
                 answer["oid"] = stored.sha256 or stored.oid
@@ -136,6 +134,11 @@ class Api:
         files, added = dict(head.files), []
         for operation in operations:
             self._apply(repository, operation["key"], operation["value"], files, added)
+        # The Hub itself notes large files that their names do not give away, within the same commit.
+        unnamed = [path for path in added if files[path].sha256 and not path.endswith(LARGE_ENDINGS)]
+        attributes = files.get(".gitattributes", StoredFile.small(b"")).data
+        noted = b"".join(line for line in git_attributes(unnamed).splitlines(True) if line not in attributes)
+        files[".gitattributes"] = StoredFile.small(attributes + noted)
         author = self.hub.user(request).name
         title, message = header["summary"], header.get("description", "")
         commit = repository.commit(branch, files, tuple(added), title, message, author)
@@ -342,7 +345,7 @@ class Api:
         return JSONResponse(entries)
 
     async def resolve(self, request) -> Response:
-        """A file, whole or in part."""
+        """A file, whole or in part; a large one lies elsewhere, under an address that is all that it takes."""
         repository = self.hub.downloadable(request)
         commit, path = self._commit(request, repository), _parameter(request, "path")
         if path not in commit.files:
@@ -355,6 +358,10 @@ class Api:
             if xet_hash:
                 route = f"/api/{repository.repo_type}s/{repository.repo_id}/xet-read-token/{commit.oid}"
                 headers |= {"X-Xet-Hash": xet_hash, "X-Xet-Refresh-Route": self.hub.url + route}
+            signature = secrets.token_hex(16)
+            self.hub.signatures[signature] = file.sha256
+            address = f"{self.hub.storage_url}/files/{file.sha256}?X-Amz-Signature={signature}"
+            return Response(status_code=302, headers={**headers, "Location": address})
         return ranged_response(request, repository.read(file), headers)
 
     def _open_to_changes(self, request) -> Repository:

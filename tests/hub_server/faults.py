@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -10,23 +11,40 @@ from starlette.routing import request_response
 
 STEPS = (
     *("whoami", "create", "delete", "settings", "validate_yaml", "preupload", "commit", "tag", "branch", "discussion"),
-    *("lfs_batch", "lfs_upload", "lfs_complete", "lfs_verify"),
+    *("lfs_batch", "lfs_upload", "lfs_complete", "lfs_verify", "lfs_download"),
     *("xet_token", "xet_xorb", "xet_shard", "xet_reconstruction", "xet_download"),
     *("model_info", "tree", "paths_info", "refs", "commits", "resolve_head", "resolve", "unknown"),
 )
-_MESSAGES = {429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad Gateway", 504: "Gateway Time-out"}
+# Behind these stands the storage, which knows nothing of the Hub's error headers and answers in XML.
+_STORAGE_STEPS = ("lfs_upload", "lfs_complete", "lfs_download", "xet_download")
+_MESSAGES = {
+    401: "Invalid credentials in Authorization header",
+    412: "A commit has happened since. Please refresh and try again.",
+}
 
 
 @dataclass(frozen=True)
 class Status:
-    """Answer with `code` and do nothing, with `Retry-After: retry_after` (seconds) where that is given.
+    """Answer with `code` and do nothing.
 
-    The body is JSON, or with `page` the HTML that a gateway in front of the Hub sends.
+    Args:
+        code (`int`):
+            HTTP status code.
+        retry_after (`int`, *optional*):
+            Seconds for `Retry-After`.
+        page (`bool`, *optional*, defaults to `False`):
+            The body is HTML as of a gateway in front of the Hub, without the Hub's error headers.
+        error_code (`str`, *optional*):
+            `X-Error-Code`, as `RepoNotFound`: what a copy of the Hub answers that lags behind.
+        rate_limit (`int`, *optional*):
+            Seconds until the quota is new, told by `RateLimit` as the Hub does: nothing remains of it.
     """
 
     code: int
     retry_after: int | None = None
     page: bool = False
+    error_code: str | None = None
+    rate_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,7 @@ class Step:
         fault = self.hub.faults.take(self.name)
         if isinstance(fault, Status):
             await _read_body(receive)
-            await _failure(fault)(scope, receive, send)
+            await _failure(fault, self.name)(scope, receive, send)
         elif isinstance(fault, Cut) and scope["method"] in ("POST", "PUT"):
             await _read_body(receive, at_most=fault.after)
             _transport(scope).abort()
@@ -184,12 +202,18 @@ async def _read_body(receive, at_most: int | None = None) -> None:
             break
 
 
-def _failure(fault: Status) -> Response:
+def _failure(fault: Status, step: str) -> Response:
     headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-    message = _MESSAGES.get(fault.code, "Service Unavailable")
+    message = _MESSAGES.get(fault.code) or HTTPStatus(fault.code).phrase
     if fault.page:
         return HTMLResponse(f"<html><body>{message}</body></html>", fault.code, headers)
-    return JSONResponse({"error": message}, fault.code, headers)
+    if step in _STORAGE_STEPS:
+        return Response(f"<Error><Message>{message}</Message></Error>", fault.code, headers, "application/xml")
+    if fault.rate_limit is not None:
+        headers["RateLimit"] = f'"api";r=0;t={fault.rate_limit}'
+    if fault.error_code is not None:
+        headers["X-Error-Code"] = fault.error_code
+    return JSONResponse({"error": message}, fault.code, {**headers, "X-Error-Message": message})
 
 
 def _transport(scope) -> asyncio.Transport:

@@ -1,4 +1,6 @@
-"""Uploads by git-lfs, for clients without Xet: in one piece, or in parts where a file is larger than one.
+"""Large files for clients without Xet: uploads by git-lfs, in one piece or in parts, and downloads.
+
+The files go to and come from another address than the API's, the storage, which must never get a token of the Hub.
 
 Formats: https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md; the multipart transfer is the Hub's own.
 """
@@ -7,6 +9,7 @@ import hashlib
 
 from starlette.responses import JSONResponse, Response
 
+from .api import ranged_response
 from .state import Hub, HubError
 
 
@@ -32,7 +35,8 @@ class Lfs:
             answer = {"oid": wanted["oid"], "size": wanted["size"]}
             if not self.hub.storage.has(wanted["oid"]):
                 self.hub.storage.announced[wanted["oid"]] = wanted["size"]
-                url, upload = f"{self.hub.url}/lfs/{wanted['oid']}", {}
+                url, upload = f"{self.hub.storage_url}/lfs/{wanted['oid']}", {}
+                verify = f"{self.hub.url}/lfs/{wanted['oid']}/verify"
                 if wanted["size"] > size and "multipart" in body["transfers"]:
                     transfer = "multipart"
                     parts = range(1, -(-wanted["size"] // size) + 1)
@@ -40,12 +44,13 @@ class Lfs:
                     upload = {"href": f"{url}/complete", "header": header}
                 else:
                     upload = {"href": url, "header": {}}
-                answer["actions"] = {"upload": upload, "verify": {"href": f"{url}/verify", "header": {}}}
+                answer["actions"] = {"upload": upload, "verify": {"href": verify, "header": {}}}
             objects.append(answer)
         return JSONResponse({"transfer": transfer, "objects": objects})
 
     async def upload(self, request) -> Response:
         """One file, or one part of it."""
+        self._refuse_token(request)
         oid, data = self._announced(request), await request.body()
         if "part" in request.path_params:
             self.hub.storage.parts.setdefault(oid, {})[request.path_params["part"]] = data
@@ -55,6 +60,7 @@ class Lfs:
 
     async def complete(self, request) -> Response:
         """Join the parts."""
+        self._refuse_token(request)
         oid, body = self._announced(request), await request.json()
         parts = self.hub.storage.parts.get(oid, {})
         for part in body["parts"]:
@@ -67,10 +73,25 @@ class Lfs:
 
     async def verify(self, request) -> Response:
         """Whether the file came whole."""
+        if self.hub.user(request) is None:
+            raise HubError(401, "Invalid username or password.")
         oid, body = self._announced(request), await request.json()
         if not self.hub.storage.has(oid) or len(self.hub.storage.read(oid)) != body["size"]:
             raise HubError(404, f"{oid} did not come whole")
         return JSONResponse({"success": True})
+
+    async def download(self, request) -> Response:
+        """A large file, whole or in part, for whoever has the signed address."""
+        self._refuse_token(request)
+        sha256 = self.hub.signatures.get(request.query_params.get("X-Amz-Signature"))
+        if sha256 is None or sha256 != request.path_params["oid"]:
+            raise HubError(403, "The signature does not match")
+        return ranged_response(request, self.hub.storage.read(sha256), {"ETag": f'"{sha256}"'})
+
+    def _refuse_token(self, request) -> None:
+        """The storage takes one kind of proof only, the signed address; a token must not leave the Hub."""
+        if "authorization" in request.headers:
+            raise HubError(400, "Only one auth mechanism allowed")
 
     def _announced(self, request) -> str:
         """The file of a request, which a batch request must have announced: its address is no secret otherwise."""

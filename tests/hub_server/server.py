@@ -17,6 +17,12 @@ from .faults import Faults, LoggedRequest, Step
 from .lfs import Lfs
 from .state import Hub, HubError, Repository, User
 
+# The Hub says with every answer how much of the caller's quota is left, also with errors that have another cause.
+_EVERY_ANSWER = (
+    (b"ratelimit", b'"api";r=499;t=120'),
+    (b"ratelimit-policy", b'"fixed window";"api";q=500;w=300'),
+    (b"x-request-id", b"Root=1-test"),
+)
 _REPOSITORY = "/api/{kind}/{namespace}/{name}"
 
 
@@ -46,13 +52,15 @@ class HubServer:
         self._hub = Hub(Path(folder), multipart_chunk_size)
 
     def __enter__(self) -> "HubServer":
-        listener = socket.create_server(("127.0.0.1", 0))
-        # Connections inherit it. Without it the body of an answer waits 40 ms until the client acknowledges the headers.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self._hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        for listener in listeners:
+            # Connections inherit it. Without it the body of an answer waits 40 ms until its headers are acknowledged.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        # Another port is another origin, to which no client may send its token.
+        self._hub.url, self._hub.storage_url = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in listeners)
         config = uvicorn.Config(_application(self._hub), http=_Protocol, lifespan="off", log_config=None)
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": listeners}, daemon=True)
         self._thread.start()
         while not self._server.started:
             time.sleep(0.005)
@@ -86,7 +94,7 @@ class HubServer:
             token (`str`):
                 What the client sends.
             role (`str`, *optional*, defaults to `"write"`):
-                `"read"` or `"write"`.
+                `"read"`, `"write"`, or `"fineGrained"`, which says nothing about rights; here it has none to write.
             organizations (`tuple[str, ...]`, *optional*):
                 Organizations whose repositories the user may change.
         """
@@ -141,6 +149,7 @@ def _application(hub: Hub):
         route("GET", "/cas/xorbs/{hash}", "xet_download", cas.download_xorb),
         route("PUT", "/lfs/{oid}", "lfs_upload", lfs.upload),
         route("PUT", "/lfs/{oid}/{part:int}", "lfs_upload", lfs.upload),
+        route("GET", "/files/{oid}", "lfs_download", lfs.download),
         route("POST", "/lfs/{oid}/complete", "lfs_complete", lfs.complete),
         route("POST", "/lfs/{oid}/verify", "lfs_verify", lfs.verify),
         route("POST", "/{kind}/{namespace}/{name}.git/info/lfs/objects/batch", "lfs_batch", lfs.batch),
@@ -152,13 +161,19 @@ def _application(hub: Hub):
     routes.append(route("GET HEAD POST PUT DELETE", "/{path:path}", "unknown", api.unknown))
     application = Starlette(routes=routes, exception_handlers={HubError: _answer_error})
 
-    async def with_quoted_paths(scope, receive, send) -> None:
+    async def with_the_hubs_headers(scope, receive, send) -> None:
+        async def send_with_headers(message) -> None:
+            if message["type"] == "http.response.start":
+                have = {name.lower() for name, _ in message["headers"]}
+                message["headers"] += [(name, value) for name, value in _EVERY_ANSWER if name not in have]
+            await send(message)
+
         # A revision may hold a quoted slash, so that paths are matched as they came.
         if scope["type"] == "http":
             scope["path"] = scope["raw_path"].decode("ascii")
-        await application(scope, receive, send)
+        await application(scope, receive, send_with_headers)
 
-    return with_quoted_paths
+    return with_the_hubs_headers
 
 
 async def _answer_error(_request, error: HubError) -> JSONResponse:

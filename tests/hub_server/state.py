@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +11,10 @@ from .faults import Faults, LoggedRequest
 from .xet import XetFiles
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
-# The first commit of every repository on the Hub adds this file.
-GIT_ATTRIBUTES = b"*.bin filter=lfs diff=lfs merge=lfs -text\n*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+# Files that go to the large storage by name.
+LARGE_ENDINGS = (".safetensors", ".bin", ".parquet", ".arrow", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".msgpack")
+LARGE_ENDINGS += (".h5", ".npy", ".npz", ".zip", ".gz", ".tar", ".zst", ".model")
+_ATTRIBUTES = "{} filter=lfs diff=lfs merge=lfs -text\n"
 
 
 class HubError(Exception):
@@ -35,7 +38,7 @@ class HubError(Exception):
 
 @dataclass(frozen=True)
 class User:
-    """Who calls. `role` is the token's: `read` or `write`."""
+    """Who calls. `role` is the token's: `read`, `write`, or `fineGrained`, which may change nothing here."""
 
     name: str
     role: str
@@ -78,6 +81,11 @@ class Commit:
     files: dict[str, StoredFile]
     added: tuple[str, ...]
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z")
+
+
+def git_attributes(patterns: Iterable[str]) -> bytes:
+    """Lines of `.gitattributes`, which the first commit of every repository on the Hub adds."""
+    return "".join(map(_ATTRIBUTES.format, patterns)).encode()
 
 
 def git_blob_oid(data: bytes) -> str:
@@ -154,7 +162,7 @@ class Repository:
         self.tags: dict[str, Commit] = {}
         self.pull_requests: dict[str, Commit] = {}
         self.commits: dict[str, Commit] = {}
-        files = {".gitattributes": StoredFile.small(GIT_ATTRIBUTES)}
+        files = {".gitattributes": StoredFile.small(git_attributes(f"*{ending}" for ending in LARGE_ENDINGS))}
         self.commit("main", files, tuple(files), "initial commit", "", author)
 
     @property
@@ -213,6 +221,10 @@ class Hub:
 
     def __init__(self, folder: Path, multipart_chunk_size: int):
         self.url = ""
+        # Large files lie on another host than the API, as they do behind the Hub.
+        self.storage_url = ""
+        # Signed addresses of the storage by their signature: which file each one gives.
+        self.signatures: dict[str, str] = {}
         self.multipart_chunk_size = multipart_chunk_size
         self.storage = Storage(folder)
         self.users: dict[str, User] = {}
@@ -236,6 +248,7 @@ class Hub:
         repository = self.repositories.get((repo_type, repo_id))
         if repository is None or (repository.private and not (user and user.owns(repository.namespace))):
             if user is None:
+                # The Hub sends no code here; over https the client reads the bare 401 as this one.
                 raise HubError(401, "Invalid username or password.", "RepoNotFound")
             raise HubError(404, "Repository not found", "RepoNotFound")
         return repository

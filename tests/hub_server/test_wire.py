@@ -26,7 +26,7 @@ def send_weights(http, data: bytes = WEIGHTS) -> None:
     """Upload `data` by legacy LFS as if it were `WEIGHTS`."""
     body = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": SHA256, "size": len(WEIGHTS)}]}
     (answer,) = http.post("/radiology/model.git/info/lfs/objects/batch", json=body).json()["objects"]
-    assert http.put(answer["actions"]["upload"]["href"], content=data).status_code == 200
+    assert httpx2.put(answer["actions"]["upload"]["href"], content=data).status_code == 200
 
 
 def commit(http, *operations: tuple[str, dict]):
@@ -48,18 +48,22 @@ def test_headers_and_ranges_of_a_file(hub, http):
     sha = commit(http, large("model.safetensors"), small("notes/a.txt", "hello")).json()["commitOid"]
     url = "/radiology/model/resolve/main/model.safetensors"
     for answer in (http.head(url), http.get(url)):
+        assert answer.status_code == 302 and answer.content == b""
         assert answer.headers["etag"] == answer.headers["x-linked-etag"] == f'"{SHA256}"'
-        assert answer.headers["x-linked-size"] == answer.headers["content-length"] == str(len(WEIGHTS))
+        assert answer.headers["x-linked-size"] == str(len(WEIGHTS))
         assert answer.headers["x-repo-commit"] == sha and "x-xet-hash" not in answer.headers
-    assert http.get(url).content == WEIGHTS
+    address = answer.headers["location"]
+    assert httpx2.get(address).content == WEIGHTS and not address.startswith(hub.url)
+    assert httpx2.get(address.partition("?")[0]).status_code == 403
+    assert httpx2.get(address, headers={"Authorization": "Bearer token-that-writes"}).status_code == 400
     small_file = http.get("/radiology/model/resolve/main/notes%2Fa.txt")
     assert small_file.content == b"hello" and "x-linked-etag" not in small_file.headers
     assert small_file.headers["etag"] == f'"{hashlib.sha1(b"blob 5" + bytes(1) + b"hello").hexdigest()}"'
     for asked, start, end in (("0-3", 0, 4), ("1000-", 1000, 1024), ("-5", 1019, 1024), ("9-9999", 9, 1024)):
-        answer = http.get(url, headers={"Range": f"bytes={asked}"})
+        answer = httpx2.get(address, headers={"Range": f"bytes={asked}"})
         assert answer.status_code == 206 and answer.content == WEIGHTS[start:end]
         assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/1024"
-    assert http.get(url, headers={"Range": f"bytes={len(WEIGHTS)}-"}).status_code == 416
+    assert httpx2.get(address, headers={"Range": f"bytes={len(WEIGHTS)}-"}).status_code == 416
 
 
 def test_errors_carry_their_code(http):
@@ -94,8 +98,17 @@ def test_a_commit_is_whole_or_absent(hub, http):
     assert hub.repo("radiology/model").files() == {"ab.txt": b"3"}
 
 
+def test_the_hub_notes_large_files_that_their_names_do_not_give_away(hub, http):
+    send_weights(http)
+    before = hub.repo("radiology/model").revision().files[".gitattributes"].data
+    assert commit(http, large("model.safetensors"), large("index.dat")).status_code == 200
+    assert commit(http, large("index.dat"), small("a.txt", "a")).status_code == 200
+    after = hub.repo("radiology/model").revision().files[".gitattributes"].data
+    assert after == before + b"index.dat filter=lfs diff=lfs merge=lfs -text\n"
+
+
 def test_uploads_take_only_what_was_announced(hub, http):
-    assert http.put(f"/lfs/{SHA256}", content=WEIGHTS).status_code == 403
+    assert httpx2.put(f"{hub.url}/lfs/{SHA256}", content=WEIGHTS).status_code == 403
     token = http.get("/api/models/radiology/model/xet-read-token/main").json()
     xorb = f"{token['casUrl']}/v1/xorbs/default/{'0' * 64}"
     assert httpx2.post(xorb, content=b"").status_code == 401
@@ -116,6 +129,7 @@ def test_faults_on_the_wire(hub, http):
     hub.faults.fail("whoami", Delay(0.2))
     answer = http.get("/api/whoami-v2")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+    assert answer.headers["ratelimit"] == '"api";r=499;t=120'
     with pytest.raises(httpx2.RemoteProtocolError, match="received 10 bytes"):
         http.get("/api/whoami-v2")
     began = time.monotonic()
