@@ -166,7 +166,8 @@ def test_what_is_pulled_is_what_was_published(servers, tmp_path, repo_id, transp
 
 
 def test_publishing_again_changes_nothing(server, client, tmp_path, repo_id):
-    make_release(tmp_path / "release", repo_id)
+    # The Hub adds a line about this file to its own `.gitattributes`, which is no part of the release.
+    make_release(tmp_path / "release", repo_id, **{"index.dat": b"\0binary" * 50})
     first = client.publish(tmp_path / "release", repo_id).result
     seen = len(server.requests)
 
@@ -174,6 +175,7 @@ def test_publishing_again_changes_nothing(server, client, tmp_path, repo_id):
 
     assert not second.changed
     assert (second.commit, second.files) == (first.commit, first.files)
+    assert b"index.dat" in server.repo(repo_id).revision("v2.0").files[".gitattributes"].data
     assert {request.method for request in server.requests[seen:]} <= {"GET", "HEAD"}
 
 
