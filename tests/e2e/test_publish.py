@@ -139,10 +139,38 @@ def test_a_dry_run_shows_files_hashes_gates_and_card_and_sends_nothing(finished_
 
 
 def plant_a_secret(workspace):
-    """A token in a field of the recipe that nobody checks."""
-    with (workspace / RUN / "recipe.yaml").open("a", encoding="utf-8") as stream:
-        stream.write("run_name: x\nlogging_steps: 1\n")
+    """A token in a field of the figures that nobody reads."""
     edit_json(workspace / RUN / "evaluation" / "metrics.json", note="hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345678")
+
+
+def make_credentialed(workspace):
+    """The same run on the same rows, had they been somebody's."""
+    edit_json(workspace / "data/tiny/manifest.json", access="credentialed")
+    manifest = json.loads((workspace / RUN / "manifest.json").read_text("utf-8"))
+    edit_json(workspace / RUN / "manifest.json", data={**manifest["data"], "access": "credentialed"})
+    metrics = json.loads((workspace / RUN / "evaluation/metrics.json").read_text("utf-8"))
+    edit_json(workspace / RUN / "evaluation/metrics.json", dataset={**metrics["dataset"], "access": "credentialed"})
+
+
+def make_credentialed_and_call_it_synthetic_again(workspace):
+    """What was trained on credentialed rows, whose dataset somebody edited afterwards; its digest is the same."""
+    make_credentialed(workspace)
+    edit_json(workspace / "data/tiny/manifest.json", access="synthetic")
+
+
+def plant_a_row(workspace):
+    """A row of credentialed data among the tokens of the tokenizer."""
+    make_credentialed(workspace)
+    path = workspace / RUN / "adapter" / "tokenizer.json"
+    tokens = json.loads(path.read_text("utf-8"))["added_tokens"]
+    note = load_prepared_dataset(workspace / "data/tiny").splits["test"]["note"][0]
+    edit_json(path, added_tokens=[*tokens, {**tokens[0], "id": 99999, "content": note}])
+
+
+def link(workspace):
+    """A file of the adapter that lies elsewhere."""
+    (workspace / "private.json").write_text("{}", encoding="utf-8")
+    (workspace / RUN / "adapter" / "generation_config.json").symlink_to(workspace / "private.json")
 
 
 FAULTS = {
@@ -156,7 +184,10 @@ FAULTS = {
         lambda w: edit_json(w / RUN / "evaluation" / "metrics.json", dataset={"digest": "0"}),
         "measures another dataset",
     ),
-    "no thresholds": (lambda w: (w / RUN / "adapter" / "decision_policy.json").unlink(), "no fitted thresholds"),
+    "no thresholds": (
+        lambda w: (w / RUN / "adapter" / "decision_policy.json").unlink(),
+        "decision_policy.json: there is no such file",
+    ),
     "local base": (
         lambda w: edit_json(w / RUN / "adapter" / "adapter_config.json", base_model_name_or_path="models/tiny/llama"),
         "base_model_name_or_path is not tiny/llama",
@@ -166,6 +197,15 @@ FAULTS = {
         "stopped by: base",
     ),
     "a secret": (plant_a_secret, "stopped by: secrets"),
+    "another recipe": (
+        lambda w: (w / RUN / "recipe.yaml").write_text(
+            Path(w, RUN, "recipe.yaml").read_text() + "weight_decay: 0.5\n"
+        ),
+        "not the recipe that was trained",
+    ),
+    "other data": (make_credentialed_and_call_it_synthetic_again, "stopped by: access"),
+    "a row": (plant_a_row, "stopped by: access, quotes"),
+    "a link": (link, "is no file but a link"),
     "dataset changed": (lambda w: (w / "data/tiny/test.parquet").write_bytes(b""), "changed since"),
 }
 
@@ -176,6 +216,7 @@ def test_what_must_not_be_published_is_refused_in_one_line_before_any_request(fi
     plant(finished_copy)
     before = files_in(finished_copy)
     refused = call("publish", *ADAPTER)
+    assert "Traceback" not in refused.stderr and "headache" not in refused.stdout + refused.stderr
     errors = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert refused.code == 2 and len(errors) == 1 and message in errors[0], refused.stdout + refused.stderr
     assert hub.requests == [] and files_in(finished_copy) == before
@@ -187,15 +228,6 @@ def test_an_unknown_base_licence_and_one_that_does_not_fit_are_refused(finished_
     assert refused.code == 2 and "--base-license" in refused.stderr
     refused = call("publish", *words, "--base-license", "llama3.2", "--license", "apache-2.0", "--dry-run")
     assert refused.code == 2 and "stopped by: licence" in refused.stderr
-
-
-def make_credentialed(workspace):
-    """The same run on the same rows, had they been somebody's."""
-    edit_json(workspace / "data/tiny/manifest.json", access="credentialed")
-    manifest = json.loads((workspace / RUN / "manifest.json").read_text("utf-8"))
-    edit_json(workspace / RUN / "manifest.json", data={**manifest["data"], "access": "credentialed"})
-    metrics = json.loads((workspace / RUN / "evaluation/metrics.json").read_text("utf-8"))
-    edit_json(workspace / RUN / "evaluation/metrics.json", dataset={**metrics["dataset"], "access": "credentialed"})
 
 
 def test_credentialed_data_never_leave_and_their_adapter_only_privately_and_on_somebodys_word(

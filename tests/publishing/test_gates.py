@@ -1,5 +1,6 @@
 """Each gate with a fault planted and without: what it says, where it points, and that it never says what it found."""
 
+import base64
 import json
 
 import pyarrow as pa
@@ -40,7 +41,7 @@ size_categories: [n<1K]
 task_categories: [text-classification]
 annotations_creators: [machine-generated]
 source_datasets: [original]
-tags: [radiology]
+tags: [radiology, synthetic]
 configs:
 - config_name: default
   data_files: [{split: train, path: train.parquet}]
@@ -56,8 +57,8 @@ ADAPTER = {
     "adapter_config.json": json.dumps({"base_model_name_or_path": "tiny/llama", "revision": COMMIT}, indent=2),
     "README.md": CARD,
     "recipe.yaml": "task: protocol\ndataset: data/tiny\n",
-    "metrics.json": "{}\n",
-    "manifest.json": "{}\n",
+    "metrics.json": json.dumps({"dataset": {"access": "synthetic"}}, indent=2),
+    "manifest.json": json.dumps({"data": {"access": "synthetic"}}, indent=2),
 }
 
 
@@ -97,6 +98,18 @@ def dataset(tmp_path):
     for split in ("train", "validation", "test"):
         write_rows(folder / f"{split}.parquet", ["chronic knee pain", "acute flank pain"])
     return folder
+
+
+def trained_on(folder, access):
+    """Make the release of an adapter one of data of this access class."""
+    for name in ("metrics.json", "manifest.json"):
+        (folder / name).write_text(ADAPTER[name].replace("synthetic", access), encoding="utf-8")
+
+
+def add_field(path, **fields):
+    """Add to a JSON file of a release."""
+    content = {**json.loads(path.read_text("utf-8")), **fields}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def write_rows(path, notes):
@@ -149,6 +162,7 @@ def test_closed_data_are_never_published_whatever_is_said(dataset, access):
 
 @pytest.mark.parametrize("access", ["credentialed", "registered"])
 def test_what_closed_data_trained_goes_only_where_not_everybody_reads_and_on_somebodys_word(adapter, access):
+    trained_on(adapter, access)
     for visibility in ("private", "gated"):
         given = facts(access=access, visibility=visibility)
         assert "access" in closed(adapter, given)
@@ -157,7 +171,41 @@ def test_what_closed_data_trained_goes_only_where_not_everybody_reads_and_on_som
 
 
 def test_an_unknown_access_class_stops_even_when_vouched_for(adapter):
+    trained_on(adapter, "internal")
     assert "access" in closed(adapter, facts(access="internal"), ["credentialed"])
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "manifest.json"])
+@pytest.mark.parametrize("visibility", ["private", "public"])
+def test_an_access_class_that_was_changed_after_training_stops_whatever_is_said(adapter, name, visibility):
+    add_field(adapter / name, **json.loads(ADAPTER[name].replace("synthetic", "credentialed")))
+    (finding,) = closed(adapter, facts(visibility=visibility), ["credentialed"])["access"]
+    assert finding.file == name and "the dataset does now (synthetic)" in finding.what
+    (adapter / name).write_text("[]", encoding="utf-8")
+    assert "access" in closed(adapter, facts(visibility=visibility))
+
+
+@pytest.mark.parametrize(
+    ("access", "tags", "form"),
+    [
+        ("synthetic", "radiology", ""),  # made as open
+        ("open", "radiology", "extra_gated_prompt: ask\n"),  # made as credentialed
+        ("synthetic", "radiology, synthetic", "extra_gated_prompt: ask\n"),
+        ("open", "radiology, synthetic", ""),
+    ],
+)
+def test_a_dataset_whose_access_class_was_changed_after_its_card_was_made_stops(dataset, access, tags, form):
+    card = DATASET_CARD.replace("radiology, synthetic", tags).replace("pretty_name", form + "pretty_name")
+    (dataset / "README.md").write_text(card, encoding="utf-8")
+    (finding,) = closed(dataset, facts(kind="dataset", access=access, base=None, writes=None))["card"]
+    assert finding.file == "README.md" and "another access class" in finding.what
+
+
+def test_a_card_of_another_licence_or_no_text_stops(dataset):
+    given = facts(kind="dataset", licence="cc-by-nc-4.0", source_licences={}, base=None, writes=None)
+    assert "`license` is not cc-by-nc-4.0" in closed(dataset, given)["card"][0].what
+    (dataset / "README.md").write_bytes(DATASET_CARD.encode("utf-16"))
+    assert closed(dataset, given).keys() == {"card", "files"}
 
 
 @pytest.mark.parametrize("name", ["README.md", "metrics.json", "recipe.yaml", "adapter_config.json"])
@@ -175,6 +223,101 @@ def test_a_row_of_closed_data_in_any_text_is_found_at_its_line_and_not_repeated(
     (finding,) = closed(adapter, given, ["credentialed"])["quotes"]
     assert finding.file == name and finding.line and "headache" not in str(finding).lower()
     assert "quotes" not in closed(adapter, facts(access="open"))
+
+
+HIDDEN = {
+    "escaped line breaks": lambda folder: add_field(folder / "metrics.json", x="\n".join(ROW.split())),
+    "escaped letters": lambda folder: (folder / "metrics.json").write_text(
+        ADAPTER["metrics.json"].replace("{", '{"x": "' + "".join(f"\\u{ord(c):04x}" for c in ROW) + '",', 1)
+    ),
+    "a list, a word an item": lambda folder: add_field(folder / "metrics.json", x=ROW.split()),
+    "comments, a word a line": lambda folder: (folder / "label_set.yaml").write_text(
+        "name: x\n" + "".join(f"# {word}\n" for word in ROW.split())
+    ),
+    "a broken line": lambda folder: (folder / "chat_template.jinja").write_text(
+        "{# " + ROW.replace("gardening", "gardening\n") + " #}"
+    ),
+    "an added token": lambda folder: (folder / "tokenizer.json").write_text(
+        json.dumps({"added_tokens": [{"content": ROW}], "model": {"vocab": {"a": 1, "chronic": 2}}}, indent=2)
+    ),
+    "a vocabulary": lambda folder: (folder / "vocab.txt").write_text(f"[PAD]\n{ROW}\n"),
+    "notes of the weights": lambda folder: save_file(
+        {"x": torch.zeros(1)},
+        folder / "adapter_model.safetensors",
+        {"format": "pt", "x": json.dumps({"example": ROW})},
+    ),
+    "the name of a tensor": lambda folder: save_file({ROW: torch.zeros(1)}, folder / "adapter_model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("place", HIDDEN)
+def test_a_row_of_closed_data_is_found_wherever_it_hides(adapter, place):
+    HIDDEN[place](adapter)
+    (finding,) = closed(adapter, facts(access="credentialed"), ["credentialed"])["quotes"]
+    assert "words in a row of the data" in finding.what and "headache" not in str(finding)
+
+
+UNREADABLE = {
+    "UTF-16": ("metrics.json", '{"x": "y"}'.encode("utf-16")),
+    "UTF-16 without a mark": ("recipe.yaml", "task: protocol".encode("utf-16-le")),
+    "invalid UTF-8": ("generation_config.json", b'{"x": "\xff"}'),
+    "no JSON": ("generation_config.json", b"knee pain"),
+    "no weights": ("adapter_model.safetensors", b"knee pain"),
+    "a vocabulary that no gate reads": ("spiece.model", b"PK\x03\x04"),
+}
+
+
+@pytest.mark.parametrize("fault", UNREADABLE)
+def test_what_no_gate_can_look_into_stops(adapter, fault):
+    name, content = UNREADABLE[fault]
+    (adapter / name).write_bytes(content)
+    (finding,) = closed(adapter, facts(), ["identifiers", "memory", "credentialed"])["files"]
+    assert finding.file == name and "nobody can look into it" in finding.what
+
+
+@pytest.mark.parametrize("wrap", [base64.b64encode, base64.encodebytes])
+def test_encoded_bytes_stop_and_digests_do_not(adapter, wrap):
+    add_field(adapter / "metrics.json", sha256="0a" * 32)
+    assert not closed(adapter, facts())
+    add_field(adapter / "metrics.json", x=wrap(ROW.encode() * 4).decode())
+    (finding,) = closed(adapter, facts())["files"]
+    assert finding.file == "metrics.json" and finding.line and "encoded bytes" in finding.what
+
+
+def test_a_line_too_long_to_look_into_stops(adapter, dataset):
+    add_field(adapter / "metrics.json", x="knee pain " * 200_000)
+    assert [finding.file for finding in closed(adapter, facts(), ["identifiers"])["files"]] == ["metrics.json"]
+    write_rows(dataset / "test.parquet", ["knee pain", "knee pain " * 200_000])
+    (finding,) = closed(dataset, facts(kind="dataset", base=None, writes=None), ["identifiers"])["files"]
+    assert (finding.file, finding.line) == ("test.parquet", 2)
+
+
+@pytest.mark.parametrize("part", ["schema", "field", "name"])
+def test_the_head_of_a_table_is_looked_into(dataset, part):
+    given, note = facts(kind="dataset", base=None, writes=None), "MRN 4471902 of C:\\Users\\someone"
+    schema = pa.schema([pa.field("id", pa.string(), metadata={"x": json.dumps(note)} if part == "field" else None)])
+    table = pa.table({"id": ["a"]}).cast(schema)
+    table = table.rename_columns([note if part == "name" else "id"])
+    table = table.replace_schema_metadata({"pandas": json.dumps({"from": note})} if part == "schema" else None)
+    pq.write_table(table, dataset / "train.parquet")
+    found = closed(dataset, given)
+    assert found.keys() == {"identifiers", "paths"}
+    assert {finding.file for findings in found.values() for finding in findings} == {"train.parquet"}
+    assert not any("4471902" in str(finding) or "someone" in str(finding) for finding in found["identifiers"])
+
+
+def test_a_record_number_that_a_table_made_a_decimal_is_found_and_a_measured_time_is_not(adapter):
+    add_field(adapter / "metrics.json", seconds=86400.0, share=0.4471902, model_max_length=int(1e30))
+    assert not closed(adapter, facts())
+    add_field(adapter / "metrics.json", mrn=4471902.0)
+    assert {finding.file for finding in closed(adapter, facts())["identifiers"]} == {"metrics.json"}
+
+
+@pytest.mark.parametrize("field", ['"mrn": 4471902', '"patient_name": "Margaret Thornbury \\ud83d\\ude00 \\ud83d"'])
+def test_identifiers_are_found_behind_the_keys_of_json(adapter, field):
+    (adapter / "metrics.json").write_text(ADAPTER["metrics.json"].replace("{", f"{{\n{field},", 1), encoding="utf-8")
+    (finding,) = closed(adapter, facts())["identifiers"]
+    assert (finding.file, finding.line) == ("metrics.json", 2)
 
 
 def test_identifiers_are_named_by_kind_and_place_but_not_repeated(adapter, dataset):
@@ -206,11 +349,23 @@ def test_secrets_are_found_in_texts_tables_and_heads_of_weights_and_nobody_can_v
     assert (finding.file, finding.line) == ("train.parquet", 3)
 
 
-@pytest.mark.parametrize("path", ["/mnt/disk/data", "/data/hospital/reports", "C:\\Users\\someone", "~/private"])
-def test_paths_of_a_machine_stop(adapter, path):
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/mnt/disk/data", "/data/hospital/reports", "C:\\Users\\someone", "~/private", "/gpfs/projects/someone",
+        "someone@node1:/home/someone", "file:///home/someone", "\\\\fileserver\\radiology",
+    ],
+)  # fmt: skip
+def test_paths_of_a_machine_stop_in_yaml_json_and_notes_of_weights(adapter, path):
     (adapter / "recipe.yaml").write_text(f"task: protocol\ndataset: {path}\n", encoding="utf-8")
-    (finding,) = closed(adapter, facts())["paths"]
-    assert (finding.file, finding.line) == ("recipe.yaml", 2) and path not in str(finding)
+    add_field(adapter / "adapter_config.json", x=path)
+    weights = {"format": "pt", "config": json.dumps({"from": path})}
+    save_file({"x": torch.zeros(1)}, adapter / "adapter_model.safetensors", weights)
+    found = closed(adapter, facts())["paths"]
+    assert {(finding.file, finding.line) for finding in found} == {
+        ("adapter_config.json", 4), ("adapter_model.safetensors", None), ("recipe.yaml", 2),
+    }  # fmt: skip
+    assert not any(path in str(finding) for finding in found)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +396,7 @@ def test_a_base_without_hub_id_and_commit_stops(adapter, config):
         {"source_licences": {"the base tiny/llama": "llama3.2"}},
         {"source_licences": {"the base tiny/llama": None}},
         {"licence": "apache-2", "source_licences": {}},
+        {"licence": "unknown"},
     ],
 )
 def test_a_licence_that_cannot_be_right_stops(adapter, changes):

@@ -1,12 +1,17 @@
 """Merging: the sum is right, in the right dtype, never into quantised weights; a wrong sum is noticed."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import TINY_RECIPE, TINY_WRITER
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from tiny_model import build_tiny_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from radrecipes import models
+from radrecipes.errors import InputError
 from radrecipes.publishing.merging import compare_logits, load_merged, merge_adapter
 from radrecipes.recipe import parse_recipe
 
@@ -71,3 +76,19 @@ def test_a_base_that_training_quantised_is_merged_unquantised(recipe_of, adapter
     assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
     assert "quantization_config" not in (workspace / "merged" / "config.json").read_text("utf-8")
     assert compare_logits(recipe, adapter, load_merged(workspace / "merged"), ROWS).mean_divergence < 1e-3
+
+
+def test_a_base_that_is_there_quantised_only_is_not_merged(recipe_of, workspace):
+    plain, quantised = workspace / "models" / "tiny" / "wide", workspace / "models" / "tiny" / "four"
+    build_tiny_model(workspace / "models", "tiny/wide", hidden_size=128)
+    four_bits = BitsAndBytesConfig(load_in_4bit=True)
+    AutoModelForCausalLM.from_pretrained(plain, quantization_config=four_bits).save_pretrained(quantised)
+    for path in plain.iterdir():
+        if not (quantised / path.name).exists():
+            shutil.copyfile(path, quantised / path.name)
+    recipe = recipe_of(model_name_or_path="tiny/four")
+    model = get_peft_model(models.load_base(recipe.model), LoraConfig(target_modules="all-linear"))
+    models.save_adapter(model, workspace / "adapter", "tiny/four", "0" * 40, model.state_dict())
+    with pytest.raises(InputError, match="tiny/four: its weights are quantised themselves"):
+        merge_adapter(recipe, workspace / "adapter", workspace / "merged")
+    assert not (workspace / "merged").exists()

@@ -9,8 +9,10 @@ import torch
 from conftest import TINY_RECIPE, write_tiny_dataset
 from safetensors.torch import save_file
 
+from radrecipes.abstention import DecisionPolicy
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
+from radrecipes.models import adapter_digest
 from radrecipes.publishing.release import (
     assemble_adapter,
     assemble_dataset,
@@ -38,7 +40,14 @@ def run(tmp_path, monkeypatch):
     parsed = parse_recipe(folder / "recipe.yaml")
     manifest = {
         "recipe": {"name": "tiny/protocol_lora", "digest": parsed.digest, "fields": parsed.fields},
-        "data": {"folder": str(dataset), "digest": DIGEST, "access": "synthetic", "rows": {"test": 8}},
+        "data": {
+            "folder": str(dataset),
+            "digest": DIGEST,
+            "access": "synthetic",
+            "rows": {"test": 8},
+            "label_set_sha256": hashlib.sha256(b"label_set.yaml").hexdigest(),
+        },
+        "prompt": {"sha256": DIGEST},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     metrics = {"split": "test", "rows": 8, "dataset": {"digest": DIGEST}}
@@ -46,8 +55,19 @@ def run(tmp_path, monkeypatch):
     config = {"base_model_name_or_path": "tiny/llama", "revision": "0" * 40}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file({"x": torch.zeros(1)}, folder / "adapter" / "adapter_model.safetensors")
-    for name in ("tokenizer.json", "chat_template.jinja", "label_set.yaml", "decision_policy.json"):
+    for name in ("tokenizer.json", "chat_template.jinja", "label_set.yaml"):
         (folder / "adapter" / name).write_text(name, encoding="utf-8")
+    DecisionPolicy(
+        temperature=1.0,
+        thresholds=(),
+        target_accuracy=0.95,
+        adapter_sha256=adapter_digest(folder / "adapter"),
+        label_set_sha256=manifest["data"]["label_set_sha256"],
+        prompt_sha256=DIGEST,
+        dataset_digest=DIGEST,
+        rows=8,
+        groups=8,
+    ).save(folder / "adapter")
     for name in LEFT_BEHIND:
         (folder / name).write_bytes(b"private")
     (folder / "COMPLETE").touch()
@@ -91,6 +111,64 @@ def test_no_path_of_this_machine_is_published_and_the_recipe_still_says_what_was
     same = trained.fields.keys() - {"dataset", "output_dir"}
     assert all(published.fields[name] == trained.fields[name] for name in same)
     assert finished.dataset_folder == tmp_path / "elsewhere" / "orders"
+
+
+def change_json(path, key, **changes):
+    """Change what stands under a key of a JSON file."""
+    content = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**content, key: {**content[key], **changes}}), encoding="utf-8")
+
+
+def append(path, content):
+    """Append bytes to a file."""
+    path.write_bytes(path.read_bytes() + content)
+
+
+CHANGED = {
+    "recipe": (lambda run: append(run / "recipe.yaml", b"weight_decay: 0.5\n"), "not the recipe that was trained"),
+    "weights": (
+        lambda run: save_file({"x": torch.ones(1)}, run / "adapter" / "adapter_model.safetensors"),
+        "thresholds of another model",
+    ),
+    "label set": (lambda run: append(run / "adapter" / "label_set.yaml", b"#"), "not the label set"),
+    "no label set": (lambda run: (run / "adapter" / "label_set.yaml").unlink(), "is missing"),
+    "data": (lambda run: change_json(run / "evaluation" / "metrics.json", "dataset", digest="0"), "another dataset"),
+    "metrics in UTF-16": (
+        lambda run: (run / "evaluation" / "metrics.json").write_bytes("{}".encode("utf-16")),
+        "no evaluation in JSON",
+    ),
+    "metrics of nothing": (
+        lambda run: (run / "evaluation" / "metrics.json").write_text("[]"),
+        "no evaluation in JSON",
+    ),
+    "adapter's configuration": (
+        lambda run: (run / "adapter" / "adapter_config.json").write_bytes(b"\xff"),
+        "not readable",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_run_that_was_changed_since_it_was_trained_is_refused(run, change):
+    read_finished_run(run)
+    plant, message = CHANGED[change]
+    plant(run)
+    with pytest.raises(InputError, match=message):
+        read_finished_run(run)
+
+
+@pytest.mark.parametrize("name", ["adapter/adapter_config.json", "adapter/tokenizer.json", "evaluation/metrics.json"])
+def test_what_a_link_points_to_is_not_published(run, tmp_path, name):
+    (run / name).rename(tmp_path / "elsewhere.json")
+    (run / name).symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(InputError, match=rf"{name}: is no file but a link"):
+        assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(run, tmp_path):
+    (run / "adapter" / "vocab.txt").mkdir()
+    with pytest.raises(InputError, match="a link or a folder"):
+        assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
 
 
 def test_a_merged_model_may_hold_weights_in_parts_and_no_adapter():

@@ -5,6 +5,7 @@ logged and pasted into tickets, and what they are about may be a patient's name.
 """
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,36 +14,53 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE
+from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE, MANIFEST_FILE
 from radrecipes.errors import InputError
 from radrecipes.evaluation import SHOWABLE_ACCESS
 from radrecipes.hub import LARGEST_RELEASE
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.publishing.licences import HUB_LICENCES, licence_conflicts
-from radrecipes.publishing.memorisation import verbatim_overlap
-from radrecipes.publishing.release import ADAPTER_CONFIG, is_allowed
+from radrecipes.publishing.memorisation import SHORTEST_RUN, verbatim_overlap
+from radrecipes.publishing.release import ADAPTER_CONFIG, METRICS_FILE, is_allowed
 from radrecipes.publishing.secrets import find_secrets
 from radrecipes.reporting.card_checks import check_card
+from radrecipes.reporting.card_front_matter import gated_form
 
 # What a user can vouch for after looking at the findings; everything else has to be mended.
 ACKNOWLEDGEMENTS = ("credentialed", "identifiers", "memory")
 VISIBILITIES = ("private", "gated", "public")
 # Tokens of training text in a row, neither in the prompt nor from the base nor common, from which on a model recites.
 LONGEST_RUN = 24
-# Vocabularies hold word pieces and numbers, not sentences; they are searched for secrets only.
+# Vocabularies hold word pieces and numbers; three words in a row are none. Only secrets are looked for in all of them.
 _VOCABULARIES = frozenset(("merges.txt", "tokenizer.json", "vocab.json", "vocab.txt"))
+_NO_WORD_PIECE = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,} [^\W\d_]{2,}")
 _TEXT_SUFFIXES = frozenset((".md", ".json", ".yaml", ".jinja", ".txt"))
-# Folders of a user, a temporary or mounted disk, or Windows drives; Hub ids and links have no slash in front.
+_HEAD = "(head)"
+# How JSON writes what is no plain character; one for one, so that lines stay where they are.
+_JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
+# What encoded bytes look like, also in lines of 76: nobody can tell what they say.
+_ENCODED = re.compile(r"[A-Za-z0-9+/]{72}")
+_LONGEST_LINE = 100_000
+# Marks of comments, lists, quotations and JSON around what stands in a line.
+_LINE_MARKS = re.compile(r"^[\s#>*|-]*[\"']?|[\"'],?\s*$")
+# Folders of a user, a temporary or mounted disk, Windows drives and shares; a value that is a path; Hub ids and links have no
+# slash in front.
 _LOCAL_PATH = re.compile(
-    r"(?<![\w.:/~<-])(?:/(?:data|home|media|mnt|opt|private|root|scratch|srv|tmp|Users|var|Volumes|work)/|~/|[A-Za-z]:\\)[\w.-]"
+    r"(?<![\w./~<-])(?:/(?:data|home|media|mnt|opt|private|root|scratch|srv|tmp|Users|var|Volumes|work)/|~/|[A-Za-z]:\\)[\w.-]"
+    r"|(?:[\"']|[:-] )/[\w.-]+/[\w.-]|\b(?:file|nfs|smb):/|(?<![\w\\])\\\\[\w.-]+\\\w"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Left out of what is searched for identifiers in texts that this project writes, never in tables of rows: a key of YAML or JSON
 # behind which a person's name would be expected, and digests, commits and decimal figures, by which nobody is called.
 _KEY_OF_NAMES = re.compile(r'^[\s-]*"?(?:dataset_)?name"?: ')
-_OF_MACHINES = re.compile(r"(?<![\w.+-])(?:[0-9a-f]{64}|[0-9a-f]{40}|[+−-]?\d+\.\d+(?:e[+-]?\d+)?)(?!\.?\d|[\w+-])")
+# A whole number of many digits stays, also with `.0` behind it: tables write record numbers so. The one of 31 digits stands in
+# every tokenizer's configuration that names no longest input.
+_OF_MACHINES = re.compile(
+    rf"(?<![\w.+-])(?:[0-9a-f]{{64}}|[0-9a-f]{{40}}|{int(1e30)}|"
+    r"[+−-]?(?!\d{5,}\.0+\b)\d+\.\d+(?:e[+-]?\d+)?)(?!\.?\d|[\w+-])"
+)
 
 
 @dataclass(frozen=True)
@@ -138,16 +156,33 @@ class ReleaseFacts:
 
 @dataclass(frozen=True)
 class _Text:
-    """A piece of a release that holds words: a whole text file, or one cell of a table."""
+    """A piece of a release that holds words: a whole text file, a head with its notes, or one cell of a table."""
 
     file: str
     row: int | None
     column: str | None
     text: str
 
+    @property
+    def is_cell(self) -> bool:
+        """Whether it is a cell of a table, which a source wrote and not this project."""
+        return self.row is not None
+
     def line(self, offset: int) -> int | None:
-        """Line or row of a place in it."""
+        """Line or row of a place in it; none in a head."""
         return self.row if self.column else self.text.count("\n", 0, offset) + 1
+
+    def lines(self) -> Iterator[tuple[int | None, str]]:
+        """What may hold sentences, with its line; a cell is one line."""
+        if self.is_cell:
+            yield self.row, self.text
+            return
+        for number, line in enumerate(self.text.splitlines(), 1):
+            place = None if self.column else number
+            if self.file not in _VOCABULARIES:
+                yield place, line
+            else:
+                yield from ((place, piece) for piece in line.split('"') if _NO_WORD_PIECE.search(piece))
 
 
 def check_release(
@@ -178,12 +213,12 @@ def check_release(
         raise ValueError(f"no visibility: {facts.visibility!r}")
     if unknown := set(acknowledgements) - set(ACKNOWLEDGEMENTS):
         raise ValueError(f"no acknowledgements: {sorted(unknown)}")
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
-    texts = list(_texts(folder, names))
+    names = _names(folder)
+    texts, unreadable = _read(folder, names)
     return [
-        _files(folder, names, facts.kind),
-        _access(names, facts, "credentialed" in acknowledgements),
-        _card(folder, facts.kind),
+        _files(folder, names, facts.kind, texts, unreadable),
+        _access(folder, names, facts, "credentialed" in acknowledgements),
+        _card(folder, facts),
         _quotes(texts, facts),
         _identifiers(texts, facts.reference, "identifiers" in acknowledgements, on_text),
         _secrets(texts),
@@ -196,35 +231,81 @@ def check_release(
 
 def texts_to_search(folder: Path) -> int:
     """How many texts [`check_release`] will search for identifiers."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
-    return sum(text.file not in _VOCABULARIES for text in _texts(folder, names))
+    return len(_read(folder, _names(folder))[0])
 
 
-def _texts(folder: Path, names: Sequence[str]) -> Iterator[_Text]:
-    """Every word of a release: text files, text columns of tables, and the notes in the heads of weights."""
+def _names(folder: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    )
+
+
+def _read(folder: Path, names: Sequence[str]) -> tuple[list[_Text], list[str]]:
+    """Every word of a release, and the files that cannot be looked into."""
+    texts, unreadable = [], []
     for name in names:
-        path = folder / name
-        if path.suffix in _TEXT_SUFFIXES:
-            yield _Text(name, None, None, path.read_text(encoding="utf-8", errors="replace"))
-        elif path.suffix == ".parquet":
-            file = pq.ParquetFile(path)
-            for key, value in (file.schema_arrow.metadata or {}).items():
-                yield _Text(name, None, "(head)", f"{key.decode()} {value.decode(errors='replace')}")
-            row = 0
-            for batch in file.iter_batches():
-                for column, values in zip(batch.schema.names, batch.columns, strict=True):
-                    for place, value in enumerate(values.to_pylist(), row + 1):
-                        if value is not None:
-                            yield _Text(name, place, column, str(value))
-                row += batch.num_rows
-        elif path.suffix == ".safetensors":
-            with safe_open(path, "pt") as weights:
-                yield _Text(name, None, "(head)", json.dumps(weights.metadata() or {}))
+        try:
+            texts += _texts(folder / name, name)
+        except (OSError, ValueError, RecursionError, SafetensorError):
+            unreadable.append(name)
+    return texts, unreadable
 
 
-def _files(folder: Path, names: Sequence[str], kind: str) -> GateResult:
-    """Nothing but what the allow-list names, in one commit."""
+def _texts(path: Path, name: str) -> Iterator[_Text]:
+    """The words of one file: a text, the text columns of a table, the notes and names in the head of tables and weights."""
+    if path.suffix in _TEXT_SUFFIXES:
+        text = path.read_text(encoding="utf-8")
+        if "\0" in text:
+            raise ValueError("no text")
+        if path.suffix == ".json":
+            json.loads(text)
+            text = _without_escapes(text)
+        yield _Text(name, None, None, text)
+    elif path.suffix == ".parquet":
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+        notes = [note for part in (schema, *schema) for note in (part.metadata or {}).items()]
+        head = [*schema.names, *(f"{key.decode()} {_without_escapes(value.decode())}" for key, value in notes)]
+        yield _Text(name, None, _HEAD, "\n".join(head))
+        row = 0
+        for batch in file.iter_batches():
+            for column, values in zip(batch.schema.names, batch.columns, strict=True):
+                for place, value in enumerate(values.to_pylist(), row + 1):
+                    if value is not None:
+                        yield _Text(name, place, column, str(value))
+            row += batch.num_rows
+    elif path.suffix == ".safetensors":
+        with safe_open(path, "pt") as weights:
+            notes = (f"{key} {_without_escapes(value)}" for key, value in (weights.metadata() or {}).items())
+            yield _Text(name, None, _HEAD, "\n".join([*notes, *weights.keys()]))
+    else:
+        raise ValueError("neither text, table nor weights")
+
+
+def _without_escapes(text: str) -> str:
+    """JSON as it reads: what is escaped as a character, and a line break or half a character as a blank."""
+
+    def plain(match: re.Match[str]) -> str:
+        character = chr(int(match[1], 16)) if match[1] else " " if match[2] in "bfnrt" else match[2]
+        return " " if character.isspace() or "\ud800" <= character <= "\udfff" else character
+
+    return _JSON_ESCAPE.sub(plain, text)
+
+
+def _files(
+    folder: Path, names: Sequence[str], kind: str, texts: Sequence[_Text], unreadable: Sequence[str]
+) -> GateResult:
+    """Nothing but what the allow-list names, in one commit, and nothing that the other gates cannot look into."""
     findings = []
+    for text in texts:
+        if any(len(line) > _LONGEST_LINE for _, line in text.lines()):
+            what = f"a line of more than {_LONGEST_LINE:,} characters, too long to look into; break it"
+            findings.append(Finding("files", text.file, text.row, what))
+        if not text.is_cell and text.file not in _VOCABULARIES:
+            what = "encoded bytes, which nobody can read; leave them out"
+            findings += [
+                Finding("files", text.file, number, what) for number, line in text.lines() if _ENCODED.search(line)
+            ]
     for name in names:
         if not is_allowed(kind, name):
             findings.append(
@@ -234,15 +315,26 @@ def _files(folder: Path, names: Sequence[str], kind: str) -> GateResult:
             findings.append(
                 Finding("files", name, None, "a link, and what it points to can change; put the file itself")
             )
+        elif name in unreadable:
+            what = (
+                "not what its name says, or no text in UTF-8, so nobody can look into it; make it anew, or remove it"
+            )
+            findings.append(Finding("files", name, None, what))
     if len(names) > LARGEST_RELEASE:
         what = f"{len(names)} files, more than the {LARGEST_RELEASE} of one commit: a reader could see half of them"
         findings.append(Finding("files", "", None, what))
     return GateResult("files", f"{len(names)} files against the list for {kind}", tuple(findings))
 
 
-def _access(names: Sequence[str], facts: ReleaseFacts, acknowledged: bool) -> GateResult:
+def _access(folder: Path, names: Sequence[str], facts: ReleaseFacts, acknowledged: bool) -> GateResult:
     """Closed data: no row ever; what was trained on them only where not everybody can read it, and on somebody's word."""
     looked_at = f"{facts.kind} from {facts.access} data, {facts.visibility}"
+    if facts.kind != "dataset" and (others := _other_access(folder, facts.access)):
+        what = (
+            f"names another access class of the data than the dataset does now ({facts.access}); prepare it with the right "
+            "--access, then train and evaluate again"
+        )
+        return GateResult("access", looked_at, tuple(Finding("access", name, None, what) for name in others))
     if facts.access in SHOWABLE_ACCESS:
         return GateResult("access", looked_at)
     if facts.access not in ACCESS_LEVELS:
@@ -264,13 +356,39 @@ def _access(names: Sequence[str], facts: ReleaseFacts, acknowledged: bool) -> Ga
     return GateResult("access", looked_at, (Finding("access", "", None, what),), acknowledged)
 
 
-def _card(folder: Path, kind: str) -> GateResult:
-    """A card that the Hub accepts and a reader can use."""
+def _other_access(folder: Path, access: str) -> list[str]:
+    """Files of a model's release that do not name this access class of the data: what training and evaluation wrote down."""
+    others = []
+    for name, key in ((MANIFEST_FILE, "data"), (METRICS_FILE, "dataset")):
+        try:
+            said = json.loads((folder / name).read_text(encoding="utf-8"))[key]["access"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            said = None
+        if said != access:
+            others.append(name)
+    return others
+
+
+def _card(folder: Path, facts: ReleaseFacts) -> GateResult:
+    """A card that the Hub accepts and a reader can use, and that says of licence and access what holds."""
+    kind = "dataset" if facts.kind == "dataset" else "model"
     try:
-        check_card((folder / CARD_FILE).read_text(encoding="utf-8"), "dataset" if kind == "dataset" else "model")
+        card = check_card((folder / CARD_FILE).read_text(encoding="utf-8"), kind)
     except InputError as error:
         return GateResult("card", CARD_FILE, (Finding("card", "", None, str(error)),))
-    return GateResult("card", CARD_FILE)
+    except (OSError, ValueError):
+        return GateResult("card", CARD_FILE, (Finding("card", CARD_FILE, None, "is missing, or no text in UTF-8"),))
+    findings = []
+    if card["license"] != facts.licence:
+        findings.append(Finding("card", CARD_FILE, None, f"`license` is not {facts.licence}; make them one"))
+    # A prepared dataset's card is made with it, so it tells when its access class was changed afterwards.
+    if kind == "dataset" and (
+        ("synthetic" in card["tags"]) != (facts.access == "synthetic")
+        or any(key in card for key in gated_form("credentialed", kind)) != bool(gated_form(facts.access, kind))
+    ):
+        what = f"was written for data of another access class than {facts.access}; prepare the dataset again"
+        findings.append(Finding("card", CARD_FILE, None, what))
+    return GateResult("card", CARD_FILE, tuple(findings))
 
 
 def _quotes(texts: Sequence[_Text], facts: ReleaseFacts) -> GateResult:
@@ -278,20 +396,36 @@ def _quotes(texts: Sequence[_Text], facts: ReleaseFacts) -> GateResult:
     if facts.access in SHOWABLE_ACCESS:
         return GateResult("quotes", f"not looked for: {facts.access} data may be quoted")
     lines = [
-        (text.file, number, line)
+        (text.file, number, passage)
         for text in texts
-        if not text.column and text.file not in _VOCABULARIES
-        for number, line in enumerate(text.text.splitlines(), 1)
+        if not text.is_cell
+        for number, passage in _passages([*text.lines()])
     ]
     nothing = [""] * len(lines)
     # One group for all: what stands in many rows is no less a quotation.
     overlap = verbatim_overlap([line for *_, line in lines], facts.rows, nothing, [], [0] * len(facts.rows))
-    findings = [
-        Finding("quotes", file, number, f"{length} words in a row of the data; take the example out")
-        for (file, number, _), length in zip(lines, overlap.longest, strict=True)
-        if length
-    ]
+    findings = []
+    # Neighbours see the same run, because each passage reaches into the next lines: the one that sees most of it tells.
+    for found, group in itertools.groupby(zip(overlap.longest, lines, strict=True), lambda pair: pair[0] > 0):
+        if found:
+            length, (file, number, _) = max(reversed([*group]), key=lambda pair: pair[0])
+            findings.append(
+                Finding("quotes", file, number, f"{length} words in a row of the data; take the example out")
+            )
     return GateResult("quotes", f"{len(lines):,} lines beside {len(facts.rows):,} texts of the data", tuple(findings))
+
+
+def _passages(lines: Sequence[tuple[int | None, str]]) -> Iterator[tuple[int | None, str]]:
+    """Each line, and as much of the next ones as a run of words that begins in it needs."""
+    bare = [(number, words) for number, line in lines if (words := _LINE_MARKS.sub("", line))]
+    for place, (number, passage) in enumerate(bare):
+        words = 0
+        for _, line in bare[place + 1 : place + 1 + SHORTEST_RUN]:
+            if words >= SHORTEST_RUN:
+                break
+            passage += " " + line
+            words += len(line.split(maxsplit=SHORTEST_RUN))
+        yield number, passage
 
 
 def _identifiers(
@@ -299,21 +433,20 @@ def _identifiers(
 ) -> GateResult:
     """What looks like a person: a tripwire, no certificate."""
     cached = functools.lru_cache(maxsize=100_000)(find_identifiers)
-    findings, looked_at = [], 0
+    findings = []
     for text in texts:
-        if text.file in _VOCABULARIES:
-            continue
-        looked_at += 1
-        if text.column:
-            for found in cached(text.text):
-                findings.append(_identifier(found.kind, text.file, text.row, f" in column {text.column}"))
-        else:
-            for number, line in enumerate(text.text.splitlines(), 1):
-                plain = _OF_MACHINES.sub("", _KEY_OF_NAMES.sub("", line.replace(reference, "") if reference else line))
-                findings += [_identifier(found.kind, text.file, number) for found in cached(plain)]
+        column = f" in column {text.column}" if text.is_cell else ""
+        for number, line in text.lines():
+            if len(line) > _LONGEST_LINE:
+                continue  # stopped by the gate of the files
+            if not text.is_cell:
+                line = _KEY_OF_NAMES.sub("", line.replace(reference, "") if reference else line)
+                # Without the marks of JSON, which stand between `mrn` and its number.
+                line = _OF_MACHINES.sub("", line.replace('"', ""))
+            findings += [_identifier(found.kind, text.file, number, column) for found in cached(line)]
         if on_text:
             on_text(1)
-    return GateResult("identifiers", f"{looked_at:,} texts", tuple(findings), acknowledged)
+    return GateResult("identifiers", f"{len(texts):,} texts", tuple(findings), acknowledged)
 
 
 def _identifier(kind: str, file: str, line: int | None, column: str = "") -> Finding:
@@ -333,7 +466,7 @@ def _secrets(texts: Sequence[_Text]) -> GateResult:
 
 def _local_paths(texts: Sequence[_Text]) -> GateResult:
     """No path of the machine that trained: it tells of users and projects, and means nothing elsewhere."""
-    files = [text for text in texts if not text.column and text.file not in _VOCABULARIES]
+    files = [text for text in texts if not text.is_cell and text.file not in _VOCABULARIES]
     findings = [
         Finding(
             "paths", text.file, text.line(match.start()), "a path of this machine; name it relative, or leave it out"
@@ -348,13 +481,17 @@ def _base(folder: Path, facts: ReleaseFacts) -> GateResult:
     """The base by Hub id and commit, so that a stranger loads the same weights."""
     if facts.kind != "adapter":
         return GateResult("base", "not looked for: only an adapter names a base to load")
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        named, revision = config.get("base_model_name_or_path"), str(config.get("revision"))
+    except (OSError, ValueError, AttributeError):
+        named, revision = None, ""
     findings = []
-    if config.get("base_model_name_or_path") != facts.base:
+    if named != facts.base:
         findings.append(
             Finding("base", ADAPTER_CONFIG, None, f"base_model_name_or_path is not the Hub id {facts.base}")
         )
-    if not _COMMIT.fullmatch(config.get("revision") or ""):
+    if not _COMMIT.fullmatch(revision):
         what = "names no commit of the base, so others may load other weights; train with model_revision in the recipe"
         findings.append(Finding("base", ADAPTER_CONFIG, None, what))
     return GateResult("base", f"{facts.base} in {ADAPTER_CONFIG}", tuple(findings))
@@ -366,8 +503,8 @@ def _licence(facts: ReleaseFacts) -> GateResult:
         f"{licence or 'unknown'} of {name}" for name, licence in facts.source_licences.items()
     )
     conflicts = licence_conflicts(facts.licence, facts.source_licences)
-    if facts.licence not in HUB_LICENCES:
-        conflicts.insert(0, "the repository's licence is no identifier of the Hub; choose one with --license")
+    if facts.licence not in HUB_LICENCES - {"unknown"}:
+        conflicts.insert(0, "the repository's licence is none that the Hub knows; choose one with --license")
     return GateResult("licence", looked_at, tuple(Finding("licence", "", None, line) for line in conflicts))
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from radrecipes import models
 from radrecipes.data.prepared import PreparedDataset
+from radrecipes.errors import InputError
 from radrecipes.predictors import LabelPredictor, Predictor, load_predictor
 from radrecipes.publishing.release import FinishedRun
 from radrecipes.recipe import Recipe
@@ -100,9 +101,13 @@ def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> None:
             Where to save `config.json` and `model*.safetensors`.
 
     Raises:
-        [`InputError`]: the base cannot be loaded, or the adapter does not fit it.
+        [`InputError`]: the base cannot be loaded, or is there in quantised weights only, or the adapter does not fit it.
     """
-    merged = _with_adapter(recipe, adapter).merge_and_unload(safe_merge=True)
+    model = _with_adapter(recipe, adapter)
+    if getattr(model.get_base_model(), "is_quantized", False):
+        what = "its weights are quantised themselves, and nothing is merged into such; publish the adapter, without --merge"
+        raise InputError(what, recipe.model.model_name_or_path)
+    merged = model.merge_and_unload(safe_merge=True)
     merged.to(_merged_dtype(recipe)).save_pretrained(folder)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from radrecipes import run_folder
-from radrecipes.abstention import POLICY_FILE
+from radrecipes.abstention import POLICY_FILE, DecisionPolicy
 from radrecipes.data.dataset_folder import CARD_FILE, LABEL_SET_FILE, MANIFEST_FILE, SPLITS, file_sha256
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.hub import RELEASE_FORMAT
-from radrecipes.models import ADAPTER_WEIGHTS
+from radrecipes.models import ADAPTER_WEIGHTS, adapter_digest
 from radrecipes.predictors import run_of
 from radrecipes.recipe import Recipe
 from radrecipes.reporting.model_card import results_fit
@@ -156,19 +156,26 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
     path = folder / "evaluation" / METRICS_FILE
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
+        measured = metrics["dataset"]["digest"]
     except FileNotFoundError:
         raise InputError(f"was not evaluated, and nothing is published unmeasured; {evaluate}", str(folder)) from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error.msg}; {evaluate}", f"{path}:{error.lineno}") from None
-    if metrics["dataset"]["digest"] != manifest["data"]["digest"]:
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"is no evaluation in JSON; {evaluate}", str(path)) from None
+    if recipe.digest != manifest["recipe"]["digest"]:
+        raise InputError("is not the recipe that was trained; put it back, or train again", str(folder / RECIPE_FILE))
+    if measured != manifest["data"]["digest"]:
         raise InputError(f"measures another dataset than the run's own; {evaluate}", str(path))
     rows = manifest["data"]["rows"]["test"]
     if metrics["split"] != "test" or metrics["rows"] != rows:
         raise InputError(
             f"measures {metrics['rows']} rows of {metrics['split']}, not all {rows} of test; {evaluate}", str(path)
         )
-    if recipe.arguments.decode == "score" and not (folder / "adapter" / POLICY_FILE).is_file():
-        raise InputError(f"has no fitted thresholds ({POLICY_FILE}); {evaluate}", str(folder / "adapter"))
+    if recipe.arguments.decode == "score":
+        # Measured and fitted on these very weights; an adapter that was changed since has thresholds of another.
+        DecisionPolicy.load(folder / "adapter", adapter_digest(folder / "adapter"), manifest["prompt"]["sha256"])
+    labels, trained_with = folder / "adapter" / LABEL_SET_FILE, manifest["data"].get("label_set_sha256")
+    if trained_with and not (labels.is_file() and file_sha256(labels) == trained_with):
+        raise InputError("is missing, or not the label set that was trained with; train again", str(labels))
     _check_base_is_named(folder / "adapter" / ADAPTER_CONFIG, recipe)
 
     published, dataset_folder = _published_recipe(recipe), Path(manifest["data"]["folder"])
@@ -200,7 +207,7 @@ def assemble_adapter(run: FinishedRun, folder: Path, *, repo: str, tag: str, car
     """
     folder.mkdir(parents=True)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        shutil.copyfile(run.folder / "adapter" / name, folder / name)
+        _copy(run.folder / "adapter" / name, folder / name)
     return _complete_model(run, folder, "adapter", repo, tag, card)
 
 
@@ -243,7 +250,7 @@ def assemble_dataset(dataset: PreparedDataset, folder: Path, *, repo: str, tag: 
     folder.mkdir(parents=True)
     names = [CARD_FILE, *(f"{split}.parquet" for split in SPLITS), *([LABEL_SET_FILE] if dataset.label_set else [])]
     for name in names:
-        shutil.copyfile(dataset.folder / name, folder / name)
+        _copy(dataset.folder / name, folder / name)
     return _sealed(folder, "dataset", repo, tag, dataset.manifest)
 
 
@@ -262,11 +269,18 @@ def _complete_model(run: FinishedRun, folder: Path, kind: str, repo: str, tag: s
     """What adapters and merged models have in common, then the manifest."""
     for path in sorted((run.folder / "adapter").iterdir()):
         if path.name in _BESIDE_ADAPTER:
-            shutil.copyfile(path, folder / path.name)
-    shutil.copyfile(run.folder / "evaluation" / METRICS_FILE, folder / METRICS_FILE)
+            _copy(path, folder / path.name)
+    _copy(run.folder / "evaluation" / METRICS_FILE, folder / METRICS_FILE)
     (folder / RECIPE_FILE).write_text(run.recipe_text, encoding="utf-8")
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return _sealed(folder, kind, repo, tag, run.manifest)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, and nothing that only looks like one: what a link points to was never part of the run."""
+    if source.is_symlink() or not source.is_file():
+        raise InputError("is no file but a link or a folder; put the file itself there, or remove it", str(source))
+    shutil.copyfile(source, target)
 
 
 def _sealed(folder: Path, kind: str, repo: str, tag: str, manifest: Mapping[str, Any]) -> Release:
@@ -290,8 +304,9 @@ def _published_recipe(recipe: Recipe) -> Recipe:
 def _check_base_is_named(path: Path, recipe: Recipe) -> None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        named = config.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError("is not readable; train again", str(path)) from error
     base = recipe.model.model_name_or_path
-    if config.get("base_model_name_or_path") != base:
+    if named != base:
         raise InputError(f"base_model_name_or_path is not {base}, the base of the recipe; train again", str(path))
