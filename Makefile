@@ -17,7 +17,6 @@ DATASET ?= data/protocol_synthetic
 SFT ?=
 EVALUATE ?=
 PUBLISH ?=
-TESTS ?= tests
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,8 +49,9 @@ demo-report: model
 demo-publish: model
 	@$(BIN)/python tests/demo_publish.py --run $(RUN) --dataset $(DATASET) $(PUBLISH)
 
+# All tests on two cores; named ones in this process, so that their output shows.
 test: model
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest $(or $(TESTS),--numprocesses 2 --dist loadfile)
 
 bench: model
 	@$(BIN)/python benchmarks/run.py
