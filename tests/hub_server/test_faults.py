@@ -81,7 +81,8 @@ def test_a_lost_reply_hides_a_commit_that_stands(hub, hub_client, folder, withou
     assert len(hub.repo("radiology/model").log()) == 2
 
 
-def test_through_xet_a_lost_reply_makes_two_commits_of_one(hub, hub_client, folder):
+def test_through_xet_a_lost_reply_makes_two_commits_of_one(hub, hub_client, folder, monkeypatch):
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "50ms")
     hub_client(create)
     hub.faults.fail("xet_xorb", Status(503))
     hub.faults.fail("commit", LostReply())
