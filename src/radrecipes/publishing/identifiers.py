@@ -487,6 +487,10 @@ _PLACE_WORD = (
     r"|near|nearby|new|old|other|one|our|out|own|prior|private|public|rural|same|school|skin|small|some|that|their|these|two|was|were|which|with|your"
     r"|\w+(?:ologist|ology|iatry|ics?|ed|ing|al|ary|ent|ous))\b)[a-zà-ÿ’'-]{3,})"
 )
+# One of these is in every place; looked for first, as it takes less time.
+_PLACE_CUE = re.compile(
+    r"(?i)hospi|clinic|infirmary|health|cent(?:er|re)\b|system|group|home|associates|memorial|\d{5}|,\s[a-z]{2}\b"
+)
 _PLACE_IN_ONE_CASE = re.compile(
     rf"(?i)\b(?:(?:st\.?|saint|mount|mt\.?)\s[a-zà-ÿ’']+\s{_FACILITY}|(?:{_PLACE_WORD}\s){{1,2}}{_FACILITY}"
     rf"|(?:hospital|clinic|infirmary)\sof\s{_PLACE_WORD}|[a-zà-ÿ]{{3,}}(?:\s[a-zà-ÿ]{{3,}})?,?\s{_STATE}\s\d{{5}}(?!\w|\.\d)"
@@ -630,7 +634,7 @@ def _in_usual_case(text: str) -> str:
     """
     written = list(text)
     for line in _LINE.finditer(text):
-        if _is_one_case(line[0]):
+        if _PLACE_CUE.search(line[0]) and _is_one_case(line[0]):
             for place in _PLACE_IN_ONE_CASE.finditer(text, line.start(), line.end()):
                 written[place.start() : place.end()] = _WORD_ONLY.sub(_capitalised, place[0])
         small_too = not _CAPITAL.search(line[0])

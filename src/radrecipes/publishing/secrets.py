@@ -23,8 +23,8 @@ class Secret:
 
 
 def _token(pattern: str) -> re.Pattern[str]:
-    """A token of a known form that is no part of a longer word."""
-    return re.compile(rf"(?<![A-Za-z0-9])(?P<secret>{pattern})")
+    """A token of a known form that is no part of a longer word; behind an escape of an address (`%3D`) a new word begins."""
+    return re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))(?P<secret>{pattern})")
 
 
 # What an assigned secret cannot be: a placeholder, a reference to a variable, or a word that says there is none.
@@ -33,7 +33,7 @@ _NOT_A_VALUE = (
     r"(?![A-Za-z0-9])|your[_-]|my[_-]|os\.|env[.:\[]|getenv|process\.|x{4}|\*{3}|\.{3})"
 )
 _SECRET_NAME = (
-    r"(?:pass(?:word|wd|phrase)?|pwd|secret|credentials?"
+    r"(?:(?:pg)?pass(?:word|wd|phrase)?|pwd|secret|credentials?"
     r"|(?:api|access|account|auth|private|secret|signing|client)[_-]?key)"
 )
 
@@ -44,7 +44,12 @@ _RULES = (
     ("Hugging Face token", _token(r"(?:hf_|api_org_)[A-Za-z0-9]{30,}")),
     ("GitHub token", _token(r"gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,}")),
     ("GitLab token", _token(r"gl(?:pat|dt|ptt|rt|oas|cbt)-[A-Za-z0-9_-]{20,}")),
-    ("Slack token", _token(r"xox[abeoprs]-[A-Za-z0-9-]{10,}|hooks\.slack\.com/services/[A-Za-z0-9/]{20,}")),
+    (
+        "Slack token",
+        _token(
+            r"xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-\d-[A-Za-z0-9-]{20,}|hooks\.slack\.com/services/[A-Za-z0-9/]{20,}"
+        ),
+    ),
     ("AWS key", _token(r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}(?![A-Za-z0-9])")),
     ("AWS key", re.compile(r"(?i)aws.{0,30}?[\"'\s:=](?P<secret>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])")),
     ("Google key", _token(r"AIza[A-Za-z0-9_-]{35}|GOCSPX-[A-Za-z0-9_-]{28}|ya29\.[A-Za-z0-9_-]{30,}")),
@@ -52,9 +57,12 @@ _RULES = (
     (
         "API key",
         _token(
-            r"(?:pypi-[A-Za-z0-9_-]{50,}|npm_[A-Za-z0-9]{36}|SG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{30,}|dop_v1_[a-f0-9]{64})"
+            r"(?:r8_[A-Za-z0-9]{37}|gsk_[A-Za-z0-9]{40,}|whsec_[A-Za-z0-9+/]{24,}|dapi[0-9a-f]{32}"
+            r"|ms-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|pypi-[A-Za-z0-9_-]{50,}|npm_[A-Za-z0-9]{36}|SG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{30,}|dop_v1_[a-f0-9]{64})"
         ),
     ),
+    ("API key", re.compile(r"\"username\"[^{}]{1,80}\"key\"\s*:\s*\"(?P<secret>[0-9a-f]{32})\"")),
+    ("signed link", re.compile(r"(?i)[?&](?:sig|x-amz-signature|x-goog-signature)=(?P<secret>[A-Za-z0-9%+/_-]{32,})")),
     ("JSON web token", _token(r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
     (
         "Weights & Biases key",
@@ -65,7 +73,9 @@ _RULES = (
     ("Weights & Biases key", _token(r"wandb_v1_[A-Za-z0-9_]{40,}")),
     (
         "password in a link",
-        re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@<>{}$\[\]]*:(?P<secret>[^\s:/@<>{}$\[\]*]{3,})@"),
+        re.compile(
+            r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@<>{}$\[\]]*:(?P<secret>[^\s:/@<>{}$\[\]*]{3,})@"
+        ),
     ),
     (
         "bearer token",
@@ -75,19 +85,19 @@ _RULES = (
     (
         "password or key",
         re.compile(
-            rf"(?i)(?<![A-Za-z]){_SECRET_NAME}[\"']?\s*(?:=>|:?=|:\s*(?=[\"']))\s*[\"']?{_NOT_A_VALUE}(?P<secret>[^\s\"'<>{{}}()\[\]$,;]{{6,}})"
+            rf"(?i)(?<![A-Za-z]){_SECRET_NAME}[\"'*`]{{0,3}}\s*(?:=>|:?=|[:：]\s*(?=[\"']))\s*[\"']?{_NOT_A_VALUE}(?P<secret>[^\s\"'<>{{}}()\[\]$,;]{{6,}})"
         ),
     ),
     (
         "password or key",
         re.compile(
-            rf"(?i)(?<![A-Za-z]){_SECRET_NAME}\s*(?::|\bis\b)\s*{_NOT_A_VALUE}(?P<secret>(?=[^\s]*\d)[^\s\"'<>{{}}()\[\]$,;]{{6,}})"
+            rf"(?i)(?<![A-Za-z]){_SECRET_NAME}[*`]{{0,3}}\s*(?:[:：|]|\bis\b)\**\s*`?{_NOT_A_VALUE}(?P<secret>(?=[^\s]*\d)[^\s`\"'<>{{}}()\[\]$,;]{{6,}})"
         ),
     ),
     (
         "password or key",
         re.compile(
-            rf"(?i)\b(?:machine|login|--?user(?:name)?)\s+\S+.{{0,40}}?\bpassword\s+{_NOT_A_VALUE}(?P<secret>\S{{4,}})"
+            rf"(?i)\b(?:machine|login|--?user(?:name)?)\s+\S+[^{{}}]{{0,60}}?\bpassword\s+{_NOT_A_VALUE}(?P<secret>\S{{4,}})"
         ),
     ),
     # `token` alone is a word of this field (pad_token, eos_token), so its value must look like one: long, letters and digits.
