@@ -61,7 +61,7 @@ def main() -> None:
         release, facts = make(args, Path(scratch, "release"))
         _show_files(release)
         if args.dry_run:
-            print(f"\n{(release.folder / CARD_FILE).read_text(encoding='utf-8')}")
+            print(f"\n{(release.folder / CARD_FILE).read_text(encoding='utf-8', errors='replace')}")
 
         # Gates, all of them, before any call to the network
         with tqdm(total=texts_to_search(release.folder), unit="text", desc="gates") as bar:
@@ -153,7 +153,8 @@ def _adapter_release(args: argparse.Namespace, folder: Path) -> tuple[Release, R
             memory = measure_memory(predictor, dataset, on_progress=bar.update).figures()
         finished = replace(finished, manifest=finished.manifest | {"memory": memory})
     if args.merge:
-        merged = merge_and_compare(finished, dataset, folder)
+        with tqdm(total=2 * len(dataset.splits["test"]), unit="row", desc="adapter, then merged") as bar:
+            merged = merge_and_compare(finished, dataset, folder, bar.update)
         print(f"merged: {merged['same_answers']} of {merged['answers']} answers are the adapter's")
         finished = replace(finished, manifest=finished.manifest | {"merged": merged})
 

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,17 @@ def main() -> None:
                 )
                 different += there != here
                 print(f"{there}  {here}  {name}{'' if there == here else '  DIFFERENT'}")
+
+        # The card's own snippet, which needs nothing of radrecipes, with the base from where the adapter says
+        manifest, card = (
+            (pulled["model"] / name).read_text(encoding="utf-8") for name in ("manifest.json", "README.md")
+        )
+        base = json.loads(manifest)["base"]
+        hub.add_model(base["model_id"], Path("models", base["model_id"]), base["revision"])
+        print("\nthe snippet of the card, without radrecipes")
+        (snippet,) = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+        written = python(reader, "-c", snippet, quiet=True)
+        print(written, end="")
 
         # What was pulled answers and measures as what was trained
         print("\npredicting with the run, then with what was pulled")

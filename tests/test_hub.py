@@ -4,6 +4,9 @@ import os
 import queue
 import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -272,6 +275,51 @@ def test_access_is_gated_before_the_first_file(server, client, tmp_path, repo_id
     assert server.repo(repo_id).gated == "manual"
     steps = [request.step for request in server.requests[seen:]]
     assert steps.index("settings") < steps.index("preupload")
+
+
+def test_a_new_repository_that_does_not_show_at_once_is_waited_for(server, client, tmp_path, repo_id):
+    content = make_release(tmp_path / "release", repo_id)
+    # The first look is before it is made.
+    server.faults.fail("model_info", Status(404, error_code="RepoNotFound"), times=3)
+
+    outcome = client.publish(tmp_path / "release", repo_id)
+
+    assert outcome.error is None and outcome.waits == [1, 2]
+    assert server.repo(repo_id).files("v2.0") == content
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_storage_that_refuses_an_address_which_expired_is_asked_for_a_fresh_one(
+    server, client, tmp_path, repo_id, status
+):
+    make_release(tmp_path / "release", repo_id)
+    server.faults.fail("lfs_download", Status(status))
+
+    outcome = client.publish(tmp_path / "release", repo_id)
+
+    assert outcome.error is None and outcome.waits == [1]
+    assert f"read back: the Hub's storage answered {status}; next try in 1 s" in outcome.steps
+
+
+def test_a_hub_that_never_answers_ends_in_one_line(tmp_path, repo_id):
+    make_release(tmp_path / "release", repo_id)
+    script = (
+        "import sys, httpx2\n"
+        "from radrecipes import hub\n"
+        "hub._SILENCE = httpx2.Timeout(0.2)\n"
+        "try:\n"
+        "    hub.publish_folder(sys.argv[1], sys.argv[2], repo_type='model', private=True, tag='v2.0', message='x')\n"
+        "except hub.InputError as error:\n"
+        "    print(error)\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_TOKEN": TOKEN}
+        words = [sys.executable, "-c", script, tmp_path / "release", repo_id]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+
+    assert "token: the connection to the Hub failed (ReadTimeout)" in done.stdout, done.stderr
+    check_line(done.stdout.strip(), repo_id)
 
 
 def test_a_card_that_the_hub_refuses_is_one_line(server, client, tmp_path, repo_id):

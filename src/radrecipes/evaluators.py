@@ -108,7 +108,10 @@ def evaluate(
     """
     predictor.task.check_dataset(dataset)
     how = evaluate_labels if predictor.task.writes == "label" else evaluate_reports
-    return how(predictor, dataset, options, progress)
+    evaluated = how(predictor, dataset, options, progress)
+    # So that whoever publishes the run can tell whether these weights were measured.
+    evaluated.metrics["adapter_sha256"] = predictor.adapter_sha256
+    return evaluated
 
 
 def evaluate_labels(

@@ -49,8 +49,8 @@ LARGEST_RELEASE = 250
 _HUB_FILE = ".gitattributes"
 # Seconds before each new try; the client's own waits.
 _WAITS = (1, 2, 4, 8, 8)
-# Seconds of silence that end a call, where the client would wait for ever. A commit may take the Hub minutes.
-_SILENCE = httpx2.Timeout(300, connect=30)
+# Seconds of silence that end a call, where the client would wait for ever.
+_SILENCE = httpx2.Timeout(120, connect=30)
 # Seconds that the Hub may ask us to wait before we give up instead.
 _LONGEST_WAIT = 300
 _PASSING_STATUSES = {408, 409, 412, 425, 429, 500, 502, 503, 504}
@@ -283,7 +283,7 @@ class _Remote:
         landed: Callable[[Exception], _Result | None] = lambda error: None,
         waits: tuple[float, ...] = _WAITS,
     ) -> _Result:
-        """Call the client; wait and repeat after what passes.
+        """Call the client; wait and repeat after what passes, after silence once.
 
         Args:
             step (`str`):
@@ -295,6 +295,7 @@ class _Remote:
             waits (`tuple[float, ...]`, *optional*, defaults to 1, 2, 4, 8 and 8):
                 Seconds before each repetition, unless the Hub names its own.
         """
+        silent = False
         for wait in (*waits, None):
             # The client makes a new session after some failures.
             get_session().timeout = _SILENCE
@@ -306,8 +307,9 @@ class _Remote:
                     raise self.explained(step, error) from error
                 if (result := landed(error)) is not None:
                     return result
-                asked = _asked_wait(cause)
-                if wait is None or (asked or 0) > _LONGEST_WAIT:
+                asked, silent_before = _asked_wait(cause), silent
+                silent = isinstance(cause, httpx2.TimeoutException)
+                if wait is None or (silent and silent_before) or (asked or 0) > _LONGEST_WAIT:
                     raise self.explained(step, error) from error
                 pause = wait if asked is None else asked
                 self.on_step(f"{step}: {_reason(error)}; next try in {pause:g} s")
@@ -317,7 +319,7 @@ class _Remote:
     def explained(self, step: str, error: Exception) -> InputError:
         """One line: the repository, the step, what happened and the mend."""
         reason, cause = _reason(error), _cause(error)
-        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) and not _of_storage(cause) else None
         if isinstance(error, LocalTokenNotFoundError):
             mend = "log in with `hf auth login` or set HF_TOKEN"
         elif isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled):
@@ -374,10 +376,14 @@ class _Remote:
 
         # 409 is the answer too while the Hub is busy with another repository of the same owner.
         self.call("create", create_repo, landed=lambda error: self.look("create") and True)
-        head = self.look("create")
-        if head is None:
-            raise InputError(f"{self.repo_id}: create: it was made and your token may not see it; choose another name")
-        return head
+        for wait in (*_WAITS, None):
+            if (head := self.look("create")) is not None:
+                return head
+            # A copy of the Hub that lags behind does not know it yet.
+            if wait is not None:
+                self.on_step(f"create: it was made and does not show yet; next look in {wait} s")
+                self.sleep(wait)
+        raise InputError(f"{self.repo_id}: create: it was made and your token may not see it; choose another name")
 
     def check_visibility(self, info: ModelInfo | DatasetInfo, private: bool) -> None:
         """Raise where the repository is more or less open than asked for."""
@@ -657,8 +663,13 @@ def _passes(error: BaseException | None) -> bool:
         # The client wraps so what stops a large file on its way; a new try gets fresh addresses, which expire.
         return True
     if isinstance(cause, HfHubHTTPError):
-        return cause.response.status_code in _PASSING_STATUSES
+        return cause.response.status_code in _PASSING_STATUSES or _of_storage(cause)
     return isinstance(cause, _PASSING_ERRORS)
+
+
+def _of_storage(error: HfHubHTTPError) -> bool:
+    """Whether the storage beside the Hub answered. It refuses an address that expired; a new try gets a fresh one."""
+    return not str(error.response.url).startswith(f"{constants.ENDPOINT}/")
 
 
 def _away(error: BaseException | None) -> bool:
@@ -682,6 +693,8 @@ def _reason(error: Exception) -> str:
     cause = _cause(error)
     if isinstance(cause, json.JSONDecodeError) or isinstance(error, LookupError):
         text = "the reply makes no sense"
+    elif isinstance(cause, HfHubHTTPError) and _of_storage(cause):
+        text = f"the Hub's storage answered {cause.response.status_code}"
     elif isinstance(cause, HfHubHTTPError) and type(error) is not ValueError:
         said = f" ({cause.server_message})" if cause.server_message else ""
         text = f"the Hub answered {cause.response.status_code}{said}"

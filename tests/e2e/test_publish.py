@@ -230,6 +230,20 @@ def test_an_unknown_base_licence_and_one_that_does_not_fit_are_refused(finished_
     assert refused.code == 2 and "stopped by: licence" in refused.stderr
 
 
+def test_a_licence_of_other_terms_is_named_on_the_card(finished_copy, call):
+    other = ("publish", *ADAPTER[:-2], "--base-license", "other", "--dry-run")
+    refused = call(*other)
+    assert refused.code == 2 and "--license-name" in refused.stderr
+    terms = ("--license-name", "our-terms-1.0", "--license-link", "https://huggingface.co/our-org/terms")
+    shown = call(*other, *terms)
+    assert shown.code == 0, shown.stdout + shown.stderr
+    assert (
+        "license: other\nlicense_name: our-terms-1.0\nlicense_link: https://huggingface.co/our-org/terms\n"
+        in shown.stdout
+    )
+    assert call("publish", *ADAPTER, *terms, "--dry-run").code == 2
+
+
 def test_credentialed_data_never_leave_and_their_adapter_only_privately_and_on_somebodys_word(
     finished_copy, hub, call
 ):
@@ -328,6 +342,10 @@ def test_the_demo_publishes_pulls_and_compares(finished_copy):
     words = ("--run", RUN, "--dataset", "data/tiny", "--base-license", "apache-2.0")
     done = run_script(finished_copy, "tests/demo_publish.py", *words, HF_HUB_OFFLINE="0")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        "the snippet of the card, without radrecipes\n" in done.stdout
+        and "to the last digit: adapter True" in done.stdout
+    )
     assert done.stdout.endswith("files, answer and figures are the same\n") and "DIFFERENT" not in done.stdout
     pairs = re.findall(r"^([0-9a-f]{64})  ([0-9a-f]{64})  \S+$", done.stdout, re.MULTILINE)
     assert len(pairs) == len(PUBLISHED) + 6 and all(there == here for there, here in pairs)

@@ -1,5 +1,6 @@
 """The server: routes, a loopback port and a thread."""
 
+import hashlib
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ from .api import Api
 from .cas import Cas
 from .faults import Faults, LoggedRequest, Step
 from .lfs import Lfs
-from .state import Hub, HubError, Repository, User
+from .state import Hub, HubError, Repository, StoredFile, User
 
 # The Hub says with every answer how much of the caller's quota is left, also with errors that have another cause.
 _EVERY_ANSWER = (
@@ -99,6 +100,30 @@ class HubServer:
                 Organizations whose repositories the user may change.
         """
         self._hub.users[token] = User(name, role, organizations)
+
+    def add_model(self, repo_id: str, folder: Path, commit: str) -> None:
+        """Put a public model there without a client, as a base that somebody else published.
+
+        Args:
+            repo_id (`str`):
+                `org/name`.
+            folder (`Path`):
+                Its files.
+            commit (`str`):
+                Hash of its only commit, which recipes may have pinned.
+        """
+        owner, storage = repo_id.split("/")[0], self._hub.storage
+        repository = Repository(repo_id, "model", False, owner, storage)
+        files = dict(repository.revision().files)
+        for path in sorted(folder.iterdir()):
+            data = path.read_bytes()
+            files[path.name] = StoredFile.small(data)
+            if path.suffix == ".safetensors":
+                sha256 = hashlib.sha256(data).hexdigest()
+                storage.write(sha256, data)
+                files[path.name] = StoredFile.large(sha256, len(data))
+        repository.commit("main", files, tuple(files), "base", "", owner, commit)
+        self._hub.repositories["model", repo_id] = repository
 
     def repo(self, repo_id: str, repo_type: str = "model") -> Repository:
         """A repository as it is now; `KeyError` where there is none."""

@@ -177,11 +177,13 @@ class Repository:
                 return names[name]
         return self.branches.get(name.removeprefix("refs/heads/")) or self.tags.get(name.removeprefix("refs/tags/"))
 
-    def commit(self, branch: str, files: dict, added: tuple, title: str, message: str, author: str) -> Commit:
+    def commit(
+        self, branch: str, files: dict, added: tuple, title: str, message: str, author: str, oid: str | None = None
+    ) -> Commit:
         """Put a new commit with these files at the head of a branch or of a pull request."""
         heads = self.pull_requests if branch.startswith("refs/pr/") else self.branches
         # A commit is never the same twice, not even with the same content: so a repeated one is seen.
-        commit = Commit(secrets.token_hex(20), heads.get(branch), title, message, author, files, added)
+        commit = Commit(oid or secrets.token_hex(20), heads.get(branch), title, message, author, files, added)
         self.commits[commit.oid] = commit
         heads[branch] = commit
         return commit

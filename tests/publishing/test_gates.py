@@ -263,7 +263,6 @@ UNREADABLE = {
     "invalid UTF-8": ("generation_config.json", b'{"x": "\xff"}'),
     "no JSON": ("generation_config.json", b"knee pain"),
     "no weights": ("adapter_model.safetensors", b"knee pain"),
-    "a vocabulary that no gate reads": ("spiece.model", b"PK\x03\x04"),
 }
 
 

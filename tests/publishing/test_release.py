@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_RECIPE, write_tiny_dataset
+from e2e.conftest import edit_json
 from safetensors.torch import save_file
 
 from radrecipes.abstention import DecisionPolicy
@@ -50,18 +51,19 @@ def run(tmp_path, monkeypatch):
         "prompt": {"sha256": DIGEST},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    metrics = {"split": "test", "rows": 8, "dataset": {"digest": DIGEST}}
-    (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     config = {"base_model_name_or_path": "tiny/llama", "revision": "0" * 40}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file({"x": torch.zeros(1)}, folder / "adapter" / "adapter_model.safetensors")
+    weights = adapter_digest(folder / "adapter")
+    metrics = {"split": "test", "rows": 8, "dataset": {"digest": DIGEST}, "adapter_sha256": weights}
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     for name in ("tokenizer.json", "chat_template.jinja", "label_set.yaml"):
         (folder / "adapter" / name).write_text(name, encoding="utf-8")
     DecisionPolicy(
         temperature=1.0,
         thresholds=(),
         target_accuracy=0.95,
-        adapter_sha256=adapter_digest(folder / "adapter"),
+        adapter_sha256=weights,
         label_set_sha256=manifest["data"]["label_set_sha256"],
         prompt_sha256=DIGEST,
         dataset_digest=DIGEST,
@@ -128,7 +130,15 @@ CHANGED = {
     "recipe": (lambda run: append(run / "recipe.yaml", b"weight_decay: 0.5\n"), "not the recipe that was trained"),
     "weights": (
         lambda run: save_file({"x": torch.ones(1)}, run / "adapter" / "adapter_model.safetensors"),
+        "measures other weights",
+    ),
+    "thresholds": (
+        lambda run: edit_json(run / "adapter" / "decision_policy.json", adapter_sha256="0" * 64),
         "thresholds of another model",
+    ),
+    "no tokenizer but a SentencePiece model": (
+        lambda run: (run / "adapter" / "tokenizer.json").rename(run / "adapter" / "tokenizer.model"),
+        "no tokenizer whose vocabulary is text",
     ),
     "label set": (lambda run: append(run / "adapter" / "label_set.yaml", b"#"), "not the label set"),
     "no label set": (lambda run: (run / "adapter" / "label_set.yaml").unlink(), "is missing"),

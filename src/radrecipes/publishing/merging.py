@@ -1,6 +1,6 @@
 """A merged model: the adapter added to its base's own weights, and compared with base plus adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from radrecipes.tasks.rendering import render_example
 
 # Rounding to bfloat16 moves every weight by 0.2 % at most; a merge that went wrong is far beyond this.
 _LARGEST_MEAN_DIVERGENCE = 0.01  # nats a token
-# Rows whose every token is predicted by both, and test rows that both answer: labels are quick to score, reports slow to write.
+# Rows whose every token is predicted by both; the whole test split is answered by both.
 _COMPARED_ROWS = 16
-_ANSWERED_ROWS = {"label": 256, "report": 16}
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -47,16 +46,20 @@ class LogitComparison:
     same_top: float
 
 
-def merge_and_compare(run: FinishedRun, dataset: PreparedDataset, folder: Path) -> dict[str, Any]:
+def merge_and_compare(
+    run: FinishedRun, dataset: PreparedDataset, folder: Path, on_progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
     """Merge a run's adapter, and measure that nothing but rounding changed.
 
     Args:
         run ([`FinishedRun`]):
             The run.
         dataset ([`PreparedDataset`]):
-            Its dataset, of which test rows are read and answered.
+            Its dataset, of which the test split is answered by both models.
         folder (`Path`):
             Where to save the merged model.
+        on_progress (`Callable[[int], None]`, *optional*):
+            Called with the number of rows answered since; each row is answered twice.
 
     Returns:
         `dict`: `dtype`, `logits` ([`LogitComparison`]), `answers` that were compared and how many of them are `same_answers`.
@@ -76,13 +79,13 @@ def merge_and_compare(run: FinishedRun, dataset: PreparedDataset, folder: Path) 
     ]
     rows = [example.prompt_ids + example.completion_ids for example in examples]
     logits = compare_logits(recipe, adapter, load_merged(folder), rows)
-    inputs = [task.inputs(row) for row in test.select(range(min(_ANSWERED_ROWS[task.writes], len(test))))]
+    inputs = [task.inputs(row) for row in test]
     merged = load_merged(folder, models.compute_dtype(recipe.model.dtype))
     return {
         "dtype": str(_merged_dtype(recipe)).removeprefix("torch."),
         "logits": asdict(logits),
         "answers": len(inputs),
-        "same_answers": count_same_answers(run.folder, merged, inputs),
+        "same_answers": count_same_answers(run.folder, merged, inputs, on_progress=on_progress),
     }
 
 
@@ -158,7 +161,11 @@ def load_merged(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedM
 
 
 def count_same_answers(
-    run: Path, merged: PreTrainedModel, inputs: Sequence[dict[str, str]], batch_size: int = 32
+    run: Path,
+    merged: PreTrainedModel,
+    inputs: Sequence[dict[str, str]],
+    batch_size: int = 32,
+    on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """How many inputs a merged model answers with the very same label or text as the adapter.
 
@@ -171,6 +178,8 @@ def count_same_answers(
             Input columns of each row.
         batch_size (`int`, *optional*, defaults to 32):
             Rows a batch.
+        on_progress (`Callable[[int], None]`, *optional*):
+            Called with the number of rows answered since.
 
     Returns:
         `int`
@@ -180,14 +189,19 @@ def count_same_answers(
         predictor = load_predictor(run)
         if model is not None:  # before it answers: what it keeps of a model, it makes then
             predictor.model = model.to(predictor.model.device)
-        answers.append(_answers(predictor, inputs, batch_size))
+        answers.append(_answers(predictor, inputs, batch_size, on_progress))
     return sum(one == other for one, other in zip(*answers, strict=True))
 
 
-def _answers(predictor: Predictor, inputs: Sequence[dict[str, str]], batch_size: int) -> list[Any]:
+def _answers(
+    predictor: Predictor,
+    inputs: Sequence[dict[str, str]],
+    batch_size: int,
+    on_progress: Callable[[int], None] | None,
+) -> list[Any]:
     if isinstance(predictor, LabelPredictor):
-        return [answer.label for answer in predictor.answer(inputs, batch_size)]
-    return [text.text for text in predictor.generate(inputs, batch_size)]
+        return [answer.label for answer in predictor.answer(inputs, batch_size, on_progress=on_progress)]
+    return [text.text for text in predictor.generate(inputs, batch_size, on_progress=on_progress)]
 
 
 def _merged_dtype(recipe: Recipe) -> torch.dtype:

@@ -24,16 +24,14 @@ from radrecipes.tasks.task import Task
 ADAPTER_CONFIG = "adapter_config.json"
 METRICS_FILE = "metrics.json"
 RECIPE_FILE = "recipe.yaml"
-# What the tokenizer classes of Transformers write.
+# What the tokenizer classes of Transformers write, all of it text; a SentencePiece model, which nobody can look into, says nothing
+# that tokenizer.json beside it does not.
 TOKENIZER_FILES = frozenset(
     (
         "added_tokens.json",
         "merges.txt",
-        "sentencepiece.bpe.model",
         "special_tokens_map.json",
-        "spiece.model",
         "tokenizer.json",
-        "tokenizer.model",
         "tokenizer_config.json",
         "vocab.json",
         "vocab.txt",
@@ -170,8 +168,11 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
         raise InputError(
             f"measures {metrics['rows']} rows of {metrics['split']}, not all {rows} of test; {evaluate}", str(path)
         )
+    if metrics.get("adapter_sha256") != adapter_digest(folder / "adapter"):
+        raise InputError(f"measures other weights than adapter/ holds; {evaluate}", str(path))
+    if not any((folder / "adapter" / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        raise InputError("holds no tokenizer whose vocabulary is text; train again", str(folder / "adapter"))
     if recipe.arguments.decode == "score":
-        # Measured and fitted on these very weights; an adapter that was changed since has thresholds of another.
         DecisionPolicy.load(folder / "adapter", adapter_digest(folder / "adapter"), manifest["prompt"]["sha256"])
     labels, trained_with = folder / "adapter" / LABEL_SET_FILE, manifest["data"].get("label_set_sha256")
     if trained_with and not (labels.is_file() and file_sha256(labels) == trained_with):
