@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 from tiny_model import build_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from radrecipes import label_scoring
 from radrecipes.errors import InputError
 from radrecipes.label_scoring import LabelScorer, LabelTrie, score_separately
 
@@ -182,6 +183,19 @@ def test_a_model_that_ignores_the_mask_is_refused(llama, monkeypatch):
     monkeypatch.setattr(model, "forward", blind)
     with pytest.raises(InputError, match="decode: generate"):
         LabelScorer(model, tokenizer, completions).score(prompts)
+
+
+def test_one_note_that_rounding_moves_far_is_no_reason_to_refuse(llama, monkeypatch):
+    tokenizer, prompts, completions = tokens(llama)
+    longest = max(prompts, key=len)  # the first of the first batch
+
+    def moved(model, pad_token_id, rows, labels):
+        return score_separately(model, pad_token_id, rows, labels) + (rows == [longest])
+
+    monkeypatch.setattr(label_scoring, "score_separately", moved)
+    LabelScorer(load(llama), tokenizer, completions).score(prompts)
+    with pytest.raises(InputError, match="otherwise than alone"):
+        LabelScorer(load(llama), tokenizer, completions).score([longest])
 
 
 def test_a_model_that_cannot_take_the_mask_is_refused(tmp_path):

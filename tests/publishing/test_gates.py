@@ -312,6 +312,15 @@ def test_a_record_number_that_a_table_made_a_decimal_is_found_and_a_measured_tim
     assert {finding.file for finding in closed(adapter, facts())["identifiers"]} == {"metrics.json"}
 
 
+def test_large_counts_are_no_record_numbers(adapter):
+    add_field(
+        adapter / "manifest.json", training={"trainable_parameters": 4884480, "tokens": 12345678, "seed": 4471902}
+    )
+    assert not closed(adapter, facts())
+    add_field(adapter / "manifest.json", training={"record": 4471902})
+    assert {finding.file for finding in closed(adapter, facts())["identifiers"]} == {"manifest.json"}
+
+
 @pytest.mark.parametrize("field", ['"mrn": 4471902', '"patient_name": "Margaret Thornbury \\ud83d\\ude00 \\ud83d"'])
 def test_identifiers_are_found_behind_the_keys_of_json(adapter, field):
     (adapter / "metrics.json").write_text(ADAPTER["metrics.json"].replace("{", f"{{\n{field},", 1), encoding="utf-8")

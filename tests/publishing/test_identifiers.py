@@ -105,6 +105,14 @@ def test_eponyms_and_levels_are_no_people(eponym):
         assert find_identifiers(sentence) == find_identifiers(sentence.upper()) == []
 
 
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "data" / "label_sets").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_protocols_are_no_people(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) > 20 and not [line for line in lines if find_identifiers(line)]
+
+
 NAMES_IN_ONE_CASE = [
     "SMITH, JOHN",
     "DR. ANNE BROWN",

@@ -52,8 +52,12 @@ _LOCAL_PATH = re.compile(
     r"|(?:[\"']|[:-] )/[\w.-]+/[\w.-]|\b(?:file|nfs|smb):/|(?<![\w\\])\\\\[\w.-]+\\\w"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Left out of what is searched for identifiers in texts that this project writes, never in tables of rows: a key of YAML or JSON
-# behind which a person's name would be expected, and digests, commits and decimal figures, by which nobody is called.
+# Left out of what is searched for identifiers in texts that this project writes, never in tables of rows: counts of manifests, a
+# key of YAML or JSON behind which a person's name would be expected, and digests, commits and decimal figures, by which nobody
+# is called.
+_COUNT = re.compile(
+    r'"(?:groups|rows|scored_tokens|seed|size|steps|test|tokens|train|trainable_parameters|validation)": \d+(?=,?$)'
+)
 _KEY_OF_NAMES = re.compile(r'^[\s-]*"?(?:dataset_)?name"?: ')
 # A whole number of many digits stays, also with `.0` behind it: tables write record numbers so. The one of 31 digits stands in
 # every tokenizer's configuration that names no longest input.
@@ -440,7 +444,8 @@ def _identifiers(
             if len(line) > _LONGEST_LINE:
                 continue  # stopped by the gate of the files
             if not text.is_cell:
-                line = _KEY_OF_NAMES.sub("", line.replace(reference, "") if reference else line)
+                line = _COUNT.sub("", line.replace(reference, "") if reference else line)
+                line = _KEY_OF_NAMES.sub("", line)
                 # Without the marks of JSON, which stand between `mrn` and its number.
                 line = _OF_MACHINES.sub("", line.replace('"', ""))
             findings += [_identifier(found.kind, text.file, number, column) for found in cached(line)]

@@ -709,8 +709,10 @@ def _named(text: str, line_start: int, words: list[re.Match[str]], parts: list[s
 def _are_one_name(first: str, part: str, between: str, following: str) -> bool:
     """Whether a word, as which part of a name it may stand, and the next one are a name, or a title and a name."""
     if first in _TITLES and _BEHIND_TITLE.fullmatch(between):
-        # MR and MS are methods and diseases, too; the full stop behind MS may end a sentence.
-        return following not in ("", "no") or (first == "mr" and following == "" and between[0] == ".")
+        # MR and MS are methods and diseases, too, and MR IAC is an examination; the full stop behind MS may end a sentence.
+        if first == "mr":
+            return following != "no" if between[0] == "." else following not in ("", "no", "short")
+        return following not in ("", "no")
     if not _WITHIN_NAME.fullmatch(between):
         return False
     return (
