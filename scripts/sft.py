@@ -127,7 +127,7 @@ def main() -> None:
             )
             print(f"trained in {seconds / 60:.1f} minutes, peak memory {manifest.peak_memory_gib():.1f} GiB")
             print(f"adapter checked and saved: {folder / 'adapter'}")
-    trainer.end()
+    training.close(trainer)
 
 
 if __name__ == "__main__":

@@ -351,6 +351,21 @@ def save_and_verify(
     return models.verify_adapter(model, folder, None if sharded else probe_ids, state_dict)
 
 
+def close(trainer: CompletionTrainer) -> None:
+    """End the trainer, and leave the group of processes.
+
+    DDP lets go of the group first. As its last holder it would destroy it with Python's lock held, and where a collective that just
+    ended waits for that lock to free its tensors, the process would never end (pytorch#56297).
+
+    Args:
+        trainer ([`CompletionTrainer`]):
+            The trainer, its adapter saved.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    trainer.end()
+
+
 class LossProgress(ProgressCallback):
     """The Trainer's progress bar with the loss beside it, instead of a printed line every logged step."""
 
