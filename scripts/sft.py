@@ -14,9 +14,8 @@ import time
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes import manifest, models, run_folder, training
 from radrecipes.command_line import run
-from radrecipes.data.prepared import LABEL_SET_FILE
+from radrecipes.data.dataset_folder import LABEL_SET_FILE, SHOWABLE_ACCESS
 from radrecipes.errors import OutputInUseError
-from radrecipes.evaluation import SHOWABLE_ACCESS
 from radrecipes.inspection import load_training_data, masked_example
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,29 @@ from radrecipes.headline_figures import HEADLINES, figure_value, task_of, writes
 from radrecipes.selective import DEFAULT_TARGET
 
 DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
+# What of a manifest the runs of one result have in common, beside the recipe.
+_SAME_IN_ALL_RUNS = (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256"))
 
 
 def results_path(recipe: str | Path) -> Path:
     """Where a recipe's result stands: `recipes/<model>/<recipe>.results.json`."""
     return Path(recipe).with_suffix(".results.json")
+
+
+def results_fit(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
+    """Whether a run is one of the seeds that a recipe's result tells of.
+
+    Args:
+        manifest (`Mapping[str, Any]`):
+            `manifest.json` of the run.
+        results (`Mapping[str, Any]`):
+            Content of a `*.results.json`.
+    """
+    return (
+        results["fields"] == _decisive_fields(manifest)
+        and manifest["training"]["seed"] in [row["seed"] for row in results["seeds"]]
+        and all(results[part][key] == manifest[part][key] for part, key in _SAME_IN_ALL_RUNS)
+    )
 
 
 def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: str) -> dict[str, Any]:
@@ -41,11 +59,11 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
     """
     first, metrics = runs[0]
     for manifest, _ in runs[1:]:
-        for part, key in (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256")):
+        for part, key in _SAME_IN_ALL_RUNS:
             if manifest[part][key] != first[part][key]:
                 raise ValueError(f"seed {manifest['training']['seed']} differs in {part}.{key}; train it anew")
     metrics_of_seeds = [found for _, found in runs]
-    fields = {key: value for key, value in first["recipe"]["fields"].items() if key not in ("seed", "output_dir")}
+    fields = _decisive_fields(first)
     return {
         "recipe": first["recipe"]["name"],
         "fields": fields,
@@ -96,6 +114,11 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
     deviation = statistics.stdev(values)
     half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
     return {"mean": mean, "sd": deviation, "low": mean - half, "high": mean + half, "n": len(values)}
+
+
+def _decisive_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a run without what differs from seed to seed."""
+    return {key: value for key, value in manifest["recipe"]["fields"].items() if key not in ("seed", "output_dir")}
 
 
 def _over_some(values: Sequence[float | None]) -> dict[str, float | int | None] | None:

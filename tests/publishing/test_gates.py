@@ -361,7 +361,7 @@ def test_secrets_are_found_in_texts_tables_and_heads_of_weights_and_nobody_can_v
     "path",
     [
         "/mnt/disk/data", "/data/hospital/reports", "C:\\Users\\someone", "~/private", "/gpfs/projects/someone",
-        "someone@node1:/home/someone", "file:///home/someone", "\\\\fileserver\\radiology",
+        "someone@node1:/scratch/someone", "file:///scratch/someone", "\\\\fileserver\\radiology",
     ],
 )  # fmt: skip
 def test_paths_of_a_machine_stop_in_yaml_json_and_notes_of_weights(adapter, path):

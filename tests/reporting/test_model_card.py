@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from radrecipes.errors import InputError
 from radrecipes.reporting.card_checks import check_card
-from radrecipes.reporting.model_card import EXAMPLES, energy_estimate, render_model_card, results_fit
-from radrecipes.results import summarise
+from radrecipes.reporting.model_card import EXAMPLES, energy_estimate, render_model_card
+from radrecipes.results import results_fit, summarise
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_prompt
 

@@ -16,9 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE, MANIFEST_FILE
+from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE, MANIFEST_FILE, SHOWABLE_ACCESS
 from radrecipes.errors import InputError
-from radrecipes.evaluation import SHOWABLE_ACCESS
 from radrecipes.hub import LARGEST_RELEASE
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.publishing.licences import HUB_LICENCES, licence_conflicts

@@ -17,8 +17,7 @@ from radrecipes.hub import RELEASE_FORMAT
 from radrecipes.models import ADAPTER_WEIGHTS, adapter_digest
 from radrecipes.predictors import run_of
 from radrecipes.recipe import Recipe
-from radrecipes.reporting.model_card import results_fit
-from radrecipes.results import results_path
+from radrecipes.results import results_fit, results_path
 from radrecipes.tasks.task import Task
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -233,12 +232,8 @@ def assemble_dataset(dataset: PreparedDataset, folder: Path, *, repo: str, tag: 
     Args:
         dataset ([`PreparedDataset`]):
             What is released.
-        folder (`Path`):
-            A folder that is made here.
-        repo (`str`):
-            Repository on the Hub.
-        tag (`str`):
-            The release's tag.
+        folder, repo, tag:
+            As for [`assemble_adapter`].
 
     Returns:
         [`Release`]

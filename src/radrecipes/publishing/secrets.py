@@ -1,25 +1,8 @@
 """Tokens, keys and passwords in a text. What is found is told by kind and place only, never quoted."""
 
 import re
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Secret:
-    """Where a secret stands in a text.
-
-    Args:
-        kind (`str`):
-            What it is, in words: `"Hugging Face token"`.
-        start (`int`):
-            Offset of its first character.
-        end (`int`):
-            Offset behind its last character.
-    """
-
-    kind: str
-    start: int
-    end: int
+from radrecipes.publishing.text_span import TextSpan
 
 
 def _token(pattern: str) -> re.Pattern[str]:
@@ -110,7 +93,7 @@ _RULES = (
 )
 
 
-def find_secrets(text: str) -> list[Secret]:
+def find_secrets(text: str) -> list[TextSpan]:
     """Find tokens, keys and passwords.
 
     Args:
@@ -118,12 +101,12 @@ def find_secrets(text: str) -> list[Secret]:
             Any text: a card, a log, YAML, JSON.
 
     Returns:
-        `list[Secret]`: by place, without overlaps.
+        `list[TextSpan]`: by place, without overlaps.
     """
-    found: list[Secret] = []
+    found: list[TextSpan] = []
     for kind, pattern in _RULES:
         for match in pattern.finditer(text):
             start, end = match.span("secret")
-            if all(end <= other.start or other.end <= start for other in found):
-                found.append(Secret(kind, start, end))
+            if not any(other.overlaps(start, end) for other in found):
+                found.append(TextSpan(kind, start, end))
     return sorted(found, key=lambda secret: secret.start)

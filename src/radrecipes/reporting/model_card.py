@@ -17,6 +17,7 @@ from radrecipes.reporting.card_checks import check_card
 from radrecipes.reporting.card_front_matter import gated_form
 from radrecipes.reporting.report_tables import best_baseline, decisions
 from radrecipes.reporting.result_tables import difference_with_interval, figure_with_interval, results_table
+from radrecipes.results import results_fit
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import plain_prompt
 
@@ -167,26 +168,6 @@ def render_model_card(
     text = text.rstrip() + "\n"
     check_card(text)
     return text
-
-
-def results_fit(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
-    """Whether a run is one of the seeds that a recipe's result tells of.
-
-    Args:
-        manifest (`Mapping[str, Any]`):
-            `manifest.json` of the run.
-        results (`Mapping[str, Any]`):
-            Content of a `*.results.json`.
-    """
-    decisive = {key: value for key, value in manifest["recipe"]["fields"].items() if key not in ("seed", "output_dir")}
-    return (
-        results["fields"] == decisive
-        and manifest["training"]["seed"] in [row["seed"] for row in results["seeds"]]
-        and all(
-            results[part][key] == manifest[part][key]
-            for part, key in (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256"))
-        )
-    )
 
 
 def energy_estimate(manifest: Mapping[str, Any]) -> tuple[float, str]:

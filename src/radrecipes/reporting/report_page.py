@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
 from radrecipes.data.label_sets import Label
-from radrecipes.evaluation import ADAPTER, BASE, LINEAR, MAJORITY, NEAREST, SHOWABLE_ACCESS, SVM
+from radrecipes.evaluation import ADAPTER, BASE, LINEAR, MAJORITY, NEAREST, SVM
 from radrecipes.reporting import report_tables
 from radrecipes.reporting.confusion_matrix import confusion_matrix
 from radrecipes.reporting.figures import loss_curve_svg, reliability_svg, risk_coverage_svg

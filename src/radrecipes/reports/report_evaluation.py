@@ -41,7 +41,6 @@ TEMPLATE = "template"
 REPORT_TASK = "report"
 IMPRESSION_TASK = "impression"
 
-
 # The figures of a result at a glance, in this order.
 FIGURES = (
     "passed_rate",

@@ -1,0 +1,404 @@
+"""The rules by which texts are searched for identifiers, each a regular expression, in the order in which they are asked.
+
+They were written beside one half of the test corpus and are judged on the other (tests/publishing/test_identifiers.py).
+"""
+
+import re
+
+# Numbers behind a label ---------------------------------------------------------------------------------------------------------
+
+_NUMBER_WORD = r"(?:\s*(?:numbers?|num|no|nr|id|identifier)\b\.?|\s*\#)"
+
+
+def _code(digits: int) -> str:
+    """Letters and digits in one piece, with at least `digits` digits."""
+    return rf"(?P<it>(?!(?:19|20)\d\d(?![\w-]))(?=(?:[A-Z/.()-]*\d){{{digits}}})[A-Z0-9(][A-Z0-9/.()-]*[A-Z0-9])"
+
+
+def _labelled(labels: str, digits: int = 4, number_word: str = "?") -> re.Pattern[str]:
+    """A code behind one of `labels`; `number_word` is `""` where `number`, `no.`, `ID` or `#` must stand between."""
+    return re.compile(rf"(?i)(?<![A-Z])(?:{labels}){_NUMBER_WORD}{number_word}[\s:=#]{{0,4}}{_code(digits)}")
+
+
+_RECORD = (
+    r"M\.?R\.?N\.?|MR(?=\s?\#)|med(?:ical)?\.?\s*rec(?:ord)?s?\.?|(?:patient|pt)\.?(?=\s*(?:id|no|num|\#))"
+    r"|(?:hosp(?:ital)?|unit|chart|record|case\s?note)s?(?=\s*(?:id|no|num|\#))"
+)
+_ACCESSION = r"acc(?:ession|n)?\.?|accession"
+_EXAMINATION = r"exam(?:ination)?|study|order|requisition|case|specimen|report|image\s?set|pathology"
+_ACCOUNT = (
+    r"acc(?:oun)?t\.?|member|policy|encounter|FIN|insurance|CSN|HAR|subscriber|medicare|medicaid|claim|authori[sz]ation"
+    r"|invoice|beneficiary|visit(?=\s*(?:id|no|num|\#))|group(?=\s*(?:id|no|num|\#))"
+)
+_SERIAL = r"serial|S/N|SN(?=\s*[:#])|lot|batch|device|ref/serial|implant|UDI"
+_LICENCE = r"(?:state\s+)?licen[cs]e|NPI|DEA|GMC|ARRT|UPIN|certificat(?:e|ion)|(?:medical\s+)?registration|provider"
+
+# Dates --------------------------------------------------------------------------------------------------------------------------
+
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:r(?:uary)?)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)"
+)
+_FULL_MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+_DAY, _MONTH_NUMBER, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
+_DAY_MONTH = rf"(?:{_MONTH_NUMBER}(?P<s>[/-]){_DAY}|{_DAY}(?P<t>[/-]){_MONTH_NUMBER})"
+_ORDINAL = rf"{_DAY}(?:st|nd|rd|th)?"
+# "may" and "march" are verbs, too; without a year only the capitalised month counts.
+_SAFE_MONTH = rf"(?:(?!may\b|march\b){_MONTH}|(?-i:May|March|MARCH))"
+
+# Places -------------------------------------------------------------------------------------------------------------------------
+
+_CAPITALISED = r"[A-ZÀ-Þ][a-zß-ÿ]+(?:[-’'][A-ZÀ-Þ]?[a-zß-ÿ]+)*"
+_STREET = (
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Court|Ct|Boulevard|Blvd|Terrace|Ter|Place|Pl|Way|Circle|Cir|Parkway"
+    r"|Pkwy|Highway|Hwy|Square|Sq|Close|Crescent|Row|Trail|Alley|Gardens|Grove)\b\.?"
+)
+STATE = (
+    r"(?:AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA|MI|MN|MS|MO|MT|NE|NV|NH|NJ|NM|NY|NC|ND|OH|OK|OR|PA"
+    r"|RI|SC|SD|TN|TX|UT|VT|VA|WA|WV|WI|WY|DC)"
+)
+# States whose two letters mean nothing in a report, for a town without its postal code.
+PLAIN_STATE = r"(?:AZ|DE|FL|GA|IL|KS|KY|MA|MN|NE|NH|NJ|NM|NY|TN|UT|WA|WI|WV|WY|DC)"
+_TOWN = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}},?\s(?:{STATE}\s+\d{{5}}(?:-\d{{4}})?|(?<=,\s){PLAIN_STATE}\b)"
+# Behind a street or a box, whatever two letters stand there are a state.
+_TOWN_BEHIND = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}(?:,?\s{STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)?"
+_DOOR = r"(?:,?\s(?:apt|apartment|unit|suite|ste|\#)\.?\s?\w+)"
+_TOWN_ANY_CASE = rf"(?:,\s[a-zà-ÿ]+(?:\s[a-zà-ÿ]+){{0,2}},?\s{STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)"
+# Clinics that every hospital has name no place.
+PLAIN_CLINIC = (
+    r"(?:Outpatient|Pain|Body|Breast|Cardiac|Cancer|Chest|Children|Dental|Diagnostic|Emergency|Endocrine|Fracture|General|GI|Hand"
+    r"|Heart|High|Infusion|Interventional|Liver|Lung|Magnetic|Medical|Memory|Musculoskeletal|Neuro\w*|Nuclear|Oncology|Ortho\w*"
+    r"|Our|Outside|Primary|Pulmonary|Renal|Sleep|Spine|Sports|Stroke|The|This|Transplant|Trauma|Travel|Ultrasound|University"
+    r"|Urgent|Urology|Vascular|Walk|Weight|Women|Wound)"
+)
+FACILITY = (
+    r"(?:(?:Community\s|Children'?s\s|Regional\s|General\s|University\s|Veterans\s)*(?:Hospitals?|Infirmary|Hospice|Healthcare"
+    r"|Clinic|(?:Medical|Health|Rehabilitation|Surgery|Surgical|Imaging|Cancer|Dialysis|Care)\s(?:Cent(?:er|re)|System|Group)"
+    r"|Nursing\sHome|Imaging\sAssociates|Radiology\sAssociates|Memorial))\b"
+)
+
+# Names --------------------------------------------------------------------------------------------------------------------------
+
+_PARTICLE = r"(?:(?:van|von|der|den|de|del|la|le|di|da|dos|du|bin|al|el|ter)\s|St\.?\s)"
+WORD = rf"(?:{_PARTICLE}{{0,2}}(?:[A-ZÀ-Þ][’'])?(?:Mc|Mac|Al-|El-|De|Di|La|Le|Fitz)?{_CAPITALISED})"
+_UPPER_WORD = r"(?:(?:VAN|VON|DE|DEL|LA|ST\.?)\s){0,2}[A-ZÀ-Þ][’']?[A-ZÀ-Þ]+(?:[-’'][A-ZÀ-Þ]+)*"
+_NAME_PART = rf"(?:{WORD}|{_UPPER_WORD}|[A-ZÀ-Þ]\.?(?=\s))"
+_NAME = rf"{_NAME_PART}(?:,?\s?{_NAME_PART}){{0,3}}"
+_TWO_WORDS = rf"(?:{WORD}(?:\s[A-ZÀ-Þ]\.?)?\s{WORD}|{WORD},\s?{WORD})"
+_TWO_UPPER_WORDS = (
+    rf"(?!NO\b)(?:{_UPPER_WORD},\s?{_UPPER_WORD}(?:\s[A-Z]\b)?|{_UPPER_WORD}(?:\s[A-Z]\.?)?\s{_UPPER_WORD})"
+)
+NO_NAME_WORD = (
+    r"(?!(?:[A-Z]+\b\s?){0,2}(?:Practitioner|Station|Department|Team|Service|Clinic|Unit|Office|Staff|Group|Desk|Room|Consult|On|The"
+    r"|Dr|Drs|Emergency|ER|ED|ICU|OR|PACS|RIS|EMR|CT|MRI?|US|IR|Radiology|Surgery|Medicine|Trauma|Pediatrics|Ortho\w*|Neuro\w+"
+    r"|\w+(?:ology|iatry|iatrics|surgery|ics|icine))\b)"
+)
+_NO_NAME_AFTER_TITLE = (
+    r"(?!(?i:to|and|for|on|the|at|in|by|is|was|will|has|not|if|of|or|said|with|who|note|call|office|notified|aware|requests?"
+    r"|requested|ordered|wants?|please|informed|paged|called|clinic)\b)"
+)
+_CREDENTIAL = (
+    r"(?:(?i:M\.?D\.?|PGY-?\d)|D\.?O\.?|R\.?N\.?|N\.?P\.?|P\.?A\.?-C|PA|Ph\.?D\.?|MBBS|MBChB|FRCR|FRCPC|FACR|DABR|CRNA|LPN|APRN|ARNP|FNP"
+    r"|R\.T\.|RT\(R\))(?![A-Za-z])"
+)
+ROLE = (
+    r"(?:patient(?:'?s)?(?:\sname)?|pt\sname|name|attending|resident|fellow|radiologist|technologist|tech|physician|provider"
+    r"|clinician|surgeon|consultant|sonographer|nurse|(?:referring|ordering|requesting|attending|interpreting|performing|primary"
+    r"|reading|reporting|supervising|family)\s(?:care\s)?(?:physician|provider|doctor|md|clinician|radiologist|surgeon)"
+    r"|(?:dictated|transcribed|interpreted|read|reviewed|approved|verified|reported|performed|ordered|authenticated"
+    r"|(?:electronically\s)?signed)(?:\sby)?|cc|attn|attention|author|operator|next\sof\skin|emergency\scontact|mother|father"
+    r"|spouse|wife|husband|guardian|requested\sby|reported\sby)"
+)
+TOLD = (
+    r"(?:discussed\swith|d/w|spoke(?:n)?\s(?:with|to)|reviewed\swith|paged|called|relayed\sto|communicated\s(?:to|with)|conveyed\sto"
+    r"|reported\sto|notified|informed|told|seen\swith|read\sby|interpreted\sby|dictated\sby|signed\sby|performed\sby|requested\sby"
+    r"|ordered\sby|transcribed\sby|per|attn|sent\sto|faxed\sto|message\s(?:to|for)|given\sto|resident|fellow|attending|nurse"
+    r"|technologist|patient|wife|husband|son|daughter|mother|father|brother|sister|spouse|partner|friend|neighbou?r|caregiver)"
+)
+TOLD_A_PERSON = (
+    r"(?:discussed\swith|d/w|spoken?\s(?:with|to)|reviewed\swith|paged|relayed\sto|conveyed\sto|(?:read|interpreted|dictated|signed"
+    r"|requested|ordered|transcribed)\sby|sent\sto|faxed\sto)"
+)
+STAFF = (
+    r"(?:attending|resident|fellow|radiologist|technologist|tech|physician|provider|clinician|surgeon|consultant|sonographer"
+    r"|(?:referring|ordering|requesting)\s(?:physician|provider|doctor|md|clinician))"
+)
+
+_PUBLIC_HOSTS = (
+    r"(?:[\w-]+\.)*(?:huggingface\.co|hf\.co|github\.(?:com|io)|arxiv\.org|doi\.org|pypi\.org|python\.org|pytorch\.org|apache\.org"
+    r"|opensource\.org|creativecommons\.org|spdx\.org|wikipedia\.org|nih\.gov|physionet\.org|openreview\.net|aclanthology\.org"
+    r"|acr\.org|rsna\.org|radlex\.org|loinc\.org|radiopaedia\.org|who\.int|readthedocs\.io|localhost|127\.0\.0\.1)"
+)
+_UNIT_BEHIND = r"(?!\s?(?:parameters|tokens|bytes|rows|steps|examples|words|characters|x\b|mm|cm|mL|mg|weeks|months|days|hours|%))"
+
+# First come, first served: what a rule found, no later rule may find again. The part named `it` is the identifier.
+RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("email", re.compile(r"(?<![\w.+-])(?P<it>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)")),
+    (
+        "email",
+        re.compile(
+            r"(?i)(?<![\w.+-])(?P<it>[\w.+-]+\s?[\[(]\s?at\s?[\])]\s?[\w-]+(?:\s?(?:\.|[\[(]\s?dot\s?[\])])\s?[\w-]+)+)"
+        ),
+    ),
+    (
+        "link",
+        re.compile(
+            rf"(?i)(?P<it>(?:https?|s?ftp)://(?!{_PUBLIC_HOSTS}(?:[:/\s)>\"']|$))[^\s<>\"')\]]+[^\s<>\"')\].,;:])"
+        ),
+    ),
+    ("link", re.compile(rf"(?i)(?<![\w@./-])(?P<it>(?:www\.(?!{_PUBLIC_HOSTS})[\w.-]+\.[a-z]{{2,}}(?:/\S*[\w/])?))")),
+    (
+        "link",
+        re.compile(
+            rf"(?i)(?<![\w@./-])(?P<it>(?!{_PUBLIC_HOSTS})[\w-]+(?:\.[\w-]+)+/(?:[\w.-]+/)*[\w-]*\d{{4,}}[\w-]*)(?<=[a-z/\d])"
+        ),
+    ),
+    ("study UID", re.compile(r"(?<![\w.])(?P<it>[0-2](?:\.(?:0|[1-9]\d*)){5,}|2\.25\.\d{8,})(?!\w)")),
+    (
+        "IP address",
+        re.compile(
+            r"(?<![\w.])(?P<it>(?!127\.|0\.)(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d))(?!\.?\w)"
+        ),
+    ),
+    (
+        "social security number",
+        re.compile(
+            r"(?i)(?:SSN|soc(?:ial)?\.?\s*sec(?:urity)?)\D{0,12}?(?P<it>[\dX*]{3}[-. ]?[\dX*]{2}[-. ]?\d{4})\b"
+        ),
+    ),
+    (
+        "social security number",
+        re.compile(r"(?i)(?<![\w.-])(?P<it>(?:\d{3}|xxx|\*{3})(?P<s>[-. ])(?:\d\d|xx|\*\*)(?P=s)\d{4})(?![\w-])"),
+    ),
+    ("medical record number", _labelled(_RECORD)),
+    (
+        "medical record number",
+        re.compile(
+            rf"(?i)(?<![A-Z])(?:{_RECORD}){_NUMBER_WORD}?[\s:=#]{{0,4}}(?P<it>\d{{2,4}}(?:\s\d{{2,4}}){{1,3}})(?!\w)"
+        ),
+    ),
+    (
+        "vehicle number",
+        re.compile(
+            r"(?i)\b(?:VIN|licen[cs]e\splate)(?:\s(?:number|no\.?))?[\s:#]{0,3}(?P<it>(?=[A-Z-]*\d)[A-Z0-9](?:[\s-]?[A-Z0-9]){4,16})\b"
+        ),
+    ),
+    ("accession number", _labelled(_ACCESSION, 5)),
+    ("accession number", _labelled(_EXAMINATION, 4, "")),
+    ("accession number", re.compile(r"(?i)(?<![\w.-])(?P<it>(?:[A-Z]{1,4}\d{2,4}|\d{2})-\d{5,9})(?![\w-])")),
+    ("device serial number", _labelled(_SERIAL)),
+    ("licence number", _labelled(_LICENCE)),
+    ("account number", _labelled(_ACCOUNT)),
+    (
+        "pager",
+        re.compile(
+            r"(?i)\b(?:pager|beeper|pgr|page[dr]?(?:\s(?:at|to))?|bleep)(?:\s*(?:number|no\.?|id))?[\s:#]*(?P<it>\d[\d-]{2,11}\d)\b"
+        ),
+    ),
+    ("pager", re.compile(r"(?i)\b(?:ext(?:ension)?\b\.?[\s:#]*(?P<it>\d[\d-]{1,5}\d))\b")),
+    ("pager", re.compile(r"(?<![\w.])(?P<it>[pPxX]\s?\d{4,6})(?!\w|\.\d)")),
+    (
+        "phone number",
+        re.compile(
+            r"(?i)(?<![\w.-])(?P<it>(?:\+?1[\s.-]?)?(?:\(\d{3}\)\s?|\d{3}(?:\s|\s?[./-]\s?))\d{3}(?:\s|\s?[.-]\s?)\d{4}(?:\s?(?:x|ext\.?)\s?\d{1,5})?)(?!\w)"
+        ),
+    ),
+    ("phone number", re.compile(r"(?<![\w+])(?P<it>\+\d{1,3}(?:[\s.-]?\(?\d{1,5}\)?){2,6})(?!\w)")),
+    ("phone number", re.compile(r"(?<![\w.,/-])(?P<it>0\d{2,4}[\s-]\d{3,4}[\s-]?\d{3,5})(?!\w)")),
+    ("phone number", re.compile(rf"(?<![\w.,/-])(?P<it>\d{{3}}-\d{{4}})(?![\w-]){_UNIT_BEHIND}")),
+    (
+        "date",
+        re.compile(
+            rf"(?<![\w./-])(?P<it>{_DAY_MONTH}(?:(?P=s)|(?P=t))(?:{_YEAR}|['’]?\d\d))(?![\w/]|[.-]\d){_UNIT_BEHIND}"
+        ),
+    ),
+    ("date", re.compile(rf"(?<![\w./-])(?P<it>\d{{1,2}}\s/\s\d{{1,2}}\s/\s{_YEAR})(?!\w)")),
+    ("date", re.compile(rf"(?<![\w./-])(?P<it>{_DAY}([./-])(?:I{{1,3}}|I?[VX]|VI{{1,3}}|XI{{1,2}})\2{_YEAR})(?!\w)")),
+    (
+        "date",
+        re.compile(rf"(?i)(?<![\w./=-])(?P<it>{_YEAR}[\s.,-]?\s?{_MONTH}[\s.,-]?\s?{_ORDINAL})(?!\w)"),
+    ),
+    ("date", re.compile(rf"(?<![\w.])(?P<it>{_DAY}\.{_MONTH_NUMBER}\.{_YEAR}|[0-3]\d\.[01]\d\.\d\d)(?![\w]|\.\d)")),
+    (
+        "date",
+        re.compile(
+            rf"(?<![\w./=-])(?P<it>{_YEAR}(?P<s>[-/.]){_MONTH_NUMBER}(?P=s){_DAY}(?:[T ]\d\d:\d\d(?::\d\d)?)?)(?!\d|[\w/-]\d)"
+        ),
+    ),
+    (
+        "date",
+        re.compile(
+            r"(?<![\w.-])(?P<it>(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:T\d{4,6})?)(?!\w|\.\d)"
+        ),
+    ),
+    (
+        "date",
+        re.compile(
+            rf"(?i)(?<![\w./-])(?P<it>{_ORDINAL}(?:\sof)?[\s.-]?\s?{_MONTH}\b[\s.,-]{{0,2}}(?:{_YEAR}|['’]?\d\d(?!\d|\s?(?:mm|cm|%))))"
+        ),
+    ),
+    ("date", re.compile(rf"(?i)(?<![\w./-])(?P<it>\d{{1,2}}{_MONTH}(?:{_YEAR}|\d\d))(?!\w)")),
+    ("date", re.compile(rf"(?i)\b(?P<it>{_MONTH}\b[\s.,-]{{0,2}}(?:{_ORDINAL}(?:,?\s(?:of\s)?|-))?{_YEAR})(?!\d)")),
+    ("date", re.compile(rf"(?i)\b(?P<it>{_SAFE_MONTH}\b\.?\s{_ORDINAL})(?!\w|\.\d|\s?(?:mm|cm|mL|%))")),
+    ("date", re.compile(rf"(?i)(?<![\w./-])(?<!series\s)(?<!image\s)(?P<it>{_ORDINAL}(?:\sof)?[\s-]{_SAFE_MONTH})\b")),
+    ("date", re.compile(rf"(?<![\w./-])(?P<it>{_MONTH_NUMBER}/{_YEAR})(?![\w/])")),
+    (
+        "date",
+        re.compile(
+            r"(?i)\b(?:on|dated?|from|since|of|to|until|till|before|after|with|by|prior|previous|admitted|seen|exam|study|scan|ct|mri?"
+            rf"|us|xr|dos|dob|performed|done|last)\s(?P<it>{_MONTH_NUMBER}/{_DAY})(?![\w/%]|\.\d|\s(?:of|pain|strength|systolic|diastolic"
+            r"|murmur|power|in\s(?:severity|intensity)|reflexes|pulses|headache|nodes?|views?|cores?|positive)\b)"
+        ),
+    ),
+    (
+        "date",
+        re.compile(
+            rf"\b(?:[Ii]n|[Ss]ince|[Ff]rom|[Uu]ntil|[Tt]ill|[Ll]ast|[Tt]his|[Ee]arly|[Ll]ate|[Mm]id|[Oo]f|[Tt]hrough)[\s-](?P<it>{_FULL_MONTH})(?![\w-]|\s(?:fracture|{_CAPITALISED}))"
+        ),
+    ),
+    (
+        "age over 89",
+        re.compile(
+            r"(?i)(?<![\w./-])(?P<it>(?:9\d|1[01]\d)[\s-]?(?:years?(?:[\s-]?olds?)?|yrs?\.?(?:[\s-]?old)?|y\.?\s?/?o\.?|y)(?:\s?[mf])?)(?![a-z])(?!\s(?:survival|ago|of\s(?:smoking|follow)))"
+        ),
+    ),
+    (
+        "age over 89",
+        re.compile(
+            r"(?i)\b(?:aged?|age\s(?:of|is|was))[\s:=]*(?P<it>9\d|1[01]\d)\b(?!\s?(?:days?|weeks?|months?|hours?|%|mm|cm)|\.\d)"
+        ),
+    ),
+    (
+        "age over 89",
+        re.compile(
+            r"(?i)(?P<it>\b(?:ninety|one\shundred)(?:[\s-](?:and\s)?(?:one|two|three|four|five|six|seven|eight|nine|ten))?)[\s-](?:years?|yrs?)\b"
+        ),
+    ),
+    (
+        "age over 89",
+        re.compile(
+            r"(?i)\baged?\s(?:of\s|is\s)?(?P<it>(?:ninety|one\shundred)(?:[\s-](?:and\s)?(?:one|two|three|four|five|six|seven|eight|nine|ten))?)\b"
+        ),
+    ),
+    ("age over 89", re.compile(r"(?im)(?:^|:\s)(?P<it>(?:9\d|1[01]\d)\s[mf])(?=\s|,)")),
+    ("age over 89", re.compile(r"(?i)\b(?P<it>(?:super|semi)?(?:nona|cente)n?[ag]?[eg]?narians?)\b")),
+    (
+        "age over 89",
+        re.compile(
+            r"(?<![\w./-])(?<![Tt]emp )(?<!fever )(?<!of )(?P<it>(?:9\d|1[01]\d)(?:\s?[MF]|[mf]))"
+            r"(?!\w|[.-]\w|\s(?:sheath|catheter|temp|fever))"
+        ),
+    ),
+    (
+        "address",
+        re.compile(
+            rf"(?<![\w.])(?P<it>\d{{1,5}}[A-Z]?\s(?:(?:[NSEW]|NE|NW|SE|SW)\.?\s|(?:North|South|East|West)\s)?(?:{_CAPITALISED}\s|\d{{1,3}}(?:st|nd|rd|th)\s)"
+            rf"(?:{_CAPITALISED}\s){{0,2}}{_STREET}(?:,?\s(?:Apt|Apartment|Unit|Suite|Ste|\#)\.?\s?\w+)?(?:,\s{_TOWN_BEHIND})?)"
+        ),
+    ),
+    ("address", re.compile(rf"(?i)(?P<it>\bP\.?\s?O\.?\s?Box\s\d+{_TOWN_ANY_CASE}?)")),
+    # Streets and facilities in capitals, or in small letters; fewer endings, as CT and DR mean other things there.
+    (
+        "address",
+        re.compile(
+            r"(?i)(?<![\w.])(?P<it>\d{1,5}\s(?:[nsew]\.?\s)?(?:(?:(?!the\b)[a-z]{3,}|\d{1,3}(?:st|nd|rd|th))\s){1,3}"
+            r"(?:street|avenue|ave|road|rd|lane|boulevard|blvd|terrace|parkway|pkwy|highway|hwy|drive|court|circle|crescent)\b\.?"
+            rf"{_DOOR}?{_TOWN_ANY_CASE}?)"
+        ),
+    ),
+    (
+        "address",
+        re.compile(
+            r"(?i)(?<![\w.])(?P<it>\d{1,5}\s(?:[nsew]\.?\s)?(?:(?!lead|phase|view)[a-z]{3,}\s){1,2}"
+            rf"(?:(?:gardens|grove|place|way)\b|(?:st|ln|pl|ct|dr)\b\.?(?:{_DOOR}|(?={_TOWN_ANY_CASE})){_TOWN_ANY_CASE}?|(?:st|ln)\b(?=[.,;]|\s*$)))"
+        ),
+    ),
+    (
+        "address",
+        re.compile(
+            r"(?i)\b(?:liv(?:es?|ing)|resid(?:es?|ing)|address(?:\sis)?)(?:\s(?:at|on|in)|:)\s(?P<it>\d{1,5}\s(?!mm|cm)[a-z][^,.;\n]{3,40})"
+        ),
+    ),
+    ("address", re.compile(rf"\b(?P<it>{_TOWN})")),
+    ("address", re.compile(r"(?i)\b(?:zip|postal)(?:\s?code)?[\s:]*(?P<it>\d{5}(?:-\d{4})?)\b")),
+    (
+        "address",
+        re.compile(r"\b(?P<it>(?![CLST]\d{1,2}\s)[A-Z]{1,2}\d[A-Z\d]?\s\d(?!ND|ST|RD|TH|D\b)[ABD-HJLNP-UW-Z]{2})\b"),
+    ),
+    ("facility", re.compile(rf"(?P<it>\b(?:University\s)?(?:Hospital|Clinic|Infirmary)\sof\s{_CAPITALISED})")),
+    (
+        "facility",
+        re.compile(rf"(?P<it>\b(?:St\.?|Saint|Mount|Mt\.?)\s{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}\s{FACILITY})"),
+    ),
+    ("facility", re.compile(rf"(?P<it>\b(?!{PLAIN_CLINIC}\s)(?:{_CAPITALISED}\s){{1,3}}{FACILITY})")),
+    (
+        "long number",
+        re.compile(rf"(?<![\w.,/#-])(?<!\":)(?<!\": )(?P<it>[A-Z]{{0,3}}\d{{7,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}"),
+    ),
+    ("long number", re.compile(r"(?<![\w.,/#-])(?P<it>[A-Z]{1,2}\d{6})(?![\w-]|[.,]\d)")),
+    (
+        "name",
+        re.compile(
+            rf"\b(?:Dr|Drs|Doctor|Doctors|Prof|Professor|Mr|Mrs|Ms|Miss|Mx|Nurse|DR|DRS|MRS|PROF)(?:\.\s?|\s){_NO_NAME_AFTER_TITLE}{NO_NAME_WORD}(?P<it>{_NAME})"
+        ),
+    ),
+    ("name", re.compile(rf"\b(?:Drs|Doctors|DRS)\.?\s{_NAME}\s?(?:and|&|,)\s(?P<it>{_NAME})")),
+    (
+        "name",
+        re.compile(
+            rf"\b(?:[Dd]rs?|[Mm]rs|[Pp]rof)(?:\.\s?|\s){_NO_NAME_AFTER_TITLE}(?P<it>(?:(?:van|von|de|la|del|st\.?|o|al)\s){{0,2}}[a-zß-ÿ][a-zß-ÿ’'-]+)"
+        ),
+    ),
+    (
+        "name",
+        re.compile(
+            rf"(?P<it>\b{_NAME_PART}(?:\s{_NAME_PART}){{0,3}}),?\s\(?(?:{_CREDENTIAL})(?<!\sPA)(?<!\sDO)(?<!\sNP)(?<!\sRN)"
+        ),
+    ),
+    (
+        "name",
+        re.compile(
+            rf"(?P<it>\b{_NAME_PART}(?:\s{_NAME_PART}){{0,3}})(?:,\s|\s\()(?:DO|NP|RN|PA)\b(?!\s(?i:and|view|chest))"
+        ),
+    ),
+    ("name", re.compile(rf"(?i:\b{ROLE}\s?:\s*){NO_NAME_WORD}(?P<it>{_TWO_UPPER_WORDS})")),
+    ("name", re.compile(rf"(?i:\b(?:{TOLD},?\s+|{ROLE}\s?:\s*)){NO_NAME_WORD}(?P<it>{_TWO_WORDS})")),
+    # Whom one tells, and who signs, is a person even where the name is also an eponym.
+    (
+        "name",
+        re.compile(
+            rf"(?i:\b(?:{TOLD_A_PERSON},?\s+|{STAFF}\s?:\s*)){NO_NAME_WORD}(?P<it>{WORD})\b(?!\s?[A-ZÀ-Þ]|\s(?:and|or)\s[a-z])"
+        ),
+    ),
+    ("name", re.compile(rf"\b(?:[Pp]t|PT)\s?:\s*(?P<it>{WORD},\s?{WORD}|{_UPPER_WORD},\s?{_UPPER_WORD})")),
+    # As DICOM writes a person: DICOM PS3.5, value representation PN.
+    ("name", re.compile(r"(?<![\w^\\'’-])(?P<it>[A-Za-zÀ-ÿ'’-]{2,}\^[A-Za-zÀ-ÿ]+(?:[\^ ][A-Za-zÀ-ÿ.]*)*)")),
+    # The usual heading of a work list: FAMILY, GIVEN and an age.
+    (
+        "name",
+        re.compile(
+            rf"(?m)^\s*(?P<it>{_UPPER_WORD},\s?{_UPPER_WORD}(?:\s[A-Z])?|{WORD},\s?{WORD})(?=\s\(?\d{{1,3}}\s?(?:[MFmf]\b|y))"
+        ),
+    ),
+)
+
+# Kinds that are never without a digit: looked for only where there is one.
+NEED_DIGIT = frozenset(
+    (
+        "study UID",
+        "IP address",
+        "social security number",
+        "medical record number",
+        "vehicle number",
+        "accession number",
+        "device serial number",
+        "licence number",
+        "account number",
+        "pager",
+        "phone number",
+        "long number",
+    )
+)
+
+# Kinds that show by their capitals: looked for in the usual case, too.
+BY_CAPITALS = frozenset(("name", "address", "facility"))
