@@ -1,13 +1,21 @@
 """What a run was made of, as facts that a manifest can hold."""
 
+import configparser
+import hashlib
 import json
 import platform
+import re
 import subprocess
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
+import pytest
 import torch
 import transformers
+from conftest import REPOSITORY
 
 from radrecipes import manifest
+from radrecipes.publishing.gates import ReleaseFacts, check_release
 
 
 def test_packages_are_the_installed_versions():
@@ -17,12 +25,122 @@ def test_packages_are_the_installed_versions():
     assert {"torch", "trl", "peft", "datasets", "tokenizers"} <= found.keys()
 
 
+def test_packages_cover_what_the_code_imports_to_get_a_result():
+    # Beside them: those that only draw, show, check files or reach the Hub.
+    decides_nothing = {"httpx2", "markupsafe", "matplotlib", "psutil", "pyyaml", "rich", "tqdm", "gguf"}
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    installed = set(setup["options"]["install_requires"].split())
+    assert installed - decides_nothing <= manifest.packages().keys()
+
+
+def test_optional_packages_stand_there_only_where_they_are_installed(monkeypatch):
+    def version(name):
+        if name == "vllm":
+            return "9.9"
+        if name in ("deepspeed", "flash-attn", "kernels", "radeval", "triton"):
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(manifest, "version", version)
+    found = manifest.packages()
+    assert found["vllm"] == "9.9" and "deepspeed" not in found
+
+
+def test_constraints_are_those_of_the_checkout_and_unknown_outside(tmp_path, monkeypatch):
+    found = manifest.constraints_sha256()
+    assert found == hashlib.sha256((REPOSITORY / "constraints.txt").read_bytes()).hexdigest()
+    installed = tmp_path / "lib" / "site-packages" / "radrecipes"
+    monkeypatch.setattr(manifest, "__file__", str(installed / "manifest.py"))
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "constraints.txt").write_text("another project's\n", encoding="utf-8")
+    assert manifest.constraints_sha256() is None
+    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "src" / "radrecipes" / "manifest.py"))
+    assert manifest.constraints_sha256() is None
+
+
 def test_hardware_is_stated_in_full_and_fits_json():
     found = manifest.hardware()
     assert found["threads"] == torch.get_num_threads() and found["cores"] >= 1 and found["memory_gib"] > 0.5
     assert found["processor"]
+    assert found["instruction_set"] == torch.backends.cpu.get_cpu_capability()
     assert ("gpus" in found) == torch.cuda.is_available()
     assert json.loads(json.dumps(found)) == found
+
+
+def test_determinism_on_a_processor_names_what_changes_the_bits(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = manifest.determinism()
+    assert found["threads"] == torch.get_num_threads() and found["deterministic_algorithms"] is False
+    assert found["repeats"].startswith("to the bit on the same machine")
+    (sentence,) = found["not_deterministic"]
+    assert {"processors", "versions", "threads", "processes"} <= set(re.findall(r"\w+", sentence))
+    assert "cublas_workspace" not in found
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU, as far as PyTorch's own words about it go."""
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"Some GPU {index}")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=80 * 2**30))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+
+def test_determinism_on_a_gpu_says_what_was_not_set_against_it(gpu, monkeypatch):
+    found = manifest.determinism()
+    words = " ".join(found["not_deterministic"])
+    for word in ("atomics", "CUBLAS_WORKSPACE_CONFIG was not set", "cudnn.deterministic was off"):
+        assert word in words, word
+    assert "not promised" in found["repeats"] and found["cublas_workspace"] is None
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    found = manifest.determinism()
+    assert len(found["not_deterministic"]) == 1 and found["deterministic_algorithms"] is True
+    assert found["cublas_workspace"] == ":4096:8"
+
+
+def test_hardware_names_gpu_cuda_and_driver(gpu, tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 580.65.06\necho 580.65.06\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = manifest.hardware()
+    assert found["gpus"] == ["Some GPU 0", "Some GPU 1"] and found["gpu_memory_gib"] == 80.0
+    assert (found["cuda"], found["driver"]) == ("13.0", "580.65.06")
+    program.unlink()
+    assert manifest.hardware()["driver"] is None
+
+
+def test_a_gpu_that_the_launcher_left_alone_is_not_stated(gpu, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert "gpus" not in manifest.hardware()
+    assert manifest.determinism()["repeats"].startswith("to the bit")
+    assert manifest.peak_memory_gib() > 0.05
+
+
+@pytest.mark.parametrize("driver", ["580.65.06", "550.127.05"])
+def test_nothing_in_it_stops_a_publication(driver, tmp_path):
+    facts = {
+        "packages": manifest.packages(),
+        "constraints_sha256": manifest.constraints_sha256(),
+        "hardware": {**manifest.hardware(), "gpus": ["NVIDIA H100 80GB HBM3"], "driver": driver},
+        "determinism": {**manifest.determinism(), "cublas_workspace": ":4096:8"},
+        "code": manifest.code_version(),
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
+    release = ReleaseFacts(
+        kind="adapter", access="synthetic", visibility="private", licence="apache-2.0", source_licences={}, rows=[],
+        base="tiny/llama", writes="label",
+    )  # fmt: skip
+    found = {result.gate: result.findings for result in check_release(tmp_path, release)}
+    assert [found[gate] for gate in ("identifiers", "secrets", "paths")] == [(), (), ()]
 
 
 def test_code_version_is_that_of_this_checkout_whatever_the_working_directory(tmp_path, monkeypatch):

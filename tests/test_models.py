@@ -1,11 +1,13 @@
 """Base models, padding and stop tokens, adapters: what is loaded, and what is refused."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
 import torch
 from conftest import TINY_MODEL
+from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_model import build_tiny_model, build_tiny_tokenizer
@@ -66,6 +68,73 @@ def test_weights_digest_follows_the_weights(workspace):
     name = next(iter(tensors))
     save_file({**tensors, name: tensors[name] + 1}, file, metadata={"format": "pt"})
     assert before != models.weights_digest(TINY_MODEL)
+
+
+def in_hub_cache(cache, model_id, commit, source):
+    """Lay files where huggingface_hub keeps a downloaded snapshot: links to blobs, and the branch that names the commit."""
+    repository = cache / f"models--{model_id.replace('/', '--')}"
+    snapshot = repository / "snapshots" / commit
+    for folder in (snapshot, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    for file in source.iterdir():
+        blob = repository / "blobs" / f"{commit[:8]}-{file.name}"
+        shutil.copy(file, blob)
+        (snapshot / file.name).symlink_to(blob)
+    return snapshot
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    cache = tmp_path / "hub-cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    return cache
+
+
+def test_weights_in_the_hubs_cache_have_the_digest_of_the_same_files_under_models(workspace, hub_cache):
+    local = workspace / "models" / TINY_MODEL
+    snapshot = in_hub_cache(hub_cache, "tiny/cached", "a" * 40, local)
+    assert models.locate_base("tiny/cached") == "tiny/cached"
+    for revision in (None, "main", "a" * 40):
+        assert models.weights_digest("tiny/cached", revision) == models.weights_digest(TINY_MODEL), revision
+    assert models.weights_digest("tiny/cached", "b" * 40) is None
+    (snapshot / "model.safetensors").unlink()
+    assert models.weights_digest("tiny/cached") is None
+
+
+def test_each_revision_in_the_hubs_cache_is_hashed_for_itself(workspace, hub_cache):
+    local = workspace / "models" / TINY_MODEL
+    in_hub_cache(hub_cache, "tiny/cached", "a" * 40, local)
+    first = models.weights_digest("tiny/cached", "a" * 40)
+    save_file({"other": torch.ones(2)}, local / "model.safetensors", metadata={"format": "pt"})
+    in_hub_cache(hub_cache, "tiny/cached", "b" * 40, local)
+    assert models.weights_digest("tiny/cached", "a" * 40) == first != models.weights_digest("tiny/cached", "b" * 40)
+
+
+def test_digest_covers_every_file_that_is_loaded_and_no_other(workspace):
+    folder = workspace / "models" / TINY_MODEL
+    whole = models.weights_digest(TINY_MODEL)
+    save_file({"copy": torch.ones(2)}, folder / "consolidated.safetensors")
+    assert models.weights_digest(TINY_MODEL) == whole
+
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    divided = models.weights_digest(TINY_MODEL)
+    assert len(shards) > 1 and divided not in (None, whole)
+    expected = hashlib.sha256(b"".join(hashlib.sha256(shard.read_bytes()).digest() for shard in shards))
+    assert divided == expected.hexdigest()
+    shards[-1].unlink()
+    assert models.weights_digest(TINY_MODEL) is None
+    (folder / "model.safetensors.index.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot load tiny/llama"):
+        models.weights_digest(TINY_MODEL)
+
+
+def test_weights_are_hashed_once_a_process(workspace, monkeypatch):
+    before = models.weights_digest(TINY_MODEL)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
+    assert models.weights_digest(TINY_MODEL) == before
 
 
 def test_padding_token_that_stops_is_replaced():

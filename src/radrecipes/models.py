@@ -1,5 +1,6 @@
 """Base models, tokenizers, quantisation and adapters: locate, load, save, verify."""
 
+import functools
 import hashlib
 import json
 import os
@@ -7,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from trl import ModelConfig, get_quantization_config
 
 from radrecipes.errors import InputError
@@ -183,19 +186,58 @@ def load_config(model: ModelConfig):
         raise _cannot_load(model.model_name_or_path, error) from error
 
 
-def weights_digest(model_id: str) -> str | None:
-    """sha256 over the weight files that are really loaded, `None` where they stand only in the Hub's cache.
+def weights_digest(model_id: str, revision: str | None = None) -> str | None:
+    """sha256 over the weight files that are really loaded, under `models/` or in the Hub's cache; nothing is downloaded.
 
-    The Hub's own weights are named by the recipe's commit; a folder under `models/` can hold anything, so it is hashed.
+    A commit names what the Hub gives out; a folder can hold anything and a disk can fail, so that the bytes are hashed. The same
+    files give the same digest in both places. A file is hashed once a process.
+
+    Args:
+        model_id (`str`):
+            Hub id, as in the recipe.
+        revision (`str`, *optional*, defaults to the Hub's `main`):
+            Branch, tag or commit of the base.
+
+    Returns:
+        `str` or `None`: `None` where the safetensors are in neither place, or not all of them.
+
+    Raises:
+        [`InputError`]: the list of the weight files cannot be read.
     """
-    location = Path(locate_base(model_id))
-    if not location.is_dir():
+    folder = Path(locate_base(model_id))
+    if not folder.is_dir():
+        config = try_to_load_from_cache(model_id, "config.json", revision=revision)
+        if not isinstance(config, str):
+            return None
+        folder = Path(config).parent
+    try:
+        files = _weight_files(folder)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise _cannot_load(model_id, error) from error
+    if not files or not all(file.is_file() for file in files):
         return None
     digest = hashlib.sha256()
-    for file in sorted(location.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for file in files:
+        facts = file.stat()
+        digest.update(_file_digest(file.resolve(), facts.st_size, facts.st_mtime_ns))
     return digest.hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that Transformers loads, by name: one, else those of the index; safetensors beside them are not read."""
+    single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
+    if single.is_file() or not index.is_file():
+        return [single]
+    return [
+        folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    ]
+
+
+@functools.cache
+def _file_digest(file: Path, size: int, modified: int) -> bytes:
+    """sha256 of a file; size and time of change tell a file that was replaced from the one that was hashed."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def save_adapter(

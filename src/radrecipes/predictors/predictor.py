@@ -65,7 +65,8 @@ class Predictor(ABC):
         self.adapter_folder = run_folder.adapter_folder(self.folder)
         self.manifest = run_folder.read_manifest(self.folder)
         self.engine = engine
-        self._check_base(allow_other_weights)
+        self._allow_other_weights = allow_other_weights
+        self._check_base()
         self.tokenizer = models.load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
         self.stops = models.stop_token_ids(self.tokenizer)
         self.style = self.recipe.arguments.prompt_style
@@ -174,11 +175,12 @@ class Predictor(ABC):
     def _load_model(self) -> None:
         if self.engine == "vllm":
             self._vllm = vllm_engine.VllmEngine(self.recipe, self.adapter_folder, self.stops)
-            return
-        base = models.load_base(self.recipe.model)
-        if not getattr(base, "is_quantized", False):  # quantised weights are placed as they are loaded
-            base.to(models.inference_device())
-        self.model = models.load_adapter(base, self.adapter_folder, self.recipe.model.model_name_or_path)
+        else:
+            base = models.load_base(self.recipe.model)
+            if not getattr(base, "is_quantized", False):  # quantised weights are placed as they are loaded
+                base.to(models.inference_device())
+            self.model = models.load_adapter(base, self.adapter_folder, self.recipe.model.model_name_or_path)
+        self._check_base(loaded=True)
 
     def _with(self, untuned: bool, work: Callable):
         """Run with the adapter, or with it switched off."""
@@ -187,12 +189,18 @@ class Predictor(ABC):
         with self.model.disable_adapter():
             return work()
 
-    def _check_base(self, allow_other_weights: bool) -> None:
-        model_id = self.recipe.model.model_name_or_path
-        trained_on, present = self.manifest["base"]["weights_sha256"], models.weights_digest(model_id)
-        if trained_on and present != trained_on and not allow_other_weights:
+    def _check_base(self, loaded: bool = False) -> None:
+        """Compare the base's weights with those of training; what is yet to be downloaded is compared once it is loaded."""
+        model_id, revision = self.recipe.model.model_name_or_path, self.recipe.model.model_revision
+        trained_on = self.manifest["base"]["weights_sha256"]
+        if not trained_on or self._allow_other_weights:
+            return
+        present = models.weights_digest(model_id, revision)
+        if present is None and not loaded:
+            return
+        if present != trained_on:
             raise InputError(
                 f"the adapter was trained on other weights of {model_id} (sha256 {trained_on[:12]}, here "
-                f"{present[:12] if present else 'the Hub'}); restore them, or accept it with --allow-other-weights",
+                f"{present[:12] if present else 'unknown'}); restore them, or accept it with --allow-other-weights",
                 str(self.folder),
             )
