@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import TINY_MODEL
+from hub_cache import lay_in_hub_cache
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -70,20 +71,6 @@ def test_weights_digest_follows_the_weights(workspace):
     assert before != models.weights_digest(TINY_MODEL)
 
 
-def in_hub_cache(cache, model_id, commit, source):
-    """Lay files where huggingface_hub keeps a downloaded snapshot: links to blobs, and the branch that names the commit."""
-    repository = cache / f"models--{model_id.replace('/', '--')}"
-    snapshot = repository / "snapshots" / commit
-    for folder in (snapshot, repository / "blobs", repository / "refs"):
-        folder.mkdir(parents=True, exist_ok=True)
-    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
-    for file in source.iterdir():
-        blob = repository / "blobs" / f"{commit[:8]}-{file.name}"
-        shutil.copy(file, blob)
-        (snapshot / file.name).symlink_to(blob)
-    return snapshot
-
-
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
     cache = tmp_path / "hub-cache"
@@ -93,7 +80,7 @@ def hub_cache(tmp_path, monkeypatch):
 
 def test_weights_in_the_hubs_cache_have_the_digest_of_the_same_files_under_models(workspace, hub_cache):
     local = workspace / "models" / TINY_MODEL
-    snapshot = in_hub_cache(hub_cache, "tiny/cached", "a" * 40, local)
+    snapshot = lay_in_hub_cache(hub_cache, "tiny/cached", "a" * 40, local)
     assert models.locate_base("tiny/cached") == "tiny/cached"
     for revision in (None, "main", "a" * 40):
         assert models.weights_digest("tiny/cached", revision) == models.weights_digest(TINY_MODEL), revision
@@ -104,10 +91,10 @@ def test_weights_in_the_hubs_cache_have_the_digest_of_the_same_files_under_model
 
 def test_each_revision_in_the_hubs_cache_is_hashed_for_itself(workspace, hub_cache):
     local = workspace / "models" / TINY_MODEL
-    in_hub_cache(hub_cache, "tiny/cached", "a" * 40, local)
+    lay_in_hub_cache(hub_cache, "tiny/cached", "a" * 40, local)
     first = models.weights_digest("tiny/cached", "a" * 40)
     save_file({"other": torch.ones(2)}, local / "model.safetensors", metadata={"format": "pt"})
-    in_hub_cache(hub_cache, "tiny/cached", "b" * 40, local)
+    lay_in_hub_cache(hub_cache, "tiny/cached", "b" * 40, local)
     assert models.weights_digest("tiny/cached", "a" * 40) == first != models.weights_digest("tiny/cached", "b" * 40)
 
 

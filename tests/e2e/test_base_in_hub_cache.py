@@ -1,0 +1,64 @@
+"""A base that stands in the Hub's cache instead of `models/`: the same weights answer, others are refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import TINY_MODEL
+from hub_cache import lay_in_hub_cache
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from e2e.conftest import RUN
+from radrecipes import models
+
+REVISION = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"  # the tiny recipe's
+PREDICT = ("predict", "--adapter", RUN, "--text", "knee pain")
+
+
+@pytest.fixture
+def cache(finished_copy, tmp_path, monkeypatch) -> Path:
+    """An empty cache; the base that the run was trained on waits under `elsewhere/`."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    shutil.move(f"models/{TINY_MODEL}", "elsewhere")
+    return tmp_path / "hub-cache"
+
+
+def change_a_weight():
+    file = "elsewhere/model.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    save_file({**tensors, name: tensors[name] + 1e-3}, file, metadata={"format": "pt"})
+
+
+def test_the_weights_of_training_answer_from_the_cache_too(cache, call):
+    lay_in_hub_cache(cache, TINY_MODEL, REVISION, Path("elsewhere"))
+    done = call(*PREDICT)
+    assert done.code == 0, done.stderr
+
+
+def test_other_weights_in_the_cache_are_refused(cache, call):
+    change_a_weight()
+    lay_in_hub_cache(cache, TINY_MODEL, REVISION, Path("elsewhere"))
+    done = call(*PREDICT)
+    assert done.code == 2 and "trained on other weights" in done.stderr and "--allow-other-weights" in done.stderr
+    assert call(*PREDICT, "--allow-other-weights").code == 0
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_weights_that_arrive_while_they_are_loaded_are_compared_then(changed, cache, call, monkeypatch):
+    # Stands for the download: tokenizer and configuration are there before, the weights only once they are asked for.
+    snapshot = lay_in_hub_cache(cache, TINY_MODEL, REVISION, Path("elsewhere"))
+    (snapshot / "model.safetensors").unlink()
+    if changed:
+        change_a_weight()
+    load_base = models.load_base
+
+    def download_and_load(*words):
+        shutil.copy("elsewhere/model.safetensors", snapshot)
+        return load_base(*words)
+
+    monkeypatch.setattr(models, "load_base", download_and_load)
+    done = call(*PREDICT)
+    assert done.code == (2 if changed else 0), done.stderr
+    assert ("trained on other weights" in done.stderr) is changed
