@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from radrecipes.errors import InputError
+from radrecipes.manifest import determinism
 from radrecipes.reporting.card_checks import check_card
 from radrecipes.reporting.model_card import EXAMPLES, energy_estimate, render_model_card
 from radrecipes.results import results_fit, summarise
@@ -233,6 +234,32 @@ def test_energy_is_time_times_assumed_watts():
     assert "700 W for each of 4 GPUs" in assumption
 
 
+def test_interruptions_and_what_repeats_are_told(make_metrics):
+    metrics = metrics_of("protocol", make_metrics)
+    older = render_model_card(manifest_of(), metrics, **RELEASE)
+    assert "interrupted" not in older and "What to expect" not in older and "constraints.txt" not in older
+
+    manifest = manifest_of()
+    manifest["training"]["resumes"] = [
+        {"step": 1200, "changed": {}},
+        {"step": 1500, "changed": {"processes": [2, 1], "recipe": ["a" * 64, "b" * 64]}},
+    ]
+    manifest |= {"determinism": determinism(), "constraints_sha256": "c" * 64}
+    manifest["determinism"]["threads"] = 1
+    text = render_model_card(manifest, metrics, **RELEASE)
+    assert "continued from a checkpoint 2 times:" in text
+    assert "\n- after step 1,200: nothing had changed\n" in text
+    changed = f"- after step 1,500: processes `2` became `1`; recipe `{'a' * 64}` became `{'b' * 64}`\n\n"
+    assert changed in text
+    assert f"\n| sha256 of constraints.txt, all versions | `{'c' * 64}` |\n\n" in text
+    assert "repeats to the bit on the same machine" in text and "(1 processor thread a process). The last bits" in text
+
+    manifest["training"]["resumes"] = manifest["training"]["resumes"][:1]
+    assert "from a checkpoint once:" in render_model_card(manifest, metrics, **RELEASE)
+    manifest["training"]["resumes"] = []
+    assert "interrupted" not in render_model_card(manifest, metrics, **RELEASE)
+
+
 @pytest.mark.parametrize(
     ("gpus", "processes", "words"),
     [
@@ -245,11 +272,12 @@ def test_the_command_to_reproduce_starts_what_was_started(gpus, processes, words
     manifest = manifest_of()
     manifest["training"]["processes"] = processes
     if gpus:
-        manifest["hardware"]["gpus"] = gpus
+        manifest["hardware"] |= {"gpus": gpus, "cuda": "13.0", "driver": "580.65.06"}
     text = render_model_card(manifest, metrics_of("protocol", make_metrics), **RELEASE)
     assert f"accelerate launch {words} scripts/sft.py" in text
     assert (REPOSITORY / words.split()[1]).is_file()
     assert (f"{processes} × NVIDIA L4" in text) is bool(gpus)
+    assert ("CUDA 13.0, driver 580.65.06 |" in text) is bool(gpus)
 
 
 def test_the_licences_of_base_and_data_stand_beside_that_of_the_repository(make_metrics):

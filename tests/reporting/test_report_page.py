@@ -284,6 +284,21 @@ def test_manifests_of_any_shape_are_shown(write):
     assert "There is no manifest beside this run" in Page(write(run_manifest={})).words
 
 
+def test_a_run_that_was_interrupted_shows_losses_changes_and_sentences(write):
+    run_manifest = {
+        "training": {
+            "first_losses": [2.123456789, 1.0],
+            "resumes": [{"step": 3, "changed": {}}, {"step": 7, "changed": {"processes": [2, 1]}}],
+        },
+        "data": {"splits_sha256": {"train": "a" * 64, "test": "b" * 64}},
+        "determinism": {"cublas_workspace": None, "not_deterministic": ["Sums differ.", "Atomics <too>."]},
+    }
+    words = Page(write(run_manifest=run_manifest)).words
+    assert "first losses 2.12346, 1 resumes step 3 changed none step 7 changed processes 2, 1" in words
+    assert f"splits sha256 train {'a' * 64} test {'b' * 64}" in words
+    assert "cublas workspace – not deterministic Sums differ. Atomics <too>." in words
+
+
 def test_tables_have_headers_and_pictures_have_words(write):
     page = Page(write())
     for tag, attributes in page.elements:

@@ -61,6 +61,7 @@ _FIELDS = {
     "lr_scheduler_type": "schedule",
     "max_length": "longest row in tokens",
 }
+_GPU_SOFTWARE = {"cuda": "CUDA", "driver": "driver"}
 _LIBRARIES = ("python", "torch", "transformers", "peft", "trl")
 
 
@@ -145,6 +146,9 @@ def render_model_card(
         merged_as=manifest.get("merged"),
         method=_method(fields),
         settings=_settings(manifest),
+        resumes=_resumes(manifest),
+        determinism=manifest.get("determinism"),
+        constraints_sha256=manifest.get("constraints_sha256"),
         data=manifest["data"],
         data_name=Path(manifest["data"]["folder"]).name,
         dataset=dataset,
@@ -332,11 +336,21 @@ def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _resumes(manifest: Mapping[str, Any]) -> list[str]:
+    """Where training was interrupted and continued, and what had changed; none in a manifest that does not say."""
+    lines = []
+    for resume in manifest["training"].get("resumes", []):
+        changes = [f"{name} `{before}` became `{now}`" for name, (before, now) in resume["changed"].items()]
+        lines.append(f"after step {resume['step']:,}: {'; '.join(changes) or 'nothing had changed'}")
+    return lines
+
+
 def _machine(manifest: Mapping[str, Any]) -> str:
     hardware, processes = manifest["hardware"], manifest["training"]["processes"]
     parts = [f"{hardware['cores']} processor cores ({hardware['processor']})"]
     if hardware.get("gpus"):
         parts.insert(0, f"{processes} × {hardware['gpus'][0]}")
+        parts += [f"{title} {hardware[key]}" for key, title in _GPU_SOFTWARE.items() if hardware.get(key)]
     return ", ".join(parts)
 
 
