@@ -28,7 +28,7 @@ BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
 .DELETE_ON_ERROR:
 
 demo: model
-	@$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml scripts/sft.py --config $(RECIPE) $(SFT)
+	@$(BIN)/python scripts/launch.py --config_file accelerate_configs/cpu.yaml scripts/sft.py --config $(RECIPE) $(SFT)
 	@$(BIN)/python scripts/evaluate_model.py --run $(RUN) $(EVALUATE)
 	@$(BIN)/python scripts/predict.py --adapter $(RUN) --note "Notes: rule out renal recurrence History: RCC, sp partial nephrectomy, knee OA"
 	@echo "open $(RUN)/evaluation/report.html in a browser"
@@ -40,7 +40,7 @@ demo-report: model
 	@$(BIN)/python scripts/prepare_data.py synthetic-reports --output $(REPORT_TREE)
 	@$(BIN)/python scripts/prepare_data.py report --source mimic-cxr --root $(REPORT_TREE) --split official --output runs/report_synthetic --overwrite
 	@diff -r runs/report_synthetic data/report_synthetic
-	@$(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml scripts/sft.py --config $(REPORT_RECIPE) $(SFT)
+	@$(BIN)/python scripts/launch.py --config_file accelerate_configs/cpu.yaml scripts/sft.py --config $(REPORT_RECIPE) $(SFT)
 	@$(BIN)/python scripts/evaluate_model.py --run $(REPORT_RUN) $(EVALUATE)
 	@$(BIN)/python scripts/predict.py --adapter $(REPORT_RUN) --text "Cardiomegaly: positive; Pleural Effusion: positive; Pneumothorax: negative; Pneumonia: uncertain"
 	@echo "open $(REPORT_RUN)/evaluation/report.html in a browser"

@@ -254,7 +254,8 @@ def run_documented(command, words, call):
         expanded = subprocess.run([*words[:1], "-n", *words[1:]], cwd=REPOSITORY, capture_output=True, text=True)
         assert expanded.returncode == 0, expanded.stderr
         return
-    if words[:2] == ["accelerate", "launch"]:
+    # In this process the launcher of the project would take its place.
+    if words[:2] in (["accelerate", "launch"], ["python", "scripts/launch.py"]):
         launch = launch_command_parser().parse_args(words[2:])
         assert yaml.safe_load(Path(launch.config_file).read_text("utf-8"))["num_machines"] == 1
         words = ["python", launch.training_script, *launch.training_script_args]

@@ -1,0 +1,64 @@
+import os
+import signal
+
+import pytest
+from accelerate.commands import launch as accelerate_launch
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
+
+from radrecipes import errors
+from radrecipes.errors import InputError, RadrecipesError
+from radrecipes.launcher import EXPLAINED, INTERRUPTED, exit_code_after_signal, exit_code_of_failures, launch
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([2], 2),
+        ([1, -signal.SIGTERM], 1),
+        ([-signal.SIGKILL, -signal.SIGTERM], 137),
+        ([-signal.SIGKILL, INTERRUPTED], 137),  # it saved because torch told it to, but the job lost a worker
+        ([1, INTERRUPTED], 1),  # a crash would be queued again for ever
+        ([1, 4], 4),  # the peer of a worker that diverged loses its connection
+        ([INTERRUPTED, -signal.SIGTERM], INTERRUPTED),
+        ([-signal.SIGTERM, INTERRUPTED], INTERRUPTED),
+        ([INTERRUPTED, -signal.SIGKILL], INTERRUPTED),
+        ([-signal.SIGTERM, -signal.SIGTERM], 143),
+    ],
+)
+def test_the_first_failure_decides_unless_a_worker_said_why(codes, expected):
+    assert exit_code_of_failures(codes) == expected
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([75, 75], 75),
+        ([0, 75], 75),
+        ([0, 0], 0),
+        ([75, 3], 3),
+        ([75, -signal.SIGKILL], 143),
+        ([75, 1], 143),
+        ([], 143),
+    ],
+)
+def test_behind_a_signal_only_a_job_that_saved_everywhere_may_be_queued_again(codes, expected):
+    assert exit_code_after_signal(codes, signal.SIGTERM) == expected
+
+
+def test_every_exit_code_of_the_project_is_known():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RadrecipesError)]
+    assert {kind.exit_code for kind in kinds} <= {1, *EXPLAINED, INTERRUPTED}
+
+
+def test_what_is_used_of_accelerate_and_torch_is_where_it_was():
+    # The launcher of a single process is exchanged under its name, and torch's option is set under its own.
+    assert accelerate_launch.launch_command.__globals__["simple_launcher"] is accelerate_launch.simple_launcher
+    assert get_args_parser().parse_args(["script.py"]).signals_to_handle == "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+
+
+def test_a_configuration_that_is_missing_is_named(tmp_path):
+    args = launch_command_parser().parse_args(["--config_file", str(tmp_path / "none.yaml"), "script.py"])
+    with pytest.raises(InputError, match=r"none\.yaml: no such configuration"):
+        launch(args)
+    assert "RADRECIPES_LAUNCHER" not in os.environ
