@@ -24,6 +24,7 @@ from radrecipes.command_line import positive, run, share
 from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.evaluators import EvaluationOptions, evaluate
+from radrecipes.manifest import code_version
 from radrecipes.predictors import is_reference, load_predictor, run_of
 from radrecipes.recipe import header
 from radrecipes.reporting.result_tables import metrics_table
@@ -48,6 +49,9 @@ def main() -> None:
     parser.add_argument("--skip-base", action="store_true", help="leave the untuned base out")
     parser.add_argument("--batch-size", type=positive, default=32, help="rows a batch (default: 32)")
     parser.add_argument("--similarity-model", help="labels: sentence-transformers model, a name or folder")
+    parser.add_argument(
+        "--output", help="folder to write to (default: evaluation/ of the run, with its thresholds beside the adapter)"
+    )
     parser.add_argument("--restart", action="store_true", help="replace an evaluation that is there")
     parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")
     args = parser.parse_args()
@@ -58,7 +62,9 @@ def main() -> None:
     same_decoding = args.decode in (None, recipe.arguments.decode)
     # A release is read only, and its thresholds are part of it: what is measured of it lies beside one's own runs.
     place = Path("runs", "pulled", args.run) if is_reference(args.run) else folder
-    output = place / ("evaluation" if same_decoding else f"evaluation-{args.decode}")
+    output = Path(args.output or place / ("evaluation" if same_decoding else f"evaluation-{args.decode}"))
+    if output.exists() and not (output / "metrics.json").is_file() and args.output:
+        raise InputError("exists and is no evaluation; choose another --output", str(output))
     if (output / "metrics.json").is_file() and not args.restart:
         print(metrics_table(json.loads((output / "metrics.json").read_text(encoding="utf-8"))))
         print(f"{output} was there already; --restart evaluates anew")
@@ -100,9 +106,9 @@ def main() -> None:
         run_manifest=manifest,
         train_log=run_folder.read_train_log(folder),
     )
-    metrics = json.dumps(evaluated.metrics, indent=2) + "\n"
+    metrics = json.dumps(evaluated.metrics | {"code": code_version()}, indent=2) + "\n"
     (unfinished / "metrics.json").write_text(metrics, encoding="utf-8")
-    if evaluated.policy and own and place == folder and not args.max_rows:
+    if evaluated.policy and own and place == folder and not args.output and not args.max_rows:
         evaluated.policy.save(folder / "adapter")
     shutil.rmtree(output, ignore_errors=True)
     unfinished.rename(output)

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from radrecipes.errors import InputError
 from radrecipes.headline_figures import HEADLINES
-from radrecipes.results import over_seeds, results_path, summarise
+from radrecipes.results import code_of_seeds, over_seeds, results_path, seeds_to_record, summarise
 
 FIGURES = [figure.name for figure in HEADLINES["protocol"].figures]
 
@@ -119,8 +120,51 @@ def test_generated_answers_have_no_calibration_and_no_decisions():
 def test_runs_of_other_origin_are_not_averaged(part, key):
     second = copy.deepcopy(run_of(1, 0.8))
     second[0][part][key] = "other"
-    with pytest.raises(ValueError, match=f"seed 1 differs in {part}.{key}"):
+    with pytest.raises(InputError, match=f"seed 1 differs in {part}.{key}; train it anew"):
         summarise([run_of(42, 0.9), second], "command")
+
+
+def test_runs_of_other_recipes_are_not_averaged():
+    second = copy.deepcopy(run_of(1, 0.8))
+    second[0]["recipe"]["fields"]["learning_rate"] = 0.5
+    with pytest.raises(InputError, match="seed 1 differs in recipe; train it anew"):
+        summarise([run_of(42, 0.9), second], "command")
+
+
+def test_seeds_are_the_first_ones_and_each_once():
+    assert seeds_to_record(1) == [42]
+    assert seeds_to_record(5) == [42, 1, 2, 3, 4]
+    assert sorted(seeds_to_record(60)) == list(range(1, 61)) and seeds_to_record(60)[:3] == [42, 1, 2]
+
+
+def test_each_seed_says_which_code_trained_and_which_evaluated_it():
+    (first, measured), (second, measured_later) = run_of(42, 0.9), run_of(1, 0.8)
+    first["code"], second["code"] = ({"commit": letter * 40, "changed": False} for letter in "ab")
+    measured |= {"code": {"commit": "a" * 40, "changed": False}, "adapter_sha256": "c" * 64}
+    measured_later |= {"code": {"commit": "b" * 40, "changed": True}}
+    first["training"]["first_losses"] = [2.5, 2.25]
+    result = summarise([(first, measured), (second, measured_later)], "command")
+    rows = result["seeds"]
+    assert rows[0]["training_code"] == rows[0]["evaluation_code"] == {"commit": "a" * 40, "changed": False}
+    assert (rows[0]["first_losses"], rows[0]["adapter_sha256"]) == ([2.5, 2.25], "c" * 64)
+    assert "first_losses" not in rows[1]  # a run of an older manifest
+    assert code_of_seeds(result) == {
+        "a" * 12: ["training of 42", "evaluation of 42"],
+        "b" * 12: ["training of 1"],
+        "b" * 12 + " (changed)": ["evaluation of 1"],
+    }
+    older = {"seeds": [{"seed": 42}]}
+    assert code_of_seeds(older) == {"unknown": ["training of 42", "evaluation of 42"]}
+
+
+def test_a_result_says_what_newer_manifests_say():
+    manifest, metrics = run_of(42, 0.9)
+    assert not {"resolved", "determinism", "constraints_sha256"} & summarise([(manifest, metrics)], "command").keys()
+    manifest |= {"determinism": {"threads": 2}, "constraints_sha256": "c"}
+    manifest["recipe"]["resolved"] = {"task": "protocol", "seed": 42, "lora_r": 8}
+    result = summarise([(manifest, metrics)], "command")
+    assert (result["determinism"], result["constraints_sha256"]) == ({"threads": 2}, "c")
+    assert result["resolved"] == {"task": "protocol", "lora_r": 8}
 
 
 def test_result_stands_beside_its_recipe():

@@ -8,17 +8,26 @@ from typing import Any
 
 from scipy import stats
 
+from radrecipes.errors import InputError
 from radrecipes.headline_figures import HEADLINES, figure_value, task_of, writes_text
 from radrecipes.selective import DEFAULT_TARGET
 
 DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
 # What of a manifest the runs of one result have in common, beside the recipe.
 _SAME_IN_ALL_RUNS = (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256"))
+# What may differ between the runs of one result: the seed, and what decides nothing.
+_OF_ONE_RUN = ("seed", "output_dir", "run_name", "logging_dir", "save_strategy", "save_steps")
+_FIRST_SEED = 42
 
 
 def results_path(recipe: str | Path) -> Path:
     """Where a recipe's result stands: `recipes/<model>/<recipe>.results.json`."""
     return Path(recipe).with_suffix(".results.json")
+
+
+def seeds_to_record(count: int) -> list[int]:
+    """The first `count` of the seeds that results are recorded with: 42, 1, 2, 3, 4, …"""
+    return [_FIRST_SEED, *(seed for seed in range(1, count + 1) if seed != _FIRST_SEED)][:count]
 
 
 def results_fit(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
@@ -48,25 +57,28 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
 
     Returns:
         `dict`: per system and headline figure the mean, the standard deviation and the 95 % Student-t interval over
-        seeds; one row a seed; hashes of base, data, prompt and recipe; versions, hardware, time and memory. Where labels
-        are chosen the same for `calibration` (`temperature` and `expected_calibration_error` behind it) and for
-        `decisions` (`coverage` and `accuracy` at the threshold for 95 %, `area_under_risk_coverage`; per system), each
-        `None` where the answers were generated and have no probability. Where text is written `task`, and `system_rows`
-        for systems that wrote fewer rows than the others.
+        seeds; one row a seed, with the adapter's sha256, the losses of its first steps, and the code that trained it and
+        that evaluated it; hashes of base, data, prompt and recipe; versions, hardware, time and memory. Where labels are
+        chosen the same for `calibration` (`temperature` and `expected_calibration_error` behind it) and for `decisions`
+        (`coverage` and `accuracy` at the threshold for 95 %, `area_under_risk_coverage`; per system), each `None` where
+        the answers were generated and have no probability. Where text is written `task`, and `system_rows` for systems
+        that wrote fewer rows than the others.
 
     Raises:
-        `ValueError`: the runs differ in data, base or prompt, so that their mean would mean nothing.
+        [`InputError`]: the runs differ in recipe, data, base or prompt, so that their mean would mean nothing.
     """
     first, metrics = runs[0]
-    for manifest, _ in runs[1:]:
-        for part, key in _SAME_IN_ALL_RUNS:
-            if manifest[part][key] != first[part][key]:
-                raise ValueError(f"seed {manifest['training']['seed']} differs in {part}.{key}; train it anew")
-    metrics_of_seeds = [found for _, found in runs]
     fields = _decisive_fields(first)
+    for manifest, _ in runs[1:]:
+        differing = [f"{part}.{key}" for part, key in _SAME_IN_ALL_RUNS if manifest[part][key] != first[part][key]]
+        differing += [] if _decisive_fields(manifest) == fields else ["recipe"]
+        if differing:
+            raise InputError(f"seed {manifest['training']['seed']} differs in {', '.join(differing)}; train it anew")
+    metrics_of_seeds = [found for _, found in runs]
     return {
         "recipe": first["recipe"]["name"],
         "fields": fields,
+        **({"resolved": _resolved(first)} if "resolved" in first["recipe"] else {}),
         "split": metrics["split"],
         "rows": metrics["rows"],
         "groups": metrics["groups"],
@@ -93,9 +105,32 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         "trainable_parameters": first["training"]["trainable_parameters"],
         "packages": first["packages"],
         "hardware": first["hardware"],
+        # Manifests of older runs lack these.
+        **{key: first[key] for key in ("constraints_sha256", "determinism") if key in first},
         "code": first["code"],
         "command": command,
     }
+
+
+def code_of_seeds(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Which code trained and evaluated the seeds of a result.
+
+    Args:
+        results (`Mapping[str, Any]`):
+            Content of a `*.results.json`.
+
+    Returns:
+        `dict[str, list[str]]`: by commit, with `(changed)` behind it where the checkout held other changes, what it did:
+        `"training of 42"`. More than one commit means that the seeds were not made by the same code.
+    """
+    done: dict[str, list[str]] = {}
+    for row in results["seeds"]:
+        for step in ("training", "evaluation"):
+            # Older results do not say it.
+            code = row.get(f"{step}_code") or {}
+            name = (code.get("commit") or "unknown")[:12] + (" (changed)" if code.get("changed") else "")
+            done.setdefault(name, []).append(f"{step} of {row['seed']}")
+    return done
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
@@ -118,7 +153,12 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
 
 def _decisive_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe of a run without what differs from seed to seed."""
-    return {key: value for key, value in manifest["recipe"]["fields"].items() if key not in ("seed", "output_dir")}
+    return {key: value for key, value in manifest["recipe"]["fields"].items() if key not in _OF_ONE_RUN}
+
+
+def _resolved(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with defaults written out."""
+    return {key: value for key, value in manifest["recipe"]["resolved"].items() if key not in _OF_ONE_RUN}
 
 
 def _over_some(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
@@ -135,7 +175,11 @@ def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
         **{figure.name: figure_value(system[figure.name]) for figure in headlines.figures},
         **(_texts_of_seed(metrics) if writes_text(metrics) else _choices_of_seed(metrics)),
         "mean_loss": manifest["training"]["mean_loss"],
+        **{key: manifest["training"][key] for key in ("first_losses",) if key in manifest["training"]},
         "seconds": manifest["training"]["seconds"],
+        "adapter_sha256": metrics.get("adapter_sha256"),
+        "training_code": manifest["code"],
+        "evaluation_code": metrics.get("code"),
     }
 
 

@@ -265,6 +265,8 @@ def run_documented(command, words, call):
         arguments[arguments.index("RECIPE")] = "recipes/smollm2-135m/protocol_lora.yaml"
     if "synthetic-reports" in arguments:
         arguments += ["--patients", "150", "--studies", "300"]
+    if "--seeds" in arguments:  # as few as say anything
+        arguments[arguments.index("--seeds") + 1] = "2"
     if "--synthetic" in arguments:  # thousands of rows: beside the tiny dataset, not in its place
         arguments[arguments.index("--output") + 1] = "data/generated"
     if "your-org/" in command and "--dry-run" not in arguments:
