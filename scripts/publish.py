@@ -33,7 +33,7 @@ from radrecipes.command_line import run
 from radrecipes.data.dataset_folder import CARD_FILE
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
-from radrecipes.hub import publish_folder
+from radrecipes.hub import Reference, publish_folder
 from radrecipes.predictors import load_predictor
 from radrecipes.publishing.gates import ACKNOWLEDGEMENTS, ReleaseFacts, check_release, texts_to_search
 from radrecipes.publishing.licences import BASE_LICENCES
@@ -104,7 +104,11 @@ def _arguments() -> argparse.Namespace:
     adapter.add_argument("--run", required=True, help="folder of the run")
     adapter.add_argument("--merge", action="store_true", help="publish the merged model instead of the adapter")
     adapter.add_argument("--dataset", help="where the run's dataset lies now, if it moved")
-    adapter.add_argument("--dataset-repo", metavar="ORG/NAME", help="where the dataset is published, for the card")
+    adapter.add_argument(
+        "--dataset-repo",
+        metavar="ORG/NAME@TAG",
+        help="where the dataset is published; with its tag, scripts/reproduce.py fetches it from there",
+    )
     adapter.add_argument("--license", help="licence of the repository; default: the base's")
     adapter.add_argument("--license-name", help="what a licence is called that is `other` to the Hub")
     adapter.add_argument("--license-link", help="where the text of such a licence stands")
@@ -145,6 +149,14 @@ def _adapter_release(args: argparse.Namespace, folder: Path) -> tuple[Release, R
             "`--license other` and --license-name belong together: the Hub shows the name", "--license-name"
         )
 
+    # Where others find the data
+    dataset_repo, dataset_tag = args.dataset_repo, None
+    if dataset_repo and "@" in dataset_repo:
+        reference = Reference.parse(dataset_repo)
+        dataset_repo, dataset_tag = reference.repo_id, reference.revision
+        data = finished.manifest["data"] | {"repo": dataset_repo, "tag": dataset_tag}
+        finished = replace(finished, manifest=finished.manifest | {"data": data})
+
     # How far it recites its training texts, and whether the merged model is the same
     memory = None
     if finished.task.writes == "report":
@@ -170,7 +182,8 @@ def _adapter_release(args: argparse.Namespace, folder: Path) -> tuple[Release, R
         results=finished.recorded_results(),
         merged=args.merge,
         dataset=dataset.manifest,
-        dataset_id=args.dataset_repo,
+        dataset_id=dataset_repo,
+        dataset_tag=dataset_tag,
     )
     assemble = complete_merged if args.merge else assemble_adapter
     release = assemble(finished, folder, repo=args.repo, tag=args.tag, card=card)

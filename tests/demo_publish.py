@@ -40,7 +40,7 @@ def main() -> None:
         # The synthetic orders hold dates and high ages, which the gate for identifiers finds; they are nobody's.
         python(publisher, *publish, "--acknowledge", "identifiers")
         publish = ("scripts/publish.py", "adapter", "--run", args.run, "--repo", ADAPTER, "--tag", TAG)
-        python(publisher, *publish, "--dataset-repo", DATASET, *words)
+        python(publisher, *publish, "--dataset-repo", f"{DATASET}@{TAG}", *words)
 
         # Pull both into an empty cache, and compare every byte with what the Hub holds
         different = 0

@@ -95,6 +95,35 @@ def test_a_release_holds_the_listed_files_each_with_its_hash_and_nothing_else(ru
     assert release.repo_type == "model" and all(is_allowed("adapter", name) for name in files)
 
 
+def test_results_over_seeds_are_released_where_the_run_is_one_of_them(run, tmp_path):
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    base, training = {"weights_sha256": "b"}, {"seed": 42}
+    edit_json(run / "manifest.json", base=base, training=training)
+    fields = read_finished_run(run).manifest["recipe"]["fields"]
+    results = {
+        "fields": {key: value for key, value in fields.items() if key != "seed"},
+        "seeds": [{"seed": 42}, {"seed": 1}],
+        **{key: manifest[key] for key in ("data", "prompt")},
+        "base": base,
+    }
+    path = tmp_path / "recipes" / "tiny" / "protocol_lora.results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(results), encoding="utf-8")
+    release = assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+    assert json.loads((release.folder / "results.json").read_text("utf-8")) == results
+    assert "results.json" in release.files and is_allowed("adapter", "results.json")
+    edit_json(run / "manifest.json", training={"seed": 7})
+    other = assemble_adapter(read_finished_run(run), tmp_path / "other", repo="org/name", tag="v1.0", card="card")
+    assert "results.json" not in other.files
+
+
+def test_a_manifest_with_defaults_written_out_names_no_path_either(run):
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    edit_json(run / "manifest.json", recipe={**manifest["recipe"], "resolved": manifest["recipe"]["fields"]})
+    recipe = read_finished_run(run).manifest["recipe"]
+    assert recipe["resolved"]["dataset"] == recipe["fields"]["dataset"] == "data/orders"
+
+
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
     made = [
         assemble_adapter(read_finished_run(run), tmp_path / name, repo="org/name", tag="v1.0", card="card")

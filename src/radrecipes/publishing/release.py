@@ -23,6 +23,7 @@ from radrecipes.tasks.task import Task
 ADAPTER_CONFIG = "adapter_config.json"
 METRICS_FILE = "metrics.json"
 RECIPE_FILE = "recipe.yaml"
+RESULTS_FILE = "results.json"
 # What the tokenizer classes of Transformers write, all of it text; a SentencePiece model, which nobody can look into, says nothing
 # that tokenizer.json beside it does not.
 TOKENIZER_FILES = frozenset(
@@ -37,7 +38,7 @@ TOKENIZER_FILES = frozenset(
     )
 )
 _BESIDE_ADAPTER = TOKENIZER_FILES | {"chat_template.jinja", "generation_config.json", LABEL_SET_FILE, POLICY_FILE}
-_OF_EVERY_MODEL = _BESIDE_ADAPTER | {CARD_FILE, MANIFEST_FILE, METRICS_FILE, RECIPE_FILE}
+_OF_EVERY_MODEL = _BESIDE_ADAPTER | {CARD_FILE, MANIFEST_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE}
 _MERGED_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
 # Fields of a recipe that say where something lay on the machine that trained, and decide nothing.
 _PLACES = ("output_dir", "run_name", "logging_dir")
@@ -181,7 +182,7 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
     published, dataset_folder = _published_recipe(recipe), Path(manifest["data"]["folder"])
     manifest = {
         **manifest,
-        "recipe": {**manifest["recipe"], "digest": published.digest, "fields": published.fields},
+        "recipe": _published_facts(manifest["recipe"], published),
         "data": {**manifest["data"], "folder": published.fields["dataset"]},
     }
     return FinishedRun(folder, recipe, task, manifest, metrics, dataset_folder)
@@ -267,6 +268,8 @@ def _complete_model(run: FinishedRun, folder: Path, kind: str, repo: str, tag: s
         if path.name in _BESIDE_ADAPTER:
             _copy(path, folder / path.name)
     _copy(run.folder / "evaluation" / METRICS_FILE, folder / METRICS_FILE)
+    if results := run.recorded_results():
+        write_json(folder / RESULTS_FILE, results)
     (folder / RECIPE_FILE).write_text(run.recipe_text, encoding="utf-8")
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return _sealed(folder, kind, repo, tag, run.manifest)
@@ -286,6 +289,14 @@ def _sealed(folder: Path, kind: str, repo: str, tag: str, manifest: Mapping[str,
     manifest = {**manifest, "published": published}
     write_json(folder / MANIFEST_FILE, manifest)
     return Release(folder, kind, repo, tag, manifest)
+
+
+def _published_facts(facts: Mapping[str, Any], published: Recipe) -> dict[str, Any]:
+    """What a manifest says of its recipe, of the recipe as it is published."""
+    facts = {**facts, "digest": published.digest, "fields": published.fields}
+    if "resolved" in facts:
+        facts["resolved"] = {**facts["resolved"], "dataset": published.fields["dataset"]}
+    return facts
 
 
 def _published_recipe(recipe: Recipe) -> Recipe:

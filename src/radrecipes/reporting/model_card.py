@@ -79,6 +79,7 @@ def render_model_card(
     merged: bool = False,
     dataset: Mapping[str, Any] | None = None,
     dataset_id: str | None = None,
+    dataset_tag: str | None = None,
 ) -> str:
     """Write the card of a release.
 
@@ -106,6 +107,8 @@ def render_model_card(
             `manifest.json` of the training data, for its language, licence and origin.
         dataset_id (`str`, *optional*):
             Where the training data are published on the Hub.
+        dataset_tag (`str`, *optional*):
+            Under which tag.
 
     Returns:
         `str`: Markdown with the YAML front matter of a Hub model card, as [`check_card`] accepts it.
@@ -154,6 +157,7 @@ def render_model_card(
         dataset=dataset,
         generator=dataset.get("generator"),
         dataset_id=dataset_id,
+        dataset_tag=dataset_tag,
         same_data=metrics["dataset"]["digest"] == manifest["data"]["digest"],
         headlines=HEADLINES[task.name],
         table=_systems_table(metrics),
