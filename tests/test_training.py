@@ -13,6 +13,7 @@ from trl import SFTTrainer
 
 from radrecipes import models, training
 from radrecipes.batching import IGNORED, PaddedCollator, SharedPrefixCollator
+from radrecipes.checkpoints import Progress
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.recipe import parse_recipe
@@ -88,7 +89,7 @@ def trainer_for(model, examples, *overrides, kind=training.make_trainer):
     """A trainer of the tiny recipe, every B matrix random: with B = 0 no gradient would reach A."""
     recipe = parse_recipe(RECIPE, ["--output_dir", "runs/test", *overrides])
     training.divide_batch(recipe, 1)
-    trainer = kind(recipe, model, build_tiny_tokenizer(), rows_of(examples), [])
+    trainer = kind(recipe, model, build_tiny_tokenizer(), rows_of(examples))
     source = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in trainer.model.named_parameters():
@@ -97,7 +98,7 @@ def trainer_for(model, examples, *overrides, kind=training.make_trainer):
     return trainer
 
 
-def plain_trl_trainer(recipe, model, tokenizer, rows, callbacks):
+def plain_trl_trainer(recipe, model, tokenizer, rows):
     return SFTTrainer(
         model=model,
         args=recipe.training,
@@ -105,7 +106,6 @@ def plain_trl_trainer(recipe, model, tokenizer, rows, callbacks):
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=training.lora_config(recipe),
-        callbacks=callbacks,
     )
 
 
@@ -328,8 +328,9 @@ def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace)
     _, tokenised = tokenise_tiny()
     base = models.load_base(recipe.model, training.longest_row(recipe))
     tokenizer = models.load_tokenizer(recipe.model)
-    log = training.TrainLog(workspace / "train_log.jsonl")
-    trainer = training.make_trainer(recipe, base, tokenizer, tokenised.rows, [log])
+    trainer = training.make_trainer(recipe, base, tokenizer, tokenised.rows)
+    log = training.TrainLog(workspace / "train_log.jsonl", Progress())
+    trainer.add_callback(log)
     training.check_layout(trainer)
     trainer.train()
 

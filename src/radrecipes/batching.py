@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -41,11 +42,11 @@ class SharedPrefixCollator:
 
         Args:
             examples (`Sequence[dict[str, list[int]]]`):
-                Each with `input_ids` and `labels` of one length; labels are -100 where nothing is scored.
+                Each with `input_ids` and `labels` of one length, labels -100 where nothing is scored; an `index` travels along.
 
         Returns:
-            `dict[str, torch.Tensor]`: `input_ids`, `labels`, `position_ids` of shape `(rows, length)`, and the additive
-            `attention_mask` of shape `(rows, 1, length, length)`.
+            `dict[str, torch.Tensor]`: `input_ids`, `labels`, `position_ids` of shape `(rows, length)`, the additive
+            `attention_mask` of shape `(rows, 1, length, length)`, and `index` of shape `(examples,)` where they have one.
         """
         prefix = shared_prefix_length(examples)
         rests = [len(example["input_ids"]) - prefix for example in examples]
@@ -79,6 +80,7 @@ class SharedPrefixCollator:
             "labels": labels,
             "position_ids": position_ids,
             "attention_mask": attention_mask[:, None],
+            **_indices(examples),
         }
 
 
@@ -94,7 +96,7 @@ class PaddedCollator:
     pad_token_id: int
 
     def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Lay out one batch: `input_ids`, `labels` and the 0/1 `attention_mask`, each of shape `(examples, length)`."""
+        """Lay out one batch: `input_ids`, `labels` and the 0/1 `attention_mask` of shape `(examples, length)`, and `index`."""
         length = max(len(example["input_ids"]) for example in examples)
         input_ids = torch.full((len(examples), length), self.pad_token_id)
         labels = torch.full((len(examples), length), IGNORED)
@@ -104,7 +106,11 @@ class PaddedCollator:
             input_ids[index, :end] = torch.tensor(example["input_ids"])
             labels[index, :end] = torch.tensor(example["labels"])
             attention_mask[index, :end] = 1
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask, **_indices(examples)}
+
+
+def _indices(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {"index": torch.tensor([example["index"] for example in examples])} if "index" in examples[0] else {}
 
 
 def shared_prefix_length(examples: Sequence[dict[str, list[int]]]) -> int:

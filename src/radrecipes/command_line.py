@@ -1,5 +1,6 @@
 """How a script ends: its exit code, and one line on standard error instead of a traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -17,7 +18,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except RadrecipesError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not (error.met_by_all and os.environ.get("RANK", "0") != "0"):
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -2,9 +2,13 @@
 
 
 class RadrecipesError(Exception):
-    """An error with one clear line for the user. Scripts print that line and exit with `exit_code`."""
+    """An error with one clear line for the user. Scripts print that line and exit with `exit_code`.
+
+    Where every process of a run meets it at the same point (`met_by_all`), the first one prints it.
+    """
 
     exit_code = 1
+    met_by_all = False
 
 
 class InputError(RadrecipesError):
@@ -33,3 +37,25 @@ class OutputInUseError(RadrecipesError):
     """Another run holds this output folder."""
 
     exit_code = 5
+
+
+class FullDiskError(RadrecipesError):
+    """The disk is full; what was whole before is whole still."""
+
+
+class OutOfMemoryError(RadrecipesError):
+    """A batch did not fit into memory."""
+
+
+class DivergedError(RadrecipesError):
+    """The loss or the gradient is not a finite number any more."""
+
+    exit_code = 4
+    met_by_all = True
+
+
+class InterruptedRunError(RadrecipesError):
+    """The run was asked to stop, and did; the same command continues it. The code is `EX_TEMPFAIL` of sysexits.h."""
+
+    exit_code = 75
+    met_by_all = True

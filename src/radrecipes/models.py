@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -268,7 +269,7 @@ def save_adapter(
 
 def verify_adapter(
     model: PeftModel, folder: Path, probe_ids: list[int] | None, state_dict: dict[str, torch.Tensor]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Load a saved adapter back and check it against the trained one.
 
     Args:
@@ -282,8 +283,8 @@ def verify_adapter(
             The trained model's whole state, gathered from all processes.
 
     Returns:
-        `dict[str, float]`: `tensors` (count), `largest_b` (largest absolute entry of any B matrix) and, with a probe,
-        `output_change` (largest change of a next-token logit against the base).
+        `dict`: `tensors` (count), `largest_b` (largest absolute entry of any B matrix), `sha256` of the saved tensors and, with a
+        probe, `output_change` (largest change of a next-token logit against the base).
 
     Raises:
         [`RuntimeError`]: a tensor is missing or differs, every B matrix is zero, or the output equals the base's.
@@ -299,7 +300,7 @@ def verify_adapter(
     if largest_b == 0.0:
         raise RuntimeError(f"{folder}: every B matrix is zero; nothing was trained")
 
-    found = {"tensors": len(saved), "largest_b": largest_b}
+    found = {"tensors": len(saved), "largest_b": largest_b, "sha256": adapter_digest(folder)}
     if probe_ids is None:
         return found
     model.load_adapter(str(folder), adapter_name="saved")

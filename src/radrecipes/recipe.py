@@ -118,6 +118,19 @@ _REFUSED = {
     "pad_token": "deprecated in TRL 1.16; a padding token that is no stop token is chosen by itself",
     "label_smoothing_factor": "deprecated in TRL 1.16 and not part of the recorded loss; remove the key",
     "resume_from_checkpoint": "run the same command again instead; remove the key",
+    "ignore_data_skip": "a resumed run continues with the row that came next; remove the key",
+    "restore_callback_states_from_checkpoint": "a resumed run restores what it needs; remove the key",
+    "enable_jit_checkpoint": "SIGTERM saves a checkpoint by itself; remove the key",
+    "save_only_model": "a checkpoint without its optimizer cannot be resumed; remove the key",
+    "save_on_each_node": "the folder of a run is one for all machines; remove the key",
+    "save_total_limit": "the two newest valid checkpoints are kept; remove the key",
+    "load_best_model_at_end": "evaluation is a step of its own: scripts/evaluate_model.py",
+    "metric_for_best_model": "evaluation is a step of its own: scripts/evaluate_model.py",
+    "greater_is_better": "evaluation is a step of its own: scripts/evaluate_model.py",
+    "logging_steps": "every step is logged, because a loss that is no number must end the run at once; remove the key",
+    "logging_strategy": "every step is logged, because a loss that is no number must end the run at once; remove the key",
+    "logging_first_step": "every step is logged; remove the key",
+    "logging_nan_inf_filter": "a loss that is no number ends the run instead; remove the key",
     "do_train": "scripts/sft.py always trains; remove the key",
     "do_eval": "scripts/evaluate_model.py evaluates; remove the key",
     "do_predict": "scripts/predict.py predicts; remove the key",
@@ -141,13 +154,19 @@ _OUR_DEFAULTS = {
     "per_device_train_batch_size": 16,
     "completion_only_loss": True,
     "logging_steps": 1,
-    "save_strategy": "no",
+    "logging_nan_inf_filter": False,  # else a loss that is no number is logged as 0
+    "save_strategy": "steps",
+    "save_steps": 0.1,  # a share of all steps
+    "remove_unused_columns": False,  # the number of each row travels with its batch
     "report_to": "none",  # no data leaves the machine unasked
     "dataloader_pin_memory": False,
     "ddp_find_unused_parameters": False,  # every adapter takes part in every step; the search costs a pass over the graph
     "output_dir": "",
     "max_length": 256,
 }
+# Fields that say where a run lies, and those that decide nothing of its result.
+_PLACES = ("output_dir", "run_name", "logging_dir")
+_NOT_DECISIVE = ("output_dir", "run_name", "save_strategy", "save_steps")
 _DATACLASSES = (RecipeArguments, SFTConfig, ModelConfig)
 _POSITIVE = (
     "global_batch_size",
@@ -215,8 +234,18 @@ class Recipe:
         The order of keys and the spelling of numbers (`1e-3`, `0.001`) do not count. A default that is written out does:
         defaults can change with the pinned libraries, what a recipe says cannot.
         """
-        decisive = {key: value for key, value in self.fields.items() if key not in ("output_dir", "run_name")}
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.decisive_fields, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def decisive_fields(self) -> dict[str, Any]:
+        """The fields that decide the result: not where it is written, and not when checkpoints are."""
+        return {key: value for key, value in self.fields.items() if key not in _NOT_DECISIVE}
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The fields with this project's defaults and what follows from them; of the rest TRL's defaults hold."""
+        with_defaults = {**_OUR_DEFAULTS, **vars(self.arguments), **self.fields, **_derived(self.fields)}
+        return {key: value for key, value in sorted(with_defaults.items()) if key not in _PLACES}
 
     @property
     def output_dir(self) -> Path:

@@ -6,14 +6,42 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from radrecipes import checkpoints
 from radrecipes.errors import InputError, OutputInUseError
 from radrecipes.recipe import Recipe, parse_recipe
 
 COMPLETE = "COMPLETE"
+TRAIN_LOG = "train_log.jsonl"
+# What a resumed run is compared in, and what `--allow-change` takes.
+PARTS = ("recipe", "data", "base", "prompt", "processes")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a run begins.
+
+    Args:
+        last ([`~checkpoints.Checkpoint`] or `None`):
+            The checkpoint to go on from; `None` to begin anew.
+        changed (`dict`):
+            What differs from the run that wrote it: name to `[before, now]`.
+        rejected (`tuple[str, ...]`):
+            A line for each newer checkpoint that is not valid.
+    """
+
+    last: checkpoints.Checkpoint | None = None
+    changed: Mapping[str, list[Any]] = field(default_factory=dict)
+    rejected: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done."""
+        return self.last.step if self.last else 0
 
 
 def is_complete(folder: Path) -> bool:
@@ -22,12 +50,15 @@ def is_complete(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[str | None]:
     """Hold a run's folder while training writes into it. The system frees the lock when the process ends, however it ends.
 
     Args:
         folder (`Path`):
             The run's folder; made where it is missing.
+
+    Yields:
+        `str` or `None`: who held it before and did not end in order, as `process <pid> on <host>`.
 
     Raises:
         [`OutputInUseError`]: another process holds it.
@@ -37,28 +68,33 @@ def held(folder: Path) -> Iterator[None]:
     with lock.open("a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            stream.seek(0)
+            # Whoever held it before may have removed the file after it was opened here: that lock would be no lock.
+            held_file = os.fstat(stream.fileno()).st_ino == lock.stat().st_ino
+        except OSError:
+            held_file = False
+        stream.seek(0)
+        holder = stream.read().strip()
+        if not held_file:
             raise OutputInUseError(
-                f"{folder}: another run holds this folder ({stream.read().strip() or 'unknown'}); wait, or set --output_dir"
-            ) from error
+                f"{folder}: another run holds this folder ({holder or 'unknown'}); wait, or set --output_dir"
+            )
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
         try:
-            yield
+            yield holder or None
         finally:
             lock.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only where nothing was written into it
 
 
-def held_by_main(folder: Path, is_main_process: bool) -> contextlib.AbstractContextManager[None]:
+def held_by_main(folder: Path, is_main_process: bool) -> contextlib.AbstractContextManager[str | None]:
     """[`held`] in the first process, nothing in the others."""
     return held(folder) if is_main_process else contextlib.nullcontext()
 
 
-def check_can_hold(recipe: Recipe, restart: bool) -> None:
+def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ()) -> None:
     """Refuse a folder that holds something else than an earlier try of this recipe.
 
     Args:
@@ -66,6 +102,8 @@ def check_can_hold(recipe: Recipe, restart: bool) -> None:
             The recipe about to be trained.
         restart (`bool`):
             Whether the user gave `--restart`.
+        allowed (`Collection[str]`, *optional*):
+            Parts that may differ from an unfinished try, of [`PARTS`].
 
     Raises:
         [`InputError`]: the folder holds files that are no run (also with `restart`: they would be deleted), or a run of another
@@ -78,28 +116,160 @@ def check_can_hold(recipe: Recipe, restart: bool) -> None:
         return
     if not (folder / "recipe.yaml").is_file():
         raise InputError("the output folder holds files that are no run; set another --output_dir", str(folder))
-    if not restart and parse_recipe(folder / "recipe.yaml").digest != recipe.digest:
-        raise InputError(
-            "the output folder holds a run of another recipe or of other overrides; set --output_dir, or replace it with --restart",
-            str(folder),
-        )
+    if restart:
+        return
+    earlier = parse_recipe(folder / "recipe.yaml")
+    if earlier.digest != recipe.digest:
+        changed = differences(_fields(earlier), _fields(recipe))
+        check_allowed(changed, () if is_complete(folder) else allowed, folder)
 
 
-def start(folder: Path, recipe: Recipe) -> None:
-    """Empty the folder of an earlier try and write the resolved recipe."""
+def run_identity(
+    recipe: Recipe, data_digest: str, weights_sha256: str | None, prompt_sha256: str, processes: int
+) -> dict[str, Any]:
+    """What must stay the same when a run is resumed, each by a name that begins with one of [`PARTS`].
+
+    Args:
+        recipe ([`Recipe`]):
+            Its decisive fields.
+        data_digest (`str`):
+            sha256 of the prepared dataset.
+        weights_sha256 (`str` or `None`):
+            Of the base's weights.
+        prompt_sha256 (`str`):
+            Of the prompt's template.
+        processes (`int`):
+            World size.
+    """
+    return {
+        **_fields(recipe),
+        "data.digest": data_digest,
+        "base.weights_sha256": weights_sha256,
+        "prompt.sha256": prompt_sha256,
+        "processes": processes,
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What differs between two identities: name to `[before, now]`, `None` where it is missing."""
+    names = dict.fromkeys([*before, *now])
+    return {name: [before.get(name), now.get(name)] for name in names if before.get(name) != now.get(name)}
+
+
+def check_finished(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to take a finished run for that of other data, another base or another prompt; it belongs to any world size.
+
+    Args:
+        folder (`Path`):
+            The run's folder, whose recipe was compared by [`check_can_hold`].
+        identity (`Mapping`):
+            From [`run_identity`].
+
+    Raises:
+        [`InputError`]: names what differs.
+    """
+    manifest = read_manifest(folder)
+    finished = {
+        "data.digest": manifest["data"]["digest"],
+        "base.weights_sha256": manifest["base"]["weights_sha256"],
+        "prompt.sha256": manifest["prompt"]["sha256"],
+    }
+    check_allowed(differences(finished, {name: identity[name] for name in finished}), (), folder)
+
+
+def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collection[str]) -> Resumption:
+    """Where an earlier try of a run got to.
+
+    Args:
+        folder (`Path`):
+            The run's folder.
+        identity (`Mapping`):
+            From [`run_identity`].
+        allowed (`Collection[str]`):
+            Parts that may differ, of [`PARTS`].
+
+    Returns:
+        [`Resumption`]
+
+    Raises:
+        [`NoCheckpointError`]: there are checkpoints, and none is valid.
+        [`InputError`]: the checkpoint is that of another run, and this was not allowed.
+    """
+    found = checkpoints.find_last_valid(folder)
+    if not found.newest:
+        return Resumption(None, {}, found.rejected)
+    changed = differences(found.newest.identity, identity)
+    check_allowed(changed, allowed, folder)
+    return Resumption(found.newest, changed, found.rejected)
+
+
+def check_allowed(changed: Mapping[str, list[Any]], allowed: Collection[str], folder: Path) -> None:
+    """Refuse differences that the user did not allow.
+
+    Args:
+        changed (`Mapping[str, list]`):
+            From [`differences`].
+        allowed (`Collection[str]`):
+            Of [`PARTS`].
+        folder (`Path`):
+            The run's folder, for the error.
+
+    Raises:
+        [`InputError`]: names each difference, before and now.
+    """
+    refused = {name: values for name, values in changed.items() if name.partition(".")[0] not in allowed}
+    if not refused:
+        return
+    named = "; ".join(
+        f"{name.removeprefix('recipe.')}: {_short(old)} there, {_short(new)} here"
+        for name, (old, new) in refused.items()
+    )
+    parts = " ".join(part for part in PARTS if any(name.partition(".")[0] == part for name in refused))
+    end = "" if is_complete(folder) else f", or go on from its checkpoint with --allow-change {parts}"
+    raise InputError(
+        f"the output folder holds a run of another kind ({named}); set --output_dir, replace it with --restart{end}",
+        str(folder),
+    )
+
+
+def start(folder: Path, recipe: Recipe, resume_step: int = 0) -> None:
+    """Empty the folder of an earlier try and write the resolved recipe.
+
+    Args:
+        folder (`Path`):
+            The run's folder.
+        recipe ([`Recipe`]):
+            The recipe about to be trained.
+        resume_step (`int`, *optional*, defaults to 0):
+            Step of the checkpoint to go on from: checkpoints stay, and the log up to that step; with 0 nothing does.
+    """
     (folder / COMPLETE).unlink(missing_ok=True)  # first: a folder emptied by half must not look finished, nor foreign
-    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    _write_whole(folder / "recipe.yaml", recipe.to_yaml())
+    kept = {"LOCK", "recipe.yaml", *((checkpoints.FOLDER, TRAIN_LOG) if resume_step else ())}
     for entry in folder.iterdir():
-        if entry.name in ("LOCK", "recipe.yaml"):
-            continue
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        if entry.name not in kept:
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    shutil.rmtree(checkpoints.unfinished_folder(folder), ignore_errors=True)
+    if resume_step:
+        logged = (folder / TRAIN_LOG).read_text(encoding="utf-8").splitlines(keepends=True)
+        _write_whole(folder / TRAIN_LOG, "".join(logged[:resume_step]))
 
 
 def finish(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest, then `COMPLETE` last."""
+    """Write the manifest, have everything on the disk, then write `COMPLETE`; checkpoints are no longer needed.
+
+    Args:
+        folder (`Path`):
+            The run's folder.
+        manifest (`dict`):
+            Content of `manifest.json`.
+    """
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
+    checkpoints.sync_tree(folder)
     (folder / COMPLETE).touch()
+    checkpoints.sync_tree(folder)
+    checkpoints.remove_all(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -125,6 +295,22 @@ def adapter_folder(folder: Path) -> Path:
 
 def read_train_log(folder: Path) -> list[dict[str, Any]]:
     """The logged steps of a run, in order; none for a release, which does not hold them."""
-    path = folder / "train_log.jsonl"
+    path = folder / TRAIN_LOG
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines]
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    return {f"recipe.{key}": value for key, value in recipe.decisive_fields.items()}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a kill leaves the old one or the new one."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.rename(path)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
-import time
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
+from accelerate.utils import gather_object
 from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft import LoraConfig
@@ -18,7 +19,9 @@ from trl import SFTTrainer, get_peft_config
 
 from radrecipes import models
 from radrecipes.batching import IGNORED, PaddedCollator, SharedPrefixCollator
-from radrecipes.errors import InputError
+from radrecipes.checkpoints import Progress
+from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
+from radrecipes.interruption import StopRequests
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.rendering import render_example
 from radrecipes.tasks.task import Task
@@ -33,7 +36,9 @@ class TokenisedRows:
 
     Args:
         rows (`~datasets.Dataset`):
-            Columns `input_ids` and `labels`.
+            Columns `input_ids`, `labels` and `index`, the row's place in `ids`.
+        ids (`list[str]`):
+            Ids of the rows kept.
         too_long (`list[str]`):
             Ids of rows that are longer than `max_length` and were left out: a cut answer would be learned without its end.
         longest (`int`):
@@ -45,6 +50,7 @@ class TokenisedRows:
     """
 
     rows: Dataset
+    ids: list[str]
     too_long: list[str]
     longest: int
     tokens: int
@@ -84,13 +90,14 @@ def tokenise(
     Raises:
         [`InputError`]: more rows are too long than allowed, or there are none.
     """
-    input_ids, labels, too_long = [], [], []
+    input_ids, labels, kept, too_long = [], [], [], []
     for row in split:
         example = render_example(task, task.inputs(row), task.target(row), tokenizer, style, stops)
         ids = example.prompt_ids + example.completion_ids
         if len(ids) > max_length:
             too_long.append(row["id"])
             continue
+        kept.append(row["id"])
         input_ids.append(ids)
         labels.append([IGNORED] * len(example.prompt_ids) + example.completion_ids)
     if not len(split):
@@ -102,8 +109,8 @@ def tokenise(
         )
     lengths = [len(ids) for ids in input_ids]
     scored = sum(label != IGNORED for row in labels for label in row)
-    rows = Dataset.from_dict({"input_ids": input_ids, "labels": labels})
-    return TokenisedRows(rows, too_long, max(lengths), sum(lengths), scored)
+    rows = Dataset.from_dict({"input_ids": input_ids, "labels": labels, "index": list(range(len(kept)))})
+    return TokenisedRows(rows, kept, too_long, max(lengths), sum(lengths), scored)
 
 
 def divide_batch(recipe: Recipe, processes: int) -> None:
@@ -138,12 +145,19 @@ class CompletionTrainer(SFTTrainer):
     are masked. The narrowing is a forward pre-hook on the output embeddings, so it holds under DDP, FSDP and ZeRO alike.
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rows_of_step = RowsOfStep()
+        self.add_callback(self.rows_of_step)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean cross-entropy of the scored tokens: a sum over this batch divided by the tokens of the optimizer step."""
+        if "index" in inputs:
+            self.rows_of_step.batches.append(inputs["index"])
         targets = inputs["labels"][:, 1:]
         scored = F.pad(targets != IGNORED, (0, 1))  # position i predicts token i + 1
         targets = targets[targets != IGNORED]
-        forward_inputs = {key: value for key, value in inputs.items() if key != "labels"}
+        forward_inputs = {key: value for key, value in inputs.items() if key not in ("labels", "index")}
         with scored_positions_only(self.accelerator.unwrap_model(model), scored):
             outputs = model(**forward_inputs, use_cache=False)
         total = F.cross_entropy(outputs.logits[: len(targets)].float(), targets, reduction="sum")
@@ -152,6 +166,27 @@ class CompletionTrainer(SFTTrainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
         return (loss, outputs) if return_outputs else loss
+
+
+class RowsOfStep(TrainerCallback):
+    """The rows that the running optimizer step was computed from.
+
+    Attributes:
+        batches (`list[torch.Tensor]`):
+            For each batch of this process the indices of its rows.
+    """
+
+    def __init__(self):
+        self.batches: list[torch.Tensor] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Forget the step before."""
+        self.batches.clear()
+
+    def of_all_processes(self) -> list[int]:
+        """The indices over all processes, which all must ask for at the same point."""
+        own = [index for batch in self.batches for index in batch.tolist()]
+        return sorted(gather_object(own))
 
 
 @contextlib.contextmanager
@@ -182,9 +217,8 @@ def make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
-    callbacks: list[TrainerCallback],
 ) -> CompletionTrainer:
-    """The trainer of a recipe: model with a fresh adapter, collator, callbacks.
+    """The trainer of a recipe: model with a fresh adapter, collator.
 
     Args:
         recipe ([`Recipe`]):
@@ -194,9 +228,7 @@ def make_trainer(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer.
         rows ([`~datasets.Dataset`]):
-            Columns `input_ids` and `labels`.
-        callbacks (`list[~transformers.TrainerCallback]`):
-            Added to the Trainer's own.
+            Columns `input_ids`, `labels` and `index`.
 
     Returns:
         [`CompletionTrainer`]
@@ -212,7 +244,6 @@ def make_trainer(
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=lora_config(recipe),
-        callbacks=callbacks,
     )
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(LossProgress())
@@ -315,6 +346,67 @@ def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
         )
 
 
+def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequests) -> None:
+    """Train to the end, from a checkpoint where there is one.
+
+    A checkpoint of the last step is loaded and nothing is trained; the Trainer by itself would train one step more.
+
+    Args:
+        trainer ([`CompletionTrainer`]):
+            The trainer.
+        checkpoint (`Path` or `None`):
+            A verified checkpoint.
+        stop ([`~interruption.StopRequests`]):
+            One of the trainer's callbacks.
+
+    Raises:
+        [`InterruptedRunError`]: the run was asked to stop.
+        [`DivergedError`]: loss, gradient or weights are no finite numbers any more.
+        [`OutOfMemoryError`]: a batch did not fit; the line says which to try.
+    """
+    trainer.add_callback(_EndWhereDone())
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        stop.raise_where_stopped(trainer.state.max_steps)
+    except _AllStepsDoneError:
+        pass
+    except (DivergedError, InterruptedRunError):
+        close(trainer)  # all processes are here
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(_smaller_batch(trainer)) from error
+
+
+class _AllStepsDoneError(Exception):
+    """There is no step left to train."""
+
+
+class _EndWhereDone(TrainerCallback):
+    """Ends training before its first step where the checkpoint holds the last one."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            raise _AllStepsDoneError
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _smaller_batch(trainer: CompletionTrainer) -> str:
+    micro = trainer.args.per_device_train_batch_size
+    whole = micro * trainer.args.gradient_accumulation_steps * trainer.accelerator.num_processes
+    if micro == 1:
+        mend = "set a shorter max_length, or take a smaller base"
+    else:
+        words = f"--per_device_train_batch_size {micro // 2} --allow-change recipe"
+        mend = f"run the same command with {words}; the global batch stays {whole}"
+    return f"memory ran out with {micro} examples a batch; {mend}"
+
+
 def longest_row(recipe: Recipe) -> int:
     """Longest row of a batch in tokens: `max_length`, or the target length of a shared row."""
     shared = SharedPrefixCollator.row_tokens if recipe.arguments.batch_layout == "shared_prefix" else 0
@@ -376,26 +468,31 @@ class LossProgress(ProgressCallback):
 
 
 class TrainLog(TrainerCallback):
-    """Appends every logged step to `train_log.jsonl`, with the seconds since training began.
+    """Appends every step to `train_log.jsonl`, with the seconds of training so far; each step stands there once.
 
     Args:
         path (`Path`):
-            The file; started anew with the training.
+            The file.
+        progress ([`~checkpoints.Progress`]):
+            Counts the seconds.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.started = 0.0
+    def __init__(self, path: Path, progress: Progress):
+        self.path, self.progress = path, progress
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Start the clock and the file."""
-        self.started = time.monotonic()
-        if state.is_world_process_zero:
-            self.path.write_text("", encoding="utf-8")
+        """Start the clock."""
+        self.progress.begin()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Write one line a log entry, from the first process only."""
-        if state.is_world_process_zero and logs:
-            line = {"step": state.global_step, **logs, "seconds": round(time.monotonic() - self.started, 3)}
+        """Write one line a step, from the first process only."""
+        if state.is_world_process_zero and logs and "loss" in logs:
+            line = {"step": state.global_step, **logs, "seconds": self.progress.seconds}
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
+
+    def on_save(self, args, state, control, **kwargs):
+        """Have the lines on the disk before the checkpoint that counts on them."""
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as stream:
+                os.fsync(stream.fileno())

@@ -142,7 +142,7 @@ FAULTS = {
     "run of another recipe": (
         None,
         ("sft", *TRAIN, "--learning_rate", "0.5"),
-        [f"{RUN}: ", "another recipe or of other overrides", "--restart"],
+        [f"{RUN}: ", "learning_rate: 0.01 there, 0.5 here", "--restart"],
     ),
     "evaluate an unfinished run": (lambda: Path(RUN, "COMPLETE").unlink(), EVALUATE, [RUN, "no finished run"]),
     "predict with an unfinished run": (lambda: Path(RUN, "COMPLETE").unlink(), ONE, [RUN, "no finished run"]),
