@@ -122,7 +122,7 @@ def test_the_exit_code_is_the_script_s_own_and_it_alone_says_why(processes, code
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_each_worker_once_and_the_launcher_waits_for_them(processes, number, start):
-    launcher = start(processes, "saves.py", 1, 1)
+    launcher = start(processes, "saves.py", 0.5, 0.5)
     workers = wait_until_ready(processes)
     assert processes == 2 or workers == [launcher.pid]
     # A scheduler tells the launcher, a terminal all of its group.
@@ -141,7 +141,7 @@ def test_a_worker_that_saved_sooner_does_not_cut_the_other_one_short(start):
 
 
 def test_a_worker_that_alone_was_told_to_stop_takes_the_other_one_with_it(start):
-    launcher = start(2, "saves.py", 0, 2)
+    launcher = start(2, "saves.py", 0, 0.5)
     workers = wait_until_ready(2)
     os.kill(workers[0], signal.SIGTERM)
     assert end_of(launcher) == (75, "")
@@ -166,10 +166,10 @@ def test_a_crash_keeps_its_code_and_torch_s_summary(start):
 
 
 def test_a_second_signal_is_handed_on_and_leaves_no_worker_behind(start):
-    launcher = start(2, "saves.py", 1, 1.5)
+    launcher = start(2, "saves.py", 0.8, 1)
     workers = wait_until_ready(2)
     os.killpg(launcher.pid, signal.SIGINT)
-    time.sleep(0.5)
+    time.sleep(0.4)
     os.killpg(launcher.pid, signal.SIGINT)
     assert end_of(launcher) == (75, "")
     assert [signals(rank) for rank in (0, 1)] == [["SIGINT"] * 2] * 2
@@ -181,6 +181,7 @@ def test_workers_that_do_not_end_are_killed_in_time(start):
     workers = wait_until_ready(2)
     launcher.terminate()
     assert end_of(launcher) == (143, "")
+    assert signals(0) == signals(1) == ["SIGTERM"], "torch would tell them again, and wait as long again"
     assert not any(psutil.pid_exists(worker) for worker in workers)
 
 
@@ -217,6 +218,11 @@ def test_arguments_and_environment_are_those_that_accelerate_gives(processes, fo
         assert different - {"MASTER_PORT", "TORCHELASTIC_ERROR_FILE"} == {
             "RADRECIPES_LAUNCHER", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
         } | ({"TORCHELASTIC_SIGNALS_TO_HANDLE"} if processes == 2 else set())  # fmt: skip
+
+
+def test_a_program_that_is_no_python_script_finds_the_usual_signals(start):
+    # Python ignores SIGPIPE, and whatever it becomes would too.
+    assert end_of(start(1, "--no_python", "sh", "-c", "kill -s PIPE $$; exit 3"))[0] == -signal.SIGPIPE
 
 
 def test_faults_of_the_arguments_are_one_line_and_exit_code_2(start):
