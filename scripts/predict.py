@@ -13,6 +13,7 @@ read go to OUTPUT.rejects.csv with line and reason. Under `accelerate launch` se
         --adapter runs/smollm2-135m/protocol_lora/seed-42 --input orders.csv --text-column note --output shared.csv
 
 Reports are checked: what contradicts its request is written again, at last by the template writer, and the output says which.
+With --audit-log every row leaves one entry in a chained log that holds no text: see scripts/audit_log.py.
 The answers are drafts for review by a person; this is not a medical device.
 """
 
@@ -20,6 +21,7 @@ import argparse
 import contextlib
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 from tqdm import tqdm
 
@@ -29,7 +31,9 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from accelerate import PartialState
 
 from radrecipes import vllm_engine
+from radrecipes.audit_log import AuditLog
 from radrecipes.command_line import positive, run
+from radrecipes.data.example import Example
 from radrecipes.errors import InputError
 from radrecipes.prediction_stream import (
     OUTPUT_SUFFIXES,
@@ -50,12 +54,22 @@ def main() -> None:
         vllm_engine.check_usable()
 
     task = run_of(args.adapter)[2]
+    log = AuditLog(args.audit_log) if args.audit_log else None
 
     # One input: to the terminal
     if args.text is not None:
         inputs = task.read_input(args.text, "--text")
+        if log:
+            log.check_usable()
         predictor = _load(args)
-        print(predictor.as_text(predictor.answer([inputs], batch_size=1)[0]))
+        answers = predictor.answer([inputs], batch_size=1)
+        if log:  # first: no answer is given out that is not in the log
+            one = [Example(id="1", group="1", inputs=inputs, target="")]
+            table = predictor.answers_table(one, answers, keep_input=False)
+            appended = log.append(log.entries(one, table, predictor), uuid4().hex)
+        print(predictor.as_text(answers[0]))
+        if log:
+            print(appended.as_text())
         return
 
     # A table: the whole input is read once before any work
@@ -68,6 +82,8 @@ def main() -> None:
         )
     work = UnfinishedPrediction(output)
     work.check_output()
+    if log:
+        log.check_usable([args.input, output, work.rejects])
     facts = examine_input(args.input, *columns)
 
     # Model, and what an earlier, killed try must have been made of to be continued. Processes may finish days apart.
@@ -98,7 +114,8 @@ def main() -> None:
                 if number in mine and number not in finished:
                     inputs = [example.inputs for example in chunk]
                     answers = predictor.answer(inputs, batch_size=args.batch_size, on_progress=bar.update)
-                    work.save(number, predictor.answers_table(chunk, answers, args.keep_text))
+                    table = predictor.answers_table(chunk, answers, args.keep_text)
+                    work.save(number, table, log.entries(chunk, table, predictor) if log else ())
         processes.wait_for_everyone()
 
         # The output: assembled from the chunks beside, then renamed, so that it is whole or absent
@@ -109,15 +126,20 @@ def main() -> None:
             counted = write_answers(parts, work.assembling(output), output.suffix, predictor.counted_column)
             if facts.rejected:
                 write_rejects(iterate_inputs(args.input, *columns), work.assembling(work.rejects))
+            if log:
+                appended = log.append(work.audited(len(parts)), work.id)
             work.finish([work.rejects, output] if facts.rejected else [output])
             print(f"{facts.rows:,} answers in {output}: {predictor.summary(counted)}")
             if facts.rejected:
                 print(f"{facts.rejected:,} rows rejected: {work.rejects} names line and reason of each")
+            if log:
+                print(appended.as_text())
     processes.destroy_process_group()
 
 
 # What an output depends on, beside its input and its adapter: batches of another size round differently.
 _OPTIONS_IN_STATE = ("text_column", "id_column", "keep_text", "batch_size", "chunk_rows", "target_accuracy", "engine")
+_OPTIONS_IN_STATE += ("audit_log",)  # and what is to be logged
 
 
 def _arguments() -> argparse.Namespace:
@@ -134,6 +156,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--keep-text", "--keep-note", action="store_true", help="copy what was read into the output (default: id only)"
     )
+    parser.add_argument("--audit-log", metavar="FILE", help="append an entry a row: ids, digests, decisions; no text")
     parser.add_argument("--batch-size", type=positive, default=32, help="rows a batch (default: 32)")
     parser.add_argument("--chunk-rows", type=positive, default=2048, help="rows a kill may cost (default: 2048)")
     parser.add_argument("--label-set", metavar="FILE", help="labels: a label set with some added to the adapter's")

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from radrecipes.errors import InputError, OutputInUseError
 from radrecipes.run_folder import held
 
 _STATE = "state.json"
+_ID = "id"
 _ASSEMBLED = "ASSEMBLED"
 _LOCK = "LOCK"
 
@@ -22,8 +24,9 @@ _LOCK = "LOCK"
 class UnfinishedPrediction:
     """Finished chunks of one output, one file each, written beside and renamed: killing a process costs its current chunk.
 
-    `<output>.unfinished/` holds `state.json` (what is predicted with what), `<number>.parquet` per finished chunk, and at the end
-    the assembled files, which are renamed to their places before the folder goes.
+    `<output>.unfinished/` holds `state.json` (what is predicted with what), `id`, `<number>.parquet` per finished chunk (and
+    `<number>.jsonl`, its entries for the audit log), and at the end the assembled files, which are renamed to their places before
+    the folder goes.
 
     Args:
         output (`Path`):
@@ -112,7 +115,14 @@ class UnfinishedPrediction:
                 self._empty()
             if not (self.folder / _STATE).is_file():
                 self._write(_STATE, lambda path: path.write_text(json.dumps(dict(state), indent=2), "utf-8"))
+            if not (self.folder / _ID).is_file():
+                self._write(_ID, lambda path: path.write_text(uuid4().hex, "ascii"))
             yield
+
+    @property
+    def id(self) -> str:
+        """Id of the work that has begun: the same in every try until it is finished or thrown away."""
+        return (self.folder / _ID).read_text("ascii")
 
     def has(self, chunk: int) -> bool:
         """Whether a chunk is finished."""
@@ -122,9 +132,18 @@ class UnfinishedPrediction:
         """The file of a chunk."""
         return self.folder / f"{chunk:09d}.parquet"
 
-    def save(self, chunk: int, table: pa.Table) -> None:
-        """Write a finished chunk."""
+    def save(self, chunk: int, table: pa.Table, audited: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Write a finished chunk, and before it what the audit log shall hold of it."""
+        if audited:
+            lines = "".join(json.dumps(entry) + "\n" for entry in audited)
+            self._write(self._audited(chunk).name, lambda path: path.write_text(lines, "utf-8"))
         self._write(self.part(chunk).name, lambda path: pq.write_table(table, path))
+
+    def audited(self, chunks: int) -> Iterator[dict[str, Any]]:
+        """What was saved for the audit log, over all chunks in order."""
+        for chunk in range(chunks):
+            with self._audited(chunk).open(encoding="utf-8") as stream:
+                yield from map(json.loads, stream)
 
     def assembling(self, target: Path) -> Path:
         """Where a file is assembled that will be renamed to `target`."""
@@ -138,6 +157,9 @@ class UnfinishedPrediction:
         for target in targets:
             self.assembling(target).replace(target)
         shutil.rmtree(self.folder)
+
+    def _audited(self, chunk: int) -> Path:
+        return self.part(chunk).with_suffix(".jsonl")
 
     def _empty(self) -> None:
         # The state goes last: a folder emptied by half must still be known as what it is.

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from e2e.conftest import LAUNCH, RUN, files_in
 from e2e.test_train_evaluate_predict import TWO_PROCESSES
 from radrecipes.abstention import POLICY_FILE
+from radrecipes.audit_log import verify
 from radrecipes.errors import InputError
 from radrecipes.unfinished_prediction import UnfinishedPrediction
 
@@ -180,13 +181,20 @@ def test_two_processes_write_the_same_file_as_one(finished_copy, call):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = (*LAUNCH, "two.yaml", "--main_process_port", port, "scripts/predict.py")
-    two = run_script(finished_copy, *launch, *words("two.parquet", "--chunk-rows", "15"))
+    two = run_script(finished_copy, *launch, *words("two.parquet", "--chunk-rows", "15", "--audit-log", "log.jsonl"))
     assert two.returncode == 0, two.stderr
-    one = call("predict", *words("one.parquet", "--chunk-rows", "15"))
+    one = call("predict", *words("one.parquet", "--chunk-rows", "15", "--audit-log", "log.jsonl"))
     assert one.code == 0, one.stderr
+    # The log holds the same answers of both, in the order of the output, whichever process gave them.
+    logged = [json.loads(line) for line in Path("log.jsonl").read_text("utf-8").splitlines()]
+    rows = pd.read_parquet("one.parquet")["id"].tolist()
+    assert verify("log.jsonl").entries == 2 * len(rows) and [entry["id"] for entry in logged] == rows + rows
+    for name in ("input_hmac_sha256", "output_hmac_sha256", "probability", "decision"):
+        assert [entry[name] for entry in logged[: len(rows)]] == [entry[name] for entry in logged[len(rows) :]]
     assert Path("two.parquet").read_bytes() == Path("one.parquet").read_bytes()
     assert Path("two.rejects.csv").read_bytes() == Path("one.rejects.csv").read_bytes()
-    assert two.stdout == one.stdout.replace("one.", "two."), "only the first process prints"
+    said = [re.sub("head [0-9a-f]{64}", "", printed) for printed in (one.stdout.replace("one.", "two."), two.stdout)]
+    assert said[0] == said[1], "only the first process prints"
     # Seven chunks: the first process has four of them.
     assert "process 1 of 2" in two.stderr and "54/54" in two.stderr
 
@@ -197,15 +205,15 @@ def unfinished(finished_copy, call, monkeypatch):
     Path(RUN, "adapter", POLICY_FILE).unlink()
     saved = UnfinishedPrediction.save
 
-    def save_one(work, chunk, table):
+    def save_one(work, chunk, *saved_parts):
         if chunk:
             raise InputError("interrupted")
-        saved(work, chunk, table)
+        saved(work, chunk, *saved_parts)
 
     with monkeypatch.context() as patch:
         patch.setattr(UnfinishedPrediction, "save", save_one)
         assert call("predict", *words("out.csv", "--chunk-rows", "20")).code == 2
-    assert {path.name for path in Path("out.csv.unfinished").iterdir()} == {"state.json", "000000000.parquet"}
+    assert {path.name for path in Path("out.csv.unfinished").iterdir()} == {"state.json", "id", "000000000.parquet"}
 
 
 def more_orders():
@@ -234,6 +242,7 @@ def other_adapter():
         (lambda: None, ("--keep-note",), "another --keep-text)"),
         (lambda: None, ("--batch-size", "4"), "another --batch-size)"),
         (lambda: None, ("--chunk-rows", "10"), "another --chunk-rows)"),
+        (lambda: None, ("--audit-log", "log.jsonl"), "another --audit-log)"),
     ],
 )
 def test_unfinished_work_of_another_prediction_is_refused(finished_copy, call, monkeypatch, change, more, said):
@@ -264,9 +273,9 @@ def test_an_input_that_changes_meanwhile_is_refused(finished_copy, call, monkeyp
     write_orders("orders.csv", 60, bad=False)
     saved = UnfinishedPrediction.save
 
-    def save_and_add(work, chunk, table):
+    def save_and_add(work, chunk, *saved_parts):
         more_orders()
-        saved(work, chunk, table)
+        saved(work, chunk, *saved_parts)
 
     monkeypatch.setattr(UnfinishedPrediction, "save", save_and_add)
     done = call("predict", *words("out.csv"))

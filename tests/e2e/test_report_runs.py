@@ -10,6 +10,7 @@ import pytest
 from conftest import TINY_REPORTS, run_script, write_tiny_reports
 
 from e2e.conftest import LAUNCH, edit_json
+from radrecipes.audit_log import text_digest
 
 RECIPE = "recipes/tiny/report_lora.yaml"
 RUN = "runs/tiny/report_lora/seed-42"
@@ -72,6 +73,36 @@ def test_one_request_is_answered_with_its_check(writing_copy, call):
     assert unknown.code == 0 and "check: ok\nearlier tries were refused: " in unknown.stdout
     assert "missing Pleural Effusion" in unknown.stdout
     assert unknown.stdout.endswith("written by the template writer; a draft for review by a person\n")
+
+
+def test_the_audit_log_of_reports_holds_who_wrote_each_and_its_check_and_no_word_of_it(writing_copy, call):
+    Path("in.csv").write_text(f'id,observations\na,"{KNOWN}"\nb,"{UNKNOWN}"\n', encoding="utf-8")
+    words = (
+        "--input",
+        "in.csv",
+        "--id-column",
+        "id",
+        "--output",
+        "out.csv",
+        "--tries",
+        "1",
+        "--audit-log",
+        "log.jsonl",
+    )
+    done = call("predict", "--adapter", RUN, *words)
+    assert done.code == 0, done.stderr
+    with Path("out.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    text = Path("log.jsonl").read_text("utf-8")
+    logged = [json.loads(line) for line in text.splitlines()]
+    key = bytes.fromhex(Path("log.jsonl.key").read_text("ascii"))
+    for entry, row in zip(logged, rows, strict=True):
+        assert {name: entry[name] for name in ("id", "written_by", "check")}.items() <= row.items()
+        assert entry["output_hmac_sha256"] == text_digest(key, row["report"])
+        assert "report" not in entry and "refused" not in entry
+    assert logged[0]["input_hmac_sha256"] == text_digest(key, KNOWN) and logged[1]["written_by"] == "template"
+    for word in ("fracture", "effusion", "pneumonia", "findings", "impression"):
+        assert word in (rows[0]["report"] + rows[1]["report"]).lower() and word not in text.lower()
 
 
 def test_a_table_says_of_every_report_who_wrote_it_and_how_it_checks(writing_copy, call):
