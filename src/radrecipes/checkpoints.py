@@ -159,14 +159,16 @@ def verify(folder: Path) -> Checkpoint:
         [`InvalidCheckpointError`]: the manifest is missing, unreadable or changed, or a file is missing or changed.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        sealed = manifest.pop("sha256")
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        del manifest["sha256"]
         files, step = manifest["files"], manifest["step"]
     except FileNotFoundError:
         raise InvalidCheckpointError(f"{MANIFEST} is missing, so it was not finished") from None
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         raise InvalidCheckpointError(f"{MANIFEST} cannot be read") from None
-    if sealed != _digest(manifest):
+    # The text and not only what it says: `1E-05` for `1e-05` is a changed bit too.
+    if text != _sealed(manifest):
         raise InvalidCheckpointError(f"{MANIFEST} was changed since it was written")
     if folder.name != f"checkpoint-{step}":
         raise InvalidCheckpointError(f"{MANIFEST} is that of checkpoint-{step}")
@@ -205,8 +207,7 @@ def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mappin
         "files": {name: file_sha256(written / name) for name in names},
     }
     manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read back, or the digest would differ
-    text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=2) + "\n"
-    (written / MANIFEST).write_text(text, encoding="utf-8")
+    (written / MANIFEST).write_text(_sealed(manifest), encoding="utf-8")
     sync_tree(written)
     target = run / FOLDER / written.name
     shutil.rmtree(target, ignore_errors=True)  # an invalid one of an earlier try
@@ -216,17 +217,19 @@ def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mappin
 
 
 def rotate(run: Path, keep: int = KEPT) -> None:
-    """Remove all but the newest checkpoints. Only after one more was sealed, so that a valid one is always left.
+    """Remove all but the newest valid checkpoints.
 
     Args:
         run (`Path`):
             The run's folder.
         keep (`int`, *optional*, defaults to 2):
-            How many are kept. One that has no manifest does not count, and is removed.
+            How many are kept. One that is not valid does not count, so that it cannot push out one that is.
     """
-    whole = [folder for folder in _newest_first(run) if (folder / MANIFEST).is_file()]
+    kept = 0
     for folder in _newest_first(run):
-        if folder not in whole[:keep]:
+        if kept < keep and _is_valid(folder):
+            kept += 1
+        else:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -331,14 +334,24 @@ def sync_tree(folder: Path) -> None:
     _sync(folder)
 
 
+def _is_valid(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except InvalidCheckpointError:
+        return False
+    return True
+
+
 def _newest_first(run: Path) -> list[Path]:
     found = (run / FOLDER).glob("checkpoint-*")
     numbered = [folder for folder in found if folder.is_dir() and folder.name.removeprefix("checkpoint-").isdigit()]
     return sorted(numbered, key=lambda folder: -int(folder.name.removeprefix("checkpoint-")))
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _sealed(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest, its own sha256 in it."""
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**manifest, "sha256": digest}, indent=2) + "\n"
 
 
 def _sync(path: Path) -> None:
