@@ -12,6 +12,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from radrecipes.errors import DivergedError
+from radrecipes.interruption import in_any_process
 from radrecipes.training import RowsOfStep
 
 DIVERGED_FILE = "diverged.json"
@@ -58,10 +59,12 @@ class DivergenceGuard(TrainerCallback):
         """Check what a step gave; the Trainer saves after this."""
         if not logs or "loss" not in logs:
             return
-        loss = logs["loss"]
-        finite = math.isfinite(loss) and math.isfinite(logs.get("grad_norm", 0.0))
-        if not finite or (control.should_save and not trained_weights_are_finite(model)):
-            self._end(state, logs)
+        loss, grad_norm = logs["loss"], logs.get("grad_norm", 0.0)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            self._end(state, logs, f"loss {loss:g} and gradient norm {grad_norm:g}")
+        # A process may hold weights that no other one has: the shards of FSDP and ZeRO.
+        if control.should_save and in_any_process(not trained_weights_are_finite(model)):
+            self._end(state, logs, "weights that are no finite numbers")
         if len(self._losses) >= _FEWEST_STEPS:
             median = statistics.median(self._losses)
             if loss > _SPIKE_RATIO * median and loss > median + _SPIKE_NATS:
@@ -72,15 +75,19 @@ class DivergenceGuard(TrainerCallback):
                     )
         self._losses.append(loss)
 
-    def _end(self, state, logs: dict[str, float]) -> None:
+    def _end(self, state, logs: dict[str, float], gave: str) -> None:
         ids = [self.ids[index] for index in self.rows.of_all_processes()]
         if state.is_world_process_zero:
-            facts = {"step": state.global_step, **{key: str(value) for key, value in logs.items()}, "rows": ids}
+            facts = {
+                "step": state.global_step,
+                "gave": gave,
+                **{key: str(value) for key, value in logs.items()},
+                "rows": ids,
+            }
             (self.run / DIVERGED_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         raise DivergedError(
-            f"{self.run}: step {state.global_step} gave loss {logs['loss']:g} and gradient norm {logs.get('grad_norm', 0):g}; "
-            f"nothing after the last checkpoint was kept. Look at its rows ({', '.join(ids[:3])} …, all in {DIVERGED_FILE}), or "
-            "lower learning_rate"
+            f"{self.run}: step {state.global_step} gave {gave}; nothing after the last checkpoint was kept. Look at its rows "
+            f"({', '.join(ids[:3])} …, all in {DIVERGED_FILE}), or lower learning_rate"
         )
 
 
