@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radrecipes import checkpoints
@@ -227,6 +227,7 @@ def test_rotation_keeps_the_newest_two_that_are_valid(steps, invalid, left, tmp_
     assert steps_in(tmp_path) == (left, left)
 
 
+@settings(max_examples=25)  # each seals and syncs several checkpoints
 @given(st.lists(st.booleans(), min_size=1, max_size=6), st.integers(1, 3))
 def test_rotation_never_takes_the_last_valid_one(tmp_path_factory, valid, keep):
     run = tmp_path_factory.mktemp("run")
