@@ -118,10 +118,8 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
         raise InputError("the output folder holds files that are no run; set another --output_dir", str(folder))
     if restart:
         return
-    earlier = parse_recipe(folder / "recipe.yaml")
-    if earlier.digest != recipe.digest:
-        changed = differences(_fields(earlier), _fields(recipe))
-        check_allowed(changed, () if is_complete(folder) else allowed, folder)
+    changed = differences(_fields(parse_recipe(folder / "recipe.yaml")), _fields(recipe))
+    check_allowed(changed, () if is_complete(folder) else allowed, folder)
 
 
 def run_identity(
@@ -301,7 +299,8 @@ def read_train_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
-    return {f"recipe.{key}": value for key, value in recipe.decisive_fields.items()}
+    # The dataset is compared by its digest: where it lies decides nothing.
+    return {f"recipe.{key}": value for key, value in recipe.decisive_fields.items() if key != "dataset"}
 
 
 def _write_whole(path: Path, text: str) -> None:
