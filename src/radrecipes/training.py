@@ -377,6 +377,11 @@ def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequest
         if not _is_out_of_memory(error):
             raise
         raise OutOfMemoryError(_smaller_batch(trainer)) from error
+    finally:
+        # The Trainer leaves the bar open when it ends by an error, and the error's line would stand behind it.
+        bar = trainer.pop_callback(LossProgress)
+        if bar and bar.training_bar is not None:
+            bar.training_bar.close()
 
 
 class _AllStepsDoneError(Exception):

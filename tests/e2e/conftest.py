@@ -1,5 +1,6 @@
 """What the end-to-end tests share: one finished run, made by the real commands, and scripts called in this interpreter."""
 
+import hashlib
 import json
 import runpy
 import shutil
@@ -10,12 +11,18 @@ from typing import NamedTuple
 
 import pytest
 from conftest import run_script
+from sft_faults import Script, two_ranks
 
 LAUNCH = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file")
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 RUN = "runs/tiny/protocol_lora/seed-42"
 # Enough steps that the tiny model learns its four questions by heart; about three seconds.
 TRAIN = ("--config", RECIPE, "--num_train_epochs", "20")
+# Three epochs of six steps, a checkpoint every five, and dropout, so that a wrong random state shows.
+INTERRUPTED = (
+    *("scripts/sft.py", "--config", RECIPE, "--num_train_epochs", "3", "--save_steps", "5", "--lora_dropout", "0.2"),
+    *("--output_dir", "runs/interrupted"),
+)
 ORDERS = [
     ("a7", "44 yo F, chronic knee pain, r/o meniscal tear"),
     ("a3", "61 yo M, worst headache of life,\nr/o bleed, no contrast"),
@@ -56,6 +63,25 @@ def files_in(folder: Path) -> dict[str, bytes]:
 def edit_json(path: Path, **changes) -> None:
     """Change keys of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}, indent=2), encoding="utf-8")
+
+
+def adapter_hash(run: Path) -> str:
+    """sha256 of a run's trained weights."""
+    return hashlib.sha256((run / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(shared_workspace, tmp_path_factory) -> dict[int, str]:
+    """Hash of the adapter that `INTERRUPTED` gives where nothing happens, for one and for two processes."""
+    workspace = tmp_path_factory.mktemp("uninterrupted") / "workspace"
+    shutil.copytree(shared_workspace, workspace, symlinks=True)
+    hashes = {}
+    for processes in (1, 2):
+        words = (*INTERRUPTED, "--restart")
+        for script in two_ranks(workspace, *words) if processes == 2 else [Script(workspace, *words)]:
+            assert script.end().code == 0, script.stderr
+        hashes[processes] = adapter_hash(workspace / "runs" / "interrupted")
+    return hashes
 
 
 @pytest.fixture(scope="session")
