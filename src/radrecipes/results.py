@@ -9,15 +9,21 @@ from typing import Any
 from scipy import stats
 
 from radrecipes.errors import InputError
-from radrecipes.headline_figures import HEADLINES, figure_value, task_of, writes_text
+from radrecipes.evaluation import ADAPTER
+from radrecipes.headline_figures import HEADLINES, HeadlineFigure, figure_value, task_of, writes_text
 from radrecipes.selective import DEFAULT_TARGET
 
 DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
 # What of a manifest the runs of one result have in common, beside the recipe.
 _SAME_IN_ALL_RUNS = (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256"))
 # What may differ between the runs of one result: the seed, and what decides nothing.
-_OF_ONE_RUN = ("seed", "output_dir", "run_name", "logging_dir", "save_strategy", "save_steps")
+OF_ONE_RUN = ("seed", "output_dir", "run_name", "logging_dir", "save_strategy", "save_steps")
 _FIRST_SEED = 42
+# What is reproduced of automatic answers, beside the headline figures.
+_DECIDED = (
+    HeadlineFigure("coverage", f"settled alone at {100 * DEFAULT_TARGET:g} %"),
+    HeadlineFigure("accuracy", "of these right"),
+)
 
 
 def results_path(recipe: str | Path) -> Path:
@@ -112,6 +118,58 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
     }
 
 
+def figures_to_compare(document: Mapping[str, Any]) -> list[HeadlineFigure]:
+    """What a run is compared by: the headline figures of its task, and what it settles alone where it chooses labels.
+
+    Args:
+        document (`Mapping[str, Any]`):
+            Content of a `metrics.json` or of a `*.results.json`.
+    """
+    return [*HEADLINES[task_of(document)].figures, *(() if writes_text(document) else _DECIDED)]
+
+
+def figures_of_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The values of [`figures_to_compare`] in a `metrics.json`; `None` where there is none, as without any automatic answer."""
+    system = metrics["systems"][HEADLINES[task_of(metrics)].system]
+    decided = _decisions_of(metrics, ADAPTER) if "selective" in system else {}
+    return {
+        figure.name: decided.get(figure.name) if figure in _DECIDED else figure_value(system[figure.name])
+        for figure in figures_to_compare(metrics)
+    }
+
+
+def figures_of_seed(results: Mapping[str, Any], seed: int) -> dict[str, float | None]:
+    """The same of one recorded seed.
+
+    Args:
+        results (`Mapping[str, Any]`):
+            Content of a `*.results.json`.
+        seed (`int`):
+            One of its seeds.
+    """
+    row = next(row for row in results["seeds"] if row["seed"] == seed)
+    decided = (row.get("decisions") or {}).get(ADAPTER, {})
+    return {
+        figure.name: decided.get(figure.name) if figure in _DECIDED else row[figure.name]
+        for figure in figures_to_compare(results)
+    }
+
+
+def figures_over_seeds(results: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """The same over all recorded seeds, each as [`over_seeds`] gives it.
+
+    Args:
+        results (`Mapping[str, Any]`):
+            Content of a `*.results.json`.
+    """
+    system = results["systems"][HEADLINES[task_of(results)].system]
+    decided = ((results.get("decisions") or {}).get("systems") or {}).get(ADAPTER, {})
+    return {
+        figure.name: (decided if figure in _DECIDED else system).get(figure.name)
+        for figure in figures_to_compare(results)
+    }
+
+
 def code_of_seeds(results: Mapping[str, Any]) -> dict[str, list[str]]:
     """Which code trained and evaluated the seeds of a result.
 
@@ -153,12 +211,12 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
 
 def _decisive_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe of a run without what differs from seed to seed."""
-    return {key: value for key, value in manifest["recipe"]["fields"].items() if key not in _OF_ONE_RUN}
+    return {key: value for key, value in manifest["recipe"]["fields"].items() if key not in OF_ONE_RUN}
 
 
 def _resolved(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The same with defaults written out."""
-    return {key: value for key, value in manifest["recipe"]["resolved"].items() if key not in _OF_ONE_RUN}
+    return {key: value for key, value in manifest["recipe"]["resolved"].items() if key not in OF_ONE_RUN}
 
 
 def _over_some(values: Sequence[float | None]) -> dict[str, float | int | None] | None:

@@ -275,6 +275,14 @@ def run_documented(command, words, call):
         done = Called(spoke.returncode, spoke.stdout, spoke.stderr)
     else:
         done = call(Path(words[1]).stem, *arguments)
+    if "check" in arguments and "--smoke" not in arguments and "reproduce" in words[1]:
+        # Two seeds of a stand-in say little of a third: whatever the verdict, there must be one.
+        assert done.stdout.splitlines()[-1].startswith(("PASS: ", "FAIL: ")), f"{command}\n{done.stderr}"
+        assert (
+            done.code == int(done.stdout.splitlines()[-1].startswith("FAIL: "))
+            and "not as published" not in done.stdout
+        )
+        return
     assert done.code == 0, f"{command}\n{done.stderr}"
     assert done.stdout.strip(), f"{command} said nothing"
 

@@ -1,0 +1,59 @@
+"""What a reproduction shows in a terminal: figures, losses and differences beside the published ones."""
+
+from collections.abc import Sequence
+
+from radrecipes.reproduction import Difference, Verdict
+
+# Longest value of a field that is shown whole; digests show what tells them apart long before.
+_LONGEST = 60
+
+
+def verdicts_table(verdicts: Sequence[Verdict], published: str) -> str:
+    """How figures compare with published ones, for a terminal.
+
+    Args:
+        verdicts (`Sequence[Verdict]`):
+            One a figure.
+        published (`str`):
+            What the published values are.
+
+    Returns:
+        `str`: a row a figure with the published value, where it must lie, the value now, and `PASS` or `FAIL`.
+    """
+    lines = [f"{'':<24}{published:<16}{'must lie in':<20}{'now':<10}".rstrip()]
+    for verdict in verdicts:
+        # One decimal more than in the READMEs, so that a figure at the edge of its band shows on which side it is.
+        digits = verdict.figure.digits + 1
+        mean, now = ("–" if value is None else f"{value:.{digits}f}" for value in (verdict.published, verdict.now))
+        band = (
+            "nothing to compare" if verdict.low is None else f"{verdict.low:.{digits}f} to {verdict.high:.{digits}f}"
+        )
+        words = {True: "PASS", False: "FAIL", None: "–"}[verdict.passed]
+        lines.append(f"{verdict.figure.title:<24}{mean:<16}{band:<20}{now:<10}{words}")
+    return "\n".join(lines)
+
+
+def losses_table(recorded: Sequence[float], now: Sequence[float], same: Sequence[bool]) -> str:
+    """Losses of the first steps beside the recorded ones, a row a step.
+
+    Args:
+        recorded, now (`Sequence[float]`):
+            One loss a step; fewer now where the run ended before.
+        same (`Sequence[bool]`):
+            Whether each is the recorded one.
+    """
+    lines = [f"{'step':>4} {'recorded':>12} {'now':>12} {'difference':>12}"]
+    for step, (before, right) in enumerate(zip(recorded, same, strict=True)):
+        found = f"{now[step]:>12.7g} {now[step] - before:>12.2g}" if step < len(now) else f"{'–':>12} {'–':>12}"
+        lines.append(f"{step + 1:>4} {before:>12.7g} {found} {'PASS' if right else 'FAIL'}")
+    return "\n".join(lines)
+
+
+def differences_lines(differences: Sequence[Difference]) -> str:
+    """A line for each field that differs, in their order, with both values."""
+    return "\n".join(f"  {one.field}: {_value(one.before)} before, {_value(one.now)} now" for one in differences)
+
+
+def _value(value: object) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

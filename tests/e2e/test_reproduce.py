@@ -1,0 +1,195 @@
+"""Recording a result over seeds and checking it, by the real scripts: from the recipe, and from a release on the Hub."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import TINY_MODEL, TINY_RECIPE, TINY_WRITER, run_script, write_tiny_dataset
+
+from e2e.conftest import edit_json
+from radrecipes.models import adapter_digest
+
+RECIPE = "recipes/tiny/protocol_lora.yaml"
+RESULTS = "recipes/tiny/protocol_lora.results.json"
+RUNS = "runs/tiny/protocol_lora"
+REPO, DATASET_REPO, TAG = "radiology/tiny-protocols", "radiology/tiny-orders", "v1.0"
+CHECK = ("scripts/reproduce.py", "check")
+
+
+class Recorded(NamedTuple):
+    """A workspace with a recorded recipe, and what recording said."""
+
+    workspace: Path
+    said: subprocess.CompletedProcess
+
+
+@pytest.fixture(scope="module")
+def recorded(shared_workspace, tmp_path_factory) -> Recorded:
+    """A recipe that answers most orders right, recorded over two seeds. Read only."""
+    workspace = tmp_path_factory.mktemp("recorded") / "workspace"
+    shutil.copytree(shared_workspace, workspace, symlinks=True)
+    recipe = TINY_RECIPE.replace(TINY_MODEL, TINY_WRITER).replace("num_train_epochs: 1", "num_train_epochs: 15")
+    (workspace / RECIPE).write_text(recipe, encoding="utf-8")
+    return Recorded(workspace, run_script(workspace, "scripts/reproduce.py", "record", RECIPE, "--seeds", "2"))
+
+
+@pytest.fixture
+def copy(recorded, tmp_path, monkeypatch) -> Path:
+    """A copy of the recorded workspace, which is also the working directory of the test."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(recorded.workspace, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_recording_runs_the_first_seeds_and_writes_down_how_each_was_made(recorded):
+    assert recorded.said.returncode == 0, recorded.said.stderr
+    assert "seed 42 (1 of 2)" in recorded.said.stdout and "seed 1 (2 of 2)" in recorded.said.stdout
+    result = json.loads((recorded.workspace / RESULTS).read_text("utf-8"))
+    assert [row["seed"] for row in result["seeds"]] == [42, 1]
+    assert result["command"] == f"python scripts/reproduce.py record {RECIPE} --seeds 2"
+    assert result["systems"]["base"]["exact_accuracy"]["n"] == 1  # with the first seed only
+    for row in result["seeds"]:
+        folder = recorded.workspace / RUNS / f"seed-{row['seed']}"
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        log = [json.loads(line) for line in (folder / "train_log.jsonl").read_text("utf-8").splitlines()]
+        assert row["first_losses"] == manifest["training"]["first_losses"] == [line["loss"] for line in log[:10]]
+        assert row["adapter_sha256"] == adapter_digest(folder / "adapter")
+        assert row["training_code"] == manifest["code"] and row["evaluation_code"].keys() == {"commit", "changed"}
+
+
+def change_the_learning_rate(workspace):
+    path = workspace / RECIPE
+    path.write_text(path.read_text("utf-8").replace("learning_rate: 1.0e-2", "learning_rate: 2.0e-2"), "utf-8")
+
+
+def change_the_data(workspace):
+    shutil.rmtree(workspace / "data/tiny")
+    write_tiny_dataset(workspace / "data/tiny", rows=56)
+
+
+def change_the_prompt(workspace):
+    (workspace / "template.jinja").write_text(
+        "{% for message in messages %}<|im_start|>{{ message.role }}: {{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}",
+        encoding="utf-8",
+    )
+    config = workspace / "models" / TINY_WRITER / "chat_template.jinja"
+    config.write_text((workspace / "template.jinja").read_text("utf-8"), encoding="utf-8")
+
+
+def change_the_base(workspace):
+    shutil.copy(workspace / "models" / TINY_MODEL / "model.safetensors", workspace / "models" / TINY_WRITER)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (change_the_learning_rate, "recipe.learning_rate: 0.01 before, 0.02 now"),
+        (change_the_data, "data.digest: "),
+        (change_the_prompt, "prompt.sha256: "),
+        (change_the_base, "base.weights_sha256: "),
+    ],
+    ids=["learning rate", "data", "prompt", "base"],
+)
+def test_what_is_not_as_published_fails_at_once_and_is_named_first(copy, call, change, field):
+    change(copy)
+    for words in ((), ("--smoke",)):
+        failed = call("reproduce", "check", RECIPE, *words)
+        assert failed.code == 1 and failed.stderr == "", failed.stdout + failed.stderr
+        lines = failed.stdout.splitlines()
+        assert lines[lines.index("not as published:") + 1].strip().startswith(field)
+        assert lines[-1].startswith(f"FAIL: {field.split(':')[0]} is not as published; nothing was trained")
+    assert not (copy / "runs/check").exists()
+
+
+def edit_results(workspace, **changes):
+    edit_json(workspace / RESULTS, **changes)
+
+
+def forget_losses(workspace):
+    rows = json.loads((workspace / RESULTS).read_text("utf-8"))["seeds"]
+    edit_results(workspace, seeds=[{key: row[key] for key in row if key != "first_losses"} for row in rows])
+
+
+def keep_one_seed(workspace):
+    edit_results(workspace, seeds=json.loads((workspace / RESULTS).read_text("utf-8"))["seeds"][:1])
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words", "message"),
+    [
+        (lambda w: (w / RESULTS).unlink(), (RECIPE,), "is missing, so there is nothing to compare with"),
+        (lambda w: (w / RESULTS).write_text("{", "utf-8"), (RECIPE,), "is no result over seeds"),
+        (keep_one_seed, (RECIPE,), "one recorded seed gives no band"),
+        (forget_losses, (RECIPE, "--smoke"), "keeps no losses of first steps"),
+        (lambda w: None, (RECIPE, "--seed", "1"), "--seed: 1 is recorded already"),
+        (lambda w: None, (RECIPE, "--dataset", "data/none"), "no such dataset folder"),
+        (lambda w: None, ("recipes/none.yaml",), "no such recipe"),
+        (lambda w: (w / "data/tiny/test.parquet").write_bytes(b""), (RECIPE,), "changed since the manifest"),
+    ],
+)
+def test_wrong_input_ends_in_one_line(copy, call, prepare, words, message):
+    prepare(copy)
+    refused = call("reproduce", "check", *words)
+    assert refused.code == 2 and message in refused.stderr, refused.stdout + refused.stderr
+    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+    assert not (copy / "runs/check").exists()
+
+
+def test_the_first_losses_are_the_recorded_ones_to_the_bit_and_one_that_is_not_fails(copy):
+    rows = json.loads((copy / RESULTS).read_text("utf-8"))["seeds"]
+    rows[0]["first_losses"][9] *= 1 + 1e-7
+    edit_results(copy, seeds=rows)
+    done = run_script(copy, *CHECK, RECIPE, "--smoke")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.endswith("FAIL: 9 of 10 losses of seed 42 are the same to the bit\n")
+    assert done.stdout.count(" PASS\n") == 9 and not (copy / "runs/check").exists()
+
+
+def test_a_release_is_checked_with_nothing_but_its_name(copy, hub):
+    publish = ("scripts/publish.py", "adapter", "--run", f"{RUNS}/seed-42", "--repo", REPO, "--tag", TAG)
+    for words in (
+        ("scripts/publish.py", "dataset", "--dataset", "data/tiny", "--repo", DATASET_REPO, "--tag", TAG),
+        (*publish, "--base-license", "apache-2.0", "--dataset-repo", f"{DATASET_REPO}@{TAG}"),
+    ):
+        done = run_script(copy, *words, HF_HUB_OFFLINE="0")
+        assert done.returncode == 0, done.stdout + done.stderr
+    files = hub.repo(REPO).files(TAG)
+    assert json.loads(files["results.json"]) == json.loads((copy / RESULTS).read_text("utf-8"))
+    assert f"reproduce.py check {REPO}@{TAG}\n".encode() in files["README.md"]
+
+    # Another machine: the base, and neither runs nor data nor recipes
+    for name in ("runs", "data", "recipes"):
+        shutil.rmtree(copy / name)
+    check = (*CHECK, f"{REPO}@{TAG}")
+    done = run_script(copy, *check, HF_HUB_OFFLINE="0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "recipe, data, prompt and base are as published" in done.stdout
+    assert f"evaluating {REPO}@{TAG} again" in done.stdout and "training with seed 2\n" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("PASS: ") and "FAIL" not in done.stdout
+    assert os.listdir(copy / "runs") == ["check"]
+
+    missing = run_script(copy, *CHECK, f"{REPO}@v9.0", HF_HUB_OFFLINE="0")
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1, missing.stderr
+
+
+def test_a_step_that_is_told_to_stop_stops_in_order_and_its_code_is_this_ones(tmp_path):
+    step = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
+        "print('up', flush=True); time.sleep(60)"
+    )
+    code = f"import sys; sys.path.insert(0, 'scripts'); import reproduce; reproduce._run(['-c', {step!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout.readline() == "up\n"
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=30)
+    assert running.returncode == 75 and "run the same command again, it continues" in said
