@@ -70,6 +70,7 @@ def train(args: argparse.Namespace, overrides: list[str], stop: StopRequests) ->
     if run_folder.is_complete(folder) and not args.restart:
         run_folder.check_finished(folder, identity)
         if state.is_main_process:
+            run_folder.remove_leftovers(folder)
             print(f"{folder} holds this run, finished; nothing to do (--restart trains anew)")
         return
 

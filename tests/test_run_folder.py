@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from radrecipes import run_folder
-from radrecipes.errors import InputError, OutputInUseError
+from radrecipes import checkpoints, run_folder
+from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.recipe import parse_recipe
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from radrecipes import run_folder
+from radrecipes import checkpoints, run_folder
 with run_folder.held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(120)
@@ -173,3 +173,52 @@ def test_an_unfinished_run_has_no_manifest_to_read(recipe):
 
 def test_train_log_is_read_in_order(recipe):
     assert run_folder.read_train_log(tried(recipe)) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_run_killed_before_its_recipe_stood_there_is_no_foreign_folder(recipe):
+    recipe.output_dir.mkdir()
+    for name in ("LOCK", ".recipe.yaml"):
+        (recipe.output_dir / name).touch()
+    run_folder.check_can_hold(recipe, restart=False)
+
+
+def resumable(recipe, steps=2):
+    """The folder of an earlier try with a checkpoint behind its last logged step, and what it was made of."""
+    folder, identity = tried(recipe), run_folder.run_identity(recipe, "d", "w", "p", 1)
+    written = checkpoints.unfinished_folder(folder) / f"checkpoint-{steps}"
+    written.mkdir(parents=True)
+    checkpoints.seal(written, folder, identity, {})
+    return folder, identity
+
+
+def test_a_torn_line_behind_the_checkpoint_does_no_harm(recipe):
+    folder, identity = resumable(recipe)
+    with (folder / "train_log.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write('{"step": 3}\n{"st')
+    resumed = run_folder.find_resumption(folder, identity, ())
+    assert resumed.step == 2 and not resumed.changed
+    run_folder.start(folder, recipe, resumed.step)
+    assert run_folder.read_train_log(folder) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize(
+    "log", [None, "", '{"step": 1}\n', '{"step": 1}\n{"st', '{"step": 2}\n{"step": 1}\n', "1\n2\n"]
+)
+def test_a_log_that_lacks_steps_before_the_checkpoint_is_refused(log, recipe):
+    folder, identity = resumable(recipe)
+    (folder / "train_log.jsonl").unlink()
+    if log is not None:
+        (folder / "train_log.jsonl").write_text(log, encoding="utf-8")
+    with pytest.raises(NoCheckpointError, match=r"train_log.jsonl does not hold each of the 2 steps .*--restart"):
+        run_folder.find_resumption(folder, identity, ())
+
+
+def test_leftovers_of_a_complete_run_are_removed_unless_somebody_does_it_already(recipe):
+    folder, _ = resumable(recipe)
+    (folder / run_folder.COMPLETE).touch()
+    with run_folder.held(folder):
+        run_folder.remove_leftovers(folder)
+        assert (folder / "checkpoints").exists()
+    (folder / "LOCK").write_text("process 1 on nowhere\n", encoding="utf-8")
+    run_folder.remove_leftovers(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["COMPLETE", "recipe.yaml", "train_log.jsonl"]

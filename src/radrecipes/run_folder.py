@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from radrecipes import checkpoints
-from radrecipes.errors import InputError, OutputInUseError
+from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.recipe import Recipe, parse_recipe
 
 COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
 # What a resumed run is compared in, and what `--allow-change` takes.
 PARTS = ("recipe", "data", "base", "prompt", "processes")
+# All that a run has written when it is killed before its recipe stands in the folder.
+_BEFORE_THE_RECIPE = ("LOCK", ".recipe.yaml")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
     folder = recipe.output_dir
     if folder.exists() and not folder.is_dir():
         raise InputError("the output folder is a file; set another --output_dir", str(folder))
-    if not folder.is_dir() or not any(entry.name != "LOCK" for entry in folder.iterdir()):
+    if not folder.is_dir() or not any(entry.name not in _BEFORE_THE_RECIPE for entry in folder.iterdir()):
         return
     if not (folder / "recipe.yaml").is_file():
         raise InputError("the output folder holds files that are no run; set another --output_dir", str(folder))
@@ -190,7 +192,7 @@ def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collecti
         [`Resumption`]
 
     Raises:
-        [`NoCheckpointError`]: there are checkpoints, and none is valid.
+        [`NoCheckpointError`]: there are checkpoints, and none is valid; or the log lacks steps before it.
         [`InputError`]: the checkpoint is that of another run, and this was not allowed.
     """
     found = checkpoints.find_last_valid(folder)
@@ -198,7 +200,22 @@ def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collecti
         return Resumption(None, {}, found.rejected)
     changed = differences(found.newest.identity, identity)
     check_allowed(changed, allowed, folder)
+    _check_log(folder, found.newest.step)
     return Resumption(found.newest, changed, found.rejected)
+
+
+def _check_log(folder: Path, steps: int) -> None:
+    """Refuse a log that does not hold the first `steps` steps, each once; what stands behind them will be cut off."""
+    try:
+        lines = (folder / TRAIN_LOG).read_text(encoding="utf-8").splitlines()
+        logged = [json.loads(line)["step"] for line in lines[:steps]]
+    except (OSError, ValueError, LookupError, TypeError):
+        logged = []
+    if logged != list(range(1, steps + 1)):
+        raise NoCheckpointError(
+            f"{folder / TRAIN_LOG} does not hold each of the {steps} steps before the last checkpoint; restore it, or train from "
+            "the beginning with --restart"
+        )
 
 
 def check_allowed(changed: Mapping[str, list[Any]], allowed: Collection[str], folder: Path) -> None:
@@ -268,6 +285,18 @@ def finish(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / COMPLETE).touch()
     checkpoints.sync_tree(folder)
     checkpoints.remove_all(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a run leaves behind that is killed when it is complete: its checkpoints and its lock.
+
+    Args:
+        folder (`Path`):
+            The folder of a complete run.
+    """
+    if (folder / "LOCK").exists() or (folder / checkpoints.FOLDER).exists():
+        with contextlib.suppress(OutputInUseError), held(folder):  # where it is held, its holder removes them now
+            checkpoints.remove_all(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
