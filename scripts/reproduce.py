@@ -166,9 +166,13 @@ def _check(args: argparse.Namespace) -> bool:
     # The verdict; on failure what may explain it, now also as the run itself saw it
     found = reproduction.differences(claim.facts, reproduction.facts_of(run_folder.read_manifest(trained)))
     judged = [verdict.passed for verdict in [*verdicts, *of_seed] if verdict.passed is not None]
-    passed = bool(judged) and all(judged) and not decisive and not any(difference.decisive for difference in found)
+    decided = any(verdict.passed is not None for verdict in of_seed)
+    passed = decided and all(judged) and not decisive and not any(difference.decisive for difference in found)
     if not passed:
         _show("what differs, most likely to explain it first", found)
+    wide = [verdict.figure.title for verdict in of_seed if verdict.passed is None and verdict.published is not None]
+    if wide:
+        print(f"too few seeds are recorded to judge: {', '.join(wide)}")
     print(f"{'PASS' if passed else 'FAIL'}: {sum(judged)} of {len(judged)} figures of {claim.name} are as published")
     return passed
 

@@ -203,6 +203,18 @@ def test_an_accuracy_that_some_seeds_lack_is_judged_only_where_there_is_one():
         assert verdicts_by_name(judge_new_seed(result_of(*runs), metrics))["accuracy"].passed is passed
 
 
+def test_a_band_that_nothing_could_leave_judges_nothing():
+    # Two seeds that differ by 0.1: fifteen standard deviations to both sides.
+    result = result_of(deciding_run(1, 0.5, 0.97), deciding_run(2, 0.6, 0.97))
+    found = verdicts_by_name(judge_new_seed(result, deciding_run(3, 0.1, 0.97)[1]))
+    assert (found["coverage"].low, found["coverage"].passed) == (None, None)
+    assert "any value" in verdicts_table([found["coverage"]], "mean") and found["accuracy"].passed
+    # Three of them judge.
+    result = result_of(*(deciding_run(seed, 0.9 + seed / 100, 0.99) for seed in (1, 2, 3)))
+    found = verdicts_by_name(judge_new_seed(result, deciding_run(4, 0.5, 0.99)[1]))
+    assert found["coverage"].passed is False and 0.8 < found["coverage"].low < 0.9 < found["coverage"].high < 1
+
+
 def claim_of(manifest, metrics, result):
     figures = figures_of_metrics(metrics)
     return Claim("x", None, result, facts_of(manifest), 1, None, Path("run"), "run", figures)

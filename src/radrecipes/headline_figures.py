@@ -20,6 +20,8 @@ class HeadlineFigure:
             Whether it counts something bad.
         published (`bool`, *optional*, defaults to `True`):
             Whether the tables of the READMEs show it.
+        largest (`float`, *optional*, defaults to 1.0):
+            The largest value that it can have; the smallest is 0.
     """
 
     name: str
@@ -27,6 +29,7 @@ class HeadlineFigure:
     digits: int = 3
     lower_is_better: bool = False
     published: bool = True
+    largest: float = 1.0
 
     @property
     def heading(self) -> str:
@@ -66,7 +69,7 @@ class Headlines:
 _WRITING_FIGURES = (
     HeadlineFigure("passed_rate", "passes all checks"),
     HeadlineFigure("rouge_l", "ROUGE-L"),
-    HeadlineFigure("bleu", "BLEU", digits=1),
+    HeadlineFigure("bleu", "BLEU", digits=1, largest=100.0),
     HeadlineFigure("label_recall", "label recall"),
     HeadlineFigure("label_precision", "label precision"),
     HeadlineFigure("contradiction_rate", "contradictions", lower_is_better=True),

@@ -129,7 +129,8 @@ class Verdict:
         published (`float` or `None`):
             The published value, or the mean over seeds.
         low, high (`float` or `None`):
-            Between which it must lie, both included; `None` where nothing can be said.
+            Between which it must lie, both included; `None` where nothing can be said, also because the band of a few seeds
+            that differ much holds every possible value.
         now (`float` or `None`):
             What was measured.
     """
@@ -142,7 +143,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool | None:
-        """Whether it lies there; `None` where nothing was published to compare with."""
+        """Whether it lies there; `None` where that cannot be said."""
         if self.low is None:
             return None
         return self.now is not None and self.low <= self.now <= self.high
@@ -315,8 +316,7 @@ def judge_new_seed(results: Mapping[str, Any], metrics: Mapping[str, Any]) -> li
         band = prediction_band(over, same_figure(figure))
         if over and over["n"] < len(results["seeds"]) and now is None:
             band = None
-        low, high = band or (None, None)
-        verdicts.append(Verdict(figure, over["mean"] if over else None, low, high, now))
+        verdicts.append(_verdict(figure, over["mean"] if over else None, band, now))
     return verdicts
 
 
@@ -333,9 +333,18 @@ def judge_same_adapter(claim: Claim, metrics: Mapping[str, Any]) -> list[Verdict
     verdicts = []
     for figure in figures_to_compare(metrics):
         published, reach = claim.figures[figure.name], same_figure(figure)
-        low, high = (None, None) if published is None else (published - reach, published + reach)
-        verdicts.append(Verdict(figure, published, low, high, found[figure.name]))
+        band = None if published is None else (published - reach, published + reach)
+        verdicts.append(_verdict(figure, published, band, found[figure.name]))
     return verdicts
+
+
+def _verdict(
+    figure: HeadlineFigure, published: float | None, band: tuple[float, float] | None, now: float | None
+) -> Verdict:
+    """A verdict without a band where all that is possible lies in it, because nothing could fail."""
+    if band is None or (band[0] <= 0 and band[1] >= figure.largest):
+        return Verdict(figure, published, None, None, now)
+    return Verdict(figure, published, *band, now)
 
 
 def same_figure(figure: HeadlineFigure) -> float:
