@@ -81,57 +81,60 @@ def train(args: argparse.Namespace, overrides: list[str], stop: StopRequests) ->
             raise OutputInUseError(f"{folder}: another run finished here in the meantime; run the command again")
         anew = run_folder.Resumption()
         resumed = anew if args.restart else run_folder.find_resumption(folder, identity, args.allow_change)
-        state.wait_for_everyone()  # all have looked at the checkpoints before the first one tidies up
-        if state.is_main_process:
-            run_folder.start(folder, recipe, resumed.step)
-            if earlier:
-                print(f"an earlier try ({earlier}) ended without letting this folder go")
-            for line in resumed.rejected:
-                print(f"left out: {line}")
-            if resumed.step:
-                print(f"resuming behind step {resumed.step} ({resumed.last.folder})")
-            if dataset.access in SHOWABLE_ACCESS:
-                print(masked_example(rows.rows[0], tokenizer))
-            else:
-                print(
-                    f"the dataset's access is {dataset.access}: no example is shown, because its texts may not leave it"
-                )
-            print(
-                f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
-                f"than {recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens carry loss"
-            )
 
         # Trainer
-        recipe.training.output_dir = str(checkpoints.unfinished_folder(folder))
+        recipe.training.output_dir = str(folder)
         trainer = training.make_trainer(recipe, base, tokenizer, rows.rows)
-        progress = checkpoints.Progress(resumed.last, resumed.changed)
-        losses = [line["loss"] for line in run_folder.read_train_log(folder)] if resumed.step else []
-        for callback in (
-            DivergenceGuard(folder, trainer.rows_of_step, rows.ids, _warn, losses),
-            training.TrainLog(folder / run_folder.TRAIN_LOG, progress),
-            stop,
-            checkpoints.WholeCheckpoints(folder, identity, progress),
-        ):
-            trainer.add_callback(callback)
-        trainable, total = trainer.model.get_nb_trainable_parameters()
-        if state.is_main_process:
-            print(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.2%})")
-        training.check_layout(trainer)
-
         with checkpoints.room_for(folder, trainer.model):
+            state.wait_for_everyone()  # all have looked at the checkpoints before the first one tidies up
+            if state.is_main_process:
+                run_folder.start(folder, recipe, resumed.step)
+                if earlier:
+                    print(f"an earlier try ({earlier}) ended without letting this folder go")
+                for line in resumed.rejected:
+                    print(f"left out: {line}")
+                if resumed.step:
+                    print(f"resuming behind step {resumed.step} ({resumed.last.folder})")
+                if dataset.access in SHOWABLE_ACCESS:
+                    print(masked_example(rows.rows[0], tokenizer))
+                else:
+                    print(
+                        f"the dataset's access is {dataset.access}: no example is shown, because its texts may not leave it"
+                    )
+                print(
+                    f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
+                    f"than {recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens carry loss"
+                )
+            trainer.args.output_dir = str(checkpoints.unfinished_folder(folder))
+            progress = checkpoints.Progress(resumed.last, resumed.changed)
+            losses = [line["loss"] for line in run_folder.read_train_log(folder)] if resumed.step else []
+            for callback in (
+                DivergenceGuard(folder, trainer.rows_of_step, rows.ids, _warn, losses),
+                training.TrainLog(folder / run_folder.TRAIN_LOG, progress),
+                stop,
+                checkpoints.WholeCheckpoints(folder, identity, progress),
+            ):
+                trainer.add_callback(callback)
+            trainable, total = trainer.model.get_nb_trainable_parameters()
+            if state.is_main_process:
+                print(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.2%})")
+            training.check_layout(trainer)
+
+            # Train
             training.train(trainer, resumed.last.folder if resumed.last else None, stop)
             counted = progress.so_far()
 
             # Save the adapter, load it back, check it
             trainer.accelerator.wait_for_everyone()
-            check = training.save_and_verify(trainer, recipe, folder / "adapter", probe_ids=rows.rows[0]["input_ids"])
+            adapter = checkpoints.unfinished_folder(folder) / "adapter"
+            check = training.save_and_verify(trainer, recipe, adapter, probe_ids=rows.rows[0]["input_ids"])
             if state.is_main_process:
-                tokenizer.save_pretrained(folder / "adapter")
+                tokenizer.save_pretrained(adapter)
                 if dataset.label_set:
-                    shutil.copy(dataset.folder / LABEL_SET_FILE, folder / "adapter")
+                    shutil.copy(dataset.folder / LABEL_SET_FILE, adapter)
                 log = run_folder.read_train_log(folder)
                 facts = describe_run(recipe, data, base, trainer, log, identity, counted, check)
-                run_folder.finish(folder, facts)
+                run_folder.finish(folder, facts, adapter)
                 print(
                     f"trained in {counted['seconds'] / 60:.1f} minutes, peak memory {counted['peak_memory_gib']:.1f} GiB"
                 )

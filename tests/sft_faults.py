@@ -4,6 +4,7 @@ Python takes five seconds to import torch and TRL; a process forked from one tha
 exit code just the same.
 """
 
+import faulthandler
 import functools
 import gc
 import importlib
@@ -73,6 +74,8 @@ class Script:
         self._process.join(seconds)
         hung = self._process.is_alive()
         if hung:
+            self.signal(signal.SIGUSR1)  # says where it is
+            self._process.join(1)
             self._process.kill()
             self._process.join()
         assert not hung, f"still running after {seconds} s:\n{self.stdout}\n{self.stderr}"
@@ -129,6 +132,7 @@ def _run(workspace, words, fault, environment, output):
     for path, stream in zip(output, (sys.stdout, sys.stderr), strict=True):
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
+    faulthandler.register(signal.SIGUSR1)
     sys.argv = words
     sys.path.insert(0, str(Path(words[0]).parent))
     gc.freeze()  # the libraries: nothing of theirs will be garbage
@@ -231,6 +235,37 @@ def need_memory(gib_per_example: float, fits: float, from_step: int) -> None:
         torch.empty(int(len(inputs["index"]) * gib_per_example * 2**30), dtype=torch.uint8)
 
     _with_loss(larger)
+
+
+def need_too_much(*ignored: object) -> None:
+    """Ask for more memory than any machine has."""
+    import torch
+
+    torch.empty(2**50, dtype=torch.uint8)
+
+
+def watch_group() -> None:
+    """Print how many models of DDP are left when the process leaves its group.
+
+    One that holds the group last destroys it with Python's lock held, and now and then the process never ends.
+    """
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    destroy = torch.distributed.destroy_process_group
+
+    def watched(*args, **options):
+        left = sum(isinstance(thing, DistributedDataParallel) for thing in gc.get_objects())
+        print(f"DDP left: {left}")
+        destroy(*args, **options)
+
+    torch.distributed.destroy_process_group = watched
+
+
+def all_of(*faults: Callable[[], None]) -> None:
+    """Several faults in one process."""
+    for fault in faults:
+        fault()
 
 
 def tell(number: int, *ignored: object) -> None:

@@ -149,7 +149,7 @@ def test_start_removes_a_link_and_not_what_it_leads_to(recipe, workspace):
 def test_complete_is_written_last(recipe, monkeypatch):
     folder = tried(recipe)
     with pytest.raises(TypeError):
-        run_folder.finish(folder, {"mistake": object()})
+        run_folder.finish(folder, {"mistake": object()}, folder / "saved")
     assert not run_folder.is_complete(folder)
 
     at_the_end = []
@@ -159,9 +159,11 @@ def test_complete_is_written_last(recipe, monkeypatch):
         "touch",
         lambda path: (at_the_end.append(json.loads((folder / "manifest.json").read_text())), touch(path)),
     )
-    run_folder.finish(folder, {"base": {"model_id": "tiny/llama"}, "text": "Größe"})
+    (folder / "saved").mkdir()
+    run_folder.finish(folder, {"base": {"model_id": "tiny/llama"}, "text": "Größe"}, folder / "saved")
     assert at_the_end == [{"base": {"model_id": "tiny/llama"}, "text": "Größe"}]
     assert run_folder.is_complete(folder) and run_folder.read_manifest(folder) == at_the_end[0]
+    assert (folder / "adapter").is_dir() and not (folder / "saved").exists()
 
 
 def test_an_unfinished_run_has_no_manifest_to_read(recipe):

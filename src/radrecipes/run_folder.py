@@ -64,6 +64,7 @@ def held(folder: Path) -> Iterator[str | None]:
 
     Raises:
         [`OutputInUseError`]: another process holds it.
+        [`InputError`]: nothing can be written there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "LOCK"
@@ -80,15 +81,24 @@ def held(folder: Path) -> Iterator[str | None]:
             raise OutputInUseError(
                 f"{folder}: another run holds this folder ({holder or 'unknown'}); wait, or set --output_dir"
             )
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        stream.flush()
         try:
+            _name_holder(stream.fileno(), folder)
             yield holder or None
         finally:
             lock.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only where nothing was written into it
+
+
+def _name_holder(lock: int, folder: Path) -> None:
+    """Write into the lock who holds it; the first write, so it is here that a full disk shows."""
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    except OSError as error:
+        raise InputError(
+            f"cannot be written to ({error.strerror}); make room, or set --output_dir", str(folder)
+        ) from error
 
 
 def held_by_main(folder: Path, is_main_process: bool) -> contextlib.AbstractContextManager[str | None]:
@@ -270,17 +280,19 @@ def start(folder: Path, recipe: Recipe, resume_step: int = 0) -> None:
         _write_whole(folder / TRAIN_LOG, "".join(logged[:resume_step]))
 
 
-def finish(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest, have everything on the disk, then write `COMPLETE`; checkpoints are no longer needed.
+def finish(folder: Path, manifest: dict[str, Any], adapter: Path) -> None:
+    """Write the manifest, put the adapter in its place, then write `COMPLETE`; checkpoints are no longer needed.
 
     Args:
         folder (`Path`):
             The run's folder.
         manifest (`dict`):
             Content of `manifest.json`.
+        adapter (`Path`):
+            The folder of the saved adapter, on the same disk.
     """
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    _write_whole(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    adapter.rename(folder / "adapter")
     checkpoints.sync_tree(folder)
     (folder / COMPLETE).touch()
     checkpoints.sync_tree(folder)
@@ -333,9 +345,13 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a kill leaves the old one or the new one."""
+    """Write a text file so that a kill or a full disk leaves the old one or the new one."""
     unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
     unfinished.rename(path)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,6 +307,7 @@ def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
     Raises:
         [`InputError`]: the model cannot take the mask, its sliding window is shorter than an example (a mask of its own
             replaces the window's), or the losses differ.
+        [`OutOfMemoryError`]: the examples did not fit.
     """
     if isinstance(trainer.data_collator, PaddedCollator):
         return
@@ -332,9 +334,9 @@ def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
             for collator in collators:
                 batch = {key: value.to(trainer.model.device) for key, value in collator(examples).items()}
                 losses.append(float(trainer.compute_loss(trainer.model, batch)))
-    except (RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemoryError(_smaller_batch(trainer)) from error
         raise InputError(
             f"this model cannot score a shared-prefix batch ({' '.join(str(error).split())[:120]}); set `batch_layout: padded`"
         ) from error
@@ -370,8 +372,10 @@ def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequest
         stop.raise_where_stopped(trainer.state.max_steps)
     except _AllStepsDoneError:
         pass
-    except (DivergedError, InterruptedRunError):
-        close(trainer)  # all processes are here
+    except (DivergedError, InterruptedRunError) as error:
+        # All processes are here. The frames that the error came through hold DDP, and may not outlive the group: see `close`.
+        traceback.clear_frames(error.__traceback__)
+        close(trainer)
         raise
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
@@ -397,8 +401,11 @@ class _EndWhereDone(TrainerCallback):
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU torch raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    # On the CPU torch's allocator and oneDNN raise a plain RuntimeError; the latter says no more when it lacks its work space.
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        text in said for text in ("can't allocate memory", "could not create a primitive")
+    )
 
 
 def _smaller_batch(trainer: CompletionTrainer) -> str:

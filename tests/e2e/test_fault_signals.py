@@ -16,11 +16,24 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import REPOSITORY
-from sft_faults import Script, before, die, in_step, need_memory, tell, tell_twice, two_ranks
+from sft_faults import (
+    Script,
+    all_of,
+    before,
+    die,
+    in_step,
+    need_memory,
+    need_too_much,
+    tell,
+    tell_twice,
+    two_ranks,
+    watch_group,
+)
 
 from e2e.conftest import INTERRUPTED, LAUNCH, adapter_hash
 from radrecipes import checkpoints
 from radrecipes.run_folder import read_manifest, read_train_log
+from radrecipes.training import _is_out_of_memory
 
 RUN = Path("runs/interrupted")
 STEPS = 18
@@ -152,15 +165,17 @@ def test_a_signal_while_the_adapter_is_saved_lets_the_run_finish(workspace, unin
     check_finished(uninterrupted, 1)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_of_two_processes_ends_both_behind_the_same_step(rank, workspace, uninterrupted):
-    faults = {rank: partial(in_step, 7, partial(tell, signal.SIGTERM))}
+@pytest.mark.parametrize("rank,step", [(0, 7), (1, 7), (1, STEPS)])
+def test_a_signal_to_one_of_two_processes_ends_both_behind_the_same_step(rank, step, workspace, uninterrupted):
+    faults = {0: watch_group, 1: watch_group}
+    faults[rank] = partial(all_of, watch_group, partial(in_step, step, partial(tell, signal.SIGTERM)))
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults=faults)]
     assert [script.code for script in scripts] == [75, 75], scripts[0].stderr + scripts[1].stderr
-    said_once(scripts[0], f"stopped by {'another process' if rank else 'SIGTERM'} behind step 7 of 18")
+    said_once(scripts[0], f"stopped by {'another process' if rank else 'SIGTERM'} behind step {step} of 18")
     assert "error" not in scripts[1].stderr
-    check_interrupted(at=7)
-    check_finishes(workspace, uninterrupted, processes=2, resumes=[7])
+    assert all(script.stdout.count("DDP left: ") == script.stdout.count("DDP left: 0\n") == 1 for script in scripts)
+    check_interrupted(at=step)
+    check_finishes(workspace, uninterrupted, processes=2, resumes=[step])
 
 
 def test_a_signal_to_one_of_two_processes_while_the_other_writes_a_checkpoint(workspace, uninterrupted):
@@ -312,3 +327,18 @@ def test_memory_that_runs_out_names_the_option_that_helps_and_the_change_is_reco
     assert training["resumes"] == [{"step": 5, "changed": changed}]
     assert (training["global_batch_size"], training["per_device_batch_size"]) == (8, 4)
     assert logged_steps() == list(range(1, STEPS + 1))
+
+
+def test_memory_that_runs_out_before_training_names_the_option_as_well(workspace):
+    fault = partial(before, "radrecipes.training", "CompletionTrainer.compute_loss", need_too_much)
+    ended = Script(workspace, *INTERRUPTED, fault=fault).end()
+    assert ended.code == 1
+    said_once(
+        ended, "memory ran out with 8 examples a batch; run the same command with --per_device_train_batch_size 4"
+    )
+
+
+def test_what_onednn_says_without_memory_is_no_defect_of_ours():
+    # Measured with bfloat16 weights and a limit of the address space that leaves too little for oneDNN's work space.
+    assert _is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert not _is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x3 and 4x5)"))
