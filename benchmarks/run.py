@@ -22,7 +22,7 @@ from train_vs_padded_trainer import TrainVsPaddedTrainer
 from train_vs_trl_sft import TrainVsTrlSft
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes import manifest
+from radrecipes import environment
 from radrecipes.command_line import run
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -100,9 +100,9 @@ def measure(name: str, runs: int) -> dict:
         "theirs": _median(theirs for _, theirs in pairs),
         **comparison.checks(),
         "date": date.today().isoformat(),
-        "versions": manifest.packages(),
-        "processor": manifest.hardware()["processor"],
-        "cores": manifest.hardware()["cores"],
+        "versions": environment.packages(),
+        "processor": environment.hardware()["processor"],
+        "cores": environment.hardware()["cores"],
         "system": platform.system(),
     }
 

@@ -22,9 +22,9 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes import hub, run_folder
 from radrecipes.command_line import positive, run, share
 from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
+from radrecipes.environment import code_version
 from radrecipes.errors import InputError
 from radrecipes.evaluators import EvaluationOptions, evaluate
-from radrecipes.manifest import code_version
 from radrecipes.predictors import is_reference, load_predictor, run_of
 from radrecipes.recipe import header
 from radrecipes.reporting.result_tables import metrics_table

@@ -22,8 +22,8 @@ from radrecipes.divergence import DivergenceGuard
 from radrecipes.errors import OutputInUseError
 from radrecipes.inspection import load_training_data, masked_example
 from radrecipes.interruption import StopRequests, stop_with_launcher
+from radrecipes.manifest import describe_run
 from radrecipes.recipe import parse_recipe
-from radrecipes.run_manifest import describe_run
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
 

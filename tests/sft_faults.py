@@ -24,7 +24,7 @@ from pathlib import Path
 _LIBRARIES = [
     "radrecipes.training",
     "radrecipes.inspection",
-    "radrecipes.run_manifest",
+    "radrecipes.manifest",
     "radrecipes.evaluation",
     "radrecipes.divergence",
 ]

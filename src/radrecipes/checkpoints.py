@@ -21,8 +21,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from radrecipes.data.dataset_folder import file_sha256
+from radrecipes.environment import peak_memory_gib
 from radrecipes.errors import FullDiskError, InputError, NoCheckpointError, RadrecipesError
-from radrecipes.manifest import peak_memory_gib
 
 FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"

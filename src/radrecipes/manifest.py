@@ -1,180 +1,111 @@
-"""What a run was made of: versions, hashes, hardware, time, memory."""
+"""The manifest of a finished run: what it was made of, so that somebody else can make it again and compare."""
 
-import contextlib
 import hashlib
-import os
-import platform
-import resource
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import psutil
-import torch
+from transformers import PreTrainedModel
 
-# Whatever trains, prepares, prompts, measures or judges.
-_PACKAGES = (
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "evaluate",
-    "huggingface-hub",
-    "jinja2",
-    "numpy",
-    "pandas",
-    "peft",
-    "pyarrow",
-    "rapidfuzz",
-    "rouge-score",
-    "sacrebleu",
-    "sacremoses",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "sentence-transformers",
-    "tokenizers",
-    "torch",
-    "transformers",
-    "trl",
-)
-# Decide a result only where they are installed and used.
-_OPTIONAL_PACKAGES = ("deepspeed", "flash-attn", "kernels", "radeval", "triton", "vllm")
-# Values of `CUBLAS_WORKSPACE_CONFIG` with which cuBLAS repeats its sums also where several streams run (cuBLAS documentation).
-_REPEATING_WORKSPACES = (":4096:8", ":16:8")
+from radrecipes import environment
+from radrecipes.inspection import TrainingData
+from radrecipes.recipe import Recipe
+from radrecipes.training import CompletionTrainer
+
+# The beginning of training that a short check repeats.
+FIRST_STEPS = 10
 
 
-def packages() -> dict[str, str]:
-    """Versions of the packages that decide a result, and of Python; optional ones only where they are installed."""
-    found = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-    for name in _OPTIONAL_PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+def describe_run(
+    recipe: Recipe,
+    data: TrainingData,
+    base: PreTrainedModel,
+    trainer: CompletionTrainer,
+    log: Sequence[Mapping[str, Any]],
+    identity: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    adapter: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a finished run.
 
-
-def constraints_sha256() -> str | None:
-    """sha256 of the checkout's `constraints.txt`, all versions to install; `None` outside a checkout.
-
-    It says what should be installed; [`packages`] says what is.
-    """
-    source = Path(__file__).resolve().parents[1]
-    file = source.parent / "constraints.txt"
-    if source.name != "src" or not file.is_file():
-        return None
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def hardware() -> dict[str, Any]:
-    """Processor with its instruction set, cores, memory in GiB, threads that torch uses; GPUs, CUDA and driver where they are used.
-
-    `instruction_set` is what PyTorch's own kernels run with, `bfloat16_instructions` what bfloat16 products can: both decide the
-    order of sums, and so the last bits.
-    """
-    capabilities = torch.cpu.get_capabilities()
-    facts: dict[str, Any] = {
-        "processor": _processor_name(),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "bfloat16_instructions": [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)],
-        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-    if _on_gpu():
-        facts["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        facts["gpu_memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
-        facts["cuda"] = torch.version.cuda or torch.version.hip
-        facts["cudnn"] = torch.backends.cudnn.version()
-        facts["driver"] = _driver_version()
-    return facts
-
-
-def determinism() -> dict[str, Any]:
-    """What repeats to the bit and what does not, in this process as it is set up now.
-
-    Sources: PyTorch's notes on reproducibility and the documentation of `torch.use_deterministic_algorithms` and
-    `torch.nn.functional.scaled_dot_product_attention`; that a run repeats on a CPU was measured (tests of interrupted runs).
+    Args:
+        recipe ([`Recipe`]):
+            What was trained.
+        data ([`TrainingData`]):
+            What on.
+        base ([`~transformers.PreTrainedModel`]):
+            The loaded base.
+        trainer ([`CompletionTrainer`]):
+            The trainer, its training done.
+        log (`Sequence[Mapping]`):
+            The lines of `train_log.jsonl`.
+        identity (`Mapping`):
+            From [`~run_folder.run_identity`].
+        progress (`Mapping`):
+            `seconds`, `checkpoint_seconds`, `peak_memory_gib` and `resumes`, over all tries of the run.
+        adapter (`Mapping`):
+            What checking the saved adapter found.
 
     Returns:
-        `dict`: `threads` (`int`), `deterministic_algorithms` (`bool`, PyTorch's own switch), `cublas_workspace` (`str` or `None`,
-        on a GPU only), `repeats` (`str`, when a second run gives the same bits) and `not_deterministic` (`list[str]`, a sentence
-        for each thing that can make it differ).
+        `dict`: content of `manifest.json`.
     """
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    facts: dict[str, Any] = {
-        "threads": torch.get_num_threads(),
-        "deterministic_algorithms": deterministic,
-        "repeats": "to the bit on the same machine with the same versions, threads and processes",
-        "not_deterministic": [
-            "The last bits differ between processors, versions of the packages, numbers of threads and numbers of "
-            "processes: sums are taken in another order."
-        ],
+    dataset, rows, args = data.dataset, data.rows, trainer.args
+    losses = [line["loss"] for line in log]
+    trained_rows = trainer.state.global_step * recipe.arguments.global_batch_size
+    style = recipe.arguments.prompt_style
+    template = data.tokenizer.chat_template if style == "chat" else None
+    return {
+        "recipe": {
+            "name": recipe.name,
+            "digest": recipe.digest,
+            "fields": recipe.fields,
+            "resolved": recipe.resolved,
+        },
+        "base": {
+            "model_id": recipe.model.model_name_or_path,
+            "revision": recipe.model.model_revision,
+            "weights_sha256": identity["base.weights_sha256"],
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "attention": base.config._attn_implementation,
+        },
+        "data": {
+            "folder": recipe.arguments.dataset,
+            "digest": dataset.digest,
+            "access": dataset.access,
+            "label_set_sha256": dataset.manifest.get("label_set", {}).get("sha256"),
+            "rows": {name: len(split) for name, split in dataset.splits.items()},
+            "splits_sha256": {name: split["sha256"] for name, split in dataset.manifest["splits"].items()},
+        },
+        "prompt": {
+            "style": style,
+            "sha256": identity["prompt.sha256"],
+            "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
+        },
+        "training": {
+            "rows": len(rows.rows),
+            "left_out_as_too_long": len(rows.too_long),
+            "truncated": 0,
+            "tokens": rows.tokens,
+            "scored_tokens": rows.scored_tokens,
+            "steps": trainer.state.global_step,
+            "mean_loss": round(sum(losses) / max(len(losses), 1), 6),
+            "first_losses": losses[:FIRST_STEPS],
+            "loss_spikes": [line["step"] for line in log if line.get("loss_spike")],
+            "global_batch_size": recipe.arguments.global_batch_size,
+            "per_device_batch_size": args.per_device_train_batch_size,
+            "accumulation_steps": args.gradient_accumulation_steps,
+            "processes": trainer.accelerator.num_processes,
+            "seed": recipe.training.seed,
+            "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
+            "seconds": round(progress["seconds"], 1),
+            "samples_per_second": round(trained_rows / max(progress["seconds"], 1e-9), 3),
+            "peak_memory_gib": progress["peak_memory_gib"],
+            "checkpoint_seconds": progress["checkpoint_seconds"],
+            "resumes": progress["resumes"],
+        },
+        "adapter": dict(adapter),
+        "packages": environment.packages(),
+        "constraints_sha256": environment.constraints_sha256(),
+        "hardware": environment.hardware(),
+        "determinism": environment.determinism(),
+        "code": environment.code_version(),
     }
-    if not _on_gpu():
-        return facts
-    facts["repeats"] = (
-        "closely on the same machine with the same versions, threads and processes; to the bit is not promised"
-    )
-    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    facts["cublas_workspace"] = workspace
-    if not deterministic:
-        facts["not_deterministic"].append(
-            "Operations of CUDA that add with atomics, among them the gradients of indexing and of scatter, take their sums in "
-            "another order in each run."
-        )
-    if workspace not in _REPEATING_WORKSPACES:
-        facts["not_deterministic"].append(
-            "cuBLAS may choose another way of summing where several streams run; CUBLAS_WORKSPACE_CONFIG was not set against it."
-        )
-    if not torch.backends.cudnn.deterministic:
-        facts["not_deterministic"].append(
-            "Attention may choose algorithms of cuDNN whose gradients do not repeat; torch.backends.cudnn.deterministic was off."
-        )
-    return facts
-
-
-def code_version() -> dict[str, Any]:
-    """Commit of the checkout and whether it was changed since; `None` outside a git checkout."""
-    root = Path(__file__).parent
-
-    def git(*words: str) -> str | None:
-        try:
-            answer = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return answer.stdout.strip()
-
-    status = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "changed": None if status is None else bool(status)}
-
-
-def peak_memory_gib() -> float:
-    """Peak resident memory of this process in GiB; on a GPU the peak that torch allocated there."""
-    if _on_gpu():
-        return round(torch.cuda.max_memory_allocated() / 2**30, 3)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
-
-
-def _on_gpu() -> bool:
-    """Whether this process computes on a GPU: one is there, and the launcher did not choose the CPU."""
-    return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true"
-
-
-def _driver_version() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer[0] if answer else None
-
-
-def _processor_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

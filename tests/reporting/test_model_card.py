@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from radrecipes.environment import determinism
 from radrecipes.errors import InputError
-from radrecipes.manifest import determinism
 from radrecipes.reporting.card_checks import check_card
 from radrecipes.reporting.model_card import EXAMPLES, energy_estimate, render_model_card
 from radrecipes.results import results_fit, summarise

@@ -1,4 +1,4 @@
-"""What a run was made of, as facts that a manifest can hold."""
+"""The environment of a run, as facts that its manifest can hold."""
 
 import configparser
 import hashlib
@@ -14,12 +14,12 @@ import torch
 import transformers
 from conftest import REPOSITORY
 
-from radrecipes import manifest
+from radrecipes import environment
 from radrecipes.publishing.gates import ReleaseFacts, check_release
 
 
 def test_packages_are_the_installed_versions():
-    found = manifest.packages()
+    found = environment.packages()
     assert found["python"] == platform.python_version()
     assert found["transformers"] == transformers.__version__
     assert {"torch", "trl", "peft", "datasets", "tokenizers"} <= found.keys()
@@ -31,7 +31,7 @@ def test_packages_cover_what_the_code_imports_to_get_a_result():
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
     installed = set(setup["options"]["install_requires"].split())
-    assert installed - decides_nothing <= manifest.packages().keys()
+    assert installed - decides_nothing <= environment.packages().keys()
 
 
 def test_optional_packages_stand_there_only_where_they_are_installed(monkeypatch):
@@ -42,25 +42,25 @@ def test_optional_packages_stand_there_only_where_they_are_installed(monkeypatch
             raise PackageNotFoundError(name)
         return "1.0"
 
-    monkeypatch.setattr(manifest, "version", version)
-    found = manifest.packages()
+    monkeypatch.setattr(environment, "version", version)
+    found = environment.packages()
     assert found["vllm"] == "9.9" and "deepspeed" not in found
 
 
 def test_constraints_are_those_of_the_checkout_and_unknown_outside(tmp_path, monkeypatch):
-    found = manifest.constraints_sha256()
+    found = environment.constraints_sha256()
     assert found == hashlib.sha256((REPOSITORY / "constraints.txt").read_bytes()).hexdigest()
     installed = tmp_path / "lib" / "site-packages" / "radrecipes"
-    monkeypatch.setattr(manifest, "__file__", str(installed / "manifest.py"))
+    monkeypatch.setattr(environment, "__file__", str(installed / "environment.py"))
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "constraints.txt").write_text("another project's\n", encoding="utf-8")
-    assert manifest.constraints_sha256() is None
-    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "src" / "radrecipes" / "manifest.py"))
-    assert manifest.constraints_sha256() is None
+    assert environment.constraints_sha256() is None
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "src" / "radrecipes" / "environment.py"))
+    assert environment.constraints_sha256() is None
 
 
 def test_hardware_is_stated_in_full_and_fits_json():
-    found = manifest.hardware()
+    found = environment.hardware()
     assert found["threads"] == torch.get_num_threads() and found["cores"] >= 1 and found["memory_gib"] > 0.5
     assert found["processor"]
     assert found["instruction_set"] == torch.backends.cpu.get_cpu_capability()
@@ -70,7 +70,7 @@ def test_hardware_is_stated_in_full_and_fits_json():
 
 def test_determinism_on_a_processor_names_what_changes_the_bits(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    found = manifest.determinism()
+    found = environment.determinism()
     assert found["threads"] == torch.get_num_threads() and found["deterministic_algorithms"] is False
     assert found["repeats"].startswith("to the bit on the same machine")
     (sentence,) = found["not_deterministic"]
@@ -92,7 +92,7 @@ def gpu(monkeypatch):
 
 
 def test_determinism_on_a_gpu_says_what_was_not_set_against_it(gpu, monkeypatch):
-    found = manifest.determinism()
+    found = environment.determinism()
     words = " ".join(found["not_deterministic"])
     for word in ("atomics", "CUBLAS_WORKSPACE_CONFIG was not set", "cudnn.deterministic was off"):
         assert word in words, word
@@ -101,7 +101,7 @@ def test_determinism_on_a_gpu_says_what_was_not_set_against_it(gpu, monkeypatch)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    found = manifest.determinism()
+    found = environment.determinism()
     assert len(found["not_deterministic"]) == 1 and found["deterministic_algorithms"] is True
     assert found["cublas_workspace"] == ":4096:8"
 
@@ -111,28 +111,28 @@ def test_hardware_names_gpu_cuda_and_driver(gpu, tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho 580.65.06\necho 580.65.06\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = manifest.hardware()
+    found = environment.hardware()
     assert found["gpus"] == ["Some GPU 0", "Some GPU 1"] and found["gpu_memory_gib"] == 80.0
     assert (found["cuda"], found["driver"]) == ("13.0", "580.65.06")
     program.unlink()
-    assert manifest.hardware()["driver"] is None
+    assert environment.hardware()["driver"] is None
 
 
 def test_a_gpu_that_the_launcher_left_alone_is_not_stated(gpu, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert "gpus" not in manifest.hardware()
-    assert manifest.determinism()["repeats"].startswith("to the bit")
-    assert manifest.peak_memory_gib() > 0.05
+    assert "gpus" not in environment.hardware()
+    assert environment.determinism()["repeats"].startswith("to the bit")
+    assert environment.peak_memory_gib() > 0.05
 
 
 @pytest.mark.parametrize("driver", ["580.65.06", "550.127.05"])
 def test_nothing_in_it_stops_a_publication(driver, tmp_path):
     facts = {
-        "packages": manifest.packages(),
-        "constraints_sha256": manifest.constraints_sha256(),
-        "hardware": {**manifest.hardware(), "gpus": ["NVIDIA H100 80GB HBM3"], "driver": driver},
-        "determinism": {**manifest.determinism(), "cublas_workspace": ":4096:8"},
-        "code": manifest.code_version(),
+        "packages": environment.packages(),
+        "constraints_sha256": environment.constraints_sha256(),
+        "hardware": {**environment.hardware(), "gpus": ["NVIDIA H100 80GB HBM3"], "driver": driver},
+        "determinism": {**environment.determinism(), "cublas_workspace": ":4096:8"},
+        "code": environment.code_version(),
     }
     (tmp_path / "manifest.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
     release = ReleaseFacts(
@@ -145,31 +145,31 @@ def test_nothing_in_it_stops_a_publication(driver, tmp_path):
 
 def test_code_version_is_that_of_this_checkout_whatever_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = manifest.code_version()
+    found = environment.code_version()
     assert found.keys() == {"commit", "changed"}
     assert found["commit"] is None or (len(found["commit"]) == 40 and isinstance(found["changed"], bool))
 
 
 def test_code_version_outside_a_checkout_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "manifest.py"))
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert manifest.code_version() == {"commit": None, "changed": None}
+    assert environment.code_version() == {"commit": None, "changed": None}
 
 
 def test_code_version_tells_a_changed_checkout_from_a_clean_one(tmp_path, monkeypatch):
-    file = tmp_path / "manifest.py"
+    file = tmp_path / "environment.py"
     file.write_text("1\n", encoding="utf-8")
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
     for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "x"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    monkeypatch.setattr(manifest, "__file__", str(file))
-    clean = manifest.code_version()
+    monkeypatch.setattr(environment, "__file__", str(file))
+    clean = environment.code_version()
     file.write_text("2\n", encoding="utf-8")
-    assert clean["changed"] is False and manifest.code_version() == {"commit": clean["commit"], "changed": True}
+    assert clean["changed"] is False and environment.code_version() == {"commit": clean["commit"], "changed": True}
 
 
 def test_peak_memory_never_falls_and_sees_what_is_used():
-    before = manifest.peak_memory_gib()
+    before = environment.peak_memory_gib()
     block = torch.ones(64, 2**20)  # 256 MiB
-    assert manifest.peak_memory_gib() >= before > 0.05
+    assert environment.peak_memory_gib() >= before > 0.05
     assert float(block[0, 0]) == 1.0
