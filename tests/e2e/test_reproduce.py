@@ -181,7 +181,7 @@ def test_a_step_that_is_told_to_stop_stops_in_order_and_its_code_is_this_ones(tm
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
         "print('up', flush=True); time.sleep(60)"
     )
-    code = f"import sys; sys.path.insert(0, 'scripts'); import reproduce; reproduce._run(['-c', {step!r}])"
+    code = f"import sys; sys.path.insert(0, 'scripts'); from reproduction.steps import run_step; run_step(['-c', {step!r}])"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
