@@ -188,9 +188,10 @@ _CHECKPOINT = "checkpoints/unfinished/checkpoint-8"
         (f"write {_CHECKPOINT}/MANIFEST.json", 1, 6),
         (f"rename {_CHECKPOINT}", 1, 6),
         ("remove checkpoints/checkpoint-4/", 3, 8),
-        ("write adapter/", 1, 12),
-        ("write adapter/", 3, 12),
-        ("write manifest.json", 1, 12),
+        ("write checkpoints/unfinished/adapter/", 1, 12),
+        ("write checkpoints/unfinished/adapter/", 3, 12),
+        ("write .manifest.json", 1, 12),
+        ("rename checkpoints/unfinished/adapter", 1, 12),
         ("write COMPLETE", 1, 12),
     ],
 )
@@ -217,7 +218,7 @@ def test_a_run_that_ends_within_an_epoch_trains_no_step_too_many(workspace):
     trained(workspace, *words)
     alone = described(workspace / RUN)
     shutil.rmtree(workspace / RUN)
-    killed(workspace, "write adapter/", 1, *words)
+    killed(workspace, "write checkpoints/unfinished/adapter/", 1, *words)
     assert resumed_behind(trained(workspace, *words)) == len(alone.losses) == 9
     assert_is(workspace / RUN, alone)
 
@@ -252,7 +253,7 @@ def test_twenty_kills_all_over_the_run_and_the_tries_that_resume_it_change_nothi
         (1, "batch", 12, 4),
         (1, "batch", 13, 6),
         (0, f"rename {_CHECKPOINT}", 1, 6),
-        (0, "write adapter/", 2, 12),
+        (0, "write checkpoints/unfinished/adapter/", 2, 12),
     ],
 )
 def test_a_killed_rank_ends_both_and_both_go_on_to_the_same_adapter(
