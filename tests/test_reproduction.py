@@ -254,9 +254,10 @@ def test_a_step_that_was_not_reached_or_gave_no_number_is_not_the_same():
 
 
 def test_losses_must_be_the_same_to_the_bit_on_the_same_versions_and_kind_of_processor_only():
-    here = facts() | {"hardware": {"processor": "x", "instruction_set": "AVX2", "bfloat16_instructions": []}}
+    processor = {"processor": "x", "processor_version": "1", "instruction_set": "AVX2", "bfloat16_instructions": []}
+    here = facts() | {"hardware": processor}
     assert same_arithmetic(here, here | {"code": {"commit": "other"}})
-    for part, key in (("packages", "torch"), ("hardware", "processor"), ("hardware", "instruction_set")):
+    for part, key in (("packages", "torch"), *(("hardware", key) for key in processor)):
         assert not same_arithmetic(here, with_change(here, (part, key), "other"))
     assert not same_arithmetic(facts(), here)  # an older manifest does not say which instructions
     assert not same_arithmetic(here, with_change(here, ("hardware", "gpus"), ["NVIDIA L4"]))

@@ -66,14 +66,15 @@ def constraints_sha256() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor with its instruction set, cores, memory in GiB, threads that torch uses; GPUs, CUDA and driver where they are used.
+    """Processor with its generation and instruction set, cores, memory in GiB, threads that torch uses; GPUs, CUDA and driver where they are used.
 
     `instruction_set` is what PyTorch's own kernels run with, `bfloat16_instructions` what bfloat16 products can: both decide the
     order of sums, and so the last bits.
     """
     capabilities = torch.cpu.get_capabilities()
     facts: dict[str, Any] = {
-        "processor": _processor_name(),
+        "processor": _of_processor("model name") or platform.processor() or platform.machine(),
+        "processor_version": _processor_version(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "bfloat16_instructions": [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)],
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
@@ -170,11 +171,17 @@ def _driver_version() -> str | None:
     return answer[0] if answer else None
 
 
-def _processor_name() -> str:
+def _processor_version() -> str:
+    """Generation and cache of the processor: a cloud gives many the same name, and products are blocked by the cache's size."""
+    fields = ("cpu family", "model", "stepping", "cache size")
+    return ", ".join(f"{name} {value}" for name in fields if (value := _of_processor(name)))
+
+
+def _of_processor(field: str) -> str:
+    """A field of Linux's `/proc/cpuinfo` for the first processor; empty where there is none."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
+    values = (line.split(":", 1)[1].strip() for line in lines if line.partition(":")[0].strip() == field)
+    return next(values, "")

@@ -44,7 +44,7 @@ _DECISIVE_PARTS = ("recipe", "data", "prompt", "base.weights_sha256")
 # Of a recipe: where the data lie is no part of it, because their digest is compared; and what follows from the machine.
 _NOT_COMPARED = (*OF_ONE_RUN, "dataset", "bf16", "use_cpu")
 # Where these are the same, so are the losses, to the bit.
-_DECIDE_ROUNDING = ("processor", "instruction_set", "bfloat16_instructions")
+_DECIDE_ROUNDING = ("processor", "processor_version", "instruction_set", "bfloat16_instructions")
 
 
 @dataclass(frozen=True)
