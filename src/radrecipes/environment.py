@@ -66,7 +66,7 @@ def constraints_sha256() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor with its generation and instruction set, cores, memory in GiB, threads that torch uses; GPUs, CUDA and driver where they are used.
+    """Processor, its generation and instructions, cores, memory in GiB, torch's threads; GPUs, CUDA and driver where they are used.
 
     `instruction_set` is what PyTorch's own kernels run with, `bfloat16_instructions` what bfloat16 products can: both decide the
     order of sums, and so the last bits.
