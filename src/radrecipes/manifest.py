@@ -50,7 +50,7 @@ def describe_run(
     """
     dataset, rows, args = data.dataset, data.rows, trainer.args
     losses = [line["loss"] for line in log]
-    trained_rows = trainer.state.global_step * recipe.arguments.global_batch_size
+    trained_rows = trainer.state.epoch * len(rows.rows)
     style = recipe.arguments.prompt_style
     template = data.tokenizer.chat_template if style == "chat" else None
     return {
