@@ -19,6 +19,7 @@ COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
 # What a resumed run is compared in, and what `--allow-change` takes.
 PARTS = ("recipe", "data", "base", "prompt", "processes")
+_NOT_COMPARED = ("dataset", "save_strategy", "save_steps", "bf16", "use_cpu")
 # All that a run has written when it is killed before its recipe stands in the folder.
 _BEFORE_THE_RECIPE = ("LOCK", ".recipe.yaml")
 
@@ -340,8 +341,9 @@ def read_train_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
-    # The dataset is compared by its digest: where it lies decides nothing.
-    return {f"recipe.{key}": value for key, value in recipe.decisive_fields.items() if key != "dataset"}
+    # With defaults, so that one that is overridden shows what it was. The data are compared by its digest: where it lies
+    # decides nothing; and what follows from the machine is no part of the recipe.
+    return {f"recipe.{key}": value for key, value in recipe.resolved.items() if key not in _NOT_COMPARED}
 
 
 def _write_whole(path: Path, text: str) -> None:

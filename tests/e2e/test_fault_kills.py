@@ -389,7 +389,7 @@ def nothing(workspace: Path) -> None:
 
 CHANGES = {
     "recipe": (nothing, ("--learning_rate", "5e-3"), "recipe.learning_rate", [0.01, 0.005]),
-    "batch": (nothing, ACCUMULATED, "recipe.per_device_train_batch_size", [None, 4]),
+    "batch": (nothing, ACCUMULATED, "recipe.per_device_train_batch_size", [8, 4]),
     "data": (other_data, (), "data.digest", None),
     "base": (other_base, (), "base.weights_sha256", None),
     "prompt": (other_prompt, (), "prompt.sha256", None),

@@ -319,11 +319,11 @@ def test_memory_that_runs_out_names_the_option_that_helps_and_the_change_is_reco
     assert f"run the same command with {mend}; the global batch stays 8" in ended.stderr
     assert checkpoints.find_last_valid(RUN).newest.step == 5
     refused = Script(workspace, *INTERRUPTED, *mend.split()[:2], fault=fault).end()
-    assert refused.code == 2 and "per_device_train_batch_size: nothing there, 4 here" in refused.stderr
+    assert refused.code == 2 and "per_device_train_batch_size: 8 there, 4 here" in refused.stderr
     mended = Script(workspace, *INTERRUPTED, *mend.split(), fault=fault).end()
     assert mended.code == 0, mended.stderr
     training = read_manifest(RUN)["training"]
-    changed = {"recipe.per_device_train_batch_size": [None, 4]}  # the default is nothing that a recipe says
+    changed = {"recipe.per_device_train_batch_size": [8, 4]}
     assert training["resumes"] == [{"step": 5, "changed": changed}]
     assert (training["global_batch_size"], training["per_device_batch_size"]) == (8, 4)
     assert logged_steps() == list(range(1, STEPS + 1))
