@@ -11,6 +11,7 @@ trains anew. Ctrl-C or SIGTERM ends it behind the running step, with a checkpoin
 import argparse
 import shutil
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,10 +21,10 @@ from radrecipes.command_line import positive, run
 from radrecipes.data.dataset_folder import LABEL_SET_FILE, SHOWABLE_ACCESS
 from radrecipes.divergence import DivergenceGuard
 from radrecipes.errors import OutputInUseError
-from radrecipes.inspection import load_training_data, masked_example
+from radrecipes.inspection import TrainingData, load_training_data, masked_example
 from radrecipes.interruption import StopRequests, stop_with_launcher
 from radrecipes.manifest import describe_run
-from radrecipes.recipe import parse_recipe
+from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
 
@@ -60,15 +61,8 @@ def train(args: argparse.Namespace, overrides: list[str], stop: StopRequests) ->
     # Data: verified against its manifest, rendered by the task, the prompt masked
     data = load_training_data(recipe)
     dataset, tokenizer, rows = data.dataset, data.tokenizer, data.rows
-    identity = run_folder.run_identity(
-        recipe,
-        dataset.digest,
-        models.weights_digest(recipe.model.model_name_or_path, recipe.model.model_revision),
-        prompt_template_digest(TASKS[recipe.arguments.task], tokenizer, recipe.arguments.prompt_style),
-        state.num_processes,
-    )
     if run_folder.is_complete(folder) and not args.restart:
-        run_folder.check_finished(folder, identity)
+        run_folder.check_finished(folder, _identity(recipe, data, state.num_processes))
         if state.is_main_process:
             run_folder.remove_leftovers(folder)
             print(f"{folder} holds this run, finished; nothing to do (--restart trains anew)")
@@ -79,6 +73,7 @@ def train(args: argparse.Namespace, overrides: list[str], stop: StopRequests) ->
         base = models.load_base(recipe.model, training.longest_row(recipe))
         if state.is_main_process and run_folder.is_complete(folder) and not args.restart:
             raise OutputInUseError(f"{folder}: another run finished here in the meantime; run the command again")
+        identity = _identity(recipe, data, state.num_processes)  # the base is on this machine now
         anew = run_folder.Resumption()
         resumed = anew if args.restart else run_folder.find_resumption(folder, identity, args.allow_change)
 
@@ -140,6 +135,12 @@ def train(args: argparse.Namespace, overrides: list[str], stop: StopRequests) ->
                 )
                 print(f"adapter checked and saved: {folder / 'adapter'}")
     training.close(trainer)
+
+
+def _identity(recipe: Recipe, data: TrainingData, processes: int) -> dict[str, Any]:
+    prompt = prompt_template_digest(TASKS[recipe.arguments.task], data.tokenizer, recipe.arguments.prompt_style)
+    weights = models.weights_digest(recipe.model.model_name_or_path, recipe.model.model_revision)
+    return run_folder.run_identity(recipe, data.dataset.digest, weights, prompt, processes)
 
 
 def _warn(line: str) -> None:

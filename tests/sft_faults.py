@@ -4,6 +4,7 @@ Python takes five seconds to import torch and TRL; a process forked from one tha
 exit code just the same.
 """
 
+import contextlib
 import faulthandler
 import functools
 import gc
@@ -66,8 +67,9 @@ class Script:
         self.pid = self._process.pid
 
     def signal(self, number: int) -> None:
-        """Send a signal."""
-        os.kill(self.pid, number)
+        """Send a signal, if the process has not ended by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def end(self, seconds: float = 60) -> "Script":
         """Wait for the end; a process that hangs is killed and fails the test."""

@@ -95,8 +95,8 @@ def test_one_seed_gives_no_band_and_equal_seeds_a_small_one():
 
 def test_a_figure_may_move_by_what_its_table_hardly_shows():
     figures = {figure.name: figure for figure in HEADLINES["report"].figures}
-    assert same_figure(figures["rouge_l"]) == pytest.approx(0.005)
-    assert same_figure(figures["bleu"]) == pytest.approx(0.5)
+    assert same_figure(figures["rouge_l"]) == pytest.approx(0.01)
+    assert same_figure(figures["bleu"]) == pytest.approx(1.0)
 
 
 def test_the_same_facts_do_not_differ():
@@ -168,13 +168,13 @@ def result_of(*runs):
 
 
 def test_a_new_seed_is_judged_by_every_headline_figure_and_by_what_it_settles_alone():
-    result = result_of(*(deciding_run(seed, 0.6 + seed / 100, 0.97) for seed in (1, 2, 3)))
-    _, metrics = deciding_run(4, 0.62, 0.97)
+    result = result_of(*(deciding_run(seed, 0.6 + seed / 40, 0.97) for seed in (1, 2, 3)))
+    _, metrics = deciding_run(4, 0.65, 0.97)
     found = verdicts_by_name(judge_new_seed(result, metrics))
     names = [figure.name for figure in HEADLINES["protocol"].figures]
     assert list(found) == [*names, "coverage", "accuracy"]
     assert all(verdict.passed for verdict in found.values())
-    low, high = prediction_band(over_seeds([0.61, 0.62, 0.63]), 0.005)
+    low, high = prediction_band(over_seeds([0.625, 0.65, 0.675]), 0.005)
     assert (found["coverage"].low, found["coverage"].high) == (pytest.approx(low), pytest.approx(high))
 
     # Worse fails, and so does better: neither was reproduced.
@@ -226,7 +226,7 @@ def test_the_same_adapter_must_give_the_same_figures():
     assert figures_of_seed(result, 1) == figures_of_metrics(metrics)
     claim = claim_of(manifest, metrics, result)
     assert all(verdict.passed for verdict in judge_same_adapter(claim, metrics))
-    moved = verdicts_by_name(judge_same_adapter(claim, deciding_run(1, 0.604, 0.96)[1]))
+    moved = verdicts_by_name(judge_same_adapter(claim, deciding_run(1, 0.65, 0.95)[1]))
     assert moved["coverage"].passed and not moved["accuracy"].passed
 
 

@@ -24,7 +24,7 @@ _EVALUATE_AGAIN = "evaluate again with scripts/evaluate_model.py --run ... --res
 
 # Of the starts and steps that keep the error at 36 groups of 18 rows, those that let most answers through.
 _FIRST_COVERAGE = 0.3
-_COVERAGE_STEP = 0.05
+COVERAGE_STEP = 0.05
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _odds(share: float) -> float:
 def _row_counts(rows: int, fewest: int) -> list[int]:
     """How many of the surest rows each test lets through, ascending; none before `fewest`, which is the first then."""
     # Rounded, because 0.3 * 10 is a hair above 3 and its ceiling would be 4.
-    shares = np.arange(_FIRST_COVERAGE, 1 + _COVERAGE_STEP / 2, _COVERAGE_STEP)
+    shares = np.arange(_FIRST_COVERAGE, 1 + COVERAGE_STEP / 2, COVERAGE_STEP)
     counts = [math.ceil(round(min(share, 1.0) * rows, 6)) for share in shares]
     later = [count for count in counts if count > fewest]
     return later if len(later) == len(counts) or fewest > rows else [fewest, *later]

@@ -185,7 +185,9 @@ def check_finished(folder: Path, identity: Mapping[str, Any]) -> None:
         "base.weights_sha256": manifest["base"]["weights_sha256"],
         "prompt.sha256": manifest["prompt"]["sha256"],
     }
-    check_allowed(differences(finished, {name: identity[name] for name in finished}), (), folder)
+    # A base that is not on this machine any more cannot be compared, and a finished run does not need it.
+    known = {name: value for name, value in finished.items() if identity[name] is not None}
+    check_allowed(differences(known, {name: identity[name] for name in known}), (), folder)
 
 
 def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collection[str]) -> Resumption:

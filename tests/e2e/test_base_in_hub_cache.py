@@ -1,5 +1,6 @@
 """A base that stands in the Hub's cache instead of `models/`: the same weights answer, others are refused."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hub_cache import lay_in_hub_cache
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from e2e.conftest import RUN
+from e2e.conftest import RECIPE, RUN
 from radrecipes import models
 
 REVISION = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"  # the tiny recipe's
@@ -62,3 +63,23 @@ def test_weights_that_arrive_while_they_are_loaded_are_compared_then(changed, ca
     done = call(*PREDICT)
     assert done.code == (2 if changed else 0), done.stderr
     assert ("trained on other weights" in done.stderr) is changed
+
+
+def test_training_knows_the_weights_that_it_had_to_download(cache, call, monkeypatch):
+    # Else the try that resumes would take them for others than those of the checkpoint.
+    snapshot = lay_in_hub_cache(cache, TINY_MODEL, REVISION, Path("elsewhere"))
+    (snapshot / "model.safetensors").unlink()
+    load_base = models.load_base
+
+    def download_and_load(*words):
+        shutil.copy("elsewhere/model.safetensors", snapshot)
+        return load_base(*words)
+
+    monkeypatch.setattr(models, "load_base", download_and_load)
+    words = ("sft", "--config", RECIPE, "--output_dir", "runs/downloaded")
+    assert call(*words, "--stop-after", "3").code == 75
+    done = call(*words)
+    assert done.code == 0, done.stderr
+    assert "resuming behind step 3" in done.stdout
+    manifest = json.loads(Path("runs/downloaded/manifest.json").read_text("utf-8"))
+    assert manifest["base"]["weights_sha256"] == models.weights_digest(TINY_MODEL, REVISION) is not None
