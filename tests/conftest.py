@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,10 @@ from radrecipes.data.example import Example
 from radrecipes.data.preparation import COLUMNS, derive_label_set, prepare_labelled_notes
 from radrecipes.data.prepared import write_prepared_dataset
 from radrecipes.reporting.dataset_card import render_dataset_card
+
+# A shell that starts the tests in the background, or nohup, has these ignored, and every process would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Property tests try the same examples every time, so that a change is judged by itself and not by luck; who looks for
 # new counterexamples asks for them: pytest -m hypothesis --hypothesis-profile explore

@@ -40,7 +40,9 @@ from e2e.conftest import Called
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RUN = "runs/smollm2-135m/protocol_lora/seed-42"
+REPORT_RECIPE = "recipes/smollm2-135m/report_lora.yaml"
 REPORT_RUN = "runs/smollm2-135m/report_lora/seed-42"
+DEMO_REPORT_RUN = "runs/of-make-demo-report"
 ONLY_CHECKED = ("make test", "make bench", "make lint", "make clean", "make install", "make model")
 QUESTIONS = {"CT Head": "worst headache of life, r/o bleed", "MR Knee": "chronic knee pain, r/o meniscal tear"}
 
@@ -140,8 +142,12 @@ def demo(tmp_path_factory):
         subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, timeout=300)
         for words in (["demo"], ["demo-report", "EVALUATE=--max-rows 3 --skip-base --tries 1"])
     ]
+    # From here on a tiny dataset takes the place of the real one, and a run on it that of the demo's.
     shutil.rmtree(folder / "data" / "report_synthetic")
     write_tiny_reports(folder / "data" / "report_synthetic")
+    (folder / REPORT_RUN).rename(folder / DEMO_REPORT_RUN)
+    trained = run_script(folder, "scripts/sft.py", "--config", REPORT_RECIPE)
+    assert trained.returncode == 0, trained.stderr
     return folder, *made
 
 
@@ -205,7 +211,7 @@ def test_make_demo_report_prepares_what_is_shipped_then_trains_evaluates_and_wri
     assert "5600 synthetic reports" in made.stdout and "(access: synthetic" in made.stdout
     assert "adapter_guarded" in made.stdout and "\ncheck: ok\n" in made.stdout
     assert f"open {REPORT_RUN}/evaluation/report.html in a browser" in made.stdout.splitlines()
-    assert (folder / REPORT_RUN / "evaluation" / "report.html").is_file()
+    assert (folder / DEMO_REPORT_RUN / "evaluation" / "report.html").is_file()
 
 
 def test_make_says_one_line_for_a_fault(demo):
