@@ -80,6 +80,10 @@ def launch(args: argparse.Namespace) -> Outcome:
     os.environ.setdefault(_SHUTDOWN_VARIABLE, _SHUTDOWN_SECONDS)
     # accelerate copies to torchrun whatever torchrun has an argument for.
     args.signals_to_handle = _LEFT_TO_TORCH
+    if args.max_restarts and (args.num_machines or 1) == 1:
+        # Else torch keeps one store over all tries, where a process of the second may find the address of one of the first.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        args.rdzv_backend, args.rdzv_endpoint = "c10d", "localhost:0"
     # Otherwise accelerate makes 1 of the exit code of DeepSpeed's launcher for several machines.
     args.quiet = False
     # torch announces every signal and failure; the workers say it themselves, or the outcome does. Filters, because torch
