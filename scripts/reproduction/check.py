@@ -13,8 +13,6 @@ from radrecipes.reporting.reproduction_tables import differences_lines, losses_t
 from radrecipes.reproduction import Claim, Difference
 from reproduction.steps import evaluate_run, train_run
 
-SMOKE_STEPS = 10
-
 
 def check(args: argparse.Namespace) -> bool:
     """Compare hashes, then figures; whether everything is as published."""
@@ -89,7 +87,7 @@ def check(args: argparse.Namespace) -> bool:
 
 def _smoke(launch: str, words: Sequence[object], claim: Claim, here: dict) -> bool:
     """Compare the losses of the first steps with the recorded ones."""
-    recorded = claim.first_losses[:SMOKE_STEPS]
+    recorded = claim.first_losses
     threads = claim.facts["hardware"]["threads"]
     print(f"training the first {len(recorded)} steps of seed {claim.seed}, then it is stopped", flush=True)
     with tempfile.TemporaryDirectory(prefix="radrecipes-smoke-") as scratch:

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from radrecipes.errors import InterruptedRunError
 from radrecipes.evaluation import BASE
 from radrecipes.reproduction import standing_evaluation
 
-INTERRUPTED = 75
+INTERRUPTED = InterruptedRunError.exit_code
 
 
 def train_run(launch: str, *words: object, may_stop: bool = False, **environment: str) -> None:

@@ -20,14 +20,14 @@ from accelerate.utils import prepare_simple_launcher_cmd_env
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from radrecipes.errors import InputError
+from radrecipes.errors import InputError, InterruptedRunError
 
 # In the environment of what is started: nothing stands above the script that would keep its signals and its exit code from it.
 LAUNCHER_VARIABLE = "RADRECIPES_LAUNCHER"
 # The codes of radrecipes.errors by which a script says, in one line, why it stopped for good.
 EXPLAINED = (2, 3, 4, 5)
 # The code of a script that was told to stop and did.
-INTERRUPTED = 75
+INTERRUPTED = InterruptedRunError.exit_code
 # torch's variable and default meaning: seconds until workers that were told to end are killed. torch waits 30, a checkpoint
 # may take longer; schedulers often give five minutes.
 _SHUTDOWN_VARIABLE, _SHUTDOWN_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "280"

@@ -13,6 +13,19 @@ import pytest
 from conftest import run_script
 from sft_faults import Script, two_ranks
 
+# A launch configuration for the CPU: `kind` is "NO" or MULTI_GPU, and a free port is taken.
+CONFIGURATION = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: {kind}
+use_cpu: true
+num_machines: 1
+num_processes: {processes}
+machine_rank: 0
+rdzv_backend: static
+same_network: true
+mixed_precision: "no"
+main_process_port: 0
+"""
 LAUNCH = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file")
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 RUN = "runs/tiny/protocol_lora/seed-42"

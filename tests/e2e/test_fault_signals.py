@@ -30,7 +30,7 @@ from sft_faults import (
     watch_group,
 )
 
-from e2e.conftest import INTERRUPTED, LAUNCH, adapter_hash
+from e2e.conftest import CONFIGURATION, INTERRUPTED, LAUNCH, adapter_hash
 from radrecipes import checkpoints
 from radrecipes.run_folder import read_manifest, read_train_log
 from radrecipes.training import _is_out_of_memory
@@ -38,18 +38,6 @@ from radrecipes.training import _is_out_of_memory
 RUN = Path("runs/interrupted")
 STEPS = 18
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-CONFIGURATION = """\
-compute_environment: LOCAL_MACHINE
-distributed_type: {kind}
-use_cpu: true
-num_machines: 1
-num_processes: {processes}
-machine_rank: 0
-rdzv_backend: static
-same_network: true
-mixed_precision: "no"
-main_process_port: 0
-"""
 # scripts/sft.py below a launcher, with a fault in it.
 FAULTY = """\
 import os, runpy, sys, time

@@ -12,19 +12,9 @@ import psutil
 import pytest
 from conftest import REPOSITORY
 
+from e2e.conftest import CONFIGURATION
+
 LAUNCH = REPOSITORY / "scripts" / "launch.py"
-CONFIGURATION = """\
-compute_environment: LOCAL_MACHINE
-distributed_type: {kind}
-use_cpu: true
-num_machines: 1
-num_processes: {processes}
-machine_rank: 0
-rdzv_backend: static
-same_network: true
-mixed_precision: "no"
-main_process_port: 0
-"""
 # Runs until a signal comes, then saves for as many seconds as its rank's word says, and leaves with 75. Notes each signal.
 SAVES = """\
 import os, signal, sys, time
