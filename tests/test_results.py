@@ -81,6 +81,13 @@ def test_summary_holds_a_row_a_seed_and_the_base_once():
     assert "seed" not in result["fields"]
 
 
+def test_seeds_of_two_machines_say_each_where_it_was_trained():
+    elsewhere = copy.deepcopy(run_of(1, 0.8))
+    elsewhere[0]["hardware"]["cores"] = 64
+    result = summarise([run_of(42, 0.9), elsewhere], "command")
+    assert [row["hardware"]["cores"] for row in result["seeds"]] == [2, 64]
+
+
 def test_summary_tells_how_far_the_answers_can_be_relied_on_over_seeds():
     result = summarise([deciding_run(1, 0.8, 0.96), deciding_run(2, 0.6, 0.98, 1.4)], "command")
     assert result["calibration"]["temperature"]["mean"] == pytest.approx(1.3)

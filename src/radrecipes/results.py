@@ -63,8 +63,8 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
 
     Returns:
         `dict`: per system and headline figure the mean, the standard deviation and the 95 % Student-t interval over
-        seeds; one row a seed, with the adapter's sha256, the losses of its first steps, and the code that trained it and
-        that evaluated it; hashes of base, data, prompt and recipe; versions, hardware, time and memory. Where labels are
+        seeds; one row a seed, with the adapter's sha256, the losses of its first steps, the code that trained it and that
+        evaluated it, its time and hardware; hashes of base, data, prompt and recipe; versions and memory. Where labels are
         chosen the same for `calibration` (`temperature` and `expected_calibration_error` behind it) and for `decisions`
         (`coverage` and `accuracy` at the threshold for 95 %, `area_under_risk_coverage`; per system), each `None` where
         the answers were generated and have no probability. Where text is written `task`, and `system_rows` for systems
@@ -106,7 +106,6 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         "base": first["base"],
         "data": first["data"],
         "prompt": first["prompt"],
-        "seconds": over_seeds([manifest["training"]["seconds"] for manifest, _ in runs]),
         "peak_memory_gib": max(manifest["training"]["peak_memory_gib"] for manifest, _ in runs),
         "trainable_parameters": first["training"]["trainable_parameters"],
         "packages": first["packages"],
@@ -235,6 +234,7 @@ def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
         "mean_loss": manifest["training"]["mean_loss"],
         **{key: manifest["training"][key] for key in ("first_losses",) if key in manifest["training"]},
         "seconds": manifest["training"]["seconds"],
+        "hardware": manifest["hardware"],
         "adapter_sha256": metrics.get("adapter_sha256"),
         "training_code": manifest["code"],
         "evaluation_code": metrics.get("code"),

@@ -1,0 +1,21 @@
+"""The results that this repository ships come out again: the first losses of every recorded recipe, with the real base model."""
+
+import pytest
+from conftest import REPOSITORY, run_script
+
+from radrecipes.recipe import find_recipes
+from radrecipes.results import results_path
+
+RECORDED = [
+    path.relative_to(REPOSITORY).as_posix()
+    for path in find_recipes(REPOSITORY / "recipes")
+    if results_path(path).is_file()
+]
+
+
+@pytest.mark.parametrize("recipe", RECORDED)
+def test_the_first_losses_are_the_recorded_ones(recipe):
+    done = run_script(REPOSITORY, "scripts/reproduce.py", "check", recipe, "--smoke", timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "recipe, data, prompt and base are as published" in done.stdout
+    assert "PASS: 10 of 10 losses of seed 42 are the same " in done.stdout
