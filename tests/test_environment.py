@@ -157,15 +157,23 @@ def test_code_version_outside_a_checkout_is_unknown(tmp_path, monkeypatch):
 
 
 def test_code_version_tells_a_changed_checkout_from_a_clean_one(tmp_path, monkeypatch):
-    file = tmp_path / "environment.py"
-    file.write_text("1\n", encoding="utf-8")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "recipes").mkdir()
+    file = tmp_path / "src/environment.py"
+    written_by_recording = [tmp_path / "README.md", tmp_path / "recipes/lora.results.json"]
+    for path in (file, *written_by_recording):
+        path.write_text("1\n", encoding="utf-8")
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
     for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "x"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     monkeypatch.setattr(environment, "__file__", str(file))
     clean = environment.code_version()
+    assert clean["changed"] is False
+    for path in written_by_recording:
+        path.write_text("2\n", encoding="utf-8")
+    assert environment.code_version() == clean
     file.write_text("2\n", encoding="utf-8")
-    assert clean["changed"] is False and environment.code_version() == {"commit": clean["commit"], "changed": True}
+    assert environment.code_version() == {"commit": clean["commit"], "changed": True}
 
 
 def test_peak_memory_never_falls_and_sees_what_is_used():

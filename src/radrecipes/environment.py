@@ -136,7 +136,10 @@ def determinism() -> dict[str, Any]:
 
 
 def code_version() -> dict[str, Any]:
-    """Commit of the checkout and whether it was changed since; `None` outside a git checkout."""
+    """Commit of the checkout and whether it was changed since; `None` outside a git checkout.
+
+    Documentation and results do not count: recording one result writes both, and would mark the next as made by changed code.
+    """
     root = Path(__file__).parent
 
     def git(*words: str) -> str | None:
@@ -146,7 +149,8 @@ def code_version() -> dict[str, Any]:
             return None
         return answer.stdout.strip()
 
-    status = git("status", "--porcelain", "--untracked-files=no")
+    written_by_recording = (":(top,exclude)*.md", ":(top,exclude)*.results.json")
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *written_by_recording)
     return {"commit": git("rev-parse", "HEAD"), "changed": None if status is None else bool(status)}
 
 
