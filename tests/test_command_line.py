@@ -3,7 +3,7 @@
 import pytest
 
 from radrecipes.command_line import run
-from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError, RadrecipesError
+from radrecipes.errors import InputError, InterruptedRunError, NoCheckpointError, OutputInUseError, RadrecipesError
 
 
 def raising(error):
@@ -20,6 +20,7 @@ def raising(error):
         (InputError("no such file"), 2, "error: no such file\n"),
         (NoCheckpointError("none"), 3, "error: none\n"),
         (OutputInUseError("held"), 5, "error: held\n"),
+        (InterruptedRunError("stopped by SIGTERM"), 75, "stopped by SIGTERM\n"),
         (RadrecipesError("other"), 1, "error: other\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],

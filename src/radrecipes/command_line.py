@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from radrecipes.errors import RadrecipesError
+from radrecipes.errors import InterruptedRunError, RadrecipesError
 
 
 def run(main: Callable[[], None]) -> None:
@@ -19,7 +19,8 @@ def run(main: Callable[[], None]) -> None:
         main()
     except RadrecipesError as error:
         if not (error.met_by_all and os.environ.get("RANK", "0") != "0"):
-            print(f"error: {error}", file=sys.stderr)
+            # Whoever stops a run made no error.
+            print(f"{'' if isinstance(error, InterruptedRunError) else 'error: '}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -6,6 +6,7 @@ libraries, those below a launcher are started as a user starts them.
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,8 +90,8 @@ def check_finished(hashes, processes):
 
 
 def said_once(script, words):
-    errors = [line for line in script.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and words in errors[0] and "Traceback" not in script.stderr, script.stderr
+    lines = [line for line in script.stderr.splitlines() if line.startswith(("error: ", "stopped by "))]
+    assert len(lines) == 1 and words in lines[0] and "Traceback" not in script.stderr, script.stderr
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -277,7 +278,7 @@ def test_a_signal_from_outside_ends_the_whole_job_within_a_step(words, processes
     assert job.end() == code, job.said
     # One step may have been done and not yet logged when the processes were frozen, and one more be running.
     assert logged <= len(logged_steps()) <= logged + 2
-    assert job.said.count("error: stopped by ") == 1, job.said
+    assert len(re.findall(r"\bstopped by .* behind step", job.said)) == 1, job.said
     check_interrupted()
     check_finishes(Path.cwd(), uninterrupted, processes)
 
