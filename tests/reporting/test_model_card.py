@@ -188,8 +188,9 @@ def test_the_result_over_seeds_stands_beside_that_of_this_model(make_metrics):
     manifest = manifest_of(digest=RESULTS["data"]["digest"])
     assert results_fit(manifest, RESULTS)
     text = render_model_card(manifest, metrics_of("protocol", make_metrics), **RELEASE, results=RESULTS)
-    assert "of which this model is seed 42" in text and "0.927 ± 0.014" in text
-    assert "reproduce.py record recipes/smollm2-135m/protocol_lora.yaml --seeds 3\n```" in text
+    accuracy = RESULTS["systems"]["adapter"]["exact_accuracy"]
+    assert "of which this model is seed 42" in text and f"{accuracy['mean']:.3f} ± {accuracy['sd']:.3f}" in text
+    assert f"{RESULTS['command']}\n```" in text
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,13 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"(?i)(?<![\w.-])(?P<it>(?:\+?1[\s.-]?)?(?:\(\d{3}\)\s?|\d{3}(?:\s|\s?[./-]\s?))\d{3}(?:\s|\s?[.-]\s?)\d{4}(?:\s?(?:x|ext\.?)\s?\d{1,5})?)(?!\w)"
         ),
     ),
-    ("phone number", re.compile(r"(?<![\w+])(?P<it>\+\d{1,3}(?:[\s.-]?\(?\d{1,5}\)?){2,6})(?!\w)")),
+    # A country's code begins with 1 to 9, and a signed decimal such as `+1.25` is a difference of two figures.
+    (
+        "phone number",
+        re.compile(
+            r"(?<![\w+])(?P<it>\+(?!\d+\.\d{1,4}(?![\d.]|[\s-]\(?\d\d))[1-9]\d{0,2}(?:[\s.-]?\(?\d{1,5}\)?){2,6})(?!\w)"
+        ),
+    ),
     ("phone number", re.compile(r"(?<![\w.,/-])(?P<it>0\d{2,4}[\s-]\d{3,4}[\s-]?\d{3,5})(?!\w)")),
     ("phone number", re.compile(rf"(?<![\w.,/-])(?P<it>\d{{3}}-\d{{4}})(?![\w-]){_UNIT_BEHIND}")),
     (
