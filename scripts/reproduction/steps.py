@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from radrecipes.errors import InterruptedRunError
 from radrecipes.evaluation import BASE
@@ -42,20 +43,28 @@ def evaluate_run(
 
 
 def run_step(words: Sequence[object], accepted: Sequence[int] = (0,), **environment: str) -> None:
-    """Run a step; where it fails, this script ends with the same exit code. What stops this script stops the step first."""
+    """Run a step; where it fails, this script ends with the same exit code. What stops this script stops the step first.
+
+    A step that a signal handed on from here ended, before it could stop in order, counts as interrupted as well.
+    """
     command = [sys.executable, *map(str, words)]
     # In a session of its own, so that Ctrl-C in a terminal reaches it once, from here.
     step = subprocess.Popen(command, start_new_session=True, env=os.environ | environment)
-    before = {
-        number: signal.signal(number, lambda number, frame: step.send_signal(number))
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-    }
+    handed_on: set[int] = set()
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        handed_on.add(number)
+        step.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
     try:
         code = step.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if code in accepted:
+    if any(code in (-number, 128 + number, INTERRUPTED) for number in handed_on):
+        code = INTERRUPTED
+    elif code in accepted:
         return
     if code == INTERRUPTED:
         print("interrupted; run the same command again, it continues", file=sys.stderr)

@@ -176,12 +176,15 @@ def test_a_release_is_checked_with_nothing_but_its_name(copy, hub):
     assert os.listdir(copy / "runs") == ["check"]
 
 
-def test_a_step_that_is_told_to_stop_stops_in_order_and_its_code_is_this_ones(tmp_path):
+@pytest.mark.parametrize(
+    "handler", ["lambda *_: sys.exit(75)", "signal.SIG_DFL"], ids=["in order", "while it imports"]
+)
+def test_a_step_that_is_told_to_stop_stops_and_this_one_leaves_with_75(handler):
     step = (
-        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
-        "print('up', flush=True); time.sleep(60)"
+        f"import signal, sys, time; signal.signal(signal.SIGTERM, {handler}); print('up', flush=True); time.sleep(60)"
     )
-    code = f"import sys; sys.path.insert(0, 'scripts'); from reproduction.steps import run_step; run_step(['-c', {step!r}])"
+    words = f"run_step(['-c', {step!r}], accepted=(0, 75))"
+    code = f"import sys; sys.path.insert(0, 'scripts'); from reproduction.steps import run_step; {words}"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
