@@ -1,10 +1,19 @@
 """Both layouts hold every example exactly once, and the mask shows each token what it would see alone."""
 
+import time
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radrecipes.batching import IGNORED, PaddedCollator, SharedPrefixCollator, shared_prefix_length
+from radrecipes.batching import (
+    _ATTENTION_PARITY_TOKENS,
+    IGNORED,
+    PaddedCollator,
+    SharedPrefixCollator,
+    divide_into_rows,
+    shared_prefix_length,
+)
 
 PAD = 0
 
@@ -171,3 +180,39 @@ def test_padded_layout_is_the_examples_with_padding_behind(examples):
         assert batch["labels"][row, :own].tolist() == one["labels"]
         assert bool((batch["labels"][row, own:] == IGNORED).all())
         assert batch["attention_mask"][row].tolist() == [1] * own + [0] * (batch["input_ids"].shape[1] - own)
+
+
+def divide_naively(lengths, beginning, row_tokens, round_to):
+    """Every count of rows tried: what `divide_into_rows` must find without trying them all."""
+    room = max(row_tokens - beginning, max(lengths), 1)
+    fewest = max(min(len(lengths), -(-sum(lengths) // room)), 1)
+    choices = []
+    for count in range(fewest, len(lengths) + 1):
+        rows, filled = [[] for _ in range(count)], [0] * count
+        for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+            shortest = filled.index(min(filled))
+            rows[shortest].append(index)
+            filled[shortest] += lengths[index]
+        length = -(-(beginning + max(filled)) // round_to) * round_to
+        choices.append((count * length * (1 + length / _ATTENTION_PARITY_TOKENS), count, rows))
+    return min(choices)[2]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.integers(1, 90) | st.integers(1, 6), min_size=1, max_size=48),
+    st.integers(0, 120),
+    st.integers(1, 500),
+    st.sampled_from([1, 16, 32, 128]),
+)
+def test_rows_are_those_of_trying_every_count(lengths, beginning, row_tokens, round_to):
+    wanted = divide_naively(lengths, beginning, row_tokens, round_to)
+    assert divide_into_rows(lengths, beginning, row_tokens, round_to) == wanted
+
+
+def test_a_micro_batch_of_512_is_laid_out_in_less_time_than_a_step_takes():
+    lengths = [20 + index * 37 % 61 for index in range(512)]
+    began = time.process_time()
+    for beginning in (0, 10, 40):
+        divide_into_rows(lengths, beginning, 384, 32)
+    assert time.process_time() - began < 1  # trying every count takes four

@@ -1,5 +1,7 @@
 """How a batch is laid out: no padding, and the beginning that all prompts share computed once a row."""
 
+import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,23 +154,30 @@ def divide_into_rows(lengths: Sequence[int], beginning: int, row_tokens: int, ro
         `list[list[int]]`: the indices of each row's sequences.
     """
     room = max(row_tokens - beginning, max(lengths), 1)
-    fewest = min(len(lengths), -(-sum(lengths) // room))
-    choices = [_divide(lengths, count) for count in range(max(fewest, 1), len(lengths) + 1)]
+    whole, longest = sum(lengths), max(lengths)
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
 
-    def cost(rows: list[list[int]]) -> float:
-        length = beginning + max(sum(lengths[index] for index in row) for row in rows)
-        length = -(-length // round_to) * round_to
-        return len(rows) * length * (1 + length / _ATTENTION_PARITY_TOKENS)
+    def cost(count: int, fullest: int) -> float:
+        length = -(-(beginning + fullest) // round_to) * round_to
+        return count * length * (1 + length / _ATTENTION_PARITY_TOKENS)
 
-    return min(choices, key=cost)
+    cheapest, lowest = [], math.inf
+    for count in range(max(min(len(lengths), -(-whole // room)), 1), len(lengths) + 1):
+        # No division over so many rows has a shorter one as its longest: most counts need not be tried
+        if cost(count, max(longest, -(-whole // count))) < lowest:
+            rows = _divide(lengths, order, count)
+            found = cost(count, max(sum(lengths[index] for index in row) for row in rows))
+            if found < lowest:
+                cheapest, lowest = rows, found
+    return cheapest
 
 
-def _divide(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Indices divided over `count` rows: the longest example left goes to the shortest row."""
+def _divide(lengths: Sequence[int], order: Sequence[int], count: int) -> list[list[int]]:
+    """Indices divided over `count` rows: the longest example left goes to the shortest row, the first of equals."""
     rows: list[list[int]] = [[] for _ in range(count)]
-    filled = [0] * count
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        shortest = filled.index(min(filled))
-        rows[shortest].append(index)
-        filled[shortest] += lengths[index]
+    shortest_first = [(0, number) for number in range(count)]
+    for index in order:
+        filled, number = shortest_first[0]
+        rows[number].append(index)
+        heapq.heapreplace(shortest_first, (filled + lengths[index], number))
     return rows
