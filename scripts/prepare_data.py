@@ -2,10 +2,10 @@
 
 import argparse
 
-from data_preparation.arguments import add_protocol_arguments, add_report_arguments, add_synthetic_report_arguments
-
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.command_line import run
+
+from data_preparation.arguments import add_protocol_arguments, add_report_arguments, add_synthetic_report_arguments
 
 
 def parse_arguments() -> argparse.Namespace:

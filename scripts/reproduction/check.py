@@ -11,6 +11,7 @@ from radrecipes import reproduction, run_folder
 from radrecipes.errors import InputError
 from radrecipes.reporting.reproduction_tables import differences_lines, losses_table, verdicts_table
 from radrecipes.reproduction import Claim, Difference
+
 from reproduction.steps import evaluate_run, train_run
 
 

@@ -8,6 +8,7 @@ from radrecipes import run_folder
 from radrecipes.recipe import parse_recipe
 from radrecipes.reporting.result_tables import results_table, with_results
 from radrecipes.results import code_of_seeds, results_path, seeds_to_record, summarise
+
 from reproduction.steps import evaluate_run, train_run
 
 

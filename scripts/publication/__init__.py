@@ -1,0 +1,1 @@
+"""The two kinds of releases that scripts/publish.py puts together."""
