@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from hub_cache import lay_in_hub_cache
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_model import build_tiny_model, build_tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from tiny_model import build_tiny_gemma_with_images, build_tiny_model, build_tiny_tokenizer
+from transformers import AddedToken, AutoModelForCausalLM, BitsAndBytesConfig, Gemma3ForConditionalGeneration
 from trl import ModelConfig
 
 from radrecipes import models
@@ -131,6 +132,15 @@ def test_padding_token_that_stops_is_replaced():
     assert tokenizer.pad_token == "<|endoftext|>"
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_padding_is_the_token_that_is_reserved_for_it(special):
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.add_tokens([AddedToken("<|finetune_right_pad_id|>", special=special)])
+    models.separate_padding(tokenizer, models.stop_token_ids(tokenizer))
+    assert tokenizer.pad_token == ("<|finetune_right_pad_id|>" if special else "<|endoftext|>")
+
+
 def test_good_padding_token_stays():
     tokenizer = build_tiny_tokenizer()
     models.separate_padding(tokenizer, models.stop_token_ids(tokenizer))
@@ -187,6 +197,118 @@ def test_saved_adapter_names_the_hub_id_and_answers_as_the_trained_one(trained):
     loaded = models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
     with torch.no_grad():
         assert torch.allclose(loaded(probe).logits, model.eval()(probe).logits, atol=1e-5)
+
+
+class TestEveryWeightIsLoaded:
+    """A weight that a file lacks would be drawn at random, with a warning only."""
+
+    MODEL = ModelConfig(model_name_or_path=TINY_MODEL, dtype="float32")
+
+    def rename(self, workspace, change):
+        file = workspace / "models" / TINY_MODEL / "model.safetensors"
+        save_file({change(name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+
+    def test_a_file_that_lacks_one_is_refused(self, workspace):
+        self.rename(workspace, lambda name: name.replace("layers.1.self_attn.v_proj", "layers.1.self_attn.x_proj"))
+        lacking = "the weights lack model.layers.1.self_attn.v_proj.weight, which would be random"
+        with pytest.raises(InputError, match=rf"^models/{TINY_MODEL}: {lacking}; download {TINY_MODEL} again"):
+            models.load_base(self.MODEL)
+        with pytest.raises(InputError, match=lacking):
+            models.load_base(replace(self.MODEL, load_in_8bit=True))
+
+    def test_a_file_of_another_model_is_refused(self, workspace):
+        self.rename(workspace, lambda name: f"encoder.{name}")
+        with pytest.raises(InputError, match=r"the weights lack .*, which would be random"):
+            models.load_base(self.MODEL)
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_an_output_layer_may_be_left_out_only_where_it_is_the_embedding(self, workspace, tied):
+        build_tiny_model(workspace / "models", TINY_MODEL, tie_word_embeddings=tied)
+        file = workspace / "models" / TINY_MODEL / "model.safetensors"
+        tensors = load_file(file)
+        assert ("lm_head.weight" in tensors) != tied
+        if tied:
+            base = models.load_base(self.MODEL)
+            assert base.lm_head.weight is base.model.embed_tokens.weight
+            return
+        tensors.pop("lm_head.weight")
+        save_file(tensors, file, {"format": "pt"})
+        with pytest.raises(InputError, match=r"lack lm_head\.weight"):
+            models.load_base(self.MODEL)
+
+    def test_weights_that_are_quantised_themselves_are_whole(self, workspace):
+        plain = build_tiny_model(workspace / "models", "tiny/plain", hidden_size=64)
+        four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+        AutoModelForCausalLM.from_pretrained(plain, quantization_config=four_bits).save_pretrained(
+            workspace / "models" / "tiny" / "quantised"
+        )
+        assert models.load_base(replace(self.MODEL, model_name_or_path="tiny/quantised")).is_quantized
+
+
+class TestTextPartOfAModelThatReadsImages:
+    """Only the text part is loaded: the tower would cost memory, and its layers share names with those that are adapted."""
+
+    MODEL = ModelConfig(model_name_or_path="tiny/sees", dtype="float32")
+    PROBE = torch.tensor([[1, 20, 30, 40, 50, 60]])
+
+    @pytest.fixture
+    def folder(self, workspace):
+        return build_tiny_gemma_with_images(workspace / "models", "tiny/sees", initializer_range=0.3)
+
+    @pytest.fixture
+    def logits(self, folder):
+        """What the whole model says of a text without pictures."""
+        whole = Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.no_grad():
+            return whole(input_ids=self.PROBE).logits
+
+    @pytest.mark.parametrize("layout", ["language_model.model.", "model.language_model."])
+    def test_it_answers_as_the_whole_model_in_every_layout_of_the_hub(self, folder, logits, layout):
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        assert "language_model.model.norm.weight" in tensors  # the repositories' own layout
+        renamed = {name.replace("language_model.model.", layout): tensor for name, tensor in tensors.items()}
+        save_file(renamed, file, {"format": "pt"})
+        text = models.load_base(self.MODEL)
+        assert type(text).__name__ == "Gemma3ForCausalLM" and not any("vision" in n for n, _ in text.named_modules())
+        with torch.no_grad():
+            assert torch.equal(text(input_ids=self.PROBE).logits, logits)
+        assert models.load_config(self.MODEL).max_position_embeddings == 512
+
+    def test_weights_that_do_not_fit_are_refused(self, folder):
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        save_file({f"text.{name}": tensor for name, tensor in tensors.items()}, file, {"format": "pt"})
+        with pytest.raises(InputError, match=r"the weights lack .*, which would be random"):
+            models.load_base(self.MODEL)
+
+    def test_in_four_bits(self, folder, logits):
+        text = models.load_base(replace(self.MODEL, load_in_4bit=True, bnb_4bit_quant_type="nf4"))
+        assert text.is_quantized
+        with torch.no_grad():
+            found = text(input_ids=self.PROBE).logits
+        assert torch.corrcoef(torch.stack([found.flatten(), logits.flatten()]))[0, 1] > 0.9
+
+    def test_an_adapter_is_saved_loaded_and_merged(self, folder, workspace):
+        def adapted():
+            return models.load_adapter(models.load_base(self.MODEL), workspace / "adapter", "tiny/sees").eval()
+
+        model = get_peft_model(
+            models.load_base(self.MODEL), LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "k_proj"])
+        )
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight)
+        state = model.state_dict()
+        models.save_adapter(model, workspace / "adapter", "tiny/sees", None, state)
+        assert models.verify_adapter(model, workspace / "adapter", [1, 5, 7], state)["tensors"] == 2 * 2 * 2
+        with torch.no_grad():
+            expected = adapted()(self.PROBE).logits
+            # Merged, it is a model of its own, which anyone loads with Transformers alone.
+            adapted().merge_and_unload().save_pretrained(workspace / "merged")
+            merged, found = AutoModelForCausalLM.from_pretrained(workspace / "merged", output_loading_info=True)
+            assert not found["missing_keys"] and not found["unexpected_keys"]
+            assert torch.allclose(merged(self.PROBE).logits, expected, atol=1e-4)
 
 
 def damage(folder, change):
@@ -276,3 +398,12 @@ def test_attention_is_eager_for_short_rows_on_a_processor_only(monkeypatch):
     assert models.attention_for(ModelConfig(attn_implementation="sdpa"), 64) == "sdpa"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert models.attention_for(ModelConfig(), 64) is None
+
+
+@pytest.mark.parametrize("written", ["true", "True"])  # Accelerate writes both
+def test_a_launcher_that_chose_the_processor_is_heeded(monkeypatch, written):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert models.inference_device() == torch.device("cuda", 0)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", written)
+    assert models.inference_device() == torch.device("cpu")

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     BioGptTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -116,6 +117,7 @@ def build_tiny_model(
     hidden_size: int = 32,
     tokenizer: PreTrainedTokenizerBase | None = None,
     initializer_range: float = 0.02,
+    **changes,
 ) -> Path:
     """Save a random causal model with its tokenizer as a Hub clone would lie: `<root>/<org>/<name>/`.
 
@@ -134,26 +136,89 @@ def build_tiny_model(
             Its tokenizer; [`build_tiny_tokenizer`] where left out.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Deviation of the weights. The embeddings stay frozen under LoRA: with small ones no text can be learned by heart.
+        changes (`Any`):
+            Further fields of the configuration, or other values of those set here.
 
     Returns:
         `Path`: the model's folder.
     """
     tokenizer = tokenizer or build_tiny_tokenizer()
+    fields = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2 if grouped_query else 4,
+        "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+        "initializer_range": initializer_range,
+    }
+    return _save_random(root / model_id, AutoConfig.for_model(architecture, **(fields | changes)), tokenizer)
+
+
+def build_tiny_gemma_with_images(
+    root: Path, model_id: str, tokenizer: PreTrainedTokenizerBase | None = None, **changes
+) -> Path:
+    """Save a random Gemma 3 with a vision tower, its weights named as in the repositories of the Hub.
+
+    Args:
+        root (`Path`):
+            The folder of base models.
+        model_id (`str`):
+            Hub id of the new model: `"org/name"`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Its tokenizer; [`build_tiny_tokenizer`] where left out.
+        changes (`Any`):
+            Fields of the text part's configuration, or other values of those set here.
+
+    Returns:
+        `Path`: the model's folder.
+    """
+    tokenizer = tokenizer or build_tiny_tokenizer()
+    text = {
+        "model_type": "gemma3_text",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    # A picture is two by two patches, each one token.
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+        "vision_use_head": False,
+    }
     config = AutoConfig.for_model(
-        architecture,
-        vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        intermediate_size=2 * hidden_size,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2 if grouped_query else 4,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
-        initializer_range=initializer_range,
+        "gemma3",
+        text_config=text | changes,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=5,
+        boi_token_index=6,
+        eoi_token_index=7,
     )
+    return _save_random(root / model_id, config, tokenizer)
+
+
+def _save_random(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -162,7 +227,6 @@ def build_tiny_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    folder = root / model_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

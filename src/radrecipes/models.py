@@ -12,7 +12,14 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from trl import ModelConfig, get_quantization_config
 
@@ -22,6 +29,12 @@ MODELS_FOLDER = Path("models")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's own name
 # Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
 _EAGER_ROW_TOKENS = 512
+# Where the text part's weights lie in a repository of a model that reads images too: with each of its layouts, the older first.
+_TEXT_PART_KEYS = {
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^language_model\.model\.": "model.",
+    r"^model\.language_model\.": "model.",
+}
 
 
 def locate_base(model_id: str) -> str:
@@ -111,7 +124,10 @@ def separate_padding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -
     """
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in stops:
         return
-    candidates = [tokenizer.unk_token_id, *sorted(tokenizer.added_tokens_decoder)]
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    # One that is reserved for it, such as Llama's `<|finetune_right_pad_id|>`, before any other.
+    reserved = [token_id for token_id, token in added if token.special and "pad" in token.content.lower()]
+    candidates = [*reserved, tokenizer.unk_token_id, *(token_id for token_id, _ in added)]
     for token_id in candidates:
         if token_id is not None and token_id not in stops and token_id != tokenizer.bos_token_id:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(token_id)
@@ -142,7 +158,7 @@ def attention_for(model: ModelConfig, row_tokens: int) -> str | None:
 
 
 def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedModel:
-    """The base model, quantised as the recipe says.
+    """The base model, quantised as the recipe says; of a model that reads images too, its text part alone.
 
     Args:
         model ([`~trl.ModelConfig`]):
@@ -155,7 +171,8 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
         [`~transformers.PreTrainedModel`]
 
     Raises:
-        [`InputError`]: the weights are neither under `models/` nor to be had from the Hub, or they are no safetensors.
+        [`InputError`]: the weights are neither under `models/` nor to be had from the Hub, or they are no safetensors, or not all
+            of them are there (Transformers would draw the others at random).
     """
     location = locate_base(model.model_name_or_path)
     if Path(location).is_dir() and not any(Path(location).glob("*.safetensors")):
@@ -164,22 +181,49 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
             f"`python scripts/prepare_model.py --convert {model.model_name_or_path}`",
             location,
         )
+    whole = _load_whole_config(model)
+    text = _text_config(whole)
+    of_text = {} if text is whole else {"config": text, "key_mapping": _TEXT_PART_KEYS}
     quantization = get_quantization_config(model)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        base, found = AutoModelForCausalLM.from_pretrained(
             location,
             revision=revision_for(location, model.model_revision),
             dtype=compute_dtype(model.dtype),
             attn_implementation=attention_for(model, row_tokens) if row_tokens else model.attn_implementation,
             use_safetensors=True,
+            output_loading_info=True,
+            **of_text,
             **({"quantization_config": quantization} if quantization else {}),
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(model.model_name_or_path, error) from error
+    if found["missing_keys"]:  # a tied output layer is not among them
+        raise InputError(
+            f"the weights lack {min(found['missing_keys'])}, which would be random; download {model.model_name_or_path} again",
+            location,
+        )
+    if of_text:
+        # Saving, after a merge, would give the weights the names that they have in the whole model.
+        base._weight_conversions = None
+    return base
 
 
-def load_config(model: ModelConfig):
-    """The base model's configuration, without its weights."""
+def load_config(model: ModelConfig) -> PreTrainedConfig:
+    """The base model's configuration, without its weights; of a model that reads images too, that of its text part."""
+    return _text_config(_load_whole_config(model))
+
+
+def _text_config(whole: PreTrainedConfig) -> PreTrainedConfig:
+    """What a configuration says of the part that reads and writes text; itself, where there is no other."""
+    text = whole.get_text_config()
+    quantisation = getattr(whole, "quantization_config", None)
+    if text is not whole and quantisation is not None:
+        text.quantization_config = quantisation
+    return text
+
+
+def _load_whole_config(model: ModelConfig) -> PreTrainedConfig:
     location = locate_base(model.model_name_or_path)
     try:
         return AutoConfig.from_pretrained(location, revision=revision_for(location, model.model_revision))
@@ -336,7 +380,7 @@ def adapter_digest(folder: Path) -> str:
 
 def inference_device() -> torch.device:
     """Where a process answers: the accelerator of its local rank where there is one and the launcher did not choose the CPU."""
-    if os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.accelerator.is_available():
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.accelerator.is_available():
         return torch.device("cpu")
     return torch.device(torch.accelerator.current_accelerator().type, int(os.environ.get("LOCAL_RANK", "0")))
 
