@@ -9,6 +9,7 @@ trains anew. Ctrl-C or SIGTERM ends it behind the running step, with a checkpoin
 """
 
 import argparse
+import os
 import shutil
 import sys
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes import checkpoints, models, run_folder, training
+from radrecipes import checkpoints, compatibility, launch_promise, models, run_folder, training
 from radrecipes.command_line import positive, run
 from radrecipes.data.dataset_folder import LABEL_SET_FILE, SHOWABLE_ACCESS
 from radrecipes.divergence import DivergenceGuard
@@ -29,8 +30,8 @@ from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
 
 
-def main() -> None:
-    """Parse arguments; from here on a signal ends the run in order."""
+def make_parser() -> argparse.ArgumentParser:
+    """The arguments beside the recipe's fields."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="RECIPE", help="the recipe, a YAML file")
     parser.add_argument("--restart", action="store_true", help="replace what the output folder holds")
@@ -44,7 +45,12 @@ def main() -> None:
     parser.add_argument(
         "--stop-after", type=positive, metavar="STEP", help="end behind this step with a checkpoint and exit code 75"
     )
-    args, overrides = parser.parse_known_args()
+    return parser
+
+
+def main() -> None:
+    """Parse arguments; from here on a signal ends the run in order."""
+    args, overrides = make_parser().parse_known_args()
     stop_with_launcher()
     with StopRequests(args.stop_after) as stop:
         train(args, overrides, stop)
@@ -52,8 +58,12 @@ def main() -> None:
 
 def train(args: argparse.Namespace, overrides: list[str], stop: StopRequests) -> None:
     """Train one recipe, or what is left of it."""
-    # Recipe and output folder: every fault of the user's shows before any work
+    # Launcher, recipe and output folder: every fault of the user's shows before any work
+    promise = launch_promise.promise_of(os.environ)
+    launch_promise.check_gpus(promise)
     recipe = parse_recipe(args.config, overrides)
+    found = launch_promise.check_processes(promise, recipe.training)
+    compatibility.check(recipe, compatibility.configuration_of(found))
     folder, state = recipe.output_dir, recipe.training.distributed_state
     run_folder.check_can_hold(recipe, args.restart, args.allow_change)
     training.divide_batch(recipe, state.num_processes)
@@ -80,6 +90,7 @@ def train(args: argparse.Namespace, overrides: list[str], stop: StopRequests) ->
         # Trainer
         recipe.training.output_dir = str(folder)
         trainer = training.make_trainer(recipe, base, tokenizer, rows.rows)
+        launch_promise.check_engine(promise, trainer.accelerator)
         with checkpoints.room_for(folder, trainer.model):
             state.wait_for_everyone()  # all have looked at the checkpoints before the first one tidies up
             if state.is_main_process:

@@ -1,9 +1,12 @@
+import inspect
 import os
 import signal
 
 import pytest
+import torch
 from accelerate.commands import launch as accelerate_launch
 from accelerate.commands.launch import launch_command_parser
+from conftest import REPOSITORY
 from torch.distributed.run import get_args_parser
 
 from radrecipes import errors
@@ -54,7 +57,37 @@ def test_every_exit_code_of_the_project_is_known():
 def test_what_is_used_of_accelerate_and_torch_is_where_it_was():
     # The launcher of a single process is exchanged under its name, and torch's option is set under its own.
     assert accelerate_launch.launch_command.__globals__["simple_launcher"] is accelerate_launch.simple_launcher
+    # What it calls first, and whose first result is the arguments, filled in from the file.
+    source = inspect.getsource(accelerate_launch.launch_command)
+    assert "args, defaults, mp_from_config_flag = _validate_launch_command(args)" in source
     assert get_args_parser().parse_args(["script.py"]).signals_to_handle == "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """`start(file, *words)` calls the launcher in this process, with the environment put back afterwards."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    (tmp_path / "multi_cpu.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 2\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def start_launcher(file, *words):
+        return launch(launch_command_parser().parse_args(["--config_file", str(file), *words, "none.py"]))
+
+    return start_launcher
+
+
+@pytest.mark.parametrize("name", ["single_gpu", "ddp", "fsdp1_qlora", "fsdp2", "zero2", "zero3"])
+def test_what_is_for_gpus_does_not_start_without_one(name, start, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(InputError, match="PyTorch finds no GPU here"):
+        start(REPOSITORY / "accelerate_configs" / f"{name}.yaml")
+
+
+def test_one_process_does_not_start_where_several_were_asked_for(start):
+    with pytest.raises(InputError, match=r"multi_cpu\.yaml: accelerate would start one process"):
+        start("multi_cpu.yaml")
 
 
 def test_a_configuration_that_is_missing_is_named(tmp_path):

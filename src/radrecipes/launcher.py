@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from unittest.mock import patch
 
 import psutil
@@ -20,8 +20,11 @@ from accelerate.utils import prepare_simple_launcher_cmd_env
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from radrecipes import launch_promise
 from radrecipes.errors import InputError, InterruptedRunError
 
+# accelerate's own, which its launcher calls first; the launcher below wraps it.
+_fill_in_from_file = accelerate_launch._validate_launch_command
 # In the environment of what is started: nothing stands above the script that would keep its signals and its exit code from it.
 LAUNCHER_VARIABLE = "RADRECIPES_LAUNCHER"
 # The codes of radrecipes.errors by which a script says, in one line, why it stopped for good.
@@ -96,6 +99,7 @@ def launch(args: argparse.Namespace) -> Outcome:
         # accelerate decides which of its launchers fits; only the one for a single process is another. Where it may use
         # rich and --debug is given, it prints a failure and then leaves with 0.
         with (
+            patch.object(accelerate_launch, "_validate_launch_command", _with_promise),
             patch.object(accelerate_launch, "simple_launcher", _replace_this_process),
             patch.object(accelerate_launch, "is_rich_available", return_value=False),
             _signals_handed_on(codes),
@@ -153,6 +157,17 @@ def exit_code_after_signal(codes: Sequence[int], number: int) -> int:
     if codes and set(codes) <= {0, INTERRUPTED}:
         return max(codes)
     return 128 + number
+
+
+def _with_promise(args: argparse.Namespace) -> tuple[argparse.Namespace, Any, bool]:
+    """Have accelerate fill the arguments in from its file, and tell the processes what that promises."""
+    validated = _fill_in_from_file(args)
+    promise = launch_promise.promised_by(validated[0])
+    launch_promise.check_gpus(promise)
+    os.environ[launch_promise.PROMISE_VARIABLE] = promise.to_json()
+    if promise.on_cpu:
+        os.environ[launch_promise.USE_CPU_VARIABLE] = "true"  # accelerate tells no worker of several
+    return validated
 
 
 def _as_shells_do(code: int) -> int:

@@ -21,8 +21,6 @@ use_cpu: true
 num_machines: 1
 num_processes: {processes}
 machine_rank: 0
-rdzv_backend: static
-same_network: true
 mixed_precision: "no"
 main_process_port: 0
 """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from accelerate.utils import str_to_bool
 from conftest import REPOSITORY
 
 from e2e.conftest import CONFIGURATION
+from radrecipes.launch_promise import Engine, Promise, promise_of
 
 LAUNCH = REPOSITORY / "scripts" / "launch.py"
 # Runs until a signal comes, then saves for as many seconds as its rank's word says, and leaves with 75. Notes each signal.
@@ -206,8 +209,10 @@ def test_arguments_and_environment_are_those_that_accelerate_gives(processes, fo
         assert our_words == their_words == ["tells.py", "--a", "b c"]
         different = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
         assert different - {"MASTER_PORT", "TORCHELASTIC_ERROR_FILE"} == {
-            "RADRECIPES_LAUNCHER", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
-        } | ({"TORCHELASTIC_SIGNALS_TO_HANDLE"} if processes == 2 else set())  # fmt: skip
+            "RADRECIPES_LAUNCHER", "RADRECIPES_PROMISE", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
+        } | ({"TORCHELASTIC_SIGNALS_TO_HANDLE", "ACCELERATE_USE_CPU"} if processes == 2 else set())  # fmt: skip
+        assert str_to_bool(ours["ACCELERATE_USE_CPU"])  # accelerate tells no worker of several
+        assert promise_of(ours) == Promise(processes, Engine.DDP if processes == 2 else Engine.ONE_PROCESS, True)
 
 
 def test_a_program_that_is_no_python_script_finds_the_usual_signals(start):
@@ -223,3 +228,12 @@ def test_faults_of_the_arguments_are_one_line_and_exit_code_2(start):
     assert code == 2 and said.startswith("error: ") and "number_of_gpus" in said and said.count("\n") == 1
     code, said = end_of(start(1, "--no_such_option"))
     assert code == 2 and "error: " in said
+
+
+def test_what_needs_gpus_is_not_degraded_to_a_cpu(start):
+    shutil.copy(REPOSITORY / "accelerate_configs" / "fsdp2.yaml", "3.yaml")
+    code, said = end_of(start(3, "ends.py", 0, CUDA_VISIBLE_DEVICES=""))
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(
+        "error: the launch configuration is for 8 processes (FSDP2) on GPUs, and PyTorch finds no GPU"
+    )
