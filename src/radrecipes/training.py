@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft import LoraConfig
+from peft.helpers import disable_input_dtype_casting
 from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from trl import SFTTrainer, get_peft_config
@@ -368,7 +369,10 @@ def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequest
     """
     trainer.add_callback(_EndWhereDone())
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # PEFT widens what an adapter reads to float32, which autocast narrows again: the same bits, with copies to keep.
+        under_autocast = trainer.args.bf16 and not trainer.is_deepspeed_enabled
+        with disable_input_dtype_casting(trainer.model, active=under_autocast):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         stop.raise_where_stopped(trainer.state.max_steps)
     except _AllStepsDoneError:
         pass
