@@ -17,13 +17,14 @@ from typing import Any
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes import checkpoints, compatibility, launch_promise, models, run_folder, training
+from radrecipes import checkpoints, compatibility, launch_promise, models, other_hosts, run_folder, training
 from radrecipes.command_line import positive, run
 from radrecipes.data.dataset_folder import LABEL_SET_FILE, SHOWABLE_ACCESS
 from radrecipes.divergence import DivergenceGuard
 from radrecipes.errors import OutputInUseError
 from radrecipes.inspection import TrainingData, load_training_data, masked_example
 from radrecipes.interruption import StopRequests, stop_with_launcher
+from radrecipes.launch_promise import Promise
 from radrecipes.manifest import describe_run
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS
@@ -49,21 +50,23 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse arguments; from here on a signal ends the run in order."""
+    """Parse arguments; from here on a signal ends the run in order, and the loss of another machine ends it at all."""
     args, overrides = make_parser().parse_known_args()
     stop_with_launcher()
     with StopRequests(args.stop_after) as stop:
-        train(args, overrides, stop)
+        # Launcher and recipe: every fault of the user's shows before any work
+        promise = launch_promise.promise_of(os.environ)
+        launch_promise.check_gpus(promise)
+        recipe = parse_recipe(args.config, overrides)
+        found = launch_promise.check_processes(promise, recipe.training)
+        compatibility.check(recipe, compatibility.configuration_of(found))
+        with other_hosts.watched():
+            train(args, recipe, promise, stop)
 
 
-def train(args: argparse.Namespace, overrides: list[str], stop: StopRequests) -> None:
+def train(args: argparse.Namespace, recipe: Recipe, promise: Promise | None, stop: StopRequests) -> None:
     """Train one recipe, or what is left of it."""
-    # Launcher, recipe and output folder: every fault of the user's shows before any work
-    promise = launch_promise.promise_of(os.environ)
-    launch_promise.check_gpus(promise)
-    recipe = parse_recipe(args.config, overrides)
-    found = launch_promise.check_processes(promise, recipe.training)
-    compatibility.check(recipe, compatibility.configuration_of(found))
+    # Output folder: what lies there must be an earlier try of this recipe
     folder, state = recipe.output_dir, recipe.training.distributed_state
     run_folder.check_can_hold(recipe, args.restart, args.allow_change)
     training.divide_batch(recipe, state.num_processes)
@@ -86,6 +89,7 @@ def train(args: argparse.Namespace, overrides: list[str], stop: StopRequests) ->
         identity = _identity(recipe, data, state.num_processes)  # the base is on this machine now
         anew = run_folder.Resumption()
         resumed = anew if args.restart else run_folder.find_resumption(folder, identity, args.allow_change)
+        other_hosts.check_same_run(folder, identity, resumed.step)
 
         # Trainer
         recipe.training.output_dir = str(folder)
