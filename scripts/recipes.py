@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 import radrecipes  # noqa: F401  (before any library that reports home: turns telemetry off)
-from radrecipes import inspection, planning, training
+from radrecipes import compatibility, inspection, planning, training
 from radrecipes.command_line import run
 from radrecipes.errors import InputError
 from radrecipes.recipe import find_recipes, header, parse_recipe
@@ -107,24 +107,8 @@ def plan(path: Path, overrides: Sequence[str]) -> None:
     training.divide_batch(recipe, processes=1)
     data = inspection.load_training_data(recipe)
     found = planning.make_plan(recipe, data.rows.rows, data.tokenizer)
-    layout = recipe.arguments.batch_layout
-    share = found.trainable_parameters / found.total_parameters
-    gib = 2**30
-    print(f"steps        {found.steps:,} of {recipe.arguments.global_batch_size} rows, {found.epochs:g} epochs")
-    print(f"tokens       {found.tokens:,} in {found.rows:,} rows; computed an epoch: {found.computed_tokens:,} as")
-    print(f"             {layout}, {found.padded_tokens:,} as TRL pads ({_ratio(found):.2f} times as many)")
-    print(f"parameters   {found.trainable_parameters:,} of {found.total_parameters:,} trained ({share:.2%})")
-    print(
-        f"memory       {found.memory_bytes / gib:.1f} GiB: weights {found.weights_bytes / gib:.2f}, adapter with "
-        f"gradients and AdamW {found.adapter_bytes / gib:.2f}, activations {found.activation_bytes / gib:.2f}, "
-        f"framework {found.framework_bytes / gib:.2f}"
-    )
-    print(f"time         {found.seconds / 60:.1f} minutes, {found.seconds_per_step:.2f} s a step")
-    print("assumed      " + "\n             ".join(planning.assumptions(found)))
-
-
-def _ratio(found: planning.Plan) -> float:
-    return found.padded_tokens / found.computed_tokens
+    print("\n".join(planning.describe(found, recipe)))
+    print("methods      " + "\n             ".join(compatibility.describe(recipe.method)))
 
 
 def main() -> None:

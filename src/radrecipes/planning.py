@@ -2,12 +2,13 @@
 
 The model is built on the meta device, and one training step of its largest batch runs on fake tensors, which have shapes
 but no values ([`torch._subclasses.FakeTensorMode`]). That step is counted, not guessed: every matrix product by PyTorch's
-own FLOP formulas (`torch.utils.flop_counter`), and every tensor that autograd keeps for the backward pass by its storage.
+own FLOP formulas (`torch.utils.flop_counter`), and every tensor by its storage for as long as it lives. The plan for GPUs
+that are not at hand, in `gpu_planning.py`, is made from the same counts.
 """
 
 import math
-import os
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -27,14 +31,17 @@ from radrecipes.recipe import Recipe
 # Share of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the
 # default recipe on 2 cores: 0.44 to 0.47 of six steps, each beside its own measurement of products.
 PRODUCT_SHARE = 0.45
-# Growth of a CPU process's heap over what autograd keeps: temporaries, and freed blocks that no later tensor fits.
-# Measured with the default recipe's model at two batch shapes: 1.6 and 1.7. A GPU's allocator returns its blocks whole.
-CPU_HEAP_GROWTH = 1.65
-# Context and libraries of one process on a GPU, in bytes; on a CPU the planning process is measured instead.
-_GPU_CONTEXT_BYTES = 700 * 2**20
-# Bytes for each trained parameter in float32: itself, its gradient, and AdamW's two moments (Rajbhandari et al. 2020,
-# ZeRO, section 3.1, without the 16-bit copies, which LoRA under autocast does not keep).
-_BYTES_PER_TRAINED = 4 + 4 + 8
+# Growth of a CPU process's heap over the tensors that live at once: freed blocks that no later tensor fits, and oneDNN's
+# kernels for every shape. Measured on whole runs of the default recipes (benchmarks/README.md): 1.3 to 1.9. A GPU's
+# allocator returns its blocks.
+CPU_HEAP_GROWTH = 1.55
+# Context and libraries of one process on a GPU, in bytes: a guess until one was measured. On a CPU the planning process is
+# measured instead.
+GPU_CONTEXT_BYTES = 2**30
+# bitsandbytes 0.50.2, functional.py: a float32 constant for 64 weights; nested, a byte for 64 and a float32 for 64 x 256; and a
+# table of 16 for each layer, nested one of 256 and an offset more. 8-bit: a float32 for each output row.
+_BLOCK, _NESTED_BLOCK = 64, 256
+_TABLE_BYTES, _NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,44 @@ class StepCost:
     Args:
         flops (`int`):
             Operations of all matrix products, a multiplication and an addition counting as two.
-        saved_bytes (`int`):
-            Bytes that autograd keeps for the backward pass, weights not counted.
+        peak_bytes (`int`):
+            Bytes of all tensors that live at the same time at most, weights and inputs not counted.
     """
 
     flops: int
-    saved_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a base, and parameters of its adapter.
+
+    Args:
+        packed (`int`):
+            Weights of quantised layers; 0 where nothing is quantised.
+        constants (`int`):
+            What unpacks them.
+        plain (`int`):
+            The rest of the base in its dtype: embeddings, norms, LM head; the whole base where nothing is quantised.
+        unpacked (`int`):
+            The largest quantised weight in the compute dtype: the backward pass unpacks one after the other.
+        trained (`int`):
+            Parameters of the adapter.
+        bytes_per_trained (`tuple[int, int, int]`):
+            Of each: itself, its gradient, and AdamW's two moments.
+    """
+
+    packed: int
+    constants: int
+    plain: int
+    unpacked: int
+    trained: int
+    bytes_per_trained: tuple[int, int, int]
+
+    @property
+    def base(self) -> int:
+        """Bytes of the whole base."""
+        return self.packed + self.constants + self.plain
 
 
 @dataclass(frozen=True)
@@ -137,7 +176,7 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase, measure_seconds: float = 1.0) -> Plan:
-    """Plan a recipe on one process of this machine.
+    """Plan a recipe for one process of this machine.
 
     Args:
         recipe ([`Recipe`]):
@@ -157,55 +196,85 @@ def make_plan(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase,
     """
     dtype = models.compute_dtype(recipe.model.dtype)
     args = recipe.training
-    collator = training.collator_for(recipe.arguments.batch_layout, tokenizer, dtype)
-    layout = lay_out(rows, collator, args.per_device_train_batch_size, args.seed)
-    padded = count_padded_tokens(rows, args.per_device_train_batch_size, args.seed)
-    config = models.load_config(recipe.model)
-    model = build_on_meta(recipe, config)
-    trainable, total = model.get_nb_trainable_parameters()
-    largest_rows, largest_length, _ = layout.largest
-    cost = count_step(model, dtype, *layout.largest, own_mask=recipe.arguments.batch_layout == "shared_prefix")
-    if args.activation_checkpointing:
-        cost = _with_checkpointing(cost, config, largest_rows * largest_length, dtype.itemsize)
+    layout = lay_out_recipe(recipe, rows, tokenizer, dtype)
+    # Only "eager" keeps the attention matrix; every fused kernel keeps about what SDPA does.
+    eager = models.attention_for(recipe.model, training.longest_row(recipe)) == "eager"
+    model = build_on_meta(recipe, models.load_config(recipe.model), dtype, eager)
+    cost, sizes = count_largest(recipe, model, dtype, layout), count_sizes(recipe, model)
 
-    steps_per_epoch = math.ceil(len(rows) / recipe.arguments.global_batch_size)
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
-    flops_per_token = cost.flops / (largest_rows * largest_length)
+    on_gpu = torch.cuda.is_available()
+    growth, framework = (1.0, GPU_CONTEXT_BYTES) if on_gpu else (CPU_HEAP_GROWTH, psutil.Process().memory_info().rss)
+    largest_rows, largest_length, _ = layout.largest
+    tokens = largest_rows * largest_length
+    steps, steps_per_epoch = count_steps(recipe, len(rows))
     return Plan(
         rows=len(rows),
         steps=steps,
         epochs=steps / steps_per_epoch,
         tokens=sum(map(len, rows["input_ids"])),
         computed_tokens=layout.tokens,
-        padded_tokens=padded,
-        trainable_parameters=trainable,
-        total_parameters=total,
-        weights_bytes=_weights_bytes(model, recipe),
-        adapter_bytes=_BYTES_PER_TRAINED * trainable,
-        activation_bytes=round(cost.saved_bytes * (1.0 if torch.cuda.is_available() else CPU_HEAP_GROWTH)),
-        framework_bytes=_GPU_CONTEXT_BYTES
-        if torch.cuda.is_available()
-        else psutil.Process(os.getpid()).memory_info().rss,
-        flops_per_step=flops_per_token * layout.tokens / steps_per_epoch,
-        flops_per_second=measure_products(
-            dtype, largest_rows * largest_length, largest_linear_shape(model), measure_seconds
-        ),
+        padded_tokens=count_padded_tokens(rows, args.per_device_train_batch_size, args.seed),
+        trainable_parameters=sizes.trained,
+        total_parameters=model.get_nb_trainable_parameters()[1],
+        weights_bytes=sizes.base,
+        adapter_bytes=sum(sizes.bytes_per_trained) * sizes.trained,
+        activation_bytes=round((cost.peak_bytes + sizes.unpacked) * growth),
+        framework_bytes=framework,
+        flops_per_step=cost.flops / tokens * layout.tokens / steps_per_epoch,
+        flops_per_second=measure_products(dtype, tokens, largest_linear_shape(model), measure_seconds),
         compute_dtype=str(dtype).removeprefix("torch."),
     )
 
 
 def assumptions(plan: Plan) -> list[str]:
     """What the estimate takes for granted, one line each."""
-    place = "GPU context" if torch.cuda.is_available() else "this process as it stands, its libraries loaded"
+    on_gpu = torch.cuda.is_available()
+    heap = "" if on_gpu else f", times {CPU_HEAP_GROWTH} for a CPU's heap"
+    place = "GPU context" if on_gpu else "this process as it stands, its libraries loaded"
     return [
         f"products at {plan.flops_per_second / 1e9:,.0f} GFLOP/s in {plan.compute_dtype}, as just measured here; "
         "other work on the machine makes it slower",
         f"products take {PRODUCT_SHARE:.0%} of a step (default recipe, 2 cores); loading and saving are not counted",
-        "one process; activations are what autograd keeps in the largest batch, counted on fake tensors"
-        + ("" if torch.cuda.is_available() else f", times {CPU_HEAP_GROWTH} for a CPU's heap"),
-        f"{_BYTES_PER_TRAINED} bytes a trained parameter: float32 adapter, gradient, two AdamW moments",
+        f"one process; activations are the tensors of the largest batch, counted on fake ones{heap}",
+        f"{plan.adapter_bytes // plan.trainable_parameters} bytes a trained parameter: itself, its gradient, two AdamW moments",
         f"framework: {place}",
     ]
+
+
+def describe(plan: Plan, recipe: Recipe) -> list[str]:
+    """The plan for a terminal, one line each."""
+    share, gib = plan.trainable_parameters / plan.total_parameters, 2**30
+    ratio = plan.padded_tokens / plan.computed_tokens
+    return [
+        f"steps        {plan.steps:,} of {recipe.arguments.global_batch_size} rows, {plan.epochs:g} epochs",
+        f"tokens       {plan.tokens:,} in {plan.rows:,} rows; computed an epoch: {plan.computed_tokens:,} as",
+        f"             {recipe.arguments.batch_layout}, {plan.padded_tokens:,} as TRL pads ({ratio:.2f} times as many)",
+        f"parameters   {plan.trainable_parameters:,} of {plan.total_parameters:,} trained ({share:.2%})",
+        f"memory       {plan.memory_bytes / gib:.1f} GiB: weights {plan.weights_bytes / gib:.2f}, adapter with "
+        f"gradients and AdamW {plan.adapter_bytes / gib:.2f}, activations {plan.activation_bytes / gib:.2f}, "
+        f"framework {plan.framework_bytes / gib:.2f}",
+        f"time         {plan.seconds / 60:.1f} minutes, {plan.seconds_per_step:.2f} s a step",
+        "assumed      " + "\n             ".join(assumptions(plan)),
+    ]
+
+
+def count_steps(recipe: Recipe, rows: int) -> tuple[int, int]:
+    """Optimizer steps of the whole training, and of an epoch.
+
+    Args:
+        recipe ([`Recipe`]):
+            Epochs, or steps at most.
+        rows (`int`):
+            Training rows.
+    """
+    args, in_epoch = recipe.training, math.ceil(rows / recipe.arguments.global_batch_size)
+    return (args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * in_epoch)), in_epoch
+
+
+def lay_out_recipe(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> Layout:
+    """[`lay_out`] by a recipe's own batch, layout and seed; [`~training.divide_batch`] has been applied."""
+    collator = training.collator_for(recipe.arguments.batch_layout, tokenizer, dtype)
+    return lay_out(rows, collator, recipe.training.per_device_train_batch_size, recipe.training.seed)
 
 
 def lay_out(rows: Dataset, collator, batch_size: int, seed: int) -> Layout:
@@ -243,23 +312,56 @@ def _shuffled_batches(items: list, batch_size: int, seed: int) -> Iterator[list]
         yield [items[index] for index in order[start : start + batch_size]]
 
 
-def build_on_meta(recipe: Recipe, config: PretrainedConfig) -> PeftModel:
+def build_on_meta(recipe: Recipe, config: PretrainedConfig, dtype: torch.dtype, eager: bool) -> PeftModel:
     """The base with a fresh adapter, on the meta device: every shape, no memory.
+
+    Args:
+        recipe ([`Recipe`]):
+            Its adapter.
+        config ([`~transformers.PretrainedConfig`]):
+            The base's, from [`~models.load_config`].
+        dtype (`torch.dtype`):
+            Of the base; that of quantised layers too.
+        eager (`bool`):
+            Whether attention keeps its matrix.
 
     Raises:
         [`InputError`]: the base lacks a layer that the recipe adapts.
     """
-    dtype = models.compute_dtype(recipe.model.dtype)
-    # Only "eager" keeps the attention matrix; every fused kernel keeps about what SDPA does.
-    eager = models.attention_for(recipe.model, training.longest_row(recipe)) == "eager"
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager" if eager else "sdpa")
         training.check_targets(recipe, base)
         return get_peft_model(base, training.lora_config(recipe), low_cpu_mem_usage=True)
 
 
+def count_largest(recipe: Recipe, model: PeftModel, dtype: torch.dtype, layout: Layout) -> StepCost:
+    """[`count_step`] of a recipe's largest batch."""
+    return count_step(
+        model,
+        dtype,
+        *layout.largest,
+        own_mask=recipe.arguments.batch_layout == "shared_prefix",
+        adapter_dtype=_adapter_dtype(recipe),
+        keeps_inputs=recipe.model.load_in_8bit,
+        checkpointing=recipe.training.activation_checkpointing,
+    )
+
+
+def _adapter_dtype(recipe: Recipe) -> torch.dtype:
+    """PEFT widens an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
+    return torch.bfloat16 if recipe.model.load_in_4bit or recipe.model.load_in_8bit else torch.float32
+
+
 def count_step(
-    model: PeftModel, dtype: torch.dtype, rows: int, length: int, scored: int, own_mask: bool = True
+    model: PeftModel,
+    dtype: torch.dtype,
+    rows: int,
+    length: int,
+    scored: int,
+    own_mask: bool = True,
+    adapter_dtype: torch.dtype = torch.float32,
+    keeps_inputs: bool = False,
+    checkpointing: bool = False,
 ) -> StepCost:
     """Run one training step on fake tensors and count it.
 
@@ -274,27 +376,29 @@ def count_step(
             Positions that the LM head sees.
         own_mask (`bool`, *optional*, defaults to `True`):
             Whether the batch brings its additive mask of shape `(rows, 1, length, length)`.
+        adapter_dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+            Of the adapter's weights.
+        keeps_inputs (`bool`, *optional*, defaults to `False`):
+            Whether frozen layers keep their input, as bitsandbytes' 8-bit ones do (0.50.2, `MatMul8bitLt.forward`).
+        checkpointing (`bool`, *optional*, defaults to `False`):
+            Whether activations are checkpointed.
 
     Returns:
         [`StepCost`]
     """
-    saved: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor  # views share their storage: count it once
-        return tensor
-
-    counter = FlopCounterMode(display=False)
+    kept: list[torch.Tensor] = []
+    at_head: list[int] = []
+    counter, living = FlopCounterMode(display=False), LivingBytes()
     with FakeTensorMode():
         weights = {
-            name: torch.empty(
+            f"model.{name}": torch.empty(
                 weight.shape,
-                dtype=torch.float32 if weight.requires_grad else weight.dtype,
+                dtype=adapter_dtype if weight.requires_grad else weight.dtype,
                 requires_grad=weight.requires_grad,
             )
             for name, weight in model.named_parameters()
         }
-        weights |= {name: torch.empty(buffer.shape, dtype=buffer.dtype) for name, buffer in model.named_buffers()}
+        weights |= {f"model.{name}": torch.empty(it.shape, dtype=it.dtype) for name, it in model.named_buffers()}
         inputs = {
             "input_ids": torch.zeros(rows, length, dtype=torch.long),
             "position_ids": torch.zeros(rows, length, dtype=torch.long),
@@ -304,20 +408,92 @@ def count_step(
             inputs["attention_mask"] = torch.zeros(rows, 1, length, length, dtype=dtype)
         head = model.get_output_embeddings()
         filled = -(-scored // training.SCORED_ROUND_TO) * training.SCORED_ROUND_TO
-        handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[:filled],))
-        autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32)
+
+        def narrow(module: torch.nn.Module, args: tuple) -> tuple:
+            at_head.append(living.now)
+            return (args[0].flatten(0, 1)[:filled],)
+
+        handles = [head.register_forward_pre_hook(narrow)]
+        if keeps_inputs:
+            for layer in _frozen_linear(model):
+                handles.append(layer.register_forward_pre_hook(lambda module, args: kept.append(args[0])))
         model.train()
+        living.ignore(weights.values(), inputs.values())
         try:
-            with counter:
-                with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
-                    logits = torch.func.functional_call(model, weights, (), inputs).logits
-                    loss = F.cross_entropy(logits[:scored].float(), torch.zeros(scored, dtype=torch.long))
-                loss.backward()
+            # As in training.train
+            with counter, living, disable_input_dtype_casting(model, active=dtype != torch.float32):
+                torch.func.functional_call(_Step(model, scored, dtype), weights, (inputs,))
         finally:
-            handle.remove()
-        own = {weight.untyped_storage()._cdata for weight in weights.values()}
-        saved_bytes = sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in own)
-    return StepCost(counter.get_total_flops(), saved_bytes)
+            for handle in handles:
+                handle.remove()
+    cost = StepCost(counter.get_total_flops(), living.peak)
+    if not checkpointing:
+        return cost
+    config = model.config
+    inputs_bytes = config.num_hidden_layers * rows * length * config.hidden_size * dtype.itemsize
+    return _with_checkpointing(cost, at_head[0], config.num_hidden_layers, inputs_bytes)
+
+
+class _Step(torch.nn.Module):
+    """Forward and backward pass in one call, so that both see the fake weights."""
+
+    def __init__(self, model: PeftModel, scored: int, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.scored, self.dtype = model, scored, dtype
+
+    def forward(self, inputs: dict) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.dtype != torch.float32):
+            logits = self.model(**inputs).logits
+            loss = F.cross_entropy(logits[: self.scored].float(), torch.zeros(self.scored, dtype=torch.long))
+        loss.backward()
+
+
+class LivingBytes(TorchDispatchMode):
+    """Within the context, how many bytes of tensors that were made there live now, and lived at the same time at most.
+
+    Attributes:
+        now, peak (`int`):
+            Bytes; tensors that share their storage count once.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def ignore(self, *groups) -> None:
+        """Count these tensors as nothing: they were there before."""
+        for tensor in tree_leaves([list(group) for group in groups]):
+            if isinstance(tensor, torch.Tensor):
+                self._sizes[tensor.untyped_storage()._cdata] = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Run an operation and note what it made."""
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._remove, key)
+
+    def _remove(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+def _with_checkpointing(cost: StepCost, body: int, layers: int, inputs: int) -> StepCost:
+    """Checkpointing keeps each layer's input and one layer's tensors, and runs the forward pass twice (Chen et al. 2016).
+
+    With a frozen base a forward pass is about half of the products: the backward pass makes no gradients of its weights.
+    `body` is what lives when the LM head begins.
+    """
+    return StepCost(cost.flops * 3 // 2, cost.peak_bytes - body + body // layers + inputs)
 
 
 def largest_linear_shape(model: PeftModel) -> tuple[int, int]:
@@ -363,34 +539,45 @@ def measure_products(dtype: torch.dtype, tokens: int, shape: tuple[int, int], se
     return 2 * tokens * math.prod(shape) / sorted(times)[len(times) // 20]
 
 
-def _with_checkpointing(cost: StepCost, config: PretrainedConfig, tokens: int, itemsize: int) -> StepCost:
-    """Checkpointing keeps each layer's input and one layer's tensors, and runs the forward pass twice (Chen et al. 2016).
+def count_sizes(recipe: Recipe, model: PeftModel) -> Sizes:
+    """Sizes of a model on the meta device, its base quantised as the recipe says.
 
-    With a frozen base a forward pass is about half of the products: the backward pass makes no gradients of its weights.
+    Args:
+        recipe ([`Recipe`]):
+            What is quantised; embeddings, norms and the LM head keep their dtype (Transformers, `get_keys_to_not_convert`).
+        model ([`~peft.PeftModel`]):
+            From [`build_on_meta`].
+
+    Returns:
+        [`Sizes`]
     """
-    layers = config.num_hidden_layers
-    return StepCost(cost.flops * 3 // 2, cost.saved_bytes // layers + layers * tokens * config.hidden_size * itemsize)
+    four, eight = recipe.model.load_in_4bit, recipe.model.load_in_8bit
+    layers = {id(layer.weight): layer.weight for layer in _frozen_linear(model)} if four or eight else {}
+    packed = list(layers.values())
+    others = [weight for weight in model.parameters() if not weight.requires_grad and id(weight) not in layers]
+    width = _adapter_dtype(recipe).itemsize
+    return Sizes(
+        packed=sum(-(-weight.numel() // 2) if four else weight.numel() for weight in packed),
+        constants=sum(
+            _four_bit_constants(weight.numel(), recipe.model.use_bnb_nested_quant) if four else 4 * weight.shape[0]
+            for weight in packed
+        ),
+        plain=sum(weight.nbytes for weight in others),
+        unpacked=max((weight.nbytes for weight in packed), default=0),
+        trained=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        bytes_per_trained=(width, width, 2 * width),
+    )
 
 
-def _weights_bytes(model: PeftModel, recipe: Recipe) -> int:
-    """Bytes of the base; quantised linear layers as in Dettmers et al. 2023, QLoRA, section 3.
-
-    4-bit: half a byte, and one float32 constant for 64 parameters (0.5 bit each; 0.127 bit with nested quantisation).
-    8-bit: one byte. Embeddings, norms and the LM head keep their dtype.
-    """
-    if recipe.model.load_in_4bit:
-        per_quantised = (4 + (0.127 if recipe.model.use_bnb_nested_quant else 0.5)) / 8
-    else:
-        per_quantised = 1.0 if recipe.model.load_in_8bit else None
+def _frozen_linear(model: PeftModel) -> list[torch.nn.Linear]:
+    """The layers that bitsandbytes quantises: all linear ones of the base but the LM head."""
     head = model.get_output_embeddings()
-    linear = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module is not head and not module.weight.requires_grad
-    }
-    total = 0.0
-    for weight in model.parameters():
-        if not weight.requires_grad:
-            quantised = per_quantised is not None and id(weight) in linear
-            total += weight.numel() * (per_quantised if quantised else weight.element_size())
-    return round(total)
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    return [module for module in linear if not module.weight.requires_grad]
+
+
+def _four_bit_constants(weights: int, nested: bool) -> int:
+    blocks = -(-weights // _BLOCK)
+    if not nested:
+        return 4 * blocks + _TABLE_BYTES
+    return blocks + 4 * -(-blocks // _NESTED_BLOCK) + _TABLE_BYTES + _NESTED_TABLE_BYTES
