@@ -50,6 +50,7 @@ class SharedPrefixCollator:
             `dict[str, torch.Tensor]`: `input_ids`, `labels`, `position_ids` of shape `(rows, length)`, the additive
             `attention_mask` of shape `(rows, 1, length, length)`, and `index` of shape `(examples,)` where they have one.
         """
+        examples = without_empty(examples)
         prefix = shared_prefix_length(examples)
         rests = [len(example["input_ids"]) - prefix for example in examples]
         divided = divide_into_rows(rests, prefix, self.row_tokens, self.round_to)
@@ -99,6 +100,7 @@ class PaddedCollator:
 
     def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Lay out one batch: `input_ids`, `labels` and the 0/1 `attention_mask` of shape `(examples, length)`, and `index`."""
+        examples = without_empty(examples)
         length = max(len(example["input_ids"]) for example in examples)
         input_ids = torch.full((len(examples), length), self.pad_token_id)
         labels = torch.full((len(examples), length), IGNORED)
@@ -113,6 +115,11 @@ class PaddedCollator:
 
 def _indices(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {"index": torch.tensor([example["index"] for example in examples])} if "index" in examples[0] else {}
+
+
+def without_empty(examples: Sequence[dict[str, list[int]]]) -> Sequence[dict[str, list[int]]]:
+    """The examples of a batch that something is learned from; one where there is none, because every process needs a batch."""
+    return [example for example in examples if any(label != IGNORED for label in example["labels"])] or examples[:1]
 
 
 def shared_prefix_length(examples: Sequence[dict[str, list[int]]]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
+from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import gather_object
 from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
@@ -25,6 +26,7 @@ from radrecipes.checkpoints import Progress
 from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
 from radrecipes.interruption import StopRequests
 from radrecipes.recipe import Recipe
+from radrecipes.row_order import NO_ROW, EachRowOnce, with_empty_row
 from radrecipes.tasks.rendering import render_example
 from radrecipes.tasks.task import Task
 
@@ -152,6 +154,19 @@ class CompletionTrainer(SFTTrainer):
         self.rows_of_step = RowsOfStep()
         self.add_callback(self.rows_of_step)
 
+    def _prepare_dataset(self, dataset, processing_class, args, *ignored):
+        """The rows are prepared already; TRL would copy them twice, first in one process, then in the others."""
+        return dataset if args.world_size == 1 else with_empty_row(dataset, processing_class.pad_token_id)
+
+    def get_train_dataloader(self):
+        """Several processes see each row of an epoch once, as one does; orders that are not random stay as they are."""
+        dataloader = super().get_train_dataloader()
+        order = dataloader.get_sampler()
+        if self.args.world_size > 1 and isinstance(order, SeedableRandomSampler):
+            step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            dataloader.set_sampler(EachRowOnce(len(self.train_dataset) - 1, step_rows, order.initial_seed))
+        return dataloader
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean cross-entropy of the scored tokens: a sum over this batch divided by the tokens of the optimizer step."""
         if "index" in inputs:
@@ -187,7 +202,7 @@ class RowsOfStep(TrainerCallback):
 
     def of_all_processes(self) -> list[int]:
         """The indices over all processes, which all must ask for at the same point."""
-        own = [index for batch in self.batches for index in batch.tolist()]
+        own = [index for batch in self.batches for index in batch.tolist() if index != NO_ROW]
         return sorted(gather_object(own))
 
 
@@ -205,7 +220,8 @@ def scored_positions_only(model: PreTrainedModel, scored: torch.Tensor) -> Itera
             `True` where the next token is scored.
     """
     positions = scored.flatten().nonzero().flatten()
-    positions = F.pad(positions, (0, -len(positions) % SCORED_ROUND_TO))
+    # A batch of empty rows has no scored position: its process only takes part in the step.
+    positions = F.pad(positions, (0, -len(positions) % SCORED_ROUND_TO if len(positions) else SCORED_ROUND_TO))
     head = model.get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[positions],))
     try:

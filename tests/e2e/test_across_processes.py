@@ -1,0 +1,47 @@
+"""Several processes do what one does: the same steps in training, the same files from evaluation."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import write_tiny_dataset
+from safetensors.torch import load_file
+from sft_faults import Script, two_ranks
+
+from e2e.conftest import RECIPE, adapter_hash
+
+# 38 rows: the third step of an epoch has six of the sixteen. No dropout: its draws depend on a batch's shape.
+ROWS = 50
+TRAIN = ("scripts/sft.py", "--config", RECIPE, "--global_batch_size", "16", "--num_train_epochs", "2")
+
+
+def train(workspace, processes, batch, layout, folder, *more, code=0):
+    """Losses of all steps, and the adapter."""
+    words = (*TRAIN, "--per_device_train_batch_size", batch, "--batch_layout", layout, "--output_dir", folder, *more)
+    scripts = two_ranks(workspace, *words) if processes == 2 else [Script(workspace, *words)]
+    for script in scripts:
+        assert script.end(120).code == code, script.stderr
+    if code:
+        return None
+    lines = Path(folder, "train_log.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line)["loss"] for line in lines], load_file(Path(folder, "adapter/adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("layout", ["shared_prefix", "padded"])
+def test_a_global_batch_gives_the_same_steps_however_it_is_divided(workspace, layout):
+    shutil.rmtree("data/tiny")
+    write_tiny_dataset(workspace / "data" / "tiny", rows=ROWS)
+    losses, adapter = train(workspace, 1, 16, layout, "runs/1x16")
+    assert len(losses) == 6
+    for batch, folder in ((8, "runs/2x8"), (4, "runs/2x4x2")):
+        other_losses, other_adapter = train(workspace, 2, batch, layout, folder)
+        # Sums in another order: measured 5e-7 and 2e-7. Repeated rows at an epoch's end make 1e-3 and 5e-2 of it.
+        assert other_losses == pytest.approx(losses, rel=0, abs=1e-5), folder
+        for name, tensor in adapter.items():
+            assert (other_adapter[name] - tensor).abs().max() < 1e-5, (folder, name)
+    if layout == "shared_prefix":
+        # In the middle of an epoch, and continued: the order of its rows goes on where it was.
+        train(workspace, 2, 4, layout, "runs/resumed", "--stop-after", "4", code=75)
+        train(workspace, 2, 4, layout, "runs/resumed")
+        assert adapter_hash(Path("runs/resumed")) == adapter_hash(Path("runs/2x4x2"))
