@@ -103,16 +103,13 @@ def two_ranks(
     workspace: Path, *words: str | Path, faults: Mapping[int, Callable[[], None]] | None = None
 ) -> list[Script]:
     """Two processes of one job on the CPU, as `accelerate launch` would start them, without a launcher above them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {
         "ACCELERATE_USE_CPU": "true",
         "ACCELERATE_MIXED_PRECISION": "no",
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         # As under scripts/launch.py, or the warm process would be taken for a launcher.
         "RADRECIPES_LAUNCHER": "1",
     }
@@ -125,6 +122,13 @@ def two_ranks(
         )
         for rank in (0, 1)
     ]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _run(workspace, words, fault, environment, output):
