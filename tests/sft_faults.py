@@ -100,14 +100,20 @@ class Script:
 
 
 def two_ranks(
-    workspace: Path, *words: str | Path, faults: Mapping[int, Callable[[], None]] | None = None
+    workspace: Path,
+    *words: str | Path,
+    faults: Mapping[int, Callable[[], None]] | None = None,
+    other_machine: Path | None = None,
 ) -> list[Script]:
-    """Two processes of one job on the CPU, as `accelerate launch` would start them, without a launcher above them."""
+    """Two processes of one job on the CPU, as `accelerate launch` would start them, without a launcher above them.
+
+    Where there is a workspace for it, the second one takes itself for one on another machine.
+    """
     environment = {
         "ACCELERATE_USE_CPU": "true",
         "ACCELERATE_MIXED_PRECISION": "no",
         "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "1" if other_machine else "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         # As under scripts/launch.py, or the warm process would be taken for a launcher.
@@ -115,10 +121,10 @@ def two_ranks(
     }
     return [
         Script(
-            workspace,
+            (other_machine if rank else None) or workspace,
             *words,
             fault=(faults or {}).get(rank),
-            environment={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            environment={**environment, "RANK": str(rank), "LOCAL_RANK": "0" if other_machine else str(rank)},
         )
         for rank in (0, 1)
     ]
@@ -266,6 +272,11 @@ def watch_group() -> None:
         destroy(*args, **options)
 
     torch.distributed.destroy_process_group = watched
+
+
+def set_value(module: str, name: str, value: object) -> None:
+    """Set a value of a module."""
+    setattr(importlib.import_module(module), name, value)
 
 
 def all_of(*faults: Callable[[], None]) -> None:
