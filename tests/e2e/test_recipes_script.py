@@ -78,6 +78,67 @@ def test_plan_estimates_without_weights(workspace):
     assert re.search(r"^assumed +products at [\d,]+ GFLOP/s in float32", text, re.MULTILINE)
 
 
+def test_plan_for_a_gpu_shows_every_configuration(workspace, call):
+    (workspace / "models" / "tiny" / "llama" / "model.safetensors").unlink()
+    planned = call("recipes", "plan", RECIPE, "--gpu", "h100", "--dtype=bfloat16")
+    assert (planned.code, planned.stderr) == (0, "")
+    lines = planned.stdout.splitlines()
+    assert lines[0] == (
+        "gpu          h100: 74.5 GiB, 989 TFLOP/s dense bfloat16, 3.35 TB/s (NVIDIA's data sheet, H100 SXM)"
+    )
+    table = lines[lines.index("") + 1 :]
+    assert table[0].split()[:5] == ["GiB", "on", "each", "GPU", "GPUs"]
+    rows = {line.split()[0]: line for line in table[1 : table.index("")]}
+    assert list(rows) == ["single_gpu", "ddp", "fsdp2", "fsdp1_qlora", "zero2", "zero3"]
+    assert re.search(r"8 refused: that configuration is for 4-bit bases; take fsdp2.yaml", rows["fsdp1_qlora"])
+    for name, count, batch in (("single_gpu", 1, 8), ("fsdp2", 8, 1)):
+        assert re.match(rf"{name} +{count} +{batch}( +\d+\.\d\d){{5}}   \d+\.\d minutes, \d.*; fits$", rows[name])
+    assert "assumed      products reach 30% of the peak (assumed, not measured on a GPU" in planned.stdout
+    assert "methods      cpu          proved    tests/" in planned.stdout
+
+    chosen = call(
+        *("recipes", "plan", RECIPE, "--gpu=l4", "--config", "ddp", "--processes", "2", "--utilisation", "0.4"),
+        *("--num_train_epochs", "2", "--dtype=bfloat16"),
+    )
+    assert (chosen.code, chosen.stderr) == (0, "")
+    assert re.findall(r"^(\w+) +2 +4 .*fits$", chosen.stdout, re.MULTILINE) == ["ddp"]
+    assert "steps        12 of 8 rows, 2 epochs\n" in chosen.stdout
+    assert "products reach 40% of the peak (from --utilisation)\n" in chosen.stdout
+
+
+def test_faults_of_a_plan_are_one_line(workspace, call):
+    flags = "--config, --processes and --utilisation go with --gpu; without it the plan is for this machine"
+    for words, message in (
+        (["--gpu", "h10"], "--gpu: no GPU `h10` is known; did you mean `h100`? (h100, h100-pcie, h200, "),
+        (["--gpu", "h100", "--config", "fsdp"], "--config: no configuration `fsdp` for GPUs; did you mean `fsdp2`? ("),
+        (["--config", "fsdp2"], flags),
+        (["--processes", "2"], flags),
+    ):
+        ended = call("recipes", "plan", RECIPE, *words)
+        assert (ended.code, ended.stdout) == (2, "")
+        assert ended.stderr.startswith(f"error: {message}") and ended.stderr.count("\n") == 1
+
+
+def test_check_refuses_a_method_where_it_does_not_run(workspace, call):
+    (workspace / "recipes" / "tiny" / "protocol_8bit.yaml").write_text(
+        TINY_RECIPE.replace("dtype: float32", "dtype: bfloat16\nload_in_8bit: true"), encoding="utf-8"
+    )
+    checked = call("recipes", "check", "--launch", "accelerate_configs/fsdp2.yaml", "--seed", "3")
+    assert checked.code == 2
+    assert re.fullmatch(r"(ok +recipes/tiny/(protocol|report)_lora.yaml: .*\n){2}", checked.stdout)
+    assert re.fullmatch(
+        r"error: recipes/tiny/protocol_8bit.yaml with fsdp2.yaml: .* take ddp.yaml, .*\n", checked.stderr
+    )
+    for words in ([RECIPE, "--launch=accelerate_configs/fsdp2.yaml"], ["--launch", "accelerate_configs/ddp.yaml"]):
+        assert call("recipes", "check", *words).code == 0
+    missing = call("recipes", "check", RECIPE, "--launch", "none.yaml")
+    message = "error: none.yaml: no such configuration of accelerate; those shipped are in accelerate_configs/\n"
+    assert (missing.code, missing.stdout, missing.stderr) == (2, "", message)
+    (workspace / "wrong.yaml").write_text("distributed_type: [", encoding="utf-8")
+    wrong = call("recipes", "check", RECIPE, "--launch", "wrong.yaml")
+    assert wrong.code == 2 and wrong.stderr.startswith("error: wrong.yaml: accelerate cannot read it: ")
+
+
 def test_fault_gets_one_line(workspace):
     ended = run_script(workspace, "scripts/recipes.py", "plan", RECIPE, "--lora_rr", "3")
     message = "error: --lora_rr: unknown key `lora_rr`; did you mean `lora_r`?\n"
