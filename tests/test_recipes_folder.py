@@ -11,6 +11,7 @@ from transformers import BitsAndBytesConfig
 from trl import get_quantization_config
 
 from radrecipes import models, training
+from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import find_recipes, header, parse_recipe
 from radrecipes.results import results_path
 
@@ -102,3 +103,23 @@ class TestEveryRecipe:
         assert not Path(parse_recipe(path).arguments.dataset).is_absolute()
         if "synthetic" in folder.name:
             assert (folder / "manifest.json").is_file()
+
+
+def test_the_table_of_models_says_what_the_recipes_say():
+    text = (REPOSITORY / "recipes" / "README.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| [")]
+    assert len(rows) == len({path.parent for path in RECIPES})
+    for folder, _, licence, _, method, tasks, prompt, _ in rows:
+        name = re.fullmatch(r"\[(.+)\]\((.+)/README\.md\)", folder)
+        recipes = [parse_recipe(path) for path in RECIPES if path.parent.name == name[1] == name[2]]
+        (base,) = {recipe.model.model_name_or_path for recipe in recipes}
+        assert licence.split("`")[1] == BASE_LICENCES[base]
+        assert {method} == {recipe.method for recipe in recipes}
+        assert tasks.split(", ") == sorted(recipe.arguments.task for recipe in recipes)
+        styles = {(recipe.arguments.prompt_style, bool(recipe.training.chat_template_path)) for recipe in recipes}
+        assert styles == {{"plain": ("plain", False), "ours": ("chat", True)}.get(prompt, ("chat", False))}
+
+
+def test_every_template_is_one_of_some_recipe():
+    used = {REPOSITORY / path for recipe in RECIPES if (path := parse_recipe(recipe).training.chat_template_path)}
+    assert used == set((REPOSITORY / "recipes" / "chat_templates").iterdir())

@@ -3,11 +3,12 @@
 import json
 import string
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from sacremoses import MosesTokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -64,6 +65,57 @@ def build_tiny_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         chat_template=CHATML,
+    )
+
+
+def build_markup_tokenizer(
+    special: Sequence[str],
+    *,
+    begin: str | None = None,
+    end: str,
+    padding: str | None = None,
+    unknown: str | None = None,
+    words: Sequence[str] = (),
+    begins_texts: bool = False,
+    chat_template: str | None = None,
+) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of few hundred tokens that has the special tokens of a real model.
+
+    Args:
+        special (`Sequence[str]`):
+            All of them, in the order of their ids.
+        begin, end, padding, unknown (`str`, *optional*):
+            Those that the tokenizer names as such.
+        words (`Sequence[str]`, *optional*):
+            Tokens of their own that are ordinary text, as `<think>` is in some vocabularies.
+        begins_texts (`bool`, *optional*, defaults to `False`):
+            Whether the tokenizer itself writes `begin` in front of every text.
+        chat_template (`str`, *optional*):
+            The tokenizer's own.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerFast`]
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.add_tokens(list(words))
+    if begins_texts:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+        )
+    named = {"bos_token": begin, "eos_token": end, "pad_token": padding, "unk_token": unknown}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        chat_template=chat_template,
+        **{name: token for name, token in named.items() if token},
     )
 
 
