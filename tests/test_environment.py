@@ -118,8 +118,9 @@ def test_hardware_names_gpu_cuda_and_driver(gpu, tmp_path, monkeypatch):
     assert environment.hardware()["driver"] is None
 
 
-def test_a_gpu_that_the_launcher_left_alone_is_not_stated(gpu, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+@pytest.mark.parametrize("written", ["true", "True"])  # the second by accelerate
+def test_a_gpu_that_the_launcher_left_alone_is_not_stated(written, gpu, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", written)
     assert "gpus" not in environment.hardware()
     assert environment.determinism()["repeats"].startswith("to the bit")
     assert environment.peak_memory_gib() > 0.05

@@ -1,6 +1,7 @@
 import inspect
 import os
 import signal
+import socket
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.distributed.run import get_args_parser
 from radrecipes import errors
 from radrecipes.errors import InputError, RadrecipesError
 from radrecipes.launcher import EXPLAINED, INTERRUPTED, exit_code_after_signal, exit_code_of_failures, launch
+
+CPU_2PROC = REPOSITORY / "accelerate_configs" / "cpu_2proc.yaml"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +91,24 @@ def test_what_is_for_gpus_does_not_start_without_one(name, start, monkeypatch):
 def test_one_process_does_not_start_where_several_were_asked_for(start):
     with pytest.raises(InputError, match=r"multi_cpu\.yaml: accelerate would start one process"):
         start("multi_cpu.yaml")
+
+
+def test_a_package_that_is_missing_is_named(start, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(accelerate_launch, "is_deepspeed_available", lambda: False)
+    with pytest.raises(InputError, match="DeepSpeed is not installed"):
+        start(REPOSITORY / "accelerate_configs" / "zero2.yaml")
+
+
+@pytest.mark.parametrize("backend", ["static", "c10d"])
+def test_machines_that_do_not_meet_are_one_line(backend, start):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = ("--main_process_ip", "127.0.0.1", "--main_process_port", str(free.getsockname()[1]))
+    words = ("--num_machines", "2", "--machine_rank", "1", *place, "--rdzv_backend", backend)
+    with pytest.raises(RadrecipesError, match="the machines did not find each other") as failed:
+        start(CPU_2PROC, *words, "--rdzv_conf", "timeout=1,join_timeout=1")
+    assert failed.value.exit_code == 1 and "\n" not in str(failed.value)
 
 
 def test_a_configuration_that_is_missing_is_named(tmp_path):

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -355,6 +356,13 @@ def test_method_and_header(write):
     assert parse_recipe(write(BASE + "dtype: bfloat16\nload_in_4bit: true\n")).method == "QLoRA, 4-bit base"
     assert parse_recipe(write(BASE + "dtype: bfloat16\nload_in_8bit: true\n")).method == "LoRA, 8-bit base"
     assert [header(write(text)) for text in ("", BASE, "# Model · task\n# more\n")] == ["", "", "Model · task"]
+
+
+@pytest.mark.parametrize("written", ["true", "True"])  # the second by accelerate
+def test_the_launcher_keeps_a_run_off_a_gpu(written, write, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", written)
+    assert parse_recipe(write(BASE)).training.use_cpu is True
 
 
 # What recipe.py takes from TRL and Transformers beyond their documented use.

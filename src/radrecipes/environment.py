@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate.utils import parse_flag_from_env
 
 # Whatever trains, prepares, prompts, measures or judges.
 _PACKAGES = (
@@ -163,7 +164,7 @@ def peak_memory_gib() -> float:
 
 def _on_gpu() -> bool:
     """Whether this process computes on a GPU: one is there, and the launcher did not choose the CPU."""
-    return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true"
+    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def _driver_version() -> str | None:

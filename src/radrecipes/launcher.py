@@ -17,11 +17,13 @@ import psutil
 import yaml
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils import prepare_simple_launcher_cmd_env
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 
 from radrecipes import launch_promise
-from radrecipes.errors import InputError, InterruptedRunError
+from radrecipes.errors import InputError, InterruptedRunError, RadrecipesError
 
 # accelerate's own, which its launcher calls first; the launcher below wraps it.
 _fill_in_from_file = accelerate_launch._validate_launch_command
@@ -73,7 +75,9 @@ def launch(args: argparse.Namespace) -> Outcome:
         [`Outcome`]: of several processes.
 
     Raises:
-        [`InputError`]: when the configuration file is missing or accelerate finds a fault in it or in the arguments.
+        [`InputError`]: when the configuration file is missing, accelerate finds a fault in it or in the arguments, would start
+            something else than what was asked for, or lacks a package for it.
+        [`RadrecipesError`]: several machines did not meet in time.
     """
     if args.config_file is not None and not Path(args.config_file).is_file():
         raise InputError(
@@ -113,7 +117,13 @@ def launch(args: argparse.Namespace) -> Outcome:
         return Outcome(exit_code_after_signal(list(codes.values()), error.sigval))
     except subprocess.CalledProcessError as error:
         return Outcome(_as_shells_do(error.returncode))
-    except (ValueError, OSError, yaml.YAMLError) as error:
+    except (RendezvousError, DistError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise RadrecipesError(
+            f"the machines did not find each other, or lost each other ({why}); start the same command on each of them, and "
+            f"see that all reach {args.main_process_ip}:{args.main_process_port}"
+        ) from error
+    except (ValueError, OSError, ImportError, yaml.YAMLError) as error:
         raise InputError(" ".join(str(error).split())) from error
     return Outcome(0)
 

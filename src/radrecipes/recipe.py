@@ -9,7 +9,6 @@ import enum
 import hashlib
 import json
 import math
-import os
 import types
 import typing
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate.utils import parse_flag_from_env
 from rapidfuzz import process
 from trl import ModelConfig, SFTConfig, TrlParser
 
@@ -501,6 +501,6 @@ def _derived(checked: dict[str, Any]) -> dict[str, Any]:
     return {
         # A bfloat16 base under autocast keeps its adapter in float32, whose small updates bfloat16 would lose.
         "bf16": compute_dtype(checked.get("dtype")) == torch.bfloat16,
-        "use_cpu": os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.accelerator.is_available(),
+        "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),
         "per_device_train_batch_size": micro,
     }

@@ -16,6 +16,8 @@ from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from trl import SFTTrainer, get_peft_config
@@ -329,7 +331,7 @@ def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
     if isinstance(trainer.data_collator, PaddedCollator):
         return
     lengths = [len(input_ids) for input_ids in trainer.train_dataset["input_ids"]]
-    window = getattr(trainer.accelerator.unwrap_model(trainer.model).config, "sliding_window", None)
+    window = getattr(trainer.accelerator.unwrap_model(trainer.model).config.get_text_config(), "sliding_window", None)
     if window and max(lengths) > window:
         raise InputError(
             f"the model attends to {window} tokens at most, the longest example has {max(lengths)}, and a shared-prefix batch "
@@ -466,13 +468,50 @@ def save_and_verify(
     Raises:
         [`RuntimeError`]: the saved adapter is not the trained one.
     """
-    state_dict = trainer.accelerator.get_state_dict(trainer.model)  # every process takes part in the gathering
+    state_dict = gather_adapter(trainer.model)  # every process takes part
     if not trainer.accelerator.is_main_process:
         return None
     model = trainer.accelerator.unwrap_model(trainer.model)
     models.save_adapter(model, folder, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     return models.verify_adapter(model, folder, None if sharded else probe_ids, state_dict)
+
+
+def gather_adapter(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The trained tensors of a model, whole and on the CPU, whatever holds them; every process has to call it at the same point.
+
+    accelerate's `get_state_dict` would gather the frozen base as well, which need not fit one GPU or the memory of one machine,
+    and of a 4-bit base under FSDP1 it may not be possible (bitsandbytes#1405).
+
+    Args:
+        model (`torch.nn.Module`):
+            The Trainer's model: as it is under one process, DDP, FSDP2, ZeRO-2 and ZeRO-3, wrapped under FSDP1.
+
+    Returns:
+        `dict[str, torch.Tensor]`: the names as without a wrapper.
+    """
+    gathered = {}
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        own = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
+        if not own:
+            continue
+        with _whole(own, modules.get(path.rpartition(".")[0])):
+            for name, parameter in module.named_parameters(path, recurse=False):
+                tensor = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter  # FSDP2
+                gathered[name.replace("_fsdp_wrapped_module.", "")] = tensor.detach().cpu().clone()
+    return gathered
+
+
+def _whole(parameters: list[torch.nn.Parameter], around: torch.nn.Module | None) -> contextlib.AbstractContextManager:
+    """A context in which a module's own parameters are whole, `around` the module above it."""
+    if isinstance(around, FullyShardedDataParallel):  # FSDP1, whose wrapper of a trained layer holds that layer alone
+        return FullyShardedDataParallel.summon_full_params(around, recurse=False, writeback=False)
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):  # ZeRO-3
+        import deepspeed  # of the extra [gpu]
+
+        return deepspeed.zero.GatheredParameters(parameters)
+    return contextlib.nullcontext()
 
 
 def close(trainer: CompletionTrainer) -> None:
