@@ -3,6 +3,10 @@
     python scripts/evaluate_model.py --run runs/smollm2-135m/protocol_lora/seed-42
     python scripts/evaluate_model.py --run runs/smollm2-135m/report_lora/seed-42
 
+Several processes share the rows, and the files are those of one process with as many threads:
+
+    python scripts/launch.py --config_file accelerate_configs/ddp.yaml scripts/evaluate_model.py --run RUN
+
 Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, report.html, figures/. Where labels are scored, it
 fits a temperature and the thresholds for automatic answers on the validation split and stores them in the adapter's folder,
 where scripts/predict.py finds them. Where reports are written, it judges them with and without the guard; the base, which seldom
@@ -14,6 +18,8 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,6 +34,7 @@ from radrecipes.evaluators import EvaluationOptions, evaluate
 from radrecipes.predictors import is_reference, load_predictor, run_of
 from radrecipes.recipe import header
 from radrecipes.reporting.result_tables import metrics_table
+from radrecipes.shared_work import join_processes
 
 
 def main() -> None:
@@ -56,6 +63,9 @@ def main() -> None:
     parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")
     args = parser.parse_args()
 
+    # Processes: they meet after every system, so that one that hangs or is cut off is known by then
+    processes = join_processes(longest_wait=timedelta(minutes=30))
+
     # An evaluation that is there already
     folder, recipe, task = run_of(args.run)
     manifest = run_folder.read_manifest(folder)
@@ -66,8 +76,9 @@ def main() -> None:
     if output.exists() and not (output / "metrics.json").is_file() and args.output:
         raise InputError("exists and is no evaluation; choose another --output", str(output))
     if (output / "metrics.json").is_file() and not args.restart:
-        print(metrics_table(json.loads((output / "metrics.json").read_text(encoding="utf-8"))))
-        print(f"{output} was there already; --restart evaluates anew")
+        if processes.is_main_process:
+            print(metrics_table(json.loads((output / "metrics.json").read_text(encoding="utf-8"))))
+            print(f"{output} was there already; --restart evaluates anew")
         return
 
     # Data: the very rows that the run was split from
@@ -80,7 +91,7 @@ def main() -> None:
         )
     task.check_dataset(dataset)
 
-    # Answers of all systems, and figures
+    # Answers of all systems, and from the first process figures
     predictor = load_predictor(
         folder,
         args.allow_other_weights,
@@ -89,10 +100,15 @@ def main() -> None:
         load_policy=False if dataset.label_set else None,
         tries=args.tries,
     )
+    predictor.shared = processes.num_processes > 1
     options = EvaluationOptions(
         args.split, args.max_rows, args.batch_size, args.skip_base, args.target_accuracy, args.similarity_model
     )
-    evaluated = evaluate(predictor, dataset, options, _progress)
+    progress = partial(_progress, hidden=not processes.is_main_process)
+    evaluated = evaluate(predictor, dataset, options, progress, processes.is_main_process)
+    processes.destroy_process_group()
+    if evaluated is None:
+        return
 
     # Files: beside, then renamed, so that the folder is whole or absent
     unfinished = output.with_name(output.name + ".unfinished")
@@ -117,8 +133,8 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _progress(title: str, rows: int) -> Iterator[Callable[[int], None]]:
-    with tqdm(total=rows, unit="row", desc=title) as bar:
+def _progress(title: str, rows: int, hidden: bool) -> Iterator[Callable[[int], None]]:
+    with tqdm(total=rows, unit="row", desc=title, disable=hidden) as bar:
         yield bar.update
 
 

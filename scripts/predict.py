@@ -26,10 +26,6 @@ from uuid import uuid4
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-
-# isort: split
-from accelerate import PartialState
-
 from radrecipes import vllm_engine
 from radrecipes.audit_log import AuditLog
 from radrecipes.command_line import positive, run
@@ -44,6 +40,7 @@ from radrecipes.prediction_stream import (
     write_rejects,
 )
 from radrecipes.predictors import ENGINES, Predictor, load_predictor, run_of
+from radrecipes.shared_work import join_processes
 from radrecipes.unfinished_prediction import UnfinishedPrediction
 
 
@@ -53,6 +50,7 @@ def main() -> None:
     if args.engine == "vllm":
         vllm_engine.check_usable()
 
+    processes = join_processes(longest_wait=timedelta(days=365))  # they may finish days apart
     task = run_of(args.adapter)[2]
     log = AuditLog(args.audit_log) if args.audit_log else None
 
@@ -86,8 +84,7 @@ def main() -> None:
         log.check_usable([args.input, output, work.rejects])
     facts = examine_input(args.input, *columns)
 
-    # Model, and what an earlier, killed try must have been made of to be continued. Processes may finish days apart.
-    processes = PartialState(timeout=timedelta(days=365))
+    # Model, and what an earlier, killed try must have been made of to be continued
     predictor = _load(args)
     state = {
         "input": facts.sha256,

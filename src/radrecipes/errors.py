@@ -47,6 +47,10 @@ class OutOfMemoryError(RadrecipesError):
     """A batch did not fit into memory."""
 
 
+class LostProcessError(RadrecipesError):
+    """Another process of this job is gone."""
+
+
 class DivergedError(RadrecipesError):
     """The loss or the gradient is not a finite number any more."""
 

@@ -86,9 +86,15 @@ class Evaluated:
 
 
 def evaluate(
-    predictor: Predictor, dataset: PreparedDataset, options: EvaluationOptions, progress: Progress
-) -> Evaluated:
+    predictor: Predictor,
+    dataset: PreparedDataset,
+    options: EvaluationOptions,
+    progress: Progress,
+    is_main_process: bool = True,
+) -> Evaluated | None:
     """Evaluate a finished run by what its task writes.
+
+    Where the predictor is shared, all processes call this with the same arguments: all answer, and the first one measures.
 
     Args:
         predictor ([`Predictor`]):
@@ -99,24 +105,31 @@ def evaluate(
             What the user chose.
         progress (`Progress`):
             Shows how far each system is.
+        is_main_process (`bool`, *optional*, defaults to `True`):
+            Whether this is the first process.
 
     Returns:
-        [`Evaluated`]
+        [`Evaluated`] or `None`: in the first process only.
 
     Raises:
         [`InputError`]: the dataset is for another task, or an option cannot be met.
     """
     predictor.task.check_dataset(dataset)
     how = evaluate_labels if predictor.task.writes == "label" else evaluate_reports
-    evaluated = how(predictor, dataset, options, progress)
-    # So that whoever publishes the run can tell whether these weights were measured.
-    evaluated.metrics["adapter_sha256"] = predictor.adapter_sha256
+    evaluated = how(predictor, dataset, options, progress, is_main_process)
+    if evaluated:
+        # So that whoever publishes the run can tell whether these weights were measured.
+        evaluated.metrics["adapter_sha256"] = predictor.adapter_sha256
     return evaluated
 
 
 def evaluate_labels(
-    predictor: LabelPredictor, dataset: PreparedDataset, options: EvaluationOptions, progress: Progress
-) -> Evaluated:
+    predictor: LabelPredictor,
+    dataset: PreparedDataset,
+    options: EvaluationOptions,
+    progress: Progress,
+    is_main_process: bool,
+) -> Evaluated | None:
     """Labels: temperature and thresholds fitted on validation, four baselines; arguments as for [`evaluate`]."""
     train = _label_rows(dataset.splits["train"], None)
     validation, rows = (
@@ -148,6 +161,8 @@ def evaluate_labels(
         systems[ADAPTER] = answered(predictor.answer, rows, ADAPTER)
     if not options.skip_base:
         systems[BASE] = answered(partial(predictor.answer, untuned=True), rows, BASE)
+    if not is_main_process:
+        return None
 
     # Answers of the baselines, trained on the same rows
     validation_baselines, baselines = baseline_outputs(train, validation, rows)
@@ -181,8 +196,12 @@ def evaluate_labels(
 
 
 def evaluate_reports(
-    predictor: ReportPredictor, dataset: PreparedDataset, options: EvaluationOptions, progress: Progress
-) -> Evaluated:
+    predictor: ReportPredictor,
+    dataset: PreparedDataset,
+    options: EvaluationOptions,
+    progress: Progress,
+    is_main_process: bool,
+) -> Evaluated | None:
     """Reports: the model with and without its guard, the base on a sample, two baselines; arguments as for [`evaluate`].
 
     Raises:
@@ -205,15 +224,18 @@ def evaluate_reports(
     systems = {ADAPTER: written(ADAPTER, inputs, predictor.write)}
     guarded = written("guard", inputs, partial(predictor.guard, first_tries=systems[ADAPTER]))
     systems[ADAPTER_GUARDED] = [answer.report for answer in guarded]
-    systems |= baseline_reports(train, rows, task.name)
+    of_base = {}
     if not options.skip_base:
         # Evenly over the split, so that patients of all kinds are among them.
         places = np.linspace(0, len(inputs) - 1, min(BASE_REPORTS, len(inputs))).round().astype(int).tolist()
         base = written(BASE, [inputs[place] for place in places], partial(predictor.write, untuned=True))
-        systems[BASE] = [None] * len(inputs)
+        of_base[BASE] = [None] * len(inputs)
         for place, report in zip(places, base, strict=True):
-            systems[BASE][place] = report
+            of_base[BASE][place] = report
+    if not is_main_process:
+        return None
 
+    systems |= baseline_reports(train, rows, task.name) | of_base
     checks = check_reports(rows, systems, task.name)
     metrics = compute_report_metrics(
         rows,

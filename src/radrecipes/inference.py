@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from radrecipes.shared_work import answer_batches
+
 _WORTH_SHARING = 4  # tokens
 
 
@@ -53,6 +55,7 @@ def generate(
     batch_size: int = 32,
     sampling: Sampling | None = None,
     on_progress: Callable[[int], None] | None = None,
+    shared: bool = False,
 ) -> list[Generation]:
     """Answers, batched over prompts of like length; the beginning that all prompts share is computed once.
 
@@ -76,6 +79,9 @@ def generate(
             How to draw; left out, every token is the most probable one.
         on_progress (`Callable[[int], None]`, *optional*):
             Called after every batch with the number of prompts done in it.
+        shared (`bool`, *optional*, defaults to `False`):
+            All processes are here with the same prompts, and share the batches. Not where tokens are drawn: the draws of a batch
+            follow those of the one before, so each process writes all.
 
     Returns:
         `list[Generation]`: one a prompt, in the order of `prompts`.
@@ -95,12 +101,11 @@ def generate(
         torch.manual_seed(sampling.seed)
     prefix, cache = shared_beginning(model, prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))  # longest first: memory peaks at once
-    answers: list[Generation | None] = [None] * len(prompts)
     # The last position is a strided slice, for which torch would copy the whole head once a row: 40 % of the time on a CPU.
     head = model.get_output_embeddings()
     contiguous = head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(),))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+
+    def write(batch: list[int]) -> list[Generation]:
         length = len(prompts[batch[0]])
         input_ids = torch.full((len(batch), length), tokenizer.pad_token_id)
         attention_mask = torch.zeros((len(batch), length), dtype=torch.long)
@@ -120,12 +125,14 @@ def generate(
                 past_key_values=batch_cache,
                 generation_config=decoding,
             )
-        for row, index in enumerate(batch):
-            answers[index] = _read(written[row, length:].tolist(), stops, tokenizer)
-        if on_progress:
-            on_progress(len(batch))
+        return [_read(row[length:].tolist(), stops, tokenizer) for row in written]
+
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    on_done = (lambda batch: on_progress(len(batch))) if on_progress else None
+    written = answer_batches(batches, write, shared and not sampling, on_done)
     contiguous.remove()
-    return answers
+    answers = dict(zip(order, itertools.chain.from_iterable(written), strict=True))
+    return [answers[index] for index in range(len(prompts))]
 
 
 def shared_beginning(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:

@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from radrecipes.errors import InputError
 from radrecipes.inference import shared_beginning
+from radrecipes.shared_work import answer_batches
 
 _ROOT = 0  # the trie's root stands for the prompt itself
 _PADDING = -1  # stands where a row has no node
@@ -144,6 +145,7 @@ class LabelScorer:
         prompts: Sequence[list[int]],
         batch_size: int = 32,
         on_progress: Callable[[int], None] | None = None,
+        shared: bool = False,
     ) -> LabelScores:
         """Score every label for every prompt; equal prompts are computed once.
 
@@ -154,6 +156,8 @@ class LabelScorer:
                 Prompts a batch.
             on_progress (`Callable[[int], None]`, *optional*):
                 Called after every batch with the number of prompts done in it.
+            shared (`bool`, *optional*, defaults to `False`):
+                All processes are here with the same prompts, and share the batches.
 
         Returns:
             [`LabelScores`]: rows in the order of `prompts`.
@@ -172,13 +176,17 @@ class LabelScorer:
         with torch.inference_mode():
             beginning, cache = shared_beginning(self.model, distinct)
             self._check_once(distinct, beginning, cache)
-            for batch in _of_like_length(distinct, beginning, batch_size):
-                scores = self._score_batch(batch, beginning, cache)
-                for row, prompt in enumerate(batch):
-                    log_likelihoods[places[prompt]] = scores.log_likelihoods[row]
-                    left_out[places[prompt]] = scores.left_out[row]
-                if on_progress:
-                    on_progress(sum(len(places[prompt]) for prompt in batch))
+            batches = list(_of_like_length(distinct, beginning, batch_size))
+            scored = answer_batches(
+                batches,
+                lambda batch: self._score_batch(batch, beginning, cache),
+                shared,
+                lambda batch: on_progress(sum(len(places[prompt]) for prompt in batch)) if on_progress else None,
+            )
+        for batch, scores in zip(batches, scored, strict=True):
+            for row, prompt in enumerate(batch):
+                log_likelihoods[places[prompt]] = scores.log_likelihoods[row]
+                left_out[places[prompt]] = scores.left_out[row]
         return LabelScores(log_likelihoods, left_out)
 
     def _score_batch(

@@ -219,8 +219,7 @@ def check_processes(promise: Promise | None, args: "TrainingArguments") -> Promi
         )
     if promise is None:
         return Promise(processes, Engine.DDP if processes > 1 else Engine.ONE_PROCESS, on_cpu)
-    if processes != promise.processes:
-        raise InputError(f"the launcher promised {promise}, and the world size is {processes}")
+    check_world_size(promise, processes)
     if promise.on_cpu is not None and on_cpu != promise.on_cpu:
         if on_cpu:
             found, mend = (
@@ -231,6 +230,22 @@ def check_processes(promise: Promise | None, args: "TrainingArguments") -> Promi
             found, mend = "a GPU", f"set {USE_CPU_VARIABLE}=true, or start it with scripts/launch.py"
         raise InputError(f"the launcher promised {promise}, and this process is on {found}; {mend}")
     return Promise(processes, promise.engine, on_cpu)
+
+
+def check_world_size(promise: Promise | None, processes: int) -> None:
+    """Refuse to go on with another number of processes than the one promised.
+
+    Args:
+        promise ([`Promise`] or `None`):
+            From [`promise_of`].
+        processes (`int`):
+            Of this run.
+
+    Raises:
+        [`InputError`]: names both.
+    """
+    if promise and processes != promise.processes:
+        raise InputError(f"the launcher promised {promise}, and the world size is {processes}")
 
 
 def check_engine(promise: Promise | None, accelerator: Accelerator) -> None:

@@ -49,9 +49,11 @@ class EachRowOnce(Sampler[int]):
         self.rows, self.fill = rows, -rows % step_rows
 
     def __len__(self) -> int:
+        """Rows of an epoch with the empty ones."""
         return self.rows + self.fill
 
     def __iter__(self) -> Iterator[int]:
+        """One epoch."""
         yield from self.order
         yield from [self.rows] * self.fill
 

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import write_tiny_dataset
 from safetensors.torch import load_file
-from sft_faults import Script, two_ranks
+from sft_faults import Script, before, die, two_ranks
 
-from e2e.conftest import RECIPE, adapter_hash
+from e2e.conftest import RECIPE, adapter_hash, files_in
 
+REPORT_RECIPE = "recipes/tiny/report_lora.yaml"
 # 38 rows: the third step of an epoch has six of the sixteen. No dropout: its draws depend on a batch's shape.
 ROWS = 50
 TRAIN = ("scripts/sft.py", "--config", RECIPE, "--global_batch_size", "16", "--num_train_epochs", "2")
@@ -45,3 +48,43 @@ def test_a_global_batch_gives_the_same_steps_however_it_is_divided(workspace, la
         train(workspace, 2, 4, layout, "runs/resumed", "--stop-after", "4", code=75)
         train(workspace, 2, 4, layout, "runs/resumed")
         assert adapter_hash(Path("runs/resumed")) == adapter_hash(Path("runs/2x4x2"))
+
+
+@pytest.fixture(scope="module")
+def trained(shared_workspace, tmp_path_factory):
+    """A workspace with a short run of each task."""
+    workspace = tmp_path_factory.mktemp("trained") / "workspace"
+    shutil.copytree(shared_workspace, workspace, symlinks=True)
+    for recipe, epochs in ((RECIPE, 2), (REPORT_RECIPE, 3)):
+        script = Script(workspace, "scripts/sft.py", "--config", recipe, "--num_train_epochs", str(epochs))
+        assert script.end(120).code == 0, script.stderr
+    return workspace
+
+
+@pytest.mark.parametrize("task", ["protocol", "report"])
+def test_two_processes_write_the_evaluation_that_one_writes(trained, task):
+    # Three rows a batch, so that the processes have several each, and not as many; the guard writes again what is wrong.
+    words = ("scripts/evaluate_model.py", "--run", f"runs/tiny/{task}_lora/seed-42", "--batch-size", "3", "--output")
+    one = Script(trained, *words, f"{task}-one").end(120)
+    assert one.code == 0, one.stderr
+    first, second = (script.end(120) for script in two_ranks(trained, *words, f"{task}-two"))
+    assert first.code == second.code == 0, first.stderr + second.stderr
+    assert first.stdout == one.stdout.replace(f"{task}-one", f"{task}-two") and not second.stdout
+    assert "row/s" in first.stderr and "row/s" not in second.stderr
+    expected, found = files_in(trained / f"{task}-one"), files_in(trained / f"{task}-two")
+    assert found.keys() == expected.keys() and "metrics.json" in found
+    for name in expected:
+        assert found[name] == expected[name], name
+    metrics = json.loads(expected["metrics.json"])
+    if task == "report":
+        assert metrics["systems"]["adapter_guarded"]["guard"]["first_try"] < metrics["rows"], "nothing to write again"
+
+
+def test_a_process_that_dies_ends_the_evaluation_with_an_error(trained):
+    words = ("scripts/evaluate_model.py", "--run", "runs/tiny/protocol_lora/seed-42", "--batch-size", "3")
+    dies = partial(before, "radrecipes.label_scoring", "LabelScorer._score_batch", die, 3)
+    first, second = two_ranks(trained, *words, "--output", "never", faults={1: dies})
+    assert second.end(120).code == -signal.SIGKILL
+    assert first.end(60).code == 1
+    assert first.stderr.splitlines()[-1].startswith("error: another process of this job ended or hangs")
+    assert not list(trained.glob("never*"))

@@ -142,7 +142,7 @@ class LabelPredictor(Predictor):
             [`~label_scoring.LabelScores`]: columns in the order of `label_set.names`.
         """
         scorer = self.untuned_scorer if untuned else self.scorer
-        return self._with(untuned, lambda: scorer.score(self.prompts(inputs), batch_size, on_progress))
+        return self._with(untuned, lambda: scorer.score(self.prompts(inputs), batch_size, on_progress, self.shared))
 
     def fit_policy(
         self,

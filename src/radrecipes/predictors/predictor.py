@@ -56,6 +56,10 @@ class Predictor(ABC):
         engine (`str`, *optional*, defaults to `"transformers"`):
             What generates: one of `ENGINES`.
 
+    Attributes:
+        shared (`bool`):
+            Whether all processes of a job ask the same of it, so that each answers a part of the batches; `False` until it is set.
+
     Raises:
         [`InputError`]: no finished run, other base weights, another base, another prompt template than in training.
     """
@@ -65,6 +69,7 @@ class Predictor(ABC):
         self.adapter_folder = run_folder.adapter_folder(self.folder)
         self.manifest = run_folder.read_manifest(self.folder)
         self.engine = engine
+        self.shared = False
         self._allow_other_weights = allow_other_weights
         self._check_base()
         self.tokenizer = models.load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
@@ -158,7 +163,15 @@ class Predictor(ABC):
         return self._with(
             untuned,
             lambda: generate(
-                self.model, self.tokenizer, prompts, self.stops, longest, batch_size, sampling, on_progress
+                self.model,
+                self.tokenizer,
+                prompts,
+                self.stops,
+                longest,
+                batch_size,
+                sampling,
+                on_progress,
+                self.shared,
             ),
         )
 
