@@ -4,6 +4,8 @@ import ast
 
 import pytest
 from conftest import REPOSITORY
+from sft_faults import two_ranks
+from tiny_model import build_tiny_model
 
 from radrecipes import compatibility
 from radrecipes.compatibility import CONFIGURATIONS, FULL, INT4, INT8, LORA, METHODS, TABLE, Verdict
@@ -63,6 +65,16 @@ def test_a_field_that_a_configuration_needs_or_excludes_is_named(shared_workspac
         compatibility.check(parse_recipe(RECIPE, words), "fsdp1_qlora")
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "reason"), [("FSDP1", "Cannot flatten integer dtype tensors"), ("FSDP2", "has no attribute 'CB'")]
+)
+def test_an_8_bit_base_is_refused_under_fsdp_because_it_fails(wrapper, reason, tmp_path):
+    """Fails where a new version can do it: then the table has to change."""
+    folder = build_tiny_model(tmp_path, "tiny/wide", hidden_size=128)
+    for process in two_ranks(tmp_path, REPOSITORY / "tests" / "shards_adapter.py", wrapper, folder, "8bit"):
+        assert process.end().code == 1 and reason in process.stderr
+
+
 def test_a_promise_finds_its_column():
     assert compatibility.configuration_of(Promise(2, Engine.DDP, True)) == "cpu_2proc"
     assert compatibility.configuration_of(Promise(1, Engine.DDP, True)) == "cpu"
@@ -74,3 +86,12 @@ def test_a_terminal_gets_a_line_for_each_configuration(method):
     lines = compatibility.describe(method)
     assert [line.split()[0] for line in lines] == list(CONFIGURATIONS)
     assert [line.split()[1] for line in lines] == [TABLE[method, name].verdict for name in CONFIGURATIONS]
+
+
+def test_the_readme_holds_the_table():
+    readme = REPOSITORY / "README.md"
+    document = readme.read_text("utf-8")
+    # To write it anew: README.md = with_table(README.md)
+    assert compatibility.with_table(document) == document
+    with pytest.raises(InputError, match="add them where the table belongs"):
+        compatibility.with_table(document.replace(compatibility.END, ""))

@@ -368,9 +368,9 @@ def test_an_untrained_adapter_is_not_saved_as_a_result(workspace):
 
 @pytest.mark.parametrize("words", [("DDP",), ("FSDP2",), ("FSDP1",), ("FSDP1", "4bit")], ids=" ".join)
 def test_an_adapter_is_gathered_whole_from_wherever_it_is_held(words, tmp_path):
-    wrapper, *four_bits = words
+    wrapper, *bits = words
     folder = build_tiny_model(tmp_path, "tiny/wide", hidden_size=128)
-    for process in two_ranks(tmp_path, REPOSITORY / "tests" / "gathers_adapter.py", wrapper, folder, *four_bits):
+    for process in two_ranks(tmp_path, REPOSITORY / "tests" / "shards_adapter.py", wrapper, folder, *bits):
         assert process.end().code == 0, process.stderr
         assert process.stdout == f"{2 * 7 * 2} tensors\n"  # A and B of seven layers in each of two blocks
 

@@ -79,10 +79,12 @@ def _refused(note: str, *sources: str) -> Entry:
 _ONE_CPU = "tests/e2e/test_train_evaluate_predict.py::test_the_manifest_says_what_was_trained_on_what"
 _TWO_CPU = "tests/e2e/test_train_evaluate_predict.py::test_two_processes_train_as_one_does"
 _QUANTISED = "tests/e2e/test_quantised_bases.py::test_a_quantised_base_trains_saves_loads_and_writes"
+_TWO_QUANTISED = "tests/e2e/test_quantised_bases.py::test_a_quantised_base_trains_on_two_processes_as_on_one"
 _PEFT_FSDP, _PEFT_DEEPSPEED = "PEFT's guide to FSDP", "PEFT's guide to DeepSpeed"
 
 _OWN_COPY = "each process loads its own copy of the base onto its own GPU"
-_EIGHT_BIT_SHARDED = "FSDP flattens weights of one dtype, 8-bit layers have two; take ddp.yaml, or a 4-bit base"
+_SHARDED = "that the adapter is saved whole and the forward pass is right is tested on two CPU processes"
+_NO_8_BIT = "take ddp.yaml, or a 4-bit base"
 _NO_FULL = "the result of a recipe is an adapter, so that it can be published without the base; set `use_peft: true`"
 
 TABLE: dict[tuple[str, str], Entry] = {
@@ -92,11 +94,11 @@ TABLE: dict[tuple[str, str], Entry] = {
     (LORA, "cpu_2proc"): _proved(_TWO_CPU),
     (LORA, "single_gpu"): _expected("as cpu, on the one GPU that the process sees"),
     (LORA, "ddp"): _expected(f"as cpu_2proc, over NCCL; {_OWN_COPY}"),
-    (LORA, "fsdp2"): _expected("before accelerate 1.15 a part of the adapter was saved", "accelerate#4206"),
+    (LORA, "fsdp2"): _expected(_SHARDED, "accelerate#4206"),
     (LORA, "fsdp1_qlora"): _refused("that configuration is for 4-bit bases; take fsdp2.yaml", _PEFT_FSDP),
     (LORA, "zero2"): _expected("the same as ddp for an adapter, with more parts", _PEFT_DEEPSPEED),
     (LORA, "zero3"): _expected(
-        "adapters were saved empty before Transformers 5",
+        "adapters were saved empty before Transformers 5; here only the adapter is gathered",
         _PEFT_DEEPSPEED,
         "trl#4416",
         "peft#2892",
@@ -104,18 +106,20 @@ TABLE: dict[tuple[str, str], Entry] = {
     ),
     # 8-bit
     (INT8, "cpu"): _proved(_QUANTISED),
-    (INT8, "cpu_2proc"): _expected("one process is proved"),
+    (INT8, "cpu_2proc"): _proved(_TWO_QUANTISED),
     (INT8, "single_gpu"): _expected("as cpu, on the one GPU that the process sees"),
     (INT8, "ddp"): _expected(_OWN_COPY, "bitsandbytes#366", "trl#921"),
-    (INT8, "fsdp2"): _refused(_EIGHT_BIT_SHARDED, "peft#2833", "bitsandbytes#1709"),
-    (INT8, "fsdp1_qlora"): _refused(_EIGHT_BIT_SHARDED, "peft#2833", "bitsandbytes#1709"),
+    (INT8, "fsdp2"): _refused(
+        f"a sharded 8-bit weight loses what bitsandbytes keeps beside it; {_NO_8_BIT}", "peft#2833"
+    ),
+    (INT8, "fsdp1_qlora"): _refused(f"FSDP1 shards no integers; {_NO_8_BIT}", "peft#2833", "bitsandbytes#1709"),
     (INT8, "zero2"): _expected(_OWN_COPY, "bitsandbytes#1451", _PEFT_DEEPSPEED),
     (INT8, "zero3"): _refused(
         "the loss is wrong by an order of magnitude; take zero2.yaml or ddp.yaml", "bitsandbytes#1451", "axolotl#1852"
     ),
     # 4-bit
     (INT4, "cpu"): _proved(_QUANTISED),
-    (INT4, "cpu_2proc"): _expected("one process is proved"),
+    (INT4, "cpu_2proc"): _proved(_TWO_QUANTISED),
     (INT4, "single_gpu"): _expected("as cpu, on the one GPU that the process sees"),
     (INT4, "ddp"): _expected(_OWN_COPY, "trl#921"),
     (INT4, "fsdp2"): _refused(
@@ -126,7 +130,7 @@ TABLE: dict[tuple[str, str], Entry] = {
         "bitsandbytes#1945",
     ),
     (INT4, "fsdp1_qlora"): _expected(
-        "each process loads the whole 4-bit base before it is sharded",
+        f"each process loads the whole 4-bit base before it is sharded; {_SHARDED}",
         _PEFT_FSDP,
         "bitsandbytes#970",
         "transformers#29587",
@@ -202,18 +206,35 @@ def markdown() -> str:
         cells = []
         for name in CONFIGURATIONS:
             entry = TABLE[method, name]
-            said = ", ".join(f"`{test.partition('::')[0]}`" for test in entry.tests) or _note(entry)
+            said = ", ".join(f"`{test}`" for test in entry.tests) or _note(entry)
             number = notes.setdefault(said, len(notes) + 1)
-            cells.append(f"{entry.verdict} [{number}]")
+            cells.append(f"{entry.verdict} {number}")
         rows.append(f"| {method} | {' | '.join(cells)} |")
-    # Two blanks: a line break in Markdown.
-    return "\n".join([*rows, "", *(f"[{number}] {said}  " for said, number in notes.items())])
+    reasons = (f"{number}. {said}" for said, number in notes.items())
+    return "\n".join(
+        [
+            *rows,
+            "",
+            "<details><summary>By which test, from which source, why not</summary>",
+            "",
+            *reasons,
+            "",
+            "</details>",
+        ]
+    )
 
 
 def with_table(document: str) -> str:
-    """A document with the table between its two marks."""
-    before, rest = document.split(BEGIN)
-    return f"{before}{BEGIN}\n{markdown()}\n{END}{rest.split(END)[1]}"
+    """A Markdown document with the table between its two marks.
+
+    Raises:
+        [`InputError`]: a mark is missing.
+    """
+    head, begin, rest = document.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"the lines `{BEGIN}` and `{END}` are missing; add them where the table belongs")
+    return f"{head}{BEGIN}\n{markdown()}\n{END}{tail}"
 
 
 def _note(entry: Entry) -> str:

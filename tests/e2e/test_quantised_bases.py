@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from conftest import TINY_REPORTS
+from conftest import TINY_REPORTS, run_script
 from tiny_model import build_tiny_biogpt, build_tiny_model
 
 from radrecipes import models
@@ -96,6 +96,19 @@ def test_a_quantised_base_trains_saves_loads_and_writes(base, quantisation, base
     assert answered.code == 0, answered.stderr
     assert "FINDINGS: " in answered.stdout  # by the template writer, where the model has learned too little
     assert "MatMul8bitLt" not in answered.stderr
+
+
+@pytest.mark.parametrize("quantisation", LAYERS)
+def test_a_quantised_base_trains_on_two_processes_as_on_one(quantisation, bases, call):
+    words = words_for(LLAMA, **{quantisation: "true"})
+    launch = ("scripts/launch.py", "--config_file", "accelerate_configs/cpu_2proc.yaml", "scripts/sft.py")
+    two = run_script(bases, *launch, *words)
+    assert two.returncode == 0, two.stderr
+    of_two = losses()
+    assert json.loads(Path("runs/one/manifest.json").read_text("utf-8"))["training"]["processes"] == 2
+    one = call("sft", *words, "--restart")
+    assert one.code == 0, one.stderr
+    assert of_two == pytest.approx(losses(), rel=0.01)  # bfloat16 has three digits
 
 
 def test_biogpt_learns_its_reports_and_when_to_stop(bases, call):

@@ -1,6 +1,6 @@
-"""Run by two processes: a tiny adapter under one of torch's wrappers, and what of it is gathered.
+"""Run by two processes: a tiny adapted model under one of torch's wrappers, what it computes, and what of it is gathered.
 
-python gathers_adapter.py WRAPPER MODEL [4bit]
+python shards_adapter.py DDP|FSDP1|FSDP2 MODEL [4bit|8bit]
 """
 
 import os
@@ -16,10 +16,15 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from radrecipes.training import gather_adapter
 
+QUANTISATION = {
+    "4bit": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=torch.float32),
+    "8bit": BitsAndBytesConfig(load_in_8bit=True),
+}
 
-def with_adapter(folder, four_bits):
+
+def with_adapter(folder, bits):
     """The same in every process: numbers in every matrix, a rank that two processes cannot share evenly."""
-    quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=torch.float32) if four_bits else None
+    quantisation = QUANTISATION[bits] if bits else None
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, dtype=torch.float32)
     config = LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
@@ -39,14 +44,19 @@ def wrapped(model, wrapper):
 
 
 def main():
-    wrapper, folder, *four_bits = sys.argv[1:]
+    wrapper, folder, bits = (*sys.argv[1:], None)[:3]
     torch.distributed.init_process_group("gloo")
-    model = with_adapter(folder, bool(four_bits))
+    tokens = torch.arange(3, 19).reshape(2, 8)
+    loss = float(with_adapter(folder, bits)(input_ids=tokens, labels=tokens).loss.detach())
+    model = with_adapter(folder, bits)
     trained = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
     numbers = sum(weight.numel() for weight in model.parameters())
     model = wrapped(model, wrapper)
     held = sum(getattr(weight, "_local_tensor", weight).numel() for weight in model.parameters())
     assert held == numbers if wrapper == "DDP" else held < 0.6 * numbers, f"{held} of {numbers} numbers are held"
+    output = model(input_ids=tokens, labels=tokens)
+    assert abs(float(output.loss.detach()) - loss) < 1e-5
+    output.loss.backward()
     gathered = gather_adapter(model)
     assert gathered.keys() == trained.keys()
     for name, weight in trained.items():
