@@ -18,6 +18,8 @@ from trl import ModelConfig
 
 from radrecipes import models
 from radrecipes.errors import InputError
+from radrecipes.recipe import parse_recipe
+from radrecipes.vllm_engine import VllmEngine
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -288,6 +290,12 @@ class TestTextPartOfAModelThatReadsImages:
         with torch.no_grad():
             found = text(input_ids=self.PROBE).logits
         assert torch.corrcoef(torch.stack([found.flatten(), logits.flatten()]))[0, 1] > 0.9
+
+    def test_vllm_which_would_load_the_whole_model_is_refused(self, folder, workspace):
+        recipe = parse_recipe("recipes/tiny/protocol_lora.yaml", ["--model_name_or_path", "tiny/sees"])
+        with pytest.raises(InputError, match="--engine vllm: the adapter is of the text part of tiny/sees"):
+            VllmEngine(recipe, workspace / "adapter", [1])
+        assert not models.is_text_part(ModelConfig(model_name_or_path=TINY_MODEL))
 
     def test_an_adapter_is_saved_loaded_and_merged(self, folder, workspace):
         def adapted():

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from radrecipes import environment
+from radrecipes import environment, models
 from radrecipes.inspection import TrainingData
 from radrecipes.recipe import Recipe
 from radrecipes.training import CompletionTrainer
@@ -66,6 +66,7 @@ def describe_run(
             "weights_sha256": identity["base.weights_sha256"],
             "dtype": str(base.dtype).removeprefix("torch."),
             "attention": base.config._attn_implementation,
+            "text_part": models.is_text_part(recipe.model),
         },
         "data": {
             "folder": recipe.arguments.dataset,

@@ -30,7 +30,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's own name
 # Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
 _EAGER_ROW_TOKENS = 512
 # Where the text part's weights lie in a repository of a model that reads images too: with each of its layouts, the older first.
-_TEXT_PART_KEYS = {
+TEXT_PART_KEYS = {
     r"^language_model\.lm_head\.": "lm_head.",
     r"^language_model\.model\.": "model.",
     r"^model\.language_model\.": "model.",
@@ -183,7 +183,7 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
         )
     whole = _load_whole_config(model)
     text = _text_config(whole)
-    of_text = {} if text is whole else {"config": text, "key_mapping": _TEXT_PART_KEYS}
+    of_text = {} if text is whole else {"config": text, "key_mapping": TEXT_PART_KEYS}
     quantization = get_quantization_config(model)
     try:
         base, found = AutoModelForCausalLM.from_pretrained(
@@ -212,6 +212,12 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
 def load_config(model: ModelConfig) -> PreTrainedConfig:
     """The base model's configuration, without its weights; of a model that reads images too, that of its text part."""
     return _text_config(_load_whole_config(model))
+
+
+def is_text_part(model: ModelConfig) -> bool:
+    """Whether the base is loaded in part only: its repository holds a model that reads images too."""
+    whole = _load_whole_config(model)
+    return _text_config(whole) is not whole
 
 
 def _text_config(whole: PreTrainedConfig) -> PreTrainedConfig:

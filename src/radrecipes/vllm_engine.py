@@ -38,9 +38,19 @@ class VllmEngine:
             Folder of the adapter.
         stops (`Sequence[int]`):
             Tokens that end an answer.
+
+    Raises:
+        [`InputError`]: the adapter is of the text part of a model that reads images too.
     """
 
     def __init__(self, recipe: Recipe, adapter: Path, stops: Sequence[int]):
+        if models.is_text_part(recipe.model):
+            # vLLM would load the whole model, and nothing there has the names that the adapter's weights are for.
+            raise InputError(
+                f"the adapter is of the text part of {recipe.model.model_name_or_path}, which vLLM does not load by itself; "
+                "leave it out, or serve the merged model (scripts/publish.py adapter --merge)",
+                "--engine vllm",
+            )
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 

@@ -7,8 +7,11 @@ from conftest import REPOSITORY, TINY_MODEL
 from hub_server import card_rules
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
+from tiny_model import build_tiny_gemma_with_images, build_tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig
 
+from radrecipes import models
 from radrecipes.environment import determinism
 from radrecipes.errors import InputError
 from radrecipes.reporting.card_checks import check_card
@@ -327,6 +330,28 @@ def test_the_snippet_runs_and_asks_as_training_did(
     assert prompt == render_prompt(TASKS[task], inputs, tokenizer, style)
     expected = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=16, do_sample=False)
     assert answer == expected[0].tolist() != prompt
+
+
+def test_the_snippet_of_an_adapter_for_a_text_part_loads_that_part(tmp_path, monkeypatch, make_metrics):
+    """PEFT by itself would load the whole model, put random adapters on its vision tower, and none of the text part's."""
+    build_tiny_gemma_with_images(tmp_path, "tiny/sees", initializer_range=0.3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "MODELS_FOLDER", tmp_path)
+    base = models.load_base(ModelConfig(model_name_or_path="tiny/sees", dtype="float32"))
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False))
+    model.save_pretrained(RELEASE["repo_id"], save_embedding_layers=False)
+    build_tiny_tokenizer().save_pretrained(RELEASE["repo_id"])
+    manifest = manifest_of("protocol")
+    manifest["base"] |= {"model_id": "tiny/sees", "dtype": "float32", "text_part": True}
+
+    found = {}
+    exec(snippet_of(render_model_card(manifest, metrics_of("protocol", make_metrics), **RELEASE)), found)
+    prompt = found["prompt"]
+    with torch.no_grad():
+        expected = model.eval()(prompt).logits
+        assert torch.equal(found["model"](prompt).logits, expected)
+        with model.disable_adapter():
+            assert not torch.allclose(model(prompt).logits, expected)
 
 
 def broken(card, old, new):

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from radrecipes.errors import InputError
 from radrecipes.evaluation import ADAPTER
 from radrecipes.headline_figures import HEADLINES, figure_value, task_of, writes_text
+from radrecipes.models import TEXT_PART_KEYS
 from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import RecipeArguments
 from radrecipes.reporting import report_page, writing_report_page
@@ -144,6 +145,7 @@ def render_model_card(
         prompt=question if chat else plain_prompt(question),
         chat=chat,
         base=manifest["base"],
+        text_part_keys=TEXT_PART_KEYS if manifest["base"].get("text_part") and not merged else None,
         base_license=base_license or BASE_LICENCES.get(manifest["base"]["model_id"]),
         memory=manifest.get("memory"),
         merged_as=manifest.get("merged"),
