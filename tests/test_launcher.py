@@ -2,12 +2,15 @@ import inspect
 import os
 import signal
 import socket
+import sys
+import time
 
 import pytest
 import torch
 from accelerate.commands import launch as accelerate_launch
 from accelerate.commands.launch import launch_command_parser
 from conftest import REPOSITORY
+from sft_faults import Script
 from torch.distributed.run import get_args_parser
 
 from radrecipes import errors
@@ -116,3 +119,30 @@ def test_a_configuration_that_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.yaml: no such configuration"):
         launch(args)
     assert "RADRECIPES_LAUNCHER" not in os.environ
+
+
+# The agent hangs for half a minute; its workers end before that as they are told, one a second.
+HANGS = """\
+import subprocess, sys, time
+from radrecipes import launcher
+launcher._AGENT_SECONDS = 1
+subprocess.Popen(["false"])
+with launcher._ended_behind_failed_workers():
+    for number, end in enumerate(sys.argv[1:], 1):
+        subprocess.Popen(["sh", "-c", f"sleep {1 + number}; {end}"], env={"TORCHELASTIC_RUN_ID": "none"})
+    time.sleep(7 if "exit 1" not in sys.argv else 30)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the launcher ends itself")
+@pytest.mark.parametrize(
+    ("ends", "expected", "after"),
+    [(["exit 0", "exit 1"], 1, 3), (["exit 1", "kill -9 $$", "exit 0"], 1, 4), (["exit 0", "exit 0"], 0, 7)],
+    ids=["one failed", "the first failed", "none failed"],
+)
+def test_an_agent_that_hangs_ends_behind_failed_workers(ends, expected, after, tmp_path):
+    (tmp_path / "hangs.py").write_text(HANGS, encoding="utf-8")
+    script = Script(tmp_path, "hangs.py", *ends)
+    began = time.monotonic()
+    assert script.end().code == expected, script.stderr
+    assert after < time.monotonic() - began < after + 15

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -37,6 +39,10 @@ INTERRUPTED = InterruptedRunError.exit_code
 # may take longer; schedulers often give five minutes.
 _SHUTDOWN_VARIABLE, _SHUTDOWN_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "280"
 _HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# A variable that torch's agent gives its workers, and nobody the helpers that ask for GPUs.
+_OF_A_WORKER = "TORCHELASTIC_RUN_ID"
+# How long torch's agent may take to end behind its last worker.
+_AGENT_SECONDS = 10
 # It has to handle one at least; of the four that it handles by default this is the one that is left.
 _LEFT_TO_TORCH = "SIGQUIT"
 # From which level on torch's loggers are heard.
@@ -107,6 +113,8 @@ def launch(args: argparse.Namespace) -> Outcome:
             patch.object(accelerate_launch, "simple_launcher", _replace_this_process),
             patch.object(accelerate_launch, "is_rich_available", return_value=False),
             _signals_handed_on(codes),
+            # Where workers are started again, none may run for as long as the machines take to meet.
+            nullcontext() if args.max_restarts or sys.platform != "linux" else _ended_behind_failed_workers(),
         ):
             accelerate_launch.launch_command(args)
     except ChildFailedError as error:
@@ -243,3 +251,39 @@ def _signals_handed_on(codes: dict[int, int]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _ended_behind_failed_workers() -> Iterator[None]:
+    """Within the context, this process ends at the latest ten seconds behind its last worker, where one of them failed.
+
+    torch's agent asks a store on another machine how the job stands. If that machine is gone it waits for the answer until TCP
+    gives up, a quarter of an hour, and no signal reaches it there.
+    """
+    over = threading.Event()
+    threading.Thread(target=_end_behind_failed_workers, args=(over,), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _end_behind_failed_workers(over: threading.Event) -> None:
+    known: set[int] = set()
+    running: list[int] = []  # a descriptor for each process
+    failed: list[int] = []
+    while not over.is_set():
+        for child in psutil.Process().children():
+            with suppress(psutil.Error, OSError):
+                if child.pid not in known and _OF_A_WORKER in child.environ():
+                    running.append(os.pidfd_open(child.pid))
+                    known.add(child.pid)
+        for worker in wait(running, timeout=1):
+            running.remove(worker)
+            with suppress(ChildProcessError):  # the agent was faster, and so does not hang
+                end = os.waitid(os.P_PIDFD, worker, os.WEXITED | os.WNOWAIT)
+                if end.si_status:
+                    failed.append(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
+            os.close(worker)
+        if failed and not running and not over.wait(_AGENT_SECONDS):
+            os._exit(exit_code_of_failures(failed))
