@@ -127,16 +127,19 @@ def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         )
     if args.gpu:
         gpu = gpu_planning.find_gpu(args.gpu)
-        data = inspection.load_training_data(recipe)
+        basis = planning.load_basis(recipe)
         chosen = [args.config] if args.config else None
         found = gpu_planning.make_gpu_plan(
-            recipe, data.rows.rows, data.tokenizer, gpu, chosen, args.processes, args.utilisation
+            *(recipe, basis.rows, basis.tokenizer, gpu, chosen, args.processes, args.utilisation), config=basis.config
         )
         lines = gpu_planning.describe(found, recipe, args.gpu)
     else:
         training.divide_batch(recipe, processes=1)
-        data = inspection.load_training_data(recipe)
-        lines = planning.describe(planning.make_plan(recipe, data.rows.rows, data.tokenizer), recipe)
+        basis = planning.load_basis(recipe)
+        found = planning.make_plan(recipe, basis.rows, basis.tokenizer, config=basis.config)
+        lines = planning.describe(found, recipe)
+    if basis.note:
+        print(f"note         {basis.note}")
     print("\n".join(lines))
     print("methods      " + "\n             ".join(compatibility.describe(recipe.method)))
 

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from rapidfuzz import fuzz, process
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from radrecipes import compatibility, models, planning, training
 from radrecipes.errors import InputError
@@ -211,6 +211,7 @@ def make_gpu_plan(
     configurations: Sequence[str] | None = None,
     processes: int | None = None,
     utilisation: float | None = None,
+    config: PretrainedConfig | None = None,
 ) -> GpuPlan:
     """Plan a recipe for a kind of GPU under launch configurations.
 
@@ -229,6 +230,8 @@ def make_gpu_plan(
             GPUs of the configurations for several; where left out the most of 8, 4 and 2 that divide the recipe's batch.
         utilisation (`float`, *optional*):
             Share of the peak that products reach; [`ASSUMED_UTILISATION`] where left out.
+        config ([`~transformers.PretrainedConfig`], *optional*):
+            The base's; loaded where left out.
 
     Returns:
         [`GpuPlan`]
@@ -243,7 +246,7 @@ def make_gpu_plan(
             raise InputError(
                 f"no configuration `{name}` for GPUs; {hint}({', '.join(gpu_configurations())})", "--config"
             )
-    counter = _Counter(recipe, rows, tokenizer)
+    counter = _Counter(recipe, rows, tokenizer, config or models.load_config(recipe.model))
     steps, in_epoch = planning.count_steps(recipe, len(rows))
     share = utilisation or ASSUMED_UTILISATION[recipe.method]
     usual = next((count for count in _USUAL_PROCESSES if recipe.arguments.global_batch_size % count == 0), 2)
@@ -325,13 +328,13 @@ def _fit(cost: Cost) -> str:
 class _Counter:
     """Counts a recipe's largest micro batch, once for each size of it."""
 
-    def __init__(self, recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig):
         self.recipe, self.rows, self.tokenizer = recipe, rows, tokenizer
         # Not models.compute_dtype: that would ask this machine's processor.
         self.dtype = torch.float32 if recipe.model.dtype in (None, "auto", "float32") else torch.bfloat16
         # Nor models.attention_for, which takes eager attention on a CPU.
         eager = recipe.model.attn_implementation == "eager"
-        self.model = planning.build_on_meta(recipe, models.load_config(recipe.model), self.dtype, eager)
+        self.model = planning.build_on_meta(recipe, config, self.dtype, eager)
         self.sizes = planning.count_sizes(recipe, self.model)
         self._counted: dict[int, tuple[planning.Layout, planning.StepCost]] = {}
 

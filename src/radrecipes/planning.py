@@ -6,11 +6,12 @@ own FLOP formulas (`torch.utils.flop_counter`), and every tensor by its storage 
 that are not at hand, in `gpu_planning.py`, is made from the same counts.
 """
 
+import copy
 import math
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -24,8 +25,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from radrecipes import models, training
+from radrecipes import inspection, models, training
+from radrecipes.base_models import DEFAULT_BASE
+from radrecipes.base_shapes import shape_of
 from radrecipes.batching import IGNORED
+from radrecipes.errors import InputError
 from radrecipes.recipe import Recipe
 
 # Share of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the
@@ -175,7 +179,71 @@ class Plan:
         return self.steps * self.seconds_per_step
 
 
-def make_plan(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase, measure_seconds: float = 1.0) -> Plan:
+@dataclass(frozen=True)
+class Basis:
+    """What a plan is made from.
+
+    Args:
+        rows ([`~datasets.Dataset`]):
+            Training rows, with columns `input_ids` and `labels`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            What counted their tokens.
+        config ([`~transformers.PretrainedConfig`]):
+            The base's, or its sizes.
+        note (`str`):
+            What stands in for files that are not on this machine, and how to get them; empty where nothing does.
+    """
+
+    rows: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    config: PretrainedConfig
+    note: str = ""
+
+
+def load_basis(recipe: Recipe) -> Basis:
+    """Training rows and configuration of a recipe's base, without its weights.
+
+    Where the files of a base are not on this machine and its sizes are known ([`~base_shapes.SHAPES`]), these and the default
+    base's tokenizer stand in, and nothing is downloaded.
+
+    Args:
+        recipe ([`Recipe`]):
+            The recipe.
+
+    Returns:
+        [`Basis`]
+
+    Raises:
+        [`InputError`]: dataset, tokenizer or configuration cannot be loaded.
+    """
+    model_id = recipe.model.model_name_or_path
+    shape = shape_of(model_id)
+    if shape is None or inspection.tokenizer_is_local(recipe):
+        data = inspection.load_training_data(recipe)
+        return Basis(data.rows.rows, data.tokenizer, models.load_config(recipe.model))
+    # This project's own templates belong to the tokenizer that is not here.
+    other = replace(recipe, model=copy.copy(recipe.model), training=copy.copy(recipe.training))
+    other.model.model_name_or_path, other.model.model_revision = DEFAULT_BASE, None
+    other.training.chat_template_path = None
+    fetch = f"`hf download {model_id} --exclude '*.safetensors' '*.bin' '*.gguf'` gets them"
+    if not inspection.tokenizer_is_local(other):
+        raise InputError(
+            f"the tokenizer of {model_id} is not on this machine ({fetch}), nor that of {DEFAULT_BASE}, which could stand in "
+            "(`make model`)",
+            str(recipe.path),
+        )
+    data = inspection.load_training_data(other, max_dropped_fraction=1.0)
+    note = f"configuration and tokenizer of {model_id} are not on this machine: known sizes, and lengths by {DEFAULT_BASE}'s"
+    return Basis(data.rows.rows, data.tokenizer, shape, f"{note} tokenizer; {fetch}")
+
+
+def make_plan(
+    recipe: Recipe,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    measure_seconds: float = 1.0,
+    config: PretrainedConfig | None = None,
+) -> Plan:
     """Plan a recipe for one process of this machine.
 
     Args:
@@ -187,6 +255,8 @@ def make_plan(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase,
             Names the padding token.
         measure_seconds (`float`, *optional*, defaults to `1.0`):
             How long products are timed.
+        config ([`~transformers.PretrainedConfig`], *optional*):
+            The base's; loaded where left out.
 
     Returns:
         [`Plan`]
@@ -199,7 +269,7 @@ def make_plan(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase,
     layout = lay_out_recipe(recipe, rows, tokenizer, dtype)
     # Only "eager" keeps the attention matrix; every fused kernel keeps about what SDPA does.
     eager = models.attention_for(recipe.model, training.longest_row(recipe)) == "eager"
-    model = build_on_meta(recipe, models.load_config(recipe.model), dtype, eager)
+    model = build_on_meta(recipe, config or models.load_config(recipe.model), dtype, eager)
     cost, sizes = count_largest(recipe, model, dtype, layout), count_sizes(recipe, model)
 
     on_gpu = torch.cuda.is_available()
