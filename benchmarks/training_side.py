@@ -56,7 +56,7 @@ class TrainingRows:
         words = [f"--{key}={value}" for key, value in overrides.items()]
         command = [BIN / "accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py"]
         command += ["--config", RECIPE, "--restart", f"--output_dir={output}", f"--max_steps={self.steps}"]
-        command += ["--save_strategy=no", *words]  # as on the other side
+        command += ["--save_strategy='no'", *words]  # as on the other side
         peak, _ = run_with_peak_memory(command)
         manifest = json.loads((output / "manifest.json").read_text())
         return {"samples_per_second": manifest["training"]["samples_per_second"], "peak_memory_gib": peak}

@@ -1,0 +1,248 @@
+"""Everything that wants a GPU, in one go and in under ten minutes: speed, utilisation and memory at the shape of real models.
+
+    python benchmarks/gpu.py                             all phases, within 570 seconds, into benchmarks/results_gpu.json
+    python benchmarks/gpu.py lora lora_trl --seconds 300 some of them
+    python benchmarks/gpu.py --list                      the phases and what each measures
+    python benchmarks/gpu.py --rehearse                  every phase on the CPU with tiny shapes, within a minute
+
+Weights are random and have the shape of the real ones: speed and memory do not depend on their values. Notes are synthetic. Each
+phase runs in a process of its own with a limit of its own, and writes each row when it has it; a phase that is cut off keeps
+its rows. What did not fit into memory, was refused, failed, was cut off or left out is a row, too. Training is measured for some
+seconds behind its first steps; the time of an epoch is worked out from that, and its row says from how many steps. Goals are
+rows at the end. No network is needed.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import radrecipes  # noqa: F401  (before any library: turns telemetry off)
+from radrecipes.command_line import positive, run
+from radrecipes.errors import InputError
+
+RESULTS = Path(__file__).parent / "results_gpu.json"
+# In order of importance, each with its limit in seconds; what it measures stands in gpu_phases.
+PHASES = {
+    "machine": 45,
+    "weights": 120,
+    "lora": 70,
+    "lora_trl": 70,
+    "qlora": 75,
+    "qlora_trl": 75,
+    "layouts": 100,
+    "smollm2": 110,
+    "biogpt": 60,
+}
+_NEED_WEIGHTS = ("lora", "lora_trl", "qlora", "qlora_trl", "layouts", "biogpt")
+_SHORTEST = 5  # seconds below which a phase is not started
+_ROOM = {True: 24e9, False: 200e6}  # bytes of scratch, on a GPU and in a rehearsal
+SAME_LOSS = 0.02  # of the mean over the first steps: dropout draws differ, and bfloat16 rounds
+
+
+def main() -> None:
+    """Run the phases one behind the other; print and store their rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("phases", nargs="*", metavar="PHASE", help=f"default: all of {', '.join(PHASES)}")
+    parser.add_argument("--seconds", type=positive, default=570, help="for all phases together (default: 570)")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for 17 GB of weights (default: in memory where there is room)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="results (default: benchmarks/results_gpu.json; a rehearsal: none)"
+    )
+    parser.add_argument("--list", action="store_true", help="say what the phases measure")
+    parser.add_argument("--rehearse", action="store_true", help="every phase on the CPU with tiny shapes")
+    args = parser.parse_args()
+    for name in args.phases:
+        if name not in PHASES:
+            parser.error(f"no phase {name}; there are {', '.join(PHASES)}")
+
+    # Before any library: one GPU, nothing from the network, in a rehearsal no GPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = (
+        "" if args.rehearse else os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    )
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    deadline = time.monotonic() + args.seconds
+    import gpu_phases
+    import torch
+
+    if args.list:
+        for name, limit in PHASES.items():
+            print(f"{name:<10} {limit:>4} s  {vars(gpu_phases)[name].__doc__.splitlines()[0]}")
+        return
+    if not args.rehearse and not torch.cuda.is_available():
+        raise InputError("there is no GPU that PyTorch can use here; nothing was measured (--rehearse needs none)")
+    wanted = {"machine", *(args.phases or PHASES)}
+    if wanted.intersection(_NEED_WEIGHTS):
+        wanted.add("weights")
+    chosen = [name for name in PHASES if name in wanted]
+    place = args.scratch or Path(tempfile.mkdtemp(prefix="radrecipes-gpu-", dir=None if args.rehearse else _roomy()))
+    place.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(place).free) < _ROOM[not args.rehearse]:
+        raise InputError(
+            f"has room for {free / 1e9:.0f} GB; {_ROOM[not args.rehearse] / 1e9:.0f} are needed", str(place)
+        )
+    output = args.output or (place / RESULTS.name if args.rehearse else RESULTS)
+
+    # Phases; results are written behind each
+    from gpu_sizes import FULL, REHEARSAL
+
+    size, found = REHEARSAL if args.rehearse else FULL, []
+    try:
+        for name in chosen:
+            limit = min(PHASES[name], deadline - time.monotonic())
+            found += run_phase(vars(gpu_phases)[name], place, size, limit)
+            store([*found, *goals(found)], place, output, args.rehearse)
+    finally:
+        if not args.scratch:
+            shutil.rmtree(place, ignore_errors=True)
+    for row in [*found, *goals(found)]:
+        shown = {key: value for key, value in row.items() if key not in ("name", "what", "losses")}
+        print(f"{row['name']:<30}" + ", ".join(f"{key} {value}" for key, value in shown.items()))
+
+    if args.rehearse:
+        print("a rehearsal: every row is there, and its figures and verdicts say nothing")
+
+
+def run_phase(phase: Callable, scratch: Path, size: Any, limit: float) -> list[dict[str, Any]]:
+    """One phase within its limit: what it wrote until then, and a row that says how it ended where it did not end well.
+
+    Args:
+        phase (`Callable`):
+            Takes rows, the scratch folder and the size.
+        scratch (`Path`):
+            For the rows and the log of the phase as well.
+        size ([`~gpu_measuring.Size`]):
+            On a GPU the process is a fresh one, because CUDA does not outlive a fork; in a rehearsal a fork, which has its
+            libraries already.
+        limit (`float`):
+            Seconds after which it is killed.
+    """
+    name = phase.__name__
+    if limit < _SHORTEST:
+        return [{"name": f"{name}_unfinished", "what": "the phase was not started", "left_out": "no time was left"}]
+    print(f"{name}: at most {limit:.0f} s", flush=True)
+    began = time.monotonic()
+    process = multiprocessing.get_context("spawn" if size.on_gpu else "fork").Process(
+        target=_in_process, args=(phase, scratch, size)
+    )
+    process.start()
+    process.join(limit)
+    cut_off = process.is_alive()
+    if cut_off:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its own group: workers of its data loader end with it
+        process.kill()
+        process.join()
+    written = scratch / f"{name}.jsonl"
+    rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()] if written.is_file() else []
+    if process.exitcode:
+        how = _last_line(scratch / f"{name}.log")
+        if process.exitcode < 0:
+            how = f"killed after {limit:.0f} s" if cut_off else f"ended by signal {-process.exitcode}; {how}"
+        rows.append({"name": f"{name}_unfinished", "what": "the phase did not end by itself", "failed": how})
+    print(f"{name}: {len(rows)} rows in {time.monotonic() - began:.0f} s", flush=True)
+    return rows
+
+
+def _in_process(phase: Callable, scratch: Path, size: Any) -> None:
+    """What the process of a phase does; its output goes into a log."""
+    from gpu_measuring import Rows
+
+    os.setpgid(0, 0)
+    with (scratch / f"{phase.__name__}.log").open("w", encoding="utf-8", buffering=1) as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        sys.stdout = sys.stderr = log
+        try:
+            phase(Rows(scratch / f"{phase.__name__}.jsonl", size.on_gpu), scratch, size)
+        except BaseException:
+            traceback.print_exc(file=log)
+            log.flush()
+            os._exit(1)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    return lines[-1][-300:] if lines else "it said nothing"
+
+
+def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each goal: whether it was reached, or that it was not measured.
+
+    Args:
+        rows (`Sequence[dict]`):
+            What the phases found.
+    """
+    by_name = {row["name"]: row for row in rows}
+
+    def value(name: str, key: str) -> Any:
+        return by_name.get(name, {}).get(key)
+
+    found = []
+
+    def judge(name: str, what: str, measured: dict[str, Any], reached: bool | None) -> None:
+        verdict = "not measured" if reached is None else "pass" if reached else "fail"
+        found.append({"name": f"goal_{name}", "what": what, **measured, "verdict": verdict})
+
+    for name in ("lora", "qlora"):
+        minutes = value(name, "epoch_minutes")
+        judge(f"{name}_epoch", "30,000 notes in 10 minutes", {"minutes": minutes}, minutes and minutes <= 10)
+        ours, theirs = value(name, "notes_per_second"), value(f"{name}_trl", "notes_per_second")
+        means = _means_of_same_steps(value(name, "losses"), value(f"{name}_trl", "losses"))
+        same = bool(means) and abs(means[0] - means[1]) <= SAME_LOSS * abs(means[1])
+        judge(
+            f"{name}_ratio",
+            f"1.5 times TRL's script at equal loss (means over the same steps within {SAME_LOSS:.0%})",
+            {"ratio": round(ours / theirs, 2), "mean_losses": means, "equal_loss": same} if ours and theirs else {},
+            ours >= 1.5 * theirs and same if ours and theirs else None,
+        )
+    share = value("lora", "utilisation")
+    measured = isinstance(share, float)
+    what = "40 % of peak in bf16 LoRA, tokens without padding"
+    judge("utilisation", what, {"share": share}, share >= 0.4 if measured else None)
+    figures = [value("smollm2_scoring", name) for name in ("exact_accuracy", "macro_f1")]
+    inside = [figure["inside"] for figure in figures if figure]
+    judge("smollm2", "the real recipe inside the band of its recorded seeds", {}, all(inside) if inside else None)
+    return found
+
+
+def _means_of_same_steps(ours: Sequence[float] | None, theirs: Sequence[float] | None) -> list[float]:
+    from gpu_measuring import mean_of
+
+    steps = min(len(ours or []), len(theirs or []))
+    return [round(mean_of(losses, steps), 4) for losses in (ours, theirs)] if steps else []
+
+
+def store(rows: Sequence[dict[str, Any]], scratch: Path, output: Path, rehearsal: bool) -> None:
+    """Write all rows so far, with the machine's facts; a kill leaves the file before or the new one."""
+    facts = (
+        json.loads((scratch / "facts.json").read_text(encoding="utf-8")) if (scratch / "facts.json").is_file() else {}
+    )
+    whole = {"date": date.today().isoformat(), "rehearsal": rehearsal, **facts, "rows": list(rows)}
+    text = json.dumps(whole, indent=2, default=str)
+    unfinished = output.with_suffix(".unfinished")
+    unfinished.write_text(text.replace("NaN", "null") + "\n", encoding="utf-8")
+    unfinished.replace(output)
+
+
+def _roomy() -> str | None:
+    """Memory as a disk where it holds the weights and is not needed for more; else the usual place for temporary files."""
+    place = Path("/dev/shm")
+    return str(place) if place.is_dir() and shutil.disk_usage(place).free > 1.5 * _ROOM[True] else None
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,62 @@
+"""How large gpu.py measures: the real run on one GPU of 80 GB, and its rehearsal on a CPU."""
+
+from gpu_measuring import Size
+from gpu_phases import BIOGPT, MEDITRON, SMOLLM2
+
+# From config.json of epfl-llm/meditron-7b and of microsoft/BioGPT-Large.
+_MEDITRON_SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 32_017,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+_BIOGPT_SHAPE = {
+    "model_type": "biogpt",
+    "vocab_size": 57_717,
+    "hidden_size": 1600,
+    "intermediate_size": 6400,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 25,
+    "max_position_embeddings": 2048,
+}
+_TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+FULL = Size(
+    on_gpu=True,
+    shapes={MEDITRON: _MEDITRON_SHAPE, BIOGPT: _BIOGPT_SHAPE},
+    notes=30_000,
+    tokenised=30_000,
+    train_seconds=20.0,
+    lora_batch=64,
+    batches=(16, 32, 128, 256, 512),
+    row_lengths=(768, 1024, 2048),
+    answered=256,
+    scoring_batches=(32, 128),
+    product_tokens=(1024, 4096, 8192),
+)
+REHEARSAL = Size(
+    on_gpu=False,
+    shapes={
+        MEDITRON: {**_MEDITRON_SHAPE, **_TINY, "num_key_value_heads": 4, "vocab_size": 4_001},
+        BIOGPT: _BIOGPT_SHAPE | _TINY,
+        SMOLLM2: {**_MEDITRON_SHAPE, **_TINY, "num_key_value_heads": 2, "vocab_size": 49_152},
+    },
+    notes=30_000,
+    tokenised=240,
+    train_seconds=0.0,
+    lora_batch=16,
+    batches=(4, 8),
+    row_lengths=(512,),
+    answered=12,
+    scoring_batches=(8,),
+    product_tokens=(64,),
+    real_words=("--model_name_or_path", SMOLLM2, "--max_steps", "2"),
+    report_words=("--global_batch_size", "4"),
+    real_rows=16,
+)
