@@ -278,7 +278,8 @@ def _end_behind_failed_workers(over: threading.Event) -> None:
                 if child.pid not in known and _OF_A_WORKER in child.environ():
                     running.append(os.pidfd_open(child.pid))
                     known.add(child.pid)
-        for worker in wait(running, timeout=1):
+        # The agent starts all at once; to look for more reads what the system says of every process.
+        for worker in wait(running, timeout=10 if known else 1):
             running.remove(worker)
             with suppress(ChildProcessError):  # the agent was faster, and so does not hang
                 end = os.waitid(os.P_PIDFD, worker, os.WEXITED | os.WNOWAIT)
