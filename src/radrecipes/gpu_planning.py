@@ -21,9 +21,10 @@ from radrecipes.recipe import Recipe
 
 # Share of a GPU's memory that a plan may fill: the rest is what the allocator cannot use.
 USABLE = 0.95
-# Share of the peak that products reach, by method. Assumed: no run of these recipes on a GPU was measured yet. NeMo AutoModel
-# publishes 402 of 989 TFLOP/s for LoRA on Llama-3-8B with packed rows of 4,096 tokens and kernels of its own; notes are
-# short, and unpacking 4-bit and 8-bit weights takes time beside the products.
+# Share of the peak that products reach, by method. Assumed: no run of these recipes on a GPU was measured yet. Two published
+# runs of bf16 LoRA lie on both sides: PEFT's method comparison (Llama-3.2-3B, L40S, 840 tokens a batch, the attention layers'
+# queries and values adapted) at 24 %, NeMo AutoModel (Llama-3-8B, H100, packed rows of 4,096, kernels of its own) at 41 %.
+# Unpacking 4-bit and 8-bit weights takes time beside the products.
 ASSUMED_UTILISATION = {compatibility.LORA: 0.30, compatibility.INT4: 0.25, compatibility.INT8: 0.08}
 # Starting the kernels of one layer, forward and backward, takes at least so long however small they are. Assumed: 250 kernels
 # of 8 microseconds.

@@ -35,10 +35,10 @@ from radrecipes.recipe import Recipe
 # Share of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the
 # default recipe on 2 cores: 0.44 to 0.47 of six steps, each beside its own measurement of products.
 PRODUCT_SHARE = 0.45
-# Growth of a CPU process's heap over the tensors that live at once: freed blocks that no later tensor fits, and oneDNN's
-# kernels for every shape. Measured on whole runs of the default recipes (benchmarks/README.md): 1.3 to 1.9. A GPU's
-# allocator returns its blocks.
-CPU_HEAP_GROWTH = 1.55
+# Growth of a CPU process's heap over the tensors that live at once, in the course of a run: a share of them for freed blocks
+# that no later tensor fits, and oneDNN's kernels for every shape, up to as much again. Fitted to whole runs of the default
+# recipes (benchmarks/README.md); runs of a few steps need less. A GPU's allocator returns its blocks.
+CPU_HEAP_SHARE, CPU_KERNEL_BYTES = 0.15, 2**29
 # Context and libraries of one process on a GPU, in bytes: a guess until one was measured. On a CPU the planning process is
 # measured instead.
 GPU_CONTEXT_BYTES = 2**30
@@ -273,7 +273,8 @@ def make_plan(
     cost, sizes = count_largest(recipe, model, dtype, layout), count_sizes(recipe, model)
 
     on_gpu = torch.cuda.is_available()
-    growth, framework = (1.0, GPU_CONTEXT_BYTES) if on_gpu else (CPU_HEAP_GROWTH, psutil.Process().memory_info().rss)
+    living = cost.peak_bytes + sizes.unpacked
+    growth = 0.0 if on_gpu else CPU_HEAP_SHARE * living + min(living, CPU_KERNEL_BYTES)
     largest_rows, largest_length, _ = layout.largest
     tokens = largest_rows * largest_length
     steps, steps_per_epoch = count_steps(recipe, len(rows))
@@ -288,8 +289,8 @@ def make_plan(
         total_parameters=model.get_nb_trainable_parameters()[1],
         weights_bytes=sizes.base,
         adapter_bytes=sum(sizes.bytes_per_trained) * sizes.trained,
-        activation_bytes=round((cost.peak_bytes + sizes.unpacked) * growth),
-        framework_bytes=framework,
+        activation_bytes=round(living + growth),
+        framework_bytes=GPU_CONTEXT_BYTES if on_gpu else psutil.Process().memory_info().rss,
         flops_per_step=cost.flops / tokens * layout.tokens / steps_per_epoch,
         flops_per_second=measure_products(dtype, tokens, largest_linear_shape(model), measure_seconds),
         compute_dtype=str(dtype).removeprefix("torch."),
@@ -299,13 +300,13 @@ def make_plan(
 def assumptions(plan: Plan) -> list[str]:
     """What the estimate takes for granted, one line each."""
     on_gpu = torch.cuda.is_available()
-    heap = "" if on_gpu else f", times {CPU_HEAP_GROWTH} for a CPU's heap"
+    heap = f", {CPU_HEAP_SHARE:.0%} and up to {CPU_KERNEL_BYTES / 2**30:g} GiB more for a CPU's heap"
     place = "GPU context" if on_gpu else "this process as it stands, its libraries loaded"
     return [
         f"products at {plan.flops_per_second / 1e9:,.0f} GFLOP/s in {plan.compute_dtype}, as just measured here; "
         "other work on the machine makes it slower",
         f"products take {PRODUCT_SHARE:.0%} of a step (default recipe, 2 cores); loading and saving are not counted",
-        f"one process; activations are the tensors of the largest batch, counted on fake ones{heap}",
+        f"one process; activations are the tensors of the largest batch, counted on fake ones{'' if on_gpu else heap}",
         f"{plan.adapter_bytes // plan.trainable_parameters} bytes a trained parameter: itself, its gradient, two AdamW moments",
         f"framework: {place}",
     ]
