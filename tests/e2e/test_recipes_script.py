@@ -35,16 +35,16 @@ def test_list_and_check_see_every_recipe_and_name_the_broken_ones(workspace):
     ]
 
 
-def test_check_takes_overrides(workspace):
-    checked = run_script(workspace, "scripts/recipes.py", "check", "--max_length", "20", "--seed=1")
-    assert checked.returncode == 2
+def test_check_takes_overrides(workspace, call):
+    checked = call("recipes", "check", "--max_length", "20", "--seed=1")
+    assert checked.code == 2
     for name, said in zip(SHARED_RECIPES, checked.stderr.splitlines(), strict=True):
         assert said.startswith(f"error: recipes/tiny/{name}: 48 of 48 rows are longer than max_length 20")
 
 
-def test_inspect_shows_what_is_trained(workspace):
-    shown = run_script(workspace, "scripts/recipes.py", "inspect", RECIPE, "--rows", "2", "--max_length", "62")
-    assert shown.returncode == 0, shown.stderr
+def test_inspect_shows_what_is_trained(workspace, call):
+    shown = call("recipes", "inspect", RECIPE, "--rows", "2", "--max_length", "62")
+    assert shown.code == 0, shown.stderr
     text = shown.stdout
     assert "\x1b[" not in text  # plain when piped
     assert len(re.findall(r"^example \d; only ⟦…⟧ carries loss$", text, re.MULTILINE)) == 2
@@ -57,9 +57,9 @@ def test_inspect_shows_what_is_trained(workspace):
     assert re.search(r"^labels +4\nmost rows +CT .*\(12\).*\nleast rows +.*MR Knee \(12\)$", text, re.MULTILINE)
 
 
-def test_inspect_counts_observations_where_reports_are_written(workspace):
-    shown = run_script(workspace, "scripts/recipes.py", "inspect", "recipes/tiny/report_lora.yaml", "--rows", "1")
-    assert shown.returncode == 0, shown.stderr
+def test_inspect_counts_observations_where_reports_are_written(workspace, call):
+    shown = call("recipes", "inspect", "recipes/tiny/report_lora.yaml", "--rows", "1")
+    assert shown.code == 0, shown.stderr
     assert re.search(r"^⟦FINDINGS: There is edema\.\nIMPRESSION: Edema\.<\|im_end\|>⟧$", shown.stdout, re.MULTILINE)
     assert re.search(
         r"^observations +6\nmost rows +Edema: negative \(12\), Edema: positive", shown.stdout, re.MULTILINE
@@ -139,7 +139,7 @@ def test_check_refuses_a_method_where_it_does_not_run(workspace, call):
     assert wrong.code == 2 and wrong.stderr.startswith("error: wrong.yaml: accelerate cannot read it: ")
 
 
-def test_fault_gets_one_line(workspace):
-    ended = run_script(workspace, "scripts/recipes.py", "plan", RECIPE, "--lora_rr", "3")
+def test_fault_gets_one_line(workspace, call):
+    ended = call("recipes", "plan", RECIPE, "--lora_rr", "3")
     message = "error: --lora_rr: unknown key `lora_rr`; did you mean `lora_r`?\n"
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", message)
+    assert (ended.code, ended.stdout, ended.stderr) == (2, "", message)
