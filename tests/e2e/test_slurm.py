@@ -64,19 +64,19 @@ def start(workspace):
 def test_a_job_that_reaches_its_time_limit_goes_on_where_it_was(start, workspace):
     job = start(restarts=0)
     log = Path("runs/job/train_log.jsonl")
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not log.exists() or not log.read_text("utf-8"):
         assert job.poll() is None and time.monotonic() < until, Path("job.log").read_text("utf-8")
         time.sleep(0.01)
     for process in psutil.Process(job.pid).children(recursive=True):
         process.send_signal(signal.SIGTERM)  # every process of the job's step, and not the script
-    assert job.wait(60) == 75, Path("job.log").read_text("utf-8")
+    assert job.wait(120) == 75, Path("job.log").read_text("utf-8")
     assert Path("scontrol.log").read_text("utf-8") == "requeue 4711\n"
     assert not Path("runs/job/COMPLETE").exists()
 
-    assert start(restarts=1).wait(120) == 0, Path("job.log").read_text("utf-8")
+    assert start(restarts=1).wait(300) == 0, Path("job.log").read_text("utf-8")
     assert "resuming behind step" in Path("job.log").read_text("utf-8")
     assert Path("scontrol.log").read_text("utf-8") == "requeue 4711\n"
-    whole = Script(workspace, "scripts/sft.py", "--config", RECIPE, *WORDS, "runs/whole").end()
+    whole = Script(workspace, "scripts/sft.py", "--config", RECIPE, *WORDS, "runs/whole").end(120)
     assert whole.code == 0, whole.stderr
     assert adapter_hash(Path("runs/job")) == adapter_hash(Path("runs/whole"))
