@@ -23,7 +23,6 @@ from safetensors.torch import load_file, save_file
 from sft_faults import Script, two_ranks
 
 from e2e.conftest import LAUNCH, RECIPE, RUN, files_in
-from e2e.test_train_evaluate_predict import TWO_PROCESSES
 
 TRAIN = ("scripts/sft.py", "--config", RECIPE, "--lora_dropout", "0.1", "--num_train_epochs", "2")
 # 48 rows in batches of 8: 12 steps, an epoch ends behind step 6, every second step has a checkpoint.
@@ -52,12 +51,6 @@ class Reference(NamedTuple):
     losses: list[float]
     files: set[str]
     events: list[str]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def adapter_of(folder: Path) -> str:
@@ -271,9 +264,8 @@ def test_a_killed_rank_ends_both_and_both_go_on_to_the_same_adapter(
 
 
 def test_a_rank_killed_below_the_launcher_ends_the_job_and_the_same_command_goes_on(workspace, reference_two):
-    (workspace / "two.yaml").write_text(TWO_PROCESSES, encoding="utf-8")
     (workspace / "train.py").write_text(KILLED_RANK, encoding="utf-8")
-    command = (*LAUNCH, "two.yaml", "--main_process_port", free_port(), "train.py", *TRAIN[1:], *TWO_RANKS)
+    command = (*LAUNCH, "accelerate_configs/cpu_2proc.yaml", "train.py", *TRAIN[1:], *TWO_RANKS)
     environment = {"KILL_RANK": "1", "TESTS": str(REPOSITORY / "tests"), "RUN": RUN}
     first = run_script(workspace, *command, timeout=60, **environment)
     assert first.returncode != 0 and "SIGKILL" in first.stderr

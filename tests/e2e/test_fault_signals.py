@@ -7,6 +7,7 @@ libraries, those below a launcher are started as a user starts them.
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from sft_faults import (
     watch_group,
 )
 
-from e2e.conftest import CONFIGURATION, INTERRUPTED, LAUNCH, adapter_hash
+from e2e.conftest import INTERRUPTED, LAUNCH, adapter_hash
 from radrecipes import checkpoints
 from radrecipes.run_folder import read_manifest, read_train_log
 from radrecipes.training import _is_out_of_memory
@@ -188,8 +189,8 @@ class Launched:
     """A launcher as a user starts it, and the training below it."""
 
     def __init__(self, fault, *words, processes=1):
-        kind = "MULTI_GPU" if processes == 2 else '"NO"'
-        Path("launch.yaml").write_text(CONFIGURATION.format(kind=kind, processes=processes), encoding="utf-8")
+        shipped = REPOSITORY / "accelerate_configs" / ("cpu_2proc.yaml" if processes == 2 else "cpu.yaml")
+        shutil.copy(shipped, "launch.yaml")
         Path("fault.py").write_text(FAULTY.replace("FAULT", fault), encoding="utf-8")
         self.processes = processes
         with open("said", "wb") as said:

@@ -14,7 +14,6 @@ import pytest
 from accelerate.utils import str_to_bool
 from conftest import REPOSITORY
 
-from e2e.conftest import CONFIGURATION
 from radrecipes.launch_promise import Engine, Promise, promise_of
 
 LAUNCH = REPOSITORY / "scripts" / "launch.py"
@@ -45,8 +44,8 @@ sys.exit(75)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("1.yaml").write_text(CONFIGURATION.format(kind='"NO"', processes=1))
-    Path("2.yaml").write_text(CONFIGURATION.format(kind="MULTI_GPU", processes=2))
+    for processes, name in ((1, "cpu"), (2, "cpu_2proc")):
+        shutil.copy(REPOSITORY / "accelerate_configs" / f"{name}.yaml", f"{processes}.yaml")
     Path("saves.py").write_text(SAVES)
     Path("ends.py").write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
     return tmp_path

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,6 @@ from conftest import run_script
 from safetensors.torch import load_file, save_file
 
 from e2e.conftest import LAUNCH, RUN, files_in
-from e2e.test_train_evaluate_predict import TWO_PROCESSES
 from radrecipes.abstention import POLICY_FILE
 from radrecipes.audit_log import verify
 from radrecipes.errors import InputError
@@ -176,11 +174,7 @@ def test_a_prediction_killed_three_times_goes_on_and_gives_the_same_bytes_in_fla
 
 def test_two_processes_write_the_same_file_as_one(finished_copy, call):
     write_orders("orders.csv", 100)
-    Path("two.yaml").write_text(TWO_PROCESSES, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = (*LAUNCH, "two.yaml", "--main_process_port", port, "scripts/predict.py")
+    launch = (*LAUNCH, "accelerate_configs/cpu_2proc.yaml", "scripts/predict.py")
     two = run_script(finished_copy, *launch, *words("two.parquet", "--chunk-rows", "15", "--audit-log", "log.jsonl"))
     assert two.returncode == 0, two.stderr
     one = call("predict", *words("one.parquet", "--chunk-rows", "15", "--audit-log", "log.jsonl"))

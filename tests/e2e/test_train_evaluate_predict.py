@@ -20,17 +20,6 @@ from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.evaluation import BASELINES
 
-TWO_PROCESSES = """\
-compute_environment: LOCAL_MACHINE
-distributed_type: MULTI_GPU
-use_cpu: true
-num_machines: 1
-num_processes: 2
-machine_rank: 0
-rdzv_backend: static
-same_network: true
-mixed_precision: "no"
-"""
 # scripts/sft.py, which says what of DDP is left when the processes leave their group.
 WATCHED = """\
 import gc, runpy, torch
@@ -303,12 +292,8 @@ def write_secret_dataset(folder):
 
 
 def test_two_processes_train_as_one_does(workspace, call):
-    (workspace / "two.yaml").write_text(TWO_PROCESSES, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     (workspace / "watched.py").write_text(WATCHED, encoding="utf-8")
-    launch = (*LAUNCH, "two.yaml", "--main_process_port", port, "watched.py", "--config", RECIPE)
+    launch = (*LAUNCH, "accelerate_configs/cpu_2proc.yaml", "watched.py", "--config", RECIPE)
     two = run_script(workspace, *launch, "--output_dir", "runs/two")
     assert two.returncode == 0, two.stderr
     # A group that DDP holds last is destroyed with Python's lock held, and now and then the process never ends.
