@@ -122,7 +122,9 @@ def _connect(rank: int, processes: int, address: str) -> list[socket.socket]:
     connections = []
     try:
         if rank == 0:
-            with socket.create_server(("", 0)) as server:
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            with socket.create_server(("", 0), family=family, dualstack_ipv6=both) as server:
                 _accept(server, processes - 1, connections)
         else:
             port, secret = broadcast_object_list([None])[0]
