@@ -44,8 +44,9 @@ PHASES = {
     "layouts": 100,
     "smollm2": 110,
     "biogpt": 60,
+    "plan": 60,
 }
-_NEED_WEIGHTS = ("lora", "lora_trl", "qlora", "qlora_trl", "layouts", "biogpt")
+_NEED_WEIGHTS = ("lora", "lora_trl", "qlora", "qlora_trl", "layouts", "biogpt", "plan")
 _SHORTEST = 5  # seconds below which a phase is not started
 _ROOM = {True: 24e9, False: 200e6}  # bytes of scratch, on a GPU and in a rehearsal
 SAME_LOSS = 0.02  # of the mean over the first steps: dropout draws differ, and bfloat16 rounds
@@ -139,13 +140,15 @@ def run_phase(phase: Callable, scratch: Path, size: Any, limit: float) -> list[d
         target=_in_process, args=(phase, scratch, size)
     )
     process.start()
-    process.join(limit)
-    cut_off = process.is_alive()
-    if cut_off:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its own group: workers of its data loader end with it
-        process.kill()
-        process.join()
+    try:
+        process.join(limit)
+    finally:  # also where Ctrl-C ended the waiting
+        cut_off = process.is_alive()
+        if cut_off:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its own group: workers of its data loader end with it
+            process.kill()
+            process.join()
     written = scratch / f"{name}.jsonl"
     rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()] if written.is_file() else []
     if process.exitcode:

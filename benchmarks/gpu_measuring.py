@@ -181,10 +181,10 @@ class StepClock(TrainerCallback):
         }
 
 
-def peak_flops(device_name: str) -> float | None:
-    """Dense bfloat16 operations a second of the GPU that PyTorch calls so; `None` where `gpu_planning` does not know it."""
+def known_as(device_name: str) -> str | None:
+    """The name that `gpu_planning` has for the GPU that PyTorch calls so; `None` where it has none."""
     known = [name for name in GPUS if all(word in device_name.lower() for word in name.split("-"))]
-    return GPUS[max(known, key=len)].bf16_flops if known else None
+    return max(known, key=len, default=None)
 
 
 def flops_of_note(model: torch.nn.Module, tokens: float) -> float:
@@ -222,9 +222,10 @@ def utilisation(model: torch.nn.Module, tokens: float, computed: float, notes_pe
     }
     if not torch.cuda.is_available():
         return rates | {"utilisation": NEEDS_A_GPU, "utilisation_of_computed": NEEDS_A_GPU}
-    if (peak := peak_flops(torch.cuda.get_device_name())) is None:
+    if (known := known_as(torch.cuda.get_device_name())) is None:
         unknown = f"gpu_planning does not know the peak of {torch.cuda.get_device_name()}"
         return rates | {"utilisation": unknown, "utilisation_of_computed": unknown}
+    peak = GPUS[known].bf16_flops
     own, done = flops_of_note(model, tokens), computed / tokens * flops_of_note(model, tokens)
     return rates | {
         "utilisation": round(notes_per_second * own / peak, 3),

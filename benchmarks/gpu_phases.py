@@ -22,6 +22,7 @@ from gpu_measuring import (
     Size,
     StepClock,
     end_to_end,
+    known_as,
     median_seconds,
     register_varlen,
     utilisation,
@@ -35,6 +36,7 @@ from radrecipes.batching import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.data.synthetic_protocol.generator import generate_orders
+from radrecipes.gpu_planning import GPUS, make_gpu_plan
 from radrecipes.inference import generate
 from radrecipes.interruption import StopRequests
 from radrecipes.label_scoring import LabelScorer
@@ -254,6 +256,23 @@ def biogpt(rows: Rows, scratch: Path, size: Size) -> None:
     what = "the report recipe, 8-bit base; reports stand under the name of notes, an epoch has 30,000 of them as well"
     with rows.attempt("biogpt_8bit", what) as found:
         _run_trainer(recipe, tokenizer, tokenised.rows, size, found)
+
+
+def plan(rows: Rows, scratch: Path, size: Size) -> None:
+    """What `recipes.py plan --gpu` says of the two runs, to set beside their memory and time; computes on no GPU."""
+    _use_scratch(scratch)
+    name = (known_as(torch.cuda.get_device_name()) if size.on_gpu else None) or "h100"
+    for method, words in (("lora", _lora_words(size)), ("qlora", [])):
+        with rows.attempt(f"{method}_planned", f"plan of the phase {method} for {name}") as found:
+            recipe = _protocol_recipe(scratch, *words)
+            tokenizer = models.load_tokenizer(recipe.model)
+            planned = make_gpu_plan(recipe, _notes(scratch), tokenizer, GPUS[name], ["single_gpu"]).costs[0]
+            found |= {
+                "planned_memory_gib": round(planned.memory.total / 2**30, 2),
+                "planned_without_context_gib": round((planned.memory.total - planned.memory.context) / 2**30, 2),
+                "planned_seconds_a_step": round(planned.seconds_per_step, 4),
+                "planned_batch": planned.batch,
+            }
 
 
 def _lora_words(size: Size) -> list[str]:
