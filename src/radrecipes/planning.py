@@ -35,10 +35,10 @@ from radrecipes.recipe import Recipe
 # Share of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the
 # default recipe on 2 cores: 0.44 to 0.47 of six steps, each beside its own measurement of products.
 PRODUCT_SHARE = 0.45
-# Growth of a CPU process's heap over the tensors that live at once, in the course of a run: a share of them for freed blocks
-# that no later tensor fits, and oneDNN's kernels for every shape, up to as much again. Fitted to whole runs of the default
-# recipes (benchmarks/README.md); runs of a few steps need less. A GPU's allocator returns its blocks.
-CPU_HEAP_SHARE, CPU_KERNEL_BYTES = 0.15, 2**29
+# Growth of a CPU process's heap over the tensors that live at once: a share of them for freed blocks that no later tensor fits,
+# and oneDNN's kernels, which it keeps for every new shape: so much a step, until it has met them all. Fitted to runs of the
+# default recipes of 8 steps to 515 (benchmarks/README.md). A GPU's allocator returns its blocks.
+CPU_HEAP_SHARE, CPU_KERNEL_BYTES_A_STEP, CPU_KERNEL_BYTES = 0.15, 10 * 2**20, 2**29
 # Context and libraries of one process on a GPU, in bytes: a guess until one was measured. On a CPU the planning process is
 # measured instead.
 GPU_CONTEXT_BYTES = 2**30
@@ -225,7 +225,9 @@ def load_basis(recipe: Recipe) -> Basis:
     other = replace(recipe, model=copy.copy(recipe.model), training=copy.copy(recipe.training))
     other.model.model_name_or_path, other.model.model_revision = DEFAULT_BASE, None
     other.training.chat_template_path = None
-    fetch = f"`hf download {model_id} --exclude '*.safetensors' '*.bin' '*.gguf'` gets them"
+    files = " ".join(f"--include '{pattern}'" for pattern in ("*.json", "tokenizer*", "*.txt", "*.jinja"))
+    revision = f" --revision {recipe.model.model_revision}" if recipe.model.model_revision else ""
+    fetch = f"`hf download {model_id}{revision} {files}` gets them"
     if not inspection.tokenizer_is_local(other):
         raise InputError(
             f"the tokenizer of {model_id} is not on this machine ({fetch}), nor that of {DEFAULT_BASE}, which could stand in "
@@ -274,10 +276,11 @@ def make_plan(
 
     on_gpu = torch.cuda.is_available()
     living = cost.peak_bytes + sizes.unpacked
-    growth = 0.0 if on_gpu else CPU_HEAP_SHARE * living + min(living, CPU_KERNEL_BYTES)
+    steps, steps_per_epoch = count_steps(recipe, len(rows))
+    kernels = min(living, steps * CPU_KERNEL_BYTES_A_STEP, CPU_KERNEL_BYTES)
+    growth = 0.0 if on_gpu else CPU_HEAP_SHARE * living + kernels
     largest_rows, largest_length, _ = layout.largest
     tokens = largest_rows * largest_length
-    steps, steps_per_epoch = count_steps(recipe, len(rows))
     return Plan(
         rows=len(rows),
         steps=steps,
