@@ -39,6 +39,8 @@ def check(args: argparse.Namespace) -> bool:
     if not decisive:
         print("recipe, data, prompt and base are as published")
     words = ["--config", claim.recipe.path, "--dataset", dataset.folder]
+    if template := claim.recipe.training.chat_template_path:
+        words += ["--chat_template_path", template]
     if args.smoke:
         return _smoke(args.launch, words, claim, here) and not decisive
 

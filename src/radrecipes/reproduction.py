@@ -15,7 +15,7 @@ from radrecipes.abstention import COVERAGE_STEP
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.headline_figures import HeadlineFigure
-from radrecipes.predictors import is_reference
+from radrecipes.predictors import is_reference, run_of
 from radrecipes.publishing.release import RESULTS_FILE
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.results import (
@@ -43,8 +43,9 @@ SAME_LOSS = 0.02
 # Of a manifest, most likely to explain another result first. The first four must be the same.
 _PARTS = ("recipe", "data", "prompt", "base", "code", "constraints_sha256", "packages", "hardware", "determinism")
 _DECISIVE_PARTS = ("recipe", "data", "prompt", "base.weights_sha256")
-# Of a recipe: where the data lie is no part of it, because their digest is compared; and what follows from the machine.
-_NOT_COMPARED = (*OF_ONE_RUN, "dataset", "bf16", "use_cpu")
+# Of a recipe: where data and chat template lie is no part of it, because their digests are compared; and what follows from the
+# machine.
+_NOT_COMPARED = (*OF_ONE_RUN, "dataset", "chat_template_path", "bf16", "use_cpu")
 # Where these are the same, so are the losses, to the bit.
 _DECIDE_ROUNDING = ("processor", "processor_version", "instruction_set", "bfloat16_instructions")
 
@@ -466,7 +467,7 @@ def _claim_of_release(name: str) -> Claim:
     data = facts["data"]
     return Claim(
         name,
-        parse_recipe(folder / "recipe.yaml"),
+        run_of(folder)[1],
         results,
         facts_of(facts),
         facts["training"]["seed"],

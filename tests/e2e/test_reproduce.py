@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import pytest
 from conftest import TINY_MODEL, TINY_RECIPE, TINY_WRITER, run_script, write_tiny_dataset
+from tiny_model import CHATML
 
 from e2e.conftest import edit_json
 from radrecipes.models import adapter_digest
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
+TEMPLATE = "recipes/tiny/chat_template.jinja"
 RESULTS = "recipes/tiny/protocol_lora.results.json"
 RUNS = "runs/tiny/protocol_lora"
 REPO, DATASET_REPO, TAG = "radiology/tiny-protocols", "radiology/tiny-orders", "v1.0"
@@ -35,7 +37,9 @@ def recorded(shared_workspace, tmp_path_factory) -> Recorded:
     workspace = tmp_path_factory.mktemp("recorded") / "workspace"
     shutil.copytree(shared_workspace, workspace, symlinks=True)
     recipe = TINY_RECIPE.replace(TINY_MODEL, TINY_WRITER).replace("num_train_epochs: 1", "num_train_epochs: 15")
-    (workspace / RECIPE).write_text(recipe, encoding="utf-8")
+    # Its own chat template, beside it, which has another digest than the tokenizer's; a release brings no recipes along.
+    (workspace / TEMPLATE).write_text("{#- The recipe's own. -#}" + CHATML, encoding="utf-8")
+    (workspace / RECIPE).write_text(f"{recipe}chat_template_path: {TEMPLATE}\n", encoding="utf-8")
     return Recorded(workspace, run_script(workspace, "scripts/reproduce.py", "record", RECIPE, "--seeds", "2"))
 
 
@@ -75,13 +79,11 @@ def change_the_data(workspace):
 
 
 def change_the_prompt(workspace):
-    (workspace / "template.jinja").write_text(
+    (workspace / TEMPLATE).write_text(
         "{% for message in messages %}<|im_start|>{{ message.role }}: {{ message.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}",
         encoding="utf-8",
     )
-    config = workspace / "models" / TINY_WRITER / "chat_template.jinja"
-    config.write_text((workspace / "template.jinja").read_text("utf-8"), encoding="utf-8")
 
 
 def change_the_base(workspace):
@@ -164,6 +166,7 @@ def test_a_release_is_checked_with_nothing_but_its_name(copy, hub):
     files = hub.repo(REPO).files(TAG)
     assert json.loads(files["results.json"]) == json.loads((copy / RESULTS).read_text("utf-8"))
     assert f"reproduce.py check {REPO}@{TAG}\n".encode() in files["README.md"]
+    assert files["chat_template.jinja"].decode() == (copy / TEMPLATE).read_text("utf-8") != CHATML
 
     # Another machine: the base, and neither runs nor data nor recipes
     for name in ("runs", "data", "recipes"):

@@ -14,6 +14,7 @@ from radrecipes.abstention import DecisionPolicy
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.models import adapter_digest
+from radrecipes.predictors import run_of
 from radrecipes.publishing.release import (
     assemble_adapter,
     assemble_dataset,
@@ -37,6 +38,7 @@ def run(tmp_path, monkeypatch):
         (folder / name).mkdir(parents=True)
     dataset = tmp_path / "elsewhere" / "orders"
     recipe = TINY_RECIPE.replace("data/tiny", str(dataset)) + f"output_dir: {folder}\n"
+    recipe += f"chat_template_path: {tmp_path / 'elsewhere' / 'own.jinja'}\n"
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     parsed = parse_recipe(folder / "recipe.yaml")
     manifest = {
@@ -122,6 +124,13 @@ def test_a_manifest_with_defaults_written_out_names_no_path_either(run):
     edit_json(run / "manifest.json", recipe={**manifest["recipe"], "resolved": manifest["recipe"]["fields"]})
     recipe = read_finished_run(run).manifest["recipe"]
     assert recipe["resolved"]["dataset"] == recipe["fields"]["dataset"] == "data/orders"
+    assert recipe["resolved"]["chat_template_path"] == recipe["fields"]["chat_template_path"] == "own.jinja"
+
+
+def test_the_chat_template_is_read_from_where_the_run_or_the_release_keeps_it(run, tmp_path):
+    assert run_of(run)[1].training.chat_template_path == str(run / "adapter" / "chat_template.jinja")
+    release = assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+    assert run_of(release.folder)[1].training.chat_template_path == str(release.folder / "chat_template.jinja")
 
 
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
@@ -138,8 +147,9 @@ def test_no_path_of_this_machine_is_published_and_the_recipe_still_says_what_was
     assert not any(str(tmp_path).encode() in data for data in bytes_of(release.folder).values())
     published, trained = parse_recipe(release.folder / "recipe.yaml"), parse_recipe(run / "recipe.yaml")
     assert published.arguments.dataset == "data/orders" and "output_dir" not in published.fields
+    assert published.fields["chat_template_path"] == "own.jinja"
     assert published.digest == release.manifest["recipe"]["digest"]
-    same = trained.fields.keys() - {"dataset", "output_dir"}
+    same = trained.fields.keys() - {"dataset", "output_dir", "chat_template_path"}
     assert all(published.fields[name] == trained.fields[name] for name in same)
     assert finished.dataset_folder == tmp_path / "elsewhere" / "orders"
 

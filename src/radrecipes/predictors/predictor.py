@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from transformers.utils import CHAT_TEMPLATE_FILE
 
 from radrecipes import hub, models, run_folder, vllm_engine
 from radrecipes.data.example import Example
@@ -25,6 +26,9 @@ ENGINES = ("transformers", "vllm")
 def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
     """The folder of a run, its recipe and its task; loads no weights.
 
+    A chat template that the recipe names is read from the run's tokenizer: the file may have changed since, and a release comes
+    without it.
+
     Args:
         run (`str` or `Path`):
             A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`, which is pulled and verified.
@@ -37,6 +41,9 @@ def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
         folder = folder.parent
     run_folder.read_manifest(folder)
     recipe = parse_recipe(folder / "recipe.yaml")
+    kept = run_folder.adapter_folder(folder) / CHAT_TEMPLATE_FILE
+    if recipe.training.chat_template_path and kept.is_file():
+        recipe.training.chat_template_path = str(kept)
     return folder, recipe, TASKS[recipe.arguments.task]
 
 

@@ -295,16 +295,21 @@ def _published_facts(facts: Mapping[str, Any], published: Recipe) -> dict[str, A
     """What a manifest says of its recipe, of the recipe as it is published."""
     facts = {**facts, "digest": published.digest, "fields": published.fields}
     if "resolved" in facts:
-        facts["resolved"] = {**facts["resolved"], "dataset": published.fields["dataset"]}
+        places = {key: published.fields[key] for key in ("dataset", "chat_template_path") if key in published.fields}
+        facts["resolved"] = {**facts["resolved"], **places}
     return facts
 
 
 def _published_recipe(recipe: Recipe) -> Recipe:
-    """The recipe without what names a place on this machine; a dataset outside the working directory is named `data/<name>`."""
+    """The recipe without what names a place on this machine.
+
+    A dataset outside the working directory is named `data/<name>`, a chat template there by its name: its text is in the release.
+    """
     fields = {key: value for key, value in recipe.fields.items() if key not in _PLACES}
-    place = Path(fields["dataset"])
-    if place.is_absolute() or place.parts[:1] in (("..",), ("~",)):
-        fields["dataset"] = f"data/{place.name}"
+    for key, prefix in (("dataset", "data/"), ("chat_template_path", "")):
+        place = Path(fields.get(key) or "")
+        if place.is_absolute() or place.parts[:1] in (("..",), ("~",)):
+            fields[key] = f"{prefix}{place.name}"
     return replace(recipe, fields=fields)
 
 
