@@ -6,6 +6,7 @@
 Any field of the recipe can be set behind it: --learning_rate 5e-4 --seed 1 --output_dir runs/mine
 The same command starts a run, continues one that was interrupted or killed, and leaves a finished one as it is; --restart
 trains anew. Ctrl-C or SIGTERM ends it behind the running step, with a checkpoint and exit code 75.
+The token ids of the dataset are kept in its folder, as .tokenised/: one process makes them, the others and later runs read them.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def train(args: argparse.Namespace, recipe: Recipe, promise: Promise | None, sto
     training.divide_batch(recipe, state.num_processes)
 
     # Data: verified against its manifest, rendered by the task, the prompt masked
-    data = load_training_data(recipe)
+    data = load_training_data(recipe, keep=True)
     dataset, tokenizer, rows = data.dataset, data.tokenizer, data.rows
     if run_folder.is_complete(folder) and not args.restart:
         run_folder.check_finished(folder, _identity(recipe, data, state.num_processes))

@@ -10,7 +10,7 @@ from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
-from radrecipes import models, training
+from radrecipes import kept_rows, models, training
 from radrecipes.batching import IGNORED
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
@@ -50,7 +50,7 @@ class Lengths:
     largest: int
 
 
-def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None) -> TrainingData:
+def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None, keep: bool = False) -> TrainingData:
     """Load and tokenise the training split of a recipe as `scripts/sft.py` does.
 
     Args:
@@ -58,6 +58,8 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
             The recipe.
         max_dropped_fraction (`float`, *optional*):
             Share of rows that may be too long; the recipe's own where left out.
+        keep (`bool`, *optional*, defaults to `False`):
+            Keep the token ids beside the dataset for other processes and for the next time, see [`kept_rows`].
 
     Returns:
         [`TrainingData`]
@@ -70,6 +72,9 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
     task.check_dataset(dataset)
     tokenizer = models.load_tokenizer(recipe.model, recipe.training.chat_template_path)
     stops = models.stop_token_ids(tokenizer)
+    key = kept_rows.rows_key(
+        tokenizer, dataset=dataset.digest, task=task.name, style=recipe.arguments.prompt_style, stops=stops
+    )
     rows = training.tokenise(
         dataset.splits["train"],
         task,
@@ -78,6 +83,7 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
         stops,
         recipe.training.max_length,
         recipe.arguments.max_dropped_fraction if max_dropped_fraction is None else max_dropped_fraction,
+        kept=lambda make: kept_rows.rows_of(dataset.folder, key, make, keep),
     )
     positions = getattr(models.load_config(recipe.model), "max_position_embeddings", None)
     if positions and rows.longest > positions:

@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from accelerate.data_loader import SeedableRandomSampler
@@ -29,9 +31,11 @@ from radrecipes.errors import DivergedError, InputError, InterruptedRunError, Ou
 from radrecipes.interruption import StopRequests
 from radrecipes.recipe import Recipe
 from radrecipes.row_order import NO_ROW, EachRowOnce, with_empty_row
-from radrecipes.tasks.rendering import render_example
+from radrecipes.tasks.rendering import render_examples
 from radrecipes.tasks.task import Task
 
+# Rows that are rendered together.
+_ROWS_AT_ONCE = 1000
 # Positions that reach the LM head are filled up to a multiple of it, so that batches share kernel shapes.
 SCORED_ROUND_TO = 32
 
@@ -71,6 +75,7 @@ def tokenise(
     stops: list[int],
     max_length: int,
     max_dropped_fraction: float,
+    kept: Callable[[Callable[[], pa.Table]], pa.Table] = lambda make: make(),
 ) -> TokenisedRows:
     """Render and tokenise a split of a prepared dataset, the prompt masked.
 
@@ -89,6 +94,8 @@ def tokenise(
             Longest row in tokens, answer included.
         max_dropped_fraction (`float`):
             Share of rows, 0 to 1, that may be longer and be left out.
+        kept (`Callable`, *optional*):
+            Given a function that tokenises the split, rows of any length, gives what it gives: from an earlier time, perhaps.
 
     Returns:
         [`TokenisedRows`]
@@ -96,27 +103,50 @@ def tokenise(
     Raises:
         [`InputError`]: more rows are too long than allowed, or there are none.
     """
-    input_ids, labels, kept, too_long = [], [], [], []
-    for row in split:
-        example = render_example(task, task.inputs(row), task.target(row), tokenizer, style, stops)
-        ids = example.prompt_ids + example.completion_ids
-        if len(ids) > max_length:
-            too_long.append(row["id"])
-            continue
-        kept.append(row["id"])
-        input_ids.append(ids)
-        labels.append([IGNORED] * len(example.prompt_ids) + example.completion_ids)
     if not len(split):
         raise InputError("the training split holds no rows; prepare the dataset again")
-    if len(too_long) > max_dropped_fraction * len(split) or not input_ids:
-        raise InputError(
-            f"{len(too_long)} of {len(split)} rows are longer than max_length {max_length} tokens (first: row "
-            f"{too_long[0]}); raise max_length, or allow it with max_dropped_fraction"
-        )
-    lengths = [len(ids) for ids in input_ids]
-    scored = sum(label != IGNORED for row in labels for label in row)
-    rows = Dataset.from_dict({"input_ids": input_ids, "labels": labels, "index": list(range(len(kept)))})
-    return TokenisedRows(rows, kept, too_long, max(lengths), sum(lengths), scored)
+
+    def too_long_in(table: pa.Table) -> list[str]:
+        longer = pc.greater(pc.list_value_length(table["input_ids"]), max_length)
+        too_long = [row_id for row_id, is_longer in zip(split["id"], longer.to_pylist(), strict=True) if is_longer]
+        if len(too_long) > max_dropped_fraction * len(split) or len(too_long) == len(split):
+            raise InputError(
+                f"{len(too_long)} of {len(split)} rows are longer than max_length {max_length} tokens (first: row "
+                f"{too_long[0]}); raise max_length, or allow it with max_dropped_fraction"
+            )
+        return too_long
+
+    def render() -> pa.Table:
+        table = _render(split, task, tokenizer, style, stops)
+        too_long_in(table)  # before anything is kept
+        return table
+
+    table = kept(render)
+    ids, too_long = split["id"][:], too_long_in(table)
+    if too_long:
+        fits = pc.less_equal(pc.list_value_length(table["input_ids"]), max_length)
+        table = table.filter(fits)
+        ids = [row_id for row_id, row_fits in zip(ids, fits.to_pylist(), strict=True) if row_fits]
+    lengths = pc.list_value_length(table["input_ids"])
+    scored = pc.sum(pc.not_equal(pc.list_flatten(table["labels"]), IGNORED)).as_py()
+    table = table.append_column("index", pa.array(range(len(ids)), pa.int32()))
+    return TokenisedRows(Dataset(table), ids, too_long, pc.max(lengths).as_py(), pc.sum(lengths).as_py(), scored)
+
+
+def _render(split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]) -> pa.Table:
+    """All rows of a split as columns `input_ids` and `labels`."""
+    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+    batches = []
+    for start in range(0, len(split), _ROWS_AT_ONCE):
+        rows = split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))
+        inputs, targets = [task.inputs(row) for row in rows], [task.target(row) for row in rows]
+        examples = render_examples(task, inputs, targets, tokenizer, style, stops)
+        columns = [
+            [example.prompt_ids + example.completion_ids for example in examples],
+            [[IGNORED] * len(example.prompt_ids) + example.completion_ids for example in examples],
+        ]
+        batches.append(pa.record_batch([pa.array(column, pa.list_(pa.int32())) for column in columns], schema))
+    return pa.Table.from_batches(batches, schema)
 
 
 def divide_batch(recipe: Recipe, processes: int) -> None:
