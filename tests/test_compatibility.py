@@ -79,6 +79,8 @@ def test_a_promise_finds_its_column():
     assert compatibility.configuration_of(Promise(2, Engine.DDP, True)) == "cpu_2proc"
     assert compatibility.configuration_of(Promise(1, Engine.DDP, True)) == "cpu"
     assert compatibility.configuration_of(Promise(16, Engine.ZERO3, False)) == "zero3"
+    with pytest.raises(InputError, match="nothing under accelerate_configs/ trains on 2 processes"):
+        compatibility.configuration_of(Promise(2, Engine.FSDP2, True))
 
 
 @pytest.mark.parametrize("method", METHODS)

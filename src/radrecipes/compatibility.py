@@ -156,12 +156,18 @@ def configuration_of(promise: Promise) -> str:
 
     Returns:
         `str`: a name of [`CONFIGURATIONS`].
+
+    Raises:
+        [`InputError`]: none of them keeps such a promise.
     """
     # DDP of one process is one process.
     alone = promise.processes == 1 and promise.engine == Engine.DDP
     engine = Engine.ONE_PROCESS if alone else promise.engine
     wanted = (engine, bool(promise.on_cpu))
-    return next(name for name, found in CONFIGURATIONS.items() if found == wanted)
+    names = [name for name, found in CONFIGURATIONS.items() if found == wanted]
+    if not names:
+        raise InputError(f"nothing under accelerate_configs/ trains on {promise}; its README lists what there is")
+    return names[0]
 
 
 def check(recipe: Recipe, configuration: str) -> None:

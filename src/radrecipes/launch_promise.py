@@ -66,7 +66,7 @@ class Promise:
         place = {True: " on the CPU", False: " on GPUs", None: ""}[self.on_cpu]
         if self.engine == Engine.ONE_PROCESS:
             return f"1 process{place.replace('GPUs', 'a GPU')}"
-        return f"{self.processes} processes ({self.engine}){place}"
+        return f"{self.processes} process{'' if self.processes == 1 else 'es'} ({self.engine}){place}"
 
     def to_json(self) -> str:
         """For the environment."""

@@ -1,0 +1,56 @@
+"""scripts/sft.py under launchers that promised something else than what runs: one line, exit code 2, nothing written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from e2e.conftest import RECIPE
+from radrecipes import compatibility
+from radrecipes.compatibility import LORA, TABLE, Verdict
+from radrecipes.launch_promise import Engine, Promise
+
+
+@pytest.fixture
+def refused(workspace, call, monkeypatch):
+    """`refused(**environment)` starts training and returns the one line that it ends with."""
+
+    def start(**environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        ended = call("sft", "--config", RECIPE)
+        errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+        assert ended.code == 2 and len(errors) == 1, ended.stderr
+        assert not [path for path in Path("runs").rglob("*") if path.is_file()]
+        return errors[0]
+
+    return start
+
+
+def test_another_number_of_processes_than_promised(refused):
+    said = refused(RADRECIPES_PROMISE=Promise(2, Engine.DDP, True).to_json())
+    assert said == "error: the launcher promised 2 processes (DDP) on the CPU, and the world size is 1"
+
+
+def test_fsdp_on_a_machine_without_a_gpu(refused, monkeypatch):
+    """As below plain `accelerate launch`, which goes on with DDP on the CPU."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    said = refused(WORLD_SIZE="1", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    assert "is for 1 process (FSDP2) on GPUs, and PyTorch finds no GPU here" in said
+
+
+def test_one_process_of_several(refused):
+    said = refused(ACCELERATE_USE_CPU="True", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+    assert "accelerate started one process where several were asked for" in said
+
+
+def test_another_engine_than_promised(refused, monkeypatch):
+    monkeypatch.setattr(compatibility, "configuration_of", lambda promise: "cpu")
+    said = refused(RADRECIPES_PROMISE=Promise(1, Engine.FSDP2, True).to_json())
+    assert "promised 1 process (FSDP2) on the CPU, and accelerate made one process of it" in said
+
+
+def test_a_method_that_its_configuration_cannot_run(refused, monkeypatch):
+    entry = replace(TABLE[LORA, "cpu"], verdict=Verdict.REFUSED, note="it fails; take another", sources=("some#1",))
+    monkeypatch.setitem(TABLE, (LORA, "cpu"), entry)
+    assert refused().endswith("with cpu.yaml: it fails; take another (some#1)")
