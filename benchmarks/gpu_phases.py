@@ -327,15 +327,44 @@ def _run_trainer(recipe: Recipe, tokenizer: Any, notes: Dataset, size: Size, fou
 
 
 def _train_trl(rows: Rows, scratch: Path, size: Size, name: str, *words: str) -> None:
-    """TRL's own script in this process, with our clock among the callbacks that every Trainer gets."""
+    """TRL's own script in this process, with our clock among the callbacks that every Trainer gets.
+
+    It pads, and so needs more memory than ours: where its batch does not fit, half of it is tried, accumulated twice.
+    """
     script = importlib.import_module("trl.scripts.sft")
     _use_scratch(scratch)
     recipe = _protocol_recipe(scratch, *words)
-    model, args, batch = recipe.model, recipe.training, recipe.arguments.global_batch_size
-    settings = {
+    batch = recipe.arguments.global_batch_size
+    for halves, row in ((1, name), (2, f"{name}_halved")):
+        clock = StepClock(size.train_seconds)
+        transformers.trainer.DEFAULT_CALLBACKS.append(clock)
+        what = f"{recipe.method}, {batch} notes a step in {halves} micro batches, TRL's own script"
+        with rows.attempt(row, what) as found:
+            settings = _trl_settings(recipe, scratch, size, batch // halves, halves)
+            parsed = script.make_parser().parse_args_and_config(
+                [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+            )
+            script.main(*parsed)
+            found |= clock.speed(batch, size.notes)
+            notes = _notes(scratch)
+            sample = notes.select(range(min(len(notes), 100 * batch)))
+            padded = planning.count_padded_tokens(sample, batch // halves, SEED)
+            tokens = statistics.fmean(len(ids) for ids in sample["input_ids"])
+            found["computed_tokens_a_note"] = round(padded / len(sample), 1)
+            if "notes_per_second" in found:
+                found["tokens_per_second"] = round(found["notes_per_second"] * tokens)
+        transformers.trainer.DEFAULT_CALLBACKS.remove(clock)
+        if "out_of_memory" not in found:
+            return
+
+
+def _trl_settings(recipe: Recipe, scratch: Path, size: Size, micro: int, accumulated: int) -> dict[str, Any]:
+    """The recipe in the words of TRL's script."""
+    model, args = recipe.model, recipe.training
+    return {
         "model_name_or_path": scratch / "models" / MEDITRON,
         "dataset_name": scratch / "rows",
-        "output_dir": scratch / name,
+        "output_dir": scratch / "trl",
         "dtype": str(models.compute_dtype(model.dtype)).removeprefix("torch."),
         "bf16": args.bf16,
         "use_cpu": not size.on_gpu,
@@ -354,8 +383,8 @@ def _train_trl(rows: Rows, scratch: Path, size: Size, name: str, *words: str) ->
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
         "max_length": args.max_length,
-        "per_device_train_batch_size": args.per_device_train_batch_size,
-        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": accumulated,
         "gradient_checkpointing": False,  # as ours; TRL's default is on
         "dataloader_num_workers": args.dataloader_num_workers,
         "num_train_epochs": 1,
@@ -364,21 +393,6 @@ def _train_trl(rows: Rows, scratch: Path, size: Size, name: str, *words: str) ->
         "save_strategy": "no",
         "report_to": "none",
     }
-    clock = StepClock(size.train_seconds)
-    transformers.trainer.DEFAULT_CALLBACKS.append(clock)
-    with rows.attempt(name, f"{recipe.method}, {batch} notes a step, TRL's own script") as found:
-        parsed = script.make_parser().parse_args_and_config(
-            [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-        )
-        script.main(*parsed)
-        found |= clock.speed(batch, size.notes)
-        notes = _notes(scratch)
-        sample = notes.select(range(min(len(notes), 100 * batch)))
-        padded = planning.count_padded_tokens(sample, args.per_device_train_batch_size, SEED)
-        tokens = statistics.fmean(len(ids) for ids in sample["input_ids"])
-        found["computed_tokens_a_note"] = round(padded / len(sample), 1)
-        if "notes_per_second" in found:
-            found["tokens_per_second"] = round(found["notes_per_second"] * tokens)
 
 
 def _answer(rows: Rows, model: Any, base: Any, tokenizer: Any, size: Size) -> None:

@@ -161,6 +161,9 @@ def test_goals_are_judged_from_rows_and_what_lacks_is_not_measured():
         "goal_utilisation": "fail",
         "goal_smollm2": "not measured",
     }
+    halved = {"name": "qlora_trl_halved", "notes_per_second": 30.0, "losses": [10.0, 6.0]}
+    (ratio,) = [row for row in gpu.goals([*rows, halved]) if row["name"] == "goal_qlora_ratio"]
+    assert ratio["ratio"] == 1.33 and ratio["verdict"] == "fail"
     rows[1]["losses"] = [10.0, 7.0]  # faster, but another loss
     assert {row["name"]: row["verdict"] for row in gpu.goals(rows)}["goal_lora_ratio"] == "fail"
 
