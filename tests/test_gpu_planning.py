@@ -81,6 +81,7 @@ sizes_of_anything = st.builds(
     packed=st.sampled_from([0, 10**9, 30 * 10**9]),
     constants=st.integers(0, 10**9),
     plain=st.integers(0, 10**11),
+    before=st.just(0),
     unpacked=st.integers(0, 10**8),
     trained=st.integers(1, 10**9),
     bytes_per_trained=st.sampled_from([(4, 4, 8), (2, 2, 4)]),
