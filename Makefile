@@ -39,7 +39,7 @@ demo-report: model
 	@rm -rf $(REPORT_TREE)
 	@$(BIN)/python scripts/prepare_data.py synthetic-reports --output $(REPORT_TREE)
 	@$(BIN)/python scripts/prepare_data.py report --source mimic-cxr --root $(REPORT_TREE) --split official --output runs/report_synthetic --overwrite
-	@diff -r runs/report_synthetic data/report_synthetic
+	@diff -r --exclude=.tokenised runs/report_synthetic data/report_synthetic
 	@$(BIN)/python scripts/launch.py --config_file accelerate_configs/cpu.yaml scripts/sft.py --config $(REPORT_RECIPE) $(SFT)
 	@$(BIN)/python scripts/evaluate_model.py --run $(REPORT_RUN) $(EVALUATE)
 	@$(BIN)/python scripts/predict.py --adapter $(REPORT_RUN) --text "Cardiomegaly: positive; Pleural Effusion: positive; Pneumothorax: negative; Pneumonia: uncertain"
