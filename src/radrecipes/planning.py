@@ -36,9 +36,9 @@ from radrecipes.recipe import Recipe
 # default recipe on 2 cores: 0.44 to 0.47 of six steps, each beside its own measurement of products.
 PRODUCT_SHARE = 0.45
 # Growth of a CPU process's heap over the tensors that live at once: a share of them for freed blocks that no later tensor fits,
-# and oneDNN's kernels, which it keeps for every new shape: so much a step, until it has met them all. Fitted to runs of the
-# default recipes of 8 steps to 515 (benchmarks/README.md). A GPU's allocator returns its blocks.
-CPU_HEAP_SHARE, CPU_KERNEL_BYTES_A_STEP, CPU_KERNEL_BYTES = 0.15, 10 * 2**20, 2**29
+# and oneDNN's kernels, which it keeps for every shape of a batch. Fitted to runs of the default recipes of 8 steps to 515
+# (benchmarks/README.md). A GPU's allocator returns its blocks.
+CPU_HEAP_SHARE, CPU_KERNEL_BYTES_A_SHAPE, CPU_KERNEL_BYTES = 0.15, 40 * 2**20, 2**29
 # Context and libraries of one process on a GPU, in bytes: a guess until one was measured. On a CPU the planning process is
 # measured instead.
 GPU_CONTEXT_BYTES = 2**30
@@ -280,7 +280,8 @@ def make_plan(
     on_gpu = torch.cuda.is_available()
     living = cost.peak_bytes + sizes.unpacked
     steps, steps_per_epoch = count_steps(recipe, len(rows))
-    kernels = min(living, steps * CPU_KERNEL_BYTES_A_STEP, CPU_KERNEL_BYTES)
+    shapes = len({batch[:2] for batch in layout.batches})
+    kernels = min(living, shapes * CPU_KERNEL_BYTES_A_SHAPE, CPU_KERNEL_BYTES)
     growth = 0.0 if on_gpu else CPU_HEAP_SHARE * living + kernels
     # Layers are packed one after the other; what they were before stays in a CPU's heap, in 8 bit a float16 copy as well
     # (bitsandbytes 0.50.2). Measured: 0.39 GiB behind an 8-bit SmolLM2-135M, 0.18 behind a 4-bit one.
