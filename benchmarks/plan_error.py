@@ -67,7 +67,7 @@ def measure(recipe: str, words: list[str], steps: int) -> dict:
     """One short run, and the plan for its largest batch."""
     words = [*words, f"--max_steps={steps}"]
     real = in_process_of_its_own("train", recipe, *words, "--save_strategy='no'")
-    plan = in_process_of_its_own("plan", recipe, *words, f"--largest={json.dumps(real['largest'])}")
+    plan = in_process_of_its_own("plan", recipe, *words, f"--batches={json.dumps(real.pop('batches'))}")
     error = round(plan["memory_gib"] / real["memory_gib"] - 1, 3)
     return {**real, "steps": steps, "planned_gib": plan["memory_gib"], "of_it": plan["of_it"], "memory_error": error}
 
@@ -112,17 +112,18 @@ def train(recipe: str, words: list[str]) -> dict:
         ):
             runpy.run_path("scripts/sft.py", run_name="__main__")
         memory = json.loads(Path(folder, "run", "manifest.json").read_text("utf-8"))["training"]["peak_memory_gib"]
-    return {"memory_gib": memory, "largest": planning.Layout(shapes).largest, "shapes": len({s[:2] for s in shapes})}
+    largest = planning.Layout(shapes).largest
+    return {"memory_gib": memory, "largest": largest, "shapes": len({s[:2] for s in shapes}), "batches": shapes}
 
 
 def plan(recipe: str, words: list[str]) -> dict:
-    """Plan in this process, for a batch of that shape where one is named."""
-    largest = [word.partition("=")[2] for word in words if word.startswith("--largest=")]
-    parsed = parse_recipe(recipe, [word for word in words if not word.startswith("--largest=")])
+    """Plan in this process, for those batches where they are named."""
+    batches = [word.partition("=")[2] for word in words if word.startswith("--batches=")]
+    parsed = parse_recipe(recipe, [word for word in words if not word.startswith("--batches=")])
     training.divide_batch(parsed, processes=1)
     data = inspection.load_training_data(parsed)
-    if largest:
-        seen = planning.Layout([tuple(json.loads(largest[0]))])
+    if batches:
+        seen = planning.Layout([tuple(batch) for batch in json.loads(batches[0])])
         with patch.object(planning, "lay_out", return_value=seen):
             made = planning.make_plan(parsed, data.rows.rows, data.tokenizer)
     else:
