@@ -47,6 +47,14 @@ def test_rows_are_made_once_and_read_from_then_on(dataset):
     assert len(kept_files(dataset)) == 2 and not list((dataset / ".tokenised").glob("*.partial"))
 
 
+def test_the_oldest_of_many_go(dataset):
+    for number in range(6):
+        kept_rows.rows_of(dataset, f"k{number}", lambda: ROWS, keep=True)
+        (file,) = (dataset / ".tokenised").glob(f"k{number}-*.arrow")
+        os.utime(file, (number, number))
+    assert [name[:2] for name in kept_files(dataset)] == ["k2", "k3", "k4", "k5"]
+
+
 def test_looking_writes_nothing(dataset):
     assert kept_rows.rows_of(dataset, "k", lambda: ROWS, keep=False).equals(ROWS)
     assert os.listdir(dataset) == ["train.parquet"]

@@ -23,6 +23,8 @@ from radrecipes.data.dataset_folder import file_sha256
 
 FOLDER = ".tokenised"
 _LOCK = "LOCK"
+# Tables that stay in a dataset's folder: as many recipes as are in use at a time. Each change of code makes others.
+_KEPT = 4
 # What renders and tokenises beside this package.
 _PACKAGES = ("jinja2", "sacremoses", "tokenizers", "transformers")
 
@@ -87,9 +89,10 @@ def _read(folder: Path, key: str) -> pa.Table | None:
 
 
 def _write(rows: pa.Table, folder: Path, key: str, dataset: Path) -> None:
-    """Beside, then renamed; what a killed process left, or what is damaged, goes."""
-    for left in [*folder.glob("*.partial"), *folder.glob(f"{key}-*.arrow")]:
-        left.unlink()
+    """Beside, then renamed; what a killed process left, what is damaged, and the oldest of many go."""
+    others = sorted(folder.glob("*.arrow"), key=lambda path: path.stat().st_mtime_ns)
+    for left in [*folder.glob("*.partial"), *folder.glob(f"{key}-*.arrow"), *others[: 1 - _KEPT]]:
+        left.unlink(missing_ok=True)  # who has it in memory keeps it
     beside = folder / f"{key}.{os.getpid()}.partial"
     beside.touch(mode=0o600)
     try:
