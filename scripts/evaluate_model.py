@@ -5,7 +5,8 @@
 
 Several processes share the rows, and the files are those of one process with as many threads:
 
-    python scripts/launch.py --config_file accelerate_configs/ddp.yaml scripts/evaluate_model.py --run RUN
+    python scripts/launch.py --config_file accelerate_configs/ddp.yaml scripts/evaluate_model.py \
+        --run runs/smollm2-135m/protocol_lora/seed-42
 
 Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, report.html, figures/. Where labels are scored, it
 fits a temperature and the thresholds for automatic answers on the validation split and stores them in the adapter's folder,
