@@ -3,28 +3,11 @@
 from gpu_measuring import Size
 from gpu_phases import BIOGPT, MEDITRON, SMOLLM2
 
-# From config.json of epfl-llm/meditron-7b and of microsoft/BioGPT-Large.
-_MEDITRON_SHAPE = {
-    "model_type": "llama",
-    "vocab_size": 32_017,
-    "hidden_size": 4096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-}
-_BIOGPT_SHAPE = {
-    "model_type": "biogpt",
-    "vocab_size": 57_717,
-    "hidden_size": 1600,
-    "intermediate_size": 6400,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 25,
-    "max_position_embeddings": 2048,
-}
+from radrecipes.base_shapes import SHAPES
+
+# Beside what decides the size of tensors, what their speed depends on.
+_MEDITRON_SHAPE = SHAPES["epfl-llm/meditron-7b"] | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}
+_BIOGPT_SHAPE = SHAPES["microsoft/BioGPT-Large"]
 _TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 FULL = Size(

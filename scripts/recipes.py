@@ -16,28 +16,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 import radrecipes  # noqa: F401  (before any library that reports home: turns telemetry off)
-from radrecipes import compatibility, gpu_planning, inspection, launch_files, planning, training
-from radrecipes.command_line import positive, run, share
+from radrecipes import compatibility, inspection, launch_files
+from radrecipes.command_line import run
 from radrecipes.errors import InputError
 from radrecipes.recipe import find_recipes, header, parse_recipe
-from radrecipes.tasks import TASKS
+
+from recipe_verbs.inspect import inspect
+from recipe_verbs.plan import PLAN_HELP, add_plan_arguments, plan
 
 RECIPES_FOLDER = Path("recipes")
-PLAN_HELP = """Estimate what a recipe costs, from its data and the base's configuration; weights are not needed.
-
-Without --gpu: memory and time of one process of this machine. With it: memory of each GPU and time under every launch
-configuration that does not refuse the recipe's method, what fits, and the batch with which the others would.
-
-    plan recipes/smollm2-135m/report_lora.yaml                                     this machine
-    plan recipes/smollm2-135m/report_lora.yaml --gpu l4                            that GPU, one of it and several
-    plan recipes/smollm2-135m/report_lora.yaml --gpu h100 --config fsdp2 --processes 8 --global_batch_size 64
-
-What was assumed stands below the figures. How far plans were from real runs: benchmarks/README.md.
-"""
 
 
 def list_recipes() -> None:
@@ -80,70 +68,6 @@ def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -
         sys.exit(InputError.exit_code)
 
 
-def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
-    """Print training examples with the trained tokens marked, and what all rows look like."""
-    recipe = parse_recipe(path, overrides)
-    data = inspection.load_training_data(recipe, max_dropped_fraction=1.0)
-    tokenizer, rows, console = data.tokenizer, data.rows, Console(highlight=False, soft_wrap=True)
-
-    # Examples: colour on a terminal, the brackets everywhere
-    for number in range(min(shown, len(rows.rows))):
-        prompt, answer = inspection.prompt_and_answer(rows.rows[number], tokenizer)
-        console.print(Text(f"example {number + 1}; only ⟦…⟧ carries loss", style="bold"))
-        console.print(Text.assemble((prompt, "dim"), (f"⟦{answer}⟧", "bold green")), end="\n\n")
-
-    # Tokens and lengths
-    lengths = inspection.summarise_lengths([len(ids) for ids in rows.rows["input_ids"]])
-    answers = inspection.summarise_lengths(inspection.answer_lengths(rows.rows["labels"]))
-    print("stop tokens        " + ", ".join(f"{tokenizer.decode([stop])} ({stop})" for stop in data.stops))
-    print(f"padding token      {tokenizer.pad_token} ({tokenizer.pad_token_id})")
-    for name, found in (("tokens a row", lengths), ("tokens an answer", answers)):
-        print(
-            f"{name:18} min {found.smallest}, median {found.median:g}, 95 % {found.percentile_95}, max {found.largest}"
-        )
-    print(
-        f"carry loss         {rows.scored_tokens:,} of {rows.tokens:,} tokens ({rows.scored_tokens / rows.tokens:.1%})"
-    )
-    total = len(rows.rows) + len(rows.too_long)
-    first = f", first: row {rows.too_long[0]}" if rows.too_long else ""
-    print(
-        f"left out           {len(rows.too_long)} of {total:,} rows, longer than {recipe.training.max_length}{first}"
-    )
-
-    # What the rows are examples of
-    task = TASKS[recipe.arguments.task]
-    labels = inspection.count_categories(data.dataset.splits["train"], task)
-    print(f"{'labels' if task.writes == 'label' else 'observations':18} {len(labels)}")
-    for name, entries in (("most rows", labels[:3]), ("least rows", labels[-3:])):
-        print(f"{name:18} " + ", ".join(f"{label} ({count})" for label, count in entries))
-
-
-def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Print what a recipe will cost on this machine, or on GPUs that are not at hand."""
-    recipe = parse_recipe(args.recipe, overrides)
-    if not args.gpu and (args.config or args.processes or args.utilisation):
-        raise InputError(
-            "--config, --processes and --utilisation go with --gpu; without it the plan is for this machine"
-        )
-    if args.gpu:
-        gpu = gpu_planning.find_gpu(args.gpu)
-        basis = planning.load_basis(recipe)
-        chosen = [args.config] if args.config else None
-        found = gpu_planning.make_gpu_plan(
-            *(recipe, basis.rows, basis.tokenizer, gpu, chosen, args.processes, args.utilisation), config=basis.config
-        )
-        lines = gpu_planning.describe(found, recipe, args.gpu)
-    else:
-        training.divide_batch(recipe, processes=1)
-        basis = planning.load_basis(recipe)
-        found = planning.make_plan(recipe, basis.rows, basis.tokenizer, config=basis.config)
-        lines = planning.describe(found, recipe)
-    if basis.note:
-        print(f"note         {basis.note}")
-    print("\n".join(lines))
-    print("methods      " + "\n             ".join(compatibility.describe(recipe.method)))
-
-
 def main() -> None:
     """Run one subcommand."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,23 +91,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    planner.add_argument("recipe", type=Path, metavar="RECIPE")
-    planner.add_argument("--gpu", metavar="NAME", help=f"one of {', '.join(gpu_planning.GPUS)}")
-    planner.add_argument(
-        "--config", metavar="NAME", help=f"with --gpu: only that of {', '.join(gpu_planning.gpu_configurations())}"
-    )
-    planner.add_argument(
-        "--processes",
-        type=positive,
-        metavar="N",
-        help="with --gpu: GPUs in all (default: 8, 4 or 2, as the batch divides)",
-    )
-    planner.add_argument(
-        "--utilisation",
-        type=share,
-        metavar="SHARE",
-        help="with --gpu: share of the peak that products reach, such as 0.4",
-    )
+    add_plan_arguments(planner)
     args, overrides = parser.parse_known_args()
 
     if args.command == "list":

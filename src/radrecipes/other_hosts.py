@@ -127,9 +127,9 @@ def _connect(rank: int, processes: int, address: str) -> list[socket.socket]:
             with socket.create_server(("", 0), family=family, dualstack_ipv6=both) as server:
                 _accept(server, processes - 1, connections)
         else:
-            port, secret = broadcast_object_list([None])[0]
+            port, greeting = broadcast_object_list([None])[0]
             connections.append(socket.create_connection((address, port), SILENT_SECONDS))
-            connections[0].sendall(secret)
+            connections[0].sendall(greeting)
     except OSError as error:
         reason = f"no connection to port {port} of {address}" if rank else "another process made no connection"
         print(f"warning: a machine that is lost will not be noticed: {reason} ({error})", file=sys.stderr)
@@ -143,14 +143,14 @@ def _connect(rank: int, processes: int, address: str) -> list[socket.socket]:
 
 
 def _accept(server: socket.socket, count: int, connections: list[socket.socket]) -> None:
-    secret = secrets.token_bytes(16)  # whoever else tries this port does not know it
-    broadcast_object_list([(server.getsockname()[1], secret)])
+    greeting = secrets.token_bytes(16)  # whoever else tries this port does not know it
+    broadcast_object_list([(server.getsockname()[1], greeting)])
     server.settimeout(SILENT_SECONDS)
     while len(connections) < count:
         connection, _ = server.accept()
         connection.settimeout(_ASKED_SECONDS)
         with suppress(OSError):
-            if connection.recv(len(secret)) == secret:
+            if connection.recv(len(greeting)) == greeting:
                 connections.append(connection)
 
 

@@ -1,0 +1,1 @@
+"""The longer verbs of scripts/recipes.py."""
