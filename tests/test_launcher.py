@@ -121,7 +121,7 @@ def test_a_configuration_that_is_missing_is_named(tmp_path):
     assert "RADRECIPES_LAUNCHER" not in os.environ
 
 
-# The agent hangs for half a minute; its workers end before that as they are told, one a second.
+# The agent hangs for half a minute; its workers end before that as they are told, one a second from the fourth on.
 HANGS = """\
 import subprocess, sys, time
 from radrecipes import launcher
@@ -129,7 +129,7 @@ launcher._AGENT_SECONDS = 1
 subprocess.Popen(["false"])
 with launcher._ended_behind_failed_workers():
     for number, end in enumerate(sys.argv[1:], 1):
-        subprocess.Popen(["sh", "-c", f"sleep {1 + number}; {end}"], env={"TORCHELASTIC_RUN_ID": "none"})
+        subprocess.Popen(["sh", "-c", f"sleep {3 + number}; {end}"], env={"TORCHELASTIC_RUN_ID": "none"})
     time.sleep(7 if "exit 1" not in sys.argv else 30)
 """
 
@@ -137,7 +137,7 @@ with launcher._ended_behind_failed_workers():
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the launcher ends itself")
 @pytest.mark.parametrize(
     ("ends", "expected", "after"),
-    [(["exit 0", "exit 1"], 1, 3), (["exit 1", "kill -9 $$", "exit 0"], 1, 4), (["exit 0", "exit 0"], 0, 7)],
+    [(["exit 0", "exit 1"], 1, 5), (["exit 1", "kill -9 $$", "exit 0"], 1, 6), (["exit 0", "exit 0"], 0, 7)],
     ids=["one failed", "the first failed", "none failed"],
 )
 def test_an_agent_that_hangs_ends_behind_failed_workers(ends, expected, after, tmp_path):
