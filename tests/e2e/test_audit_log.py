@@ -28,6 +28,7 @@ def chain(number, prediction, row, *more):
     return chained(number, prediction, row, *more)
 audit_log._chained = chain
 sys.argv = ["scripts/predict.py", *sys.argv[1:]]
+sys.path.insert(0, "scripts")  # as Python does for the script that it starts
 runpy.run_path("scripts/predict.py", run_name="__main__")
 """
 
