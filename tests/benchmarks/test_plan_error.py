@@ -1,0 +1,16 @@
+"""The table of how far plans are from real runs is made from the results."""
+
+import json
+import sys
+
+from conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+
+import plan_error
+
+
+def test_the_table_is_that_of_the_results():
+    document = plan_error.DOCUMENT.read_text("utf-8")
+    assert plan_error.with_table(document, json.loads(plan_error.RESULTS.read_text("utf-8"))) == document
+    assert plan_error.with_table(document, {"short_runs": {}}) != document
