@@ -121,7 +121,8 @@ def test_a_configuration_that_is_missing_is_named(tmp_path):
     assert "RADRECIPES_LAUNCHER" not in os.environ
 
 
-# The agent hangs for half a minute; its workers end before that as they are told, one a second from the fourth on.
+# The agent hangs for half a minute; its workers end before that as they are told. The second starts two seconds behind the
+# first, so that whoever looks for them in between sees one of several.
 HANGS = """\
 import pathlib, subprocess, sys, time
 from radrecipes import launcher
@@ -131,6 +132,7 @@ subprocess.Popen(["false"])
 with launcher._ended_behind_failed_workers():
     for number, end in enumerate(sys.argv[1:], 1):
         subprocess.Popen(["sh", "-c", f"sleep {3 + number}; {end}"], env={"TORCHELASTIC_RUN_ID": "none"})
+        time.sleep(2 if number == 1 else 0)
     time.sleep(7 if "exit 1" not in sys.argv else 30)
 """
 
@@ -138,7 +140,7 @@ with launcher._ended_behind_failed_workers():
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the launcher ends itself")
 @pytest.mark.parametrize(
     ("ends", "expected", "after"),
-    [(["exit 0", "exit 1"], 1, 5), (["exit 1", "kill -9 $$", "exit 0"], 1, 6), (["exit 0", "exit 0"], 0, 7)],
+    [(["exit 0", "exit 1"], 1, 7), (["exit 1", "kill -9 $$", "exit 0"], 1, 8), (["exit 0", "exit 0"], 0, 9)],
     ids=["one failed", "the first failed", "none failed"],
 )
 def test_an_agent_that_hangs_ends_behind_failed_workers(ends, expected, after, tmp_path):

@@ -278,6 +278,9 @@ def _end_behind_failed_workers(over: threading.Event) -> None:
                 if child.pid not in known and _OF_A_WORKER in child.environ():
                     running.append(os.pidfd_open(child.pid))
                     known.add(child.pid)
+        # Only behind that look: it may be the first that sees a worker which started later than the others, and still saves.
+        if failed and not running and not over.wait(_AGENT_SECONDS):
+            os._exit(exit_code_of_failures(failed))
         # The agent starts all at once; to look for more reads what the system says of every process.
         for worker in wait(running, timeout=10 if known else 1):
             running.remove(worker)
@@ -286,5 +289,3 @@ def _end_behind_failed_workers(over: threading.Event) -> None:
                 if end.si_status:
                     failed.append(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
             os.close(worker)
-        if failed and not running and not over.wait(_AGENT_SECONDS):
-            os._exit(exit_code_of_failures(failed))
