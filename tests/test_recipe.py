@@ -9,6 +9,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.trainer_utils import SaveStrategy
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from radrecipes import recipe as recipe_module
@@ -111,6 +112,19 @@ def test_duplicate_key_names_both_lines(write):
         ("prompt_style: Chat", "did you mean `chat`? (chat, plain)"),
         ("dtype: bf16", "`dtype: bf16` is not one of its choices; did you mean `bfloat16`?"),
         ("optim: adam_w", "`optim: adam_w` is not one of its choices; did you mean"),
+        (
+            "save_strategy: off",
+            "`save_strategy: off` is not one of its choices; did you mean `no`? (no, steps, epoch, best)",
+        ),
+        ("save_strategy: false", "`save_strategy` must be text, not False (bool)"),
+        ("seed: no", "`seed` must be a whole number, not False (bool)"),
+        ("lora_target_modules: off", "`lora_target_modules` must be a list of names or null, not False (bool)"),
+        ("report_to: no", "`report_to: no` is not one of its choices; did you mean `none`?"),
+        (
+            "report_to: [wandb, tensorbord]",
+            "`report_to: tensorbord` is not one of its choices; did you mean `tensorboard`?",
+        ),
+        ("run_name: 2024-02-30", "`run_name` has a value that YAML cannot read"),
         ("learning_rate: 0", "`learning_rate` must be greater than 0, not 0.0"),
         ("learning_rate: .nan", "`learning_rate` must be a finite number"),
         ("learning_rate: .inf", "`learning_rate` must be a finite number"),
@@ -204,6 +218,9 @@ def test_overrides_that_cannot_be_read(write):
     assert refusal(path, "--seed") == "command line: `--seed` needs a value"
     assert refusal(path, "seed=1") == "command line: expected `--key value`, found `seed=1`"
     assert refusal(path, "--run_name", "[") == "command line: `--run_name [` is not readable as a value"
+    assert (
+        refusal(path, "--run_name", "2024-02-30") == "command line: `--run_name 2024-02-30` is not readable as a value"
+    )
     assert refusal(path, "--seed", "x").startswith("--seed: `seed` must be a whole number")
 
 
@@ -212,6 +229,29 @@ def test_numbers_may_be_written_as_people_write_them(write, number):
     recipe = parse_recipe(write(f"{BASE}learning_rate: {number}\n"))
     assert recipe.training.learning_rate == 0.001
     assert recipe.digest == parse_recipe(write(f"{BASE}learning_rate: 0.001\n")).digest
+
+
+@pytest.mark.parametrize("word", ["no", "No", "NO", "off", "Off", "OFF", "yes", "Yes", "YES", "on", "On", "ON"])
+def test_a_word_that_only_yaml_1_1_takes_for_a_boolean_stays_a_word_where_words_are_due(write, word):
+    expected = word.lower() in ("yes", "on")
+    for recipe in (
+        parse_recipe(write(f"{BASE}run_name: {word}  # a word\nuse_rslora: {word}\n")),
+        parse_recipe(write(BASE), ["--run_name", word, f"--use_rslora={word}"]),
+    ):
+        assert (recipe.training.run_name, recipe.model.use_rslora) == (word, expected)
+        again = parse_recipe(write(recipe.to_yaml()))
+        assert (again.fields, again.digest) == (recipe.fields, recipe.digest)
+        assert again.training.run_name == word
+    assert "not True (bool)" in refusal(write(f"{BASE}run_name: true\n"))
+
+
+@pytest.mark.parametrize(
+    "words", [["--save_strategy", "no"], ["--save_strategy=no"], ["--save_strategy", "'no'"], None]
+)
+def test_save_strategy_no_is_that_of_transformers(write, words):
+    recipe = parse_recipe(write(BASE), words) if words else parse_recipe(write(BASE + "save_strategy: no\n"))
+    assert recipe.training.save_strategy is SaveStrategy.NO and recipe.resolved["save_strategy"] == "no"
+    assert recipe.digest == parse_recipe(write(BASE)).digest
 
 
 def test_values_reach_the_objects_of_trl(write):

@@ -20,6 +20,7 @@ import torch
 import yaml
 from accelerate.utils import parse_flag_from_env
 from rapidfuzz import process
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from radrecipes.errors import InputError
@@ -180,6 +181,8 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm")
 _SHARES = ("max_dropped_fraction", "lora_dropout")
+# Booleans to YAML 1.1, which PyYAML reads, and words to YAML 1.2, in any case; `true` and `false` are booleans to both.
+_WORDS_OF_YAML_1_2 = ("yes", "no", "on", "off")
 
 
 _PLAIN_TYPES = {
@@ -322,7 +325,6 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise InputError(f"not valid YAML: {getattr(error, 'problem', None) or 'see the file'}", where) from error
     if not isinstance(node, yaml.MappingNode):
         raise InputError("a recipe is a flat mapping of `key: value` lines", str(path))
-    loader = yaml.SafeLoader("")
     values, places = {}, {}
     for key_node, value_node in node.value:
         where = f"{path}:{key_node.start_mark.line + 1}"
@@ -332,8 +334,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         if key in values:
             raise InputError(f"`{key}` stands twice, first at line {places[key].rsplit(':', 1)[1]}; keep one", where)
         try:
-            values[key] = loader.construct_object(value_node, deep=True)
-        except yaml.YAMLError as error:
+            values[key] = _value_of(key, value_node)
+        except (yaml.YAMLError, ValueError) as error:  # the second for a day such as 2024-02-30
             raise InputError(f"`{key}` has a value that YAML cannot read", where) from error
         places[key] = where
     return values, places
@@ -355,10 +357,21 @@ def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
         if key in values:
             raise InputError(f"`--{key}` is given twice; keep one", "command line")
         try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            values[key] = _value_of(key, node) if node else None
+        except (yaml.YAMLError, ValueError) as error:
             raise InputError(f"`--{key} {text}` is not readable as a value", "command line") from error
     return values
+
+
+def _value_of(key: str, node: yaml.Node) -> Any:
+    """A YAML node as the value of a field: `no` stays the word where the field takes words and no boolean."""
+    if node.tag == "tag:yaml.org,2002:bool" and node.value.lower() in _WORDS_OF_YAML_1_2:
+        hint, _ = _known_fields().get(key, (None, None))
+        kinds = _members(hint)
+        if bool not in kinds and any(kind is str or _is_enum(kind) for kind in kinds):
+            return node.value
+    return yaml.SafeLoader("").construct_object(node, deep=True)
 
 
 def _known_fields() -> dict[str, tuple[Any, Any]]:
@@ -369,6 +382,7 @@ def _known_fields() -> dict[str, tuple[Any, Any]]:
         for entry in fields(dataclass_type):
             choices = entry.metadata.get("choices")
             known[entry.name] = (hints[entry.name], list(choices) if choices else None)
+    known["report_to"] = (known["report_to"][0], ["none", "all", *INTEGRATION_TO_CALLBACK])
     return {name: entry for name, entry in known.items() if name not in _REFUSED}
 
 
@@ -387,11 +401,12 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         raise InputError(f"`{key}` must be {_describe(hint)}, not {value!r} ({type(value).__name__})", where)
     if choices is None:
         choices = [member.value for kind in _members(hint) if _is_enum(kind) for member in kind] or None
-    if choices and value is not None and value not in choices:
-        match = process.extractOne(str(value), [str(choice) for choice in choices], score_cutoff=50)
-        hint = f"did you mean `{match[0]}`? " if match else ""
-        shown = ", ".join(map(str, choices)) if len(choices) <= 12 else f"{len(choices)} choices"
-        raise InputError(f"`{key}: {value}` is not one of its choices; {hint}({shown})", where)
+    for item in value if isinstance(value, list) else [value]:
+        if choices and item is not None and item not in choices:
+            match = process.extractOne(str(item), [str(choice) for choice in choices], score_cutoff=50)
+            hint = f"did you mean `{match[0]}`? " if match else ""
+            shown = ", ".join(map(str, choices)) if len(choices) <= 12 else f"{len(choices)} choices"
+            raise InputError(f"`{key}: {item}` is not one of its choices; {hint}({shown})", where)
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"`{key}` must be a finite number, not {value}", where)
     if key in _POSITIVE and not (value is not None and value > 0):

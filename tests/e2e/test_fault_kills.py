@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,9 +89,9 @@ def killed(workspace: Path, point: str, nth: int = 1, *words: str) -> Script:
     return script
 
 
-def trained(workspace: Path, *words: str) -> Script:
+def trained(workspace: Path, *words: str, fault: Callable[[], None] | None = None) -> Script:
     """Train to the end."""
-    script = Script(workspace, *TRAIN, *words).end()
+    script = Script(workspace, *TRAIN, *words, fault=fault).end()
     assert script.code == 0, script.stderr
     return script
 
@@ -327,6 +328,23 @@ def test_without_a_checkpoint_the_run_begins_anew(stopped, reference):
     (stopped / RUN / "checkpoints").mkdir()
     assert resumed_behind(trained(stopped)) == 0
     assert_is(stopped / RUN, reference)
+
+
+def test_a_run_that_is_to_write_no_checkpoints_writes_none_but_when_it_is_stopped(workspace, reference):
+    words = ("--save_strategy", "no")
+    killed(workspace, "batch", 12, *words)
+    assert not list((workspace / RUN).glob("checkpoints/checkpoint-*"))
+    assert Script(workspace, *TRAIN, *words, "--stop-after", "5").end().code == 75
+    assert [path.name for path in (workspace / RUN).glob("checkpoints/checkpoint-*")] == ["checkpoint-5"]
+    assert resumed_behind(trained(workspace, *words)) == 5
+    assert_is(workspace / RUN, reference)
+    assert "nothing to do" in trained(workspace, *words).stdout
+
+    alone = trained(
+        workspace, *words, "--restart", fault=functools.partial(record, workspace / RUN, workspace / "events")
+    )
+    assert resumed_behind(alone) == 0 and "checkpoint-" not in (workspace / "events").read_text("utf-8")
+    assert_is(workspace / RUN, reference)
 
 
 def test_where_no_checkpoint_is_valid_the_user_decides(stopped, reference):
