@@ -64,6 +64,27 @@ def test_base_that_is_nowhere_gets_one_line(workspace):
             load(nowhere)
 
 
+def test_the_own_chat_template_of_a_base_is_read_from_either_place_and_either_file(workspace, tmp_path, monkeypatch):
+    folder, own = workspace / "models" / TINY_MODEL, build_tiny_tokenizer().chat_template
+    assert models.own_chat_template(TINY_MODEL, "a" * 40) == own
+    assert models.own_chat_template("tiny/other") is None
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    lay_in_hub_cache(tmp_path / "cache", "tiny/cached", "a" * 40, folder)
+    assert models.own_chat_template("tiny/cached", "a" * 40) == models.own_chat_template("tiny/cached") == own
+    assert models.own_chat_template("tiny/cached", "b" * 40) is None
+
+    # As older versions of Transformers wrote it, alone and one of several; then none, and no JSON
+    (folder / "chat_template.jinja").unlink()
+    path = folder / "tokenizer_config.json"
+    written = json.loads(path.read_text("utf-8"))
+    for template, expected in ((own, own), ([{"name": "default", "template": own}], None), (None, None)):
+        path.write_text(json.dumps({**written, "chat_template": template}), encoding="utf-8")
+        assert models.own_chat_template(TINY_MODEL) == expected
+    for text in ("[]", "{"):
+        path.write_text(text, encoding="utf-8")
+        assert models.own_chat_template(TINY_MODEL) is None
+
+
 def test_weights_digest_follows_the_weights(workspace):
     before = models.weights_digest(TINY_MODEL)
     assert models.weights_digest("tiny/other") is None

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.hub import Reference
+from radrecipes.models import own_chat_template
 from radrecipes.predictors import load_predictor
 from radrecipes.publishing.gates import ReleaseFacts
 from radrecipes.publishing.licences import BASE_LICENCES
@@ -94,5 +95,6 @@ def adapter_release(args: argparse.Namespace, folder: Path) -> tuple[Release, Re
         writes=finished.task.writes,
         reference=f"{args.repo}@{args.tag}",
         memory=memory,
+        base_template=own_chat_template(base, finished.recipe.model.model_revision),
     )
     return release, facts

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CHAT_TEMPLATE_FILE, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from trl import ModelConfig, get_quantization_config
 
 from radrecipes.errors import InputError
@@ -255,12 +255,9 @@ def weights_digest(model_id: str, revision: str | None = None) -> str | None:
     Raises:
         [`InputError`]: the list of the weight files cannot be read.
     """
-    folder = Path(locate_base(model_id))
-    if not folder.is_dir():
-        config = try_to_load_from_cache(model_id, "config.json", revision=revision)
-        if not isinstance(config, str):
-            return None
-        folder = Path(config).parent
+    folder = _folder_on_this_machine(model_id, revision)
+    if folder is None:
+        return None
     try:
         files = _weight_files(folder)
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -272,6 +269,40 @@ def weights_digest(model_id: str, revision: str | None = None) -> str | None:
         facts = file.stat()
         digest.update(_file_digest(file.resolve(), facts.st_size, facts.st_mtime_ns))
     return digest.hexdigest()
+
+
+def own_chat_template(model_id: str, revision: str | None = None) -> str | None:
+    """The chat template that a base brings itself, from `models/` or the Hub's cache; nothing is downloaded.
+
+    Args:
+        model_id (`str`):
+            Hub id, as in the recipe.
+        revision (`str`, *optional*, defaults to the Hub's `main`):
+            Branch, tag or commit of the base.
+
+    Returns:
+        `str` or `None`: `None` where the base is not on this machine, or has no template, or several.
+    """
+    folder = _folder_on_this_machine(model_id, revision)
+    if folder is None:
+        return None
+    try:
+        if (folder / CHAT_TEMPLATE_FILE).is_file():
+            return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+        # Where older versions of Transformers wrote it
+        template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return template if isinstance(template, str) else None
+
+
+def _folder_on_this_machine(model_id: str, revision: str | None) -> Path | None:
+    """Where a base's files lie, under `models/` or in the Hub's cache; `None` where they are in neither place."""
+    folder = Path(locate_base(model_id))
+    if folder.is_dir():
+        return folder
+    config = try_to_load_from_cache(model_id, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _weight_files(folder: Path) -> list[Path]:

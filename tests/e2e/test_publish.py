@@ -138,6 +138,26 @@ def test_a_dry_run_shows_files_hashes_gates_and_card_and_sends_nothing(finished_
     assert call("publish", *ADAPTER, "--dry-run").stdout == shown.stdout  # deterministic to the byte
 
 
+def test_dates_in_the_chat_template_of_the_base_pass_and_one_more_stops(finished_copy, call):
+    own, released = Path("models", TINY_MODEL, "chat_template.jinja"), Path(RUN, "adapter", "chat_template.jinja")
+    dated = "{{ 'Today Date: 26 Jul 2024' }}\n" + own.read_text("utf-8")
+    released.write_text(dated, encoding="utf-8")
+    refused = call("publish", *ADAPTER, "--dry-run")
+    assert refused.code == 2 and "stopped by: identifiers;" in refused.stderr
+
+    own.write_text(dated, encoding="utf-8")
+    shown = call("publish", *ADAPTER, "--dry-run")
+    assert shown.code == 0, shown.stdout + shown.stderr
+    said = f"identifiers  ok            10 texts; not chat_template.jinja, byte for byte the one of {TINY_MODEL}\n"
+    assert said in shown.stdout
+
+    released.write_text(dated + "{# seen 03/14/2021 #}", encoding="utf-8")
+    refused = call("publish", *ADAPTER, "--dry-run")
+    assert refused.code == 2 and "stopped by: identifiers;" in refused.stderr
+    lines = re.findall(r"chat_template\.jinja:(\d+): looks like date", refused.stdout)
+    assert lines == ["1", str(dated.count("\n") + 1)] and "03/14" not in refused.stdout + refused.stderr
+
+
 def plant_a_secret(workspace):
     """A token in a field of the figures that nobody reads."""
     edit_json(workspace / RUN / "evaluation" / "metrics.json", note="hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345678")

@@ -1,14 +1,17 @@
 """Each gate with a fault planted and without: what it says, where it points, and that it never says what it found."""
 
 import base64
+import hashlib
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import REPOSITORY
 from safetensors.torch import save_file
 
+from radrecipes.publishing import gates
 from radrecipes.publishing.gates import ReleaseFacts, check_release, texts_to_search
 
 CARD = """\
@@ -341,6 +344,83 @@ def test_identifiers_are_named_by_kind_and_place_but_not_repeated(adapter, datas
     found = closed(dataset, facts(kind="dataset", base=None, writes=None))["identifiers"]
     assert {(finding.file, finding.line) for finding in found} == {("test.parquet", 2)}
     assert all("in column note" in finding.what for finding in found)
+
+
+DATED = "{# Alibaba Cloud #}\n{{ 'Today Date: 26 Jul 2024' }}\n"
+SHIPPED = sorted((REPOSITORY / "recipes" / "chat_templates").iterdir())
+
+
+def test_the_chat_template_of_the_base_is_not_searched_for_identifiers_and_the_gate_says_so(adapter):
+    (adapter / "chat_template.jinja").write_text(DATED, encoding="utf-8")
+    found = closed(adapter, facts())["identifiers"]
+    assert {(finding.file, finding.line) for finding in found} == {
+        ("chat_template.jinja", 1),
+        ("chat_template.jinja", 2),
+    }
+    counted = []
+    results = check_release(adapter, facts(base_template=DATED), on_text=counted.append)
+    assert all(result.passed for result in results)
+    (said,) = [result.looked_at for result in results if result.gate == "identifiers"]
+    assert said == "6 texts; not chat_template.jinja, byte for byte the one of tiny/llama"
+    assert sum(counted) == texts_to_search(adapter) == 7
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        DATED + "{# seen 03/14/2021 #}",
+        DATED.replace("2024", "2025"),
+        DATED + " ",
+        DATED.replace("\n", "\r\n"),
+        DATED[:-1],
+    ],
+)
+def test_a_chat_template_that_is_not_the_base_s_to_the_byte_is_searched_whole(adapter, changed):
+    (adapter / "chat_template.jinja").write_bytes(changed.encode())
+    found = closed(adapter, facts(base_template=DATED))["identifiers"]
+    assert {finding.file for finding in found} == {"chat_template.jinja"} and {finding.line for finding in found} >= {
+        1,
+        2,
+    }
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "README.md", "metrics.json", "tokenizer_config.json"])
+def test_the_text_of_the_base_s_chat_template_is_searched_in_any_other_file(adapter, name):
+    (adapter / "chat_template.jinja").write_text(DATED, encoding="utf-8")
+    if name.endswith(".json"):
+        (adapter / name).write_text(json.dumps({"chat_template": DATED}, indent=2), encoding="utf-8")
+    else:
+        with (adapter / name).open("a", encoding="utf-8") as stream:
+            stream.write("\n" + DATED)
+    assert {finding.file for finding in closed(adapter, facts(base_template=DATED))["identifiers"]} == {name}
+
+
+def test_every_other_gate_looks_at_the_base_s_chat_template(adapter):
+    template = f"{DATED}{{# {ROW} #}}\n{{# {TOKEN} #}}\n{{# /mnt/disk/data #}}\n"
+    (adapter / "chat_template.jinja").write_text(template, encoding="utf-8")
+    found = closed(adapter, facts(access="credentialed", base_template=template), ["credentialed"])
+    places = {
+        gate: {(finding.file, finding.line) for finding in found[gate]} for gate in ("quotes", "secrets", "paths")
+    }
+    assert places == {
+        gate: {("chat_template.jinja", line)} for gate, line in (("quotes", 3), ("secrets", 4), ("paths", 5))
+    }
+    assert "identifiers" not in found
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_chat_template_that_is_shipped_passes_until_a_date_is_added(adapter, path):
+    shipped = path.read_text("utf-8")
+    (adapter / "chat_template.jinja").write_text(shipped, encoding="utf-8")
+    assert not closed(adapter, facts())
+    (adapter / "chat_template.jinja").write_text(shipped + "{# seen 03/14/2021 #}", encoding="utf-8")
+    lines = {finding.line for finding in closed(adapter, facts())["identifiers"]}
+    assert lines >= {shipped.count("\n") + 1} and (len(lines) > 1) == ("Date: " in shipped)
+
+
+def test_the_shipped_chat_templates_are_those_that_the_gate_knows():
+    # Where a file was changed on purpose: look at it as at a release, then write its sha256 into gates.py.
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in SHIPPED} == gates._SHIPPED_TEMPLATES
 
 
 def test_secrets_are_found_in_texts_tables_and_heads_of_weights_and_nobody_can_vouch_for_them(adapter, dataset):
