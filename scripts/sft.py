@@ -28,6 +28,7 @@ from radrecipes.interruption import StopRequests, stop_with_launcher
 from radrecipes.launch_promise import Promise
 from radrecipes.manifest import describe_run
 from radrecipes.recipe import Recipe, parse_recipe
+from radrecipes.sharded_adapter import KeepsAdapter
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
 
@@ -96,7 +97,7 @@ def train(args: argparse.Namespace, recipe: Recipe, promise: Promise | None, sto
         recipe.training.output_dir = str(folder)
         trainer = training.make_trainer(recipe, base, tokenizer, rows.rows)
         launch_promise.check_engine(promise, trainer.accelerator)
-        with checkpoints.room_for(folder, trainer.model):
+        with checkpoints.room_for(folder, trainer.model, trainer.is_sharded):
             state.wait_for_everyone()  # all have looked at the checkpoints before the first one tidies up
             if state.is_main_process:
                 run_folder.start(folder, recipe, resumed.step)
@@ -123,6 +124,7 @@ def train(args: argparse.Namespace, recipe: Recipe, promise: Promise | None, sto
                 DivergenceGuard(folder, trainer.rows_of_step, rows.ids, _warn, losses),
                 training.TrainLog(folder / run_folder.TRAIN_LOG, progress),
                 stop,
+                KeepsAdapter(),
                 checkpoints.WholeCheckpoints(folder, identity, progress),
             ):
                 trainer.add_callback(callback)

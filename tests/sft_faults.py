@@ -104,13 +104,14 @@ def two_ranks(
     *words: str | Path,
     faults: Mapping[int, Callable[[], None]] | None = None,
     other_machine: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> list[Script]:
     """Two processes of one job on the CPU, as `accelerate launch` would start them, without a launcher above them.
 
     Where there is a workspace for it, the second one takes itself for one on another machine.
     """
     environment = {
-        "ACCELERATE_USE_CPU": "true",
+        **(environment or {"ACCELERATE_USE_CPU": "true"}),
         "ACCELERATE_MIXED_PRECISION": "no",
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "1" if other_machine else "2",

@@ -296,6 +296,7 @@ def free_bytes(monkeypatch, *free):
 
 def test_only_trained_weights_count_for_the_room(adapter):
     assert 3 * 4 * 2**20 < checkpoints.required_bytes(adapter) < 30 * 2**20
+    assert checkpoints.required_bytes(adapter, sharded=True) - checkpoints.required_bytes(adapter) == 10 * 2**20
 
 
 def test_a_disk_without_room_is_refused_with_both_numbers(adapter, tmp_path, monkeypatch):

@@ -4,8 +4,6 @@ import ast
 
 import pytest
 from conftest import REPOSITORY
-from sft_faults import two_ranks
-from tiny_model import build_tiny_model
 
 from radrecipes import compatibility
 from radrecipes.compatibility import CONFIGURATIONS, FULL, INT4, INT8, LORA, METHODS, TABLE, Verdict
@@ -29,7 +27,8 @@ def test_every_method_has_a_verdict_under_every_shipped_configuration():
 
 def test_what_is_called_proved_has_a_test_and_what_is_refused_says_why():
     for key, entry in TABLE.items():
-        assert bool(entry.tests) == (entry.verdict == Verdict.PROVED), key
+        assert entry.tests or entry.verdict != Verdict.PROVED, key
+        assert not entry.tests or entry.verdict != Verdict.REFUSED, key
         assert entry.verdict == Verdict.PROVED or entry.note, key
         for test in entry.tests:
             file, name = test.split("::")
@@ -63,16 +62,6 @@ def test_a_field_that_a_configuration_needs_or_excludes_is_named(shared_workspac
     words = (*WORDS[INT4], "--bnb_4bit_quant_storage", "bfloat16", "--optim", "paged_adamw_8bit")
     with pytest.raises(InputError, match="`optim: paged_adamw_8bit` fails there"):
         compatibility.check(parse_recipe(RECIPE, words), "fsdp1_qlora")
-
-
-@pytest.mark.parametrize(
-    ("wrapper", "reason"), [("FSDP1", "Cannot flatten integer dtype tensors"), ("FSDP2", "has no attribute 'CB'")]
-)
-def test_an_8_bit_base_is_refused_under_fsdp_because_it_fails(wrapper, reason, tmp_path):
-    """Fails where a new version can do it: then the table has to change."""
-    folder = build_tiny_model(tmp_path, "tiny/wide", hidden_size=128)
-    for process in two_ranks(tmp_path, REPOSITORY / "tests" / "shards_adapter.py", wrapper, folder, "8bit"):
-        assert process.end().code == 1 and reason in process.stderr
 
 
 def test_a_promise_finds_its_column():

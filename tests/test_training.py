@@ -6,9 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
-from conftest import REPOSITORY
 from datasets import Dataset
-from sft_faults import two_ranks
 from tiny_model import build_tiny_model, build_tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 from trl import SFTTrainer
@@ -364,15 +362,6 @@ def test_an_untrained_adapter_is_not_saved_as_a_result(workspace):
             torch.nn.init.zeros_(parameter)
     with pytest.raises(RuntimeError, match="nothing was trained"):
         training.save_and_verify(trainer, recipe, workspace / "adapter", [1, 3, 4])
-
-
-@pytest.mark.parametrize("words", [("DDP",), ("FSDP2",), ("FSDP1",), ("FSDP1", "4bit")], ids=" ".join)
-def test_an_adapter_is_gathered_whole_from_wherever_it_is_held(words, tmp_path):
-    wrapper, *bits = words
-    folder = build_tiny_model(tmp_path, "tiny/wide", hidden_size=128)
-    for process in two_ranks(tmp_path, REPOSITORY / "tests" / "shards_adapter.py", wrapper, folder, *bits):
-        assert process.end().code == 0, process.stderr
-        assert process.stdout == f"{2 * 7 * 2} tensors\n"  # A and B of seven layers in each of two blocks
 
 
 # What this project relies on in TRL and Transformers; one of these fails where an upgrade takes it away.

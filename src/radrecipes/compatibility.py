@@ -47,7 +47,7 @@ class Entry:
         note (`str`, *optional*):
             Why it is refused and what to take instead, or what to mind; printed as it stands.
         tests (`tuple[str, ...]`, *optional*):
-            `file::test` that prove it.
+            `file::test` that prove it; of what is expected those of the part that can be tested without a GPU.
         sources (`tuple[str, ...]`, *optional*):
             Issues as `project#number`, and guides by name.
         needs (`Mapping[str, Any]`, *optional*):
@@ -80,10 +80,14 @@ _ONE_CPU = "tests/e2e/test_train_evaluate_predict.py::test_the_manifest_says_wha
 _TWO_CPU = "tests/e2e/test_train_evaluate_predict.py::test_two_processes_train_as_one_does"
 _QUANTISED = "tests/e2e/test_quantised_bases.py::test_a_quantised_base_trains_saves_loads_and_writes"
 _TWO_QUANTISED = "tests/e2e/test_quantised_bases.py::test_a_quantised_base_trains_on_two_processes_as_on_one"
+_E2E = "tests/e2e/test_sharded_engines.py"
+_FSDP2_ON_CPUS = f"{_E2E}::test_fsdp2_shards_an_unquantised_base_and_resumes"
+_FSDP1_ON_CPUS = f"{_E2E}::test_fsdp1_shards_a_4_bit_base_and_resumes"
+_ZERO_ON_CPUS = f"{_E2E}::test_zero_trains_and_resumes"
 _PEFT_FSDP, _PEFT_DEEPSPEED = "PEFT's guide to FSDP", "PEFT's guide to DeepSpeed"
 
 _OWN_COPY = "each process loads its own copy of the base onto its own GPU"
-_SHARDED = "that the adapter is saved whole and the forward pass is right is tested on two CPU processes"
+_ON_TWO_CPUS = "trained, killed and resumed on two CPU processes by the settings of the file; NCCL is untried"
 _NO_8_BIT = "take ddp.yaml, or a 4-bit base"
 _NO_FULL = "the result of a recipe is an adapter, so that it can be published without the base; set `use_peft: true`"
 
@@ -94,15 +98,16 @@ TABLE: dict[tuple[str, str], Entry] = {
     (LORA, "cpu_2proc"): _proved(_TWO_CPU),
     (LORA, "single_gpu"): _expected("as cpu, on the one GPU that the process sees"),
     (LORA, "ddp"): _expected(f"as cpu_2proc, over NCCL; {_OWN_COPY}"),
-    (LORA, "fsdp2"): _expected(_SHARDED, "accelerate#4206"),
+    (LORA, "fsdp2"): _expected(_ON_TWO_CPUS, "accelerate#4206", tests=(_FSDP2_ON_CPUS,)),
     (LORA, "fsdp1_qlora"): _refused("that configuration is for 4-bit bases; take fsdp2.yaml", _PEFT_FSDP),
-    (LORA, "zero2"): _expected("the same as ddp for an adapter, with more parts", _PEFT_DEEPSPEED),
+    (LORA, "zero2"): _expected(_ON_TWO_CPUS, _PEFT_DEEPSPEED, tests=(_ZERO_ON_CPUS,)),
     (LORA, "zero3"): _expected(
-        "adapters were saved empty before Transformers 5; here only the adapter is gathered",
+        f"{_ON_TWO_CPUS}; adapters were saved empty before Transformers 5, here only the adapter is gathered",
         _PEFT_DEEPSPEED,
         "trl#4416",
         "peft#2892",
         "transformers#41416",
+        tests=(_ZERO_ON_CPUS,),
     ),
     # 8-bit
     (INT8, "cpu"): _proved(_QUANTISED),
@@ -113,7 +118,9 @@ TABLE: dict[tuple[str, str], Entry] = {
         f"a sharded 8-bit weight loses what bitsandbytes keeps beside it; {_NO_8_BIT}", "peft#2833"
     ),
     (INT8, "fsdp1_qlora"): _refused(f"FSDP1 shards no integers; {_NO_8_BIT}", "peft#2833", "bitsandbytes#1709"),
-    (INT8, "zero2"): _expected(_OWN_COPY, "bitsandbytes#1451", _PEFT_DEEPSPEED),
+    (INT8, "zero2"): _expected(
+        f"{_OWN_COPY}; {_ON_TWO_CPUS}", "bitsandbytes#1451", _PEFT_DEEPSPEED, tests=(_ZERO_ON_CPUS,)
+    ),
     (INT8, "zero3"): _refused(
         "the loss is wrong by an order of magnitude; take zero2.yaml or ddp.yaml", "bitsandbytes#1451", "axolotl#1852"
     ),
@@ -130,19 +137,24 @@ TABLE: dict[tuple[str, str], Entry] = {
         "bitsandbytes#1945",
     ),
     (INT4, "fsdp1_qlora"): _expected(
-        f"each process loads the whole 4-bit base before it is sharded; {_SHARDED}",
+        f"each process loads the whole 4-bit base before it is sharded; {_ON_TWO_CPUS}",
         _PEFT_FSDP,
         "bitsandbytes#970",
         "transformers#29587",
+        "peft#3490",
+        tests=(_FSDP1_ON_CPUS,),
         needs={"bnb_4bit_quant_storage": "bfloat16"},
         excludes={"optim": ("paged_adamw_8bit",)},
     ),
-    (INT4, "zero2"): _expected(_OWN_COPY, _PEFT_DEEPSPEED, "DeepSpeed#3620"),
+    (INT4, "zero2"): _expected(
+        f"{_OWN_COPY}; {_ON_TWO_CPUS}", _PEFT_DEEPSPEED, "DeepSpeed#3620", tests=(_ZERO_ON_CPUS,)
+    ),
     (INT4, "zero3"): _expected(
-        "each GPU holds the whole 4-bit base before it is sharded; a base that does not fit one GPU does not fit here",
+        f"each GPU holds the whole 4-bit base before it is sharded, which has to fit; {_ON_TWO_CPUS}",
         _PEFT_DEEPSPEED,
         "bitsandbytes#1249",
         "peft#2016",
+        tests=(_ZERO_ON_CPUS,),
     ),
 }
 
@@ -199,7 +211,7 @@ def describe(method: str) -> list[str]:
     lines = []
     for name in CONFIGURATIONS:
         entry = TABLE[method, name]
-        said = ", ".join(entry.tests) if entry.tests else f"{entry.note}{_reported(entry)}"
+        said = ", ".join(entry.tests) if entry.verdict == Verdict.PROVED else f"{entry.note}{_reported(entry)}"
         lines.append(f"{name:<13}{entry.verdict:<10}{said}")
     return lines
 
@@ -212,7 +224,8 @@ def markdown() -> str:
         cells = []
         for name in CONFIGURATIONS:
             entry = TABLE[method, name]
-            said = ", ".join(f"`{test}`" for test in entry.tests) or _note(entry)
+            tests = ", ".join(f"`{test}`" for test in entry.tests)
+            said = "; ".join(text for text in (_note(entry), tests) if text)
             number = notes.setdefault(said, len(notes) + 1)
             cells.append(f"{entry.verdict} {number}")
         rows.append(f"| {method} | {' | '.join(cells)} |")

@@ -13,13 +13,11 @@ import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from accelerate.data_loader import SeedableRandomSampler
-from accelerate.utils import gather_object
+from accelerate.utils import extract_model_from_parallel, gather_object
 from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from trl import SFTTrainer, get_peft_config
@@ -29,8 +27,10 @@ from radrecipes.batching import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.checkpoints import Progress
 from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
 from radrecipes.interruption import StopRequests
+from radrecipes.launch_promise import Engine, engine_of
 from radrecipes.recipe import Recipe
 from radrecipes.row_order import NO_ROW, EachRowOnce, with_empty_row
+from radrecipes.sharded_adapter import begin_optimizer_state, gather_adapter, load_kept_adapter
 from radrecipes.tasks.rendering import render_examples
 from radrecipes.tasks.task import Task
 
@@ -183,8 +183,14 @@ class CompletionTrainer(SFTTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.resumes_fsdp1 = False
         self.rows_of_step = RowsOfStep()
         self.add_callback(self.rows_of_step)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the model is trained under FSDP or ZeRO."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _prepare_dataset(self, dataset, processing_class, args, *ignored):
         """The rows are prepared already; TRL would copy them twice, first in one process, then in the others."""
@@ -198,6 +204,13 @@ class CompletionTrainer(SFTTrainer):
             step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             dataloader.set_sampler(EachRowOnce(len(self.train_dataset) - 1, step_rows, order.initial_seed))
         return dataloader
+
+    def create_optimizer(self, *args):
+        """The optimizer, ready for the state of a checkpoint where it would not be."""
+        optimizer = super().create_optimizer(*args)
+        if self.resumes_fsdp1:
+            begin_optimizer_state(optimizer)
+        return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean cross-entropy of the scored tokens: a sum over this batch divided by the tokens of the optimizer step."""
@@ -416,6 +429,9 @@ def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequest
         [`OutOfMemoryError`]: a batch did not fit; the line says which to try.
     """
     trainer.add_callback(_EndWhereDone())
+    if checkpoint and engine_of(trainer.accelerator) == Engine.FSDP1:
+        load_kept_adapter(trainer.model, checkpoint)
+        trainer.resumes_fsdp1 = True
     try:
         # PEFT widens what an adapter reads to float32, which autocast narrows again: the same bits, with copies to keep.
         under_autocast = trainer.args.bf16 and not trainer.is_deepspeed_enabled
@@ -501,47 +517,10 @@ def save_and_verify(
     state_dict = gather_adapter(trainer.model)  # every process takes part
     if not trainer.accelerator.is_main_process:
         return None
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    # Out of every layer's wrapper too, or PEFT saves an empty adapter under FSDP1, see `KeepsAdapter`.
+    model = extract_model_from_parallel(trainer.model, recursive=True)
     models.save_adapter(model, folder, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    return models.verify_adapter(model, folder, None if sharded else probe_ids, state_dict)
-
-
-def gather_adapter(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The trained tensors of a model, whole and on the CPU, whatever holds them; every process has to call it at the same point.
-
-    accelerate's `get_state_dict` would gather the frozen base as well, which need not fit one GPU or the memory of one machine,
-    and of a 4-bit base under FSDP1 it may not be possible (bitsandbytes#1405).
-
-    Args:
-        model (`torch.nn.Module`):
-            The Trainer's model: as it is under one process, DDP, FSDP2, ZeRO-2 and ZeRO-3, wrapped under FSDP1.
-
-    Returns:
-        `dict[str, torch.Tensor]`: the names as without a wrapper.
-    """
-    gathered = {}
-    modules = dict(model.named_modules())
-    for path, module in modules.items():
-        own = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
-        if not own:
-            continue
-        with _whole(own, modules.get(path.rpartition(".")[0])):
-            for name, parameter in module.named_parameters(path, recurse=False):
-                tensor = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter  # FSDP2
-                gathered[name.replace("_fsdp_wrapped_module.", "")] = tensor.detach().cpu().clone()
-    return gathered
-
-
-def _whole(parameters: list[torch.nn.Parameter], around: torch.nn.Module | None) -> contextlib.AbstractContextManager:
-    """A context in which a module's own parameters are whole, `around` the module above it."""
-    if isinstance(around, FullyShardedDataParallel):  # FSDP1, whose wrapper of a trained layer holds that layer alone
-        return FullyShardedDataParallel.summon_full_params(around, recurse=False, writeback=False)
-    if any(hasattr(parameter, "ds_id") for parameter in parameters):  # ZeRO-3
-        import deepspeed  # of the extra [gpu]
-
-        return deepspeed.zero.GatheredParameters(parameters)
-    return contextlib.nullcontext()
+    return models.verify_adapter(model, folder, None if trainer.is_sharded else probe_ids, state_dict)
 
 
 def close(trainer: CompletionTrainer) -> None:

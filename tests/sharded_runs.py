@@ -1,0 +1,188 @@
+"""Runs of `scripts/sft.py` under the shipped configurations for several GPUs, as two processes on the CPU.
+
+accelerate makes DDP of FSDP and DeepSpeed where there is no GPU. Here it is told otherwise, by what `as_on_gpus` patches;
+everything else is as on GPUs: the variables that the launcher sets for the shipped file, accelerate, the Trainer, torch's FSDP and
+DeepSpeed's ZeRO. DeepSpeed has to be there when the libraries are imported, so that its runs have a process of their own, with
+DeepSpeed's folder in PYTHONPATH:
+
+python sharded_runs.py zero2/LoRA zero3/LoRA
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+from accelerate.commands import launch as accelerate_launch
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from safetensors.torch import load_file
+from sft_faults import all_of, before, die, in_step, two_ranks
+
+BASE = "tiny/wide"
+# Two epochs of six steps, dropout, so that a wrong random state shows, and a rank that two processes cannot share evenly.
+SFT = (
+    *("scripts/sft.py", "--config", "recipes/tiny/protocol_lora.yaml", "--model_name_or_path", BASE),
+    *("--num_train_epochs", "2", "--save_steps", "5", "--lora_dropout", "0.2", "--lora_r", "3"),
+)
+METHODS = {
+    "LoRA": (),
+    "8bit": ("--dtype", "bfloat16", "--load_in_8bit", "true"),
+    "4bit": ("--dtype", "bfloat16", "--load_in_4bit", "true", "--bnb_4bit_quant_storage", "bfloat16"),
+}
+
+
+class Proved(NamedTuple):
+    """How a run under a configuration compares with one under DDP.
+
+    Attributes:
+        share (`float`):
+            Of the bytes of weights that a process holds under DDP.
+        losses_off (`float`):
+            Largest difference of a step's loss.
+        adapter_off (`float`):
+            Largest difference of a number of the adapter.
+    """
+
+    share: float
+    losses_off: float
+    adapter_off: float
+
+
+def prove(configuration: str, method: str, workspace: Path) -> Proved:
+    """Train under DDP, train under the configuration, train again with both processes killed in between, and compare."""
+    runs = Path(tempfile.mkdtemp(dir=workspace))
+    words, environment = (*SFT, *METHODS[method]), environment_of(configuration)
+    held = {run: [runs / f"{run}-{rank}" for rank in (0, 1)] for run in ("ddp", "whole")}
+    notes = {run: [partial(note_held_bytes, path) for path in paths] for run, paths in held.items()}
+    under_ddp = train(workspace, runs / "ddp", *words, faults=notes["ddp"])
+    train(workspace, runs / "whole", *words, environment=environment, faults=notes["whole"])
+
+    kill = [partial(in_step, 8, die)] * 2
+    train(workspace, runs / "killed", *words, environment=environment, faults=kill, code=-signal.SIGKILL)
+    assert [path.name for path in (runs / "killed/checkpoints").glob("checkpoint-*")] == ["checkpoint-5"]
+    resumed = train(workspace, runs / "killed", *words, environment=environment)
+    assert resumed == losses_of(runs / "whole"), "the losses went on differently"
+    adapter = "adapter/adapter_model.safetensors"
+    assert (runs / "killed" / adapter).read_bytes() == (runs / "whole" / adapter).read_bytes(), "another adapter"
+
+    largest = {run: max(int(path.read_text("utf-8")) for path in paths) for run, paths in held.items()}
+    losses_off = max(abs(one - other) for one, other in zip(under_ddp, resumed, strict=True))
+    one, other = (load_file(runs / run / adapter) for run in ("ddp", "whole"))
+    assert one.keys() == other.keys()
+    adapter_off = max(float((tensor - other[name]).abs().max()) for name, tensor in one.items())
+    return Proved(largest["whole"] / largest["ddp"], losses_off, adapter_off)
+
+
+def train(
+    workspace: Path,
+    run: Path,
+    *words: str,
+    environment: Mapping[str, str] | None = None,
+    faults: Sequence[Callable[[], None]] = (),
+    code: int = 0,
+) -> list[float]:
+    """Train in two processes; returns the losses so far.
+
+    Args:
+        workspace (`Path`):
+            Their working directory.
+        run (`Path`):
+            The run's folder.
+        words (`str`):
+            Script and arguments.
+        environment (`Mapping`, *optional*):
+            From [`environment_of`]; DDP without one.
+        faults (`Sequence[Callable]`, *optional*):
+            One for each of the two.
+        code (`int`, *optional*, defaults to 0):
+            With which both have to end.
+    """
+    before_script = [as_on_gpus] if environment else []
+    calls = {rank: partial(all_of, *before_script, *faults[rank : rank + 1]) for rank in (0, 1)}
+    for script in two_ranks(workspace, *words, "--output_dir", run, faults=calls, environment=environment):
+        assert script.end(120).code == code, script.stderr
+    return losses_of(run)
+
+
+def losses_of(run: Path) -> list[float]:
+    """The losses that a run logged."""
+    return [json.loads(line)["loss"] for line in (run / "train_log.jsonl").read_text("utf-8").splitlines()]
+
+
+def environment_of(configuration: str) -> dict[str, str]:
+    """The variables that `accelerate launch` sets for two processes of a shipped configuration."""
+    words = ["--config_file", f"accelerate_configs/{configuration}.yaml", "--num_processes", "2", "script.py"]
+    found = []
+    with (
+        patch.object(accelerate_launch, "multi_gpu_launcher", lambda args: found.append(prepare_multi_gpu_env(args))),
+        patch.object(
+            accelerate_launch, "deepspeed_launcher", lambda args: found.append(prepare_deepspeed_cmd_env(args)[1])
+        ),
+    ):
+        accelerate_launch.launch_command(accelerate_launch.launch_command_parser().parse_args(words))
+    (whole,) = found
+    ours = {name: value for name, value in whole.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+    return ours | {"ACCELERATE_TORCH_DEVICE": "cpu"}
+
+
+def as_on_gpus() -> None:
+    """Have accelerate and this project take this process, which is on the CPU, for one of several on GPUs."""
+    import torch
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+    from accelerate.utils import dataclasses as plugins
+    from torch.distributed.fsdp import _init_utils
+    from transformers import training_args
+
+    from radrecipes import launch_promise
+
+    torch.accelerator.is_available = training_args.is_torch_bf16_gpu_available = lambda: True
+    PartialState._prepare_backend = lambda *args, **options: ("gloo", DistributedType.MULTI_GPU)
+    # FSDP1 sends the weights to a GPU of each process, and looks whether they lie there.
+    plugins.is_cuda_available, torch.cuda.current_device = (lambda: True), (lambda: torch.device("cpu"))
+    _init_utils._check_module_states_for_sync_module_states = lambda states: None
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+        # For CPUs alone, and it wants a compiler.
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+    check, anywhere = launch_promise.check_processes, partial(dataclasses.replace, on_cpu=None)
+    launch_promise.check_processes = lambda promise, args: dataclasses.replace(
+        check(anywhere(promise), args), on_cpu=False
+    )
+
+
+def note_held_bytes(path: Path) -> None:
+    """Note how many bytes this process holds of the model between two steps."""
+    before("radrecipes.training", "CompletionTrainer.training_step", partial(_note_held_bytes, path), call=2)
+
+
+def _note_held_bytes(path, trainer, *ignored):
+    parts = (
+        getattr(weight, "ds_tensor", getattr(weight, "_local_tensor", weight)) for weight in trainer.model.parameters()
+    )
+    storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
+    path.write_text(str(sum(storages.values())), encoding="utf-8")
+
+
+def forget_the_table() -> None:
+    """Have methods trained that are refused."""
+    from radrecipes import compatibility
+
+    compatibility.check = lambda recipe, configuration: None
+
+
+def main() -> None:
+    """Print the figures of each cell as a line of JSON."""
+    for cell in sys.argv[1:]:
+        print(json.dumps([cell, *prove(*cell.split("/"), Path.cwd())]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
