@@ -9,6 +9,7 @@ python sharded_runs.py zero2/LoRA zero3/LoRA
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -21,12 +22,17 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
+import torch
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from safetensors.torch import load_file
-from sft_faults import all_of, before, die, in_step, two_ranks
+from sft_faults import all_of, before, break_weight, die, in_step, two_ranks
+
+from radrecipes.errors import DivergedError
+from radrecipes.sharded_adapter import part_of_this_process
 
 BASE = "tiny/wide"
+ADAPTER = "adapter/adapter_model.safetensors"
 # Two epochs of six steps, dropout, so that a wrong random state shows, and a rank that two processes cannot share evenly.
 SFT = (
     *("scripts/sft.py", "--config", "recipes/tiny/protocol_lora.yaml", "--model_name_or_path", BASE),
@@ -57,28 +63,51 @@ class Proved(NamedTuple):
 
 
 def prove(configuration: str, method: str, workspace: Path) -> Proved:
-    """Train under DDP, train under the configuration, train again with both processes killed in between, and compare."""
+    """Train under DDP and under the configuration, train again with both processes killed in between, and compare."""
     runs = Path(tempfile.mkdtemp(dir=workspace))
     words, environment = (*SFT, *METHODS[method]), environment_of(configuration)
-    held = {run: [runs / f"{run}-{rank}" for rank in (0, 1)] for run in ("ddp", "whole")}
-    notes = {run: [partial(note_held_bytes, path) for path in paths] for run, paths in held.items()}
-    under_ddp = train(workspace, runs / "ddp", *words, faults=notes["ddp"])
-    train(workspace, runs / "whole", *words, environment=environment, faults=notes["whole"])
+    ddp = under_ddp(method, workspace)
+    whole = train_and_look(workspace, runs / "whole", *words, environment=environment)
 
     kill = [partial(in_step, 8, die)] * 2
     train(workspace, runs / "killed", *words, environment=environment, faults=kill, code=-signal.SIGKILL)
     assert [path.name for path in (runs / "killed/checkpoints").glob("checkpoint-*")] == ["checkpoint-5"]
     resumed = train(workspace, runs / "killed", *words, environment=environment)
-    assert resumed == losses_of(runs / "whole"), "the losses went on differently"
-    adapter = "adapter/adapter_model.safetensors"
-    assert (runs / "killed" / adapter).read_bytes() == (runs / "whole" / adapter).read_bytes(), "another adapter"
+    assert resumed == whole.losses, "the losses went on differently"
+    assert (runs / "killed" / ADAPTER).read_bytes() == (runs / "whole" / ADAPTER).read_bytes(), "another adapter"
 
-    largest = {run: max(int(path.read_text("utf-8")) for path in paths) for run, paths in held.items()}
-    losses_off = max(abs(one - other) for one, other in zip(under_ddp, resumed, strict=True))
-    one, other = (load_file(runs / run / adapter) for run in ("ddp", "whole"))
-    assert one.keys() == other.keys()
-    adapter_off = max(float((tensor - other[name]).abs().max()) for name, tensor in one.items())
-    return Proved(largest["whole"] / largest["ddp"], losses_off, adapter_off)
+    broken = [partial(break_weight, 5)]
+    train(workspace, runs / "broken", *words, environment=environment, faults=broken, code=DivergedError.exit_code)
+    assert not list((runs / "broken/checkpoints").glob("checkpoint-*")), "an infinite weight was kept"
+
+    assert whole.adapter.keys() == ddp.adapter.keys()
+    return Proved(
+        share=whole.held_bytes / ddp.held_bytes,
+        losses_off=max(abs(one - other) for one, other in zip(whole.losses, ddp.losses, strict=True)),
+        adapter_off=max(float((tensor - ddp.adapter[name]).abs().max()) for name, tensor in whole.adapter.items()),
+    )
+
+
+class Trained(NamedTuple):
+    """A whole run: its losses, its adapter, and the bytes of weights that a process held at most between two steps."""
+
+    losses: list[float]
+    adapter: dict[str, torch.Tensor]
+    held_bytes: int
+
+
+@functools.cache
+def under_ddp(method: str, workspace: Path) -> Trained:
+    """A method on two CPU processes as `cpu_2proc.yaml` starts them."""
+    return train_and_look(workspace, Path(tempfile.mkdtemp(dir=workspace)) / "ddp", *SFT, *METHODS[method])
+
+
+def train_and_look(workspace: Path, run: Path, *words: str, environment: Mapping[str, str] | None = None) -> Trained:
+    """As [`train`], and look at what came out."""
+    notes = [run.with_name(f"held-{run.name}-{rank}") for rank in (0, 1)]
+    faults = [partial(note_held_bytes, note) for note in notes]
+    losses = train(workspace, run, *words, environment=environment, faults=faults)
+    return Trained(losses, load_file(run / ADAPTER), max(int(note.read_text("utf-8")) for note in notes))
 
 
 def train(
@@ -101,7 +130,7 @@ def train(
         environment (`Mapping`, *optional*):
             From [`environment_of`]; DDP without one.
         faults (`Sequence[Callable]`, *optional*):
-            One for each of the two.
+            One for the first process, one for the second.
         code (`int`, *optional*, defaults to 0):
             With which both have to end.
     """
@@ -164,9 +193,7 @@ def note_held_bytes(path: Path) -> None:
 
 
 def _note_held_bytes(path, trainer, *ignored):
-    parts = (
-        getattr(weight, "ds_tensor", getattr(weight, "_local_tensor", weight)) for weight in trainer.model.parameters()
-    )
+    parts = map(part_of_this_process, trainer.model.parameters())
     storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
     path.write_text(str(sum(storages.values())), encoding="utf-8")
 

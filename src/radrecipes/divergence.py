@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from radrecipes.errors import DivergedError
 from radrecipes.interruption import in_any_process
+from radrecipes.sharded_adapter import part_of_this_process
 from radrecipes.training import RowsOfStep
 
 DIVERGED_FILE = "diverged.json"
@@ -93,4 +94,5 @@ class DivergenceGuard(TrainerCallback):
 
 def trained_weights_are_finite(model: nn.Module) -> bool:
     """Whether every trained weight of this process is a finite number."""
-    return all(bool(torch.isfinite(param).all()) for param in model.parameters() if param.requires_grad)
+    trained = (part_of_this_process(param) for param in model.parameters() if param.requires_grad)
+    return all(bool(torch.isfinite(part).all()) for part in trained)

@@ -41,6 +41,13 @@ def gather_adapter(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return gathered
 
 
+def part_of_this_process(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """What this process holds of a parameter: all of it, or its shard under FSDP and ZeRO-3."""
+    if isinstance(parameter, DTensor):  # FSDP2
+        return parameter.to_local()
+    return getattr(parameter, "ds_tensor", parameter)  # ZeRO-3, where the parameter itself is empty
+
+
 def _whole(parameters: list[torch.nn.Parameter], around: torch.nn.Module | None) -> contextlib.AbstractContextManager:
     """A context in which a module's own parameters are whole, `around` the module above it."""
     if isinstance(around, FullyShardedDataParallel):  # FSDP1, whose wrapper of a trained layer holds that layer alone
