@@ -17,7 +17,10 @@ import pytest
 from bitsandbytes.nn import Linear4bit
 from conftest import REPOSITORY, write_tiny_dataset, write_tiny_reports
 from safetensors.torch import load_file
+from sft_faults import before
+from sharded_runs import environment_of, train
 from tiny_model import build_markup_tokenizer, build_tiny_gemma_with_images, build_tiny_model
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn import Linear
 from transformers import PreTrainedTokenizerBase
 
@@ -286,6 +289,28 @@ def test_recipe_trains_evaluates_and_predicts(path, clone, call, monkeypatch):
     predicted = call("predict", "--adapter", run, *table)
     assert predicted.code == 0, predicted.stderr
     assert list(pd.read_csv(run / "answers.csv")["id"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_base_is_sharded_layer_by_layer(name, clone, tmp_path, monkeypatch):
+    """FSDP finds the layers of every architecture, and the losses are those of DDP; two processes on the CPU."""
+    monkeypatch.chdir(clone)
+    path, recipe = next(
+        (path, recipe) for path in RECIPES if (recipe := parse_recipe(path)).model.model_name_or_path == name
+    )
+    words = ("scripts/sft.py", "--config", path.relative_to(REPOSITORY), "--max_steps", "2", "--max_length", "500")
+    configuration = "fsdp2"
+    if recipe.model.load_in_4bit:
+        words, configuration = (*words, "--bnb_4bit_quant_storage", "bfloat16"), "fsdp1_qlora"
+    ddp = train(clone, tmp_path / "ddp", *words)
+    wrapped = [partial(before, "radrecipes.training", "CompletionTrainer.training_step", check_each_layer_is_wrapped)]
+    sharded = train(clone, tmp_path / "sharded", *words, environment=environment_of(configuration), faults=wrapped * 2)
+    assert sharded == pytest.approx(ddp, abs=1e-3)  # bfloat16; measured up to 2e-4
+
+
+def check_each_layer_is_wrapped(trainer, *ignored):
+    layers = [module for path, module in trainer.model.named_modules() if re.search(r"\.layers\.\d+$", path)]
+    assert len(layers) == 2 and all(isinstance(layer, FullyShardedDataParallel | FSDPModule) for layer in layers)
 
 
 def check_what_is_read_and_learned(recipe, markup):
