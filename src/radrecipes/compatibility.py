@@ -114,9 +114,7 @@ TABLE: dict[tuple[str, str], Entry] = {
     (INT8, "cpu_2proc"): _proved(_TWO_QUANTISED),
     (INT8, "single_gpu"): _expected("as cpu, on the one GPU that the process sees"),
     (INT8, "ddp"): _expected(_OWN_COPY, "bitsandbytes#366", "trl#921"),
-    (INT8, "fsdp2"): _refused(
-        f"a sharded 8-bit weight loses what bitsandbytes keeps beside it; {_NO_8_BIT}", "peft#2833"
-    ),
+    (INT8, "fsdp2"): _refused(f"8-bit weights cannot be taken apart into shards; {_NO_8_BIT}", "peft#2833"),
     (INT8, "fsdp1_qlora"): _refused(f"FSDP1 shards no integers; {_NO_8_BIT}", "peft#2833", "bitsandbytes#1709"),
     (INT8, "zero2"): _expected(
         f"{_OWN_COPY}; {_ON_TWO_CPUS}", "bitsandbytes#1451", _PEFT_DEEPSPEED, tests=(_ZERO_ON_CPUS,)

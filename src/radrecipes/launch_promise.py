@@ -232,6 +232,25 @@ def check_processes(promise: Promise | None, args: "TrainingArguments") -> Promi
     return Promise(processes, promise.engine, on_cpu)
 
 
+def check_whole_model(promise: Promise | None) -> None:
+    """Refuse FSDP and ZeRO where each process needs the whole model, as in evaluation and prediction.
+
+    Transformers gives all but the first process of FSDP a model without weights, and they would answer with it.
+
+    Args:
+        promise ([`Promise`] or `None`):
+            From [`promise_of`].
+
+    Raises:
+        [`InputError`]: names what was promised, and the mend.
+    """
+    if promise is not None and promise.engine not in _PLAIN:
+        raise InputError(
+            f"the launch configuration is for {promise}, and here each process holds the whole model and answers its share; take "
+            "ddp.yaml"
+        )
+
+
 def check_world_size(promise: Promise | None, processes: int) -> None:
     """Refuse to go on with another number of processes than the one promised.
 

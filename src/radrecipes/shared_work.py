@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from radrecipes.errors import LostProcessError
-from radrecipes.launch_promise import check_world_size, promise_of
+from radrecipes.launch_promise import check_whole_model, check_world_size, promise_of
 from radrecipes.models import inference_device
 
 Batch = TypeVar("Batch")
@@ -30,10 +30,12 @@ def join_processes(longest_wait: timedelta) -> PartialState:
         [`~accelerate.PartialState`]: of one process where no launcher stands above it.
 
     Raises:
-        [`InputError`]: there are not as many as the launcher promised.
+        [`InputError`]: the launcher promised to share the model out, or there are not as many as it promised.
     """
+    promise = promise_of(os.environ)
+    check_whole_model(promise)
     processes = PartialState(cpu=inference_device().type == "cpu", timeout=longest_wait)
-    check_world_size(promise_of(os.environ), processes.num_processes)
+    check_world_size(promise, processes.num_processes)
     return processes
 
 

@@ -88,3 +88,19 @@ def test_a_process_that_dies_ends_the_evaluation_with_an_error(trained):
     assert first.end(60).code == 1
     assert first.stderr.splitlines()[-1].startswith("error: another process of this job ended or hangs")
     assert not list(trained.glob("never*"))
+
+
+@pytest.mark.parametrize("script", ["evaluate_model", "predict"])
+def test_where_the_base_would_be_shared_out_nothing_is_answered(script, trained):
+    """Transformers gives the second process of FSDP a base without weights; it would answer with them."""
+    engine = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    run, environment = "runs/tiny/protocol_lora/seed-42", {"ACCELERATE_USE_CPU": "true", **engine}
+    words = (
+        ("--run", run, "--output", "never")
+        if script == "evaluate_model"
+        else ("--adapter", run, "--text", "r/o bleed")
+    )
+    for process in two_ranks(trained, f"scripts/{script}.py", *words, environment=environment):
+        assert process.end(60).code == 2, process.stdout + process.stderr
+        assert "(FSDP2)" in process.stderr and process.stderr.rstrip().endswith("take ddp.yaml")
+    assert not list(trained.glob("never*"))
