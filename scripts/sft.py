@@ -63,10 +63,10 @@ def main() -> None:
         found = launch_promise.check_processes(promise, recipe.training)
         compatibility.check(recipe, compatibility.configuration_of(found))
         with other_hosts.watched():
-            train(args, recipe, promise, stop)
+            train(args, recipe, found, stop)
 
 
-def train(args: argparse.Namespace, recipe: Recipe, promise: Promise | None, stop: StopRequests) -> None:
+def train(args: argparse.Namespace, recipe: Recipe, launch: Promise, stop: StopRequests) -> None:
     """Train one recipe, or what is left of it."""
     # Output folder: what lies there must be an earlier try of this recipe
     folder, state = recipe.output_dir, recipe.training.distributed_state
@@ -77,7 +77,7 @@ def train(args: argparse.Namespace, recipe: Recipe, promise: Promise | None, sto
     data = load_training_data(recipe, keep=True)
     dataset, tokenizer, rows = data.dataset, data.tokenizer, data.rows
     if run_folder.is_complete(folder) and not args.restart:
-        run_folder.check_finished(folder, _identity(recipe, data, state.num_processes))
+        run_folder.check_finished(folder, _identity(recipe, data, launch))
         if state.is_main_process:
             run_folder.remove_leftovers(folder)
             print(f"{folder} holds this run, finished; nothing to do (--restart trains anew)")
@@ -88,7 +88,7 @@ def train(args: argparse.Namespace, recipe: Recipe, promise: Promise | None, sto
         base = models.load_base(recipe.model, training.longest_row(recipe))
         if state.is_main_process and run_folder.is_complete(folder) and not args.restart:
             raise OutputInUseError(f"{folder}: another run finished here in the meantime; run the command again")
-        identity = _identity(recipe, data, state.num_processes)  # the base is on this machine now
+        identity = _identity(recipe, data, launch)  # the base is on this machine now
         anew = run_folder.Resumption()
         resumed = anew if args.restart else run_folder.find_resumption(folder, identity, args.allow_change)
         other_hosts.check_same_run(folder, identity, resumed.step)
@@ -96,7 +96,7 @@ def train(args: argparse.Namespace, recipe: Recipe, promise: Promise | None, sto
         # Trainer
         recipe.training.output_dir = str(folder)
         trainer = training.make_trainer(recipe, base, tokenizer, rows.rows)
-        launch_promise.check_engine(promise, trainer.accelerator)
+        launch_promise.check_engine(launch, trainer.accelerator)
         with checkpoints.room_for(folder, trainer.model, trainer.is_sharded):
             state.wait_for_everyone()  # all have looked at the checkpoints before the first one tidies up
             if state.is_main_process:
@@ -155,10 +155,10 @@ def train(args: argparse.Namespace, recipe: Recipe, promise: Promise | None, sto
     training.close(trainer)
 
 
-def _identity(recipe: Recipe, data: TrainingData, processes: int) -> dict[str, Any]:
+def _identity(recipe: Recipe, data: TrainingData, launch: Promise) -> dict[str, Any]:
     prompt = prompt_template_digest(TASKS[recipe.arguments.task], data.tokenizer, recipe.arguments.prompt_style)
     weights = models.weights_digest(recipe.model.model_name_or_path, recipe.model.model_revision)
-    return run_folder.run_identity(recipe, data.dataset.digest, weights, prompt, processes)
+    return run_folder.run_identity(recipe, data.dataset.digest, weights, prompt, launch)
 
 
 def _warn(line: str) -> None:

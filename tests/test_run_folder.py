@@ -11,6 +11,7 @@ import pytest
 
 from radrecipes import checkpoints, run_folder
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
+from radrecipes.launch_promise import Engine, Promise
 from radrecipes.recipe import parse_recipe
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
@@ -184,9 +185,13 @@ def test_a_run_killed_before_its_recipe_stood_there_is_no_foreign_folder(recipe)
     run_folder.check_can_hold(recipe, restart=False)
 
 
-def resumable(recipe, steps=2):
+def identity_under(recipe, processes=1, engine=Engine.ONE_PROCESS):
+    return run_folder.run_identity(recipe, "d", "w", "p", Promise(processes, engine, True))
+
+
+def resumable(recipe, steps=2, **launch):
     """The folder of an earlier try with a checkpoint behind its last logged step, and what it was made of."""
-    folder, identity = tried(recipe), run_folder.run_identity(recipe, "d", "w", "p", 1)
+    folder, identity = tried(recipe), identity_under(recipe, **launch)
     written = checkpoints.unfinished_folder(folder) / f"checkpoint-{steps}"
     written.mkdir(parents=True)
     checkpoints.seal(written, folder, identity, {})
@@ -213,6 +218,40 @@ def test_a_log_that_lacks_steps_before_the_checkpoint_is_refused(log, recipe):
         (folder / "train_log.jsonl").write_text(log, encoding="utf-8")
     with pytest.raises(NoCheckpointError, match=r"train_log.jsonl does not hold each of the 2 steps .*--restart"):
         run_folder.find_resumption(folder, identity, ())
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (Engine.ZERO2, Engine.DDP, "engine: ZeRO-2 there, DDP here"),
+        (Engine.ONE_PROCESS, Engine.FSDP2, "engine: DDP there, FSDP2 here"),
+    ],
+)
+def test_a_checkpoint_of_another_engine_is_refused_whatever_is_allowed(before, now, words, recipe):
+    """A ZeRO checkpoint under DDP would be read without its optimizer, and without a word."""
+    folder, _ = resumable(recipe, processes=2, engine=before)
+    with pytest.raises(InputError, match=words) as refused:
+        run_folder.find_resumption(folder, identity_under(recipe, 2, now), run_folder.PARTS)
+    assert str(refused.value).endswith("set --output_dir, replace it with --restart")
+
+
+@pytest.mark.parametrize("engine", Engine)
+def test_who_may_go_on_with_another_number_of_processes(engine, recipe):
+    folder, _ = resumable(recipe, processes=2, engine=engine)
+    now = identity_under(recipe, 4, engine)
+    if engine in (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3):
+        with pytest.raises(InputError, match=r"processes: 2 there, 4 here\).*replace it with --restart$"):
+            run_folder.find_resumption(folder, now, ["processes"])
+    else:
+        assert run_folder.find_resumption(folder, now, ["processes"]).changed == {"processes": [2, 4]}
+        with pytest.raises(InputError, match=r"go on from its checkpoint with --allow-change processes$"):
+            run_folder.find_resumption(folder, now, [])
+
+
+def test_one_process_and_ddp_read_each_other_s_checkpoints(recipe):
+    folder, _ = resumable(recipe)
+    now = identity_under(recipe, 2, Engine.DDP)
+    assert run_folder.find_resumption(folder, now, ["processes"]).changed == {"processes": [1, 2]}
 
 
 def test_leftovers_of_a_complete_run_are_removed_unless_somebody_does_it_already(recipe):

@@ -13,12 +13,15 @@ from typing import Any
 
 from radrecipes import checkpoints
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
+from radrecipes.launch_promise import Engine, Promise
 from radrecipes.recipe import Recipe, parse_recipe
 
 COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
 # What a resumed run is compared in, and what `--allow-change` takes.
 PARTS = ("recipe", "data", "base", "prompt", "processes")
+# What these engines write is read by as many processes as wrote it, and by no other engine.
+_FIXED_PROCESSES = (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
 _NOT_COMPARED = ("dataset", "save_strategy", "save_steps", "bf16", "use_cpu")
 # All that a run has written when it is killed before its recipe stands in the folder.
 _BEFORE_THE_RECIPE = ("LOCK", ".recipe.yaml")
@@ -136,9 +139,9 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
 
 
 def run_identity(
-    recipe: Recipe, data_digest: str, weights_sha256: str | None, prompt_sha256: str, processes: int
+    recipe: Recipe, data_digest: str, weights_sha256: str | None, prompt_sha256: str, launch: Promise
 ) -> dict[str, Any]:
-    """What must stay the same when a run is resumed, each by a name that begins with one of [`PARTS`].
+    """What must stay the same when a run is resumed, each by a name that begins with one of [`PARTS`], and the engine.
 
     Args:
         recipe ([`Recipe`]):
@@ -149,15 +152,16 @@ def run_identity(
             Of the base's weights.
         prompt_sha256 (`str`):
             Of the prompt's template.
-        processes (`int`):
-            World size.
+        launch ([`~launch_promise.Promise`]):
+            World size and engine. DDP and one process write the same checkpoints.
     """
     return {
         **_fields(recipe),
         "data.digest": data_digest,
         "base.weights_sha256": weights_sha256,
         "prompt.sha256": prompt_sha256,
-        "processes": processes,
+        "processes": launch.processes,
+        "engine": Engine.DDP if launch.engine == Engine.ONE_PROCESS else launch.engine,
     }
 
 
@@ -211,8 +215,9 @@ def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collecti
     found = checkpoints.find_last_valid(folder)
     if not found.newest:
         return Resumption(None, {}, found.rejected)
-    changed = differences(found.newest.identity, identity)
-    check_allowed(changed, allowed, folder)
+    changed = differences({"engine": Engine.DDP, **found.newest.identity}, identity)
+    changeable = [part for part in PARTS if part != "processes" or identity["engine"] not in _FIXED_PROCESSES]
+    check_allowed(changed, allowed, folder, changeable)
     _check_log(folder, found.newest.step)
     return Resumption(found.newest, changed, found.rejected)
 
@@ -231,7 +236,9 @@ def _check_log(folder: Path, steps: int) -> None:
         )
 
 
-def check_allowed(changed: Mapping[str, list[Any]], allowed: Collection[str], folder: Path) -> None:
+def check_allowed(
+    changed: Mapping[str, list[Any]], allowed: Collection[str], folder: Path, changeable: Collection[str] = PARTS
+) -> None:
     """Refuse differences that the user did not allow.
 
     Args:
@@ -241,19 +248,25 @@ def check_allowed(changed: Mapping[str, list[Any]], allowed: Collection[str], fo
             Of [`PARTS`].
         folder (`Path`):
             The run's folder, for the error.
+        changeable (`Collection[str]`, *optional*, defaults to [`PARTS`]):
+            What can be allowed at all.
 
     Raises:
         [`InputError`]: names each difference, before and now.
     """
-    refused = {name: values for name, values in changed.items() if name.partition(".")[0] not in allowed}
+    parts = {name: name.partition(".")[0] for name in changed}
+    refused = {
+        name: values for name, values in changed.items() if parts[name] not in allowed or parts[name] not in changeable
+    }
     if not refused:
         return
     named = "; ".join(
         f"{name.removeprefix('recipe.')}: {_short(old)} there, {_short(new)} here"
         for name, (old, new) in refused.items()
     )
-    parts = " ".join(part for part in PARTS if any(name.partition(".")[0] == part for name in refused))
-    end = "" if is_complete(folder) else f", or go on from its checkpoint with --allow-change {parts}"
+    to_allow = " ".join(part for part in PARTS if any(parts[name] == part for name in refused))
+    final = is_complete(folder) or any(parts[name] not in changeable for name in refused)
+    end = "" if final else f", or go on from its checkpoint with --allow-change {to_allow}"
     raise InputError(
         f"the output folder holds a run of another kind ({named}); set --output_dir, replace it with --restart{end}",
         str(folder),
