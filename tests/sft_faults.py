@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import secrets
 import signal
 import socket
 import sys
@@ -132,10 +133,16 @@ def two_ranks(
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """A port of this machine that nobody listens at.
+
+    Of those below 32768, which Linux gives to nobody who does not name one: another test's connections cannot take it meanwhile.
+    """
+    for _ in range(100):
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
 
 
 def _run(workspace, words, fault, environment, output):

@@ -1,7 +1,6 @@
 import inspect
 import os
 import signal
-import socket
 import sys
 import time
 
@@ -10,7 +9,7 @@ import torch
 from accelerate.commands import launch as accelerate_launch
 from accelerate.commands.launch import launch_command_parser
 from conftest import REPOSITORY
-from sft_faults import Script
+from sft_faults import Script, free_port
 from torch.distributed.run import get_args_parser
 
 from radrecipes import errors
@@ -105,9 +104,7 @@ def test_a_package_that_is_missing_is_named(start, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["static", "c10d"])
 def test_machines_that_do_not_meet_are_one_line(backend, start):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = ("--main_process_ip", "127.0.0.1", "--main_process_port", str(free.getsockname()[1]))
+    place = ("--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()))
     words = ("--num_machines", "2", "--machine_rank", "1", *place, "--rdzv_backend", backend)
     with pytest.raises(RadrecipesError, match="the machines did not find each other") as failed:
         start(CPU_2PROC, *words, "--rdzv_conf", "timeout=1,join_timeout=1")
