@@ -164,7 +164,6 @@ def environment_of(configuration: str) -> dict[str, str]:
 
 def as_on_gpus() -> None:
     """Have accelerate and this project take this process, which is on the CPU, for one of several on GPUs."""
-    import torch
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
     from accelerate.utils import dataclasses as plugins
