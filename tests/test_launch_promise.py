@@ -139,6 +139,16 @@ def test_another_world_size_or_device_than_promised_is_refused():
         check_processes(None, there(1, "cuda", gpus=4))
 
 
+@pytest.mark.parametrize("engine", Engine)
+def test_whole_models_answer_where_none_is_shared_out(engine):
+    promise = Promise(2, engine, False)
+    if engine in (Engine.ONE_PROCESS, Engine.DDP):
+        launch_promise.check_whole_model(promise)
+    else:
+        with pytest.raises(InputError, match=rf"for 2 processes \({engine}\) on GPUs, .* take ddp\.yaml$"):
+            launch_promise.check_whole_model(promise)
+
+
 def test_another_engine_than_promised_is_refused():
     def made(kind, processes=2, **state):
         return SimpleNamespace(distributed_type=kind, num_processes=processes, state=SimpleNamespace(**state))

@@ -486,7 +486,7 @@ def _identifiers(
 def _known_template(folder: Path, facts: ReleaseFacts) -> str | None:
     """Whose chat template a release holds, where nobody wrote it who had the data."""
     content = (folder / CHAT_TEMPLATE_FILE).read_bytes()
-    if content.decode("utf-8") == facts.base_template:
+    if facts.base_template is not None and content == facts.base_template.encode("utf-8"):
         return f"the one of {facts.base}"
     return "one of recipes/chat_templates/" if hashlib.sha256(content).hexdigest() in _SHIPPED_TEMPLATES else None
 
