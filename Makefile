@@ -58,7 +58,7 @@ bench: model
 	@$(BIN)/python benchmarks/run.py
 
 lint: $(INSTALLED)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
 install: $(INSTALLED)
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.command_line import positive, run
+from radrecipes.cli import positive, run
 from radrecipes.errors import InputError
 
 RESULTS = Path(__file__).parent / "results_gpu.json"

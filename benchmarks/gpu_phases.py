@@ -31,21 +31,24 @@ from peft.helpers import disable_input_dtype_casting
 from sklearn.metrics import f1_score
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from radrecipes import environment, models, planning, training
-from radrecipes.batching import IGNORED, PaddedCollator, SharedPrefixCollator
+from radrecipes import environment
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.data.synthetic_protocol.generator import generate_orders
-from radrecipes.gpu_planning import GPUS, make_gpu_plan
-from radrecipes.inference import generate
-from radrecipes.interruption import StopRequests
-from radrecipes.label_scoring import LabelScorer
-from radrecipes.predictors import LabelPredictor
+from radrecipes.evaluation.reproduction import prediction_band
+from radrecipes.evaluation.results import results_path
+from radrecipes.inference.generation import generate
+from radrecipes.inference.label_scoring import LabelScorer
+from radrecipes.inference.predictors import LabelPredictor
+from radrecipes.models import base as models
+from radrecipes.planning import cpu as planning
+from radrecipes.planning.gpu import GPUS, make_gpu_plan
 from radrecipes.recipe import Recipe, parse_recipe
-from radrecipes.reproduction import prediction_band
-from radrecipes.results import results_path
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_completions, render_prompt
+from radrecipes.training import trainer as training
+from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
+from radrecipes.training.interruption import StopRequests
 
 SEED = 7
 PROTOCOL_RECIPE = "recipes/meditron-7b/protocol_qlora.yaml"

@@ -3,7 +3,7 @@
 from gpu_measuring import Size
 from gpu_phases import BIOGPT, MEDITRON, SMOLLM2
 
-from radrecipes.base_shapes import SHAPES
+from radrecipes.planning.base_shapes import SHAPES
 
 # Beside what decides the size of tensors, what their speed depends on.
 _MEDITRON_SHAPE = SHAPES["epfl-llm/meditron-7b"] | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}

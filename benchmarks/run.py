@@ -23,7 +23,7 @@ from train_vs_trl_sft import TrainVsTrlSft
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes import environment
-from radrecipes.command_line import run
+from radrecipes.cli import run
 
 RESULTS = Path(__file__).parent / "results.json"
 COMPARISONS = {

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from radrecipes.command_line import run
+from radrecipes.cli import run
 from radrecipes.errors import InputError
 
 ASSUMPTIONS = Path(__file__).with_name("scale_assumptions.yaml")

@@ -28,14 +28,16 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from measuring import BIN, run_with_peak_memory
 
-from radrecipes import environment, models, training
-from radrecipes.command_line import positive, run
+from radrecipes import environment
+from radrecipes.cli import positive, run
 from radrecipes.data.duplicates import near_duplicate_groups
 from radrecipes.data.synthetic_protocol.generator import generate_orders
 from radrecipes.data.synthetic_reports import write_synthetic_tree
+from radrecipes.models import base as models
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
+from radrecipes.training import trainer as training
 
 RESULTS = Path(__file__).parent / "results.json"
 NAME = "scale_rates"

@@ -8,7 +8,7 @@ import numpy as np
 from measuring import BIN, run_with_peak_memory
 
 from radrecipes.errors import InputError
-from radrecipes.run_folder import is_complete
+from radrecipes.training.run_folder import is_complete
 
 RUN = Path("runs/smollm2-135m/protocol_lora/seed-42")
 

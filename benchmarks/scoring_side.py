@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.calibration import label_probabilities
 from radrecipes.data.prepared import load_prepared_dataset
-from radrecipes.inference import generate
-from radrecipes.label_scoring import score_separately
-from radrecipes.predictors import LabelPredictor
+from radrecipes.inference.calibration import label_probabilities
+from radrecipes.inference.generation import generate
+from radrecipes.inference.label_scoring import score_separately
+from radrecipes.inference.predictors import LabelPredictor
 
 BATCH = 32
 WARM_UP = 4  # notes

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from measuring import BIN, run_with_peak_memory
 
-from radrecipes import models, training
 from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.models import base as models
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
+from radrecipes.training import trainer as training
 
 RECIPE = "recipes/smollm2-135m/protocol_lora.yaml"
 

@@ -19,8 +19,8 @@ Exit codes: 0 the chain is whole, 1 it is broken (the line is named), 2 the file
 import argparse
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.audit_log import verify
-from radrecipes.command_line import run
+from radrecipes.cli import run
+from radrecipes.inference.audit_log import verify
 
 
 def main() -> None:

@@ -26,16 +26,19 @@ from pathlib import Path
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes import hub, run_folder
-from radrecipes.command_line import positive, run, share
+from radrecipes import hub
+from radrecipes.cli import positive, run, share
 from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
 from radrecipes.environment import code_version
 from radrecipes.errors import InputError
-from radrecipes.evaluators import EvaluationOptions, evaluate
-from radrecipes.predictors import is_reference, load_predictor, run_of
+from radrecipes.evaluation.evaluate import EvaluationOptions, evaluate
+from radrecipes.inference.distributed import join_processes
+from radrecipes.inference.predictors import is_reference, load_predictor, run_of
 from radrecipes.recipe import header
+from radrecipes.reporting.report_page import write_report
 from radrecipes.reporting.result_tables import metrics_table
-from radrecipes.shared_work import join_processes
+from radrecipes.reporting.writing_report_page import write_report_page
+from radrecipes.training import run_folder
 
 
 def main() -> None:
@@ -116,8 +119,13 @@ def main() -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     evaluated.predictions.to_parquet(unfinished / "predictions.parquet", index=False)
-    evaluated.write_page(
+    page = {"labels": predictor.label_set.labels} if task.writes == "label" else {}
+    write_page = write_report if task.writes == "label" else write_report_page
+    write_page(
         unfinished,
+        metrics=evaluated.metrics,
+        predictions=evaluated.predictions,
+        **page,
         title=header(folder / "recipe.yaml").split(". ")[0],
         dataset_manifest=dataset.manifest,
         run_manifest=manifest,

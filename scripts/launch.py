@@ -13,8 +13,8 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 # isort: split
 from accelerate.commands.launch import launch_command_parser
 
-from radrecipes import launcher
-from radrecipes.command_line import run
+from radrecipes.cli import run
+from radrecipes.launch import launcher
 
 
 def main() -> None:

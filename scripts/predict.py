@@ -26,12 +26,13 @@ from uuid import uuid4
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes import vllm_engine
-from radrecipes.audit_log import AuditLog
-from radrecipes.command_line import run
+from radrecipes.cli import run
 from radrecipes.data.example import Example
 from radrecipes.errors import InputError
-from radrecipes.prediction_stream import (
+from radrecipes.inference import vllm_engine
+from radrecipes.inference.audit_log import AuditLog
+from radrecipes.inference.distributed import join_processes
+from radrecipes.inference.prediction_stream import (
     OUTPUT_SUFFIXES,
     examine_input,
     iterate_chunks,
@@ -39,9 +40,8 @@ from radrecipes.prediction_stream import (
     write_answers,
     write_rejects,
 )
-from radrecipes.predictors import Predictor, load_predictor, run_of
-from radrecipes.shared_work import join_processes
-from radrecipes.unfinished_prediction import UnfinishedPrediction
+from radrecipes.inference.predictors import Predictor, load_predictor, run_of
+from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
 
 from prediction.arguments import prediction_arguments
 

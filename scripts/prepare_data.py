@@ -3,7 +3,7 @@
 import argparse
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.command_line import run
+from radrecipes.cli import run
 
 from data_preparation.arguments import add_protocol_arguments, add_report_arguments, add_synthetic_report_arguments
 

@@ -11,9 +11,9 @@ once. To use the Hub's own weights instead, do not run this, or remove the folde
 import argparse
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.base_models import DEFAULT_BASE, convert_to_safetensors, default_gguf, dequantise_gguf
-from radrecipes.command_line import run
-from radrecipes.models import MODELS_FOLDER
+from radrecipes.cli import run
+from radrecipes.models.base import MODELS_FOLDER
+from radrecipes.models.convert import DEFAULT_BASE, convert_to_safetensors, default_gguf, dequantise_gguf
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.command_line import run
+from radrecipes.cli import run
 from radrecipes.data.dataset_folder import CARD_FILE
 from radrecipes.errors import InputError
 from radrecipes.hub import publish_folder

@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import radrecipes  # noqa: F401  (before any library that reports home: turns telemetry off)
-from radrecipes import compatibility, inspection, launch_files
-from radrecipes.command_line import run
+from radrecipes.cli import run
 from radrecipes.errors import InputError
+from radrecipes.launch import compatibility
+from radrecipes.launch import files as launch_files
 from radrecipes.recipe import find_recipes, header, parse_recipe
+from radrecipes.training import data as inspection
 
 from recipe_verbs.inspect import inspect
 from recipe_verbs.plan import PLAN_HELP, add_plan_arguments, plan

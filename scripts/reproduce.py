@@ -22,7 +22,7 @@ import argparse
 import sys
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.command_line import positive, run, whole
+from radrecipes.cli import positive, run, whole
 
 
 def main() -> None:

@@ -18,19 +18,24 @@ from typing import Any
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes import checkpoints, compatibility, launch_promise, models, other_hosts, run_folder, training
-from radrecipes.command_line import positive, run
+from radrecipes.cli import positive, run
 from radrecipes.data.dataset_folder import LABEL_SET_FILE, SHOWABLE_ACCESS
-from radrecipes.divergence import DivergenceGuard
 from radrecipes.errors import OutputInUseError
-from radrecipes.inspection import TrainingData, load_training_data, masked_example
-from radrecipes.interruption import StopRequests, stop_with_launcher
-from radrecipes.launch_promise import Promise
-from radrecipes.manifest import describe_run
+from radrecipes.launch import compatibility
+from radrecipes.launch import peer_watchdog as other_hosts
+from radrecipes.launch import spec as launch_promise
+from radrecipes.launch.spec import Promise
+from radrecipes.models import base as models
 from radrecipes.recipe import Recipe, parse_recipe
-from radrecipes.sharded_adapter import KeepsAdapter
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
+from radrecipes.training import checkpoints, run_folder
+from radrecipes.training import trainer as training
+from radrecipes.training.data import TrainingData, load_training_data, masked_example
+from radrecipes.training.divergence import DivergenceGuard
+from radrecipes.training.interruption import StopRequests, stop_with_launcher
+from radrecipes.training.manifest import describe_run
+from radrecipes.training.sharded_adapter import KeepsAdapter
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from tiny_model import build_tiny_model
 from radrecipes.data.example import Example
 from radrecipes.data.preparation import COLUMNS, derive_label_set, prepare_labelled_notes
 from radrecipes.data.prepared import write_prepared_dataset
-from radrecipes.reporting.dataset_card import render_dataset_card
+from radrecipes.publishing.cards.dataset_card import render_dataset_card
 
 # A shell that starts the tests in the background, or nohup, has these ignored, and every process would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

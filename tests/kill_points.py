@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from radrecipes.training import CompletionTrainer
+from radrecipes.training.trainer import CompletionTrainer
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # Python's audit events for what changes files, and where in their arguments path and folder descriptor stand.

@@ -4,7 +4,7 @@ import csv
 import gzip
 from pathlib import Path
 
-from radrecipes.reports.observations import OBSERVATIONS
+from radrecipes.radiology.observations import OBSERVATIONS
 
 FINDINGS = {
     "clear": "The lungs are clear. There is no pleural effusion.",

@@ -24,11 +24,11 @@ from pathlib import Path
 
 # What scripts/sft.py, evaluate_model.py and predict.py import.
 _LIBRARIES = [
-    "radrecipes.training",
-    "radrecipes.inspection",
-    "radrecipes.manifest",
-    "radrecipes.evaluation",
-    "radrecipes.divergence",
+    "radrecipes.training.trainer",
+    "radrecipes.training.data",
+    "radrecipes.training.manifest",
+    "radrecipes.evaluation.label_metrics",
+    "radrecipes.training.divergence",
 ]
 _FROM_WARM_PROCESS = multiprocessing.get_context("forkserver")
 _FROM_WARM_PROCESS.set_forkserver_preload(_LIBRARIES)
@@ -166,7 +166,7 @@ def before(module: str, name: str, do: Callable[..., None], call: int = 1) -> No
 
     Args:
         module (`str`):
-            `"radrecipes.checkpoints"`.
+            `"radrecipes.training.checkpoints"`.
         name (`str`):
             `"seal"`, or `"Class.method"`.
         do (`Callable`):
@@ -217,7 +217,7 @@ def break_weight(step: int) -> None:
     import torch
     from transformers import TrainerCallback
 
-    from radrecipes.sharded_adapter import part_of_this_process
+    from radrecipes.training.sharded_adapter import part_of_this_process
 
     class Breaks(TrainerCallback):
         def on_optimizer_step(self, args, state, control, model=None, **kwargs):
@@ -331,7 +331,7 @@ def fill_disk(folder: Path, left: int, *ignored: object) -> None:
 
 def _with_loss(change: Callable) -> None:
     """Have `change(trainer, inputs, loss)` called for every batch of training; the loss is what it returns, unless `None`."""
-    from radrecipes.training import CompletionTrainer
+    from radrecipes.training.trainer import CompletionTrainer
 
     original = CompletionTrainer.compute_loss
 
@@ -348,7 +348,7 @@ def _with_loss(change: Callable) -> None:
 
 def _with_trainer(do: Callable) -> None:
     """Have `do(trainer)` called once the trainer is made."""
-    from radrecipes import training
+    from radrecipes.training import trainer as training
 
     original = training.make_trainer
 

@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from sft_faults import all_of, before, break_weight, die, in_step, two_ranks
 
 from radrecipes.errors import DivergedError
-from radrecipes.sharded_adapter import part_of_this_process
+from radrecipes.training.sharded_adapter import part_of_this_process
 
 BASE = "tiny/wide"
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -170,7 +170,7 @@ def as_on_gpus() -> None:
     from torch.distributed.fsdp import _init_utils
     from transformers import training_args
 
-    from radrecipes import launch_promise
+    from radrecipes.launch import spec as launch_promise
 
     torch.accelerator.is_available = training_args.is_torch_bf16_gpu_available = lambda: True
     PartialState._prepare_backend = lambda *args, **options: ("gloo", DistributedType.MULTI_GPU)
@@ -188,7 +188,7 @@ def as_on_gpus() -> None:
 
 def note_held_bytes(path: Path) -> None:
     """Note how many bytes this process holds of the model between two steps."""
-    before("radrecipes.training", "CompletionTrainer.training_step", partial(_note_held_bytes, path), call=2)
+    before("radrecipes.training.trainer", "CompletionTrainer.training_step", partial(_note_held_bytes, path), call=2)
 
 
 def _note_held_bytes(path, trainer, *ignored):
@@ -199,7 +199,7 @@ def _note_held_bytes(path, trainer, *ignored):
 
 def forget_the_table() -> None:
     """Have methods trained that are refused."""
-    from radrecipes import compatibility
+    from radrecipes.launch import compatibility
 
     compatibility.check = lambda recipe, configuration: None
 

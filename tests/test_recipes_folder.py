@@ -10,10 +10,11 @@ from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 from trl import get_quantization_config
 
-from radrecipes import models, training
+from radrecipes.evaluation.results import results_path
+from radrecipes.models import base as models
 from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import find_recipes, header, parse_recipe
-from radrecipes.results import results_path
+from radrecipes.training import trainer as training
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = find_recipes(REPOSITORY / "recipes")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from radrecipes.command_line import positive, whole
+from radrecipes.cli import positive, whole
 from radrecipes.data.dataset_folder import ACCESS_LEVELS
 
 _PROTOCOL_EXAMPLES = """\

@@ -10,10 +10,10 @@ from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.preparation import COLUMNS, derive_label_set, prepare_labelled_notes
 from radrecipes.data.prepared import write_prepared_dataset
+from radrecipes.data.sources.tables import read_examples
 from radrecipes.data.synthetic_protocol import generate_orders
-from radrecipes.data.tables import read_examples
 from radrecipes.errors import InputError
-from radrecipes.reporting.dataset_card import render_dataset_card, render_preparation_summary
+from radrecipes.publishing.cards.dataset_card import render_dataset_card, render_preparation_summary
 
 SYNTHETIC_LABEL_SET = Path(__file__).resolve().parents[2] / "data" / "label_sets" / "protocol_ct_mr.yaml"
 

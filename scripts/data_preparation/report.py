@@ -6,13 +6,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from radrecipes.data.dataset_folder import check_output_folder, write_dataset_folder
-from radrecipes.data.mimic_cxr import MimicCxr
-from radrecipes.data.openi import OpenI
-from radrecipes.data.report_pairs import ReportPairs
 from radrecipes.data.report_preparation import COLUMNS, ReportOptions, prepare_reports
-from radrecipes.data.report_source import ReportSource
+from radrecipes.data.sources.mimic_cxr import MimicCxr
+from radrecipes.data.sources.openi import OpenI
+from radrecipes.data.sources.report_pairs import ReportPairs
+from radrecipes.data.sources.report_source import ReportSource
 from radrecipes.errors import InputError
-from radrecipes.reporting.report_dataset_card import render_report_dataset_card, render_report_summary
+from radrecipes.publishing.cards.report_dataset_card import render_report_dataset_card, render_report_summary
 
 
 def prepare_report(arguments: argparse.Namespace) -> None:

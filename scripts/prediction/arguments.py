@@ -2,8 +2,8 @@
 
 import argparse
 
-from radrecipes.command_line import positive
-from radrecipes.predictors import ENGINES
+from radrecipes.cli import positive
+from radrecipes.inference.predictors import ENGINES
 
 
 def prediction_arguments(description: str) -> argparse.Namespace:

@@ -9,20 +9,14 @@ from tqdm import tqdm
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.hub import Reference
-from radrecipes.models import own_chat_template
-from radrecipes.predictors import load_predictor
+from radrecipes.inference.predictors import load_predictor
+from radrecipes.models.base import own_chat_template
+from radrecipes.publishing.cards.model_card import render_model_card
 from radrecipes.publishing.gates import ReleaseFacts
 from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.publishing.memorisation import ROWS, measure_memory
 from radrecipes.publishing.merging import merge_and_compare
-from radrecipes.publishing.release import (
-    Release,
-    assemble_adapter,
-    complete_merged,
-    read_finished_run,
-    texts_of_rows,
-)
-from radrecipes.reporting.model_card import render_model_card
+from radrecipes.publishing.release import Release, assemble_adapter, complete_merged, read_finished_run, texts_of_rows
 
 from publication.visibility import visibility
 

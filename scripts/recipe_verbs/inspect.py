@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from radrecipes import inspection
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
+from radrecipes.training import data as inspection
 
 
 def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:

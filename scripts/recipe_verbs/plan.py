@@ -4,10 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from radrecipes import compatibility, gpu_planning, planning, training
-from radrecipes.command_line import positive, share
+from radrecipes.cli import positive, share
 from radrecipes.errors import InputError
+from radrecipes.launch import compatibility
+from radrecipes.planning import cpu as planning
+from radrecipes.planning import gpu as gpu_planning
 from radrecipes.recipe import parse_recipe
+from radrecipes.training import trainer as training
 
 PLAN_HELP = """Estimate what a recipe costs, from its data and the base's configuration; weights are not needed.
 

@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from radrecipes import reproduction, run_folder
 from radrecipes.errors import InputError
+from radrecipes.evaluation import reproduction
+from radrecipes.evaluation.reproduction import Claim, Difference
 from radrecipes.reporting.reproduction_tables import differences_lines, losses_table, verdicts_table
-from radrecipes.reproduction import Claim, Difference
+from radrecipes.training import run_folder
 
 from reproduction.steps import evaluate_run, train_run
 

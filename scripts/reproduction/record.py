@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from radrecipes import run_folder
+from radrecipes.evaluation.results import code_of_seeds, results_path, seeds_to_record, summarise
 from radrecipes.recipe import parse_recipe
 from radrecipes.reporting.result_tables import results_table, with_results
-from radrecipes.results import code_of_seeds, results_path, seeds_to_record, summarise
+from radrecipes.training import run_folder
 
 from reproduction.steps import evaluate_run, train_run
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 from radrecipes.errors import InterruptedRunError
-from radrecipes.evaluation import BASE
-from radrecipes.reproduction import standing_evaluation
+from radrecipes.evaluation.label_metrics import BASE
+from radrecipes.evaluation.reproduction import standing_evaluation
 
 INTERRUPTED = InterruptedRunError.exit_code
 

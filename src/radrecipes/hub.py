@@ -37,8 +37,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 
 from radrecipes import __version__
-from radrecipes.data.dataset_folder import file_sha256
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 
 MANIFEST_FILE = "manifest.json"
 RELEASE_FORMAT = 1

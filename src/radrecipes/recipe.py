@@ -24,7 +24,7 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from radrecipes.errors import InputError
-from radrecipes.models import compute_dtype
+from radrecipes.models.base import compute_dtype
 from radrecipes.tasks import TASKS
 
 

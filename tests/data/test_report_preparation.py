@@ -7,14 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_trees import report_text, write_mimic, write_openi
 
-from radrecipes.data.mimic_cxr import MimicCxr
-from radrecipes.data.openi import OpenI
-from radrecipes.data.report_pairs import ReportPairs
 from radrecipes.data.report_preparation import COLUMNS, FILTERS, ReportOptions, prepare_reports
-from radrecipes.data.report_source import DROP_REASONS
+from radrecipes.data.sources.mimic_cxr import MimicCxr
+from radrecipes.data.sources.openi import OpenI
+from radrecipes.data.sources.report_pairs import ReportPairs
+from radrecipes.data.sources.report_source import DROP_REASONS
 from radrecipes.errors import InputError
-from radrecipes.reports.labeller import label_report
-from radrecipes.reports.observations import findings_present, format_observations, parse_observations
+from radrecipes.radiology.labeller import label_report
+from radrecipes.radiology.observations import findings_present, format_observations, parse_observations
 
 SPLITS = ("train", "validation", "test")
 STATED = ReportOptions(labels="stated")

@@ -19,8 +19,8 @@ from radrecipes.data.synthetic_reports.layout import write_report
 from radrecipes.data.synthetic_reports.patients import fill_gaps, follow_patient
 from radrecipes.data.synthetic_reports.writing import Statement, combine_labels
 from radrecipes.errors import InputError
-from radrecipes.reports.observations import NO_FINDING, OBSERVATIONS, SUPPORT_DEVICES, Status, findings_present
-from radrecipes.reports.sections import split_sections
+from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, SUPPORT_DEVICES, Status, findings_present
+from radrecipes.radiology.sections import split_sections
 
 PATIENTS, STUDIES = 600, 1600
 CHEXPERT, NEGBIO, SPLIT = (f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("chexpert", "negbio", "split"))

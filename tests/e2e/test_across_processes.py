@@ -82,7 +82,7 @@ def test_two_processes_write_the_evaluation_that_one_writes(trained, task):
 
 def test_a_process_that_dies_ends_the_evaluation_with_an_error(trained):
     words = ("scripts/evaluate_model.py", "--run", "runs/tiny/protocol_lora/seed-42", "--batch-size", "3")
-    dies = partial(before, "radrecipes.label_scoring", "LabelScorer._score_batch", die, 3)
+    dies = partial(before, "radrecipes.inference.label_scoring", "LabelScorer._score_batch", die, 3)
     first, second = two_ranks(trained, *words, "--output", "never", faults={1: dies})
     assert second.end(120).code == -signal.SIGKILL
     assert first.end(60).code == 1

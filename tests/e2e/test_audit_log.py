@@ -13,14 +13,14 @@ import pytest
 
 from e2e.conftest import RUN, files_in
 from e2e.test_predict_tables import start, watch, words, write_orders
-from radrecipes.audit_log import text_digest, verify
-from radrecipes.unfinished_prediction import UnfinishedPrediction
+from radrecipes.inference.audit_log import text_digest, verify
+from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
 
 LOG = "log.jsonl"
 # predict.py, killed by the system when the entry for row 40 is about to be written.
 KILLED_WHILE_IT_LOGS = """
 import os, runpy, signal, sys
-from radrecipes import audit_log
+from radrecipes.inference import audit_log
 chained = audit_log._chained
 def chain(number, prediction, row, *more):
     if row == 40:

@@ -16,9 +16,9 @@ from conftest import TINY_RECIPE, run_script
 from safetensors.torch import load_file, save_file
 
 from e2e.conftest import LAUNCH, RECIPE, RUN, TRAIN, edit_json, files_in
-from radrecipes import training
 from radrecipes.errors import InputError
 from radrecipes.recipe import parse_recipe
+from radrecipes.training import trainer as training
 
 DATASET = Path("data/tiny")
 BASE = Path("models/tiny/llama")

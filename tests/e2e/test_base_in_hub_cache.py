@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from e2e.conftest import RECIPE, RUN
-from radrecipes import models
+from radrecipes.models import base as models
 
 REVISION = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"  # the tiny recipe's
 PREDICT = ("predict", "--adapter", RUN, "--text", "knee pain")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import RECIPE
-from radrecipes import compatibility
-from radrecipes.compatibility import LORA, TABLE, Verdict
-from radrecipes.launch_promise import Engine, Promise
+from radrecipes.launch import compatibility
+from radrecipes.launch.compatibility import LORA, TABLE, Verdict
+from radrecipes.launch.spec import Engine, Promise
 
 
 @pytest.fixture

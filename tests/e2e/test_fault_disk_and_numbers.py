@@ -27,9 +27,9 @@ from sft_faults import (
 )
 
 from e2e.conftest import INTERRUPTED, adapter_hash, files_in
-from radrecipes import checkpoints
 from radrecipes.data.prepared import load_prepared_dataset
-from radrecipes.run_folder import read_train_log
+from radrecipes.training import checkpoints
+from radrecipes.training.run_folder import read_train_log
 
 DISK_MIB = 64
 STEPS = 18
@@ -152,15 +152,15 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(disk, wor
     [
         # Before the first line of the log; in the second checkpoint, at its beginning, in its weights and in its manifest; in
         # the last one.
-        ("radrecipes.training", "TrainLog.on_log", 1, 0, None),
-        ("radrecipes.training", "CompletionTrainer._save_checkpoint", 2, 0, 5),
-        ("radrecipes.training", "CompletionTrainer._save_checkpoint", 2, 48 * 2**10, 5),
-        ("radrecipes.checkpoints", "seal", 2, 0, 5),
-        ("radrecipes.checkpoints", "seal", 4, 0, 15),
+        ("radrecipes.training.trainer", "TrainLog.on_log", 1, 0, None),
+        ("radrecipes.training.trainer", "CompletionTrainer._save_checkpoint", 2, 0, 5),
+        ("radrecipes.training.trainer", "CompletionTrainer._save_checkpoint", 2, 48 * 2**10, 5),
+        ("radrecipes.training.checkpoints", "seal", 2, 0, 5),
+        ("radrecipes.training.checkpoints", "seal", 4, 0, 15),
         # Behind training: in the adapter, its tokenizer, the manifest.
-        ("radrecipes.training", "save_and_verify", 1, 4096, 18),
-        ("radrecipes.models", "verify_adapter", 1, 0, 18),
-        ("radrecipes.run_folder", "finish", 1, 0, 18),
+        ("radrecipes.training.trainer", "save_and_verify", 1, 4096, 18),
+        ("radrecipes.models.base", "verify_adapter", 1, 0, 18),
+        ("radrecipes.training.run_folder", "finish", 1, 0, 18),
     ],
     ids=["log", "checkpoint", "weights", "seal", "last seal", "adapter", "tokenizer", "manifest"],
 )
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_up_leaves_nothing_torn(module, name, call, left, kept
 
 def test_a_disk_that_is_full_for_one_of_two_processes_ends_both(disk, workspace, uninterrupted):
     words, run = on_disk(disk), disk / "run"
-    fault = partial(before, "radrecipes.checkpoints", "seal", partial(fill_disk, disk, 0), 2)
+    fault = partial(before, "radrecipes.training.checkpoints", "seal", partial(fill_disk, disk, 0), 2)
     scripts = [script.end() for script in two_ranks(workspace, *words, faults={0: fault})]
     assert scripts[0].code == 1 and scripts[1].code not in (0, 75)
     assert "the disk is full" in error_of(scripts[0])

@@ -33,9 +33,9 @@ from sft_faults import (
 )
 
 from e2e.conftest import INTERRUPTED, LAUNCH, adapter_hash
-from radrecipes import checkpoints
-from radrecipes.run_folder import read_manifest, read_train_log
-from radrecipes.training import _is_out_of_memory
+from radrecipes.training import checkpoints
+from radrecipes.training.run_folder import read_manifest, read_train_log
+from radrecipes.training.trainer import _is_out_of_memory
 
 RUN = Path("runs/interrupted")
 STEPS = 18
@@ -108,8 +108,8 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_run_behind_it(number, workspa
     "place,step",
     [
         # The stop was asked for behind the step, so the next one ends it.
-        (partial(before, "radrecipes.checkpoints", "seal", partial(tell, signal.SIGTERM)), 6),
-        (partial(before, "radrecipes.training", "TrainLog.on_save", partial(tell, signal.SIGTERM)), 6),
+        (partial(before, "radrecipes.training.checkpoints", "seal", partial(tell, signal.SIGTERM)), 6),
+        (partial(before, "radrecipes.training.trainer", "TrainLog.on_save", partial(tell, signal.SIGTERM)), 6),
         (partial(in_step, 5, partial(tell, signal.SIGTERM)), 5),
         (partial(in_step, 1, partial(tell, signal.SIGTERM)), 1),
         (partial(in_step, STEPS, partial(tell, signal.SIGTERM)), STEPS),
@@ -124,7 +124,9 @@ def test_wherever_training_is_no_step_is_lost(place, step, workspace, uninterrup
     check_finishes(workspace, uninterrupted, resumes=[step])
 
 
-@pytest.mark.parametrize("module,name", [("radrecipes.models", "load_base"), ("radrecipes.models", "weights_digest")])
+@pytest.mark.parametrize(
+    "module,name", [("radrecipes.models.base", "load_base"), ("radrecipes.models.base", "weights_digest")]
+)
 def test_before_training_it_ends_at_once_and_leaves_nothing(module, name, workspace):
     stopped = Script(workspace, *INTERRUPTED, fault=partial(before, module, name, partial(tell, signal.SIGTERM))).end()
     assert stopped.code == 75
@@ -136,7 +138,7 @@ def test_a_run_can_be_stopped_again_and_again(workspace, uninterrupted):
     """Behind a step, before training, by a second Ctrl-C, while the last checkpoint is loaded: four tries, one result."""
     assert Script(workspace, *INTERRUPTED, "--stop-after", "3").end().code == 75
     check_interrupted(at=3)
-    loading = partial(before, "radrecipes.training", "make_trainer", partial(tell, signal.SIGHUP))
+    loading = partial(before, "radrecipes.training.trainer", "make_trainer", partial(tell, signal.SIGHUP))
     assert Script(workspace, *INTERRUPTED, fault=loading).end().code == 75
     check_interrupted(at=3)
     impatient = Script(
@@ -149,7 +151,7 @@ def test_a_run_can_be_stopped_again_and_again(workspace, uninterrupted):
 
 
 def test_a_signal_while_the_adapter_is_saved_lets_the_run_finish(workspace, uninterrupted):
-    late = partial(before, "radrecipes.training", "save_and_verify", partial(tell, signal.SIGTERM))
+    late = partial(before, "radrecipes.training.trainer", "save_and_verify", partial(tell, signal.SIGTERM))
     script = Script(workspace, *INTERRUPTED, fault=late).end()
     assert script.code == 0, script.stderr
     check_finished(uninterrupted, 1)
@@ -169,7 +171,7 @@ def test_a_signal_to_one_of_two_processes_ends_both_behind_the_same_step(rank, s
 
 
 def test_a_signal_to_one_of_two_processes_while_the_other_writes_a_checkpoint(workspace, uninterrupted):
-    faults = {1: partial(before, "radrecipes.training", "TrainLog.on_save", partial(tell, signal.SIGTERM))}
+    faults = {1: partial(before, "radrecipes.training.trainer", "TrainLog.on_save", partial(tell, signal.SIGTERM))}
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults=faults)]
     assert [script.code for script in scripts] == [75, 75], scripts[0].stderr + scripts[1].stderr
     check_interrupted(at=6)
@@ -293,7 +295,9 @@ def test_a_launcher_restarts_the_job_behind_the_death_of_a_process(launch, unint
 
 
 def test_a_signal_to_one_of_two_processes_before_training_ends_the_whole_job(launch):
-    job = launch("if rank == 1: before('radrecipes.models', 'load_base', partial(tell, SIGTERM))", *OWN, processes=2)
+    job = launch(
+        "if rank == 1: before('radrecipes.models.base', 'load_base', partial(tell, SIGTERM))", *OWN, processes=2
+    )
     began = time.monotonic()
     assert job.end() == 75, job.said
     assert time.monotonic() - began < 60 and not RUN.exists()
@@ -320,7 +324,7 @@ def test_memory_that_runs_out_names_the_option_that_helps_and_the_change_is_reco
 
 
 def test_memory_that_runs_out_before_training_names_the_option_as_well(workspace):
-    fault = partial(before, "radrecipes.training", "CompletionTrainer.compute_loss", need_too_much)
+    fault = partial(before, "radrecipes.training.trainer", "CompletionTrainer.compute_loss", need_too_much)
     ended = Script(workspace, *INTERRUPTED, fault=fault).end()
     assert ended.code == 1
     said_once(

@@ -14,7 +14,7 @@ import pytest
 from accelerate.utils import str_to_bool
 from conftest import REPOSITORY
 
-from radrecipes.launch_promise import Engine, Promise, promise_of
+from radrecipes.launch.spec import Engine, Promise, promise_of
 
 LAUNCH = REPOSITORY / "scripts" / "launch.py"
 # Runs until a signal comes, then saves for as many seconds as its rank's word says, and leaves with 75. Notes each signal.

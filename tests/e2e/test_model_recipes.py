@@ -24,12 +24,12 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn import Linear
 from transformers import PreTrainedTokenizerBase
 
-from radrecipes import models
-from radrecipes.batching import IGNORED
-from radrecipes.inspection import load_training_data
+from radrecipes.models import base as models
 from radrecipes.recipe import find_recipes, parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_prompt
+from radrecipes.training.collators import IGNORED
+from radrecipes.training.data import load_training_data
 
 MEASURED = ("biogpt", "biogpt-large", "smollm2-135m", "smollm2-360m")  # have tests of their own
 RECIPES = [path for path in find_recipes(REPOSITORY / "recipes") if path.parent.name not in MEASURED]
@@ -303,7 +303,9 @@ def test_base_is_sharded_layer_by_layer(name, clone, tmp_path, monkeypatch):
     if recipe.model.load_in_4bit:
         words, configuration = (*words, "--bnb_4bit_quant_storage", "bfloat16"), "fsdp1_qlora"
     ddp = train(clone, tmp_path / "ddp", *words)
-    wrapped = [partial(before, "radrecipes.training", "CompletionTrainer.training_step", check_each_layer_is_wrapped)]
+    wrapped = [
+        partial(before, "radrecipes.training.trainer", "CompletionTrainer.training_step", check_each_layer_is_wrapped)
+    ]
     sharded = train(clone, tmp_path / "sharded", *words, environment=environment_of(configuration), faults=wrapped * 2)
     assert sharded == pytest.approx(ddp, abs=1e-3)  # bfloat16; measured up to 2e-4
 

@@ -18,10 +18,10 @@ from conftest import run_script
 from safetensors.torch import load_file, save_file
 
 from e2e.conftest import LAUNCH, RUN, files_in
-from radrecipes.abstention import POLICY_FILE
-from radrecipes.audit_log import verify
 from radrecipes.errors import InputError
-from radrecipes.unfinished_prediction import UnfinishedPrediction
+from radrecipes.inference.abstention import POLICY_FILE
+from radrecipes.inference.audit_log import verify
+from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
 
 # At length: PREDICT_ROWS=100000 python -m pytest -s tests/e2e/test_predict_tables.py -k killed
 ROWS = int(os.environ.get("PREDICT_ROWS", "600"))

@@ -9,8 +9,8 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from conftest import TINY_REPORTS, run_script
 from tiny_model import build_tiny_biogpt, build_tiny_model
 
-from radrecipes import models
-from radrecipes.inference import generate
+from radrecipes.inference.generation import generate
+from radrecipes.models import base as models
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_prompt

@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY_REPORTS, run_script, write_tiny_reports
 
 from e2e.conftest import LAUNCH, edit_json
-from radrecipes.audit_log import text_digest
+from radrecipes.inference.audit_log import text_digest
 
 RECIPE = "recipes/tiny/report_lora.yaml"
 RUN = "runs/tiny/report_lora/seed-42"

@@ -14,7 +14,7 @@ from conftest import TINY_MODEL, TINY_RECIPE, TINY_WRITER, run_script, write_tin
 from tiny_model import CHATML
 
 from e2e.conftest import edit_json
-from radrecipes.models import adapter_digest
+from radrecipes.models.base import adapter_digest
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 TEMPLATE = "recipes/tiny/chat_template.jinja"

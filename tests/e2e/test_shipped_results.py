@@ -3,8 +3,8 @@
 import pytest
 from conftest import REPOSITORY, run_script
 
+from radrecipes.evaluation.results import results_path
 from radrecipes.recipe import find_recipes
-from radrecipes.results import results_path
 
 RECORDED = [
     path.relative_to(REPOSITORY).as_posix()

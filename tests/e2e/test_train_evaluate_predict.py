@@ -18,7 +18,7 @@ from conftest import REPOSITORY, TINY_MODEL, run_script, write_tiny_dataset
 from e2e.conftest import LAUNCH, ORDERS, RECIPE, RUN, TRAIN, files_in
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
-from radrecipes.evaluation import BASELINES
+from radrecipes.evaluation.label_metrics import BASELINES
 
 # scripts/sft.py, which says what of DDP is left when the processes leave their group.
 WATCHED = """\

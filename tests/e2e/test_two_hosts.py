@@ -20,8 +20,8 @@ from sft_faults import set_value, two_ranks
 
 from e2e.conftest import CONFIGURATION, INTERRUPTED, LAUNCH, adapter_hash
 from e2e.test_fault_signals import FAULTY, check_finishes
-from radrecipes import checkpoints
-from radrecipes.run_folder import read_manifest, read_train_log
+from radrecipes.training import checkpoints
+from radrecipes.training.run_folder import read_manifest, read_train_log
 
 ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
 PORT = 29501
@@ -234,7 +234,7 @@ def test_machines_without_a_common_run_folder_are_told_so(workspace, uninterrupt
     assert [script.end().code for script in stopped] == [75, 75]
     elsewhere = shutil.copytree(workspace, workspace.with_name("elsewhere"), symlinks=True)
     shutil.rmtree(elsewhere / RUN)
-    soon = partial(set_value, "radrecipes.other_hosts", "_CACHED_SECONDS", 1)
+    soon = partial(set_value, "radrecipes.launch.peer_watchdog", "_CACHED_SECONDS", 1)
     refused = two_ranks(workspace, *INTERRUPTED, faults={0: soon, 1: soon}, other_machine=elsewhere)
     for script in refused:
         assert script.end().code == 2

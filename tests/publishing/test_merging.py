@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from tiny_model import build_tiny_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from radrecipes import models
 from radrecipes.errors import InputError
+from radrecipes.models import base as models
 from radrecipes.publishing.merging import compare_logits, load_merged, merge_adapter
 from radrecipes.recipe import parse_recipe
 

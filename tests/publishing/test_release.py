@@ -10,11 +10,11 @@ from conftest import TINY_RECIPE, write_tiny_dataset
 from e2e.conftest import edit_json
 from safetensors.torch import save_file
 
-from radrecipes.abstention import DecisionPolicy
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
-from radrecipes.models import adapter_digest
-from radrecipes.predictors import run_of
+from radrecipes.inference.abstention import DecisionPolicy
+from radrecipes.inference.predictors import run_of
+from radrecipes.models.base import adapter_digest
 from radrecipes.publishing.release import (
     assemble_adapter,
     assemble_dataset,

@@ -10,19 +10,19 @@ import pandas as pd
 import pytest
 
 from radrecipes.data.label_sets import Label, LabelSet
-from radrecipes.embeddings import TextEmbedder
-from radrecipes.evaluation import (
+from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.label_metrics import (
     ADAPTER,
     BASE,
     BASELINES,
     MAJORITY,
     SVM,
     EvaluationRows,
-    SystemOutput,
     classifier_outputs,
     compute_metrics,
     predictions_table,
 )
+from radrecipes.inference.answers import SystemOutput
 from radrecipes.reporting.page import grid, p_value
 from radrecipes.reporting.report_page import write_report
 from radrecipes.reporting.result_tables import metrics_table

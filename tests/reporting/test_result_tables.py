@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from radrecipes.errors import InputError
-from radrecipes.headline_figures import writes_text
+from radrecipes.evaluation.results import over_seeds, results_path, summarise
 from radrecipes.recipe import find_recipes
 from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, with_results
-from radrecipes.results import over_seeds, results_path, summarise
+from radrecipes.tasks.headline_figures import writes_text
 
 from .written_reports import evaluated
 

@@ -2,18 +2,17 @@
 
 import random
 
-from radrecipes.reports.consistency import IMPRESSION_SECTIONS, REPORT_SECTIONS, check_report, format_report
-from radrecipes.reports.observations import OBSERVATIONS, SUPPORT_DEVICES, Status, findings_present
-from radrecipes.reports.report_evaluation import (
-    TEMPLATE,
+from radrecipes.evaluation.report_metrics import (
     ReportRows,
-    WrittenReport,
     baseline_reports,
     check_reports,
     compute_report_metrics,
     reports_table,
 )
-from radrecipes.reports.template_writer import write_report as write_template
+from radrecipes.inference.answers import TEMPLATE, WrittenReport
+from radrecipes.radiology.consistency import IMPRESSION_SECTIONS, REPORT_SECTIONS, check_report, format_report
+from radrecipes.radiology.observations import OBSERVATIONS, SUPPORT_DEVICES, Status, findings_present
+from radrecipes.radiology.template_writer import write_report as write_template
 
 FINDINGS = [name for name in OBSERVATIONS if name not in ("No Finding", SUPPORT_DEVICES)]
 OPPOSITE = {Status.POSITIVE: Status.NEGATIVE, Status.NEGATIVE: Status.POSITIVE, Status.UNCERTAIN: Status.POSITIVE}

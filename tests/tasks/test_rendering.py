@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from tiny_model import build_tiny_biogpt_tokenizer, build_tiny_tokenizer
 
 from radrecipes.errors import InputError
-from radrecipes.models import separate_padding, stop_token_ids
-from radrecipes.reports.consistency import read_sections
+from radrecipes.models.base import separate_padding, stop_token_ids
+from radrecipes.radiology.consistency import read_sections
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.tasks.rendering import prompt_template_digest, render_example, render_prompt
 

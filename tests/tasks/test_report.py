@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radrecipes.errors import InputError
-from radrecipes.reports.observations import OBSERVATIONS, Status, format_observations
+from radrecipes.radiology.observations import OBSERVATIONS, Status, format_observations
 from radrecipes.tasks import TASKS
 
 ROW = {

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 
 SPLITS = ("train", "validation", "test")
 ACCESS_LEVELS = ("synthetic", "open", "registered", "credentialed")
@@ -131,12 +132,6 @@ def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
         raise InputError("exists and is no prepared dataset; choose another --output", where=str(folder))
     if not overwrite:
         raise InputError("exists; add --overwrite to replace it, or choose another --output", where=str(folder))
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file without holding it in memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def dataset_digest(manifest: Mapping[str, Any]) -> str:

@@ -17,11 +17,11 @@ from radrecipes.data.dataset_folder import (
     MANIFEST_FILE,
     SPLITS,
     dataset_digest,
-    file_sha256,
     write_dataset_folder,
 )
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 
 _MANIFEST_KEYS = {
     "format_version": int,

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from radrecipes.data.dataset_folder import SPLITS
-from radrecipes.data.report_source import (
+from radrecipes.data.sources.report_source import (
     CONTRADICTORY,
     DROP_REASONS,
     NOTHING_MENTIONED,
@@ -28,11 +28,11 @@ from radrecipes.data.report_source import (
 )
 from radrecipes.data.splits import DEFAULT_FRACTIONS, split_by_group
 from radrecipes.errors import InputError, RadrecipesError
-from radrecipes.reports.deidentification import normalise_marks, without_marked_sentences
-from radrecipes.reports.details import without_details
-from radrecipes.reports.earlier_studies import without_earlier_studies
-from radrecipes.reports.labeller import label_report
-from radrecipes.reports.observations import (
+from radrecipes.radiology.deidentification import normalise_marks, without_marked_sentences
+from radrecipes.radiology.details import without_details
+from radrecipes.radiology.earlier_studies import without_earlier_studies
+from radrecipes.radiology.labeller import label_report
+from radrecipes.radiology.observations import (
     OBSERVATIONS,
     Labels,
     Status,

@@ -21,13 +21,13 @@ from transformers.utils import CHAT_TEMPLATE_FILE
 from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE, MANIFEST_FILE, SHOWABLE_ACCESS
 from radrecipes.errors import InputError
 from radrecipes.hub import LARGEST_RELEASE
+from radrecipes.publishing.cards.card_checks import check_card
+from radrecipes.publishing.cards.front_matter import gated_form
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.publishing.licences import HUB_LICENCES, licence_conflicts
 from radrecipes.publishing.memorisation import SHORTEST_RUN, verbatim_overlap
 from radrecipes.publishing.release import ADAPTER_CONFIG, METRICS_FILE, is_allowed
 from radrecipes.publishing.secrets import find_secrets
-from radrecipes.reporting.card_checks import check_card
-from radrecipes.reporting.card_front_matter import gated_form
 
 # What a user can vouch for after looking at the findings; everything else has to be mended.
 ACKNOWLEDGEMENTS = ("credentialed", "identifiers", "memory")

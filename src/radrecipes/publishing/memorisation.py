@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from radrecipes.data.prepared import PreparedDataset
-from radrecipes.predictors import ReportPredictor
+from radrecipes.inference.predictors import ReportPredictor
 
 # Tokens, words and punctuation marks alike, from which on a shared run is looked at.
 SHORTEST_RUN = 8

@@ -10,10 +10,10 @@ from peft import PeftModel
 from torch.nn.functional import kl_div, log_softmax
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from radrecipes import models
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
-from radrecipes.predictors import LabelPredictor, Predictor, load_predictor
+from radrecipes.inference.predictors import LabelPredictor, Predictor, load_predictor
+from radrecipes.models import base as models
 from radrecipes.publishing.release import FinishedRun
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.rendering import render_example

@@ -8,22 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from radrecipes import run_folder
-from radrecipes.abstention import POLICY_FILE, DecisionPolicy
-from radrecipes.data.dataset_folder import CARD_FILE, LABEL_SET_FILE, MANIFEST_FILE, SPLITS, file_sha256
+from radrecipes.data.dataset_folder import CARD_FILE, LABEL_SET_FILE, MANIFEST_FILE, SPLITS
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
+from radrecipes.evaluation.results import RESULTS_FILE, results_fit, results_path
+from radrecipes.files import file_sha256
 from radrecipes.hub import RELEASE_FORMAT
-from radrecipes.models import ADAPTER_WEIGHTS, adapter_digest
-from radrecipes.predictors import run_of
+from radrecipes.inference.abstention import POLICY_FILE, DecisionPolicy
+from radrecipes.inference.predictors import run_of
+from radrecipes.models.base import ADAPTER_WEIGHTS, adapter_digest
 from radrecipes.recipe import Recipe
-from radrecipes.results import results_fit, results_path
 from radrecipes.tasks.task import Task
+from radrecipes.training import run_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
 METRICS_FILE = "metrics.json"
 RECIPE_FILE = "recipe.yaml"
-RESULTS_FILE = "results.json"
 # What the tokenizer classes of Transformers write, all of it text; a SentencePiece model, which nobody can look into, says nothing
 # that tokenizer.json beside it does not.
 TOKENIZER_FILES = frozenset(

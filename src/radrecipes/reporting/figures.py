@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, PercentFormatter
 
-from radrecipes.evaluation import ADAPTER, BASE
+from radrecipes.evaluation.label_metrics import ADAPTER, BASE
 
 # Plain colours for the files in figures/; the page replaces them by its own, which follow light and dark.
 INK, FAINT, ACCENT, CONTRAST = "#33414e", "#9fb3c0", "#0b6e75", "#b3402a"

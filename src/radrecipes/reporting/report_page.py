@@ -8,7 +8,7 @@ import pandas as pd
 
 from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
 from radrecipes.data.label_sets import Label
-from radrecipes.evaluation import ADAPTER, BASE, LINEAR, MAJORITY, NEAREST, SVM
+from radrecipes.evaluation.label_metrics import ADAPTER, BASE, LINEAR, MAJORITY, NEAREST, SVM
 from radrecipes.reporting import report_tables
 from radrecipes.reporting.confusion_matrix import confusion_matrix
 from radrecipes.reporting.figures import loss_curve_svg, reliability_svg, risk_coverage_svg
@@ -46,9 +46,9 @@ def write_report(
         title (`str`):
             What was evaluated, for example `"SmolLM2-135M-Instruct, protocol, LoRA"`.
         metrics (`Mapping[str, Any]`):
-            What [`radrecipes.evaluation.compute_metrics`] returned; `adapter` must be among the systems.
+            What [`radrecipes.evaluation.label_metrics.compute_metrics`] returned; `adapter` must be among the systems.
         predictions (`pd.DataFrame`):
-            What [`radrecipes.evaluation.predictions_table`] returned.
+            What [`radrecipes.evaluation.label_metrics.predictions_table`] returned.
         labels (`Sequence[Label]`):
             The label set.
         dataset_manifest (`Mapping[str, Any]`):

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from radrecipes.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.data.label_sets import Label
-from radrecipes.evaluation import ADAPTER, TOP_COLUMNS
+from radrecipes.evaluation.label_metrics import ADAPTER, TOP_COLUMNS
+from radrecipes.inference.abstention import AUTO, NEEDS_REVIEW
+from radrecipes.inference.selective import DEFAULT_TARGET
 from radrecipes.reporting.confusion_matrix import NO_LABEL
-from radrecipes.selective import DEFAULT_TARGET
 
 COSTLY_KINDS = {
     "contrast": "Contrast against none",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from radrecipes.reproduction import Difference, Verdict
+from radrecipes.evaluation.reproduction import Difference, Verdict
 
 # Longest value of a field that is shown whole; digests show what tells them apart long before.
 _LONGEST = 60

@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from radrecipes.errors import InputError
-from radrecipes.evaluation import ADAPTER
-from radrecipes.headline_figures import HEADLINES, HeadlineFigure, figure_value, task_of, writes_text
+from radrecipes.evaluation.label_metrics import ADAPTER
 from radrecipes.reporting.report_tables import decisions
+from radrecipes.tasks.headline_figures import HEADLINES, HeadlineFigure, figure_value, task_of, writes_text
 
 BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
 

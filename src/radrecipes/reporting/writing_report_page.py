@@ -6,9 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from radrecipes.reporting.figures import failure_rates_svg, loss_curve_svg
-from radrecipes.reporting.page import important_first, render_page, write_page
-from radrecipes.reports.report_evaluation import (
+from radrecipes.evaluation.report_metrics import (
     ADAPTER,
     ADAPTER_GUARDED,
     BASE,
@@ -17,6 +15,8 @@ from radrecipes.reports.report_evaluation import (
     SHOWABLE_ACCESS,
     TEMPLATE_WRITER,
 )
+from radrecipes.reporting.figures import failure_rates_svg, loss_curve_svg
+from radrecipes.reporting.page import important_first, render_page, write_page
 
 SYSTEM_TITLES = {
     ADAPTER_GUARDED: "Fine-tuned model behind the guard",
@@ -84,10 +84,10 @@ def write_report_page(
         title (`str`):
             What was evaluated, for example `"SmolLM2-135M-Instruct, report, LoRA"`.
         metrics (`Mapping[str, Any]`):
-            What [`radrecipes.reports.report_evaluation.compute_report_metrics`] returned; `adapter` and
+            What [`radrecipes.evaluation.report_metrics.compute_report_metrics`] returned; `adapter` and
             `adapter_guarded` must be among the systems.
         predictions (`pd.DataFrame`):
-            What [`radrecipes.reports.report_evaluation.reports_table`] returned.
+            What [`radrecipes.evaluation.report_metrics.reports_table`] returned.
         dataset_manifest (`Mapping[str, Any]`):
             `manifest.json` of the dataset. Unless its `access` is `synthetic` or `open`, nothing of a single study is put
             on the page.

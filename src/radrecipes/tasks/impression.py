@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from radrecipes.data.prepared import SPLITS, PreparedDataset
 from radrecipes.errors import InputError
-from radrecipes.reports.consistency import IMPRESSION_SECTIONS
-from radrecipes.reports.labeller import label_report
-from radrecipes.reports.observations import Labels
+from radrecipes.radiology.consistency import IMPRESSION_SECTIONS
+from radrecipes.radiology.labeller import label_report
+from radrecipes.radiology.observations import Labels
 from radrecipes.tasks.writing import WritingTask
 
 

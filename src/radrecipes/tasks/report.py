@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from radrecipes.reports.consistency import REPORT_SECTIONS, format_report
-from radrecipes.reports.observations import NONE_STATED, Labels, Status, format_observations, parse_observations
+from radrecipes.radiology.consistency import REPORT_SECTIONS, format_report
+from radrecipes.radiology.observations import NONE_STATED, Labels, Status, format_observations, parse_observations
 from radrecipes.tasks.writing import WritingTask
 
 _HEADINGS = {Status.POSITIVE: "Present", Status.UNCERTAIN: "Possible", Status.NEGATIVE: "Absent"}

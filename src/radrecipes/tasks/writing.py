@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from radrecipes.reports.observations import Labels, parse_observations
+from radrecipes.radiology.observations import Labels, parse_observations
 from radrecipes.tasks.task import Task
 
 

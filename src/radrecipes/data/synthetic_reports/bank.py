@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from radrecipes.reports.observations import OBSERVATIONS, SUPPORT_DEVICES, Labels, Status
+from radrecipes.radiology.observations import OBSERVATIONS, SUPPORT_DEVICES, Labels, Status
 
 SECTIONS = ("findings", "impression")
 

@@ -16,7 +16,7 @@ from radrecipes.data.synthetic_reports.layout import Report, write_report
 from radrecipes.data.synthetic_reports.patients import follow_patient
 from radrecipes.data.synthetic_reports.writing import combine_labels
 from radrecipes.errors import InputError
-from radrecipes.reports.observations import NO_FINDING, OBSERVATIONS, Labels, Status, findings_present
+from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Labels, Status, findings_present
 
 MOST_STUDIES = 8
 MOST_PATIENTS, MOST_REPORTS = 1_000_000, 2_000_000

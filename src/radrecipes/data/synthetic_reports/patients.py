@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from radrecipes.data.synthetic_reports.bank import Device, load_bank
-from radrecipes.reports.observations import Status
+from radrecipes.radiology.observations import Status
 
 # Pictures of disease: weight, chance of devices that come with it, and observations with the chance that the picture
 # shows each and how often it is certain.

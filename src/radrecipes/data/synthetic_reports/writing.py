@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from radrecipes.data.synthetic_reports.bank import Combination, areas, load_bank
 from radrecipes.data.synthetic_reports.patients import Finding, Study, fill_gaps
-from radrecipes.reports.observations import NO_FINDING, SUPPORT_DEVICES, Labels, Status, findings_present
+from radrecipes.radiology.observations import NO_FINDING, SUPPORT_DEVICES, Labels, Status, findings_present
 
 READERS = 12
 # How often a text is the commonest one, or else the reader's favourite.

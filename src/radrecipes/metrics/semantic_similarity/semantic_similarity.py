@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from radrecipes.embeddings import TextEmbedder
+from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.statistics import mean_statistic, point_value
 
 _DESCRIPTION = """

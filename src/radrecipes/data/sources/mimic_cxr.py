@@ -1,0 +1,344 @@
+"""Reading MIMIC-CXR as people have it on disk: the tree of reports, or the archive of it, and the CSV files beside it.
+
+Layout and label values: https://physionet.org/content/mimic-cxr/ and https://physionet.org/content/mimic-cxr-jpg/.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from radrecipes.data.sources.report_source import CONTRADICTORY, NOTHING_MENTIONED, RejectedReport, Report
+from radrecipes.errors import InputError
+from radrecipes.radiology.observations import (
+    NO_FINDING,
+    OBSERVATIONS,
+    Labels,
+    Status,
+    findings_present,
+    format_observations,
+    observation_name,
+)
+from radrecipes.radiology.sections import study_sections
+
+ARCHIVE = "mimic-cxr-reports.zip"
+LABELLERS = ("chexpert", "negbio")
+
+_REPORT_PATH = re.compile(r"(?:.*/)?(files/p\d{2}/p(\d+)/s(\d+)\.txt(?:\.gz)?)")
+# Bytes to read at once: more than nearly every report has, little enough to be had without asking the system for memory.
+_READ = 1 << 14
+_HEADER = re.compile(r"^[ \t]*(?:FINDINGS|IMPRESSION)[ \t]*:", re.MULTILINE | re.IGNORECASE)
+_STATUSES = {
+    **dict.fromkeys(("1.0", "1"), Status.POSITIVE),
+    **dict.fromkeys(("0.0", "0"), Status.NEGATIVE),
+    **dict.fromkeys(("-1.0", "-1"), Status.UNCERTAIN),
+}
+_SPLITS = {"train": "train", "validate": "validation", "test": "test"}
+
+
+class MimicCxr:
+    """The reports of MIMIC-CXR, or of a tree in its layout, in the order of their paths.
+
+    Args:
+        root (`str` or `Path`):
+            Folder that holds `files/`, `mimic-cxr-reports/files/` or `mimic-cxr-reports.zip`, and the CSV files where
+            they are wanted, each with or without `.gz`.
+        labels (`str`, *optional*):
+            Read the labels of this labeller, `"chexpert"` or `"negbio"`; `None` reads none.
+        official_split (`bool`, *optional*, defaults to `False`):
+            Read the split CSV.
+
+    Raises:
+        InputError: There are no reports, a CSV file is missing or broken (names line and column), the archive is damaged.
+    """
+
+    def __init__(self, root: str | Path, *, labels: str | None = None, official_split: bool = False):
+        self.root = Path(root)
+        self.files: list[dict[str, Any]] = []
+        self.rejected: list[RejectedReport] = []
+        self.generator = _read_generator(self.root)
+        self._base, self._archive_path, paths = _find_reports(self.root)
+        self._archive: zipfile.ZipFile | None = None
+        self.folder = "files"
+
+        labels_of = self._read_labels(labels) if labels else None
+        split_of = self._read_splits() if official_split else None
+        self._items = self._match(paths, labels_of, split_of)
+        self.count = len(self._items)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it opens the archive itself and gets the items one by one."""
+        return {"_base": self._base, "_archive_path": self._archive_path, "_archive": None}
+
+    def items(self) -> Iterator[tuple]:
+        """Path, patient, study, stated labels and stated split of every report."""
+        return iter(self._items)
+
+    def read(self, item: tuple) -> Report | RejectedReport:
+        """Read one report file and split it into its sections."""
+        path, patient, study, observations, split = item
+        try:
+            data = self._bytes(path)
+        except OSError as error:
+            # A gzip file that is none raises an OSError without a number.
+            return RejectedReport(path, "unreadable" if error.errno else "truncated")
+        except (EOFError, zlib.error, zipfile.BadZipFile):
+            return RejectedReport(path, "truncated")
+        sha256 = hashlib.sha256(data).digest()
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            return RejectedReport(path, "not_utf8", sha256=sha256)
+        if not text.strip():
+            return RejectedReport(path, "empty_report", sha256=sha256)
+        sections = study_sections(text, study)
+        findings, impression = sections.findings, sections.impression
+        # A study with a rule of its own has its conclusion elsewhere, whatever its headers.
+        complete = (findings and impression) or sections.last_paragraph
+        empty_header = not complete and _has_empty_header(text, findings, impression)
+        return Report(study, patient, findings, impression, path, empty_header, observations, split, sha256)
+
+    def _bytes(self, path: str) -> bytes:
+        if self._archive_path:
+            # A forked process would share its place in the file with the one that opened it.
+            if self._archive is None or self._opened_by != os.getpid():
+                self._archive, self._opened_by = zipfile.ZipFile(self._archive_path), os.getpid()
+                self._members = {_relative(name): name for name in self._archive.namelist()}
+            data = self._archive.read(self._members[path])
+        else:
+            # Without Python's buffered file object, which costs more than the reading itself.
+            descriptor = os.open(f"{self._base}/{path}", os.O_RDONLY)
+            try:
+                data = os.read(descriptor, _READ)
+                while len(data) % _READ == 0 and (more := os.read(descriptor, _READ)):
+                    data += more
+            finally:
+                os.close(descriptor)
+        return gzip.decompress(data) if path.endswith(".gz") else data
+
+    def _match(
+        self, paths: list[tuple[str, str, str]], labels_of: dict[str, str | None] | None, split_of: dict | None
+    ) -> list[tuple]:
+        named = {**(split_of or {}), **(labels_of or {})}
+        items = []
+        for path, patient, study in paths:
+            named.pop(study, None)
+            observations = split = None
+            if labels_of is not None:
+                if study not in labels_of:
+                    self.rejected.append(RejectedReport(path, "no_labels"))
+                    continue
+                observations = labels_of[study][0]
+            if split_of is not None:
+                if study not in split_of:
+                    self.rejected.append(RejectedReport(path, "no_split"))
+                    continue
+                split = split_of[study][0]
+            if observations == _CONFLICT or split == _CONFLICT:
+                self.rejected.append(RejectedReport(path, "conflicting_rows"))
+                continue
+            items.append((path, patient, study, observations, split))
+        for study in sorted(named):
+            patient = named[study][1]
+            self.rejected.append(RejectedReport(f"files/p{patient[:2]}/p{patient}/s{study}.txt", "missing_report"))
+        return items
+
+    def _read_labels(self, labeller: str) -> dict[str, tuple[str, str]]:
+        path, rows = self._csv(f"-{labeller}", ("study_id", "subject_id", *OBSERVATIONS))
+        known: dict[tuple[str, ...], str] = {}
+        found: dict[str, tuple[str, str]] = {}
+        for line, (study, patient, *values) in rows:
+            key = tuple(values)
+            if key not in known:
+                known[key] = _stated(key, f"{path}:{line}")
+            _keep(found, study, patient, known[key])
+        return found
+
+    def _read_splits(self) -> dict[str, tuple[str, str]]:
+        path, rows = self._csv("-split", ("study_id", "subject_id", "split"))
+        found: dict[str, tuple[str, str]] = {}
+        # One row an image, so a study stands in it as often as it has images.
+        for line, (study, patient, split) in rows:
+            if split not in _SPLITS:
+                raise InputError(
+                    "column 'split' holds neither train, validate nor test; download the file again", f"{path}:{line}"
+                )
+            _keep(found, study, patient, _SPLITS[split])
+        return found
+
+    def _csv(self, ending: str, columns: Sequence[str]) -> tuple[Path, Iterator[tuple[int, tuple[str, ...]]]]:
+        # MIMIC-CXR-JPG 2.1.0 still names its files 2.0.0; a later one may not.
+        names = sorted(
+            path for suffix in (".csv", ".csv.gz") for path in self.root.glob(f"mimic-cxr-[0-9]*{ending}{suffix}")
+        )
+        if not names:
+            raise InputError(f"no mimic-cxr-2.0.0{ending}.csv or .csv.gz here; copy it there", str(self.root))
+        path = names[0]
+        with path.open("rb") as file:
+            self.files.append({"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
+        return path, _csv_rows(path, columns)
+
+
+_CONFLICT = "conflict"
+
+
+def _keep(found: dict[str, tuple[str, str]], study: str, patient: str, value: str) -> None:
+    earlier = found.get(study)
+    if earlier is None:
+        found[study] = (value, patient)
+    elif earlier != (value, patient):
+        found[study] = (_CONFLICT, patient)
+
+
+def _stated(values: tuple[str, ...], where: str) -> str:
+    """Labels of one row as a prompt holds them."""
+    labels: Labels = {}
+    for name, value in zip(OBSERVATIONS, values, strict=True):
+        if value.strip():
+            if value.strip() not in _STATUSES:
+                raise InputError(f"column {name!r} holds neither 1.0, 0.0, -1.0 nor a blank; mend the value", where)
+            labels[name] = _STATUSES[value.strip()]
+    # It is derived: with a finding it contradicts, and its absence needs no statement.
+    if labels.get(NO_FINDING) == Status.POSITIVE:
+        if findings_present(labels):
+            return CONTRADICTORY
+    else:
+        labels.pop(NO_FINDING, None)
+    return format_observations(labels) if labels else NOTHING_MENTIONED
+
+
+def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    line = 1
+    try:
+        with (
+            gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as binary,
+            io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="") as text,
+        ):
+            reader = csv.reader(text, strict=True)
+            header = [_column(name) for name in next(reader, [])]
+            positions = []
+            for column in columns:
+                if header.count(column) != 1:
+                    fault = "is missing" if column not in header else "stands twice"
+                    raise InputError(f"column {column!r} {fault} in the header; download the file again", f"{path}:1")
+                positions.append(header.index(column))
+            width, study_at, patient_at = len(header), positions[0], positions[1]
+            wanted = itemgetter(*positions)
+            for fields in reader:
+                line = reader.line_num
+                if len(fields) != width:
+                    if not fields:
+                        continue
+                    short = header[len(fields)] if len(fields) < width else header[-1]
+                    raise InputError(
+                        f"the row has {len(fields)} fields, the header {width} (column {short!r}); download the file again",
+                        f"{path}:{line}",
+                    )
+                for position in (study_at, patient_at):
+                    if not (fields[position].isdecimal() and fields[position].isascii()):
+                        raise InputError(
+                            f"column {header[position]!r} holds no whole number; save the file without changing its numbers",
+                            f"{path}:{line}",
+                        )
+                yield line, wanted(fields)
+    except csv.Error as error:
+        raise InputError(f"the row is broken ({error}); download the file again", f"{path}:{line + 1}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise InputError("is not a whole gzip file; download it again", f"{path}:{line + 1}") from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from None
+
+
+def _column(name: str) -> str:
+    # The radiologist-labelled set calls Lung Opacity otherwise; other columns keep their names.
+    try:
+        return observation_name(name)
+    except InputError:
+        return name.strip()
+
+
+def _find_reports(root: Path) -> tuple[Path | None, Path | None, list[tuple[str, str, str]]]:
+    """Folder that holds `files`, or the archive, and path, patient and study of every report, sorted."""
+    if not root.is_dir():
+        raise InputError(
+            "no such folder; give the one that holds files/ or mimic-cxr-reports.zip as --root", str(root)
+        )
+    for base in (root, root / "mimic-cxr-reports"):
+        if (base / "files").is_dir():
+            paths = _scan(base)
+            if paths:
+                return base, None, paths
+    archive = root / ARCHIVE
+    if archive.is_file():
+        try:
+            with zipfile.ZipFile(archive) as file:
+                names = file.namelist()
+        except (zipfile.BadZipFile, OSError, EOFError):
+            raise InputError("is not a whole zip file; download it again", str(archive)) from None
+        matches = [_REPORT_PATH.fullmatch(name) for name in names]
+        paths = sorted((match[1], match[2], match[3]) for match in matches if match)
+        if paths:
+            return None, archive, paths
+    raise InputError(
+        "no reports of MIMIC-CXR here; looked for files/p10/p10000032/s50414267.txt and the like in this folder and in"
+        f" mimic-cxr-reports/, and in {ARCHIVE}; give the folder that holds them as --root",
+        str(root),
+    )
+
+
+def _scan(base: Path) -> list[tuple[str, str, str]]:
+    found = []
+    for group in sorted(os.listdir(base / "files")):
+        if not re.fullmatch(r"p\d{2}", group) or not (base / "files" / group).is_dir():
+            continue
+        for patient in sorted(os.listdir(base / "files" / group)):
+            if patient[:1] != "p" or not patient[1:].isdecimal():
+                continue
+            prefix = f"files/{group}/{patient}"
+            try:
+                names = os.listdir(f"{base}/{prefix}")
+            except NotADirectoryError:
+                continue
+            except OSError as error:
+                raise InputError(f"cannot be listed ({error.strerror}); check its permissions", prefix) from None
+            for name in names:
+                study, _, ending = name.partition(".")
+                if ending in ("txt", "txt.gz") and study[0] == "s" and study[1:].isdecimal():
+                    found.append((f"{prefix}/{name}", patient[1:], study[1:]))
+    found.sort()
+    return found
+
+
+def _relative(name: str) -> str | None:
+    match = _REPORT_PATH.fullmatch(name)
+    return match[1] if match else None
+
+
+def _read_generator(root: Path) -> dict[str, Any] | None:
+    path = root / "generator.json"
+    if not path.is_file():
+        return None
+    try:
+        generator = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        generator = None
+    if not isinstance(generator, dict):
+        raise InputError("must hold one JSON object; generate the tree again", str(path))
+    if generator.pop("synthetic", None) is not True:
+        return None
+    # As the manifest of every generated dataset names it.
+    return {"name": generator.pop("generator", "unknown"), **generator}
+
+
+def _has_empty_header(text: str, findings: str, impression: str) -> bool:
+    headers = {match[0].strip(" \t:").casefold() for match in _HEADER.finditer(text)}
+    return ("findings" in headers and not findings) or ("impression" in headers and not impression)

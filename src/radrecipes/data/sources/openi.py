@@ -1,0 +1,111 @@
+"""Reading the chest X-ray reports of OpenI (Indiana University): one XML file a report, without patient ids.
+
+Layout: https://openi.nlm.nih.gov/faq, `NLMCXR_reports.tgz`.
+"""
+
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from radrecipes.data.sources.report_source import RejectedReport, Report
+from radrecipes.errors import InputError
+
+FOLDER = "ecgen-radiology"
+ARCHIVE = "NLMCXR_reports.tgz"
+
+
+class OpenI:
+    """The reports of OpenI in the order of their numbers. OpenI names no patients: every report is a group of its own.
+
+    Args:
+        root (`str` or `Path`):
+            Folder that holds `ecgen-radiology/`, the XML files themselves or `NLMCXR_reports.tgz`.
+
+    Raises:
+        InputError: There are no reports, or the archive is damaged.
+    """
+
+    def __init__(self, root: str | Path):
+        root = Path(root)
+        if not root.is_dir():
+            raise InputError(f"no such folder; give the one that holds {FOLDER}/ or {ARCHIVE} as --root", str(root))
+        self.rejected: list[RejectedReport] = []
+        self.generator = None
+        self.files: list[dict[str, Any]] = []
+        self.folder = FOLDER
+        self._base: Path | None = None
+        self._items: list[tuple[str, bytes | None]] = []
+        for base in (root / FOLDER, root):
+            # Sorted by number: 2.xml before 10.xml.
+            names = sorted((path.name for path in base.glob("*.xml")), key=lambda name: (len(name), name))
+            if names:
+                self._base, self._items = base, [(f"{FOLDER}/{name}", None) for name in names]
+                break
+        else:
+            if (root / ARCHIVE).is_file():
+                self._items = _read_archive(root / ARCHIVE)
+        if not self._items:
+            raise InputError(
+                f"no reports of OpenI here; looked for {FOLDER}/*.xml, *.xml and {ARCHIVE}; give the folder that holds them"
+                " as --root",
+                str(root),
+            )
+        self.count = len(self._items)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it gets the items one by one."""
+        return {"_base": self._base}
+
+    def items(self) -> Iterator[tuple]:
+        """Path of every report, and its bytes where they come from the archive, which can be read only in order."""
+        return iter(self._items)
+
+    def read(self, item: tuple) -> Report | RejectedReport:
+        """Read findings and impression of one report."""
+        path, data = item
+        if data is None:
+            try:
+                data = (self._base / Path(path).name).read_bytes()
+            except OSError:
+                return RejectedReport(path, "unreadable")
+        sha256 = hashlib.sha256(data).digest()
+        if not data.strip():
+            return RejectedReport(path, "empty_report", sha256=sha256)
+        try:
+            tree = ElementTree.fromstring(data)
+        except (ElementTree.ParseError, ValueError, LookupError):
+            reason = "unreadable_xml" if _is_utf8(data) else "not_utf8"
+            return RejectedReport(path, reason, sha256=sha256)
+        sections = {"FINDINGS": "", "IMPRESSION": ""}
+        for element in tree.iter("AbstractText"):
+            label = (element.get("Label") or "").strip().upper()
+            if label in sections:
+                sections[label] = " ".join("".join(element.itertext()).split())
+        number = tree.find("uId")
+        study = (number.get("id") if number is not None else None) or Path(path).stem
+        return Report(study, study, sections["FINDINGS"], sections["IMPRESSION"], path, sha256=sha256)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_archive(path: Path) -> list[tuple[str, bytes]]:
+    members = []
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and member.name.endswith(".xml"):
+                    name = member.name.rpartition("/")[2]
+                    members.append((f"{FOLDER}/{name}", archive.extractfile(member).read()))
+    except (tarfile.TarError, EOFError, OSError, zlib.error):
+        raise InputError("is not a whole gzipped tar file; download it again", str(path)) from None
+    return sorted(members, key=lambda member: (len(member[0]), member[0]))

@@ -1,0 +1,125 @@
+"""Reading prompt and completion pairs: a JSONL file whose prompts list observations and whose completions are reports."""
+
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from radrecipes.data.sources.report_source import RejectedReport, Report
+from radrecipes.errors import InputError
+from radrecipes.radiology.observations import format_observations, parse_observations
+from radrecipes.radiology.sections import split_sections
+
+_TRAILING_HEADER = re.compile(r"[\s.;,]*(?:findings|report)\s*:\s*\Z", re.IGNORECASE)
+_SECTION_HEADER = re.compile(r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:", re.IGNORECASE)
+
+
+class ReportPairs:
+    """The pairs of a JSONL file in the order of its lines.
+
+    Args:
+        path (`str` or `Path`):
+            A `.jsonl` file in UTF-8, or one with `.gz`.
+        prompt_column (`str`, *optional*, defaults to `"prompt"`):
+            Observations as [`parse_observations`] reads them; `Findings:` at the end is ignored.
+        completion_column (`str`, *optional*, defaults to `"completion"`):
+            The report. Without headers all of it is findings.
+        id_column (`str`, *optional*):
+            Study id; without it rows are known by their line.
+        group_column (`str`, *optional*):
+            Patient; without it each row stands for itself, and reports of one patient may stand in several splits.
+        read_prompts (`bool`, *optional*, defaults to `True`):
+            Take the labels from the prompts; otherwise prompts are not read.
+
+    Raises:
+        InputError: The file is missing, empty or damaged.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        prompt_column: str = "prompt",
+        completion_column: str = "completion",
+        id_column: str | None = None,
+        group_column: str | None = None,
+        read_prompts: bool = True,
+    ):
+        self.path = Path(path)
+        self._prompt, self._completion = prompt_column if read_prompts else None, completion_column
+        self._id, self._group = id_column, group_column
+        self.rejected: list[RejectedReport] = []
+        self.generator = None
+        self.folder = None
+        if not self.path.is_file():
+            raise InputError("no such file; give a .jsonl or .jsonl.gz file as --root", str(self.path))
+        if not self.path.name.endswith((".jsonl", ".jsonl.gz")):
+            raise InputError("must be a .jsonl or .jsonl.gz file, one JSON object a line", str(self.path))
+        # Counted once for the progress bar; a damaged file is found before the work.
+        self.count = sum(1 for _ in self.items())
+        if not self.count:
+            raise InputError("the file has no lines; give one JSON object a line", str(self.path))
+        with self.path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self.files: list[dict[str, Any]] = [{"file": self.path.name, "sha256": sha256}]
+
+    def items(self) -> Iterator[tuple]:
+        """Number and bytes of every line that is not blank."""
+        number = 0
+        try:
+            with gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        yield number, line
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise InputError("is not a whole gzip file; copy it again", f"{self.path}:{number + 1}") from None
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(self.path)) from None
+
+    def read(self, item: tuple) -> Report | RejectedReport:
+        """Read one line."""
+        number, line = item
+        where = f"{self.path.name}:{number}"
+        try:
+            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError:
+            return RejectedReport(where, "not_utf8")
+        except (ValueError, RecursionError):
+            return RejectedReport(where, "unreadable_json", "write one object a line")
+        if not isinstance(row, dict):
+            return RejectedReport(where, "unreadable_json", "write one object a line")
+        cells = {}
+        for column in filter(None, (self._prompt, self._completion, self._id, self._group)):
+            value = row.get(column)
+            if isinstance(value, int) and not isinstance(value, bool) and column in (self._id, self._group):
+                value = str(value)
+            if not isinstance(value, str):
+                return RejectedReport(where, "unreadable_json", f"column {column!r} is missing or no text")
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                return RejectedReport(where, "not_utf8", f"column {column!r} holds half a character")
+            cells[column] = value
+        study = cells[self._id].strip() if self._id else str(number)
+        group = cells[self._group].strip() if self._group else study
+        if not group:
+            return RejectedReport(where, "empty_group")
+
+        observations = None
+        if self._prompt:
+            try:
+                observations = format_observations(parse_observations(_TRAILING_HEADER.sub("", cells[self._prompt])))
+            except InputError as error:
+                # The first half of the message quotes the prompt, the second says how to mend it.
+                return RejectedReport(where, "unreadable_prompt", str(error).partition("; ")[2])
+        text = cells[self._completion]
+        if not any(character.isalpha() for character in text):
+            return RejectedReport(where, "empty_report")
+        if not _SECTION_HEADER.search(text):
+            return Report(study, group, " ".join(text.split()), "", where, False, observations)
+        sections = split_sections(text)
+        return Report(study, group, sections.findings, sections.impression, where, False, observations)

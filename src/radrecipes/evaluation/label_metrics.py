@@ -1,0 +1,441 @@
+"""From what each system wrote for each row to the figures of `metrics.json` and the rows of `predictions.parquet`."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
+from radrecipes.data.label_sets import LabelSet
+from radrecipes.errors import InputError
+from radrecipes.evaluation.baselines import (
+    fit_linear_baseline,
+    fit_nearest_neighbour,
+    fit_support_vector_baseline,
+    majority_label,
+)
+from radrecipes.evaluation.confusions import ANY, costly_rows
+from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.slices import slice_figures, slice_masks
+from radrecipes.inference.answers import SystemOutput
+from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_figures
+from radrecipes.statistics import bootstrap_interval, macro_f1_statistic, mcnemar_exact, mean_statistic
+
+ADAPTER = "adapter"
+BASE = "base"
+MAJORITY = "majority"
+NEAREST = "nearest_neighbour"
+LINEAR = "tfidf_logistic_regression"
+SVM = "tfidf_linear_svm"
+BASELINES = (MAJORITY, NEAREST, LINEAR, SVM)
+
+# What the confidence of a system is, where it has one.
+CONFIDENCES = {
+    ADAPTER: "probability",
+    BASE: "probability",
+    LINEAR: "probability",
+    SVM: "margin",
+    NEAREST: "similarity",
+}
+
+TOP_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class EvaluationRows:
+    """The rows that every system answered, in one order.
+
+    Args:
+        ids (`Sequence[str]`):
+            Identifier of each row.
+        groups (`Sequence[str]`):
+            Patient, order or scenario of each row.
+        notes (`Sequence[str]`):
+            What the systems read.
+        references (`Sequence[str]`):
+            The right label of each row, canonical.
+    """
+
+    ids: Sequence[str]
+    groups: Sequence[str]
+    notes: Sequence[str]
+    references: Sequence[str]
+
+
+def classifier_outputs(
+    labels: Sequence[str], confidences: Sequence[float] | np.ndarray | None = None
+) -> list[SystemOutput]:
+    """The answers of a system that can only answer with labels.
+
+    Args:
+        labels (`Sequence[str]`):
+            The predicted label of each row.
+        confidences (`Sequence[float]` or `np.ndarray` of shape `(rows,)`, *optional*):
+            How sure the system is of each.
+
+    Returns:
+        `list[SystemOutput]`: one per row.
+    """
+    if confidences is None:
+        return [SystemOutput(text=label, label=label) for label in labels]
+    return [
+        SystemOutput(text=label, label=label, confidence=float(confidence))
+        for label, confidence in zip(labels, confidences, strict=True)
+    ]
+
+
+def confident_answers(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> ConfidentAnswers | None:
+    """What abstaining needs of a system's answers.
+
+    Args:
+        rows ([`EvaluationRows`]):
+            The rows.
+        outputs (`Sequence[SystemOutput]`):
+            The answers, row by row.
+
+    Returns:
+        [`ConfidentAnswers`] or `None`: `None` where an answer has no confidence.
+    """
+    if any(output.confidence is None for output in outputs):
+        return None
+    confidences = np.array([output.confidence for output in outputs], dtype=np.float64)
+    return ConfidentAnswers([output.label for output in outputs], confidences, _correct(rows, outputs), rows.groups)
+
+
+def baseline_outputs(
+    train: EvaluationRows, validation: EvaluationRows, rows: EvaluationRows
+) -> tuple[dict[str, list[SystemOutput]], dict[str, list[SystemOutput]]]:
+    """Fit every baseline on the rows that the model was trained on, and let it answer.
+
+    Args:
+        train ([`EvaluationRows`]):
+            Rows to learn from.
+        validation ([`EvaluationRows`]):
+            Rows to choose the strength of regularisation by.
+        rows ([`EvaluationRows`]):
+            Rows to answer.
+
+    Returns:
+        `tuple[dict, dict]`: the answers of each of `BASELINES` to the validation rows, and to the rows.
+
+    Raises:
+        InputError: The training labels are fewer than two, the validation split is empty, or no note holds a word.
+    """
+    learned = (train.notes, train.references)
+    chosen_by = (validation.notes, validation.references)
+    fitted = {
+        NEAREST: fit_nearest_neighbour(*learned),
+        LINEAR: fit_linear_baseline(*learned, *chosen_by),
+        SVM: fit_support_vector_baseline(*learned, *chosen_by),
+    }
+    commonest = majority_label(train.references)
+    answers = []
+    for asked in (validation, rows):
+        systems = {MAJORITY: classifier_outputs([commonest] * len(asked.ids))}
+        for name, baseline in fitted.items():
+            systems[name] = classifier_outputs(baseline.predict(asked.notes), baseline.confidences(asked.notes))
+        answers.append(systems)
+    return answers[0], answers[1]
+
+
+def best_baseline(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> dict[str, Any] | None:
+    """The strongest baseline, to be asked on validation: chosen on test it would be flattered by chance.
+
+    Args:
+        rows ([`EvaluationRows`]):
+            The rows of the validation split.
+        systems (`Mapping[str, Sequence[SystemOutput]]`):
+            The answers of each system to them.
+
+    Returns:
+        `dict` or `None`: `name` and `validation_accuracy` of the baseline with the highest exact accuracy, the first of
+        `BASELINES` among equals; `None` where no baseline answered.
+    """
+    accuracies = {name: float(_correct(rows, systems[name]).mean()) for name in BASELINES if name in systems}
+    if not accuracies:
+        return None
+    name = max(accuracies, key=accuracies.get)
+    return {"name": name, "validation_accuracy": accuracies[name]}
+
+
+def compute_metrics(
+    rows: EvaluationRows,
+    systems: Mapping[str, Sequence[SystemOutput]],
+    *,
+    label_set: LabelSet,
+    train_notes: Sequence[str],
+    train_labels: Sequence[str],
+    embedder: TextEmbedder,
+    split: str,
+    dataset: Mapping[str, Any],
+    decoding: Mapping[str, Any],
+    seeds: Mapping[str, int],
+    validation_rows: EvaluationRows | None = None,
+    validation_systems: Mapping[str, Sequence[SystemOutput]] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    targets: Sequence[float] = TARGETS,
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """Everything that `metrics.json` holds.
+
+    Args:
+        rows ([`EvaluationRows`]):
+            The rows.
+        systems (`Mapping[str, Sequence[SystemOutput]]`):
+            The answers of each system, row by row. `adapter` is compared with the best baseline, with
+            `tfidf_logistic_regression` and with `base`, where they are there.
+        label_set ([`LabelSet`]):
+            Every label, and what is said about it.
+        train_notes (`Sequence[str]`):
+            Notes of the train split.
+        train_labels (`Sequence[str]`):
+            Their labels.
+        embedder ([`TextEmbedder`]):
+            Embeds answers and references for the semantic similarity.
+        split (`str`):
+            Name of the split that the rows are from.
+        dataset (`Mapping[str, Any]`):
+            At least `name`, `access` and `digest` of the dataset.
+        decoding (`Mapping[str, Any]`):
+            How the answers were made.
+        seeds (`Mapping[str, int]`):
+            The seeds in play; `bootstrap` among them.
+        validation_rows ([`EvaluationRows`], *optional*):
+            Rows that thresholds and the best baseline are chosen on. Left out, there are none.
+        validation_systems (`Mapping[str, Sequence[SystemOutput]]`, *optional*):
+            Answers to the validation rows. A system without them gets no thresholds.
+        calibration (`Mapping[str, Any]`, *optional*):
+            Temperature and calibration figures of the adapter, as they stand in the result.
+        targets (`Sequence[float]`, *optional*, defaults to `(0.90, 0.95, 0.98)`):
+            Target accuracies of the thresholds.
+        resamples (`int`, *optional*, defaults to 2000):
+            Bootstrap resamples.
+
+    Returns:
+        `dict`: plain values only, ready for JSON. Every `{"value", "low", "high"}` is a figure with its 95 % bootstrap
+        interval over groups. `selective` is there for the systems whose answers have a confidence.
+
+    Raises:
+        InputError: There are no rows, or no training rows.
+        ValueError: The columns of `rows` differ in length, a system has not one answer per row, or `seeds` lacks
+            `bootstrap`.
+    """
+    if not len(rows.ids):
+        raise InputError("there are no rows to evaluate; choose a split that holds some")
+    _check_answers(rows, systems)
+    if validation_rows is None:
+        validation_systems = {}
+    else:
+        validation_systems = validation_systems or {}
+        _check_answers(validation_rows, validation_systems)
+    if "bootstrap" not in seeds:
+        raise ValueError("seeds must hold `bootstrap`")
+    draws = {"resamples": resamples, "seed": seeds["bootstrap"]}
+    commonest_label = majority_label(train_labels)
+
+    # One call embeds every distinct text, so that later calls only look vectors up.
+    texts = [output.text for outputs in systems.values() for output in outputs]
+    embedder.embed([*label_set.names, *rows.references, *texts])
+
+    measured = {}
+    for name, outputs in systems.items():
+        measured[name] = _accuracy_figures(rows, outputs, label_set, embedder, draws)
+        costly = costly_rows(label_set, rows.references, [output.label for output in outputs])
+        measured[name]["costly_confusions"] = {
+            kind: {"count": int(mask.sum()), "share": bootstrap_interval(mean_statistic(mask), rows.groups, **draws)}
+            for kind, mask in costly.items()
+        }
+        answers = confident_answers(rows, outputs)
+        if answers is not None:
+            choices = []
+            if name in validation_systems:
+                validation = confident_answers(validation_rows, validation_systems[name])
+                if validation is not None:
+                    choices = choose_thresholds(validation, targets, label_set.always_review)
+            measured[name]["selective"] = {
+                "confidence": CONFIDENCES[name],
+                **selective_figures(answers, costly[ANY], choices, label_set.always_review, **draws),
+            }
+
+    best = best_baseline(validation_rows, validation_systems) if validation_systems else None
+    opponents = [best["name"], LINEAR, BASE] if best else [LINEAR, BASE]
+    shown = [name for name in (ADAPTER, best["name"] if best else None) if name in systems]
+    masks = slice_masks(rows.notes, rows.references, train_notes, train_labels, label_set)
+    return {
+        "split": split,
+        "rows": len(rows.ids),
+        "groups": len(set(rows.groups)),
+        "labels": len(label_set.names),
+        "labels_in_split": len(set(rows.references)),
+        "dataset": dict(dataset),
+        "decoding": dict(decoding),
+        "seeds": dict(seeds),
+        "interval": {"kind": "percentile bootstrap over groups", "confidence": 0.95, "resamples": resamples},
+        "systems": measured,
+        "best_baseline": best,
+        "comparisons": [
+            _comparison(rows, systems, other, draws)
+            for other in dict.fromkeys(opponents)
+            if ADAPTER in systems and other in systems
+        ],
+        "calibration": dict(calibration) if calibration else None,
+        "slices": slice_figures(masks, rows.groups, {name: _correct(rows, systems[name]) for name in shown}, **draws),
+        "semantic_similarity": {
+            "model": embedder.name,
+            "chance": similarity_chance_levels(rows.references, label_set.names, commonest_label, embedder),
+        },
+        "train_majority_label": commonest_label,
+    }
+
+
+def _check_answers(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> None:
+    if len({len(rows.ids), len(rows.groups), len(rows.notes), len(rows.references)}) != 1:
+        raise ValueError("ids, groups, notes and references must have one length")
+    for name, outputs in systems.items():
+        if len(outputs) != len(rows.ids):
+            raise ValueError(f"system {name!r} has {len(outputs)} answers for {len(rows.ids)} rows")
+
+
+def _correct(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> np.ndarray:
+    return np.array([output.label == reference for output, reference in zip(outputs, rows.references, strict=True)])
+
+
+def _accuracy_figures(
+    rows: EvaluationRows,
+    outputs: Sequence[SystemOutput],
+    label_set: LabelSet,
+    embedder: TextEmbedder,
+    draws: Mapping[str, int],
+) -> dict[str, Any]:
+    labels = [output.label for output in outputs]
+    statistics = {
+        "exact_accuracy": mean_statistic(_correct(rows, outputs)),
+        "macro_f1": macro_f1_statistic(rows.references, labels),
+        "out_of_vocabulary_rate": mean_statistic([label is None for label in labels]),
+        "semantic_similarity": mean_statistic(
+            embedder.similarities([output.text for output in outputs], rows.references)
+        ),
+    }
+    return {
+        **{name: bootstrap_interval(statistic, rows.groups, **draws) for name, statistic in statistics.items()},
+        "never_stopped_rate": float(np.mean([not output.stopped for output in outputs])),
+        "mean_generated_tokens": float(np.mean([output.generated_tokens for output in outputs])),
+        "per_label": per_label_table(rows.references, labels, label_set.names),
+    }
+
+
+def _comparison(
+    rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]], other: str, draws: Mapping[str, int]
+) -> dict[str, Any]:
+    ours, theirs = _correct(rows, systems[ADAPTER]), _correct(rows, systems[other])
+    difference = mean_statistic(ours.astype(float) - theirs)
+    return {
+        "first": ADAPTER,
+        "second": other,
+        **mcnemar_exact(ours, theirs),
+        "difference_in_exact_accuracy": bootstrap_interval(difference, rows.groups, **draws),
+    }
+
+
+def similarity_chance_levels(
+    references: Sequence[str], label_names: Sequence[str], train_majority_label: str, embedder: TextEmbedder
+) -> dict[str, float]:
+    """How similar to the references answers are that know nothing of the note.
+
+    Args:
+        references (`Sequence[str]`):
+            The right labels.
+        label_names (`Sequence[str]`):
+            Every label of the label set.
+        train_majority_label (`str`):
+            The commonest label of the train split.
+        embedder ([`TextEmbedder`]):
+            Embeds the labels.
+
+    Returns:
+        `dict[str, float]`: `random_label`, the expected similarity to a label drawn uniformly from the set (computed,
+        not drawn), and `majority_label`.
+    """
+    # The mean of the dot products with all labels is the dot product with the mean of all labels.
+    mean_label = embedder.embed(label_names).mean(axis=0)
+    return {
+        "random_label": float((embedder.embed(references) @ mean_label).mean()),
+        "majority_label": float(embedder.similarities(references, [train_majority_label] * len(references)).mean()),
+    }
+
+
+def per_label_table(
+    references: Sequence[str], predictions: Sequence[str | None], label_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """How well each label is recognised.
+
+    Args:
+        references (`Sequence[str]`):
+            The right labels.
+        predictions (`Sequence[str]` or `Sequence[None]`):
+            The predicted labels.
+        label_names (`Sequence[str]`):
+            Every label of the label set; the order of the result.
+
+    Returns:
+        `list[dict]`: per label `label`, `support` (rows with this reference), `predicted` (rows with this
+        prediction), and `precision`, `recall`, `f1`, each `None` where it would divide by zero.
+    """
+    support, predicted = Counter(references), Counter(predictions)
+    right = Counter(label for label, prediction in zip(references, predictions, strict=True) if label == prediction)
+
+    def ratio(part: float, whole: int) -> float | None:
+        return part / whole if whole else None
+
+    return [
+        {
+            "label": name,
+            "support": support[name],
+            "predicted": predicted[name],
+            "precision": ratio(right[name], predicted[name]),
+            "recall": ratio(right[name], support[name]),
+            "f1": ratio(2 * right[name], support[name] + predicted[name]),
+        }
+        for name in label_names
+    ]
+
+
+def predictions_table(
+    rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]], access: str
+) -> pd.DataFrame:
+    """The rows of `predictions.parquet`.
+
+    Args:
+        rows ([`EvaluationRows`]):
+            The rows.
+        systems (`Mapping[str, Sequence[SystemOutput]]`):
+            The answers of each system, row by row.
+        access (`str`):
+            Access level of the dataset. Unless it is `synthetic` or `open`, the columns with free text (`note` and
+            `<system>_text`) are left out, because a model may repeat what it read.
+
+    Returns:
+        `pd.DataFrame`: `id`, `group`, `note`, `reference`, and per system `<system>_text`, `<system>_label` (missing
+        where the answer was no label), `<system>_stopped`, and where the answers have them `<system>_confidence` and
+        the most probable labels, `<system>_top1_label`, `<system>_top1_probability` and so on to the third.
+    """
+    showable = access in SHOWABLE_ACCESS
+    columns: dict[str, Any] = {"id": list(rows.ids), "group": list(rows.groups)}
+    if showable:
+        columns["note"] = list(rows.notes)
+    columns["reference"] = list(rows.references)
+    for name, outputs in systems.items():
+        if showable:
+            columns[f"{name}_text"] = [output.text for output in outputs]
+        columns[f"{name}_label"] = pd.array([output.label for output in outputs], dtype="string")
+        columns[f"{name}_stopped"] = [output.stopped for output in outputs]
+        if any(output.confidence is not None for output in outputs):
+            columns[f"{name}_confidence"] = pd.array([output.confidence for output in outputs], dtype="Float64")
+        for place in range(min(TOP_COLUMNS, max((len(output.top) for output in outputs), default=0))):
+            top = [output.top[place] if place < len(output.top) else (None, None) for output in outputs]
+            columns[f"{name}_top{place + 1}_label"] = pd.array([label for label, _ in top], dtype="string")
+            columns[f"{name}_top{place + 1}_probability"] = pd.array([value for _, value in top], dtype="Float64")
+    return pd.DataFrame(columns)

@@ -1,0 +1,229 @@
+"""A finished run, loaded to answer: base, adapter, tokenizer and prompt, each checked against what it was trained with."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from transformers.utils import CHAT_TEMPLATE_FILE
+
+from radrecipes import hub
+from radrecipes.data.example import Example
+from radrecipes.errors import InputError
+from radrecipes.inference import vllm_engine
+from radrecipes.inference.generation import Generation, Sampling, generate
+from radrecipes.models import base as models
+from radrecipes.recipe import Recipe, parse_recipe
+from radrecipes.tasks import TASKS
+from radrecipes.tasks.rendering import prompt_template_digest, render_prompt
+from radrecipes.tasks.task import Task
+from radrecipes.training import run_folder
+
+ENGINES = ("transformers", "vllm")
+
+
+def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
+    """The folder of a run, its recipe and its task; loads no weights.
+
+    A chat template that the recipe names is read from the run's tokenizer: the file may have changed since, and a release comes
+    without it.
+
+    Args:
+        run (`str` or `Path`):
+            A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`, which is pulled and verified.
+
+    Raises:
+        [`InputError`]: no finished run, or a release that is not there or not what was published.
+    """
+    folder = hub.pull(str(run)) if is_reference(run) else Path(run)
+    if (folder / "adapter_config.json").is_file() and not run_folder.is_release(folder):
+        folder = folder.parent
+    run_folder.read_manifest(folder)
+    recipe = parse_recipe(folder / "recipe.yaml")
+    kept = run_folder.adapter_folder(folder) / CHAT_TEMPLATE_FILE
+    if recipe.training.chat_template_path and kept.is_file():
+        recipe.training.chat_template_path = str(kept)
+    return folder, recipe, TASKS[recipe.arguments.task]
+
+
+def is_reference(name: str | Path) -> bool:
+    """Whether this names a release on the Hub, and no folder that is here."""
+    return isinstance(name, str) and "@" in name and not Path(name).exists()
+
+
+class Predictor(ABC):
+    """What predictors of all tasks share. A subclass checks what is its own, then calls `_load_model`.
+
+    Args:
+        folder (`str` or `Path`):
+            A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`.
+        allow_other_weights (`bool`, *optional*, defaults to `False`):
+            Load the adapter onto base weights of another hash than it was trained on.
+        engine (`str`, *optional*, defaults to `"transformers"`):
+            What generates: one of `ENGINES`.
+
+    Attributes:
+        shared (`bool`):
+            Whether all processes of a job ask the same of it, so that each answers a part of the batches; `False` until it is set.
+
+    Raises:
+        [`InputError`]: no finished run, other base weights, another base, another prompt template than in training.
+    """
+
+    def __init__(self, folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers"):
+        self.folder, self.recipe, self.task = run_of(folder)
+        self.adapter_folder = run_folder.adapter_folder(self.folder)
+        self.manifest = run_folder.read_manifest(self.folder)
+        self.engine = engine
+        self.shared = False
+        self._allow_other_weights = allow_other_weights
+        self._check_base()
+        self.tokenizer = models.load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
+        self.stops = models.stop_token_ids(self.tokenizer)
+        self.style = self.recipe.arguments.prompt_style
+        self.prompt_sha256 = prompt_template_digest(self.task, self.tokenizer, self.style)
+        if self.prompt_sha256 != self.manifest["prompt"]["sha256"]:
+            raise InputError(
+                "the prompt template is another one than in training (instruction or chat template); train again",
+                str(self.folder),
+            )
+        self.adapter_sha256 = models.adapter_digest(self.adapter_folder)
+
+    @abstractmethod
+    def answer(
+        self,
+        inputs: Sequence[dict[str, str]],
+        batch_size: int = 32,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Any]:
+        """Answers to inputs of the task, in order.
+
+        Args:
+            inputs (`Sequence[dict[str, str]]`):
+                What [`~tasks.task.Task.read_input`] gave for each row.
+            batch_size (`int`, *optional*, defaults to `32`):
+                Rows a batch.
+            on_progress (`Callable[[int], None]`, *optional*):
+                Called with the number of rows done since.
+        """
+
+    @abstractmethod
+    def answers_table(self, examples: Sequence[Example], answers: Sequence[Any], keep_input: bool) -> pa.Table:
+        """The rows of an output file, `id` first: of one schema whatever the rows; the input only where it is to be kept."""
+
+    @abstractmethod
+    def summary(self, table_counts: dict[str | None, int]) -> str:
+        """What a whole output holds, in words, from the counts of its column `counted_column`."""
+
+    @abstractmethod
+    def as_text(self, answer: Any) -> str:
+        """One answer for a terminal."""
+
+    @property
+    @abstractmethod
+    def counted_column(self) -> str:
+        """Column of [`answers_table`] whose values are counted for [`summary`]."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of everything that decides an answer beside the input."""
+        return hashlib.sha256(json.dumps(self._decisive_parts(), sort_keys=True).encode()).hexdigest()
+
+    def _decisive_parts(self) -> dict[str, Any]:
+        return {
+            "adapter": self.adapter_sha256,
+            "base": self.manifest["base"]["weights_sha256"],
+            "prompt": self.prompt_sha256,
+            "max_new_tokens": self.recipe.arguments.max_new_tokens,
+        }
+
+    def prompts(self, inputs: Sequence[dict[str, str]]) -> list[list[int]]:
+        """Token ids of the prompts that the model reads."""
+        return [render_prompt(self.task, row, self.tokenizer, self.style) for row in inputs]
+
+    def generate(
+        self,
+        inputs: Sequence[dict[str, str]],
+        batch_size: int = 32,
+        untuned: bool = False,
+        sampling: Sampling | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Generation]:
+        """What the model writes, greedily unless `sampling` is given.
+
+        Args:
+            inputs, batch_size, on_progress:
+                As for [`answer`].
+            untuned (`bool`, *optional*, defaults to `False`):
+                Write with the base model, the adapter switched off.
+            sampling ([`~inference.Sampling`], *optional*):
+                Draw instead of taking the most probable token.
+
+        Returns:
+            `list[Generation]`: one a row, in order.
+        """
+        prompts = self.prompts(inputs)
+        longest = self._room_behind(prompts)
+        if self.engine == "vllm":
+            return self._vllm.generate(prompts, longest, untuned, sampling, on_progress)
+        return self._with(
+            untuned,
+            lambda: generate(
+                self.model,
+                self.tokenizer,
+                prompts,
+                self.stops,
+                longest,
+                batch_size,
+                sampling,
+                on_progress,
+                self.shared,
+            ),
+        )
+
+    def _room_behind(self, prompts: Sequence[list[int]]) -> int:
+        """The recipe's `max_new_tokens`, or fewer where the base has no more positions: learned ones end in an index error."""
+        longest = max(map(len, prompts), default=0)
+        positions = getattr(models.load_config(self.recipe.model), "max_position_embeddings", None) or np.inf
+        if longest >= positions:
+            raise InputError(
+                f"a prompt has {longest} tokens and the base takes {positions}; shorten the input", str(self.folder)
+            )
+        return int(min(self.recipe.arguments.max_new_tokens, positions - longest))
+
+    def _load_model(self) -> None:
+        if self.engine == "vllm":
+            self._vllm = vllm_engine.VllmEngine(self.recipe, self.adapter_folder, self.stops)
+        else:
+            base = models.load_base(self.recipe.model)
+            if not getattr(base, "is_quantized", False):  # quantised weights are placed as they are loaded
+                base.to(models.inference_device())
+            self.model = models.load_adapter(base, self.adapter_folder, self.recipe.model.model_name_or_path)
+        self._check_base(loaded=True)
+
+    def _with(self, untuned: bool, work: Callable):
+        """Run with the adapter, or with it switched off."""
+        if not untuned:
+            return work()
+        with self.model.disable_adapter():
+            return work()
+
+    def _check_base(self, loaded: bool = False) -> None:
+        """Compare the base's weights with those of training; what is yet to be downloaded is compared once it is loaded."""
+        model_id, revision = self.recipe.model.model_name_or_path, self.recipe.model.model_revision
+        trained_on = self.manifest["base"]["weights_sha256"]
+        if not trained_on or self._allow_other_weights:
+            return
+        present = models.weights_digest(model_id, revision)
+        if present is None and not loaded:
+            return
+        if present != trained_on:
+            raise InputError(
+                f"the adapter was trained on other weights of {model_id} (sha256 {trained_on[:12]}, here "
+                f"{present[:12] if present else 'unknown'}); restore them, or accept it with --allow-other-weights",
+                str(self.folder),
+            )

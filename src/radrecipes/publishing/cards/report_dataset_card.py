@@ -1,0 +1,96 @@
+"""The dataset card of prepared reports, and the tables that the terminal shows when they are made: counts, never text."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from radrecipes.data.dataset_folder import SPLITS
+from radrecipes.data.report_preparation import COLUMNS, FILTERS
+from radrecipes.data.sources.report_source import DROP_REASONS
+from radrecipes.publishing.cards.front_matter import card_title, dataset_card_data
+from radrecipes.radiology.observations import OBSERVATIONS
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_ORIGINS = {
+    "mimic-cxr": "a tree in MIMIC-CXR's layout",
+    "openi": "OpenI (Indiana University chest X-ray collection)",
+    "jsonl": "prompt and completion pairs",
+}
+# Published sources, as `source_datasets` names what is not on the Hub.
+_PUBLISHED = {"mimic-cxr": "other-mimic-cxr", "openi": "other-openi"}
+_CHANGES = {
+    "earlier_studies": "comparison with an earlier study left out",
+    "deidentified": "de-identification mark left out or rewritten",
+    "details": "side or measurement left out",
+}
+
+
+def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
+    """Write the card of a prepared report dataset from its manifest.
+
+    Args:
+        manifest (`Mapping[str, Any]`):
+            What the dataset's manifest says, with `name`, `license`, `language`, `access`, `generator`, `origin`,
+            `label_source`, `labels` and the facts of a [`ReportPreparation`]; hashes are not needed.
+
+    Returns:
+        `str`: Markdown with the YAML front matter of a Hub dataset card.
+    """
+    relabelled = manifest["label_source"] == "relabel"
+    data = dataset_card_data(
+        manifest,
+        columns=COLUMNS,
+        task_category="text-generation",
+        annotations="machine-generated" if relabelled or manifest["access"] == "synthetic" else "found",
+        tags=["chest-x-ray", "radiology-report"],
+        extends=None if manifest["generator"] else _PUBLISHED.get(manifest["origin"]),
+    )
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)
+    text = environment.get_template("report_dataset_card.md.jinja").render(
+        card_data=data.to_yaml(),
+        title=card_title(manifest),
+        synthetic=manifest["access"] == "synthetic",
+        manifest=manifest,
+        origin=_ORIGINS[manifest["origin"]],
+        split_names=SPLITS,
+        observations=OBSERVATIONS,
+        drop_reasons=DROP_REASONS,
+        filters=FILTERS,
+        changes=_CHANGES,
+        relabelled=relabelled,
+    )
+    return text.rstrip() + "\n"
+
+
+def render_report_summary(manifest: Mapping[str, Any]) -> str:
+    """Lay out what was read, kept and found as tables for the terminal.
+
+    Args:
+        manifest (`Mapping[str, Any]`):
+            A manifest as for [`render_report_dataset_card`].
+
+    Returns:
+        `str`: Several lines; reasons that left out no report are not listed.
+    """
+    rows, audit = manifest["rows"], manifest["leakage_audit"]
+    counts = [("reports read", rows["read"])]
+    counts += [(f"dropped: {DROP_REASONS[reason]}", count) for reason, count in rows["dropped"].items()]
+    counts += [(f"left out: {FILTERS[name]}", count) for name, count in rows["filtered"].items()]
+    counts.append(("kept", rows["kept"]))
+    counts += [(f"  shortened: {_CHANGES[name]}", count) for name, count in rows["changed"].items()]
+    width = max(len(name) for name, _ in counts) + 2
+    lines = [f"{name:<{width}}{count:>9}" for name, count in counts]
+
+    lines += [
+        "",
+        f"{'split':<12}{'reports':>9}{'groups':>9}{'normal':>9}{'groups in training':>20}{'verbatim in training':>22}",
+    ]
+    for split in SPLITS:
+        figures = manifest["splits"][split]
+        line = f"{split:<12}{figures['rows']:>9}{figures['groups']:>9}{figures['normal']:>9}"
+        if split in audit:
+            line += f"{audit[split]['shared_groups']:>20}{audit[split]['verbatim']:>22}"
+        lines.append(line)
+    return "\n".join(lines)

@@ -1,0 +1,61 @@
+"""How a sentence is mended after words were cut out of it."""
+
+import re
+
+from radrecipes.radiology.sentences import split_sentences
+
+# Stands where words were cut out; articles and loose ends are found by it.
+CUT = "\x00"
+# What a cut may not leave: a word that something has to follow, or a verb or preposition that lost its object.
+_OPEN_WORD = (
+    r"(?:is|are|was|were|be|been|the|an?|of|in|on|at|to|by|with|and|or|nor|than|from|measur(?:es?|ed|ing)|which|that|those|as|"
+    r"no|within|between|into|over|under|about|approximately|for|per|its|appears?|has|have|spans?|seen as|size|up)"
+)
+_LOOSE_END = re.compile(
+    rf"\b{_OPEN_WORD}\s*{CUT}[\s{CUT}]*(?:[.,;:!?)]|\Z|(?:and|or|nor|but|with|than|in|of|from|is|are|was|were|which|that)\b)|"
+    rf"\b(?:is|are|was|were|measur(?:es?|ed)|size)\s*{CUT}[\s{CUT}]*(?:to|at|on)\b|"
+    rf"\A[\s{CUT}]*(?:(?:and|or|than|of|is|are|was|were|which|in)\b|[.,;:]|\Z)|"
+    rf"(?:\b(?:and|or)|,)\s*{CUT}[\s{CUT}]*(?:and|or)\b",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(rf"\b(a|an)(\s*{CUT}[\s{CUT}]*)([^\W_]+)", re.IGNORECASE)
+# Letters that are spoken with a vowel in front: an NG tube, an SVC filter.
+_SPELT_WITH_A_VOWEL = frozenset("AEFHILMNORSX")
+_CONSONANT_SOUND = re.compile(r"(?:uni(?!n|m)|use|usu|eu|one\b|once)", re.IGNORECASE)
+_SILENT_H = re.compile(r"(?:hour|honest|heir)", re.IGNORECASE)
+# left over from `, left greater than right, is`
+_LONE_COMMA = re.compile(rf"{CUT}\s*,(?=\s+(?:is|are|was|were|has|have)\b)")
+_SPACES = re.compile(r"\s+")
+_SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;:)])|(?<=\()\s+|\(\s*\)\s*")
+_DOUBLE_STOP = re.compile(r"[,;:](?=[.,;])")
+
+
+def mended(cut: str, sentence: str) -> str:
+    """Set right what cuts left behind: spaces, commas, `a` and `an`, the first letter.
+
+    Args:
+        cut (`str`):
+            A sentence with `CUT` wherever words were taken out of it.
+        sentence (`str`):
+            The sentence as it was, whose first letter says whether it begins with a capital.
+
+    Returns:
+        `str`: one sentence, or `""` where the cut left no sentence: a verb without its object, an article without its noun.
+    """
+    if _LOOSE_END.search(cut):
+        return ""
+    cut = _ARTICLE.sub(lambda match: f"{article(match[1], match[3])}{match[2]}{match[3]}", cut)
+    cut = _SPACES.sub(" ", _LONE_COMMA.sub(" ", cut).replace(CUT, " ")).strip()
+    cut = _DOUBLE_STOP.sub("", _SPACE_BEFORE_STOP.sub("", cut)).strip()
+    if len(split_sentences(cut)) != 1:
+        return ""
+    return cut[0].upper() + cut[1:] if sentence[0].isupper() else cut
+
+
+def article(given: str, word: str) -> str:
+    """`a` or `an` before a word, in the case of the article that stood there."""
+    if word.isupper() and len(word) > 1:
+        vowel = word[0] in _SPELT_WITH_A_VOWEL
+    else:
+        vowel = bool(_SILENT_H.match(word)) or (word[0].lower() in "aeiou" and not _CONSONANT_SOUND.match(word))
+    return given[0] + ("n" if vowel else "")

@@ -1,0 +1,369 @@
+"""Checkpoints that are whole or absent: written beside, hashed, synced, renamed last, and verified before they are loaded.
+
+The Trainer writes into `checkpoints/unfinished/`; [`WholeCheckpoints`] makes a checkpoint of what it wrote once every process is
+done with it. A checkpoint that was torn, lost a file or changed by a bit is never loaded: [`find_last_valid`] falls back to the
+one before.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from torch import nn
+from transformers import TrainerCallback
+
+from radrecipes.environment import peak_memory_gib
+from radrecipes.errors import FullDiskError, InputError, NoCheckpointError, RadrecipesError
+from radrecipes.files import file_sha256
+
+FOLDER = "checkpoints"
+MANIFEST = "MANIFEST.json"
+UNFINISHED = "unfinished"
+# So many of the newest valid checkpoints are kept.
+KEPT = 2
+# Beside weights and optimizer: tokenizer, states of scheduler and random generators, the Trainer's state.
+_SMALL_FILES_BYTES = 16 * 2**20
+# For each trained number under FSDP and ZeRO, which keep it and its moments in float32: measured 13 to 21, most under ZeRO-2.
+_SHARDED_BYTES = 22
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was verified.
+
+    Args:
+        folder (`Path`):
+            `checkpoints/checkpoint-<step>`.
+        step (`int`):
+            Optimizer steps done.
+        identity (`dict`):
+            What the run was made of, see [`~run_folder.run_identity`].
+        progress (`dict`):
+            What the run counted so far, see [`Progress`].
+    """
+
+    folder: Path
+    step: int
+    identity: dict[str, Any]
+    progress: dict[str, Any]
+
+
+class Progress:
+    """What a run counts over all its tries; every checkpoint carries it.
+
+    Args:
+        last ([`Checkpoint`], *optional*):
+            The checkpoint that this try resumes from.
+        changed (`Mapping`, *optional*):
+            What differs from the run that wrote it, as the user allowed.
+
+    Attributes:
+        resumes (`list[dict]`):
+            For each time that the run was resumed the `step` and what `changed`.
+        checkpoint_seconds (`float`):
+            What writing checkpoints took.
+    """
+
+    def __init__(self, last: Checkpoint | None = None, changed: Mapping[str, Any] | None = None):
+        before = last.progress if last else {}
+        self._peak_memory_gib = before.get("peak_memory_gib", 0.0)
+        self._seconds_before = before.get("seconds", 0.0)
+        self._began: float | None = None
+        self.checkpoint_seconds = before.get("checkpoint_seconds", 0.0)
+        self.resumes = list(before.get("resumes", []))
+        if last:
+            self.resumes.append({"step": last.step, "changed": dict(changed or {})})
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training; of an earlier try those up to the checkpoint, because what came after it was lost."""
+        running = time.monotonic() - self._began if self._began is not None else 0.0
+        return round(self._seconds_before + running, 3)
+
+    def begin(self) -> None:
+        """Training begins now: the seconds before were loading."""
+        self._began = time.monotonic()
+
+    def so_far(self) -> dict[str, Any]:
+        """Everything counted, as a checkpoint and the manifest hold it."""
+        return {
+            "seconds": self.seconds,
+            "checkpoint_seconds": round(self.checkpoint_seconds, 3),
+            "peak_memory_gib": max(self._peak_memory_gib, peak_memory_gib()),
+            "resumes": self.resumes,
+        }
+
+
+@dataclass(frozen=True)
+class Search:
+    """What [`find_last_valid`] found.
+
+    Args:
+        newest (`Checkpoint` or `None`):
+            The newest valid checkpoint.
+        rejected (`tuple[str, ...]`):
+            One line for each newer one that is not valid: its folder, the file, and what is wrong with it.
+    """
+
+    newest: Checkpoint | None
+    rejected: tuple[str, ...]
+
+
+class InvalidCheckpointError(Exception):
+    """A checkpoint is not what was written; the text names the file and the reason."""
+
+
+def find_last_valid(run: Path) -> Search:
+    """The newest checkpoint of a run whose every file is the one that was written.
+
+    Args:
+        run (`Path`):
+            The run's folder.
+
+    Returns:
+        [`Search`]: without a checkpoint where there is none at all.
+
+    Raises:
+        [`NoCheckpointError`]: there are checkpoints, and none is valid.
+    """
+    rejected = []
+    for folder in _newest_first(run):
+        try:
+            return Search(verify(folder), tuple(rejected))
+        except InvalidCheckpointError as error:
+            rejected.append(f"{folder}: {error}")
+    if rejected:
+        raise NoCheckpointError(
+            f"no checkpoint is valid ({'; '.join(rejected)}); restore them, or train from the beginning with --restart"
+        )
+    return Search(None, ())
+
+
+def verify(folder: Path) -> Checkpoint:
+    """Read a checkpoint's manifest and compare every file with it.
+
+    Args:
+        folder (`Path`):
+            `checkpoints/checkpoint-<step>`.
+
+    Returns:
+        [`Checkpoint`]
+
+    Raises:
+        [`InvalidCheckpointError`]: the manifest is missing, unreadable or changed, or a file is missing or changed.
+    """
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        del manifest["sha256"]
+        files, step = manifest["files"], manifest["step"]
+    except FileNotFoundError:
+        raise InvalidCheckpointError(f"{MANIFEST} is missing, so it was not finished") from None
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        raise InvalidCheckpointError(f"{MANIFEST} cannot be read") from None
+    # The text and not only what it says: `1E-05` for `1e-05` is a changed bit too.
+    if text != _sealed(manifest):
+        raise InvalidCheckpointError(f"{MANIFEST} was changed since it was written")
+    if folder.name != f"checkpoint-{step}":
+        raise InvalidCheckpointError(f"{MANIFEST} is that of checkpoint-{step}")
+    for name, expected in files.items():
+        try:
+            found = file_sha256(folder / name)
+        except OSError:
+            raise InvalidCheckpointError(f"{name} is missing or cannot be read") from None
+        if found != expected:
+            raise InvalidCheckpointError(f"{name} was changed or cut since it was written (sha256 {found[:12]})")
+    return Checkpoint(folder, step, manifest["identity"], manifest["progress"])
+
+
+def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mapping[str, Any]) -> Path:
+    """Make a checkpoint of files that the Trainer wrote: hash and sync them, add the manifest, rename last.
+
+    Args:
+        written (`Path`):
+            The folder that the Trainer wrote, `checkpoints/unfinished/checkpoint-<step>`.
+        run (`Path`):
+            The run's folder.
+        identity (`Mapping`):
+            What the run is made of.
+        progress (`Mapping`):
+            What it counted so far.
+
+    Returns:
+        `Path`: `checkpoints/checkpoint-<step>`.
+    """
+    step = int(written.name.rpartition("-")[2])
+    names = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
+    manifest = {
+        "step": step,
+        "identity": dict(identity),
+        "progress": dict(progress),
+        "files": {name: file_sha256(written / name) for name in names},
+    }
+    manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read back, or the digest would differ
+    (written / MANIFEST).write_text(_sealed(manifest), encoding="utf-8")
+    sync_tree(written)
+    target = run / FOLDER / written.name
+    shutil.rmtree(target, ignore_errors=True)  # an invalid one of an earlier try
+    written.rename(target)
+    _sync(target.parent)
+    return target
+
+
+def rotate(run: Path, keep: int = KEPT) -> None:
+    """Remove all but the newest valid checkpoints.
+
+    Args:
+        run (`Path`):
+            The run's folder.
+        keep (`int`, *optional*, defaults to 2):
+            How many are kept. One that is not valid does not count, so that it cannot push out one that is.
+    """
+    kept = 0
+    for folder in _newest_first(run):
+        if kept < keep and _is_valid(folder):
+            kept += 1
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_all(run: Path) -> None:
+    """Remove the checkpoints of a run, finished or not."""
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
+
+
+def required_bytes(model: nn.Module, sharded: bool = False) -> int:
+    """Upper estimate of a checkpoint's size: trained weights and two moments of Adam for each, and small files.
+
+    Args:
+        model (`~torch.nn.Module`):
+            The model with its adapter, not yet shared out.
+        sharded (`bool`, *optional*, defaults to `False`):
+            Whether it is trained under FSDP or ZeRO.
+    """
+    trained = [param for param in model.parameters() if param.requires_grad]
+    weights = (param.numel() * (_SHARDED_BYTES if sharded else 3 * param.element_size()) for param in trained)
+    return sum(weights) + _SMALL_FILES_BYTES
+
+
+@contextlib.contextmanager
+def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[None]:
+    """Refuse a disk that cannot hold what training will write; within the context, say so where it fills up nevertheless.
+
+    Args:
+        run (`Path`):
+            The run's folder.
+        model (`~torch.nn.Module`):
+            The model with its adapter.
+        sharded (`bool`, *optional*, defaults to `False`):
+            Whether it is trained under FSDP or ZeRO.
+
+    Raises:
+        [`InputError`]: less is free than the kept checkpoints, one more while it is written, and the adapter need.
+        [`FullDiskError`]: instead of the error that a full disk caused; nothing is left half-written. Whoever writes reports it
+            in its own way, so less free space than a checkpoint's is taken for it.
+    """
+    size = required_bytes(model, sharded)
+    held = sum(path.stat().st_size for path in (run / FOLDER).rglob("*") if path.is_file())
+    needed = max((KEPT + 1) * size - held, size) + size // 3
+    free = shutil.disk_usage(run).free
+    if free < needed:
+        raise InputError(
+            f"{free / 2**20:,.0f} MiB are free, and checkpoints and adapter need {needed / 2**20:,.0f}; make room, or set "
+            "--output_dir on another disk",
+            str(run),
+        )
+    try:
+        yield
+    except Exception as error:
+        free = shutil.disk_usage(run).free
+        if isinstance(error, RadrecipesError) or free >= size:
+            raise
+        shutil.rmtree(unfinished_folder(run), ignore_errors=True)
+        kept = next(iter(_newest_first(run)), None)
+        raise FullDiskError(
+            f"{run}: the disk is full ({free / 2**20:,.1f} MiB free); {f'{kept.name} is whole; ' if kept else ''}make room and "
+            "run the same command again"
+        ) from error
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Makes checkpoints of what the Trainer saved, and keeps the newest ones.
+
+    The Trainer's `output_dir` must be [`unfinished_folder`] of the run.
+
+    Args:
+        run (`Path`):
+            The run's folder.
+        identity (`Mapping`):
+            What the run is made of.
+        progress ([`Progress`]):
+            What it counted so far; gets the seconds that checkpoints take.
+    """
+
+    def __init__(self, run: Path, identity: Mapping[str, Any], progress: Progress):
+        self.run, self.identity, self.progress = run, identity, progress
+        self._saving_since = 0.0
+
+    def on_log(self, args, state, control, **kwargs):
+        """Remember when saving began: the Trainer saves right after it logged a step."""
+        self._saving_since = time.monotonic()
+
+    def on_save(self, args, state, control, **kwargs):
+        """Seal the checkpoint in the first process, when all have written their part."""
+        processes = PartialState()
+        processes.wait_for_everyone()
+        written = unfinished_folder(self.run) / f"checkpoint-{state.global_step}"
+        if processes.is_main_process:
+            seal(written, self.run, self.identity, self.progress.so_far())
+            rotate(self.run)
+        processes.wait_for_everyone()
+        self.progress.checkpoint_seconds += time.monotonic() - self._saving_since
+
+
+def unfinished_folder(run: Path) -> Path:
+    """Where the Trainer writes: `checkpoints/unfinished` below the run."""
+    return run / FOLDER / UNFINISHED
+
+
+def sync_tree(folder: Path) -> None:
+    """Have the system write every file and folder below `folder` to the disk, so that a power cut loses none."""
+    for path in sorted(folder.rglob("*")):
+        _sync(path)
+    _sync(folder)
+
+
+def _is_valid(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except InvalidCheckpointError:
+        return False
+    return True
+
+
+def _newest_first(run: Path) -> list[Path]:
+    found = (run / FOLDER).glob("checkpoint-*")
+    numbered = [folder for folder in found if folder.is_dir() and folder.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(numbered, key=lambda folder: -int(folder.name.removeprefix("checkpoint-")))
+
+
+def _sealed(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest, its own sha256 in it."""
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**manifest, "sha256": digest}, indent=2) + "\n"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,578 @@
+"""The SFT trainer: TRL's, with the LM head on scored positions only and a batch layout without padding."""
+
+import contextlib
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's usual name)
+from accelerate.data_loader import SeedableRandomSampler
+from accelerate.utils import extract_model_from_parallel, gather_object
+from bitsandbytes.nn import Linear4bit
+from datasets import Dataset
+from peft import LoraConfig
+from peft.helpers import disable_input_dtype_casting
+from torch.nn import Linear
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
+from trl import SFTTrainer, get_peft_config
+
+from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
+from radrecipes.launch.spec import Engine, engine_of
+from radrecipes.models import base as models
+from radrecipes.recipe import Recipe
+from radrecipes.tasks.rendering import render_examples
+from radrecipes.tasks.task import Task
+from radrecipes.training.checkpoints import Progress
+from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
+from radrecipes.training.interruption import StopRequests
+from radrecipes.training.sampler import NO_ROW, EachRowOnce, with_empty_row
+from radrecipes.training.sharded_adapter import begin_optimizer_state, gather_adapter, load_kept_adapter
+
+# Rows that are rendered together.
+_ROWS_AT_ONCE = 1000
+# Positions that reach the LM head are filled up to a multiple of it, so that batches share kernel shapes.
+SCORED_ROUND_TO = 32
+
+
+@dataclass(frozen=True)
+class TokenisedRows:
+    """A split as token ids, with the counts that TRL does not report.
+
+    Args:
+        rows (`~datasets.Dataset`):
+            Columns `input_ids`, `labels` and `index`, the row's place in `ids`.
+        ids (`list[str]`):
+            Ids of the rows kept.
+        too_long (`list[str]`):
+            Ids of rows that are longer than `max_length` and were left out: a cut answer would be learned without its end.
+        longest (`int`):
+            Tokens of the longest row kept.
+        tokens (`int`):
+            Tokens of all rows kept.
+        scored_tokens (`int`):
+            Tokens that carry loss.
+    """
+
+    rows: Dataset
+    ids: list[str]
+    too_long: list[str]
+    longest: int
+    tokens: int
+    scored_tokens: int
+
+
+def tokenise(
+    split: Dataset,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    style: str,
+    stops: list[int],
+    max_length: int,
+    max_dropped_fraction: float,
+    kept: Callable[[Callable[[], pa.Table]], pa.Table] = lambda make: make(),
+) -> TokenisedRows:
+    """Render and tokenise a split of a prepared dataset, the prompt masked.
+
+    Args:
+        split ([`~datasets.Dataset`]):
+            Rows with `id` and the task's columns.
+        task ([`Task`]):
+            The task.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The model's tokenizer.
+        style (`str`):
+            `"chat"` or `"plain"`.
+        stops (`list[int]`):
+            Tokens that end an answer.
+        max_length (`int`):
+            Longest row in tokens, answer included.
+        max_dropped_fraction (`float`):
+            Share of rows, 0 to 1, that may be longer and be left out.
+        kept (`Callable`, *optional*):
+            Given a function that tokenises the split, rows of any length, gives what it gives: from an earlier time, perhaps.
+
+    Returns:
+        [`TokenisedRows`]
+
+    Raises:
+        [`InputError`]: more rows are too long than allowed, or there are none.
+    """
+    if not len(split):
+        raise InputError("the training split holds no rows; prepare the dataset again")
+
+    def too_long_in(table: pa.Table) -> list[str]:
+        longer = pc.greater(pc.list_value_length(table["input_ids"]), max_length)
+        too_long = [row_id for row_id, is_longer in zip(split["id"], longer.to_pylist(), strict=True) if is_longer]
+        if len(too_long) > max_dropped_fraction * len(split) or len(too_long) == len(split):
+            raise InputError(
+                f"{len(too_long)} of {len(split)} rows are longer than max_length {max_length} tokens (first: row "
+                f"{too_long[0]}); raise max_length, or allow it with max_dropped_fraction"
+            )
+        return too_long
+
+    def render() -> pa.Table:
+        table = _render(split, task, tokenizer, style, stops)
+        too_long_in(table)  # before anything is kept
+        return table
+
+    table = kept(render)
+    ids, too_long = split["id"][:], too_long_in(table)
+    if too_long:
+        fits = pc.less_equal(pc.list_value_length(table["input_ids"]), max_length)
+        table = table.filter(fits)
+        ids = [row_id for row_id, row_fits in zip(ids, fits.to_pylist(), strict=True) if row_fits]
+    lengths = pc.list_value_length(table["input_ids"])
+    scored = pc.sum(pc.not_equal(pc.list_flatten(table["labels"]), IGNORED)).as_py()
+    table = table.append_column("index", pa.array(range(len(ids)), pa.int32()))
+    return TokenisedRows(Dataset(table), ids, too_long, pc.max(lengths).as_py(), pc.sum(lengths).as_py(), scored)
+
+
+def _render(split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]) -> pa.Table:
+    """All rows of a split as columns `input_ids` and `labels`."""
+    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+    batches = []
+    for start in range(0, len(split), _ROWS_AT_ONCE):
+        rows = split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))
+        inputs, targets = [task.inputs(row) for row in rows], [task.target(row) for row in rows]
+        examples = render_examples(task, inputs, targets, tokenizer, style, stops)
+        columns = [
+            [example.prompt_ids + example.completion_ids for example in examples],
+            [[IGNORED] * len(example.prompt_ids) + example.completion_ids for example in examples],
+        ]
+        batches.append(pa.record_batch([pa.array(column, pa.list_(pa.int32())) for column in columns], schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def divide_batch(recipe: Recipe, processes: int) -> None:
+    """Derive batch per device and accumulation from the recipe's global batch.
+
+    Args:
+        recipe ([`Recipe`]):
+            Its training fields are changed in place.
+        processes (`int`):
+            World size.
+
+    Raises:
+        [`InputError`]: the global batch cannot be divided.
+    """
+    batch, args = recipe.arguments.global_batch_size, recipe.training
+    if batch % processes:
+        raise InputError(f"global_batch_size {batch} cannot be divided by {processes} processes", str(recipe.path))
+    micro = min(args.per_device_train_batch_size, batch // processes)
+    if (batch // processes) % micro:
+        raise InputError(
+            f"{batch // processes} examples a process cannot be divided into batches of per_device_train_batch_size {micro}",
+            str(recipe.path),
+        )
+    args.per_device_train_batch_size = micro
+    args.gradient_accumulation_steps = batch // processes // micro
+
+
+class CompletionTrainer(SFTTrainer):
+    """[`~trl.SFTTrainer`] that projects only scored positions onto the vocabulary, on every device.
+
+    TRL's fused head does so where Triton runs; elsewhere it scores all positions, and in protocol labelling over 90 % of them
+    are masked. The narrowing is a forward pre-hook on the output embeddings, so it holds under DDP, FSDP and ZeRO alike.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.resumes_fsdp1 = False
+        self.rows_of_step = RowsOfStep()
+        self.add_callback(self.rows_of_step)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the model is trained under FSDP or ZeRO."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def _prepare_dataset(self, dataset, processing_class, args, *ignored):
+        """The rows are prepared already; TRL would copy them twice, first in one process, then in the others."""
+        return dataset if args.world_size == 1 else with_empty_row(dataset, processing_class.pad_token_id)
+
+    def get_train_dataloader(self):
+        """Several processes see each row of an epoch once, as one does; orders that are not random stay as they are."""
+        dataloader = super().get_train_dataloader()
+        order = dataloader.get_sampler()
+        if self.args.world_size > 1 and isinstance(order, SeedableRandomSampler):
+            step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            dataloader.set_sampler(EachRowOnce(len(self.train_dataset) - 1, step_rows, order.initial_seed))
+        return dataloader
+
+    def create_optimizer(self, *args):
+        """The optimizer, ready for the state of a checkpoint where it would not be."""
+        optimizer = super().create_optimizer(*args)
+        if self.resumes_fsdp1:
+            begin_optimizer_state(optimizer)
+        return optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean cross-entropy of the scored tokens: a sum over this batch divided by the tokens of the optimizer step."""
+        if "index" in inputs:
+            self.rows_of_step.batches.append(inputs["index"])
+        targets = inputs["labels"][:, 1:]
+        scored = F.pad(targets != IGNORED, (0, 1))  # position i predicts token i + 1
+        targets = targets[targets != IGNORED]
+        forward_inputs = {key: value for key, value in inputs.items() if key not in ("labels", "index")}
+        with scored_positions_only(self.accelerator.unwrap_model(model), scored):
+            outputs = model(**forward_inputs, use_cache=False)
+        total = F.cross_entropy(outputs.logits[: len(targets)].float(), targets, reduction="sum")
+        count = targets.numel() if num_items_in_batch is None else num_items_in_batch
+        loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
+        return (loss, outputs) if return_outputs else loss
+
+
+class RowsOfStep(TrainerCallback):
+    """The rows that the running optimizer step was computed from.
+
+    Attributes:
+        batches (`list[torch.Tensor]`):
+            For each batch of this process the indices of its rows.
+    """
+
+    def __init__(self):
+        self.batches: list[torch.Tensor] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Forget the step before."""
+        self.batches.clear()
+
+    def of_all_processes(self) -> list[int]:
+        """The indices over all processes, which all must ask for at the same point."""
+        own = [index for batch in self.batches for index in batch.tolist() if index != NO_ROW]
+        return sorted(gather_object(own))
+
+
+@contextlib.contextmanager
+def scored_positions_only(model: PreTrainedModel, scored: torch.Tensor) -> Iterator[None]:
+    """Within the context the LM head sees the scored positions in order, filled up with the first position to a multiple of 32.
+
+    The logits are `(scored positions + fill, vocabulary)`; the fill keeps the number of kernel shapes small, see
+    [`SharedPrefixCollator`].
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The unwrapped model.
+        scored (`torch.Tensor` of shape `(rows, length)`):
+            `True` where the next token is scored.
+    """
+    positions = scored.flatten().nonzero().flatten()
+    # A batch of empty rows has no scored position: its process only takes part in the step.
+    positions = F.pad(positions, (0, -len(positions) % SCORED_ROUND_TO if len(positions) else SCORED_ROUND_TO))
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[positions],))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def make_trainer(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+) -> CompletionTrainer:
+    """The trainer of a recipe: model with a fresh adapter, collator.
+
+    Args:
+        recipe ([`Recipe`]):
+            The recipe; [`divide_batch`] has been applied.
+        model ([`~transformers.PreTrainedModel`]):
+            The loaded base.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        rows ([`~datasets.Dataset`]):
+            Columns `input_ids`, `labels` and `index`.
+
+    Returns:
+        [`CompletionTrainer`]
+
+    Raises:
+        [`InputError`]: the base lacks a layer that the recipe adapts.
+    """
+    check_targets(recipe, model)
+    trainer = CompletionTrainer(
+        model=model,
+        args=recipe.training,
+        data_collator=collator_for(recipe.arguments.batch_layout, tokenizer, model.dtype),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=lora_config(recipe),
+    )
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(LossProgress())
+    return trainer
+
+
+def lora_config(recipe: Recipe) -> LoraConfig:
+    """The recipe's LoRA configuration, as TRL builds it."""
+    config = get_peft_config(recipe.model)
+    # TRL makes a list of one name into that name, which PEFT would read as a pattern of whole paths.
+    if isinstance(config.target_modules, str) and config.target_modules != "all-linear":
+        config.target_modules = {config.target_modules}
+    return config
+
+
+def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Refuse `lora_target_modules` that the base lacks; PEFT leaves a name out that fits nothing, as long as another fits.
+
+    Args:
+        recipe ([`Recipe`]):
+            The recipe.
+        model ([`~transformers.PreTrainedModel`]):
+            Its base, on any device.
+
+    Raises:
+        [`InputError`]: a name fits no layer.
+    """
+    targets = lora_config(recipe).target_modules
+    if not isinstance(targets, set):
+        return
+    paths = [name for name, _ in model.named_modules()]
+    missing = [name for name in sorted(targets) if not any(f".{path}".endswith(f".{name}") for path in paths)]
+    if missing:
+        layers = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Linear)}
+        raise InputError(
+            f"lora_target_modules: {recipe.model.model_name_or_path} has no layer {', '.join(missing)}; it has "
+            + ", ".join(sorted(layers)),
+            str(recipe.path),
+        )
+
+
+def collator_for(
+    layout: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> SharedPrefixCollator | PaddedCollator:
+    """The collator of a recipe's `batch_layout`."""
+    if layout == "shared_prefix":
+        return SharedPrefixCollator(tokenizer.pad_token_id, dtype)
+    return PaddedCollator(tokenizer.pad_token_id)
+
+
+def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
+    """Score the longest examples in both layouts; they must agree, or the model's attention ignores the mask.
+
+    Args:
+        trainer ([`CompletionTrainer`]):
+            The trainer, not yet started.
+        tolerance (`float`, *optional*, defaults to `0.02`):
+            Largest relative difference of the mean loss; bfloat16 differs by about 0.001.
+
+    Raises:
+        [`InputError`]: the model cannot take the mask, its sliding window is shorter than an example (a mask of its own
+            replaces the window's), or the losses differ.
+        [`OutOfMemoryError`]: the examples did not fit.
+    """
+    if isinstance(trainer.data_collator, PaddedCollator):
+        return
+    lengths = [len(input_ids) for input_ids in trainer.train_dataset["input_ids"]]
+    window = getattr(trainer.accelerator.unwrap_model(trainer.model).config.get_text_config(), "sliding_window", None)
+    if window and max(lengths) > window:
+        raise InputError(
+            f"the model attends to {window} tokens at most, the longest example has {max(lengths)}, and a shared-prefix batch "
+            "would switch that window off; set `batch_layout: padded`"
+        )
+    if trainer.accelerator.num_processes > 1:
+        return
+    longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:4]
+    examples = [trainer.train_dataset[index] for index in longest]
+    collators = (trainer.data_collator, PaddedCollator(trainer.data_collator.pad_token_id))
+    losses = []
+    trainer.model.eval()
+    # Evaluation would repack a 4-bit layer's weights for AVX512-BF16, for good, and a packed layer passes no gradient back.
+    for module in trainer.model.modules():
+        if isinstance(module, Linear4bit):
+            module.train()
+    try:
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            for collator in collators:
+                batch = {key: value.to(trainer.model.device) for key, value in collator(examples).items()}
+                losses.append(float(trainer.compute_loss(trainer.model, batch)))
+    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemoryError(_smaller_batch(trainer)) from error
+        raise InputError(
+            f"this model cannot score a shared-prefix batch ({' '.join(str(error).split())[:120]}); set `batch_layout: padded`"
+        ) from error
+    trainer.model.train()
+    if abs(losses[0] - losses[1]) > tolerance * max(abs(losses[1]), 1.0):
+        raise InputError(
+            f"this model scores a shared-prefix batch otherwise than a padded one ({losses[0]:.4f} against {losses[1]:.4f}); "
+            "set `batch_layout: padded`"
+        )
+
+
+def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequests) -> None:
+    """Train to the end, from a checkpoint where there is one.
+
+    A checkpoint of the last step is loaded and nothing is trained; the Trainer by itself would train one step more.
+
+    Args:
+        trainer ([`CompletionTrainer`]):
+            The trainer.
+        checkpoint (`Path` or `None`):
+            A verified checkpoint.
+        stop ([`~interruption.StopRequests`]):
+            One of the trainer's callbacks.
+
+    Raises:
+        [`InterruptedRunError`]: the run was asked to stop.
+        [`DivergedError`]: loss, gradient or weights are no finite numbers any more.
+        [`OutOfMemoryError`]: a batch did not fit; the line says which to try.
+    """
+    trainer.add_callback(_EndWhereDone())
+    if checkpoint and engine_of(trainer.accelerator) == Engine.FSDP1:
+        load_kept_adapter(trainer.model, checkpoint)
+        trainer.resumes_fsdp1 = True
+    try:
+        # PEFT widens what an adapter reads to float32, which autocast narrows again: the same bits, with copies to keep.
+        under_autocast = trainer.args.bf16 and not trainer.is_deepspeed_enabled
+        with disable_input_dtype_casting(trainer.model, active=under_autocast):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        stop.raise_where_stopped(trainer.state.max_steps)
+    except _AllStepsDoneError:
+        pass
+    except (DivergedError, InterruptedRunError) as error:
+        # All processes are here. The frames that the error came through hold DDP, and may not outlive the group: see `close`.
+        traceback.clear_frames(error.__traceback__)
+        close(trainer)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(_smaller_batch(trainer)) from error
+    finally:
+        # The Trainer leaves the bar open when it ends by an error, and the error's line would stand behind it.
+        bar = trainer.pop_callback(LossProgress)
+        if bar and bar.training_bar is not None:
+            bar.training_bar.close()
+
+
+class _AllStepsDoneError(Exception):
+    """There is no step left to train."""
+
+
+class _EndWhereDone(TrainerCallback):
+    """Ends training before its first step where the checkpoint holds the last one."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            raise _AllStepsDoneError
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch's allocator and oneDNN raise a plain RuntimeError; the latter says no more when it lacks its work space.
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        text in said for text in ("can't allocate memory", "could not create a primitive")
+    )
+
+
+def _smaller_batch(trainer: CompletionTrainer) -> str:
+    micro = trainer.args.per_device_train_batch_size
+    whole = micro * trainer.args.gradient_accumulation_steps * trainer.accelerator.num_processes
+    if micro == 1:
+        mend = "set a shorter max_length, or take a smaller base"
+    else:
+        words = f"--per_device_train_batch_size {micro // 2} --allow-change recipe"
+        mend = f"run the same command with {words}; the global batch stays {whole}"
+    return f"memory ran out with {micro} examples a batch; {mend}"
+
+
+def longest_row(recipe: Recipe) -> int:
+    """Longest row of a batch in tokens: `max_length`, or the target length of a shared row."""
+    shared = SharedPrefixCollator.row_tokens if recipe.arguments.batch_layout == "shared_prefix" else 0
+    return max(shared, recipe.training.max_length)
+
+
+def save_and_verify(
+    trainer: CompletionTrainer, recipe: Recipe, folder: Path, probe_ids: list[int]
+) -> dict[str, float] | None:
+    """Save the trained adapter from the first process, gathered from all, then load it back and check it.
+
+    Args:
+        trainer ([`CompletionTrainer`]):
+            The trainer, its training done.
+        recipe ([`Recipe`]):
+            Names the base that the adapter belongs to.
+        folder (`Path`):
+            Where to save.
+        probe_ids (`list[int]`):
+            Token ids to compare outputs on.
+
+    Returns:
+        `dict[str, float]` or `None`: what [`~models.verify_adapter`] found, in the first process.
+
+    Raises:
+        [`RuntimeError`]: the saved adapter is not the trained one.
+    """
+    state_dict = gather_adapter(trainer.model)  # every process takes part
+    if not trainer.accelerator.is_main_process:
+        return None
+    # Out of every layer's wrapper too, or PEFT saves an empty adapter under FSDP1, see `KeepsAdapter`.
+    model = extract_model_from_parallel(trainer.model, recursive=True)
+    models.save_adapter(model, folder, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
+    return models.verify_adapter(model, folder, None if trainer.is_sharded else probe_ids, state_dict)
+
+
+def close(trainer: CompletionTrainer) -> None:
+    """End the trainer, and leave the group of processes.
+
+    DDP lets go of the group first. As its last holder it would destroy it with Python's lock held, and where a collective that just
+    ended waits for that lock to free its tensors, the process would never end (pytorch#56297).
+
+    Args:
+        trainer ([`CompletionTrainer`]):
+            The trainer, its adapter saved.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    trainer.end()
+
+
+class LossProgress(ProgressCallback):
+    """The Trainer's progress bar with the loss beside it, instead of a printed line every logged step."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show the newest loss behind the bar."""
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
+
+
+class TrainLog(TrainerCallback):
+    """Appends every step to `train_log.jsonl`, with the seconds of training so far; each step stands there once.
+
+    Args:
+        path (`Path`):
+            The file.
+        progress ([`~checkpoints.Progress`]):
+            Counts the seconds.
+    """
+
+    def __init__(self, path: Path, progress: Progress):
+        self.path, self.progress = path, progress
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Start the clock."""
+        self.progress.begin()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Write one line a step, from the first process only."""
+        if state.is_world_process_zero and logs and "loss" in logs:
+            line = {"step": state.global_step, **logs, "seconds": self.progress.seconds}
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+
+    def on_save(self, args, state, control, **kwargs):
+        """Have the lines on the disk before the checkpoint that counts on them."""
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as stream:
+                os.fsync(stream.fileno())

@@ -1,0 +1,368 @@
+"""From answers to `metrics.json` and `predictions.parquet`."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+
+from radrecipes.data.label_sets import LabelSet
+from radrecipes.errors import InputError
+from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.label_metrics import (
+    ADAPTER,
+    BASE,
+    LINEAR,
+    MAJORITY,
+    NEAREST,
+    SVM,
+    EvaluationRows,
+    best_baseline,
+    classifier_outputs,
+    compute_metrics,
+    per_label_table,
+    predictions_table,
+    similarity_chance_levels,
+)
+from radrecipes.inference.answers import SystemOutput
+
+LABEL_SET = LabelSet.from_text("""\
+name: made_up
+version: 1
+labels:
+  - {name: CT Head, modality: CT, body_region: head, contrast: none}
+  - {name: CT Chest, modality: CT, body_region: chest, contrast: none}
+  - {name: MRI Brain, modality: MR, body_region: head, contrast: with}
+  - {name: MRI Knee, modality: MR, body_region: knee, contrast: none, always_review: true}
+  - {name: CT Never Ordered}
+costly_confusions: [[CT Head, MRI Brain]]
+""")
+LABELS = LABEL_SET.names
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return TextEmbedder()
+
+
+TRAIN_NOTES = [f"note number {number}" for number in range(0, 400, 4)]
+TRAIN_LABELS = ["CT Head", "CT Head", "CT Chest", "MRI Brain"] * 25
+
+
+def answers(references, accuracy, seed, free_text=0.0):
+    generator = np.random.default_rng(seed)
+    outputs = []
+    for reference in references:
+        draw = generator.random()
+        if draw < accuracy:
+            outputs.append(SystemOutput(f" {reference.lower()}", reference, True, 5))
+        elif draw < accuracy + free_text:
+            outputs.append(SystemOutput("I would suggest an X-ray", None, False, 32))
+        else:
+            label = LABELS[generator.integers(4)]
+            outputs.append(SystemOutput(label, label, True, 5))
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def rows():
+    generator = np.random.default_rng(0)
+    references = generator.choice(LABELS[:4], 200, p=[0.5, 0.3, 0.15, 0.05]).tolist()
+    return EvaluationRows(
+        ids=[f"row-{number}" for number in range(200)],
+        groups=[f"scenario-{number // 2}" for number in range(200)],
+        notes=[f"note number {number}" for number in range(200)],
+        references=references,
+    )
+
+
+@pytest.fixture(scope="module")
+def systems(rows):
+    return {
+        ADAPTER: answers(rows.references, 0.9, 1, free_text=0.05),
+        LINEAR: classifier_outputs([output.label for output in answers(rows.references, 0.6, 2)]),
+        BASE: answers(rows.references, 0.0, 3, free_text=0.9),
+        MAJORITY: classifier_outputs(["CT Head"] * len(rows.ids)),
+    }
+
+
+@pytest.fixture(scope="module")
+def validation_rows(rows):
+    generator = np.random.default_rng(7)
+    references = generator.choice(LABELS[:3], 400).tolist()
+    names = [f"validation-{number}" for number in range(400)]
+    return EvaluationRows(names, names, [f"order {name}" for name in names], references)
+
+
+def sure_answers(references, accuracy, seed):
+    """Answers with a confidence: of the surer half all are right, of the others as many as `accuracy` leaves."""
+    generator = np.random.default_rng(seed)
+    outputs = []
+    for reference in references:
+        confidence = float(generator.random())
+        right = confidence > 0.5 or generator.random() < 2 * accuracy - 1
+        label = reference if right else LABELS[(LABELS.index(reference) + 1) % 3]
+        top = ((label, confidence), ("CT Never Ordered", (1 - confidence) / 2))
+        outputs.append(SystemOutput(label, label, confidence=confidence, top=top))
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def deciding(rows, validation_rows, embedder):
+    """Metrics with everything that needs validation: four baselines, confidences, a calibration."""
+    accuracies = {ADAPTER: 0.9, NEAREST: 0.6, LINEAR: 0.7, SVM: 0.8}
+
+    def systems_of(references, first_seed):
+        named = {
+            name: sure_answers(references, accuracy, first_seed + place)
+            for place, (name, accuracy) in enumerate(accuracies.items())
+        }
+        return {**named, MAJORITY: classifier_outputs(["CT Head"] * len(references))}
+
+    return compute(
+        rows,
+        systems_of(rows.references, 20),
+        embedder,
+        validation_rows=validation_rows,
+        validation_systems=systems_of(validation_rows.references, 30),
+        calibration={"temperature": 1.5},
+    )
+
+
+def compute(rows, systems, embedder, **changes):
+    options = {
+        "label_set": LABEL_SET,
+        "train_notes": TRAIN_NOTES,
+        "train_labels": TRAIN_LABELS,
+        "embedder": embedder,
+        "split": "test",
+        "dataset": {"name": "made_up", "access": "synthetic", "digest": "0" * 64},
+        "decoding": {"strategy": "greedy"},
+        "seeds": {"bootstrap": 0},
+        "resamples": 300,
+    }
+    return compute_metrics(rows, systems, **{**options, **changes})
+
+
+@pytest.fixture(scope="module")
+def metrics(rows, systems, embedder):
+    return compute(rows, systems, embedder)
+
+
+def test_figures_equal_sklearn_and_lie_in_their_intervals(rows, systems, metrics):
+    for name, outputs in systems.items():
+        written = [output.label or "" for output in outputs]
+        figures = metrics["systems"][name]
+        assert figures["exact_accuracy"]["value"] == pytest.approx(accuracy_score(rows.references, written))
+        expected_f1 = f1_score(rows.references, written, labels=LABELS[:4], average="macro", zero_division=0)
+        assert figures["macro_f1"]["value"] == pytest.approx(expected_f1, abs=1e-6)
+        assert figures["out_of_vocabulary_rate"]["value"] == pytest.approx(written.count("") / len(written))
+        assert figures["never_stopped_rate"] == pytest.approx(written.count("") / len(written))
+        for figure in ("exact_accuracy", "macro_f1", "out_of_vocabulary_rate", "semantic_similarity"):
+            assert figures[figure]["low"] <= figures[figure]["value"] <= figures[figure]["high"], (name, figure)
+
+
+def test_content_survives_json_and_says_what_was_compared(rows, metrics):
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert (metrics["rows"], metrics["groups"], metrics["labels"], metrics["labels_in_split"]) == (200, 100, 5, 4)
+    assert metrics["split"] == "test"
+    assert metrics["dataset"]["digest"] == "0" * 64
+    assert [(pair["first"], pair["second"]) for pair in metrics["comparisons"]] == [(ADAPTER, LINEAR), (ADAPTER, BASE)]
+
+
+def test_paired_comparison_counts_rows_and_its_difference_is_that_of_the_accuracies(rows, systems, metrics):
+    comparison = metrics["comparisons"][0]
+    ours = [o.label == r for o, r in zip(systems[ADAPTER], rows.references, strict=True)]
+    theirs = [o.label == r for o, r in zip(systems[LINEAR], rows.references, strict=True)]
+    assert comparison["n10"] == sum(a and not b for a, b in zip(ours, theirs, strict=True))
+    assert comparison["n01"] == sum(b and not a for a, b in zip(ours, theirs, strict=True))
+    assert comparison["p_value"] < 0.001
+    difference = comparison["difference_in_exact_accuracy"]
+    accuracies = [metrics["systems"][name]["exact_accuracy"]["value"] for name in (ADAPTER, LINEAR)]
+    assert difference["value"] == pytest.approx(accuracies[0] - accuracies[1])
+    assert 0 < difference["low"] < difference["value"] < difference["high"]
+
+
+def test_metrics_do_not_depend_on_the_order_of_the_rows(rows, systems, embedder, metrics):
+    order = np.random.default_rng(5).permutation(len(rows.ids))
+
+    def reordered(values):
+        return [values[place] for place in order]
+
+    shuffled = EvaluationRows(*(reordered(getattr(rows, name)) for name in ("ids", "groups", "notes", "references")))
+    again = compute(shuffled, {name: reordered(outputs) for name, outputs in systems.items()}, embedder)
+    flat, flat_again = (pd.json_normalize(content["systems"]).iloc[0] for content in (metrics, again))
+    for key in flat.index:
+        if key.endswith("per_label"):
+            assert flat[key] == flat_again[key]
+        else:
+            assert flat[key] == pytest.approx(flat_again[key]), key
+    assert metrics["comparisons"][0]["p_value"] == again["comparisons"][0]["p_value"]
+
+
+def test_comparisons_need_both_systems(rows, systems, embedder):
+    alone = compute(rows, {ADAPTER: systems[ADAPTER]}, embedder)
+    assert alone["comparisons"] == []
+
+
+def test_the_best_baseline_is_the_one_of_validation_and_is_compared_first(deciding, validation_rows):
+    assert deciding["best_baseline"]["name"] == SVM
+    assert deciding["best_baseline"]["validation_accuracy"] == pytest.approx(0.8, abs=0.05)
+    assert [pair["second"] for pair in deciding["comparisons"]] == [SVM, LINEAR]
+    # The adapter is no baseline, however good it is; of equals the simpler one is first.
+    right = classifier_outputs(validation_rows.references)
+    assert best_baseline(validation_rows, {ADAPTER: right}) is None
+    assert best_baseline(validation_rows, {SVM: right, NEAREST: right, ADAPTER: right})["name"] == NEAREST
+
+
+def test_systems_with_confidences_get_thresholds_and_the_others_none(deciding):
+    systems = deciding["systems"]
+    kinds = {name: figures["selective"]["confidence"] for name, figures in systems.items() if "selective" in figures}
+    assert kinds == {ADAPTER: "probability", NEAREST: "similarity", LINEAR: "probability", SVM: "margin"}
+    for name in kinds:
+        thresholds = systems[name]["selective"]["thresholds"]
+        assert [row["target_accuracy"] for row in thresholds] == [0.9, 0.95, 0.98]
+        assert thresholds[0]["validation"]["rows"] <= 400
+    ours = systems[ADAPTER]["selective"]["thresholds"][1]
+    assert ours["threshold"] is not None
+    assert ours["test"]["accuracy"]["value"] > 0.9
+    assert ours["test"]["coverage"]["value"] == ours["test"]["automatic_rows"] / 200
+
+
+def test_a_system_without_answers_to_validation_has_a_curve_but_no_threshold(rows, embedder):
+    selective = compute(rows, {ADAPTER: sure_answers(rows.references, 0.9, 1)}, embedder)["systems"][ADAPTER][
+        "selective"
+    ]
+    assert selective["thresholds"] == []
+    assert selective["curve"]["coverage"][-1] == 1
+
+
+def test_what_comes_from_validation_is_empty_without_it(metrics):
+    assert (metrics["best_baseline"], metrics["calibration"]) == (None, None)
+    assert not any("selective" in figures for figures in metrics["systems"].values())
+
+
+def test_everything_that_deciding_adds_survives_json(deciding):
+    assert json.loads(json.dumps(deciding, allow_nan=False)) == deciding
+    assert deciding["calibration"] == {"temperature": 1.5}
+
+
+def test_costly_confusions_count_the_wrong_answers_of_each_kind(rows, embedder):
+    # Every answer is CT Head: contrast and the listed pair for MRI Brain, region for the chest and the knee.
+    costly = compute(rows, {MAJORITY: classifier_outputs(["CT Head"] * 200)}, embedder)["systems"][MAJORITY][
+        "costly_confusions"
+    ]
+    brain, other = (
+        sum(reference in names for reference in rows.references) for names in (["MRI Brain"], ["CT Chest", "MRI Knee"])
+    )
+    counts = {kind: figures["count"] for kind, figures in costly.items()}
+    # Another modality is no contrast confusion, and one region is no region confusion: only the list names that pair.
+    assert counts == {"contrast": 0, "side": 0, "region": other, "listed": brain, "any": brain + other}
+    assert costly["any"]["share"]["value"] == pytest.approx((brain + other) / 200)
+    assert costly["any"]["share"]["low"] < costly["any"]["share"]["value"] < costly["any"]["share"]["high"]
+
+
+def test_slices_show_the_adapter_and_the_best_baseline(rows, deciding, metrics):
+    named = {(part["slice"], part["value"]): part for part in deciding["slices"]}
+    assert all(list(part["systems"]) == [ADAPTER, SVM] for part in deciding["slices"])
+    assert all(list(part["systems"]) == [ADAPTER] for part in metrics["slices"])
+    assert named["modality", "CT"]["rows"] == sum(label.startswith("CT") for label in rows.references)
+    # Training holds every fourth note of the evaluated ones word for word.
+    assert named["near-duplicate in training", "yes"]["rows"] == 50
+    for name in {part["slice"] for part in deciding["slices"]}:
+        assert sum(part["rows"] for part in deciding["slices"] if part["slice"] == name) == 200
+
+
+def test_similarity_reads_the_text_as_written_and_accuracy_the_label(rows, embedder):
+    right_label_other_text = [SystemOutput("bananas", reference) for reference in rows.references]
+    figures = compute(rows, {ADAPTER: right_label_other_text}, embedder)["systems"][ADAPTER]
+    assert figures["exact_accuracy"]["value"] == 1
+    assert figures["semantic_similarity"]["value"] < 0.4
+
+
+def test_similarity_chance_levels_equal_the_mean_over_every_label(embedder):
+    references = ["CT Head", "MRI Knee", "MRI Knee"]
+    levels = similarity_chance_levels(references, LABELS, "CT Chest", embedder)
+    naive = [embedder.similarities([reference], [label])[0] for reference in references for label in LABELS]
+    assert levels["random_label"] == pytest.approx(np.mean(naive))
+    majority = [embedder.similarities([reference], ["CT Chest"])[0] for reference in references]
+    assert levels["majority_label"] == pytest.approx(np.mean(majority))
+    assert levels["majority_label"] != pytest.approx(levels["random_label"])
+
+
+def test_per_label_table_equals_sklearn_and_leaves_open_what_cannot_be_said(rows, systems):
+    predictions = [output.label for output in systems[ADAPTER]]
+    table = per_label_table(rows.references, predictions, LABELS)
+    written = [label or "" for label in predictions]
+    precision, recall, f1, support = precision_recall_fscore_support(
+        rows.references, written, labels=LABELS[:4], zero_division=0
+    )
+    for place, row in enumerate(table[:4]):
+        assert (row["label"], row["support"]) == (LABELS[place], support[place])
+        assert [row["precision"], row["recall"], row["f1"]] == pytest.approx(
+            [precision[place], recall[place], f1[place]]
+        )
+    never = {"label": "CT Never Ordered", "support": 0, "predicted": 0, "precision": None, "recall": None, "f1": None}
+    assert table[4] == never
+
+
+def test_predictions_table_holds_every_answer(rows, systems, tmp_path):
+    predictions_table(rows, systems, "open").to_parquet(tmp_path / "predictions.parquet")
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert list(table.columns[:4]) == ["id", "group", "note", "reference"]
+    assert list(table["note"]) == rows.notes
+    for name, outputs in systems.items():
+        assert list(table[f"{name}_text"]) == [output.text for output in outputs]
+        assert [None if pd.isna(x) else x for x in table[f"{name}_label"]] == [output.label for output in outputs]
+        assert list(table[f"{name}_stopped"]) == [output.stopped for output in outputs]
+        assert not [column for column in table if column.startswith(f"{name}_top") or column == f"{name}_confidence"]
+
+
+def test_predictions_table_holds_confidences_and_the_most_probable_labels_where_there_are_some(rows, tmp_path):
+    systems = {
+        ADAPTER: sure_answers(rows.references, 0.9, 1),
+        SVM: classifier_outputs(rows.references, np.linspace(0, 1, 200)),
+    }
+    # One answer less sure than the others in what it says: it names one label only.
+    systems[ADAPTER][3] = replace(systems[ADAPTER][3], top=systems[ADAPTER][3].top[:1])
+    predictions_table(rows, systems, "credentialed").to_parquet(tmp_path / "predictions.parquet")
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert list(table.columns) == [
+        *("id", "group", "reference", "adapter_label", "adapter_stopped", "adapter_confidence"),
+        *("adapter_top1_label", "adapter_top1_probability", "adapter_top2_label", "adapter_top2_probability"),
+        *(f"{SVM}_label", f"{SVM}_stopped", f"{SVM}_confidence"),
+    ]
+    assert list(table[f"{SVM}_confidence"]) == np.linspace(0, 1, 200).tolist()
+    assert list(table["adapter_top1_label"]) == [output.label for output in systems[ADAPTER]]
+    assert list(table["adapter_top1_probability"]) == [output.confidence for output in systems[ADAPTER]]
+    assert list(np.flatnonzero(table["adapter_top2_label"].isna())) == [3]
+
+
+@pytest.mark.parametrize("access", ["registered", "credentialed", "", "Open to nobody"])
+def test_closed_data_leaves_no_free_text_in_the_file(rows, systems, access, tmp_path):
+    secret = "jane doe room twelve"
+    rows = replace(rows, notes=[secret] * len(rows.ids))
+    systems = {**systems, BASE: [SystemOutput(f"the note says {secret}", None, False, 9)] * len(rows.ids)}
+    path = tmp_path / "predictions.parquet"
+    # Uncompressed, so that the bytes can be searched.
+    predictions_table(rows, systems, access).to_parquet(path, compression=None)
+    assert secret.encode() not in path.read_bytes()
+    assert not [name for name in pd.read_parquet(path) if name == "note" or name.endswith("_text")]
+    predictions_table(rows, systems, "synthetic").to_parquet(path, compression=None)
+    assert secret.encode() in path.read_bytes()
+
+
+def test_wrong_arguments_are_refused(rows, systems, embedder):
+    with pytest.raises(InputError, match="no rows"):
+        compute(EvaluationRows([], [], [], []), {ADAPTER: []}, embedder)
+    with pytest.raises(ValueError, match="one length"):
+        compute(replace(rows, notes=rows.notes[1:]), systems, embedder)
+    with pytest.raises(ValueError, match="'base' has 199 answers for 200 rows"):
+        compute(rows, {**systems, BASE: systems[BASE][1:]}, embedder)
+    with pytest.raises(ValueError, match="bootstrap"):
+        compute(rows, systems, embedder, seeds={})
+    with pytest.raises(ValueError, match="'majority' has 200 answers for 199 rows"):
+        fewer = EvaluationRows(*(column[1:] for column in (rows.ids, rows.groups, rows.notes, rows.references)))
+        compute(rows, systems, embedder, validation_rows=fewer, validation_systems={MAJORITY: systems[MAJORITY]})

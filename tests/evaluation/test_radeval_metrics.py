@@ -1,0 +1,15 @@
+"""What is said where RadEval cannot answer."""
+
+import sys
+
+import pytest
+
+from radrecipes.errors import InputError
+from radrecipes.evaluation.radeval_metrics import radeval_figures
+
+
+def test_a_missing_package_is_told_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "radeval", None)
+    with pytest.raises(InputError, match=r"pip install 'radrecipes\[radeval\]'") as error:
+        radeval_figures(["a"], ["a"], ["radgraph"])
+    assert "\n" not in str(error.value)

@@ -1,0 +1,178 @@
+import copy
+import json
+import math
+
+import pytest
+
+from radrecipes.errors import InputError
+from radrecipes.evaluation.results import code_of_seeds, over_seeds, results_path, seeds_to_record, summarise
+from radrecipes.tasks.headline_figures import HEADLINES
+
+FIGURES = [figure.name for figure in HEADLINES["protocol"].figures]
+
+
+def run_of(seed, accuracy):
+    manifest = {
+        "recipe": {"name": "tiny/protocol_lora", "fields": {"task": "protocol", "seed": seed}},
+        "base": {"model_id": "org/base", "weights_sha256": "b"},
+        "data": {"digest": "d"},
+        "prompt": {"sha256": "p"},
+        "training": {
+            "seed": seed,
+            "mean_loss": 0.5,
+            "seconds": 60.0,
+            "peak_memory_gib": 1.0 + seed,
+            "trainable_parameters": 7,
+        },
+        "packages": {},
+        "hardware": {"cores": 2, "processor": "x"},
+        "code": {},
+    }
+    figures = {figure: {"value": accuracy, "low": 0.0, "high": 1.0} for figure in FIGURES}
+    systems = {"adapter": figures, "tfidf_logistic_regression": figures}
+    if seed == 42:
+        systems["base"] = figures
+    comparisons = [{"first": "adapter", "second": "tfidf_logistic_regression", "p_value": 0.01 * seed}]
+    return manifest, {"split": "test", "rows": 10, "groups": 5, "systems": systems, "comparisons": comparisons}
+
+
+def deciding_run(seed, coverage, accuracy, temperature=1.2):
+    """A run whose answers have probabilities, with a support vector machine as the best baseline."""
+    manifest, metrics = run_of(seed, 0.9)
+
+    def selective(area, covered, right):
+        on_test = {"coverage": {"value": covered}, "accuracy": None if right is None else {"value": right}}
+        other = {"target_accuracy": 0.9, "test": {"coverage": {"value": 1.0}, "accuracy": {"value": 0.0}}}
+        return {
+            "area_under_risk_coverage": {"value": area},
+            "thresholds": [other, {"target_accuracy": 0.95, "test": on_test}],
+        }
+
+    systems = metrics["systems"]
+    systems["adapter"] = {**systems["adapter"], "selective": selective(0.02, coverage, accuracy)}
+    systems["tfidf_linear_svm"] = {**systems["adapter"], "selective": selective(0.05, 0.5, 0.95)}
+    # It has a confidence too, but it is neither the adapter nor the best baseline.
+    systems["nearest_neighbour"] = {**systems["adapter"], "selective": selective(0.3, 0.1, 0.9)}
+    metrics["best_baseline"] = {"name": "tfidf_linear_svm", "validation_accuracy": 0.8}
+    metrics["comparisons"].insert(0, {"first": "adapter", "second": "tfidf_linear_svm", "p_value": 0.2})
+    metrics["calibration"] = {
+        "temperature": temperature,
+        "before": {"expected_calibration_error": 0.2},
+        "after": {"expected_calibration_error": 0.01 * seed},
+    }
+    return manifest, metrics
+
+
+def test_interval_over_seeds_is_students():
+    # t(0.975, 2 degrees) = 4.302653
+    found = over_seeds([0.90, 0.92, 0.94])
+    assert found["mean"] == pytest.approx(0.92)
+    assert found["sd"] == pytest.approx(0.02)
+    assert found["high"] - found["mean"] == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-5)
+    assert over_seeds([0.9]) == {"mean": 0.9, "sd": None, "low": None, "high": None, "n": 1}
+
+
+def test_summary_holds_a_row_a_seed_and_the_base_once():
+    result = summarise([run_of(42, 0.9), run_of(1, 0.8)], "command")
+    assert [row["seed"] for row in result["seeds"]] == [42, 1]
+    assert result["systems"]["adapter"]["exact_accuracy"]["mean"] == pytest.approx(0.85)
+    assert result["systems"]["base"]["exact_accuracy"]["n"] == 1
+    assert result["peak_memory_gib"] == 43.0
+    assert "seed" not in result["fields"]
+
+
+def test_seeds_of_two_machines_say_each_where_it_was_trained():
+    elsewhere = copy.deepcopy(run_of(1, 0.8))
+    elsewhere[0]["hardware"]["cores"] = 64
+    result = summarise([run_of(42, 0.9), elsewhere], "command")
+    assert [row["hardware"]["cores"] for row in result["seeds"]] == [2, 64]
+
+
+def test_summary_tells_how_far_the_answers_can_be_relied_on_over_seeds():
+    result = summarise([deciding_run(1, 0.8, 0.96), deciding_run(2, 0.6, 0.98, 1.4)], "command")
+    assert result["calibration"]["temperature"]["mean"] == pytest.approx(1.3)
+    # The error behind the temperature, not before it.
+    assert result["calibration"]["expected_calibration_error"]["mean"] == pytest.approx(0.015)
+    decisions = result["decisions"]
+    assert decisions["target_accuracy"] == 0.95
+    assert list(decisions["systems"]) == ["adapter", "tfidf_linear_svm"]
+    assert decisions["systems"]["adapter"]["coverage"] == over_seeds([0.8, 0.6])
+    assert decisions["systems"]["adapter"]["accuracy"] == over_seeds([0.96, 0.98])
+    assert decisions["systems"]["tfidf_linear_svm"]["area_under_risk_coverage"]["mean"] == pytest.approx(0.05)
+    row = result["seeds"][1]
+    assert row["calibration"] == {"temperature": 1.4, "expected_calibration_error": 0.02}
+    assert row["decisions"]["adapter"] == {"coverage": 0.6, "accuracy": 0.98, "area_under_risk_coverage": 0.02}
+    assert (row["against_best_baseline"]["p_value"], row["against_linear"]["p_value"]) == (0.2, 0.02)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_a_seed_whose_target_validation_cannot_support_covers_nothing_and_has_no_accuracy():
+    result = summarise([deciding_run(1, 0.8, 0.96), deciding_run(2, 0.0, None)], "command")
+    adapter = result["decisions"]["systems"]["adapter"]
+    assert (adapter["coverage"]["mean"], adapter["coverage"]["n"]) == (pytest.approx(0.4), 2)
+    assert (adapter["accuracy"]["mean"], adapter["accuracy"]["n"]) == (0.96, 1)
+    assert summarise([deciding_run(2, 0.0, None)], "command")["decisions"]["systems"]["adapter"]["accuracy"] is None
+
+
+def test_generated_answers_have_no_calibration_and_no_decisions():
+    manifest, metrics = run_of(1, 0.8)
+    for found in (metrics, {**metrics, "calibration": None, "best_baseline": None}):
+        result = summarise([(manifest, found)], "command")
+        assert (result["calibration"], result["decisions"]) == (None, None)
+        row = result["seeds"][0]
+        assert (row["calibration"], row["decisions"], row["against_best_baseline"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("part", "key"), [("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256")])
+def test_runs_of_other_origin_are_not_averaged(part, key):
+    second = copy.deepcopy(run_of(1, 0.8))
+    second[0][part][key] = "other"
+    with pytest.raises(InputError, match=f"seed 1 differs in {part}.{key}; train it anew"):
+        summarise([run_of(42, 0.9), second], "command")
+
+
+def test_runs_of_other_recipes_are_not_averaged():
+    second = copy.deepcopy(run_of(1, 0.8))
+    second[0]["recipe"]["fields"]["learning_rate"] = 0.5
+    with pytest.raises(InputError, match="seed 1 differs in recipe; train it anew"):
+        summarise([run_of(42, 0.9), second], "command")
+
+
+def test_seeds_are_the_first_ones_and_each_once():
+    assert seeds_to_record(1) == [42]
+    assert seeds_to_record(5) == [42, 1, 2, 3, 4]
+    assert sorted(seeds_to_record(60)) == list(range(1, 61)) and seeds_to_record(60)[:3] == [42, 1, 2]
+
+
+def test_each_seed_says_which_code_trained_and_which_evaluated_it():
+    (first, measured), (second, measured_later) = run_of(42, 0.9), run_of(1, 0.8)
+    first["code"], second["code"] = ({"commit": letter * 40, "changed": False} for letter in "ab")
+    measured |= {"code": {"commit": "a" * 40, "changed": False}, "adapter_sha256": "c" * 64}
+    measured_later |= {"code": {"commit": "b" * 40, "changed": True}}
+    first["training"]["first_losses"] = [2.5, 2.25]
+    result = summarise([(first, measured), (second, measured_later)], "command")
+    rows = result["seeds"]
+    assert rows[0]["training_code"] == rows[0]["evaluation_code"] == {"commit": "a" * 40, "changed": False}
+    assert (rows[0]["first_losses"], rows[0]["adapter_sha256"]) == ([2.5, 2.25], "c" * 64)
+    assert "first_losses" not in rows[1]  # a run of an older manifest
+    assert code_of_seeds(result) == {
+        "a" * 12: ["training of 42", "evaluation of 42"],
+        "b" * 12: ["training of 1"],
+        "b" * 12 + " (changed)": ["evaluation of 1"],
+    }
+    older = {"seeds": [{"seed": 42}]}
+    assert code_of_seeds(older) == {"unknown": ["training of 42", "evaluation of 42"]}
+
+
+def test_a_result_says_what_newer_manifests_say():
+    manifest, metrics = run_of(42, 0.9)
+    assert not {"resolved", "determinism", "constraints_sha256"} & summarise([(manifest, metrics)], "command").keys()
+    manifest |= {"determinism": {"threads": 2}, "constraints_sha256": "c"}
+    manifest["recipe"]["resolved"] = {"task": "protocol", "seed": 42, "lora_r": 8}
+    result = summarise([(manifest, metrics)], "command")
+    assert (result["determinism"], result["constraints_sha256"]) == ({"threads": 2}, "c")
+    assert result["resolved"] == {"task": "protocol", "lora_r": 8}
+
+
+def test_result_stands_beside_its_recipe():
+    assert str(results_path("recipes/a/b.yaml")) == "recipes/a/b.results.json"

@@ -1,0 +1,118 @@
+"""Batched, left-padded generation against one prompt at a time through the plain model."""
+
+import pytest
+import torch
+from tiny_model import build_tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from radrecipes.inference.generation import generate, shared_beginning
+
+STOPS = [2]
+MOST_TOKENS = 10
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tiny_tokenizer()
+
+
+@pytest.fixture(scope="module", params=["llama", "biogpt"])
+def model(tokenizer, request):
+    """Random, with weights so large that the prompt decides what is written, and a head that likes to stop.
+
+    Llama turns keys by their position; BioGPT learned a vector for each, so that a position counted wrongly shows at once.
+    """
+    config = AutoConfig.for_model(
+        request.param,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.5,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight[2] *= 3.0
+    return model
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    source = torch.Generator().manual_seed(4)
+    lengths = [1, 3, 30, 7, 7, 12, 2, 21, 5, 16, 9, 4]
+    return [torch.randint(3, 250, (length,), generator=source).tolist() for length in lengths]
+
+
+def one_at_a_time(model, tokenizer, prompts):
+    """Text, whether it stopped, and tokens, by the largest logit one token at a time, without padding or cache."""
+    answers = []
+    for prompt in prompts:
+        ids, stopped = list(prompt), False
+        while len(ids) - len(prompt) < MOST_TOKENS and not stopped:
+            with torch.no_grad():
+                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            stopped = ids[-1] in STOPS
+        text = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).strip()
+        answers.append((text, stopped, len(ids) - len(prompt)))
+    return answers
+
+
+@pytest.fixture(scope="module")
+def naive(model, tokenizer, prompts):
+    return one_at_a_time(model, tokenizer, prompts)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_batches_answer_as_one_prompt_at_a_time(batch_size, model, tokenizer, prompts, naive):
+    # Else the test would not tell a cut answer from a stopped one, or one prompt's answer from another's.
+    assert {stopped for _, stopped, _ in naive} == {True, False} and len(set(naive)) > 6
+
+    found = generate(model, tokenizer, prompts, STOPS, MOST_TOKENS, batch_size)
+    assert [(answer.text, answer.stopped, answer.tokens) for answer in found] == naive
+
+
+def test_prompts_that_begin_alike_answer_as_one_at_a_time(model, tokenizer, prompts):
+    """Their beginning is computed once, and the padding stands between it and the rest of a shorter prompt."""
+    alike = [[2, 17, 5, 33, 8, 41, *prompt] for prompt in prompts]  # from the stop token on, as BioGPT's prompts are
+    assert shared_beginning(model, alike)[0] == 6
+    found = generate(model, tokenizer, alike, STOPS, MOST_TOKENS, batch_size=5)
+    expected = one_at_a_time(model, tokenizer, alike)
+    assert len(set(expected)) > 6
+    assert [(answer.text, answer.stopped, answer.tokens) for answer in found] == expected
+
+
+def test_every_stop_token_ends_an_answer(model, tokenizer, prompts, naive):
+    long = next(index for index, (_, _, tokens) in enumerate(naive) if tokens == MOST_TOKENS)
+    unstopped = model.generate(
+        torch.tensor([prompts[long]]), max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    second = int(unstopped[0, len(prompts[long]) + 1])
+    answer = generate(model, tokenizer, [prompts[long]], [2, second], MOST_TOKENS)[0]
+    assert answer.stopped and answer.tokens <= 2
+
+
+def test_progress_is_told_after_every_batch(model, tokenizer, prompts):
+    told = []
+    generate(model, tokenizer, prompts, STOPS, 2, 5, on_progress=told.append)
+    assert told == [5, 5, 2]
+
+
+def test_no_prompts_give_no_answers(model, tokenizer):
+    assert generate(model, tokenizer, [], STOPS, 2) == []
+
+
+def test_generation_settings_of_the_model_are_not_used(model, tokenizer, prompts, naive, monkeypatch):
+    """A base model may ship sampling settings; answers are greedy all the same."""
+    monkeypatch.setattr(model.generation_config, "do_sample", True)
+    monkeypatch.setattr(model.generation_config, "temperature", 5.0)
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
+    found = generate(model, tokenizer, prompts, STOPS, MOST_TOKENS, 4)
+    assert [answer.text for answer in found] == [text for text, _, _ in naive]

@@ -1,0 +1,88 @@
+"""The table of methods and configurations: whole, and true to the tests that it names."""
+
+import ast
+
+import pytest
+from conftest import REPOSITORY
+
+from radrecipes.errors import InputError
+from radrecipes.launch import compatibility
+from radrecipes.launch.compatibility import CONFIGURATIONS, FULL, INT4, INT8, LORA, METHODS, TABLE, Verdict
+from radrecipes.launch.spec import Engine, Promise
+from radrecipes.recipe import parse_recipe
+
+RECIPE = "recipes/tiny/protocol_lora.yaml"
+WORDS = {
+    FULL: ("--use_peft", "false"),
+    LORA: (),
+    INT8: ("--load_in_8bit", "true", "--dtype", "bfloat16"),
+    INT4: ("--load_in_4bit", "true", "--dtype", "bfloat16"),
+}
+
+
+def test_every_method_has_a_verdict_under_every_shipped_configuration():
+    assert {path.stem for path in (REPOSITORY / "accelerate_configs").glob("*.yaml")} == set(CONFIGURATIONS)
+    assert TABLE.keys() == {(method, name) for method in METHODS for name in CONFIGURATIONS}
+
+
+def test_what_is_called_proved_has_a_test_and_what_is_refused_says_why():
+    for key, entry in TABLE.items():
+        assert entry.tests or entry.verdict != Verdict.PROVED, key
+        assert not entry.tests or entry.verdict != Verdict.REFUSED, key
+        assert entry.verdict == Verdict.PROVED or entry.note, key
+        for test in entry.tests:
+            file, name = test.split("::")
+            tree = ast.parse((REPOSITORY / file).read_text("utf-8"))
+            assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
+
+
+@pytest.mark.parametrize(("method", "configuration"), TABLE)
+def test_a_cell_s_verdict_is_what_happens(method, configuration, shared_workspace, monkeypatch):
+    monkeypatch.chdir(shared_workspace)
+    entry = TABLE[method, configuration]
+    if method == FULL:
+        with pytest.raises(InputError, match="set `use_peft: true`"):
+            parse_recipe(RECIPE, WORDS[FULL])
+        return
+    needs = [word for key, value in entry.needs.items() for word in (f"--{key}", value)]
+    recipe = parse_recipe(RECIPE, (*WORDS[method], *needs))
+    assert recipe.method == method
+    if entry.verdict == Verdict.REFUSED:
+        with pytest.raises(InputError, match=rf"{configuration}\.yaml: .*take ") as refused:
+            compatibility.check(recipe, configuration)
+        assert all(source in str(refused.value) for source in entry.sources) and "\n" not in str(refused.value)
+    else:
+        compatibility.check(recipe, configuration)
+
+
+def test_a_field_that_a_configuration_needs_or_excludes_is_named(shared_workspace, monkeypatch):
+    monkeypatch.chdir(shared_workspace)
+    with pytest.raises(InputError, match="needs `bnb_4bit_quant_storage: bfloat16` there"):
+        compatibility.check(parse_recipe(RECIPE, WORDS[INT4]), "fsdp1_qlora")
+    words = (*WORDS[INT4], "--bnb_4bit_quant_storage", "bfloat16", "--optim", "paged_adamw_8bit")
+    with pytest.raises(InputError, match="`optim: paged_adamw_8bit` fails there"):
+        compatibility.check(parse_recipe(RECIPE, words), "fsdp1_qlora")
+
+
+def test_a_promise_finds_its_column():
+    assert compatibility.configuration_of(Promise(2, Engine.DDP, True)) == "cpu_2proc"
+    assert compatibility.configuration_of(Promise(1, Engine.DDP, True)) == "cpu"
+    assert compatibility.configuration_of(Promise(16, Engine.ZERO3, False)) == "zero3"
+    with pytest.raises(InputError, match="nothing under accelerate_configs/ trains on 2 processes"):
+        compatibility.configuration_of(Promise(2, Engine.FSDP2, True))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_terminal_gets_a_line_for_each_configuration(method):
+    lines = compatibility.describe(method)
+    assert [line.split()[0] for line in lines] == list(CONFIGURATIONS)
+    assert [line.split()[1] for line in lines] == [TABLE[method, name].verdict for name in CONFIGURATIONS]
+
+
+def test_the_readme_holds_the_table():
+    readme = REPOSITORY / "README.md"
+    document = readme.read_text("utf-8")
+    # To write it anew: README.md = with_table(README.md)
+    assert compatibility.with_table(document) == document
+    with pytest.raises(InputError, match="add them where the table belongs"):
+        compatibility.with_table(document.replace(compatibility.END, ""))

@@ -1,0 +1,438 @@
+"""Base models, padding and stop tokens, adapters: what is loaded, and what is refused."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import TINY_MODEL
+from hub_cache import lay_in_hub_cache
+from huggingface_hub import constants
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from tiny_model import build_tiny_gemma_with_images, build_tiny_model, build_tiny_tokenizer
+from transformers import AddedToken, AutoModelForCausalLM, BitsAndBytesConfig, Gemma3ForConditionalGeneration
+from trl import ModelConfig
+
+from radrecipes.models import base as models
+from radrecipes.errors import InputError
+from radrecipes.recipe import parse_recipe
+from radrecipes.inference.vllm_engine import VllmEngine
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def trained(workspace):
+    """A tiny model whose adapter differs from zero, saved: the model, its folder, its state."""
+    base = models.load_base(ModelConfig(model_name_or_path=TINY_MODEL, dtype="float32"), row_tokens=64)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    state = model.state_dict()
+    models.save_adapter(model, workspace / "adapter", TINY_MODEL, "main", state)
+    return model, workspace / "adapter", state
+
+
+def load_tiny_base():
+    return models.load_base(ModelConfig(model_name_or_path=TINY_MODEL, dtype="float32"), row_tokens=64)
+
+
+def test_folder_under_models_shadows_the_hub(workspace):
+    assert models.locate_base(TINY_MODEL) == f"models/{TINY_MODEL}"
+    assert models.locate_base("tiny/other") == "tiny/other"
+    (workspace / "models" / "tiny" / "empty").mkdir()
+    assert models.locate_base("tiny/empty") == "tiny/empty"
+    assert models.revision_for("models/tiny/llama", "abc") is None
+    assert models.revision_for("tiny/other", "abc") == "abc"
+
+
+@pytest.mark.parametrize("path", ["./models/tiny/llama", "/models/tiny", "~/llama", "models/tiny/llama"])
+def test_local_path_is_refused(workspace, path):
+    with pytest.raises(InputError, match="is a path; name the Hub id"):
+        models.locate_base(path)
+
+
+def test_base_that_is_nowhere_gets_one_line(workspace):
+    nowhere = ModelConfig(model_name_or_path="nobody/nothing")
+    for load in (models.load_tokenizer, models.load_config, lambda model: models.load_base(model, 64)):
+        with pytest.raises(InputError, match=r"cannot load nobody/nothing .*copy it to models/nobody/nothing/"):
+            load(nowhere)
+
+
+def test_the_own_chat_template_of_a_base_is_read_from_either_place_and_either_file(workspace, tmp_path, monkeypatch):
+    folder, own = workspace / "models" / TINY_MODEL, build_tiny_tokenizer().chat_template
+    assert models.own_chat_template(TINY_MODEL, "a" * 40) == own
+    assert models.own_chat_template("tiny/other") is None
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    lay_in_hub_cache(tmp_path / "cache", "tiny/cached", "a" * 40, folder)
+    assert models.own_chat_template("tiny/cached", "a" * 40) == models.own_chat_template("tiny/cached") == own
+    assert models.own_chat_template("tiny/cached", "b" * 40) is None
+
+    # As older versions of Transformers wrote it, alone and one of several; then none, and no JSON
+    (folder / "chat_template.jinja").unlink()
+    path = folder / "tokenizer_config.json"
+    written = json.loads(path.read_text("utf-8"))
+    for template, expected in ((own, own), ([{"name": "default", "template": own}], None), (None, None)):
+        path.write_text(json.dumps({**written, "chat_template": template}), encoding="utf-8")
+        assert models.own_chat_template(TINY_MODEL) == expected
+    for text in ("[]", "{"):
+        path.write_text(text, encoding="utf-8")
+        assert models.own_chat_template(TINY_MODEL) is None
+
+
+def test_weights_digest_follows_the_weights(workspace):
+    before = models.weights_digest(TINY_MODEL)
+    assert models.weights_digest("tiny/other") is None
+    file = workspace / "models" / TINY_MODEL / "model.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    save_file({**tensors, name: tensors[name] + 1}, file, metadata={"format": "pt"})
+    assert before != models.weights_digest(TINY_MODEL)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    cache = tmp_path / "hub-cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    return cache
+
+
+def test_weights_in_the_hubs_cache_have_the_digest_of_the_same_files_under_models(workspace, hub_cache):
+    local = workspace / "models" / TINY_MODEL
+    snapshot = lay_in_hub_cache(hub_cache, "tiny/cached", "a" * 40, local)
+    assert models.locate_base("tiny/cached") == "tiny/cached"
+    for revision in (None, "main", "a" * 40):
+        assert models.weights_digest("tiny/cached", revision) == models.weights_digest(TINY_MODEL), revision
+    assert models.weights_digest("tiny/cached", "b" * 40) is None
+    (snapshot / "model.safetensors").unlink()
+    assert models.weights_digest("tiny/cached") is None
+
+
+def test_each_revision_in_the_hubs_cache_is_hashed_for_itself(workspace, hub_cache):
+    local = workspace / "models" / TINY_MODEL
+    lay_in_hub_cache(hub_cache, "tiny/cached", "a" * 40, local)
+    first = models.weights_digest("tiny/cached", "a" * 40)
+    save_file({"other": torch.ones(2)}, local / "model.safetensors", metadata={"format": "pt"})
+    lay_in_hub_cache(hub_cache, "tiny/cached", "b" * 40, local)
+    assert models.weights_digest("tiny/cached", "a" * 40) == first != models.weights_digest("tiny/cached", "b" * 40)
+
+
+def test_digest_covers_every_file_that_is_loaded_and_no_other(workspace):
+    folder = workspace / "models" / TINY_MODEL
+    whole = models.weights_digest(TINY_MODEL)
+    save_file({"copy": torch.ones(2)}, folder / "consolidated.safetensors")
+    assert models.weights_digest(TINY_MODEL) == whole
+
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    divided = models.weights_digest(TINY_MODEL)
+    assert len(shards) > 1 and divided not in (None, whole)
+    expected = hashlib.sha256(b"".join(hashlib.sha256(shard.read_bytes()).digest() for shard in shards))
+    assert divided == expected.hexdigest()
+    shards[-1].unlink()
+    assert models.weights_digest(TINY_MODEL) is None
+    (folder / "model.safetensors.index.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot load tiny/llama"):
+        models.weights_digest(TINY_MODEL)
+
+
+def test_weights_are_hashed_once_a_process(workspace, monkeypatch):
+    before = models.weights_digest(TINY_MODEL)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
+    assert models.weights_digest(TINY_MODEL) == before
+
+
+def test_padding_token_that_stops_is_replaced():
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    models.separate_padding(tokenizer, models.stop_token_ids(tokenizer))
+    assert tokenizer.pad_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_padding_is_the_token_that_is_reserved_for_it(special):
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.add_tokens([AddedToken("<|finetune_right_pad_id|>", special=special)])
+    models.separate_padding(tokenizer, models.stop_token_ids(tokenizer))
+    assert tokenizer.pad_token == ("<|finetune_right_pad_id|>" if special else "<|endoftext|>")
+
+
+def test_good_padding_token_stays():
+    tokenizer = build_tiny_tokenizer()
+    models.separate_padding(tokenizer, models.stop_token_ids(tokenizer))
+    assert tokenizer.pad_token == "<|endoftext|>"
+
+
+def test_loaded_tokenizer_never_pads_with_a_stop_token(workspace):
+    folder = workspace / "models" / TINY_MODEL
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["pad_token"] = "<|im_end|>"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    tokenizer = models.load_tokenizer(ModelConfig(model_name_or_path=TINY_MODEL))
+    assert tokenizer.pad_token_id not in models.stop_token_ids(tokenizer)
+
+
+def test_vocabulary_without_another_special_token_is_refused():
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.pad_token = None
+    every_special = sorted(tokenizer.added_tokens_decoder)
+    with pytest.raises(InputError, match="no special token left for padding"):
+        models.separate_padding(tokenizer, every_special)
+
+
+def test_stop_tokens_are_the_end_token_and_what_the_template_writes():
+    tokenizer = build_tiny_tokenizer()
+    turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert models.stop_token_ids(tokenizer) == [turn]
+    tokenizer.eos_token = "<|endoftext|>"
+    assert models.stop_token_ids(tokenizer) == [text, turn]
+    tokenizer.chat_template = None
+    assert models.stop_token_ids(tokenizer) == [text]
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no end token"):
+        models.stop_token_ids(tokenizer)
+
+
+def test_chat_template_of_the_recipe_replaces_the_tokenizers(workspace):
+    (workspace / "own.jinja").write_text("own", encoding="utf-8")
+    tokenizer = models.load_tokenizer(ModelConfig(model_name_or_path=TINY_MODEL), "own.jinja")
+    assert tokenizer.chat_template == "own"
+
+
+def test_saved_adapter_names_the_hub_id_and_answers_as_the_trained_one(trained):
+    model, folder, state = trained
+    found = models.verify_adapter(model, folder, [1, 5, 7], state)
+    assert found["tensors"] == 2 * 2 * 7
+    assert found["largest_b"] > 0
+    assert found["output_change"] > 0
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["base_model_name_or_path"], config["revision"]) == (TINY_MODEL, "main")
+    assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", WEIGHTS]
+
+    probe = torch.tensor([[1, 5, 7]])
+    loaded = models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
+    with torch.no_grad():
+        assert torch.allclose(loaded(probe).logits, model.eval()(probe).logits, atol=1e-5)
+
+
+class TestEveryWeightIsLoaded:
+    """A weight that a file lacks would be drawn at random, with a warning only."""
+
+    MODEL = ModelConfig(model_name_or_path=TINY_MODEL, dtype="float32")
+
+    def rename(self, workspace, change):
+        file = workspace / "models" / TINY_MODEL / "model.safetensors"
+        save_file({change(name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+
+    def test_a_file_that_lacks_one_is_refused(self, workspace):
+        self.rename(workspace, lambda name: name.replace("layers.1.self_attn.v_proj", "layers.1.self_attn.x_proj"))
+        lacking = "the weights lack model.layers.1.self_attn.v_proj.weight, which would be random"
+        with pytest.raises(InputError, match=rf"^models/{TINY_MODEL}: {lacking}; download {TINY_MODEL} again"):
+            models.load_base(self.MODEL)
+        with pytest.raises(InputError, match=lacking):
+            models.load_base(replace(self.MODEL, load_in_8bit=True))
+
+    def test_a_file_of_another_model_is_refused(self, workspace):
+        self.rename(workspace, lambda name: f"encoder.{name}")
+        with pytest.raises(InputError, match=r"the weights lack .*, which would be random"):
+            models.load_base(self.MODEL)
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_an_output_layer_may_be_left_out_only_where_it_is_the_embedding(self, workspace, tied):
+        build_tiny_model(workspace / "models", TINY_MODEL, tie_word_embeddings=tied)
+        file = workspace / "models" / TINY_MODEL / "model.safetensors"
+        tensors = load_file(file)
+        assert ("lm_head.weight" in tensors) != tied
+        if tied:
+            base = models.load_base(self.MODEL)
+            assert base.lm_head.weight is base.model.embed_tokens.weight
+            return
+        tensors.pop("lm_head.weight")
+        save_file(tensors, file, {"format": "pt"})
+        with pytest.raises(InputError, match=r"lack lm_head\.weight"):
+            models.load_base(self.MODEL)
+
+    def test_weights_that_are_quantised_themselves_are_whole(self, workspace):
+        plain = build_tiny_model(workspace / "models", "tiny/plain", hidden_size=64)
+        four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+        AutoModelForCausalLM.from_pretrained(plain, quantization_config=four_bits).save_pretrained(
+            workspace / "models" / "tiny" / "quantised"
+        )
+        assert models.load_base(replace(self.MODEL, model_name_or_path="tiny/quantised")).is_quantized
+
+
+class TestTextPartOfAModelThatReadsImages:
+    """Only the text part is loaded: the tower would cost memory, and its layers share names with those that are adapted."""
+
+    MODEL = ModelConfig(model_name_or_path="tiny/sees", dtype="float32")
+    PROBE = torch.tensor([[1, 20, 30, 40, 50, 60]])
+
+    @pytest.fixture
+    def folder(self, workspace):
+        return build_tiny_gemma_with_images(workspace / "models", "tiny/sees", initializer_range=0.3)
+
+    @pytest.fixture
+    def logits(self, folder):
+        """What the whole model says of a text without pictures."""
+        whole = Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.no_grad():
+            return whole(input_ids=self.PROBE).logits
+
+    @pytest.mark.parametrize("layout", ["language_model.model.", "model.language_model."])
+    def test_it_answers_as_the_whole_model_in_every_layout_of_the_hub(self, folder, logits, layout):
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        assert "language_model.model.norm.weight" in tensors  # the repositories' own layout
+        renamed = {name.replace("language_model.model.", layout): tensor for name, tensor in tensors.items()}
+        save_file(renamed, file, {"format": "pt"})
+        text = models.load_base(self.MODEL)
+        assert type(text).__name__ == "Gemma3ForCausalLM" and not any("vision" in n for n, _ in text.named_modules())
+        with torch.no_grad():
+            assert torch.equal(text(input_ids=self.PROBE).logits, logits)
+        assert models.load_config(self.MODEL).max_position_embeddings == 512
+
+    def test_weights_that_do_not_fit_are_refused(self, folder):
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        save_file({f"text.{name}": tensor for name, tensor in tensors.items()}, file, {"format": "pt"})
+        with pytest.raises(InputError, match=r"the weights lack .*, which would be random"):
+            models.load_base(self.MODEL)
+
+    def test_in_four_bits(self, folder, logits):
+        text = models.load_base(replace(self.MODEL, load_in_4bit=True, bnb_4bit_quant_type="nf4"))
+        assert text.is_quantized
+        with torch.no_grad():
+            found = text(input_ids=self.PROBE).logits
+        assert torch.corrcoef(torch.stack([found.flatten(), logits.flatten()]))[0, 1] > 0.9
+
+    def test_vllm_which_would_load_the_whole_model_is_refused(self, folder, workspace):
+        recipe = parse_recipe("recipes/tiny/protocol_lora.yaml", ["--model_name_or_path", "tiny/sees"])
+        with pytest.raises(InputError, match="--engine vllm: the adapter is of the text part of tiny/sees"):
+            VllmEngine(recipe, workspace / "adapter", [1])
+        assert not models.is_text_part(ModelConfig(model_name_or_path=TINY_MODEL))
+
+    def test_an_adapter_is_saved_loaded_and_merged(self, folder, workspace):
+        def adapted():
+            return models.load_adapter(models.load_base(self.MODEL), workspace / "adapter", "tiny/sees").eval()
+
+        model = get_peft_model(
+            models.load_base(self.MODEL), LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "k_proj"])
+        )
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight)
+        state = model.state_dict()
+        models.save_adapter(model, workspace / "adapter", "tiny/sees", None, state)
+        assert models.verify_adapter(model, workspace / "adapter", [1, 5, 7], state)["tensors"] == 2 * 2 * 2
+        with torch.no_grad():
+            expected = adapted()(self.PROBE).logits
+            # Merged, it is a model of its own, which anyone loads with Transformers alone.
+            adapted().merge_and_unload().save_pretrained(workspace / "merged")
+            merged, found = AutoModelForCausalLM.from_pretrained(workspace / "merged", output_loading_info=True)
+            assert not found["missing_keys"] and not found["unexpected_keys"]
+            assert torch.allclose(merged(self.PROBE).logits, expected, atol=1e-4)
+
+
+def damage(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    save_file(change(tensors), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def test_verification_catches_a_changed_tensor(trained):
+    model, folder, state = trained
+    name = next(name for name in load_file(folder / WEIGHTS) if "lora_A" in name)
+    damage(folder, lambda saved: {**saved, name: saved[name] + 1e-3})
+    with pytest.raises(RuntimeError, match="differs from the trained one"):
+        models.verify_adapter(model, folder, None, state)
+
+
+def test_verification_catches_a_missing_tensor(trained):
+    model, folder, state = trained
+    damage(folder, lambda saved: dict(list(saved.items())[1:]))
+    with pytest.raises(RuntimeError, match="holds other tensors"):
+        models.verify_adapter(model, folder, None, state)
+
+
+def test_verification_catches_an_adapter_that_learned_nothing(trained, workspace):
+    model, _, _ = trained
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.zeros_(weight)
+    state = model.state_dict()
+    models.save_adapter(model, workspace / "zero", TINY_MODEL, None, state)
+    with pytest.raises(RuntimeError, match="every B matrix is zero"):
+        models.verify_adapter(model, workspace / "zero", [1, 5, 7], state)
+
+
+def test_verification_leaves_the_model_as_it_was(trained):
+    model, folder, state = trained
+    models.verify_adapter(model, folder, [1, 5, 7], state)
+    assert list(model.peft_config) == ["default"]
+    assert model.active_adapter == "default"
+
+
+def test_adapter_of_another_base_is_refused(trained):
+    _, folder, _ = trained
+    with pytest.raises(InputError, match="belongs to tiny/llama, not to tiny/other"):
+        models.load_adapter(load_tiny_base(), folder, "tiny/other")
+
+
+def test_adapter_of_another_shape_is_refused(trained, workspace):
+    _, folder, _ = trained
+    other = build_tiny_model(workspace / "models", "tiny/wide", grouped_query=False)
+    base = AutoModelForCausalLM.from_pretrained(other)
+    with pytest.raises(InputError, match="do not fit tiny/llama"):
+        models.load_adapter(base, folder, TINY_MODEL)
+
+
+@pytest.mark.parametrize("missing", ["adapter_config.json", WEIGHTS, None])
+def test_folder_that_is_no_adapter_is_refused(trained, missing):
+    _, folder, _ = trained
+    if missing:
+        (folder / missing).unlink()
+    else:
+        shutil.rmtree(folder)
+    with pytest.raises(InputError, match=rf"^{folder}: .*(adapter_config.json|{WEIGHTS})"):
+        models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
+
+
+def test_pickled_weights_are_not_loaded(trained):
+    _, folder, _ = trained
+    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(InputError, match="only safetensors are loaded"):
+        models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
+
+
+def test_dtype_follows_the_recipe_and_the_processor(monkeypatch):
+    assert models.compute_dtype("float32") == models.compute_dtype(None) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert models.compute_dtype("bfloat16") == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert models.compute_dtype("bfloat16") == torch.float32
+
+
+def test_attention_is_eager_for_short_rows_on_a_processor_only(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert models.attention_for(ModelConfig(), 512) == "eager"
+    assert models.attention_for(ModelConfig(), 513) is None
+    assert models.attention_for(ModelConfig(attn_implementation="sdpa"), 64) == "sdpa"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert models.attention_for(ModelConfig(), 64) is None
+
+
+@pytest.mark.parametrize("written", ["true", "True"])  # Accelerate writes both
+def test_a_launcher_that_chose_the_processor_is_heeded(monkeypatch, written):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert models.inference_device() == torch.device("cuda", 0)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", written)
+    assert models.inference_device() == torch.device("cpu")

@@ -1,0 +1,139 @@
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radrecipes.radiology.labeller import label_report, label_sentence
+from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Status, format_observations, parse_observations
+
+SENTENCES = [
+    (group, sentence, labels)
+    for group, rows in yaml.safe_load(
+        Path(__file__).with_name("labelled_sentences.yaml").read_text(encoding="utf-8")
+    ).items()
+    for sentence, labels in rows
+]
+NEUTRAL = [
+    "The patient is rotated.",
+    "Degenerative changes of the thoracic spine.",
+    "The aorta is tortuous.",
+    "No acute cardiopulmonary process.",
+    "Low lung volumes.",
+]
+STRENGTH = {None: 0, Status.NEGATIVE: 1, Status.UNCERTAIN: 2, Status.POSITIVE: 3}
+# A list item and a text of several sentences are no single sentences, and a question mark needs no stop behind it.
+JOINABLE = [sentence for _, sentence, _ in SENTENCES if sentence.endswith(".") and ":" not in sentence]
+
+
+@pytest.mark.parametrize("group", sorted({group for group, _, _ in SENTENCES}))
+def test_hand_written_sentences(group):
+    wrong = [
+        f"{sentence!r}: {format_observations(label_sentence(sentence))}, expected {labels}"
+        for name, sentence, labels in SENTENCES
+        if name == group and label_sentence(sentence) != parse_observations(labels)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_sentences_cover_every_observation_in_every_status():
+    counts = Counter(pair for _, _, labels in SENTENCES for pair in parse_observations(labels).items())
+    assert len({sentence for _, sentence, _ in SENTENCES}) == len(SENTENCES) >= 320
+    for name in OBSERVATIONS:
+        for status in Status:
+            if name != NO_FINDING:
+                assert counts[name, status] >= 2, (name, status)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(JOINABLE), min_size=1, max_size=5), st.sampled_from(NEUTRAL), st.data())
+def test_neutral_sentence_changes_nothing(sentences, neutral, data):
+    position = data.draw(st.integers(0, len(sentences)))
+    longer = [*sentences[:position], neutral, *sentences[position:]]
+    assert label_report(" ".join(longer)) == label_report(" ".join(sentences))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(JOINABLE), min_size=1, max_size=5), st.integers(0, 5), st.randoms())
+def test_strongest_status_wins_whatever_the_order(sentences, cut, random):
+    expected = {}
+    for sentence in sentences:
+        for name, status in label_sentence(sentence).items():
+            expected[name] = max(expected.get(name), status, key=STRENGTH.get)
+    shuffled = random.sample(sentences, len(sentences))
+    labels = label_report(" ".join(shuffled[:cut]), "\n".join(shuffled[cut:]))
+    assert {name: status for name, status in labels.items() if name != NO_FINDING} == expected
+    assert list(labels) == [name for name in OBSERVATIONS if name in labels]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text() | st.lists(st.sampled_from(" ".join(JOINABLE[::9]).split() + list(",.;:()?-\n"))).map(" ".join))
+def test_arbitrary_text_never_raises(text):
+    labels = label_report(text, text)
+    assert set(labels.values()) <= set(Status)
+    assert labels == label_report(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(JOINABLE), st.sampled_from([str.upper, str.lower, str.title]), st.data())
+def test_case_and_wrapped_lines_do_not_matter(sentence, change, data):
+    words = sentence.split()
+    blanks = data.draw(st.lists(st.sampled_from([" ", "\n", "  ", "\n "]), min_size=len(words), max_size=len(words)))
+    wrapped = "".join(word + blank for word, blank in zip(words, blanks, strict=True))
+    # A dash at the start of a line is an item's; nobody wraps there.
+    assert label_sentence(change(wrapped.replace("\n-", " -"))) == label_sentence(sentence)
+
+
+@pytest.mark.parametrize(
+    ("findings", "impression", "expected"),
+    [
+        ("Lungs are clear.", "No acute cardiopulmonary process.", True),
+        ("", "No pneumothorax.", True),
+        ("Endotracheal tube in place. No effusion.", "", True),
+        ("No effusion.", "Possible pneumonia.", False),
+        ("Healed rib fracture.", "No acute process.", False),
+        ("The aorta is tortuous.", "", True),
+        ("", "", None),
+        (" \n", "", None),
+    ],
+)
+def test_no_finding_is_derived(findings, impression, expected):
+    labels = label_report(findings, impression)
+    assert labels.get(NO_FINDING) == (Status.POSITIVE if expected else None)
+    assert expected is not None or labels == {}
+
+
+def test_indication_and_history_are_not_labelled():
+    text = "INDICATION: Pneumonia, evaluate for effusion.\n\nFINDINGS: Mild edema.\nCOMPARISON: Pneumothorax then."
+    assert label_report(text) == {"Edema": Status.POSITIVE}
+
+
+def test_report_takes_less_than_a_millisecond():
+    # Other numbers in each sentence, so that no sentence is known from before.
+    reports = [
+        f"Heart size is normal on view {n}. Patchy opacity of {n} mm in the left lower lobe may represent atelectasis or "
+        f"pneumonia. No focal consolidation, pleural effusion, or pneumothorax on view {n}. Right internal jugular "
+        f"catheter ends {n} cm above the right atrium. Mild degenerative changes are seen throughout the thoracic spine "
+        f"at {n} levels. There is blunting of the left costophrenic angle on image {n}, which could reflect a small "
+        f"effusion. In the appropriate clinical setting, the opacity of {n} mm could be due to infection; follow-up in "
+        f"{n} weeks is recommended. No evidence of congestive heart failure on view {n}, although {n} images are limited."
+        for n in range(60)
+    ]
+    assert len(reports[0].split()) > 95
+    fastest = min(_seconds(report) for report in reports)
+    assert fastest < 0.001
+
+
+def _seconds(report: str) -> float:
+    start = time.process_time()
+    label_report(report)
+    return time.process_time() - start
+
+
+@pytest.mark.parametrize("phrase", ["no, ", "effusion or ", "has resolved ", "possibly slightly ", "history: ", "\n"])
+def test_time_grows_no_faster_than_the_text(phrase):
+    # Quadratic readings of these took five seconds.
+    assert _seconds(phrase * (40_000 // len(phrase))) < 2

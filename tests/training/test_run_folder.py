@@ -1,0 +1,265 @@
+"""A run's folder: one process holds it, nothing foreign is emptied, and `COMPLETE` comes last."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
+from radrecipes.launch.spec import Engine, Promise
+from radrecipes.recipe import parse_recipe
+from radrecipes.training import checkpoints, run_folder
+
+RECIPE = "recipes/tiny/protocol_lora.yaml"
+HOLDER = """
+import sys, time
+from pathlib import Path
+from radrecipes.training import checkpoints, run_folder
+with run_folder.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.fixture
+def recipe(workspace):
+    return parse_recipe(RECIPE, ["--output_dir", str(workspace / "run")])
+
+
+def tried(recipe):
+    """The folder of an earlier try of the recipe that did not finish."""
+    recipe.output_dir.mkdir(parents=True)
+    run_folder.start(recipe.output_dir, recipe)
+    (recipe.output_dir / "train_log.jsonl").write_text('{"step": 1}\n{"step": 2}\n', encoding="utf-8")
+    return recipe.output_dir
+
+
+def test_another_process_that_holds_the_folder_is_named_and_its_death_frees_it(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(OutputInUseError, match=rf"process {holder.pid} on ") as refused, run_folder.held(folder):
+            pass
+        assert refused.value.exit_code == 5 and "--output_dir" in str(refused.value)
+        # The refused process must not have emptied the holder's name.
+        with pytest.raises(OutputInUseError, match=f"process {holder.pid} on "), run_folder.held(folder):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    assert (folder / "LOCK").exists()
+    with run_folder.held(folder):
+        assert (folder / "LOCK").read_text(encoding="utf-8").startswith(f"process {os.getpid()} on ")
+    assert not (folder / "LOCK").exists()
+
+
+def test_an_exception_frees_the_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_folder.held(tmp_path):
+        raise ZeroDivisionError
+    with run_folder.held(tmp_path):
+        pass
+
+
+def test_other_processes_of_a_run_do_not_hold_the_folder(tmp_path):
+    with run_folder.held_by_main(tmp_path, True), run_folder.held_by_main(tmp_path, False):
+        assert [entry.name for entry in tmp_path.iterdir()] == ["LOCK"]
+
+
+def test_a_missing_an_empty_and_an_earlier_tried_folder_are_taken(recipe):
+    run_folder.check_can_hold(recipe, restart=False)
+    recipe.output_dir.mkdir()
+    (recipe.output_dir / "LOCK").touch()
+    run_folder.check_can_hold(recipe, restart=False)
+    (recipe.output_dir / "LOCK").unlink()
+    recipe.output_dir.rmdir()
+    tried(recipe)
+    run_folder.check_can_hold(recipe, restart=False)
+
+
+def test_foreign_files_are_refused_and_kept(recipe):
+    recipe.output_dir.mkdir()
+    (recipe.output_dir / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InputError, match="holds files that are no run"):
+        run_folder.check_can_hold(recipe, restart=False)
+    assert (recipe.output_dir / "thesis.tex").read_text(encoding="utf-8") == "years of work"
+
+
+def test_restart_replaces_a_run_but_never_foreign_files(recipe):
+    recipe.output_dir.mkdir()
+    (recipe.output_dir / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InputError, match="holds files that are no run"):
+        run_folder.check_can_hold(recipe, restart=True)
+
+
+def test_a_file_in_the_folders_place_is_refused(recipe):
+    recipe.output_dir.write_text("x", encoding="utf-8")
+    with pytest.raises(InputError, match="is a file"):
+        run_folder.check_can_hold(recipe, restart=False)
+
+
+def test_a_run_of_another_recipe_is_refused_unless_restarted(recipe):
+    folder = tried(recipe)
+    other = parse_recipe(RECIPE, ["--output_dir", str(folder), "--seed", "7"])
+    with pytest.raises(InputError, match=r"seed: 42 there, 7 here.*--allow-change recipe"):
+        run_folder.check_can_hold(other, restart=False)
+    run_folder.check_can_hold(other, restart=True)
+
+
+def test_start_empties_an_earlier_try_but_not_its_lock(recipe):
+    folder = tried(recipe)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "old.txt").touch()
+    (folder / run_folder.COMPLETE).touch()
+    with run_folder.held(folder):
+        run_folder.start(folder, recipe)
+        assert sorted(entry.name for entry in folder.iterdir()) == ["LOCK", "recipe.yaml"]
+    assert parse_recipe(folder / "recipe.yaml").digest == recipe.digest
+    assert not run_folder.is_complete(folder)
+
+
+def test_a_folder_emptied_by_half_looks_neither_finished_nor_foreign(recipe, monkeypatch):
+    folder = tried(recipe)
+    (folder / "adapter").mkdir()
+    (folder / run_folder.COMPLETE).touch()
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.start(folder, recipe)
+    assert (folder / "adapter").exists() and not run_folder.is_complete(folder)
+    run_folder.check_can_hold(recipe, restart=False)
+
+
+def test_start_removes_a_link_and_not_what_it_leads_to(recipe, workspace):
+    folder = tried(recipe)
+    (folder / "link").symlink_to(workspace / "data")
+    run_folder.start(folder, recipe)
+    assert not (folder / "link").exists() and (workspace / "data" / "tiny").is_dir()
+
+
+def test_complete_is_written_last(recipe, monkeypatch):
+    folder = tried(recipe)
+    with pytest.raises(TypeError):
+        run_folder.finish(folder, {"mistake": object()}, folder / "saved")
+    assert not run_folder.is_complete(folder)
+
+    at_the_end = []
+    touch = Path.touch
+    monkeypatch.setattr(
+        Path,
+        "touch",
+        lambda path: (at_the_end.append(json.loads((folder / "manifest.json").read_text())), touch(path)),
+    )
+    (folder / "saved").mkdir()
+    run_folder.finish(folder, {"base": {"model_id": "tiny/llama"}, "text": "Größe"}, folder / "saved")
+    assert at_the_end == [{"base": {"model_id": "tiny/llama"}, "text": "Größe"}]
+    assert run_folder.is_complete(folder) and run_folder.read_manifest(folder) == at_the_end[0]
+    assert (folder / "adapter").is_dir() and not (folder / "saved").exists()
+
+
+def test_an_unfinished_run_has_no_manifest_to_read(recipe):
+    folder = tried(recipe)
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"no finished run here .*scripts/sft.py"):
+        run_folder.read_manifest(folder)
+
+
+def test_train_log_is_read_in_order(recipe):
+    assert run_folder.read_train_log(tried(recipe)) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_run_killed_before_its_recipe_stood_there_is_no_foreign_folder(recipe):
+    recipe.output_dir.mkdir()
+    for name in ("LOCK", ".recipe.yaml"):
+        (recipe.output_dir / name).touch()
+    run_folder.check_can_hold(recipe, restart=False)
+
+
+def identity_under(recipe, processes=1, engine=Engine.ONE_PROCESS):
+    return run_folder.run_identity(recipe, "d", "w", "p", Promise(processes, engine, True))
+
+
+def resumable(recipe, steps=2, **launch):
+    """The folder of an earlier try with a checkpoint behind its last logged step, and what it was made of."""
+    folder, identity = tried(recipe), identity_under(recipe, **launch)
+    written = checkpoints.unfinished_folder(folder) / f"checkpoint-{steps}"
+    written.mkdir(parents=True)
+    checkpoints.seal(written, folder, identity, {})
+    return folder, identity
+
+
+def test_a_torn_line_behind_the_checkpoint_does_no_harm(recipe):
+    folder, identity = resumable(recipe)
+    with (folder / "train_log.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write('{"step": 3}\n{"st')
+    resumed = run_folder.find_resumption(folder, identity, ())
+    assert resumed.step == 2 and not resumed.changed
+    run_folder.start(folder, recipe, resumed.step)
+    assert run_folder.read_train_log(folder) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize(
+    "log", [None, "", '{"step": 1}\n', '{"step": 1}\n{"st', '{"step": 2}\n{"step": 1}\n', "1\n2\n"]
+)
+def test_a_log_that_lacks_steps_before_the_checkpoint_is_refused(log, recipe):
+    folder, identity = resumable(recipe)
+    (folder / "train_log.jsonl").unlink()
+    if log is not None:
+        (folder / "train_log.jsonl").write_text(log, encoding="utf-8")
+    with pytest.raises(NoCheckpointError, match=r"train_log.jsonl does not hold each of the 2 steps .*--restart"):
+        run_folder.find_resumption(folder, identity, ())
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (Engine.ZERO2, Engine.DDP, "engine: ZeRO-2 there, DDP here"),
+        (Engine.ONE_PROCESS, Engine.FSDP2, "engine: DDP there, FSDP2 here"),
+    ],
+)
+def test_a_checkpoint_of_another_engine_is_refused_whatever_is_allowed(before, now, words, recipe):
+    """A ZeRO checkpoint under DDP would be read without its optimizer, and without a word."""
+    folder, _ = resumable(recipe, processes=2, engine=before)
+    with pytest.raises(InputError, match=words) as refused:
+        run_folder.find_resumption(folder, identity_under(recipe, 2, now), run_folder.PARTS)
+    assert str(refused.value).endswith("set --output_dir, replace it with --restart")
+
+
+@pytest.mark.parametrize("engine", Engine)
+def test_who_may_go_on_with_another_number_of_processes(engine, recipe):
+    folder, _ = resumable(recipe, processes=2, engine=engine)
+    now = identity_under(recipe, 4, engine)
+    if engine in (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3):
+        with pytest.raises(InputError, match=r"processes: 2 there, 4 here\).*replace it with --restart$"):
+            run_folder.find_resumption(folder, now, ["processes"])
+    else:
+        assert run_folder.find_resumption(folder, now, ["processes"]).changed == {"processes": [2, 4]}
+        with pytest.raises(InputError, match=r"go on from its checkpoint with --allow-change processes$"):
+            run_folder.find_resumption(folder, now, [])
+
+
+def test_one_process_and_ddp_read_each_other_s_checkpoints(recipe):
+    folder, _ = resumable(recipe)
+    now = identity_under(recipe, 2, Engine.DDP)
+    assert run_folder.find_resumption(folder, now, ["processes"]).changed == {"processes": [1, 2]}
+
+
+def test_leftovers_of_a_complete_run_are_removed_unless_somebody_does_it_already(recipe):
+    folder, _ = resumable(recipe)
+    (folder / run_folder.COMPLETE).touch()
+    with run_folder.held(folder):
+        run_folder.remove_leftovers(folder)
+        assert (folder / "checkpoints").exists()
+    (folder / "LOCK").write_text("process 1 on nowhere\n", encoding="utf-8")
+    run_folder.remove_leftovers(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["COMPLETE", "recipe.yaml", "train_log.jsonl"]

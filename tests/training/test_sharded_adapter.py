@@ -1,0 +1,52 @@
+"""What a checkpoint under FSDP1 keeps, and an optimizer that can take a state; whole runs: `e2e/test_sharded_engines.py`."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from tiny_model import build_tiny_model
+from transformers import AutoModelForCausalLM
+
+from radrecipes.training.sharded_adapter import begin_optimizer_state, gather_adapter, load_kept_adapter
+
+
+@pytest.fixture
+def adapted(tmp_path):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(build_tiny_model(tmp_path, "tiny/llama"), dtype=torch.float32)
+    return get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+
+
+def test_a_kept_adapter_is_loaded_in_the_precision_it_was_trained_in(adapted, tmp_path):
+    kept = {name: weight + 1e-4 for name, weight in gather_adapter(adapted).items()}
+    save_file(kept, tmp_path / "adapter.safetensors")
+    adapted.to(torch.bfloat16)
+    load_kept_adapter(adapted, tmp_path)
+    loaded = gather_adapter(adapted)
+    assert loaded.keys() == kept.keys() and all(torch.equal(loaded[name], kept[name]) for name in kept)
+
+
+def test_the_adapter_of_another_recipe_is_not_loaded(adapted, tmp_path):
+    kept = gather_adapter(adapted)
+    del kept[min(kept)]
+    save_file(kept, tmp_path / "adapter.safetensors")
+    with pytest.raises(RuntimeError, match="holds another adapter than the recipe's"):
+        load_kept_adapter(adapted, tmp_path)
+
+
+def test_a_checkpoint_of_another_engine_changes_nothing(adapted, tmp_path):
+    before = gather_adapter(adapted)
+    load_kept_adapter(adapted, tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in gather_adapter(adapted).items())
+
+
+def test_an_optimizer_begins_with_a_state_and_moves_no_weight():
+    weights = [torch.nn.Parameter(torch.randn(5, 3)), torch.nn.Parameter(torch.randn(3))]
+    before = [weight.detach().clone() for weight in weights]
+    groups = [{"params": weights[:1], "lr": 0.1, "weight_decay": 0.5}, {"params": weights[1:], "lr": 0.2}]
+    optimizer = torch.optim.AdamW(groups)
+    begin_optimizer_state(optimizer)
+    assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+    for weight in weights:
+        assert weight.grad is None and not optimizer.state[weight]["exp_avg"].any()

@@ -1,0 +1,111 @@
+"""What inspection shows and what checking refuses."""
+
+import json
+
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radrecipes.errors import InputError
+from radrecipes.recipe import parse_recipe
+from radrecipes.tasks import TASKS
+from radrecipes.training import data as inspection
+
+RECIPE = "recipes/tiny/protocol_lora.yaml"
+
+
+def test_marked_tokens_are_the_answer_with_its_stop_token(workspace):
+    data = inspection.load_training_data(parse_recipe(RECIPE))
+    labels = data.dataset.splits["train"]["label"]
+    for row, label in zip(data.rows.rows, labels, strict=True):
+        prompt, answer = inspection.prompt_and_answer(row, data.tokenizer)
+        assert answer == f"{label}<|im_end|>"
+        assert prompt.endswith("<|im_start|>assistant\n")
+    shown = inspection.masked_example(row, data.tokenizer)
+    assert shown.endswith(f"<|im_start|>assistant\n⟦{label}<|im_end|>⟧")
+    assert "<|im_end|> stops the model" in shown
+
+
+def test_too_long_rows_can_be_looked_at(workspace):
+    recipe = parse_recipe(RECIPE, ["--max_length", "62"])
+    with pytest.raises(InputError, match="longer than max_length 62"):
+        inspection.load_training_data(recipe)
+    data = inspection.load_training_data(recipe, max_dropped_fraction=1.0)
+    assert 0 < len(data.rows.too_long) < 48
+    assert len(data.rows.rows) + len(data.rows.too_long) == 48
+
+
+def test_check_says_what_it_found(workspace):
+    found = inspection.check_data(parse_recipe(RECIPE))
+    assert found.startswith("48 rows, longest ")
+    assert "0 left out" in found
+
+
+def test_check_says_what_it_could_not_check(workspace):
+    found = inspection.check_data(parse_recipe(RECIPE, ["--model_name_or_path", "nobody/has-this"]))
+    assert found.startswith("48 rows; template and lengths not checked: the tokenizer of nobody/has-this is neither")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--max_new_tokens=2", "raise max_new_tokens from 2"),
+        ("--max_length=20", "48 of 48 rows are longer than max_length 20"),
+        ("--dataset=data/none", "data/none: no such dataset folder"),
+        ("--chat_template_path=none.jinja", "chat_template_path: no such file none.jinja"),
+        ("--model_name_or_path=./models/tiny/llama", "is a path; name the Hub id"),
+    ],
+)
+def test_check_refuses(workspace, override, message):
+    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+        inspection.check_data(parse_recipe(RECIPE, [override]))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{{ m['content'] + '\\n' }}{% endfor %}", "writes no stop token"),
+        ("{% if add_generation_prompt %}now {% endif %}{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}",
+         "no beginning of prompt and answer"),
+    ],
+)  # fmt: skip
+def test_check_refuses_a_template_that_would_train_something_else(workspace, template, message):
+    (workspace / "template.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        inspection.check_data(parse_recipe(RECIPE, ["--chat_template_path=template.jinja"]))
+
+
+def test_check_refuses_rows_that_the_base_has_no_positions_for(workspace):
+    config = workspace / "models" / "tiny" / "llama" / "config.json"
+    entries = json.loads(config.read_text("utf-8"))
+    config.write_text(json.dumps(entries | {"max_position_embeddings": 62}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"has \d+ tokens, tiny/llama reads 62 at most; set max_length: 62"):
+        inspection.check_data(parse_recipe(RECIPE))
+    parsed = parse_recipe(RECIPE, ["--max_length=62", "--max_dropped_fraction=1"])
+    assert inspection.load_training_data(parsed).rows.longest <= 62
+
+
+def test_check_refuses_data_that_changed(workspace):
+    (workspace / "data" / "tiny" / "train.parquet").write_bytes(b"other")
+    with pytest.raises(InputError, match="changed since the manifest was written"):
+        inspection.check_data(parse_recipe(RECIPE))
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1))
+def test_lengths_are_those_of_the_rows(lengths):
+    found = inspection.summarise_lengths(lengths)
+    assert (found.smallest, found.largest) == (min(lengths), max(lengths))
+    assert found.percentile_95 in lengths
+    within = sum(length <= found.percentile_95 for length in lengths)
+    below = sum(length < found.percentile_95 for length in lengths)
+    assert below < 0.95 * len(lengths) <= within
+    assert sum(length < found.median for length in lengths) <= len(lengths) / 2
+
+
+def test_categories_are_counted_most_frequent_first():
+    labels = Dataset.from_dict({"label": ["b", "a", "c", "c"]})
+    assert inspection.count_categories(labels, TASKS["protocol"]) == [("c", 2), ("a", 1), ("b", 1)]
+    observations = Dataset.from_dict({"observations": ["Edema: positive; Fracture: negative", "Edema: positive"]})
+    expected = [("Edema: positive", 2), ("Fracture: negative", 1)]
+    assert inspection.count_categories(observations, TASKS["report"]) == expected
