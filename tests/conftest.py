@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+from made_up_metrics import make_metrics  # noqa: F401  (a fixture)
 from tiny_model import build_tiny_model
 
 from radrecipes.data.example import Example

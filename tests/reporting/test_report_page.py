@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from page_reader import Page
 
 from radrecipes.data.label_sets import Label, LabelSet
 from radrecipes.evaluation.embeddings import TextEmbedder
@@ -26,8 +27,6 @@ from radrecipes.inference.answers import SystemOutput
 from radrecipes.reporting.page import grid, p_value
 from radrecipes.reporting.report_page import write_report
 from radrecipes.reporting.result_tables import metrics_table
-
-from .page_reader import Page
 
 LABELS = [
     Label("CT Head", modality="CT", body_region="head"),

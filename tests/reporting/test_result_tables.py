@@ -2,14 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
+from written_reports import evaluated
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import over_seeds, results_path, summarise
 from radrecipes.recipe import find_recipes
 from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, with_results
 from radrecipes.tasks.headline_figures import writes_text
-
-from .written_reports import evaluated
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # A recipe whose result is not recorded says so itself, which is tested where recipes are.

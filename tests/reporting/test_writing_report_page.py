@@ -9,11 +9,10 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from page_reader import Page
+from written_reports import evaluated
 
 from radrecipes.reporting.writing_report_page import failed_texts, passed_texts, write_report_page
-
-from .page_reader import Page
-from .written_reports import evaluated
 
 HOSTILE = '<script>document.title="stolen"</script> r/o bleed & "fx" \'x\''
 SECRET = "jane doe room twelve"

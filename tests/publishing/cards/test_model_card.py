@@ -5,13 +5,13 @@ import pytest
 import torch
 from conftest import REPOSITORY, TINY_MODEL
 from hub_server import card_rules
+from hub_validation import validate_datasets, validate_models
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
-from reporting.hub_validation import validate_datasets, validate_models
-from reporting.written_reports import evaluated
 from tiny_model import build_tiny_gemma_with_images, build_tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
+from written_reports import evaluated
 
 from radrecipes.environment import determinism
 from radrecipes.errors import InputError
