@@ -14,7 +14,7 @@ import pytest
 from accelerate.utils import str_to_bool
 from conftest import REPOSITORY
 
-from radrecipes.launch.spec import Engine, Promise, promise_of
+from radrecipes.launch.spec import Engine, LaunchSpec, spec_from_environment
 
 LAUNCH = REPOSITORY / "scripts" / "launch.py"
 # Runs until a signal comes, then saves for as many seconds as its rank's word says, and leaves with 75. Notes each signal.
@@ -208,10 +208,12 @@ def test_arguments_and_environment_are_those_that_accelerate_gives(processes, fo
         assert our_words == their_words == ["tells.py", "--a", "b c"]
         different = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
         assert different - {"MASTER_PORT", "TORCHELASTIC_ERROR_FILE"} == {
-            "RADRECIPES_LAUNCHER", "RADRECIPES_PROMISE", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
+            "RADRECIPES_LAUNCHER", "RADRECIPES_LAUNCH_SPEC", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
         } | ({"TORCHELASTIC_SIGNALS_TO_HANDLE", "ACCELERATE_USE_CPU"} if processes == 2 else set())  # fmt: skip
         assert str_to_bool(ours["ACCELERATE_USE_CPU"])  # accelerate tells no worker of several
-        assert promise_of(ours) == Promise(processes, Engine.DDP if processes == 2 else Engine.ONE_PROCESS, True)
+        assert spec_from_environment(ours) == LaunchSpec(
+            processes, Engine.DDP if processes == 2 else Engine.ONE_PROCESS, True
+        )
 
 
 def test_a_program_that_is_no_python_script_finds_the_usual_signals(start):
