@@ -221,10 +221,10 @@ def test_a_program_that_is_no_python_script_finds_the_usual_signals(start):
     assert end_of(start(1, "--no_python", "sh", "-c", "kill -s PIPE $$; exit 3"))[0] == -signal.SIGPIPE
 
 
-def test_faults_of_the_arguments_are_one_line_and_exit_code_2(start):
+def test_errors_in_the_arguments_are_one_line_and_exit_code_2(start):
     Path("3.yaml").write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnumber_of_gpus: 3\n")
     code, said = end_of(start(9, "ends.py", 0))
-    assert code == 2 and said.startswith("error: 9.yaml: no such configuration") and said.count("\n") == 1
+    assert code == 2 and said.startswith("error: 9.yaml: no such accelerate configuration") and said.count("\n") == 1
     code, said = end_of(start(3, "ends.py", 0))
     assert code == 2 and said.startswith("error: ") and "number_of_gpus" in said and said.count("\n") == 1
     code, said = end_of(start(1, "--no_such_option"))
@@ -236,5 +236,5 @@ def test_what_needs_gpus_is_not_degraded_to_a_cpu(start):
     code, said = end_of(start(3, "ends.py", 0, CUDA_VISIBLE_DEVICES=""))
     assert (code, said.count("\n")) == (2, 1)
     assert said.startswith(
-        "error: the launch configuration is for 8 processes (FSDP2) on GPUs, and PyTorch finds no GPU"
+        "error: the launch configuration requests 8 processes (FSDP2) on GPUs, but PyTorch finds no GPU"
     )

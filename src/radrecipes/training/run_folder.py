@@ -13,6 +13,7 @@ from typing import Any
 
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.launch.spec import Engine, LaunchSpec
+from radrecipes.models.weights import Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import checkpoints
 
@@ -346,6 +347,11 @@ def is_release(folder: Path) -> bool:
 def adapter_folder(folder: Path) -> Path:
     """Where the adapter of a run lies: in a folder of its own, in a release beside the rest."""
     return folder if is_release(folder) else folder / "adapter"
+
+
+def weights_of(folder: Path) -> Weights:
+    """The weights that a finished run trained, or a release holds."""
+    return weights_in(adapter_folder(folder))
 
 
 def read_train_log(folder: Path) -> list[dict[str, Any]]:
