@@ -217,14 +217,14 @@ def break_weight(step: int) -> None:
     import torch
     from transformers import TrainerCallback
 
-    from radrecipes.training.sharded_adapter import part_of_this_process
+    from radrecipes.training.sharded import local_part
 
     class Breaks(TrainerCallback):
         def on_optimizer_step(self, args, state, control, model=None, **kwargs):
             if state.global_step + 1 == step:
                 with torch.no_grad():
                     weight = next(param for param in model.parameters() if param.requires_grad)
-                    part_of_this_process(weight).flatten()[0] = torch.inf
+                    local_part(weight).flatten()[0] = torch.inf
 
     _with_trainer(lambda trainer: trainer.add_callback(Breaks()))
 

@@ -167,7 +167,7 @@ _OUR_DEFAULTS = {
 }
 # Fields that say where a run lies, and those that decide nothing of its result.
 _PLACES = ("output_dir", "run_name", "logging_dir")
-_NOT_DECISIVE = ("output_dir", "run_name", "save_strategy", "save_steps")
+NOT_DECISIVE = ("output_dir", "run_name", "save_strategy", "save_steps")
 _DATACLASSES = (RecipeArguments, SFTConfig, ModelConfig)
 _POSITIVE = (
     "global_batch_size",
@@ -242,7 +242,7 @@ class Recipe:
     @property
     def decisive_fields(self) -> dict[str, Any]:
         """The fields that decide the result: not where it is written, and not when checkpoints are."""
-        return {key: value for key, value in self.fields.items() if key not in _NOT_DECISIVE}
+        return {key: value for key, value in self.fields.items() if key not in NOT_DECISIVE}
 
     @property
     def resolved(self) -> dict[str, Any]:
