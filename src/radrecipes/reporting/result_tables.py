@@ -7,7 +7,7 @@ from typing import Any
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.label_metrics import ADAPTER
-from radrecipes.reporting.report_tables import decisions
+from radrecipes.reporting.label_tables import decisions
 from radrecipes.tasks.headline_figures import HEADLINES, HeadlineFigure, figure_value, task_of, writes_text
 
 BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
