@@ -21,7 +21,7 @@ from radrecipes.evaluation.confusions import ANY, costly_rows
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.slices import slice_figures, slice_masks
 from radrecipes.inference.answers import SystemOutput
-from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_figures
+from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_metrics
 from radrecipes.statistics import bootstrap_interval, macro_f1_statistic, mcnemar_exact, mean_statistic
 
 ADAPTER = "adapter"
@@ -257,7 +257,7 @@ def compute_metrics(
                     choices = choose_thresholds(validation, targets, label_set.always_review)
             measured[name]["selective"] = {
                 "confidence": CONFIDENCES[name],
-                **selective_figures(answers, costly[ANY], choices, label_set.always_review, **draws),
+                **selective_metrics(answers, costly[ANY], choices, label_set.always_review, **draws),
             }
 
     best = best_baseline(validation_rows, validation_systems) if validation_systems else None
