@@ -231,7 +231,7 @@ def test_loss_curve_is_on_the_page_and_in_a_file_that_stands_alone(write, tmp_pa
     assert "var(--" not in alone
     assert "#0b6e75" in alone
     assert "#0b6e75; stroke-width: 2" not in html
-    for name, words in (("risk_coverage", "coverage: fraction"), ("reliability", "probability of the answer")):
+    for name, words in (("risk_coverage", "highest confidence first"), ("reliability", "probability of the answer")):
         drawing = (tmp_path / "figures" / f"{name}.svg").read_text()
         assert f">{words}" in drawing or f"{words}</text>" in drawing
         assert "var(--" not in drawing
