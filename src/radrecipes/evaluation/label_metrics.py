@@ -269,6 +269,16 @@ def compute_metrics(
         "rows": len(rows.ids),
         "groups": len(set(rows.groups)),
         "labels": len(label_set.names),
+        "label_set": [
+            {
+                "name": label.name,
+                "modality": label.modality,
+                "body_region": label.body_region,
+                "contrast": label.contrast,
+                "always_review": label.always_review,
+            }
+            for label in label_set.labels
+        ],
         "labels_in_split": len(set(rows.references)),
         "dataset": dict(dataset),
         "decoding": dict(decoding),

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from radrecipes.errors import LostProcessError
-from radrecipes.launch.spec import check_whole_model, check_world_size, promise_of
+from radrecipes.launch.spec import check_unsharded, check_world_size, spec_from_environment
 from radrecipes.models.base import inference_device
 
 Batch = TypeVar("Batch")
@@ -25,10 +25,10 @@ def join_processes(longest_wait: timedelta) -> PartialState:
     Raises:
         [`InputError`]: the launch spec shards the model, or requested another number of processes.
     """
-    promise = promise_of(os.environ)
-    check_whole_model(promise)
+    spec = spec_from_environment(os.environ)
+    check_unsharded(spec)
     processes = PartialState(cpu=inference_device().type == "cpu", timeout=longest_wait)
-    check_world_size(promise, processes.num_processes)
+    check_world_size(spec, processes.num_processes)
     return processes
 
 
