@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from radrecipes.data.audit import audit_leakage
 from radrecipes.data.label_sets import LabelSet
-from radrecipes.evaluation.slices import NOT_STATED, slice_metrics, slice_masks
+from radrecipes.evaluation.slices import NOT_STATED, slice_masks, slice_metrics
 
 LABELS = LabelSet.from_text("""\
 name: parts

@@ -19,7 +19,7 @@ from radrecipes.evaluation.baselines import (
 )
 from radrecipes.evaluation.confusions import ANY, costly_rows
 from radrecipes.evaluation.embeddings import TextEmbedder
-from radrecipes.evaluation.slices import slice_metrics, slice_masks
+from radrecipes.evaluation.slices import slice_masks, slice_metrics
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_metrics
 from radrecipes.statistics import bootstrap_interval, macro_f1_statistic, mcnemar_exact, mean_statistic
