@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -16,11 +15,12 @@ from tiny_model import build_tiny_gemma_with_images, build_tiny_model, build_tin
 from transformers import AddedToken, AutoModelForCausalLM, BitsAndBytesConfig, Gemma3ForConditionalGeneration
 from trl import ModelConfig
 
+from radrecipes.errors import InputError
+from radrecipes.inference.vllm_engine import VllmEngine
 from radrecipes.models import base as models
 from radrecipes.models.weights import weights_in
-from radrecipes.errors import InputError
 from radrecipes.recipe import parse_recipe
-from radrecipes.inference.vllm_engine import VllmEngine
+
 
 def test_folder_under_models_shadows_the_hub(workspace):
     assert models.locate_base(TINY_MODEL) == f"models/{TINY_MODEL}"

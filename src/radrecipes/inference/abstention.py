@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, get_origin
 import numpy as np
 
 from radrecipes.errors import InputError
+from radrecipes.files import write_atomically
 from radrecipes.statistics import clopper_pearson_lower_bound, effective_rows, intraclass_correlation
 
 AUTO = "auto"
@@ -197,9 +197,7 @@ class DecisionPolicy:
     def save(self, folder: str | Path) -> Path:
         """Write the file into the adapter's folder atomically."""
         path = Path(folder) / POLICY_FILE
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps({"format": POLICY_FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, json.dumps({"format": POLICY_FORMAT, **asdict(self)}, indent=2) + "\n")
         return path
 
     @classmethod

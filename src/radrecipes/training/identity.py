@@ -16,8 +16,8 @@ NOT_OF_RUN = (*NOT_DECISIVE, *_OF_THE_MACHINE, "dataset")
 NOT_OF_RESULT = (*NOT_DECISIVE, "seed")
 # ... between a recorded result and a run that reproduces it; the chat template is compared by digest as well.
 NOT_OF_REPRODUCTION = (*NOT_OF_RESULT, *_OF_THE_MACHINE, "dataset", "chat_template_path")
-# What older checkpoints and results do not record, because there was nothing else.
-_UNRECORDED = {"engine": Engine.DDP, "recipe.stage": "sft"}
+# What older checkpoints do not record, because there was nothing else.
+_UNRECORDED = {"engine": Engine.DDP}
 # What these engines write can be read by the same number of processes only.
 _FIXED_PROCESSES = (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
 
@@ -56,7 +56,7 @@ class RunIdentity:
 
     def diff(self, now: "RunIdentity") -> dict[str, list[Any]]:
         """What differs: name to `[before, now]`, `None` if it is missing."""
-        return differences({**_UNRECORDED, **self.values}, {**_UNRECORDED, **now.values})
+        return differences({**_UNRECORDED, **self.values}, now.values)
 
     @property
     def changeable(self) -> tuple[str, ...]:

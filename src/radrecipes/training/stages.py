@@ -28,4 +28,4 @@ STAGES = {"sft": Stage(load_training_data, sft_trainer, LoraAdapter)}
 
 def stage_of(recipe: Recipe) -> Stage:
     """The stage of a recipe."""
-    return STAGES[getattr(recipe.arguments, "stage", "sft")]
+    return STAGES[recipe.arguments.stage]
