@@ -48,6 +48,7 @@ from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_completions, render_prompt
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
+from radrecipes.training.data import tokenise
 from radrecipes.training.interruption import StopRequests
 
 SEED = 7
@@ -102,7 +103,7 @@ def weights(rows: Rows, scratch: Path, size: Size) -> None:
     stops = models.stop_token_ids(tokenizer)
     longest = parse_recipe(PROTOCOL_RECIPE).training.max_length
     began = time.perf_counter()
-    tokenised = training.tokenise(
+    tokenised = tokenise(
         Dataset.from_list(orders), TASKS["protocol"], tokenizer, "plain", stops, longest, max_dropped_fraction=0.05
     )
     seconds = time.perf_counter() - began
@@ -190,7 +191,7 @@ def layouts(rows: Rows, scratch: Path, size: Size) -> None:
     recipe = _protocol_recipe(scratch, *_lora_words(size))
     tokenizer, notes = models.load_tokenizer(recipe.model), _notes(scratch)
     base = models.load_base(recipe.model, training.longest_row(recipe))
-    trainer = training.make_trainer(recipe, base, tokenizer, notes)
+    trainer = training.sft_trainer(recipe, base, tokenizer, notes)
     # What the Trainer would do at its start
     trainer.model.to(size.device).train()
     needed = 10 * max(size.batches)
@@ -253,7 +254,7 @@ def biogpt(rows: Rows, scratch: Path, size: Size) -> None:
     tokenizer, split = models.load_tokenizer(recipe.model), load_prepared_dataset(recipe.arguments.dataset).splits
     reports = split["train"].select(range(min(len(split["train"]), size.tokenised)))
     stops, style = models.stop_token_ids(tokenizer), recipe.arguments.prompt_style
-    tokenised = training.tokenise(
+    tokenised = tokenise(
         reports, TASKS["report"], tokenizer, style, stops, recipe.training.max_length, max_dropped_fraction=0.05
     )
     what = "the report recipe, 8-bit base; reports stand under the name of notes, an epoch has 30,000 of them as well"
@@ -314,7 +315,7 @@ def _run_trainer(recipe: Recipe, tokenizer: Any, notes: Dataset, size: Size, fou
     """Train for some seconds as scripts/sft.py does, without its run folder; speed and utilisation go into `found`."""
     training.divide_batch(recipe, processes=1)
     base = models.load_base(recipe.model, training.longest_row(recipe))
-    trainer = training.make_trainer(recipe, base, tokenizer, notes)
+    trainer = training.sft_trainer(recipe, base, tokenizer, notes)
     training.check_layout(trainer)
     clock, batch = StepClock(size.train_seconds), recipe.arguments.global_batch_size
     trainer.add_callback(clock)

@@ -37,7 +37,7 @@ from radrecipes.models import base as models
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
-from radrecipes.training import trainer as training
+from radrecipes.training.data import tokenise
 
 RESULTS = Path(__file__).parent / "results.json"
 NAME = "scale_rates"
@@ -76,7 +76,7 @@ def main() -> None:
     tokenizer, task = models.load_tokenizer(recipe.model), TASKS["report"]
     stops, split = models.stop_token_ids(tokenizer), Dataset.from_list(chosen)
     words = (split, task, tokenizer, recipe.arguments.prompt_style, stops, 2048, 0.0)
-    rates["render_and_tokenise_rows_per_second"] = len(chosen) / timed(lambda: training.tokenise(*words), args.runs)
+    rates["render_and_tokenise_rows_per_second"] = len(chosen) / timed(lambda: tokenise(*words), args.runs)
     ids = tokenizer(texts)["input_ids"]
     rates["tokens_a_report"] = statistics.fmean(map(len, ids))
     tokens = sum(map(len, ids))
@@ -84,8 +84,8 @@ def main() -> None:
 
     # What grows: each number of texts in a process of its own, for its memory
     many = Dataset.from_list((reports * (TEXTS * 10 // len(reports) + 1))[: TEXTS * 10])
-    held = grown(lambda: training.tokenise(many, *words[1:]))["mib"] * 2**20
-    rates["tokenised_bytes_a_token"] = held / training.tokenise(many, *words[1:]).tokens
+    held = grown(lambda: tokenise(many, *words[1:]))["mib"] * 2**20
+    rates["tokenised_bytes_a_token"] = held / tokenise(many, *words[1:]).tokens
     orders = [order["note"] for order in generate_orders(7, 2 * args.studies)]
     written = [f"{row['findings']} {row['impression']}" for row in reports]
     growth = {

@@ -11,7 +11,7 @@ from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.models import base as models
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
-from radrecipes.training import trainer as training
+from radrecipes.training.data import tokenise
 
 RECIPE = "recipes/smollm2-135m/protocol_lora.yaml"
 
@@ -30,7 +30,7 @@ class TrainingRows:
         self.folder = Path(tempfile.mkdtemp(prefix="radrecipes-bench-"))
         task, arguments = TASKS[self.recipe.arguments.task], self.recipe.arguments
         tokenizer = models.load_tokenizer(self.recipe.model)
-        tokenised = training.tokenise(
+        tokenised = tokenise(
             load_prepared_dataset(arguments.dataset).splits["train"],
             task,
             tokenizer,

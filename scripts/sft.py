@@ -78,7 +78,7 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
         train(trainer, opened.checkpoint, stop)
         counted = save(trainer, opened)
         say(f"trained in {counted['seconds'] / 60:.1f} minutes, peak memory {counted['peak_memory_gib']:.1f} GiB")
-        say(f"adapter verified and saved: {opened.folder / 'adapter'}")
+        say(f"adapter checked and saved: {opened.folder / 'adapter'}")
         close(trainer)
 
 

@@ -24,11 +24,8 @@ from pathlib import Path
 
 # What scripts/sft.py, evaluate_model.py and predict.py import.
 _LIBRARIES = [
-    "radrecipes.training.trainer",
-    "radrecipes.training.data",
-    "radrecipes.training.manifest",
+    "radrecipes.training.run",
     "radrecipes.evaluation.label_metrics",
-    "radrecipes.training.divergence",
 ]
 _FROM_WARM_PROCESS = multiprocessing.get_context("forkserver")
 _FROM_WARM_PROCESS.set_forkserver_preload(_LIBRARIES)
@@ -348,9 +345,9 @@ def _with_loss(change: Callable) -> None:
 
 def _with_trainer(do: Callable) -> None:
     """Have `do(trainer)` called once the trainer is made."""
-    from radrecipes.training import trainer as training
+    from radrecipes.training import run
 
-    original = training.make_trainer
+    original = run.make_trainer
 
     @functools.wraps(original)
     def made(*args, **options):
@@ -358,4 +355,4 @@ def _with_trainer(do: Callable) -> None:
         do(trainer)
         return trainer
 
-    training.make_trainer = made
+    run.make_trainer = made

@@ -80,6 +80,6 @@ def test_training_knows_the_weights_that_it_had_to_download(cache, call, monkeyp
     assert call(*words, "--stop-after", "3").code == 75
     done = call(*words)
     assert done.code == 0, done.stderr
-    assert "resuming behind step 3" in done.stdout
+    assert "resuming after step 3" in done.stdout
     manifest = json.loads(Path("runs/downloaded/manifest.json").read_text("utf-8"))
     assert manifest["base"]["weights_sha256"] == models.weights_digest(TINY_MODEL, REVISION) is not None

@@ -158,7 +158,7 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(disk, wor
         ("radrecipes.training.checkpoints", "seal", 2, 0, 5),
         ("radrecipes.training.checkpoints", "seal", 4, 0, 15),
         # Behind training: in the adapter, its tokenizer, the manifest.
-        ("radrecipes.training.trainer", "save_and_verify", 1, 4096, 18),
+        ("radrecipes.training.run", "save_and_verify", 1, 4096, 18),
         ("radrecipes.models.weights", "LoraAdapter.verify", 1, 0, 18),
         ("radrecipes.training.run_folder", "finish", 1, 0, 18),
     ],
@@ -169,7 +169,7 @@ def test_a_disk_that_fills_up_leaves_nothing_torn(module, name, call, left, kept
     fault = partial(before, module, name, partial(fill_disk, disk, left), call)
     ended = Script(workspace, *words, fault=fault).end()
     assert ended.code == 1, ended.stderr
-    whole = f"checkpoint-{kept} is whole; " if kept else ""
+    whole = f"checkpoint-{kept} is complete; " if kept else ""
     assert f"{run}: the disk is full (" in error_of(ended)
     assert f" MiB free); {whole}make room and run the same command again" in error_of(ended)
     check_nothing_torn(run)
@@ -221,11 +221,11 @@ NAN, INFINITE = partial(multiply_loss, math.nan), partial(multiply_loss, math.in
         (break_gradient, 7, 1, 7, "gradient norm nan"),
         (NAN, 2, 1, 2, "loss nan"),
         # In a step that saves the weights tell; in another one the next loss does.
-        (break_weight, 10, 1, 10, "weights that are no finite numbers"),
+        (break_weight, 10, 1, 10, "NaN or infinite weights"),
         (break_weight, 7, 1, 8, "loss nan"),
         (NAN, 7, 2, 7, "loss nan"),
         (break_gradient, 10, 2, 10, "gradient norm nan"),
-        (break_weight, 10, 2, 10, "weights that are no finite numbers"),
+        (break_weight, 10, 2, 10, "NaN or infinite weights"),
     ],
 )
 def test_a_step_that_gives_no_number_ends_the_run(

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from tiny_model import build_tiny_model
 from transformers import AutoModelForCausalLM
 
-from radrecipes.training.sharded import initialise_optimizer_state, gather_trained, load_trained_weights
+from radrecipes.training.sharded import gather_trained, initialise_optimizer_state, load_trained_weights
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def adapted(tmp_path):
     return get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
 
 
-def test_a_kept_adapter_is_loaded_in_the_precision_it_was_trained_in(adapted, tmp_path):
+def test_saved_weights_are_loaded_in_the_precision_it_was_trained_in(adapted, tmp_path):
     kept = {name: weight + 1e-4 for name, weight in gather_trained(adapted).items()}
     save_file(kept, tmp_path / "adapter.safetensors")
     adapted.to(torch.bfloat16)
@@ -26,11 +26,11 @@ def test_a_kept_adapter_is_loaded_in_the_precision_it_was_trained_in(adapted, tm
     assert loaded.keys() == kept.keys() and all(torch.equal(loaded[name], kept[name]) for name in kept)
 
 
-def test_the_adapter_of_another_recipe_is_not_loaded(adapted, tmp_path):
+def test_the_weights_of_another_recipe_are_not_loaded(adapted, tmp_path):
     kept = gather_trained(adapted)
     del kept[min(kept)]
     save_file(kept, tmp_path / "adapter.safetensors")
-    with pytest.raises(RuntimeError, match="holds another adapter than the recipe's"):
+    with pytest.raises(RuntimeError, match="holds other weights than the recipe trains"):
         load_trained_weights(adapted, tmp_path)
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from scipy import stats
 
-from radrecipes import environment, hub
+from radrecipes import hub
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import (
-    OF_ONE_RUN,
     RESULTS_FILE,
     figures_of_metrics,
     figures_of_seed,
@@ -25,11 +24,12 @@ from radrecipes.evaluation.results import (
 )
 from radrecipes.inference.abstention import COVERAGE_STEP
 from radrecipes.inference.predictors import is_reference, run_of
-from radrecipes.models import base as models
+from radrecipes.models.base import load_tokenizer
 from radrecipes.recipe import Recipe, parse_recipe
-from radrecipes.tasks import TASKS, HeadlineMetric
-from radrecipes.tasks.rendering import prompt_template_digest
+from radrecipes.tasks import HeadlineMetric
 from radrecipes.training import run_folder
+from radrecipes.training.identity import NOT_OF_REPRODUCTION, diff_values, without
+from radrecipes.training.manifest import made_of, made_with
 
 # How far a figure may move without a reason, in units of the last decimal that tables show (0.01 of a rate). Other processors and
 # versions sum in another order, which flips answers between labels that are about equally probable: measured for one adapter with
@@ -44,9 +44,6 @@ SAME_LOSS = 0.02
 # Of a manifest, most likely to explain another result first. The first four must be the same.
 _PARTS = ("recipe", "data", "prompt", "base", "code", "constraints_sha256", "packages", "hardware", "determinism")
 _DECISIVE_PARTS = ("recipe", "data", "prompt", "base.weights_sha256")
-# Of a recipe: where data and chat template lie is no part of it, because their digests are compared; and what follows from the
-# machine.
-_NOT_COMPARED = (*OF_ONE_RUN, "dataset", "chat_template_path", "bf16", "use_cpu")
 # Where these are the same, so are the losses, to the bit.
 _DECIDE_ROUNDING = ("processor", "processor_version", "instruction_set", "bfloat16_instructions")
 
@@ -222,30 +219,10 @@ def facts_here(recipe: Recipe, dataset: PreparedDataset) -> dict[str, Any]:
     Returns:
         `dict`: as [`facts_of`] gives it. Base weights that would have to be downloaded first are not in it.
     """
-    tokenizer = models.load_tokenizer(recipe.model, recipe.training.chat_template_path)
-    style = recipe.arguments.prompt_style
-    template = tokenizer.chat_template if style == "chat" else None
-    weights = models.weights_digest(recipe.model.model_name_or_path, recipe.model.model_revision)
-    splits = dataset.manifest["splits"]
-    facts = {
-        "recipe": {"fields": recipe.fields, "resolved": recipe.resolved},
-        "data": {
-            "digest": dataset.digest,
-            "label_set_sha256": dataset.manifest.get("label_set", {}).get("sha256"),
-            "rows": {name: len(split) for name, split in dataset.splits.items()},
-            "splits_sha256": {name: splits[name]["sha256"] for name in splits},
-        },
-        "prompt": {
-            "style": style,
-            "sha256": prompt_template_digest(TASKS[recipe.arguments.task], tokenizer, style),
-            "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
-        },
-        "base": {"weights_sha256": weights} if weights else {},
-        "code": environment.code_version(),
-        "constraints_sha256": environment.constraints_sha256(),
-        "packages": environment.packages(),
-        "hardware": environment.hardware(),
-    }
+    tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
+    facts = made_of(recipe, dataset, tokenizer) | made_with()
+    weights = facts["base"]["weights_sha256"]
+    facts["base"] = {"weights_sha256": weights} if weights else {}
     # As a file holds it, so that both sides are of the same types.
     return json.loads(json.dumps(facts, default=str))
 
@@ -261,12 +238,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
             When it was published, and here.
     """
     kind = "resolved" if all("resolved" in facts["recipe"] for facts in (before, now)) else "fields"
-    recipes = [
-        {key: value for key, value in facts["recipe"][kind].items() if key not in _NOT_COMPARED}
-        for facts in (before, now)
-    ]
-    names = dict.fromkeys([*recipes[0], *recipes[1]])
-    pairs = [(f"recipe.{name}", recipes[0].get(name), recipes[1].get(name)) for name in names]
+    fields = diff_values(*(without(facts["recipe"][kind], NOT_OF_REPRODUCTION) for facts in (before, now)))
+    pairs = [(f"recipe.{name}", *values) for name, values in fields.items()]
     for part in _PARTS[1:]:
         known, found = _flat(part, before.get(part)), _flat(part, now.get(part))
         pairs += [(name, known[name], found[name]) for name in known if name in found]

@@ -19,7 +19,6 @@ from transformers import TrainerCallback
 from radrecipes.environment import peak_memory_gib
 from radrecipes.errors import FullDiskError, InputError, NoCheckpointError, RadrecipesError
 from radrecipes.files import file_sha256, sync, sync_tree, text_sha256
-from radrecipes.training.identity import RunIdentity
 
 FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"
@@ -143,13 +142,13 @@ def verify(folder: Path) -> Checkpoint:
     return Checkpoint(folder, step, manifest["identity"], manifest["progress"])
 
 
-def seal(written: Path, run: Path, identity: RunIdentity, progress: Mapping[str, Any]) -> Path:
+def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mapping[str, Any]) -> Path:
     """Make `checkpoints/checkpoint-<step>` of what the Trainer wrote: hash and sync it, add the manifest, rename last."""
     step = int(written.name.rpartition("-")[2])
     names = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
     manifest = {
         "step": step,
-        "identity": dict(identity.values),
+        "identity": dict(identity),
         "progress": dict(progress),
         "files": {name: file_sha256(written / name) for name in names},
     }
@@ -227,7 +226,7 @@ class SealsCheckpoints(TrainerCallback):
     Counts the seconds that checkpoints take in `progress`.
     """
 
-    def __init__(self, run: Path, identity: RunIdentity, progress: Progress):
+    def __init__(self, run: Path, identity: Mapping[str, Any], progress: Progress):
         self.run, self.identity, self.progress = run, identity, progress
         self._saving_since = 0.0
 

@@ -56,7 +56,7 @@ class RunIdentity:
 
     def diff(self, now: "RunIdentity") -> dict[str, list[Any]]:
         """What differs: name to `[before, now]`, `None` if it is missing."""
-        return differences({**_UNRECORDED, **self.values}, now.values)
+        return diff_values({**_UNRECORDED, **self.values}, now.values)
 
     @property
     def changeable(self) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def without(fields: Mapping[str, Any], uncounted: Collection[str]) -> dict[str, 
     return {key: value for key, value in fields.items() if key not in uncounted}
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+def diff_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What differs between two mappings: name to `[before, now]`, `None` if it is missing."""
     names = dict.fromkeys([*before, *now])
     return {name: [before.get(name), now.get(name)] for name in names if before.get(name) != now.get(name)}

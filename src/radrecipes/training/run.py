@@ -163,7 +163,7 @@ def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> C
         TrainLog(run.folder / run_folder.TRAIN_LOG, run.progress),
         stop,
         SavesTrainedWeights(),
-        checkpoints.SealsCheckpoints(run.folder, run.identity, run.progress),
+        checkpoints.SealsCheckpoints(run.folder, run.identity.values, run.progress),
     ):
         trainer.add_callback(callback)
     return trainer

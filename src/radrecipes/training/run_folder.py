@@ -13,7 +13,7 @@ from radrecipes.files import LockedError, lock, sync_tree, write_atomically
 from radrecipes.models.weights import Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import PARTS, checkpoints
-from radrecipes.training.identity import RunIdentity, differences, recipe_fields
+from radrecipes.training.identity import RunIdentity, diff_values, recipe_fields
 
 COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
@@ -96,7 +96,7 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
     if restart:
         return
     earlier = parse_recipe(folder / _RECIPE)
-    changed = differences(recipe_fields(earlier.resolved), recipe_fields(recipe.resolved))
+    changed = diff_values(recipe_fields(earlier.resolved), recipe_fields(recipe.resolved))
     _check_allowed(changed, () if is_complete(folder) else allowed, folder)
 
 
@@ -112,7 +112,7 @@ def check_finished(folder: Path, identity: RunIdentity) -> None:
         # A base model that is no longer on this machine cannot be compared, and a finished run does not need it.
         if identity.values[name] is not None:
             found[name] = manifest[part][key]
-    _check_allowed(differences(found, {name: identity.values[name] for name in found}), (), folder)
+    _check_allowed(diff_values(found, {name: identity.values[name] for name in found}), (), folder)
 
 
 def find_resumption(folder: Path, identity: RunIdentity, allowed: Collection[str]) -> Resumption:

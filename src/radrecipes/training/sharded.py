@@ -45,7 +45,9 @@ def local_part(parameter: torch.nn.Parameter) -> torch.Tensor:
     return getattr(parameter, "ds_tensor", parameter)  # ZeRO-3, where the parameter itself is empty
 
 
-def _unsharded(parameters: list[torch.nn.Parameter], around: torch.nn.Module | None) -> contextlib.AbstractContextManager:
+def _unsharded(
+    parameters: list[torch.nn.Parameter], around: torch.nn.Module | None
+) -> contextlib.AbstractContextManager:
     """A context in which a module's own parameters are complete, `around` the module above it."""
     if isinstance(around, FullyShardedDataParallel):  # FSDP1, whose wrapper of a trained layer holds that layer alone
         return FullyShardedDataParallel.summon_full_params(around, recurse=False, writeback=False)
