@@ -165,6 +165,7 @@ def compute_metrics(
     rows: EvaluationRows,
     systems: Mapping[str, Sequence[SystemOutput]],
     *,
+    task: str,
     label_set: LabelSet,
     train_notes: Sequence[str],
     train_labels: Sequence[str],
@@ -187,6 +188,8 @@ def compute_metrics(
         systems (`Mapping[str, Sequence[SystemOutput]]`):
             The answers of each system, row by row. `adapter` is compared with the best baseline, with
             `tfidf_logistic_regression` and with `base`, where they are there.
+        task (`str`):
+            Name of the task.
         label_set ([`LabelSet`]):
             Every label, and what is said about it.
         train_notes (`Sequence[str]`):
@@ -265,6 +268,7 @@ def compute_metrics(
     shown = [name for name in (ADAPTER, best["name"] if best else None) if name in systems]
     masks = slice_masks(rows.notes, rows.references, train_notes, train_labels, label_set)
     return {
+        "task": task,
         "split": split,
         "rows": len(rows.ids),
         "groups": len(set(rows.groups)),
