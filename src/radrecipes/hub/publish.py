@@ -10,7 +10,7 @@ from typing import Literal
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, ModelInfo
 
 from radrecipes.errors import InputError
-from radrecipes.hub.connection import RETRY, WAITS, RepoType, Repository
+from radrecipes.hub.connection import RETRY, WAITS, Repository, RepoType
 from radrecipes.hub.reference import check_repo_id, check_tag
 from radrecipes.hub.release_files import HUB_FILE, difference_of, git_blob_id, release_files, sha256_of_files
 
@@ -183,9 +183,7 @@ def _commit(repository: Repository, folder: Path, files: Mapping[str, str], mess
         if now is not None and _remote_difference(now, folder, files) is None:
             return now.sha
         if now is not None and now.sha != head.sha:
-            raise InputError(
-                f"{repository.repo_id}: commit: somebody else changed it meanwhile; {RETRY}"
-            ) from error
+            raise InputError(f"{repository.repo_id}: commit: somebody else changed it meanwhile; {RETRY}") from error
         return None
 
     return repository.call("commit", create_commit, landed=landed)

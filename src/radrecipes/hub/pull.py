@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from radrecipes.errors import InputError
 from radrecipes.files import lock, write_atomically
-from radrecipes.hub.connection import WAITS, Failure, RepoType, Repository
+from radrecipes.hub.connection import WAITS, Failure, Repository, RepoType
 from radrecipes.hub.reference import Reference
 from radrecipes.hub.release_files import manifest_difference, sha256_of_files
 
