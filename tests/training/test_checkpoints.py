@@ -326,7 +326,9 @@ def test_a_disk_that_fills_up_is_named_and_what_was_half_written_is_gone(adapter
     torn = checkpoints.unfinished_folder(tmp_path) / "checkpoint-4"
     free_bytes(monkeypatch, 2**40, 0)
     with (
-        pytest.raises(FullDiskError, match=r"disk is full \(0.0 MiB free\); checkpoint-2 is complete; make room") as full,
+        pytest.raises(
+            FullDiskError, match=r"disk is full \(0.0 MiB free\); checkpoint-2 is complete; make room"
+        ) as full,
         checkpoints.room_for(tmp_path, adapter),
     ):
         torn.mkdir(parents=True)
