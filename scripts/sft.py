@@ -85,7 +85,7 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
 def _warn(line: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"warning: {line}", file=sys.stderr)
+    tqdm.write(line, file=sys.stderr)
 
 
 def _say_nothing(*lines: str, **options: str) -> None:
