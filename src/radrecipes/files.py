@@ -1,10 +1,112 @@
 """Files: digests, atomic writes, locks."""
 
+import contextlib
 import hashlib
+import os
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
+class LockedError(Exception):
+    """Another process holds a lock.
+
+    Args:
+        holder (`str`):
+            That process, as `process <pid> on <host>`.
+    """
+
+    def __init__(self, holder: str):
+        super().__init__(holder)
+        self.holder = holder
+
+
 def file_sha256(path: Path) -> str:
-    """Hash a file without holding it in memory."""
+    """Hash a file in pieces, so that its size does not matter."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """Hash a text as UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_atomically(path: Path, content: str | Callable[[Path], None]) -> None:
+    """Replace a file at once: a kill, a full disk or a power cut leaves the old one or the new one.
+
+    Args:
+        content (`str` or `Callable`):
+            The text, or a function that writes a file at the path that it is given.
+    """
+    temporary = path.with_name(f".{path.name}")
+    try:
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        else:
+            content(temporary)
+        _sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Write every file and folder below `folder` to the disk, so that a power cut loses none."""
+    for path in sorted(folder.rglob("*")):
+        _sync(path)
+    _sync(folder)
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool = True) -> Iterator[str]:
+    """Hold an exclusive lock; the system frees it when the process ends, however it ends.
+
+    The lock file names its holder and is removed with the lock. It is left behind only by a process that was killed.
+
+    Args:
+        path (`Path`):
+            The lock file; a missing one is made.
+        wait (`bool`, *optional*, defaults to `True`):
+            Wait until another process frees it.
+
+    Yields:
+        `str`: who held it and was killed, as `process <pid> on <host>`; empty if nobody.
+
+    Raises:
+        [`LockedError`]: another process holds it, and `wait` is `False`.
+        [`OSError`]: the lock file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    # A file that its holder removed while it was opened here is no lock: filelock compares.
+    held = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except Timeout:
+        raise LockedError(_read_holder(path) or "unknown") from None
+    try:
+        earlier = _read_holder(path)
+        try:
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+            yield earlier
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        held.release()
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from radrecipes.errors import InputError
 from radrecipes.models import base as models
+from radrecipes.models.lm_head import at_positions, lm_head_input
 from radrecipes.planning import cpu as planning
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import data as inspection
@@ -77,7 +78,8 @@ def test_counted_step_is_the_real_step(recipe, data, layout):
     model, targets = real_model(recipe), labels[labels != -100]
     counter, living = FlopCounterMode(display=False), planning.LivingBytes()
     living.ignore(model.parameters(), model.buffers(), batch.values(), [labels, targets, scored])
-    with counter, living, training.scored_positions_only(model, scored):
+    scored_only = lm_head_input(model, at_positions(training.scored_positions(scored)))
+    with counter, living, scored_only:
         logits = model(**batch, use_cache=False).logits
         torch.nn.functional.cross_entropy(logits[: len(targets)], targets).backward()
 

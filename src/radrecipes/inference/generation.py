@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from radrecipes.inference.distributed import answer_batches
+from radrecipes.models.lm_head import lm_head_input
 
 _WORTH_SHARING = 4  # tokens
 
@@ -101,9 +102,6 @@ def generate(
         torch.manual_seed(sampling.seed)
     prefix, cache = shared_beginning(model, prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))  # longest first: memory peaks at once
-    # The last position is a strided slice, for which torch would copy the whole head once a row: 40 % of the time on a CPU.
-    head = model.get_output_embeddings()
-    contiguous = head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(),))
 
     def write(batch: list[int]) -> list[Generation]:
         length = len(prompts[batch[0]])
@@ -129,8 +127,9 @@ def generate(
 
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     on_done = (lambda batch: on_progress(len(batch))) if on_progress else None
-    written = answer_batches(batches, write, shared and not sampling, on_done)
-    contiguous.remove()
+    # The last position is a strided slice, for which torch would copy the whole head once a row: 40 % of the time on a CPU.
+    with lm_head_input(model, torch.Tensor.contiguous):
+        written = answer_batches(batches, write, shared and not sampling, on_done)
     answers = dict(zip(order, itertools.chain.from_iterable(written), strict=True))
     return [answers[index] for index in range(len(prompts))]
 

@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from radrecipes.errors import InputError
 from radrecipes.inference.distributed import answer_batches
 from radrecipes.inference.generation import shared_beginning
+from radrecipes.models.lm_head import at_positions, lm_head_input
 
 _ROOT = 0  # the trie's root stands for the prompt itself
 _PADDING = -1  # stands where a row has no node
@@ -363,9 +364,7 @@ class _BatchOfNotes:
         # The LM head sees the wanted positions only
         index = torch.tensor([row * length + place for row, place, _ in wanted])
         index = functional.pad(index, (0, -len(wanted) % _ROUND_TO)).to(device)
-        head = self.model.get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[index],))
-        try:
+        with lm_head_input(self.model, at_positions(index)):
             logits = self.model(
                 input_ids=torch.from_numpy(_padded(tokens, length, self.scorer.pad_token_id)).to(device),
                 position_ids=torch.from_numpy(_padded(positions, length, 0)).to(device),
@@ -373,8 +372,6 @@ class _BatchOfNotes:
                 past_key_values=cache,
                 use_cache=True,
             ).logits
-        finally:
-            handle.remove()
         logits = logits.reshape(len(index), -1)[: len(wanted)]
         block = max(1, _LOGITS_AT_ONCE["cpu" if device.type == "cpu" else "cuda"] // logits.shape[1])
         totals = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(block)])

@@ -1,10 +1,9 @@
 """The SFT trainer: TRL's, with the LM head on scored positions only and a batch layout without padding."""
 
-import contextlib
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from trl import SFTTrainer, get_peft_config
 from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
 from radrecipes.launch.spec import Engine, engine_of
 from radrecipes.models import base as models
+from radrecipes.models.lm_head import at_positions, lm_head_input
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.rendering import render_examples
 from radrecipes.tasks.task import Task
@@ -220,7 +220,7 @@ class CompletionTrainer(SFTTrainer):
         scored = F.pad(targets != IGNORED, (0, 1))  # position i predicts token i + 1
         targets = targets[targets != IGNORED]
         forward_inputs = {key: value for key, value in inputs.items() if key not in ("labels", "index")}
-        with scored_positions_only(self.accelerator.unwrap_model(model), scored):
+        with lm_head_input(self.accelerator.unwrap_model(model), at_positions(scored_positions(scored))):
             outputs = model(**forward_inputs, use_cache=False)
         total = F.cross_entropy(outputs.logits[: len(targets)].float(), targets, reduction="sum")
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
@@ -251,28 +251,14 @@ class RowsOfStep(TrainerCallback):
         return sorted(gather_object(own))
 
 
-@contextlib.contextmanager
-def scored_positions_only(model: PreTrainedModel, scored: torch.Tensor) -> Iterator[None]:
-    """Within the context the LM head sees the scored positions in order, filled up with the first position to a multiple of 32.
+def scored_positions(scored: torch.Tensor) -> torch.Tensor:
+    """Where `scored` of shape `(rows, length)` is `True`, filled up with the first position to a multiple of 32.
 
-    The logits are `(scored positions + fill, vocabulary)`; the fill keeps the number of kernel shapes small, see
-    [`SharedPrefixCollator`].
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The unwrapped model.
-        scored (`torch.Tensor` of shape `(rows, length)`):
-            `True` where the next token is scored.
+    The fill keeps the number of kernel shapes small, see [`SharedPrefixCollator`].
     """
     positions = scored.flatten().nonzero().flatten()
     # A batch of empty rows has no scored position: its process only takes part in the step.
-    positions = F.pad(positions, (0, -len(positions) % SCORED_ROUND_TO if len(positions) else SCORED_ROUND_TO))
-    head = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[positions],))
-    try:
-        yield
-    finally:
-        handle.remove()
+    return F.pad(positions, (0, -len(positions) % SCORED_ROUND_TO if len(positions) else SCORED_ROUND_TO))
 
 
 def make_trainer(
