@@ -35,9 +35,8 @@ from radrecipes.evaluation.evaluate import EvaluationOptions, evaluate
 from radrecipes.inference.distributed import join_processes
 from radrecipes.inference.predictors import is_reference, load_predictor, run_of
 from radrecipes.recipe import header
-from radrecipes.reporting.report_page import write_report
+from radrecipes.reporting.page import write_page
 from radrecipes.reporting.result_tables import metrics_table
-from radrecipes.reporting.writing_report_page import write_report_page
 from radrecipes.training import run_folder
 
 
@@ -119,13 +118,10 @@ def main() -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     evaluated.predictions.to_parquet(unfinished / "predictions.parquet", index=False)
-    page = {"labels": predictor.label_set.labels} if task.writes == "label" else {}
-    write_page = write_report if task.writes == "label" else write_report_page
     write_page(
         unfinished,
         metrics=evaluated.metrics,
         predictions=evaluated.predictions,
-        **page,
         title=header(folder / "recipe.yaml").split(". ")[0],
         dataset_manifest=dataset.manifest,
         run_manifest=manifest,

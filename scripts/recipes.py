@@ -20,7 +20,7 @@ import radrecipes  # noqa: F401  (before any library that reports home: turns te
 from radrecipes.cli import run
 from radrecipes.errors import InputError
 from radrecipes.launch import compatibility
-from radrecipes.launch import files as launch_files
+from radrecipes.launch.spec import spec_from_file
 from radrecipes.recipe import find_recipes, header, parse_recipe
 from radrecipes.training import data as inspection
 
@@ -51,7 +51,7 @@ def list_recipes() -> None:
 
 def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -> None:
     """Print `ok` or the error of each recipe; leave with exit code 2 if any is wrong."""
-    configuration = compatibility.configuration_of(launch_files.promise_in(launch)) if launch else None
+    configuration = compatibility.configuration_of(spec_from_file(launch)) if launch else None
     paths = paths or find_recipes(RECIPES_FOLDER)
     if not paths:
         raise InputError(f"no recipes under {RECIPES_FOLDER}/; run this in the repository's folder")

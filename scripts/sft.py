@@ -21,10 +21,9 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import positive, run
 from radrecipes.data.dataset_folder import LABEL_SET_FILE, SHOWABLE_ACCESS
 from radrecipes.errors import OutputInUseError
-from radrecipes.launch import compatibility
-from radrecipes.launch import peer_watchdog as other_hosts
-from radrecipes.launch import spec as launch_promise
-from radrecipes.launch.spec import Promise
+from radrecipes.launch import compatibility, peer_watchdog
+from radrecipes.launch import spec as launch_spec
+from radrecipes.launch.spec import LaunchSpec
 from radrecipes.models import base as models
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS
@@ -62,16 +61,16 @@ def main() -> None:
     stop_with_launcher()
     with StopRequests(args.stop_after) as stop:
         # Launcher and recipe: every fault of the user's shows before any work
-        promise = launch_promise.promise_of(os.environ)
-        launch_promise.check_gpus(promise)
+        spec = launch_spec.spec_from_environment(os.environ)
+        launch_spec.check_gpus(spec)
         recipe = parse_recipe(args.config, overrides)
-        found = launch_promise.check_processes(promise, recipe.training)
+        found = launch_spec.check_processes(spec, recipe.training)
         compatibility.check(recipe, compatibility.configuration_of(found))
-        with other_hosts.watched():
+        with peer_watchdog.watched():
             train(args, recipe, found, stop)
 
 
-def train(args: argparse.Namespace, recipe: Recipe, launch: Promise, stop: StopRequests) -> None:
+def train(args: argparse.Namespace, recipe: Recipe, launch: LaunchSpec, stop: StopRequests) -> None:
     """Train one recipe, or what is left of it."""
     # Output folder: what lies there must be an earlier try of this recipe
     folder, state = recipe.output_dir, recipe.training.distributed_state
@@ -96,12 +95,12 @@ def train(args: argparse.Namespace, recipe: Recipe, launch: Promise, stop: StopR
         identity = _identity(recipe, data, launch)  # the base is on this machine now
         anew = run_folder.Resumption()
         resumed = anew if args.restart else run_folder.find_resumption(folder, identity, args.allow_change)
-        other_hosts.check_same_run(folder, identity, resumed.step)
+        peer_watchdog.check_same_run(folder, identity, resumed.step)
 
         # Trainer
         recipe.training.output_dir = str(folder)
         trainer = training.make_trainer(recipe, base, tokenizer, rows.rows)
-        launch_promise.check_engine(launch, trainer.accelerator)
+        launch_spec.check_engine(launch, trainer.accelerator)
         with checkpoints.room_for(folder, trainer.model, trainer.is_sharded):
             state.wait_for_everyone()  # all have looked at the checkpoints before the first one tidies up
             if state.is_main_process:
@@ -160,7 +159,7 @@ def train(args: argparse.Namespace, recipe: Recipe, launch: Promise, stop: StopR
     training.close(trainer)
 
 
-def _identity(recipe: Recipe, data: TrainingData, launch: Promise) -> dict[str, Any]:
+def _identity(recipe: Recipe, data: TrainingData, launch: LaunchSpec) -> dict[str, Any]:
     prompt = prompt_template_digest(TASKS[recipe.arguments.task], data.tokenizer, recipe.arguments.prompt_style)
     weights = models.weights_digest(recipe.model.model_name_or_path, recipe.model.model_revision)
     return run_folder.run_identity(recipe, data.dataset.digest, weights, prompt, launch)

@@ -58,7 +58,7 @@ def selective(kind, accuracy):
     }
 
 
-def calibration_figures(error):
+def calibration_metrics(error):
     edges = np.linspace(0, 1, 16)
     bins = [
         {"low": low, "high": high, "count": count, "confidence": None, "accuracy": None}
@@ -172,8 +172,8 @@ def make_metrics():
             if generated
             else {
                 "temperature": 1.437,
-                "before": calibration_figures(0.081),
-                "after": calibration_figures(0.021),
+                "before": calibration_metrics(0.081),
+                "after": calibration_metrics(0.021),
                 "fitted_on": {"split": "validation", "rows": 649, "groups": 36},
             },
             "slices": [

@@ -170,7 +170,7 @@ def as_on_gpus() -> None:
     from torch.distributed.fsdp import _init_utils
     from transformers import training_args
 
-    from radrecipes.launch import spec as launch_promise
+    from radrecipes.launch import spec as launch_spec
 
     torch.accelerator.is_available = training_args.is_torch_bf16_gpu_available = lambda: True
     PartialState._prepare_backend = lambda *args, **options: ("gloo", DistributedType.MULTI_GPU)
@@ -180,10 +180,8 @@ def as_on_gpus() -> None:
     if "ACCELERATE_USE_DEEPSPEED" in os.environ:
         # For CPUs alone, and it wants a compiler.
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
-    check, anywhere = launch_promise.check_processes, partial(dataclasses.replace, on_cpu=None)
-    launch_promise.check_processes = lambda promise, args: dataclasses.replace(
-        check(anywhere(promise), args), on_cpu=False
-    )
+    check, anywhere = launch_spec.check_processes, partial(dataclasses.replace, on_cpu=None)
+    launch_spec.check_processes = lambda spec, args: dataclasses.replace(check(anywhere(spec), args), on_cpu=False)
 
 
 def note_held_bytes(path: Path) -> None:

@@ -96,7 +96,7 @@ def test_determinism_on_a_gpu_says_what_was_not_set_against_it(gpu, monkeypatch)
     words = " ".join(found["not_deterministic"])
     for word in ("atomics", "CUBLAS_WORKSPACE_CONFIG was not set", "cudnn.deterministic was off"):
         assert word in words, word
-    assert "not promised" in found["repeats"] and found["cublas_workspace"] is None
+    assert "not guaranteed" in found["repeats"] and found["cublas_workspace"] is None
 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)

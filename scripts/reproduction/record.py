@@ -6,7 +6,7 @@ from pathlib import Path
 
 from radrecipes.evaluation.results import code_of_seeds, results_path, seeds_to_record, summarise
 from radrecipes.recipe import parse_recipe
-from radrecipes.reporting.result_tables import results_table, with_results
+from radrecipes.reporting.result_tables import results_table, summary_table, with_results
 from radrecipes.training import run_folder
 
 from reproduction.steps import evaluate_run, train_run
@@ -30,13 +30,15 @@ def record(args: argparse.Namespace) -> None:
     results_path(args.recipe).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
     # The tables that are generated from the result files
-    for document, root in (
-        (Path("README.md"), "recipes"),
-        (Path(args.recipe).parent / "README.md", Path(args.recipe).parent),
+    folder = Path(args.recipe).parent
+    for document, root, table in (
+        (Path("README.md"), Path("recipes"), summary_table),
+        (folder / "README.md", folder, results_table),
     ):
         if document.is_file():
-            found = [json.loads(path.read_text("utf-8")) for path in sorted(Path(root).rglob("*.results.json"))]
-            document.write_text(with_results(document.read_text("utf-8"), found, str(document)), encoding="utf-8")
+            found = [json.loads(path.read_text("utf-8")) for path in sorted(root.rglob("*.results.json"))]
+            text = with_results(document.read_text("utf-8"), table(found), str(document))
+            document.write_text(text, encoding="utf-8")
     print(results_table([result]))
     if len(commits := code_of_seeds(result)) > 1:
         made = "; ".join(f"{name} {', '.join(steps)}" for name, steps in commits.items())

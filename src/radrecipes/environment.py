@@ -1,7 +1,6 @@
-"""What a run is made in: versions, hashes of the code, hardware, memory, and what repeats there."""
+"""The environment of a run: package versions, code version, hardware, peak memory and determinism."""
 
 import contextlib
-import hashlib
 import os
 import platform
 import resource
@@ -10,11 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-from accelerate.utils import parse_flag_from_env
+from radrecipes.files import file_sha256
 
-# Whatever trains, prepares, prompts, measures or judges.
+# Packages that affect a result: training, preparation, prompts and metrics.
 _PACKAGES = (
     "accelerate",
     "bitsandbytes",
@@ -39,14 +36,14 @@ _PACKAGES = (
     "transformers",
     "trl",
 )
-# Decide a result only where they are installed and used.
+# These affect a result only if they are installed and used.
 _OPTIONAL_PACKAGES = ("deepspeed", "flash-attn", "kernels", "radeval", "triton", "vllm")
-# Values of `CUBLAS_WORKSPACE_CONFIG` with which cuBLAS repeats its sums also where several streams run (cuBLAS documentation).
-_REPEATING_WORKSPACES = (":4096:8", ":16:8")
+# With these values of `CUBLAS_WORKSPACE_CONFIG` cuBLAS is deterministic with several streams, too (cuBLAS documentation).
+_DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that decide a result, and of Python; optional ones only where they are installed."""
+    """Versions of Python and of the packages that affect a result; optional ones only if installed."""
     found = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
     for name in _OPTIONAL_PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -55,23 +52,22 @@ def packages() -> dict[str, str]:
 
 
 def constraints_sha256() -> str | None:
-    """sha256 of the checkout's `constraints.txt`, all versions to install; `None` outside a checkout.
-
-    It says what should be installed; [`packages`] says what is.
-    """
+    """sha256 of the checkout's `constraints.txt` (what should be installed); `None` outside a checkout."""
     source = Path(__file__).resolve().parents[1]
     file = source.parent / "constraints.txt"
     if source.name != "src" or not file.is_file():
         return None
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return file_sha256(file)
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, its generation and instructions, cores, memory in GiB, torch's threads; GPUs, CUDA and driver where they are used.
+    """Processor, cores, memory in GiB, torch's threads; GPUs, CUDA and driver if this process uses a GPU.
 
-    `instruction_set` is what PyTorch's own kernels run with, `bfloat16_instructions` what bfloat16 products can: both decide the
-    order of sums, and so the last bits.
+    `instruction_set` and `bfloat16_instructions` decide the order of sums in PyTorch's kernels, and so the last bits.
     """
+    import psutil
+    import torch
+
     capabilities = torch.cpu.get_capabilities()
     facts: dict[str, Any] = {
         "processor": _of_processor("model name") or platform.processor() or platform.machine(),
@@ -93,16 +89,13 @@ def hardware() -> dict[str, Any]:
 
 
 def determinism() -> dict[str, Any]:
-    """What repeats to the bit and what does not, in this process as it is set up now.
+    """What is deterministic in this process as it is configured now, and what is not, one sentence each.
 
     Sources: PyTorch's notes on reproducibility and the documentation of `torch.use_deterministic_algorithms` and
-    `torch.nn.functional.scaled_dot_product_attention`; that a run repeats on a CPU was measured (tests of interrupted runs).
-
-    Returns:
-        `dict`: `threads` (`int`), `deterministic_algorithms` (`bool`, PyTorch's own switch), `cublas_workspace` (`str` or `None`,
-        on a GPU only), `repeats` (`str`, when a second run gives the same bits) and `not_deterministic` (`list[str]`, a sentence
-        for each thing that can make it differ).
+    `torch.nn.functional.scaled_dot_product_attention`; tests of interrupted runs measure it on a CPU.
     """
+    import torch
+
     deterministic = torch.are_deterministic_algorithms_enabled()
     facts: dict[str, Any] = {
         "threads": torch.get_num_threads(),
@@ -116,30 +109,30 @@ def determinism() -> dict[str, Any]:
     if not _on_gpu():
         return facts
     facts["repeats"] = (
-        "closely on the same machine with the same versions, threads and processes; to the bit is not promised"
+        "closely on the same machine with the same versions, threads and processes; to the bit is not guaranteed"
     )
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     facts["cublas_workspace"] = workspace
     if not deterministic:
         facts["not_deterministic"].append(
-            "Operations of CUDA that add with atomics, among them the gradients of indexing and of scatter, take their sums in "
-            "another order in each run."
+            "CUDA operations that add with atomics, such as the gradients of indexing and of scatter, sum in a different order "
+            "in each run."
         )
-    if workspace not in _REPEATING_WORKSPACES:
+    if workspace not in _DETERMINISTIC_WORKSPACES:
         facts["not_deterministic"].append(
-            "cuBLAS may choose another way of summing where several streams run; CUBLAS_WORKSPACE_CONFIG was not set against it."
+            "cuBLAS may sum in a different order with several streams; CUBLAS_WORKSPACE_CONFIG was not set to prevent it."
         )
     if not torch.backends.cudnn.deterministic:
         facts["not_deterministic"].append(
-            "Attention may choose algorithms of cuDNN whose gradients do not repeat; torch.backends.cudnn.deterministic was off."
+            "Attention may use cuDNN algorithms with non-deterministic gradients; torch.backends.cudnn.deterministic was off."
         )
     return facts
 
 
 def code_version() -> dict[str, Any]:
-    """Commit of the checkout and whether it was changed since; `None` outside a git checkout.
+    """`commit` of the checkout and whether it has uncommitted changes (`changed`); `None` outside a git checkout.
 
-    Documentation and results do not count: recording one result writes both, and would mark the next as made by changed code.
+    Documents and result files do not count: recording one result writes both, and would mark the next as made by changed code.
     """
     root = Path(__file__).parent
 
@@ -158,12 +151,17 @@ def code_version() -> dict[str, Any]:
 def peak_memory_gib() -> float:
     """Peak resident memory of this process in GiB; on a GPU the peak that torch allocated there."""
     if _on_gpu():
+        import torch
+
         return round(torch.cuda.max_memory_allocated() / 2**30, 3)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
 
 
 def _on_gpu() -> bool:
-    """Whether this process computes on a GPU: one is there, and the launcher did not choose the CPU."""
+    """Whether this process computes on a GPU: one is available, and the launcher did not choose the CPU."""
+    import torch
+    from accelerate.utils import parse_flag_from_env
+
     return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
@@ -177,13 +175,13 @@ def _driver_version() -> str | None:
 
 
 def _processor_version() -> str:
-    """Generation and cache of the processor: a cloud gives many the same name, and products are blocked by the cache's size."""
+    """Generation and cache size of the processor: clouds give many the same name, and matrix products block by cache size."""
     fields = ("cpu family", "model", "stepping", "cache size")
     return ", ".join(f"{name} {value}" for name in fields if (value := _of_processor(name)))
 
 
 def _of_processor(field: str) -> str:
-    """A field of Linux's `/proc/cpuinfo` for the first processor; empty where there is none."""
+    """A field of the first processor in Linux's `/proc/cpuinfo`; empty if there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

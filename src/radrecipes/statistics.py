@@ -1,11 +1,10 @@
-"""Bootstrap intervals and the paired test that say how far a measured figure can be trusted."""
+"""Bootstrap intervals, a paired test and confidence bounds of a proportion."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from scipy.stats import beta, binomtest, t
 
-# Gets how often each row was drawn, shape (resamples, rows), and gives one figure per resample, shape (resamples,).
+# Takes how often each row was sampled, shape (resamples, rows), and returns one value per resample, shape (resamples,).
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 # 4 million float32 counts are 16 MB: large enough for fast matrix products, small enough for a laptop.
@@ -13,15 +12,7 @@ _COUNTS_PER_BLOCK = 4_000_000
 
 
 def mean_statistic(values: Sequence[float] | np.ndarray) -> Statistic:
-    """The mean of one value per row, for example 1.0 where the answer was right.
-
-    Args:
-        values (`Sequence[float]` or `np.ndarray` of shape `(rows,)`):
-            One value per row.
-
-    Returns:
-        `Statistic`: the mean of each resample.
-    """
+    """The mean of one value per row, for example 1.0 if the answer was correct."""
     values = np.asarray(values, dtype=np.float64)
 
     def statistic(counts: np.ndarray) -> np.ndarray:
@@ -31,19 +22,10 @@ def mean_statistic(values: Sequence[float] | np.ndarray) -> Statistic:
 
 
 def macro_f1_statistic(references: Sequence[str | None], predictions: Sequence[str | None]) -> Statistic:
-    """The unweighted mean of F1 over the labels that occur in the references.
+    """The unweighted mean of F1 over the labels that occur in the references of each resample.
 
-    A prediction that is no label of the references (`None`, free text, another label) is a miss for its reference and
-    counts against no label. In each resample the mean runs over the labels that its own references hold.
-
-    Args:
-        references (`Sequence[str]`):
-            The right label of each row.
-        predictions (`Sequence[str]` or `Sequence[None]`):
-            The predicted label of each row.
-
-    Returns:
-        `Statistic`: macro-F1 of each resample.
+    A prediction that is no label of the references (`None`, free text, another label) is a false negative of its reference and
+    a false positive of no label.
     """
     labels = sorted(set(references))
     code_of = {label: code for code, label in enumerate(labels)}
@@ -66,17 +48,7 @@ def macro_f1_statistic(references: Sequence[str | None], predictions: Sequence[s
 
 
 def point_value(statistic: Statistic, rows: int) -> float:
-    """The statistic of the rows as they are, each counted once.
-
-    Args:
-        statistic (`Statistic`):
-            What to compute.
-        rows (`int`):
-            Number of rows.
-
-    Returns:
-        `float`: the figure.
-    """
+    """The statistic of the rows as they are, each counted once."""
     return float(statistic(np.ones((1, rows), dtype=np.float32))[0])
 
 
@@ -87,68 +59,47 @@ def bootstrap_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, float]:
-    """A figure with its percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13).
+    """A statistic with its percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13), resampling whole groups.
 
-    Whole groups are drawn, because notes of one patient or one scenario are alike: drawing rows would give intervals
-    that are too narrow. Where every row has a group of its own, this is the ordinary bootstrap over rows. The same
-    groups and seed draw the same resamples for every statistic, whatever the order of the rows.
-
-    Args:
-        statistic (`Statistic`):
-            What to compute on each resample.
-        groups (`Sequence[str]`):
-            The group of each row.
-        resamples (`int`, *optional*, defaults to 2000):
-            How many times to draw.
-        confidence (`float`, *optional*, defaults to 0.95):
-            Share of the resamples inside the interval.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the draws.
+    Notes of one patient or scenario are correlated, so resampling single rows would give intervals that are too narrow. The same
+    groups and seed give the same resamples for every statistic, whatever the order of the rows.
 
     Returns:
-        `dict[str, float]`: `value` (of the rows as they are), `low` and `high`.
+        `value` (of the rows as they are), `low` and `high`.
 
     Raises:
         ValueError: There are no rows.
     """
     if len(groups) == 0:
         raise ValueError("a bootstrap interval needs at least one row")
-    drawn = np.concatenate([statistic(counts) for counts in _resampled_counts(groups, resamples, seed)])
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    values = np.concatenate([statistic(counts) for counts in _resampled_counts(groups, resamples, seed)])
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return {"value": point_value(statistic, len(groups)), "low": float(low), "high": float(high)}
 
 
 def _resampled_counts(groups: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each row is drawn, in blocks of shape `(some resamples, rows)`."""
+    """How often each row is sampled, in blocks of shape `(some resamples, rows)`."""
     names, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
     generator = np.random.default_rng(seed)
     block = max(1, _COUNTS_PER_BLOCK // len(groups))
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        drawn = generator.integers(0, len(names), size=(size, len(names)))
-        drawn += np.arange(size)[:, None] * len(names)
-        counts = np.bincount(drawn.ravel(), minlength=size * len(names)).reshape(size, len(names))
+        sampled = generator.integers(0, len(names), size=(size, len(names)))
+        sampled += np.arange(size)[:, None] * len(names)
+        counts = np.bincount(sampled.ravel(), minlength=size * len(names)).reshape(size, len(names))
         yield counts.astype(np.float32)[:, group_of_row]
 
 
 def mcnemar_exact(
     first_correct: Sequence[bool] | np.ndarray, second_correct: Sequence[bool] | np.ndarray
 ) -> dict[str, int | float]:
-    """McNemar's exact test of whether two systems are right equally often on the same rows.
-
-    Only rows on which exactly one system is right can tell them apart; under equality they split like coin tosses
-    (McNemar, 1947, with the exact binomial instead of the chi-squared approximation). Rows count as independent.
-
-    Args:
-        first_correct (`Sequence[bool]` or `np.ndarray`):
-            Whether the first system was right, row by row.
-        second_correct (`Sequence[bool]` or `np.ndarray`):
-            The same for the second system.
+    """McNemar's exact test (1947, with the binomial distribution) of whether two systems have the same accuracy on the same rows.
 
     Returns:
-        `dict`: `n10` (only the first was right), `n01` (only the second was right), `p_value` (two-sided; 1.0 where no
-        row tells them apart).
+        `n10` (rows that only the first got right), `n01` (only the second) and the two-sided `p_value`, 1.0 if no row differs.
     """
+    from scipy.stats import binomtest
+
     first, second = np.asarray(first_correct, dtype=bool), np.asarray(second_correct, dtype=bool)
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     discordant = only_first + only_second
@@ -157,36 +108,21 @@ def mcnemar_exact(
 
 
 def clopper_pearson_lower_bound(successes: float, rows: float, confidence: float) -> float:
-    """The exact one-sided lower confidence bound of a share (Clopper and Pearson, 1934).
+    """The exact one-sided lower confidence bound of a proportion (Clopper and Pearson, 1934).
 
-    Args:
-        successes (`float`):
-            How many rows are right; a fraction where the rows were made fewer by [`effective_rows`].
-        rows (`float`):
-            Number of independent rows.
-        confidence (`float`):
-            Confidence of the bound.
-
-    Returns:
-        `float`: the bound; 0.0 where nothing is right.
+    Both counts may be fractional, because [`effective_rows`] are.
     """
+    from scipy.stats import beta
+
     if successes <= 0:
         return 0.0
     return float(beta.ppf(1 - confidence, successes, rows - successes + 1))
 
 
 def intraclass_correlation(values: Sequence[float] | np.ndarray, groups: Sequence[str] | np.ndarray) -> float:
-    """How alike rows of one group are: the one-way analysis-of-variance estimate (Donner, 1986).
+    """Intraclass correlation by the one-way analysis-of-variance estimate (Donner, 1986), clipped to 0 to 1.
 
-    Args:
-        values (`Sequence[float]` or `np.ndarray` of shape `(rows,)`):
-            One value per row, for example 1.0 where the answer was right.
-        groups (`Sequence[str]` or `np.ndarray` of shape `(rows,)`):
-            The group of each row.
-
-    Returns:
-        `float`: 0 (not alike) to 1 (the same). 0.0 where it cannot be told: one group, a group per row, or values that
-        do not differ.
+    0.0 if it cannot be estimated: one group, one row per group, or values that do not differ.
     """
     values = np.asarray(values, dtype=np.float64)
     _, group_of_row, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
@@ -207,34 +143,25 @@ def effective_rows(
     confidence: float,
     least_correlation: float = 0.0,
 ) -> float:
-    """How many independent rows the rows are worth for a bound of their accuracy (Korn and Graubard, 1998).
+    """The effective sample size of clustered rows for a one-sided bound of their accuracy (Korn and Graubard, 1998).
 
-    The number of rows over the design effect: the variance of the accuracy when whole groups are drawn, over that when
-    rows are. It is corrected for the few groups that the variance is estimated from, by the squared ratio of two
-    quantiles of Student's t. With one row a group the result is the number of rows.
-
-    Args:
-        correct (`Sequence[bool]` or `np.ndarray` of shape `(rows,)`):
-            Whether each row is right.
-        groups (`Sequence[str]` or `np.ndarray` of shape `(rows,)`):
-            The group of each row.
-        confidence (`float`):
-            Confidence of the one-sided bound that the rows are for, above 0.5.
-        least_correlation (`float`, *optional*, defaults to 0.0):
-            Correlation inside groups that is known from elsewhere. A handful of errors shows no clustering by chance;
-            the design effect is then at least `1 + (m - 1) * least_correlation` (Kish, 1965), `m` being the size of the
-            group that a random row is from.
+    The number of rows over the design effect (the variance of the accuracy under sampling of groups over that under sampling of
+    rows), corrected for few groups by the squared ratio of two quantiles of Student's t. The design effect is at least
+    `1 + (m - 1) * least_correlation` (Kish, 1965), `m` being the size of the group of a random row: a handful of errors may
+    show no clustering by chance.
 
     Returns:
-        `float`: above 0, at most the number of rows. 1.0 for one group, which shows no difference between groups.
+        Above 0, at most the number of rows; 1.0 for a single group.
 
     Raises:
         ValueError: There are no rows, or the lengths differ.
     """
+    from scipy.stats import t
+
     correct = np.asarray(correct, dtype=np.float64)
     rows = len(correct)
     if rows == 0 or rows != len(groups):
-        raise ValueError("correct and groups must have one length, at least 1")
+        raise ValueError("correct and groups must have the same length, at least 1")
     _, group_of_row, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     group_count = len(sizes)
     if group_count == 1:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from e2e.conftest import RUN
@@ -37,11 +38,19 @@ def test_an_added_label_is_scored_and_always_reviewed(finished_copy):
     )
     predictor = LabelPredictor(RUN, label_set=with_labels(f"{indent}- {{name: CT}}\n"))
     assert predictor.added_labels == {"CT"} and predictor.fingerprint != own.fingerprint
-    for mine, other in zip(predictor.answer(NOTES), own.answer(NOTES), strict=True):
-        # The shortest label of this barely trained model is the likeliest
-        assert mine.label == "CT" and mine.automatic is False and mine.review_reason == NOT_CALIBRATED
-        assert other.label != "CT" and other.automatic is True and other.review_reason is None
-        assert mine.confidence < 1
+    probabilities = predictor.probabilities(predictor.score(NOTES))
+    assert probabilities.shape == (len(NOTES), len(own.label_set.names) + 1)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    for answer in own.answer(NOTES):
+        assert answer.label != "CT" and answer.automatic is True and answer.review_reason is None
+    for answer in predictor.answer(NOTES):
+        added = answer.label == "CT"
+        assert (answer.automatic, answer.review_reason) == ((False, NOT_CALIBRATED) if added else (True, None))
+    # Whichever of the labels the model is sure of.
+    for answer, name in zip(predictor.decided(np.eye(probabilities.shape[1])), predictor.label_set.names, strict=True):
+        added = name == "CT"
+        assert answer.label == name
+        assert (answer.automatic, answer.review_reason) == ((False, NOT_CALIBRATED) if added else (True, None))
 
 
 def test_a_label_set_may_not_lack_a_label_of_the_adapter(finished_copy, call):
@@ -91,7 +100,7 @@ def test_a_target_that_is_not_to_be_had_is_refused(finished_copy, call, target, 
 
 def test_the_threshold_of_the_asked_target_decides(finished_copy):
     policy = json.loads(POLICY.read_text("utf-8"))
-    for choice, threshold in zip(policy["thresholds"], (0.1, 0.999, 0.9999), strict=True):
+    for choice, threshold in zip(policy["thresholds"], (0.0, 1.1, 1.2), strict=True):
         choice["threshold"] = threshold
     POLICY.write_text(json.dumps(policy), encoding="utf-8")
     assert isinstance(LabelPredictor(RUN).policy, DecisionPolicy)

@@ -159,7 +159,7 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(disk, wor
         ("radrecipes.training.checkpoints", "seal", 4, 0, 15),
         # Behind training: in the adapter, its tokenizer, the manifest.
         ("radrecipes.training.trainer", "save_and_verify", 1, 4096, 18),
-        ("radrecipes.models.base", "verify_adapter", 1, 0, 18),
+        ("radrecipes.models.weights", "LoraAdapter.verify", 1, 0, 18),
         ("radrecipes.training.run_folder", "finish", 1, 0, 18),
     ],
     ids=["log", "checkpoint", "weights", "seal", "last seal", "adapter", "tokenizer", "manifest"],

@@ -14,7 +14,7 @@ import pytest
 from accelerate.utils import str_to_bool
 from conftest import REPOSITORY
 
-from radrecipes.launch.spec import Engine, Promise, promise_of
+from radrecipes.launch.spec import Engine, LaunchSpec, spec_from_environment
 
 LAUNCH = REPOSITORY / "scripts" / "launch.py"
 # Runs until a signal comes, then saves for as many seconds as its rank's word says, and leaves with 75. Notes each signal.
@@ -208,10 +208,12 @@ def test_arguments_and_environment_are_those_that_accelerate_gives(processes, fo
         assert our_words == their_words == ["tells.py", "--a", "b c"]
         different = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
         assert different - {"MASTER_PORT", "TORCHELASTIC_ERROR_FILE"} == {
-            "RADRECIPES_LAUNCHER", "RADRECIPES_PROMISE", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
+            "RADRECIPES_LAUNCHER", "RADRECIPES_LAUNCH_SPEC", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
         } | ({"TORCHELASTIC_SIGNALS_TO_HANDLE", "ACCELERATE_USE_CPU"} if processes == 2 else set())  # fmt: skip
         assert str_to_bool(ours["ACCELERATE_USE_CPU"])  # accelerate tells no worker of several
-        assert promise_of(ours) == Promise(processes, Engine.DDP if processes == 2 else Engine.ONE_PROCESS, True)
+        assert spec_from_environment(ours) == LaunchSpec(
+            processes, Engine.DDP if processes == 2 else Engine.ONE_PROCESS, True
+        )
 
 
 def test_a_program_that_is_no_python_script_finds_the_usual_signals(start):
@@ -219,10 +221,10 @@ def test_a_program_that_is_no_python_script_finds_the_usual_signals(start):
     assert end_of(start(1, "--no_python", "sh", "-c", "kill -s PIPE $$; exit 3"))[0] == -signal.SIGPIPE
 
 
-def test_faults_of_the_arguments_are_one_line_and_exit_code_2(start):
+def test_errors_in_the_arguments_are_one_line_and_exit_code_2(start):
     Path("3.yaml").write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnumber_of_gpus: 3\n")
     code, said = end_of(start(9, "ends.py", 0))
-    assert code == 2 and said.startswith("error: 9.yaml: no such configuration") and said.count("\n") == 1
+    assert code == 2 and said.startswith("error: 9.yaml: no such accelerate configuration") and said.count("\n") == 1
     code, said = end_of(start(3, "ends.py", 0))
     assert code == 2 and said.startswith("error: ") and "number_of_gpus" in said and said.count("\n") == 1
     code, said = end_of(start(1, "--no_such_option"))
@@ -234,5 +236,5 @@ def test_what_needs_gpus_is_not_degraded_to_a_cpu(start):
     code, said = end_of(start(3, "ends.py", 0, CUDA_VISIBLE_DEVICES=""))
     assert (code, said.count("\n")) == (2, 1)
     assert said.startswith(
-        "error: the launch configuration is for 8 processes (FSDP2) on GPUs, and PyTorch finds no GPU"
+        "error: the launch configuration requests 8 processes (FSDP2) on GPUs, but PyTorch finds no GPU"
     )

@@ -25,6 +25,7 @@ from torch.nn import Linear
 from transformers import PreTrainedTokenizerBase
 
 from radrecipes.models import base as models
+from radrecipes.models.weights import LoraAdapter
 from radrecipes.recipe import find_recipes, parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_prompt
@@ -275,7 +276,7 @@ def test_recipe_trains_evaluates_and_predicts(path, clone, call, monkeypatch):
     assert "adapter checked and saved" in trained.stdout
     losses = [json.loads(line)["loss"] for line in (run / "train_log.jsonl").read_text("utf-8").splitlines()]
     assert len(losses) == 6 and losses[-1] < losses[0]
-    check_the_adapter(recipe, base, load_file(run / "adapter" / models.ADAPTER_WEIGHTS))
+    check_the_adapter(recipe, base, load_file(run / "adapter" / LoraAdapter.TENSORS))
 
     evaluated = call("evaluate_model", "--run", run, "--skip-base")
     assert evaluated.code == 0, evaluated.stderr

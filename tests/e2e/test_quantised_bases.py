@@ -11,6 +11,7 @@ from tiny_model import build_tiny_biogpt, build_tiny_model
 
 from radrecipes.inference.generation import generate
 from radrecipes.models import base as models
+from radrecipes.models.weights import weights_in
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_prompt
@@ -62,7 +63,7 @@ def write(untuned=False):
     recipe = parse_recipe("runs/one/recipe.yaml")
     tokenizer = models.load_tokenizer(recipe.model)
     base = models.load_base(recipe.model)
-    model = models.load_adapter(base, Path("runs/one/adapter"), recipe.model.model_name_or_path)
+    model = weights_in(Path("runs/one/adapter")).load(base, recipe.model.model_name_or_path)
     task, style = TASKS["report"], recipe.arguments.prompt_style
     prompts = [
         render_prompt(task, {task.input_column: observations}, tokenizer, style) for observations, *_ in TINY_REPORTS

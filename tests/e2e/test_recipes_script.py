@@ -90,7 +90,7 @@ def test_plan_for_a_gpu_shows_every_configuration(workspace, call):
     assert table[0].split()[:5] == ["GiB", "on", "each", "GPU", "GPUs"]
     rows = {line.split()[0]: line for line in table[1 : table.index("")]}
     assert list(rows) == ["single_gpu", "ddp", "fsdp2", "fsdp1_qlora", "zero2", "zero3"]
-    assert re.search(r"8 refused: that configuration is for 4-bit bases; take fsdp2.yaml", rows["fsdp1_qlora"])
+    assert re.search(r"8 refused: that configuration is for 4-bit base models; use fsdp2.yaml", rows["fsdp1_qlora"])
     for name, count, batch in (("single_gpu", 1, 8), ("fsdp2", 8, 1)):
         assert re.match(rf"{name} +{count} +{batch}( +\d+\.\d\d){{5}}   \d+\.\d minutes, \d.*; fits$", rows[name])
     assert "assumed      products reach 30% of the peak (assumed, not measured on a GPU" in planned.stdout
@@ -127,12 +127,12 @@ def test_check_refuses_a_method_where_it_does_not_run(workspace, call):
     assert checked.code == 2
     assert re.fullmatch(r"(ok +recipes/tiny/(protocol|report)_lora.yaml: .*\n){2}", checked.stdout)
     assert re.fullmatch(
-        r"error: recipes/tiny/protocol_8bit.yaml with fsdp2.yaml: .* take ddp.yaml, .*\n", checked.stderr
+        r"error: recipes/tiny/protocol_8bit.yaml with fsdp2.yaml: .* use ddp.yaml, .*\n", checked.stderr
     )
     for words in ([RECIPE, "--launch=accelerate_configs/fsdp2.yaml"], ["--launch", "accelerate_configs/ddp.yaml"]):
         assert call("recipes", "check", *words).code == 0
     missing = call("recipes", "check", RECIPE, "--launch", "none.yaml")
-    message = "error: none.yaml: no such configuration of accelerate; those shipped are in accelerate_configs/\n"
+    message = "error: none.yaml: no such accelerate configuration; accelerate_configs/ has those that we ship\n"
     assert (missing.code, missing.stdout, missing.stderr) == (2, "", message)
     (workspace / "wrong.yaml").write_text("distributed_type: [", encoding="utf-8")
     wrong = call("recipes", "check", RECIPE, "--launch", "wrong.yaml")

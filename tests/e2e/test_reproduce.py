@@ -14,7 +14,7 @@ from conftest import TINY_MODEL, TINY_RECIPE, TINY_WRITER, run_script, write_tin
 from tiny_model import CHATML
 
 from e2e.conftest import edit_json
-from radrecipes.models.base import adapter_digest
+from radrecipes.models.weights import weights_in
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 TEMPLATE = "recipes/tiny/chat_template.jinja"
@@ -64,7 +64,7 @@ def test_recording_runs_the_first_seeds_and_writes_down_how_each_was_made(record
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         log = [json.loads(line) for line in (folder / "train_log.jsonl").read_text("utf-8").splitlines()]
         assert row["first_losses"] == manifest["training"]["first_losses"] == [line["loss"] for line in log[:10]]
-        assert row["adapter_sha256"] == adapter_digest(folder / "adapter")
+        assert row["adapter_sha256"] == weights_in(folder / "adapter").sha256
         assert row["training_code"] == manifest["code"] and row["evaluation_code"].keys() == {"commit", "changed"}
 
 

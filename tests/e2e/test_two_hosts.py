@@ -30,7 +30,7 @@ STEPS = 18
 # A minute from the cut to the end of the last launcher.
 AT_MOST = 60
 WORDS = (
-    "another machine was silent for 40 s (its network, or itself, is gone); run the same command again on all machines to "
+    "another machine was silent for 40 s (it, or its network, is down); run the same command again on all machines to "
     "continue"
 )
 ACCELERATE = (*LAUNCH, "launch.yaml")

@@ -29,7 +29,7 @@ from radrecipes.evaluation.reproduction import (
     standing_evaluation,
 )
 from radrecipes.evaluation.results import figures_of_metrics, figures_of_seed, over_seeds, summarise
-from radrecipes.models.base import adapter_digest
+from radrecipes.models.weights import weights_in
 from radrecipes.reporting.reproduction_tables import differences_lines, losses_table, verdicts_table
 from radrecipes.tasks.headline_figures import HEADLINES, HeadlineFigure
 
@@ -272,7 +272,7 @@ def run(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
     (tmp_path / "manifest.json").write_text(json.dumps({"data": {"rows": {"test": 8}}}), encoding="utf-8")
     metrics = {
-        "split": "test", "rows": 8, "dataset": {"digest": "d"}, "adapter_sha256": adapter_digest(tmp_path / "adapter"),
+        "split": "test", "rows": 8, "dataset": {"digest": "d"}, "adapter_sha256": weights_in(tmp_path / "adapter").sha256,
     }  # fmt: skip
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     return tmp_path

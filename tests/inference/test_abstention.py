@@ -13,9 +13,7 @@ from scipy.stats import binomtest
 from radrecipes.errors import InputError
 from radrecipes.inference.abstention import (
     ALWAYS_REVIEWED,
-    AUTO,
     BELOW_THRESHOLD,
-    NEEDS_REVIEW,
     POLICY_FILE,
     DecisionPolicy,
     area_under_risk_coverage,
@@ -167,7 +165,7 @@ def clustered_answers(generator, group_count, correlation, accuracy, signal, row
     [(0.1, 0.8, 1.5, 0.3), (0.4, 0.8, 1.5, 0.15), (0.4, 0.89, 0.0, 0.0)],
     ids=["informative", "informative, groups alike", "uninformative, a hair below the target"],
 )
-def test_the_accuracy_above_the_threshold_holds_as_often_as_promised(correlation, accuracy, signal, least_coverage):
+def test_the_accuracy_above_the_threshold_holds_as_often_as_stated(correlation, accuracy, signal, least_coverage):
     target, draws = 0.9, 150
     world = clustered_answers(np.random.default_rng(99), 10_000, correlation, accuracy, signal)
     confidence_of_world, correct_in_world, _ = world
@@ -194,7 +192,7 @@ def test_the_accuracy_above_the_threshold_holds_as_often_as_promised(correlation
         ([0.1, 0.2], [True, False], ["a", "b"], 95),
     ],
 )
-def test_what_cannot_be_meant_is_refused(confidences, correct, groups, target):
+def test_invalid_arguments_are_refused(confidences, correct, groups, target):
     with pytest.raises(ValueError):
         choose_threshold(confidences, correct, groups, target)
 
@@ -205,11 +203,9 @@ NAMES = ["ct head", "ct chest", "mri brain", "mri knee"]
 def test_decisions():
     probabilities = np.array([[0.1, 0.7, 0.15, 0.05], [0.4, 0.1, 0.1, 0.4], [0.0, 0.1, 0.9, 0.0], [0, 0, 0.5, 0.5]])
     sure, unsure, reviewed, both = decide(probabilities, NAMES, 0.7, {"mri brain"})
-    assert (sure.label, sure.probability, sure.automatic, sure.reason, sure.decision) == (
-        "ct chest", 0.7, True, None, AUTO,
-    )  # fmt: skip
+    assert (sure.label, sure.probability, sure.automatic, sure.reason) == ("ct chest", 0.7, True, None)
     assert sure.top == (("ct chest", 0.7), ("mri brain", 0.15), ("ct head", 0.1))
-    assert (unsure.decision, unsure.reason) == (NEEDS_REVIEW, BELOW_THRESHOLD)
+    assert (unsure.automatic, unsure.reason) == (False, BELOW_THRESHOLD)
     assert unsure.top == (("ct head", 0.4), ("mri knee", 0.4), ("ct chest", 0.1))
     assert (reviewed.automatic, reviewed.reason, reviewed.probability) == (False, ALWAYS_REVIEWED, 0.9)
     assert (both.label, both.reason) == ("mri brain", ALWAYS_REVIEWED)
@@ -278,14 +274,14 @@ def changed(**fields):
         (changed(thresholds=[{"threshold": 0.5}]), r"thresholds\[0\]: expected exactly the keys"),
     ],
 )
-def test_a_broken_policy_is_refused_with_its_mend(policy, tmp_path, change, message):
+def test_a_broken_policy_is_refused_with_its_fix(policy, tmp_path, change, message):
     path = policy.save(tmp_path)
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(InputError, match=rf"{POLICY_FILE}.*{message}.*--restart"):
         DecisionPolicy.load(tmp_path, "a" * 64, "c" * 64)
 
 
-def test_a_missing_or_torn_policy_is_refused_with_its_mend(policy, tmp_path):
+def test_a_missing_or_torn_policy_is_refused_with_its_fix(policy, tmp_path):
     with pytest.raises(InputError, match=r"no such file.*--restart"):
         DecisionPolicy.load(tmp_path, "a" * 64, "c" * 64)
     path = policy.save(tmp_path)

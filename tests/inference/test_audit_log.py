@@ -212,7 +212,7 @@ def test_a_torn_last_line_is_cut_off_once_and_whole_entries_stay(whole, scratch,
     appended = log.append(entries_of(log, 3), "two")
     assert appended.rows == 3 and verify(scratch).head == appended.head == naive_chain(lines_of(scratch))
     assert appended.torn == (left == content.count(b"\n") and not content.endswith(b"\n"))
-    assert ("half a line" in appended.as_text()) == appended.torn
+    assert ("incomplete line" in appended.as_text()) == appended.torn
     assert lines_of(scratch)[:left] == lines_of(whole.path)[:left]
     rows = [json.loads(line) for line in lines_of(scratch)]
     assert [row["row"] for row in rows if row["prediction"] == "two"] == [1, 2, 3] and len(rows) == 7
@@ -297,17 +297,17 @@ def test_what_could_not_be_appended_to_is_refused_before_and_left_as_it_is(tmp_p
     refused(AuditLog(tmp_path), "is no file")
     for foreign in (b"a,b\n1,2\n", b"my letter, without an end of line", b'{"number":7,"time":"'):
         log.path.write_bytes(foreign)
-        refused(log, r"/log:\d: is no audit log")
-        with pytest.raises(InputError, match="is no audit log"):
+        refused(log, r"/log:\d: is not an audit log")
+        with pytest.raises(InputError, match="is not an audit log"):
             log.append(iter(()), "x")
         assert log.path.read_bytes() == foreign
     shutil.copy(whole.path, log.path)
-    refused(log, r"log.key: the key of the audit log is gone")
-    with pytest.raises(InputError, match="is gone"):
+    refused(log, r"log.key: the key of the audit log is missing")
+    with pytest.raises(InputError, match="is missing"):
         entries_of(log, 1)
     for text in ("", "abc", "é"):
         log.key_path.write_text(text, "utf-8")
-        refused(log, r"log.key: is no key")
+        refused(log, r"log.key: is not a readable key")
     shutil.copy(whole.key_path, log.key_path)
     log.check_usable()
     log.path.write_bytes(log.path.read_bytes().replace(b"MR Knee", b"CT Head"))

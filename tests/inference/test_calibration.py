@@ -9,7 +9,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from radrecipes.inference.calibration import (
     brier_score,
-    calibration_figures,
+    calibration_metrics,
     expected_calibration_error,
     fit_temperature,
     label_probabilities,
@@ -105,7 +105,7 @@ def test_brier_and_log_loss_equal_sklearn():
     log_likelihoods = np.random.default_rng(6).normal(scale=2, size=(80, 2))
     references = drawn_from(log_likelihoods, 1.0)
     probabilities = label_probabilities(log_likelihoods)
-    figures = calibration_figures(probabilities, references)
+    figures = calibration_metrics(probabilities, references)
     # For two labels scikit-learn counts one of the two equal squares.
     assert figures["brier_score"] == pytest.approx(2 * brier_score_loss(references, probabilities[:, 1]))
     assert figures["log_loss"] == pytest.approx(log_loss(references, probabilities))
@@ -118,7 +118,7 @@ def test_ends_of_the_brier_score_and_a_finite_log_loss():
     sure = np.array([[1.0, 0.0, 0.0]])
     assert brier_score(sure, np.array([0])) == 0
     assert brier_score(sure, np.array([2])) == 2
-    assert calibration_figures(sure, np.array([2]))["log_loss"] == pytest.approx(-np.log(1e-12))
+    assert calibration_metrics(sure, np.array([2]))["log_loss"] == pytest.approx(-np.log(1e-12))
 
 
 @pytest.mark.parametrize(

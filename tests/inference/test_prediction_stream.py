@@ -100,7 +100,7 @@ def test_notes_are_normalised_and_what_cannot_be_predicted_is_rejected_with_its_
     ]
     rejected = [row for row in rows if isinstance(row, RejectedRow)]
     assert [row.line for row in rejected] == ["3", "5", "6"]
-    for row, said in zip(rejected, ("empty", "the most is 20000", "3 fields, the header 2"), strict=True):
+    for row, said in zip(rejected, ("empty", "the limit is 20000", "3 fields, the header 2"), strict=True):
         assert said in row.reason
     facts = examine_input(path, TASKS["protocol"], "note", "key")
     assert (facts.rows, facts.rejected) == (2, 3)

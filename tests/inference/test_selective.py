@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from radrecipes.inference.abstention import area_under_risk_coverage, choose_threshold
-from radrecipes.inference.selective import CURVE_POINTS, ConfidentAnswers, choose_thresholds, selective_figures
+from radrecipes.inference.selective import CURVE_POINTS, ConfidentAnswers, choose_thresholds, selective_metrics
 
 
 def answers(rows=600, seed=0, rows_of_group=1):
@@ -19,7 +19,7 @@ def answers(rows=600, seed=0, rows_of_group=1):
 
 def figures(test, choices=(), costly=None, **options):
     costly = np.zeros(len(test.labels), dtype=bool) if costly is None else costly
-    return selective_figures(test, costly, choices, resamples=200, **options)
+    return selective_metrics(test, costly, choices, resamples=200, **options)
 
 
 def test_figures_of_a_threshold_equal_a_plain_count():

@@ -25,7 +25,7 @@ def test_chunks_of_a_killed_process_are_there_in_the_next_and_the_folder_goes_at
     with pytest.raises(ZeroDivisionError), first.begun(STATE, False):
         first.save(1, table(1))
         raise ZeroDivisionError
-    (first.folder / "000000000.parquet.partial").write_bytes(b"PAR1 cut in the middle of")
+    (first.folder / ".000000000.parquet").write_bytes(b"PAR1 cut in the middle of")
     second = UnfinishedPrediction(tmp_path / "out.csv")
     second.check_output()
     second.check_state(STATE)
@@ -111,7 +111,9 @@ def test_files_of_others_are_refused(tmp_path):
     work.folder.mkdir()
     work.check_output()
     (work.folder / "letter.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"out.csv.unfinished: holds files that are no unfinished prediction"):
+    with pytest.raises(
+        InputError, match=r"out.csv.unfinished: holds files that do not belong to an unfinished prediction"
+    ):
         work.check_output()
     (work.folder / "letter.txt").unlink()
     work.folder.rmdir()

@@ -8,7 +8,7 @@ from conftest import REPOSITORY
 from radrecipes.errors import InputError
 from radrecipes.launch import compatibility
 from radrecipes.launch.compatibility import CONFIGURATIONS, FULL, INT4, INT8, LORA, METHODS, TABLE, Verdict
-from radrecipes.launch.spec import Engine, Promise
+from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import parse_recipe
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
@@ -48,7 +48,7 @@ def test_a_cell_s_verdict_is_what_happens(method, configuration, shared_workspac
     recipe = parse_recipe(RECIPE, (*WORDS[method], *needs))
     assert recipe.method == method
     if entry.verdict == Verdict.REFUSED:
-        with pytest.raises(InputError, match=rf"{configuration}\.yaml: .*take ") as refused:
+        with pytest.raises(InputError, match=rf"{configuration}\.yaml: .*use ") as refused:
             compatibility.check(recipe, configuration)
         assert all(source in str(refused.value) for source in entry.sources) and "\n" not in str(refused.value)
     else:
@@ -64,12 +64,12 @@ def test_a_field_that_a_configuration_needs_or_excludes_is_named(shared_workspac
         compatibility.check(parse_recipe(RECIPE, words), "fsdp1_qlora")
 
 
-def test_a_promise_finds_its_column():
-    assert compatibility.configuration_of(Promise(2, Engine.DDP, True)) == "cpu_2proc"
-    assert compatibility.configuration_of(Promise(1, Engine.DDP, True)) == "cpu"
-    assert compatibility.configuration_of(Promise(16, Engine.ZERO3, False)) == "zero3"
-    with pytest.raises(InputError, match="nothing under accelerate_configs/ trains on 2 processes"):
-        compatibility.configuration_of(Promise(2, Engine.FSDP2, True))
+def test_a_launch_spec_finds_its_column():
+    assert compatibility.configuration_of(LaunchSpec(2, Engine.DDP, True)) == "cpu_2proc"
+    assert compatibility.configuration_of(LaunchSpec(1, Engine.DDP, True)) == "cpu"
+    assert compatibility.configuration_of(LaunchSpec(16, Engine.ZERO3, False)) == "zero3"
+    with pytest.raises(InputError, match="no configuration in accelerate_configs/ is for 2 processes"):
+        compatibility.configuration_of(LaunchSpec(2, Engine.FSDP2, True))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,7 +82,7 @@ def test_a_terminal_gets_a_line_for_each_configuration(method):
 def test_the_readme_holds_the_table():
     readme = REPOSITORY / "README.md"
     document = readme.read_text("utf-8")
-    # To write it anew: README.md = with_table(README.md)
+    # To update it: README.md = with_table(README.md)
     assert compatibility.with_table(document) == document
-    with pytest.raises(InputError, match="add them where the table belongs"):
+    with pytest.raises(InputError, match="add them to the document"):
         compatibility.with_table(document.replace(compatibility.END, ""))

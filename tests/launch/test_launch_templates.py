@@ -18,7 +18,7 @@ from conftest import REPOSITORY
 
 from radrecipes import errors
 from radrecipes.launch import launcher
-from radrecipes.launch.spec import Engine, promised_by
+from radrecipes.launch.spec import Engine, spec_from_arguments
 from radrecipes.recipe import parse_recipe
 
 LAUNCH = REPOSITORY / "launch"
@@ -62,14 +62,14 @@ for step in range(done + 1, steps + 1):
 
 
 def read(words):
-    """What `scripts/launch.py …` would start, by the real parsers: promise, recipe, and accelerate's arguments."""
+    """What `scripts/launch.py …` would start, by the real parsers: spec, recipe, and accelerate's arguments."""
     assert words[0] == "scripts/launch.py", words
     args = accelerate_launch.launch_command_parser().parse_args(words[1:])
     args, *_ = accelerate_launch._validate_launch_command(args)
     assert args.training_script == "scripts/sft.py"
     make_parser = runpy.run_path(str(REPOSITORY / "scripts" / "sft.py"), run_name="sft")["make_parser"]
     own, overrides = make_parser().parse_known_args(args.training_script_args)
-    return promised_by(args), parse_recipe(own.config, overrides), args
+    return spec_from_arguments(args), parse_recipe(own.config, overrides), args
 
 
 @pytest.fixture(autouse=True)
@@ -114,8 +114,8 @@ def test_what_slurm_starts_is_what_our_parsers_take(nodes, slurm):
     code, called = slurm(nodes, RECIPE, "--output_dir", "runs/a b")
     assert code == 0
     (words,) = [words for words in called if words[0] == "srun"]
-    promise, recipe, args = read(words[words.index("scripts/launch.py") :])
-    assert (promise.processes, promise.engine, promise.on_cpu) == (8 * nodes, Engine.DDP, False)
+    spec, recipe, args = read(words[words.index("scripts/launch.py") :])
+    assert (spec.processes, spec.engine, spec.on_cpu) == (8 * nodes, Engine.DDP, False)
     assert str(recipe.output_dir) == "runs/a b", "words stay whole"
     if nodes == 1:
         assert args.main_process_port == 0, "two jobs on one node do not meet"
@@ -171,9 +171,9 @@ def test_what_kubernetes_starts_is_what_our_parsers_take(name, machines):
     job = documents["Job"]["spec"]
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
-    promise, _, args = read([word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["command"][1:]])
+    spec, _, args = read([word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["command"][1:]])
     gpus = int(container["resources"]["limits"]["nvidia.com/gpu"])
-    assert promise.processes == gpus * machines == gpus * job.get("completions", 1)
+    assert spec.processes == gpus * machines == gpus * job.get("completions", 1)
     assert args.num_machines == machines == job.get("parallelism", 1)
     assert pod["restartPolicy"] == "Never" and pod["terminationGracePeriodSeconds"] > int(launcher._SHUTDOWN_SECONDS)
     if machines == 2:
@@ -220,8 +220,8 @@ def test_what_skypilot_starts_is_what_our_parsers_take():
         check=True,
     )
     run, bucket, _, *words = told.stdout.splitlines()
-    promise, recipe, _ = read(words)
-    assert (promise.processes, promise.engine, promise.on_cpu) == (1, Engine.ONE_PROCESS, False)
+    spec, recipe, _ = read(words)
+    assert (spec.processes, spec.engine, spec.on_cpu) == (1, Engine.ONE_PROCESS, False)
     assert str(recipe.output_dir) == run and bucket == f"/bucket/{run}"
 
 
@@ -300,7 +300,7 @@ def test_what_ray_starts_is_what_our_parsers_take(machines, monkeypatch):
         "config": RECIPE,
         "overrides": ["--seed", "1"],
     }
-    promise, recipe, args = read(launch_words(settings, machines - 1, machines, "10.0.0.1", 29501))
-    assert (promise.processes, promise.engine) == (8 * machines, Engine.FSDP2)
+    spec, recipe, args = read(launch_words(settings, machines - 1, machines, "10.0.0.1", 29501))
+    assert (spec.processes, spec.engine) == (8 * machines, Engine.FSDP2)
     assert (int(args.machine_rank), args.main_process_port, recipe.training.seed) == (machines - 1, 29501, 1)
     assert machines == 1 or args.main_process_ip == "10.0.0.1"

@@ -1,5 +1,6 @@
 import inspect
 import os
+import re
 import signal
 import sys
 import time
@@ -50,7 +51,7 @@ def test_the_first_failure_decides_unless_a_worker_said_why(codes, expected):
         ([], 143),
     ],
 )
-def test_behind_a_signal_only_a_job_that_saved_everywhere_may_be_queued_again(codes, expected):
+def test_after_a_signal_only_a_job_that_saved_everywhere_may_be_requeued(codes, expected):
     assert exit_code_after_signal(codes, signal.SIGTERM) == expected
 
 
@@ -59,12 +60,25 @@ def test_every_exit_code_of_the_project_is_known():
     assert {kind.exit_code for kind in kinds} <= {1, *EXPLAINED, INTERRUPTED}
 
 
-def test_what_is_used_of_accelerate_and_torch_is_where_it_was():
-    # The launcher of a single process is exchanged under its name, and torch's option is set under its own.
-    assert accelerate_launch.launch_command.__globals__["simple_launcher"] is accelerate_launch.simple_launcher
-    # What it calls first, and whose first result is the arguments, filled in from the file.
+def test_private_parts_of_accelerate_behave_as_used(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\nnum_processes: 3\nmixed_precision: 'no'\n"
+        "deepspeed_config:\n  zero_stage: 3\n"
+    )
+    words = ["--config_file", str(tmp_path / "own.yaml"), "--num_cpu_threads_per_process", "1", "script.py"]
+    args, defaults, precision_from_file = accelerate_launch._validate_launch_command(
+        launch_command_parser().parse_args(words)
+    )
+    assert (args.num_processes, args.use_deepspeed, args.zero_stage, args.debug) == (3, True, 3, False)
+    assert (list(defaults.deepspeed_config), precision_from_file) == (["zero_stage"], True)
+    # `_start` does what this one does, apart from a single process.
     source = inspect.getsource(accelerate_launch.launch_command)
     assert "args, defaults, mp_from_config_flag = _validate_launch_command(args)" in source
+    assert re.findall(r"^ +(\w+_launcher)\(", source, re.MULTILINE) == [
+        "deepspeed_launcher", "multi_gpu_launcher", "multi_gpu_launcher", "multi_gpu_launcher", "tpu_pod_launcher", "tpu_launcher",
+        "sagemaker_launcher", "simple_launcher",
+    ]  # fmt: skip
+    # torch's option that accelerate passes on.
     assert get_args_parser().parse_args(["script.py"]).signals_to_handle == "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
 
 
@@ -106,19 +120,19 @@ def test_a_package_that_is_missing_is_named(start, monkeypatch):
 def test_machines_that_do_not_meet_are_one_line(backend, start):
     place = ("--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()))
     words = ("--num_machines", "2", "--machine_rank", "1", *place, "--rdzv_backend", backend)
-    with pytest.raises(RadrecipesError, match="the machines did not find each other") as failed:
+    with pytest.raises(RadrecipesError, match="the machines could not connect") as failed:
         start(CPU_2PROC, *words, "--rdzv_conf", "timeout=1,join_timeout=1")
     assert failed.value.exit_code == 1 and "\n" not in str(failed.value)
 
 
 def test_a_configuration_that_is_missing_is_named(tmp_path):
     args = launch_command_parser().parse_args(["--config_file", str(tmp_path / "none.yaml"), "script.py"])
-    with pytest.raises(InputError, match=r"none\.yaml: no such configuration"):
+    with pytest.raises(InputError, match=r"none\.yaml: no such accelerate configuration"):
         launch(args)
     assert "RADRECIPES_LAUNCHER" not in os.environ
 
 
-# The agent hangs for half a minute; its workers end before that as they are told. The second starts two seconds behind the
+# The agent hangs for half a minute; its workers end before that as they are told. The second starts two seconds after the
 # first, so that whoever looks for them in between sees one of several.
 HANGS = """\
 import pathlib, subprocess, sys, time
@@ -126,7 +140,7 @@ from radrecipes.launch import launcher
 pathlib.Path(__file__).with_name("began").write_text(str(time.monotonic()))
 launcher._AGENT_SECONDS = 1
 subprocess.Popen(["false"])
-with launcher._ended_behind_failed_workers():
+with launcher._exit_after_failed_workers():
     for number, end in enumerate(sys.argv[1:], 1):
         subprocess.Popen(["sh", "-c", f"sleep {3 + number}; {end}"], env={"TORCHELASTIC_RUN_ID": "none"})
         time.sleep(2 if number == 1 else 0)
@@ -140,7 +154,7 @@ with launcher._ended_behind_failed_workers():
     [(["exit 0", "exit 1"], 1, 7), (["exit 1", "kill -9 $$", "exit 0"], 1, 8), (["exit 0", "exit 0"], 0, 9)],
     ids=["one failed", "the first failed", "none failed"],
 )
-def test_an_agent_that_hangs_ends_behind_failed_workers(ends, expected, after, tmp_path):
+def test_an_agent_that_hangs_ends_after_failed_workers(ends, expected, after, tmp_path):
     (tmp_path / "hangs.py").write_text(HANGS, encoding="utf-8")
     script = Script(tmp_path, "hangs.py", *ends)
     assert script.end().code == expected, script.stderr

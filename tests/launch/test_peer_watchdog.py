@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sft_faults import Script, free_port
 
-from radrecipes.launch import peer_watchdog as other_hosts
+from radrecipes.launch import peer_watchdog
 
 # What every process does, with the rest of it behind.
 BEGIN = """\
@@ -19,21 +19,23 @@ from pathlib import Path
 import radrecipes
 from accelerate import PartialState
 from radrecipes import cli as command_line, errors
-from radrecipes.launch import peer_watchdog as other_hosts
-other_hosts.SILENT_SECONDS, other_hosts._ASKED_SECONDS = 4, 1
-other_hosts._GRACE_SECONDS, other_hosts._CACHED_SECONDS = 2, 2
+from radrecipes.launch import peer_watchdog
+peer_watchdog.SILENT_SECONDS, peer_watchdog._PROBE_SECONDS = 4, 1
+peer_watchdog._GRACE_SECONDS, peer_watchdog._CACHED_SECONDS = 2, 2
 state = PartialState(cpu=True)
 rank = state.process_index
 
 def main():
-    with other_hosts.watched():
+    with peer_watchdog.watched():
         Path(f"began.{rank}").touch()
         WHAT
 
 command_line.run(main)
 state.destroy_process_group()
 """
-ENDED = "error: another process of this run ended (its own lines say why); run the same command again on all machines"
+ENDED = (
+    "error: another process of this run ended (its own output says why); run the same command again on all machines"
+)
 
 
 @pytest.fixture
@@ -111,11 +113,11 @@ def test_a_process_that_was_stopped_or_holds_pythons_lock_is_not_gone(machines):
 
 def test_whoever_else_connects_is_not_taken_for_a_process(monkeypatch):
     told = []
-    monkeypatch.setattr(other_hosts, "broadcast_object_list", told.extend)
-    monkeypatch.setattr(other_hosts, "_ASKED_SECONDS", 0.2)
+    monkeypatch.setattr(peer_watchdog, "broadcast_object_list", told.extend)
+    monkeypatch.setattr(peer_watchdog, "_PROBE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         connections = []
-        accepting = threading.Thread(target=other_hosts._accept, args=(server, 1, connections))
+        accepting = threading.Thread(target=peer_watchdog._accept, args=(server, 1, connections))
         accepting.start()
         address = server.getsockname()
         with socket.create_connection(address), socket.create_connection(address) as wrong:
@@ -130,10 +132,10 @@ def test_whoever_else_connects_is_not_taken_for_a_process(monkeypatch):
 
 
 def test_without_a_connection_the_run_goes_on_and_says_that_it_is_not_watched(monkeypatch, capsys):
-    monkeypatch.setattr(other_hosts, "broadcast_object_list", lambda words: [(1, b"secret")])
-    assert other_hosts._connect(1, 2, "127.0.0.1") == []
+    monkeypatch.setattr(peer_watchdog, "broadcast_object_list", lambda words: [(1, b"secret")])
+    assert peer_watchdog._connect(1, 2, "127.0.0.1") == []
     assert re.fullmatch(
-        r"warning: a machine that is lost will not be noticed: no connection to port 1 of 127.0.0.1 \(.*refused\)\n",
+        r"warning: the loss of a machine will go unnoticed: no connection to port 1 of 127.0.0.1 \(.*refused\)\n",
         capsys.readouterr().err,
     )
 
@@ -141,12 +143,12 @@ def test_without_a_connection_the_run_goes_on_and_says_that_it_is_not_watched(mo
 def test_on_one_machine_nothing_is_watched_and_nothing_asked():
     before = threading.active_count()
     for environment in ({}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}):
-        with other_hosts.watched(environment):
+        with peer_watchdog.watched(environment):
             assert threading.active_count() == before
-        other_hosts.check_same_run(Path("nowhere"), {}, 0, environment)
+        peer_watchdog.check_same_run(Path("nowhere"), {}, 0, environment)
 
 
-CHECK = "other_hosts.check_same_run(Path({folder}), {identity}, {step})"
+CHECK = "peer_watchdog.check_same_run(Path({folder}), {identity}, {step})"
 HOLD = "(rank or (Path({folder}).mkdir(exist_ok=True), Path({folder}, 'LOCK').write_text('process 7')))\n        "
 
 
@@ -159,7 +161,7 @@ HOLD = "(rank or (Path({folder}).mkdir(exist_ok=True), Path({folder}, 'LOCK').wr
             "{'data.digest': 'a'}",
             "0",
             2,
-            "run: process 1 on .* does not find here what the first process wrote",
+            "run: process 1 on .* does not see here what the first process wrote",
         ),
         (
             "'../run'",
@@ -173,7 +175,7 @@ HOLD = "(rank or (Path({folder}).mkdir(exist_ok=True), Path({folder}, 'LOCK').wr
             "{'data.digest': 'a'}",
             "5 * (1 - rank)",
             2,
-            r"something else than the first on .* \(checkpoint\)",
+            r"something different from the first on .* \(checkpoint\)",
         ),
     ],
     ids=["the same", "another folder", "other data and seed", "another checkpoint"],

@@ -1,8 +1,7 @@
-"""Base models, padding and stop tokens, adapters: what is loaded, and what is refused."""
+"""Base models, padding and stop tokens: what is loaded, and what is refused."""
 
 import hashlib
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -16,30 +15,11 @@ from tiny_model import build_tiny_gemma_with_images, build_tiny_model, build_tin
 from transformers import AddedToken, AutoModelForCausalLM, BitsAndBytesConfig, Gemma3ForConditionalGeneration
 from trl import ModelConfig
 
-from radrecipes.models import base as models
 from radrecipes.errors import InputError
-from radrecipes.recipe import parse_recipe
 from radrecipes.inference.vllm_engine import VllmEngine
-
-WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture
-def trained(workspace):
-    """A tiny model whose adapter differs from zero, saved: the model, its folder, its state."""
-    base = models.load_base(ModelConfig(model_name_or_path=TINY_MODEL, dtype="float32"), row_tokens=64)
-    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
-    torch.manual_seed(1)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight)
-    state = model.state_dict()
-    models.save_adapter(model, workspace / "adapter", TINY_MODEL, "main", state)
-    return model, workspace / "adapter", state
-
-
-def load_tiny_base():
-    return models.load_base(ModelConfig(model_name_or_path=TINY_MODEL, dtype="float32"), row_tokens=64)
+from radrecipes.models import base as models
+from radrecipes.models.weights import weights_in
+from radrecipes.recipe import parse_recipe
 
 
 def test_folder_under_models_shadows_the_hub(workspace):
@@ -206,22 +186,6 @@ def test_chat_template_of_the_recipe_replaces_the_tokenizers(workspace):
     assert tokenizer.chat_template == "own"
 
 
-def test_saved_adapter_names_the_hub_id_and_answers_as_the_trained_one(trained):
-    model, folder, state = trained
-    found = models.verify_adapter(model, folder, [1, 5, 7], state)
-    assert found["tensors"] == 2 * 2 * 7
-    assert found["largest_b"] > 0
-    assert found["output_change"] > 0
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    assert (config["base_model_name_or_path"], config["revision"]) == (TINY_MODEL, "main")
-    assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", WEIGHTS]
-
-    probe = torch.tensor([[1, 5, 7]])
-    loaded = models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
-    with torch.no_grad():
-        assert torch.allclose(loaded(probe).logits, model.eval()(probe).logits, atol=1e-5)
-
-
 class TestEveryWeightIsLoaded:
     """A weight that a file lacks would be drawn at random, with a warning only."""
 
@@ -319,8 +283,10 @@ class TestTextPartOfAModelThatReadsImages:
         assert not models.is_text_part(ModelConfig(model_name_or_path=TINY_MODEL))
 
     def test_an_adapter_is_saved_loaded_and_merged(self, folder, workspace):
+        weights = weights_in(workspace / "adapter")
+
         def adapted():
-            return models.load_adapter(models.load_base(self.MODEL), workspace / "adapter", "tiny/sees").eval()
+            return weights.load(models.load_base(self.MODEL), "tiny/sees")
 
         model = get_peft_model(
             models.load_base(self.MODEL), LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "k_proj"])
@@ -329,8 +295,8 @@ class TestTextPartOfAModelThatReadsImages:
             if "lora_B" in name:
                 torch.nn.init.normal_(weight)
         state = model.state_dict()
-        models.save_adapter(model, workspace / "adapter", "tiny/sees", None, state)
-        assert models.verify_adapter(model, workspace / "adapter", [1, 5, 7], state)["tensors"] == 2 * 2 * 2
+        weights.save(model, "tiny/sees", None, state)
+        assert weights.verify(model, [1, 5, 7], state)["tensors"] == 2 * 2 * 2
         with torch.no_grad():
             expected = adapted()(self.PROBE).logits
             # Merged, it is a model of its own, which anyone loads with Transformers alone.
@@ -338,77 +304,6 @@ class TestTextPartOfAModelThatReadsImages:
             merged, found = AutoModelForCausalLM.from_pretrained(workspace / "merged", output_loading_info=True)
             assert not found["missing_keys"] and not found["unexpected_keys"]
             assert torch.allclose(merged(self.PROBE).logits, expected, atol=1e-4)
-
-
-def damage(folder, change):
-    tensors = load_file(folder / WEIGHTS)
-    save_file(change(tensors), folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def test_verification_catches_a_changed_tensor(trained):
-    model, folder, state = trained
-    name = next(name for name in load_file(folder / WEIGHTS) if "lora_A" in name)
-    damage(folder, lambda saved: {**saved, name: saved[name] + 1e-3})
-    with pytest.raises(RuntimeError, match="differs from the trained one"):
-        models.verify_adapter(model, folder, None, state)
-
-
-def test_verification_catches_a_missing_tensor(trained):
-    model, folder, state = trained
-    damage(folder, lambda saved: dict(list(saved.items())[1:]))
-    with pytest.raises(RuntimeError, match="holds other tensors"):
-        models.verify_adapter(model, folder, None, state)
-
-
-def test_verification_catches_an_adapter_that_learned_nothing(trained, workspace):
-    model, _, _ = trained
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.zeros_(weight)
-    state = model.state_dict()
-    models.save_adapter(model, workspace / "zero", TINY_MODEL, None, state)
-    with pytest.raises(RuntimeError, match="every B matrix is zero"):
-        models.verify_adapter(model, workspace / "zero", [1, 5, 7], state)
-
-
-def test_verification_leaves_the_model_as_it_was(trained):
-    model, folder, state = trained
-    models.verify_adapter(model, folder, [1, 5, 7], state)
-    assert list(model.peft_config) == ["default"]
-    assert model.active_adapter == "default"
-
-
-def test_adapter_of_another_base_is_refused(trained):
-    _, folder, _ = trained
-    with pytest.raises(InputError, match="belongs to tiny/llama, not to tiny/other"):
-        models.load_adapter(load_tiny_base(), folder, "tiny/other")
-
-
-def test_adapter_of_another_shape_is_refused(trained, workspace):
-    _, folder, _ = trained
-    other = build_tiny_model(workspace / "models", "tiny/wide", grouped_query=False)
-    base = AutoModelForCausalLM.from_pretrained(other)
-    with pytest.raises(InputError, match="do not fit tiny/llama"):
-        models.load_adapter(base, folder, TINY_MODEL)
-
-
-@pytest.mark.parametrize("missing", ["adapter_config.json", WEIGHTS, None])
-def test_folder_that_is_no_adapter_is_refused(trained, missing):
-    _, folder, _ = trained
-    if missing:
-        (folder / missing).unlink()
-    else:
-        shutil.rmtree(folder)
-    with pytest.raises(InputError, match=rf"^{folder}: .*(adapter_config.json|{WEIGHTS})"):
-        models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
-
-
-def test_pickled_weights_are_not_loaded(trained):
-    _, folder, _ = trained
-    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(InputError, match="only safetensors are loaded"):
-        models.load_adapter(load_tiny_base(), folder, TINY_MODEL)
 
 
 def test_dtype_follows_the_recipe_and_the_processor(monkeypatch):

@@ -14,9 +14,10 @@ from tiny_model import build_tiny_biogpt
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
-from radrecipes.models import convert as base_models, base as models
 from radrecipes.errors import InputError
 from radrecipes.inference.generation import generate
+from radrecipes.models import base as models
+from radrecipes.models import convert as base_models
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.inference.abstention import DecisionPolicy
 from radrecipes.inference.predictors import run_of
-from radrecipes.models.base import adapter_digest
+from radrecipes.models.weights import weights_in
 from radrecipes.publishing.release import (
     assemble_adapter,
     assemble_dataset,
@@ -56,7 +56,7 @@ def run(tmp_path, monkeypatch):
     config = {"base_model_name_or_path": "tiny/llama", "revision": "0" * 40}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file({"x": torch.zeros(1)}, folder / "adapter" / "adapter_model.safetensors")
-    weights = adapter_digest(folder / "adapter")
+    weights = weights_in(folder / "adapter").sha256
     metrics = {"split": "test", "rows": 8, "dataset": {"digest": DIGEST}, "adapter_sha256": weights}
     (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     for name in ("tokenizer.json", "chat_template.jinja", "label_set.yaml"):

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import asdict
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,14 +10,20 @@ from hypothesis import strategies as st
 from radrecipes.data.label_sets import Label
 from radrecipes.reporting.confusion_matrix import NO_LABEL, confusion_matrix
 
+
+def facts(name, **known):
+    """A label as `metrics.json` describes it."""
+    return asdict(Label(name, **known))
+
+
 LABELS = [
-    Label("MRI Knee", modality="MR", body_region="knee"),
-    Label("CT Head", modality="CT", body_region="head"),
-    Label("CT Chest", modality="CT", body_region="chest"),
-    Label("CT Head Trauma", modality="CT", body_region="head"),
-    Label("CT Never", modality="CT", body_region="head"),
+    facts("MRI Knee", modality="MR", body_region="knee"),
+    facts("CT Head", modality="CT", body_region="head"),
+    facts("CT Chest", modality="CT", body_region="chest"),
+    facts("CT Head Trauma", modality="CT", body_region="head"),
+    facts("CT Never", modality="CT", body_region="head"),
 ]
-NAMES = [label.name for label in LABELS[:4]]
+NAMES = [label["name"] for label in LABELS[:4]]
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from([*NAMES, None])), min_size=1, max_size=50))
@@ -43,14 +50,14 @@ def test_order_is_by_modality_and_region_and_unused_labels_are_left_out():
 
 
 def test_labels_without_modality_make_one_untitled_block():
-    matrix = confusion_matrix(["a", "b"], ["b", "b"], [Label("b"), Label("a")])
+    matrix = confusion_matrix(["a", "b"], ["b", "b"], [facts("b"), facts("a")])
     assert matrix.names == ["b", "a"]
     assert matrix.blocks == [("", 0, 2)]
 
 
 def test_a_large_label_set_keeps_the_labels_with_errors():
-    labels = [Label(f"label {number:03d}") for number in range(200)]
-    names = [label.name for label in labels]
+    labels = [facts(f"label {number:03d}") for number in range(200)]
+    names = [label["name"] for label in labels]
     predictions = [*names[:150], *reversed(names[150:])]
     matrix = confusion_matrix(names, predictions, labels)
     assert len(matrix.names) == 60
@@ -60,6 +67,6 @@ def test_a_large_label_set_keeps_the_labels_with_errors():
 
 def test_long_names_are_cut_in_the_margin_only():
     name = "MRI of the entire spine without and with contrast for metastases"
-    matrix = confusion_matrix([name], [name], [Label(name)])
+    matrix = confusion_matrix([name], [name], [facts(name)])
     assert matrix.names == [name]
     assert len(matrix.short_names[0]) <= 34

@@ -32,7 +32,7 @@ def test_reliability_diagram_counts_every_bin_on_both_sides(make_metrics):
     svg = reliability_svg(calibration)
     assert svg == reliability_svg(calibration)
     words = texts(svg)
-    assert "as the model gives them: expected calibration error 0.081" in words
+    assert "before temperature scaling: expected calibration error 0.081" in words
     assert "after temperature 1.44: expected calibration error 0.021" in words
     counts = [
         str(item["count"]) for side in ("before", "after") for item in calibration[side]["bins"] if item["count"]
@@ -72,7 +72,7 @@ def test_a_system_far_below_the_model_is_named_and_not_drawn_flat(make_metrics, 
     metrics["systems"]["base"]["selective"]["curve"]["accuracy"] = [0.1] * 200
     words = texts(risk_coverage_svg(metrics["systems"], {}, metrics["rows"], None))
     assert "adapter" in words
-    assert ("base (all below the drawing)" in words) == (accuracy > 0.1)
+    assert ("base (below the plotted range)" in words) == (accuracy > 0.1)
 
 
 @pytest.mark.parametrize("highest", [0.0, 0.02, 1.0])

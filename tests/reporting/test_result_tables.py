@@ -7,7 +7,7 @@ from written_reports import evaluated
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import over_seeds, results_path, summarise
 from radrecipes.recipe import find_recipes
-from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, with_results
+from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, summary_table, with_results
 from radrecipes.tasks.headline_figures import writes_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def test_table_shows_spread_and_the_worst_p_value():
     assert "| m/r | adapter | 0.931 ± 0.012 | 0.931 ± 0.012 | 0.931 ± 0.012 |" in table
     assert "| m/r | base | 0.000 |" in table
     # Rounded up: p ≤ 0.003 would be false.
-    assert "; exact McNemar in every seed against tfidf logistic regression p ≤ 0.004; training" in table
+    assert "; exact McNemar test in every seed against tfidf logistic regression p ≤ 0.004; training" in table
     assert "training 7.0 minutes (first seed), 3.4 GiB, 2 cores" in table
 
 
@@ -78,18 +78,18 @@ def test_decisions_and_the_test_against_the_best_baseline_where_the_result_has_t
     assert "against tfidf linear svm p ≤ 0.2, against tfidf logistic regression p ≤ 0.004;" in newer
     # A recipe that generates has neither, nor has a result that was recorded earlier.
     generated = {**scored, "calibration": None, "decisions": None}
-    assert "settled alone" not in results_table([RESULT, generated])
+    assert "coverage" not in results_table([RESULT, generated])
 
 
-def test_terminal_table_says_what_is_settled_alone_and_how_well_calibrated(make_metrics):
+def test_terminal_table_shows_selective_prediction_and_calibration(make_metrics):
     metrics = make_metrics(0.9, 0.7)
     row = metrics["systems"]["adapter"]["selective"]["thresholds"][2]
     row.update(threshold=None, best_supported=0.963)
     lines = metrics_table(metrics).splitlines()
     assert "best baseline on validation: tfidf_linear_svm (0.610)" in lines
     (at_95,) = [line for line in lines if line.startswith("95 %")]
-    assert at_95.split("0.600 of rows, right ")[1].startswith("0.960 (0.930–0.990)")
-    assert "0.400 of rows, right 0.960" in at_95
+    assert at_95.split("0.600, selective accuracy ")[1].startswith("0.960 (0.930–0.990)")
+    assert "0.400, selective accuracy 0.960" in at_95
     assert any(line.startswith("98 %") and "not supported by validation, at most 96.3 %" in line for line in lines)
     assert "expected calibration error: 0.081, after temperature 1.44 0.021" in lines
 
@@ -102,17 +102,17 @@ def test_terminal_table_of_generated_answers_and_of_an_older_evaluation(make_met
         del older[key]
     for system in older["systems"].values():
         system.pop("selective", None)
-    assert "settled alone" not in metrics_table(older)
+    assert "coverage" not in metrics_table(older)
     assert "adapter − base" in metrics_table(older)
 
 
 def test_only_the_marked_part_of_a_document_changes():
     document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    made = with_results(document, [RESULT], "x.md")
+    made = with_results(document, results_table([RESULT]), "x.md")
     assert made.startswith(f"before\n{BEGIN}\n| recipe") and made.endswith(f"{END}\nafter\n") and "old" not in made
-    assert with_results(made, [RESULT], "x.md") == made
+    assert with_results(made, results_table([RESULT]), "x.md") == made
     with pytest.raises(InputError, match=r"x\.md: the lines"):
-        with_results("no markers", [RESULT], "x.md")
+        with_results("no markers", "", "x.md")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,8 @@ def test_tables_of_the_documentation_are_not_stale(document):
     root = REPOSITORY / "recipes" if document == "README.md" else path.parent
     found = [json.loads(file.read_text("utf-8")) for file in sorted(root.rglob("*.results.json"))]
     assert found
-    assert with_results(path.read_text("utf-8"), found, document) == path.read_text("utf-8")
+    table = summary_table if document == "README.md" else results_table
+    assert with_results(path.read_text("utf-8"), table(found), document) == path.read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -185,23 +186,33 @@ def test_reports_and_protocols_stand_in_tables_of_their_own(written):
     bleu = result["systems"]["adapter"]["bleu"]
     assert f"| {bleu['mean']:.1f} ± {bleu['sd']:.1f} |" in rows[1]
     note = alone.splitlines()[-1]
-    assert "60 studies of 30 patients that training never saw; seeds 42, 1" in note
+    assert "60 studies of 30 patients not seen in training; seeds 42, 1" in note
     pairs = [row["comparisons"][0]["difference"] for row in result["seeds"]]
     low, high = min(pair["low"] for pair in pairs), max(pair["high"] for pair in pairs)
     assert (
         f"ROUGE-L against nearest labels {sum(p['value'] for p in pairs) / 2:+.3f} ({low:+.3f} to {high:+.3f})" in note
     )
-    assert "passed at the first try" in note
+    assert "passed at the first attempt" in note
 
     both = results_table([result, RESULT])
     assert both.index("**Protocols from orders**") < both.index("**Reports from findings**")
     for table in (alone, results_table([RESULT])):
         assert table in both
         assert "**" not in table
-    document = with_results(f"{BEGIN}\n{END}\n", [result, RESULT], "x.md")
-    assert document == f"{BEGIN}\n{both}\n{END}\n"
     impressions = results_table([{**result, "task": "impression"}, result])
     assert impressions.index("**Reports from findings**") < impressions.index("**Impressions from")
+
+
+def test_summary_is_one_table_with_the_base_model_and_the_best_baseline(written):
+    _, result = written
+    head, rule, *rows = summary_table([result, RESULT]).split("\n\n")[0].splitlines()
+    assert head == "| task | recipe | metric | fine-tuned | base model | best baseline |"
+    assert {line.count("|") for line in (rule, *rows)} == {7} and len(rows) == 4
+    assert rows[0] == "| Protocols from orders | m/r | exact accuracy | 0.931 ± 0.012 | 0.000 | – |"
+    guarded = result["systems"]["adapter_guarded"]["passed_rate"]
+    assert f"| m/report | passes all checks | {guarded['mean']:.3f} ± {guarded['sd']:.3f} | 0.000 | " in rows[2]
+    best = max(("nearest_labels", "template_writer"), key=lambda name: result["systems"][name]["rouge_l"]["mean"])
+    assert rows[3].endswith(f"({best.replace('_', ' ')}) |")
 
 
 def test_terminal_table_of_written_reports(written):
@@ -212,11 +223,11 @@ def test_terminal_table_of_written_reports(written):
     recall = metrics["systems"]["adapter"]["label_recall"]
     (line,) = [line for line in lines if line.startswith("label recall")]
     assert f"{recall['value']:.3f} ({recall['low']:.3f}–{recall['high']:.3f})" in line
-    assert "base wrote 40 of the rows only" in lines
+    assert "base was evaluated on 40 rows only" in lines
     assert sum(line.startswith("adapter_guarded − ") for line in lines) == 3
     guard = metrics["systems"]["adapter_guarded"]["guard"]
     assert lines[-1].startswith(
-        f"guard: {guard['first_try']} passed at the first try, {guard['later_try']} at a later"
+        f"guard: {guard['first_try']} passed at the first attempt, {guard['later_try']} at a later"
     )
     assert max(map(len, lines)) < 140
 

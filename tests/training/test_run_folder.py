@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
-from radrecipes.launch.spec import Engine, Promise
+from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import checkpoints, run_folder
 
@@ -186,7 +186,7 @@ def test_a_run_killed_before_its_recipe_stood_there_is_no_foreign_folder(recipe)
 
 
 def identity_under(recipe, processes=1, engine=Engine.ONE_PROCESS):
-    return run_folder.run_identity(recipe, "d", "w", "p", Promise(processes, engine, True))
+    return run_folder.run_identity(recipe, "d", "w", "p", LaunchSpec(processes, engine, True))
 
 
 def resumable(recipe, steps=2, **launch):

@@ -14,6 +14,7 @@ from trl import SFTTrainer
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.models import base as models
+from radrecipes.models.weights import weights_in
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.training import trainer as training
@@ -339,7 +340,7 @@ def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace)
     assert check["largest_b"] > 0 and check["output_change"] > 0
     trained = trainer.model.eval()
     fresh = models.load_base(recipe.model, training.longest_row(recipe))
-    loaded = models.load_adapter(fresh, workspace / "adapter", recipe.model.model_name_or_path)
+    loaded = weights_in(workspace / "adapter").load(fresh, recipe.model.model_name_or_path)
     with torch.no_grad():
         torch.testing.assert_close(
             loaded(input_ids=torch.tensor([probe])).logits, trained(input_ids=torch.tensor([probe])).logits

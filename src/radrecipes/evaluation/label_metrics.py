@@ -21,7 +21,7 @@ from radrecipes.evaluation.confusions import ANY, costly_rows
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.slices import slice_figures, slice_masks
 from radrecipes.inference.answers import SystemOutput
-from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_figures
+from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_metrics
 from radrecipes.statistics import bootstrap_interval, macro_f1_statistic, mcnemar_exact, mean_statistic
 
 ADAPTER = "adapter"
@@ -257,7 +257,7 @@ def compute_metrics(
                     choices = choose_thresholds(validation, targets, label_set.always_review)
             measured[name]["selective"] = {
                 "confidence": CONFIDENCES[name],
-                **selective_figures(answers, costly[ANY], choices, label_set.always_review, **draws),
+                **selective_metrics(answers, costly[ANY], choices, label_set.always_review, **draws),
             }
 
     best = best_baseline(validation_rows, validation_systems) if validation_systems else None
@@ -269,6 +269,16 @@ def compute_metrics(
         "rows": len(rows.ids),
         "groups": len(set(rows.groups)),
         "labels": len(label_set.names),
+        "label_set": [
+            {
+                "name": label.name,
+                "modality": label.modality,
+                "body_region": label.body_region,
+                "contrast": label.contrast,
+                "always_review": label.always_review,
+            }
+            for label in label_set.labels
+        ],
         "labels_in_split": len(set(rows.references)),
         "dataset": dict(dataset),
         "decoding": dict(decoding),

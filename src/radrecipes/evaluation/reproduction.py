@@ -412,7 +412,7 @@ def standing_evaluation(run: Path, folder: Path, dataset_digest: str) -> dict[st
         fits = metrics["split"] == "test" and whole and metrics["dataset"]["digest"] == dataset_digest
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    adapter = models.adapter_digest(run_folder.adapter_folder(run))
+    adapter = run_folder.weights_of(run).sha256
     return metrics if fits and metrics.get("adapter_sha256") == adapter else None
 
 
@@ -438,7 +438,7 @@ def _claim_of_recipe(path: Path) -> Claim:
     run, figures = None, {}
     for row in results["seeds"]:
         folder = parse_recipe(path, ["--seed", str(row["seed"])]).output_dir
-        if run_folder.is_complete(folder) and models.adapter_digest(folder / "adapter") == row.get("adapter_sha256"):
+        if run_folder.is_complete(folder) and run_folder.weights_of(folder).sha256 == row.get("adapter_sha256"):
             run, figures = folder, figures_of_seed(results, row["seed"])
             break
     first = results["seeds"][0]

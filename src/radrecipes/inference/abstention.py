@@ -1,8 +1,7 @@
-"""Which answers a department may use as they are, and which a person must look at."""
+"""Selective prediction: which answers may be used automatically, and which a person must review."""
 
 import json
 import math
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, get_origin
 import numpy as np
 
 from radrecipes.errors import InputError
+from radrecipes.files import write_atomically
 from radrecipes.statistics import clopper_pearson_lower_bound, effective_rows, intraclass_correlation
 
 AUTO = "auto"
@@ -22,98 +22,51 @@ POLICY_FILE = "decision_policy.json"
 POLICY_FORMAT = 1
 _EVALUATE_AGAIN = "evaluate again with scripts/evaluate_model.py --run ... --restart"
 
-# Of the starts and steps that keep the error at 36 groups of 18 rows, those that let most answers through.
+# Of the starts and steps that keep the error rate at 36 groups of 18 rows, these give the highest coverage.
 _FIRST_COVERAGE = 0.3
 COVERAGE_STEP = 0.05
 
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """The threshold for one target accuracy, and what stands behind it.
-
-    Args:
-        target_accuracy (`float`):
-            Share of the automatic answers that shall be right.
-        threshold (`float` or `None`):
-            Answers at least this sure are automatic; `None` where the rows cannot support the target.
-        rows (`int`):
-            Rows that the choice was made on.
-        groups (`int`):
-            Their groups.
-        automatic_rows (`int`):
-            Rows at or above the threshold; 0 where there is none.
-        accuracy (`float` or `None`):
-            Share of them that is right.
-        lower_bound (`float` or `None`):
-            Lower confidence bound of that share; at least `target_accuracy`.
-        effective_rows (`float` or `None`):
-            How many independent rows the automatic rows are worth.
-        confidence_level (`float`):
-            Confidence that the target holds.
-        best_supported (`float`):
-            Highest target accuracy that the rows support with any threshold, rounded down to 0.001; 0.0 for none.
-    """
+    """The threshold for one target accuracy, with the statistics of the rows that it was chosen on."""
 
     target_accuracy: float
-    threshold: float | None
+    threshold: (
+        float | None
+    )  # answers of at least this confidence are automatic; None if the rows do not support the target
     rows: int
     groups: int
     automatic_rows: int
-    accuracy: float | None
-    lower_bound: float | None
-    effective_rows: float | None
+    accuracy: float | None  # of the automatic rows
+    lower_bound: float | None  # lower confidence bound of it, at least the target
+    effective_rows: float | None  # effective sample size of the automatic rows
     confidence_level: float
-    best_supported: float
+    best_supported: float  # highest target that the rows support, rounded down to 0.001; 0.0 for none
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with one answer.
-
-    Args:
-        label (`str`):
-            The most probable label.
-        probability (`float`):
-            Its probability.
-        automatic (`bool`):
-            Whether the answer may be used without a look.
-        reason (`str` or `None`):
-            Why it may not: `"below threshold"` or `"label is always reviewed"`.
-        top (`tuple[tuple[str, float], ...]`):
-            The three most probable labels with their probabilities, descending; fewer where the set holds fewer.
-    """
+    """The most probable label of a row, and whether it may be used without review."""
 
     label: str
     probability: float
     automatic: bool
-    reason: str | None
-    top: tuple[tuple[str, float], ...]
-
-    @property
-    def decision(self) -> str:
-        """`"auto"` or `"NEEDS_REVIEW"`."""
-        return AUTO if self.automatic else NEEDS_REVIEW
+    reason: str | None  # why it may not: `BELOW_THRESHOLD` or `ALWAYS_REVIEWED`
+    top: tuple[tuple[str, float], ...]  # the three most probable labels, descending
 
 
 def risk_coverage(
     confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray
 ) -> dict[str, list[float]]:
-    """The accuracy of the surest answers, for every share of answers that a threshold can let through.
+    """The risk-coverage curve: selective accuracy for every coverage that a threshold can reach.
 
-    Args:
-        confidences (`Sequence[float]` or `np.ndarray` of shape `(rows,)`):
-            How sure each answer is; any scale on which more is surer.
-        correct (`Sequence[bool]` or `np.ndarray` of shape `(rows,)`):
-            Whether it is right.
-
-    Returns:
-        `dict[str, list[float]]`: `coverage`, `accuracy` and `threshold`, one entry per distinct confidence, surest
-        first; equal confidences enter together.
+    Confidences may be on any scale. One point per distinct confidence, highest first.
 
     Raises:
-        ValueError: There are no rows, the lengths differ, or a confidence is not a number.
+        ValueError: There are no rows, the lengths differ, or a confidence is NaN.
     """
-    confidences, correct = _checked(confidences, correct)
+    confidences, correct = _validated(confidences, correct)
     order = np.argsort(-confidences, kind="stable")
     thresholds, right = confidences[order], np.cumsum(correct[order])
     last_of_tie = np.append(np.flatnonzero(np.diff(thresholds)), len(thresholds) - 1)
@@ -126,23 +79,11 @@ def risk_coverage(
 
 
 def area_under_risk_coverage(confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray) -> float:
-    """Mean error rate of the k surest answers over k = 1 … rows (Geifman and El-Yaniv, 2017); lower is better.
+    """Mean error rate of the k most confident answers over k = 1 … rows (Geifman and El-Yaniv, 2017); lower is better.
 
-    Answers of equal confidence count as if in random order: the mean over all their orders.
-
-    Args:
-        confidences (`Sequence[float]` or `np.ndarray` of shape `(rows,)`):
-            How sure each answer is.
-        correct (`Sequence[bool]` or `np.ndarray` of shape `(rows,)`):
-            Whether it is right.
-
-    Returns:
-        `float`: 0 to 1; the error rate itself where the confidences say nothing.
-
-    Raises:
-        ValueError: As for [`risk_coverage`].
+    Ties count as the mean over all their orders. Raises like [`risk_coverage`].
     """
-    confidences, correct = _checked(confidences, correct)
+    confidences, correct = _validated(confidences, correct)
     _, block = np.unique(-confidences, return_inverse=True)
     size = np.bincount(block)
     error_rate = np.bincount(block, weights=~correct) / size
@@ -157,47 +98,30 @@ def choose_threshold(
     target_accuracy: float = 0.95,
     confidence_level: float = 0.9,
 ) -> ThresholdChoice:
-    """The threshold that lets most answers through while their accuracy stays at the target.
+    """The threshold of highest coverage whose selective accuracy is at least the target with the given confidence.
 
-    Thresholds are tested one after the other, from the surest 30 % of the rows on in steps of 5 %, until the lower bound
-    of the accuracy falls below the target; the last that passed is taken. The order is fixed by the confidences alone,
-    so every test may use the whole error (fixed-sequence testing in "Learn then Test", Angelopoulos et al., 2021). The
-    walk starts later where so few rows could not pass even without an error.
+    Thresholds are tested in sequence, from a coverage of 30 % on in steps of 5 %, until the lower bound of the accuracy falls
+    below the target; the last that passed is chosen. The sequence is fixed by the confidences alone, so every test may use the
+    full error level (fixed-sequence testing in "Learn then Test", Angelopoulos et al., 2021). It starts later if so few rows
+    could not pass even without an error.
 
-    The bound is Clopper and Pearson's on the effective number of rows of Korn and Graubard (1998). Few errors above a
-    threshold cannot show how they cluster, so the correlation inside groups is also estimated from the errors of all
-    rows, and scaled to the error rate that is tested: the spread between groups relative to the mean error rate is taken
-    to be the same above the threshold as below. The larger design effect counts.
+    The bound is Clopper and Pearson's on the effective sample size of Korn and Graubard (1998). A few errors above a threshold
+    cannot show how they cluster, so the intraclass correlation is also estimated from the errors of all rows and scaled to the
+    error rate under test, assuming the same relative spread between groups above the threshold as below. The larger design
+    effect counts.
 
-    What is guaranteed: where every row has a group of its own and the rows are a random sample, the accuracy above the
-    threshold is at least the target in `confidence_level` of all such samples. With larger groups this rests on the
-    estimated correlation and holds only about. Simulated at a level of 0.9 for 36 groups of 18 rows with beta-binomial
-    errors, correlations of 0.1 to 0.4 and targets of 0.90 to 0.98, it failed in at most 5 % of the samples where the
-    confidences tell right from wrong. Where they tell nothing and the accuracy is a hair below the target, it failed in
-    2 to 9 %, at a target of 0.98 and a correlation of 0.4 in 12 %, and with only 20 groups of 32 rows in up to 18 %, so
-    that thresholds from fewer than 30 groups deserve distrust. Rows without any error show no correlation. Nothing is
-    guaranteed for notes of another kind than the rows, for single labels, or for the `best_supported` target, which is
-    found by trying.
-
-    Args:
-        confidences (`Sequence[float]` or `np.ndarray` of shape `(rows,)`):
-            How sure each answer is; any scale on which more is surer.
-        correct (`Sequence[bool]` or `np.ndarray` of shape `(rows,)`):
-            Whether it is right.
-        groups (`Sequence[str]` of length `rows`):
-            Patient, order or scenario of each row.
-        target_accuracy (`float`, *optional*, defaults to 0.95):
-            Share of the automatic answers that shall be right.
-        confidence_level (`float`, *optional*, defaults to 0.9):
-            Confidence that the target holds.
-
-    Returns:
-        [`ThresholdChoice`]: without a threshold where the rows cannot support the target.
+    Guarantee: if every row is its own group and the rows are a random sample, the accuracy above the threshold is at least the
+    target in `confidence_level` of all such samples. With larger groups it is approximate. In simulations at a level of 0.9 (36
+    groups of 18 rows, beta-binomial errors, correlations of 0.1 to 0.4, targets of 0.90 to 0.98) it failed in at most 5 % of the
+    samples with informative confidences; with uninformative ones and an accuracy just below the target in 2 to 9 %, at a target
+    of 0.98 and a correlation of 0.4 in 12 %, and with only 20 groups of 32 rows in up to 18 %: distrust thresholds from fewer
+    than 30 groups. Nothing is guaranteed for notes of another distribution, for single labels, or for `best_supported`, which
+    is found by search.
 
     Raises:
         ValueError: As for [`risk_coverage`], or a target or level is not between 0 and 1.
     """
-    confidences, correct = _checked(confidences, correct)
+    confidences, correct = _validated(confidences, correct)
     groups = np.asarray(groups)
     if groups.shape != confidences.shape:
         raise ValueError("groups must have one entry per row")
@@ -209,7 +133,7 @@ def choose_threshold(
     error_odds = _odds(1 - correct.mean()) if not correct.all() else 0.0
 
     def last_that_passes(target: float) -> dict[str, Any] | None:
-        # MAPIE tests such sequences too, but for independent rows only; crepes makes label sets, no thresholds.
+        # MAPIE tests such sequences too, but for independent rows only; crepes predicts label sets, not thresholds.
         least_correlation = correlation * min(1.0, _odds(1 - target) / error_odds) if error_odds > 0 else 0.0
         fewest = math.ceil(math.log(1 - confidence_level) / math.log(target))
         found = None
@@ -230,7 +154,7 @@ def choose_threshold(
         return found
 
     chosen = last_that_passes(target_accuracy)
-    # Below an unsupported target only: a higher one starts its walk later and may pass by luck.
+    # Below an unsupported target only: a higher one starts its sequence later and may pass by chance.
     steps = [step / 1000 for step in range(999, 0, -1) if chosen or step / 1000 < target_accuracy]
     nothing = dict.fromkeys(("threshold", "accuracy", "lower_bound", "effective_rows")) | {"automatic_rows": 0}
     return ThresholdChoice(
@@ -243,84 +167,42 @@ def choose_threshold(
     )
 
 
-def _odds(share: float) -> float:
-    return share / (1 - share) if share < 1 else math.inf
+def _odds(probability: float) -> float:
+    return probability / (1 - probability) if probability < 1 else math.inf
 
 
 def _row_counts(rows: int, fewest: int) -> list[int]:
-    """How many of the surest rows each test lets through, ascending; none before `fewest`, which is the first then."""
-    # Rounded, because 0.3 * 10 is a hair above 3 and its ceiling would be 4.
-    shares = np.arange(_FIRST_COVERAGE, 1 + COVERAGE_STEP / 2, COVERAGE_STEP)
-    counts = [math.ceil(round(min(share, 1.0) * rows, 6)) for share in shares]
+    """How many of the most confident rows each test accepts, ascending; it starts with `fewest` if that is more."""
+    # Rounded, because 0.3 * 10 is slightly above 3 and its ceiling would be 4.
+    coverages = np.arange(_FIRST_COVERAGE, 1 + COVERAGE_STEP / 2, COVERAGE_STEP)
+    counts = [math.ceil(round(min(coverage, 1.0) * rows, 6)) for coverage in coverages]
     later = [count for count in counts if count > fewest]
     return later if len(later) == len(counts) or fewest > rows else [fewest, *later]
 
 
 @dataclass(frozen=True)
 class DecisionPolicy:
-    """What turns the probabilities of one adapter into decisions; it travels in the adapter's folder.
-
-    Args:
-        temperature (`float`):
-            Divides the log-likelihoods before they become probabilities.
-        thresholds (`tuple[ThresholdChoice, ...]`):
-            One per target accuracy.
-        target_accuracy (`float`):
-            The target that prediction uses unless it is told another; one of `thresholds`.
-        adapter_sha256 (`str`):
-            SHA-256 of `adapter_model.safetensors`.
-        label_set_sha256 (`str`):
-            SHA-256 of the label set that the thresholds were chosen with.
-        prompt_sha256 (`str`):
-            SHA-256 of the prompt template.
-        dataset_digest (`str`):
-            Digest of the prepared dataset.
-        rows (`int`):
-            Validation rows that it was fitted on.
-        groups (`int`):
-            Their groups.
-    """
+    """Temperature and thresholds of one adapter, fitted on the validation split; `decision_policy.json` in its folder."""
 
     temperature: float
-    thresholds: tuple[ThresholdChoice, ...]
-    target_accuracy: float
+    thresholds: tuple[ThresholdChoice, ...]  # one per target accuracy
+    target_accuracy: float  # the target that prediction uses by default; one of `thresholds`
     adapter_sha256: str
     label_set_sha256: str
-    prompt_sha256: str
+    prompt_sha256: str  # of the prompt template
     dataset_digest: str
-    rows: int
+    rows: int  # of the validation split
     groups: int
 
     def save(self, folder: str | Path) -> Path:
-        """Write `decision_policy.json`, whole or not at all.
-
-        Args:
-            folder (`str` or `Path`):
-                The adapter's folder.
-
-        Returns:
-            `Path`: the file.
-        """
+        """Write the file into the adapter's folder atomically."""
         path = Path(folder) / POLICY_FILE
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps({"format": POLICY_FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, json.dumps({"format": POLICY_FORMAT, **asdict(self)}, indent=2) + "\n")
         return path
 
     @classmethod
     def load(cls, folder: str | Path, adapter_sha256: str, prompt_sha256: str) -> "DecisionPolicy":
-        """Read `decision_policy.json`.
-
-        Args:
-            folder (`str` or `Path`):
-                The adapter's folder.
-            adapter_sha256 (`str`):
-                SHA-256 of the adapter that is in use.
-            prompt_sha256 (`str`):
-                SHA-256 of the prompt template that is in use.
-
-        Returns:
-            [`DecisionPolicy`]
+        """Read the file from the adapter's folder, for the adapter and the prompt template in use.
 
         Raises:
             InputError: The file is missing, broken, of an unknown format, or of another adapter or prompt.
@@ -329,16 +211,16 @@ class DecisionPolicy:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(f"there is no such file; {_EVALUATE_AGAIN}", where=str(path)) from None
+            raise InputError(f"no such file; {_EVALUATE_AGAIN}", where=str(path)) from None
         except (OSError, ValueError) as error:
             raise InputError(f"cannot be read as JSON ({error}); {_EVALUATE_AGAIN}", where=str(path)) from None
         if not isinstance(content, dict) or content.pop("format", None) != POLICY_FORMAT:
             raise InputError(f"`format` is not {POLICY_FORMAT}; {_EVALUATE_AGAIN}", where=str(path))
-        content = _checked_fields(cls, content, str(path))
+        content = _validated_fields(cls, content, str(path))
         if content["temperature"] <= 0:
             raise InputError(f"`temperature` is {content['temperature']}; {_EVALUATE_AGAIN}", where=str(path))
         content["thresholds"] = tuple(
-            ThresholdChoice(**_checked_fields(ThresholdChoice, entry, f"{path}: thresholds[{index}]"))
+            ThresholdChoice(**_validated_fields(ThresholdChoice, entry, f"{path}: thresholds[{index}]"))
             for index, entry in enumerate(content["thresholds"])
         )
         policy = cls(**content)
@@ -348,24 +230,17 @@ class DecisionPolicy:
         ):
             if mine != used:
                 raise InputError(
-                    f"`{name}` is {mine[:12]}…, but {used[:12]}… is in use: thresholds of another model say nothing "
-                    f"here; {_EVALUATE_AGAIN}",
+                    f"`{name}` is {mine[:12]}…, but {used[:12]}… is in use: thresholds of another model do not apply; "
+                    f"{_EVALUATE_AGAIN}",
                     where=str(path),
                 )
         return policy
 
     def threshold_for(self, target_accuracy: float | None = None) -> float:
-        """The threshold for a target accuracy.
-
-        Args:
-            target_accuracy (`float`, *optional*):
-                One of the fitted targets; left out, the policy's own `target_accuracy`.
-
-        Returns:
-            `float`: answers at least this sure are automatic.
+        """The confidence threshold for a target accuracy, by default the policy's own.
 
         Raises:
-            InputError: That target was not fitted, or validation cannot support it.
+            InputError: That target was not fitted, or the validation rows do not support it.
         """
         target_accuracy = self.target_accuracy if target_accuracy is None else target_accuracy
         for choice in self.thresholds:
@@ -389,29 +264,22 @@ class DecisionPolicy:
 def decide(
     probabilities: np.ndarray, label_names: Sequence[str], threshold: float, always_review: Collection[str] = ()
 ) -> list[Decision]:
-    """Which answers are automatic.
+    """Decide which answers are automatic.
 
     Args:
-        probabilities (`np.ndarray` of shape `(rows, labels)`):
-            Calibrated probabilities.
-        label_names (`Sequence[str]` of length `labels`):
-            The labels, in the order of the label set; of equally probable ones the earlier wins.
-        threshold (`float`):
-            Answers at least this probable are automatic.
-        always_review (`Collection[str]`, *optional*, defaults to `()`):
+        probabilities:
+            Calibrated, of shape `(rows, labels)`; among equally probable labels the first wins.
+        always_review:
             Labels that are never automatic.
 
-    Returns:
-        `list[Decision]`: one per row.
-
     Raises:
-        ValueError: The shapes do not fit, or a probability is not a number.
+        ValueError: The shapes do not match, or a probability is NaN.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(label_names) or not len(label_names):
         raise ValueError(f"probabilities have shape {probabilities.shape} for {len(label_names)} labels")
     if np.isnan(probabilities).any():
-        raise ValueError("a probability is `nan`")
+        raise ValueError("a probability is NaN")
     always_review = set(always_review)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
     decisions = []
@@ -419,7 +287,7 @@ def decide(
         top = tuple((label_names[index], float(row[index])) for index in indices)
         label, probability = top[0]
         reason = None
-        # A label that is always reviewed says so even below the threshold: no other threshold would change it.
+        # Checked first: no other threshold would change it.
         if label in always_review:
             reason = ALWAYS_REVIEWED
         elif probability < threshold:
@@ -428,16 +296,16 @@ def decide(
     return decisions
 
 
-def _checked(confidences, correct) -> tuple[np.ndarray, np.ndarray]:
+def _validated(confidences, correct) -> tuple[np.ndarray, np.ndarray]:
     confidences, correct = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
     if confidences.ndim != 1 or confidences.shape != correct.shape or not len(confidences):
-        raise ValueError("confidences and correct must be two rows of one length, at least 1")
+        raise ValueError("confidences and correct must be one-dimensional and of the same length, at least 1")
     if np.isnan(confidences).any():
-        raise ValueError("a confidence is `nan`")
+        raise ValueError("a confidence is NaN")
     return confidences, correct
 
 
-def _checked_fields(kind: type, content: Any, where: str) -> dict[str, Any]:
+def _validated_fields(kind: type, content: Any, where: str) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
     if not isinstance(content, dict) or set(content) != names:
         raise InputError(f"expected exactly the keys {', '.join(sorted(names))}; {_EVALUATE_AGAIN}", where=where)

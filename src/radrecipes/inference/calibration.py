@@ -1,4 +1,4 @@
-"""From log-likelihoods of labels to probabilities that mean what they say, and how far they do."""
+"""Temperature scaling of label log-likelihoods, and calibration metrics."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,31 +9,27 @@ from scipy.special import log_softmax
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 
-# What a right label of probability 0 counts as: one such row must not make the log loss of all others infinite.
+# Clips the probability of the correct label: a single row of probability 0 would make the log loss infinite.
 _SMALLEST_LOG_PROBABILITY = np.log(1e-12)
 
 
 def fit_temperature(log_likelihoods: np.ndarray, reference_index: np.ndarray) -> float:
-    """The temperature under which the right labels are most probable (Guo et al., 2017, section 4.2).
+    """The temperature, 0.05 to 20, that minimises the log loss (Guo et al., 2017, section 4.2); above 1 for an overconfident model.
 
-    Dividing by one number changes no ranking, so accuracy stays as it is. The search runs over the logarithm of the
-    temperature, where the mean negative log-likelihood has a single valley. Rows whose right label was left out
-    (`-inf`) say nothing about the temperature and are passed over.
+    The search runs over the logarithm of the temperature, in which the log loss is unimodal. Rows whose correct label was pruned
+    (`-inf`) are ignored; 1.0 if there are no others.
 
     Args:
-        log_likelihoods (`np.ndarray` of shape `(rows, labels)`):
-            Log-likelihood of each label; `-inf` for a label that was left out.
-        reference_index (`np.ndarray` of shape `(rows,)`):
-            Index of the right label of each row.
-
-    Returns:
-        `float`: between 0.05 and 20; above 1 where the model is too sure of itself. 1.0 where no row says anything.
+        log_likelihoods:
+            Shape `(rows, labels)`.
+        reference_index:
+            Index of the correct label of each row.
 
     Raises:
-        ValueError: The shapes do not fit, there are no rows, a value is not a number, or a row has no finite value.
+        ValueError: The shapes do not match, there are no rows, a value is NaN, or a row has no finite value.
     """
-    log_likelihoods = _checked_rows(log_likelihoods)
-    reference_index = _checked_references(reference_index, log_likelihoods)
+    log_likelihoods = _validated_rows(log_likelihoods)
+    reference_index = _validated_references(reference_index, log_likelihoods)
     likelihood_of_reference = log_likelihoods[np.arange(len(log_likelihoods)), reference_index]
     informative = np.isfinite(likelihood_of_reference)
     if not informative.any():
@@ -51,49 +47,31 @@ def fit_temperature(log_likelihoods: np.ndarray, reference_index: np.ndarray) ->
 
 
 def label_probabilities(log_likelihoods: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities over the label set.
-
-    Args:
-        log_likelihoods (`np.ndarray` of shape `(rows, labels)`):
-            Log-likelihood of each label; `-inf` for a label that was left out, which gets probability 0.
-        temperature (`float`, *optional*, defaults to 1.0):
-            As of [`fit_temperature`].
-
-    Returns:
-        `np.ndarray` of shape `(rows, labels)`: float64; each row adds up to 1.
+    """Softmax of the log-likelihoods, shape `(rows, labels)`, over the temperature; a label of `-inf` gets 0.
 
     Raises:
-        ValueError: The temperature is not above 0, a value is not a number, or a row has no finite value.
+        ValueError: The temperature is not above 0, a value is NaN, or a row has no finite value.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
-    return np.exp(log_softmax(_checked_rows(log_likelihoods) / temperature, axis=1))
+    return np.exp(log_softmax(_validated_rows(log_likelihoods) / temperature, axis=1))
 
 
 def reliability_bins(
     confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray, bins: int = 15
 ) -> list[dict[str, Any]]:
-    """How often the answers of each band of confidence are right: the rows of a reliability diagram.
-
-    Args:
-        confidences (`Sequence[float]` or `np.ndarray` of shape `(rows,)`):
-            Probability of the predicted label, 0 to 1.
-        correct (`Sequence[bool]` or `np.ndarray` of shape `(rows,)`):
-            Whether the predicted label is right.
-        bins (`int`, *optional*, defaults to 15):
-            Number of bands of equal width. A band holds its upper end, the first one also 0 (Guo et al., 2017).
+    """The bins of a reliability diagram: equal width, upper end included, the first one also with 0 (Guo et al., 2017).
 
     Returns:
-        `list[dict]`: from low to high `low`, `high`, `count`, and the means `confidence` and `accuracy`, `None` in an
-        empty band.
+        `low`, `high`, `count`, and the means `confidence` and `accuracy`, `None` in an empty bin.
 
     Raises:
         ValueError: There are no rows, the lengths differ, or a confidence is outside 0 to 1.
     """
     confidences, correct = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
     if confidences.ndim != 1 or confidences.shape != correct.shape or not len(confidences):
-        raise ValueError("confidences and correct must be two rows of one length, at least 1")
-    # Rounding may leave a probability a hair above 1; anything else outside 0 to 1 is no probability.
+        raise ValueError("confidences and correct must be one-dimensional and of the same length, at least 1")
+    # Rounding may leave a probability slightly above 1.
     if not np.all((confidences >= 0) & (confidences <= 1 + 1e-9)):
         raise ValueError("a confidence must be between 0 and 1")
     edges = np.linspace(0, 1, bins + 1)
@@ -117,66 +95,27 @@ def reliability_bins(
 def expected_calibration_error(
     confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray, bins: int = 15
 ) -> float:
-    """Mean distance of confidence and accuracy over the bands, weighted by their rows (Guo et al., 2017, equation 3).
-
-    Args:
-        confidences (`Sequence[float]` or `np.ndarray` of shape `(rows,)`):
-            Probability of the predicted label, 0 to 1.
-        correct (`Sequence[bool]` or `np.ndarray` of shape `(rows,)`):
-            Whether the predicted label is right.
-        bins (`int`, *optional*, defaults to 15):
-            Number of bands of equal width.
-
-    Returns:
-        `float`: 0 (what it says is what it keeps) to 1.
-
-    Raises:
-        ValueError: As for [`reliability_bins`].
-    """
+    """Expected calibration error (Guo et al., 2017, equation 3), 0 to 1; raises like [`reliability_bins`]."""
     return _calibration_error(reliability_bins(confidences, correct, bins))
 
 
 def brier_score(probabilities: np.ndarray, reference_index: np.ndarray) -> float:
-    """Mean over the rows of the squared distance to the right label, summed over all labels (Brier, 1950).
-
-    Args:
-        probabilities (`np.ndarray` of shape `(rows, labels)`):
-            Each row adds up to 1.
-        reference_index (`np.ndarray` of shape `(rows,)`):
-            Index of the right label of each row.
-
-    Returns:
-        `float`: 0 (sure and right) to 2 (sure and wrong).
-
-    Raises:
-        ValueError: The shapes do not fit, or there are no rows.
-    """
-    probabilities = _checked_rows(probabilities)
+    """Multiclass Brier score (Brier, 1950), 0 to 2: the squared distance to the correct label, summed over labels."""
+    probabilities = _validated_rows(probabilities)
     distance = probabilities.copy()
-    distance[np.arange(len(distance)), _checked_references(reference_index, probabilities)] -= 1
+    distance[np.arange(len(distance)), _validated_references(reference_index, probabilities)] -= 1
     return float(np.mean(np.sum(distance**2, axis=1)))
 
 
-def calibration_figures(probabilities: np.ndarray, reference_index: np.ndarray, bins: int = 15) -> dict[str, Any]:
-    """Everything about the probabilities that `metrics.json` holds.
-
-    Args:
-        probabilities (`np.ndarray` of shape `(rows, labels)`):
-            Each row adds up to 1.
-        reference_index (`np.ndarray` of shape `(rows,)`):
-            Index of the right label of each row.
-        bins (`int`, *optional*, defaults to 15):
-            Number of bands of the reliability diagram.
+def calibration_metrics(probabilities: np.ndarray, reference_index: np.ndarray, bins: int = 15) -> dict[str, Any]:
+    """The calibration metrics of `metrics.json`, from probabilities of shape `(rows, labels)` and indices of correct labels.
 
     Returns:
-        `dict`: `expected_calibration_error`, `brier_score`, `log_loss` (mean negative natural logarithm of the right
-        label's probability, which counts as at least 1e-12) and `bins` (as of [`reliability_bins`]).
-
-    Raises:
-        ValueError: As for [`brier_score`] and [`reliability_bins`].
+        `expected_calibration_error`, `brier_score`, `log_loss` (natural logarithm, probabilities clipped at 1e-12) and `bins` as
+        from [`reliability_bins`].
     """
-    probabilities = _checked_rows(probabilities)
-    reference_index = _checked_references(reference_index, probabilities)
+    probabilities = _validated_rows(probabilities)
+    reference_index = _validated_references(reference_index, probabilities)
     table = reliability_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == reference_index, bins)
     with np.errstate(divide="ignore"):
         log_probability = np.log(probabilities[np.arange(len(probabilities)), reference_index])
@@ -189,24 +128,24 @@ def calibration_figures(probabilities: np.ndarray, reference_index: np.ndarray, 
 
 
 def _calibration_error(table: list[dict[str, Any]]) -> float:
-    filled = [band for band in table if band["count"]]
-    rows = sum(band["count"] for band in filled)
-    return float(sum(band["count"] * abs(band["confidence"] - band["accuracy"]) for band in filled) / rows)
+    filled = [entry for entry in table if entry["count"]]
+    rows = sum(entry["count"] for entry in filled)
+    return float(sum(entry["count"] * abs(entry["confidence"] - entry["accuracy"]) for entry in filled) / rows)
 
 
-def _checked_rows(values: np.ndarray) -> np.ndarray:
+def _validated_rows(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"expected values of shape (rows, labels), at least one of each, not {values.shape}")
     if np.isnan(values).any() or (values == np.inf).any() or not np.isfinite(values).any(axis=1).all():
-        raise ValueError("every row needs a finite value, and no value may be `nan` or `inf`")
+        raise ValueError("every row needs a finite value, and no value may be NaN or infinite")
     return values
 
 
-def _checked_references(reference_index: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _validated_references(reference_index: np.ndarray, values: np.ndarray) -> np.ndarray:
     reference_index = np.asarray(reference_index)
     if reference_index.shape != (len(values),) or not np.issubdtype(reference_index.dtype, np.integer):
-        raise ValueError("reference_index must hold one whole number per row")
+        raise ValueError("reference_index must hold one integer per row")
     if reference_index.min() < 0 or reference_index.max() >= values.shape[1]:
-        raise ValueError("reference_index points outside the labels")
+        raise ValueError("reference_index is out of range")
     return reference_index

@@ -1,6 +1,6 @@
-"""Batches shared over the processes of a job: each answers its part, and all have the answers to all.
+"""Inference over the processes of a job: batches are split across them, and every process gets all results.
 
-Whole batches are shared, because a batch of other rows rounds otherwise: the answers are those of one process, to the bit.
+Complete batches are distributed, so the results are bit-identical to those of a single process.
 """
 
 import os
@@ -12,72 +12,54 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from radrecipes.errors import LostProcessError
-from radrecipes.launch.spec import check_whole_model, check_world_size, promise_of
+from radrecipes.launch.spec import check_unsharded, check_world_size, spec_from_environment
 from radrecipes.models.base import inference_device
 
 Batch = TypeVar("Batch")
-Answers = TypeVar("Answers")
+Result = TypeVar("Result")
 
 
 def join_processes(longest_wait: timedelta) -> PartialState:
-    """Join the other processes of this job, before a recipe is read: its settings would join them with a time limit of their own.
-
-    Args:
-        longest_wait (`timedelta`):
-            How far apart the processes may reach a point where they wait for each other.
-
-    Returns:
-        [`~accelerate.PartialState`]: of one process where no launcher stands above it.
+    """Join the other processes of this job; call it before a recipe is read, whose settings would join them with another timeout.
 
     Raises:
-        [`InputError`]: the launcher promised to share the model out, or there are not as many as it promised.
+        [`InputError`]: the launch spec shards the model, or requested another number of processes.
     """
-    promise = promise_of(os.environ)
-    check_whole_model(promise)
+    spec = spec_from_environment(os.environ)
+    check_unsharded(spec)
     processes = PartialState(cpu=inference_device().type == "cpu", timeout=longest_wait)
-    check_world_size(promise, processes.num_processes)
+    check_world_size(spec, processes.num_processes)
     return processes
 
 
-def answer_batches(
+def map_batches(
     batches: Sequence[Batch],
-    answer: Callable[[Batch], Answers],
-    shared: bool,
+    process: Callable[[Batch], Result],
+    distributed: bool,
     on_done: Callable[[Batch], None] | None = None,
-) -> list[Answers]:
-    """Answer batches, alone or with the other processes.
+) -> list[Result]:
+    """The results of all batches, in order; if `distributed`, all processes call this with the same batches and share the work.
 
-    Args:
-        batches (`Sequence`):
-            The same in all processes.
-        answer (`Callable`):
-            Gives what can be pickled.
-        shared (`bool`):
-            Whether all processes of this job are here with the same batches.
-        on_done (`Callable`, *optional*):
-            Called with every batch once this process has answered it, or its own of the same round.
-
-    Returns:
-        `list`: the answers to all batches, in order.
+    `process` must return what can be pickled. `on_done` is called for every batch, those of other processes included.
 
     Raises:
-        [`LostProcessError`]: another process ended before its answers were here.
+        [`LostProcessError`]: another process ended before its results arrived.
     """
-    processes, own = (PartialState().num_processes, PartialState().process_index) if shared else (1, 0)
-    answers = []
+    processes, rank = (PartialState().num_processes, PartialState().process_index) if distributed else (1, 0)
+    results = []
     for start in range(0, len(batches), processes):
-        of_round = batches[start : start + processes]
-        if own < len(of_round):
-            answers.append(answer(of_round[own]))
-        for batch in of_round if on_done else ():
+        in_round = batches[start : start + processes]
+        if rank < len(in_round):
+            results.append(process(in_round[rank]))
+        for batch in in_round if on_done else ():
             on_done(batch)
     if processes == 1:
-        return answers
+        return results
     try:
-        of_processes = gather_object([answers])
-    except RuntimeError as error:  # torch's word for a lost connection and for a time limit
+        gathered = gather_object([results])
+    except RuntimeError as error:  # what torch raises for a lost connection and for a timeout
         raise LostProcessError(
-            "another process of this job ended or hangs, so that its answers are missing; nothing was written: its own line says "
-            "why, run the command again"
+            "another process of this job ended or hangs, so its results are missing; nothing was written: see its own error "
+            "message, then run the command again"
         ) from error
-    return [of_processes[number % processes][number // processes] for number in range(len(batches))]
+    return [gathered[number % processes][number // processes] for number in range(len(batches))]

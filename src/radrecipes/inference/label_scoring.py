@@ -1,4 +1,4 @@
-"""Label scoring: how likely a model holds every label of a list, from one pass over the prompt and a trie of the labels."""
+"""Label scoring: the log-likelihood of every label of a list, from one pass over the prompt and a trie of the labels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,30 +10,30 @@ from scipy.special import logsumexp
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from radrecipes.errors import InputError
-from radrecipes.inference.distributed import answer_batches
-from radrecipes.inference.generation import shared_beginning
+from radrecipes.inference.distributed import map_batches
+from radrecipes.inference.generation import shared_prefix
 from radrecipes.models.lm_head import at_positions, lm_head_input
 
-_ROOT = 0  # the trie's root stands for the prompt itself
-_PADDING = -1  # stands where a row has no node
-_ROW_TOKENS = 16  # nodes a row: shorter rows copy a note's keys more often, longer ones hold more padding
-_ROUND_TO = 8  # row lengths are padded to a multiple of it: oneDNN keeps compiled kernels for every new shape
-_CHECKED_NOTES = 5  # scored once more on their own
-_LOOKAHEAD = 4  # the first tokens of all labels ride along with the prompt where they are no more than this
-# Logits that are converted to float32 together: on a CPU few, so that they stay in its cache
+_ROOT = 0  # the trie's root represents the prompt itself
+_PADDING = -1  # where a row has no node
+_ROW_TOKENS = 16  # nodes per row: shorter rows copy a note's keys more often, longer ones hold more padding
+_ROUND_TO = 8  # row lengths are padded to a multiple of it: oneDNN caches compiled kernels for every new shape
+_CHECKED_NOTES = 5  # scored once more separately
+_LOOKAHEAD = 4  # the first tokens of the labels are fed with the prompt if there are no more than this
+# Logits that are converted to float32 together: few on a CPU, so that they stay in its cache
 _LOGITS_AT_ONCE = {"cpu": 2_000_000, "cuda": 64_000_000}
 
 
 @dataclass(frozen=True)
 class LabelScores:
-    """What a model thinks of every label for every note.
+    """Log-likelihoods of all labels for all notes.
 
     Args:
-        log_likelihoods (`np.ndarray` of shape `(notes, labels)`):
-            Log-likelihood of each label with its stop token, in nats. For a label that was left out, the log-likelihood of its
-            branch divided by the labels in it: an upper bound on their mean.
-        left_out (`np.ndarray` of shape `(notes, labels)`):
-            `True` where the label's branch could not hold more than the allowed share and was not followed to its end.
+        log_likelihoods:
+            Shape `(notes, labels)`, in nats, stop token included. For a pruned label the log-likelihood of its branch minus the
+            logarithm of the number of labels in it: an upper bound on their mean.
+        left_out:
+            Shape `(notes, labels)`, `True` for pruned labels, whose branch holds at most `left_out_mass`.
     """
 
     log_likelihoods: np.ndarray
@@ -41,17 +41,10 @@ class LabelScores:
 
 
 class LabelTrie:
-    """The labels as a tree of tokens, so that what several labels begin with is computed once.
+    """The labels as a tree of tokens, so that shared prefixes are computed once.
 
-    Node 0 is the root, every other node one token behind its parent. The last token of a label (its stop token) is a leaf:
+    Node 0 is the root, every other node the token that follows its parent. The last token of a label (its stop token) is a leaf:
     it is predicted, never fed.
-
-    Args:
-        completions (`Sequence[list[int]]`):
-            Token ids of each label, its stop token last.
-
-    Raises:
-        [`InputError`]: two labels have the same tokens, or one is empty.
     """
 
     def __init__(self, completions: Sequence[list[int]]):
@@ -71,7 +64,7 @@ class LabelTrie:
             while node >= _ROOT:
                 self.labels_below[node] += 1
                 node = self.parents[node]
-        # ancestors[v, w]: v sees w, that is, w is v itself or stands above it
+        # ancestors[v, w]: v attends to w, that is, w is v itself or an ancestor of it
         self.ancestors = np.eye(len(self.tokens), dtype=bool)
         for node in range(1, len(self.tokens)):
             self.ancestors[node] |= self.ancestors[self.parents[node]]
@@ -88,7 +81,7 @@ class LabelTrie:
         return len(self.tokens) - 1
 
     def path(self, node: int) -> list[int]:
-        """The nodes from below the root down to a node, itself included."""
+        """The nodes on the way from the root (excluded) to a node (included)."""
         nodes = []
         while node != _ROOT:
             nodes.append(node)
@@ -100,7 +93,7 @@ class LabelTrie:
         return not self.children[node]
 
     def chain(self, node: int) -> list[int]:
-        """A node with what must follow it: the nodes down to the next fork or to the last token before a leaf."""
+        """A node and its forced successors, down to the next fork or to the last token before a leaf."""
         nodes = [node]
         while len(self.children[nodes[-1]]) == 1 and not self.is_leaf(self.children[nodes[-1]][0]):
             nodes.append(self.children[nodes[-1]][0])
@@ -110,21 +103,19 @@ class LabelTrie:
 class LabelScorer:
     """Scores a fixed list of labels with one model.
 
-    The beginning that all prompts share comes from a cache; a first pass reads the notes. Further passes feed the likely branches
-    of the trie, whole chains at once and several branches a row, each node seeing its note and its ancestors only.
+    The shared prefix of all prompts comes from a cache; a first pass reads the notes. Further passes feed the likely branches of
+    the trie, complete chains at once and several branches per row, where each node attends to its note and its ancestors only.
 
     Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model, in evaluation mode; quantised or merged as it likes.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer, for the padding token.
-        completions (`Sequence[list[int]]`):
+        model:
+            In evaluation mode; may be quantised, merged or a PEFT model.
+        completions:
             Token ids of each label, its stop token last.
-        left_out_mass (`float`, *optional*, defaults to `1e-6`):
-            A branch that cannot hold more than this share of the labels' probability is not followed; 0 follows all.
+        left_out_mass:
+            A branch that cannot hold more than this fraction of the labels' probability is pruned; 0 prunes nothing.
 
     Raises:
-        [`InputError`]: two labels have the same tokens.
+        [`InputError`]: two labels have the same tokens, or one has none.
     """
 
     def __init__(
@@ -146,26 +137,16 @@ class LabelScorer:
         prompts: Sequence[list[int]],
         batch_size: int = 32,
         on_progress: Callable[[int], None] | None = None,
-        shared: bool = False,
+        distributed: bool = False,
     ) -> LabelScores:
         """Score every label for every prompt; equal prompts are computed once.
 
-        Args:
-            prompts (`Sequence[list[int]]`):
-                Token ids of the rendered prompts.
-            batch_size (`int`, *optional*, defaults to `32`):
-                Prompts a batch.
-            on_progress (`Callable[[int], None]`, *optional*):
-                Called after every batch with the number of prompts done in it.
-            shared (`bool`, *optional*, defaults to `False`):
-                All processes are here with the same prompts, and share the batches.
-
-        Returns:
-            [`LabelScores`]: rows in the order of `prompts`.
+        `on_progress` is called after every batch with its number of prompts; if `distributed`, all processes call this with the
+        same prompts and share the batches.
 
         Raises:
-            [`InputError`]: the model attends to fewer tokens than a prompt has, or it cannot take or ignores the mask that keeps
-                the labels of a row apart, so that only `decode: generate` works with it.
+            [`InputError`]: the model's attention window is too short, or it does not support the attention mask that separates
+                the labels of a row, so only `decode: generate` works with it.
         """
         _check_window(self.model, max(map(len, prompts), default=0) + max(map(len, self.completions)))
         places: dict[tuple[int, ...], list[int]] = {}
@@ -175,13 +156,13 @@ class LabelScorer:
         log_likelihoods = np.empty((len(prompts), len(self.completions)))
         left_out = np.empty(log_likelihoods.shape, dtype=bool)
         with torch.inference_mode():
-            beginning, cache = shared_beginning(self.model, distinct)
-            self._check_once(distinct, beginning, cache)
-            batches = list(_of_like_length(distinct, beginning, batch_size))
-            scored = answer_batches(
+            prefix, cache = shared_prefix(self.model, distinct)
+            self._check_once(distinct, prefix, cache)
+            batches = list(_batches(distinct, prefix, batch_size))
+            scored = map_batches(
                 batches,
-                lambda batch: self._score_batch(batch, beginning, cache),
-                shared,
+                lambda batch: self._score_batch(batch, prefix, cache),
+                distributed,
                 lambda batch: on_progress(sum(len(places[prompt]) for prompt in batch)) if on_progress else None,
             )
         for batch, scores in zip(batches, scored, strict=True):
@@ -190,30 +171,28 @@ class LabelScorer:
                 left_out[places[prompt]] = scores.left_out[row]
         return LabelScores(log_likelihoods, left_out)
 
-    def _score_batch(
-        self, batch: Sequence[tuple[int, ...]], beginning: int, cache: DynamicCache | None
-    ) -> LabelScores:
-        """Score one batch; what a model of another kind raises at its first becomes a line with the mend."""
+    def _score_batch(self, batch: Sequence[tuple[int, ...]], prefix: int, cache: DynamicCache | None) -> LabelScores:
+        """Score one batch; what an unsupported model raises at its first batch becomes an [`InputError`]."""
         try:
-            return _BatchOfNotes(self, batch, beginning, cache).score()
+            return _BatchOfNotes(self, batch, prefix, cache).score()
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
             if self._checked or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise InputError(
-                f"this model cannot score labels that share a row ({' '.join(str(error).split())[:120]}); "
+                f"this model does not support several labels in a row ({' '.join(str(error).split())[:120]}); "
                 "set `decode: generate`"
             ) from error
 
-    def _check_once(self, prompts: Sequence[tuple[int, ...]], beginning: int, cache: DynamicCache | None) -> None:
-        """Score the likeliest label of some notes on its own, too; a model that ignores the mask shows here."""
+    def _check_once(self, prompts: Sequence[tuple[int, ...]], prefix: int, cache: DynamicCache | None) -> None:
+        """Compare the likeliest label of some notes with its separate score, to detect a model that ignores the mask."""
         if self._checked or not prompts:
             return
         notes = [
             prompts[index] for index in np.linspace(0, len(prompts) - 1, min(_CHECKED_NOTES, len(prompts))).astype(int)
         ]
-        scored = self._score_batch(notes, beginning, cache).log_likelihoods
-        # bfloat16 and quantised logits differ by some hundredths a token, by more on a note that the model is at a loss with, so
-        # several notes are asked; labels that see each other differ by whole units nearly everywhere.
+        scored = self._score_batch(notes, prefix, cache).log_likelihoods
+        # bfloat16 and quantised logits differ by some hundredths per token, by more on a note of which the model is unsure, so the
+        # median over several notes counts; labels that attend to each other differ by whole units nearly everywhere.
         exact = self.model.dtype == torch.float32 and not getattr(self.model, "is_quantized", False)
         compared = []
         for note, row in zip(notes, scored, strict=True):
@@ -226,45 +205,43 @@ class LabelScorer:
         times_allowed, together, alone = sorted(compared)[len(compared) // 2]
         if times_allowed > 1:
             raise InputError(
-                f"this model scores labels that share a row otherwise than alone ({together:.3f} against {alone:.3f}); "
+                f"this model scores several labels in a row differently from a single one ({together:.3f} against {alone:.3f}); "
                 "set `decode: generate`"
             )
         self._checked = True
 
 
 class _BatchOfNotes:
-    """The notes of one batch on their way through the trie."""
+    """The search state of one batch of notes."""
 
     def __init__(
-        self, scorer: LabelScorer, prompts: Sequence[tuple[int, ...]], beginning: int, cache: DynamicCache | None
+        self, scorer: LabelScorer, prompts: Sequence[tuple[int, ...]], prefix: int, cache: DynamicCache | None
     ):
         self.scorer, self.trie, self.model = scorer, scorer.trie, scorer.model
-        self.prompts, self.beginning = prompts, beginning
-        # Log-likelihood of the path down to each node, NaN where it is not known yet
+        self.prompts, self.prefix = prompts, prefix
+        # Log-likelihood of the path down to each node, NaN if not known yet
         self.paths = np.full((len(prompts), len(self.trie.tokens)), np.nan)
         self.paths[:, _ROOT] = 0.0
         self.fed = np.zeros(self.paths.shape, dtype=bool)
-        # Keys and values of the prompts, with the first tokens of the labels: what every further pass builds on
+        # Keys and values of the prompts with the first tokens of the labels, on which every further pass builds
         self.cache = _selected(cache, [0] * len(prompts), self.model)
-        self.key_nodes = np.full((len(prompts), beginning), _ROOT)
+        self.key_nodes = np.full((len(prompts), prefix), _ROOT)
         first = [node for node in self.trie.children[_ROOT] if not self.trie.is_leaf(node)]
         self.ahead = first if len(first) <= _LOOKAHEAD else []
 
     def score(self) -> LabelScores:
-        """Feed the prompts, then the likely branches until no other can hold more than the allowed share."""
+        """Feed the prompts, then the likely branches until all others can be pruned."""
         self._feed_prompts()
         while branches := [(note, branch) for note in range(len(self.prompts)) for branch in self._branches(note)]:
             self._feed_branches(branches)
         return self._collect()
 
     def _feed_prompts(self) -> None:
-        """One row a note: the rest of its prompt, then the first tokens of the labels."""
-        rests = [prompt[self.beginning :] for prompt in self.prompts]
+        """One row per note: the rest of its prompt, then the first tokens of the labels."""
+        rests = [prompt[self.prefix :] for prompt in self.prompts]
         tokens = [[*rest, *(self.trie.tokens[node] for node in self.ahead)] for rest in rests]
         nodes = [[_ROOT] * len(rest) + self.ahead for rest in rests]
-        positions = [
-            [*range(self.beginning, len(prompt)), *(len(prompt) for _ in self.ahead)] for prompt in self.prompts
-        ]
+        positions = [[*range(self.prefix, len(prompt)), *(len(prompt) for _ in self.ahead)] for prompt in self.prompts]
         wanted = [
             (row, len(rest) - 1 + place, node)
             for row, rest in enumerate(rests)
@@ -273,15 +250,15 @@ class _BatchOfNotes:
         self.key_nodes = self._run(range(len(rests)), self.key_nodes, self.cache, tokens, nodes, positions, wanted)
 
     def _branches(self, note: int) -> list[list[int]]:
-        """The open branches of one note that matter, each with its chain."""
+        """The chains of one note that must be fed next."""
         known = self.paths[note]
         open_nodes = [
             node for node in np.flatnonzero(~np.isnan(known) & ~self.fed[note]) if not self.trie.is_leaf(node)
         ]
         if not open_nodes:
             return []
-        # The labels known so far bound the whole mass from below. While a branch is likelier than all of them, it stands for the
-        # mass, and what is put off against it is looked at again once it is known.
+        # The known labels bound the total mass from below. While an open branch is likelier than all of them, it replaces them as
+        # the bound, and what is postponed because of it is examined again once it is known.
         done = [known[leaf] for leaf in self.trie.leaves if not np.isnan(known[leaf])]
         likeliest = max(known[node] for node in open_nodes)
         mass = max(logsumexp(done), likeliest) if done else likeliest
@@ -290,12 +267,11 @@ class _BatchOfNotes:
         return [self.trie.chain(node) for node in open_nodes if known[node] >= least]
 
     def _feed_branches(self, branches: Sequence[tuple[int, list[int]]]) -> None:
-        """Rows of a few branches of one note each, behind a copy of the note's keys and values.
+        """Rows of a few branches of one note each, after a copy of the note's keys and values.
 
-        A branch brings along the nodes above it that the copy lacks: few tokens, where keeping every row's own history would
-        cost more.
+        The ancestors of a branch that are not in the copy are fed again: few tokens, cheaper than a cache per row.
         """
-        # Note, nodes in order, and those of them whose children are wanted
+        # Note, nodes in order, and the nodes whose children are wanted
         rows: list[tuple[int, list[int], set[int]]] = []
         for note, chain in branches:
             path = [node for node in self.trie.path(chain[0])[:-1] if node not in self.ahead]
@@ -333,29 +309,17 @@ class _BatchOfNotes:
         positions: Sequence[Sequence[int]],
         wanted: Sequence[tuple[int, int, int]],
     ) -> np.ndarray:
-        """Run the model on new tokens and record the likelihood of the children of the wanted nodes.
+        """Run the model on new tokens and record the log-likelihoods of the children of the wanted nodes.
 
-        Args:
-            notes (`Sequence[int]`):
-                The note of each row.
-            key_nodes (`np.ndarray` of shape `(rows, keys)`):
-                The node of each key in the cache.
-            cache ([`~transformers.DynamicCache`]):
-                Keys and values of the rows; grows.
-            tokens, nodes, positions (`Sequence[Sequence[int]]`):
-                Of each row's new tokens.
-            wanted (`Sequence[tuple[int, int, int]]`):
-                Row, place in the row, and node of every token whose next token is asked for; parents before children.
-
-        Returns:
-            `np.ndarray`: `key_nodes` with the new tokens.
+        `key_nodes` holds the node of each key in the cache, shape `(rows, keys)`, and is returned with the new tokens; `wanted`
+        holds row, place in the row and node, parents before children.
         """
         device = self.model.device
         length = -(-max(map(len, tokens)) // _ROUND_TO) * _ROUND_TO
         nodes = _padded(nodes, length, _PADDING)
         past = key_nodes.shape[1]
         key_nodes = np.concatenate([key_nodes, nodes], axis=1)
-        # A token sees what stands above it in the trie, and of its own prompt what came before it. Padding sees the same, unread.
+        # A token attends to its ancestors in the trie and to the earlier tokens of its prompt. Padding does too, but is not read.
         visible = self.trie.ancestors[nodes[:, :, None], key_nodes[:, None, :]] & (key_nodes != _PADDING)[:, None, :]
         visible[:, :, past:] &= np.tri(length, dtype=bool)
         dtype = self.model.dtype
@@ -387,7 +351,7 @@ class _BatchOfNotes:
         return key_nodes
 
     def _collect(self) -> LabelScores:
-        """The paths down to the leaves; a label that was not reached gets its share of its branch."""
+        """The paths to the leaves; a pruned label gets an equal part of its branch."""
         leaves = self.trie.leaves
         log_likelihoods = self.paths[:, leaves]
         left_out = np.isnan(log_likelihoods)
@@ -406,23 +370,7 @@ def score_separately(
     completions: Sequence[list[int]],
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Log-likelihood of every label for every prompt, each as a whole sequence of its own: slow, and right by inspection.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model, in evaluation mode.
-        pad_token_id (`int`):
-            Fills the sequences of a batch, on the right.
-        prompts (`Sequence[list[int]]`):
-            Token ids of the rendered prompts.
-        completions (`Sequence[list[int]]`):
-            Token ids of each label, its stop token last.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Sequences a batch.
-
-    Returns:
-        `np.ndarray` of shape `(prompts, labels)`: log-likelihoods in nats.
-    """
+    """Log-likelihoods of shape `(prompts, labels)`, each label as a separate sequence: slow, and correct by inspection."""
     pairs = [(prompt, completion) for prompt in prompts for completion in completions]
     found = []
     for start in range(0, len(pairs), batch_size):
@@ -446,31 +394,27 @@ def _check_window(model: PreTrainedModel, longest: int) -> None:
     window = getattr(config, "sliding_window", None)
     if window and longest > window:
         raise InputError(
-            f"the model attends to {window} tokens at most and the longest prompt with its label has {longest}; "
+            f"the model attends to {window} tokens at most, and the longest prompt with its label has {longest}; "
             "set `decode: generate`"
         )
 
 
-def _of_like_length(
-    prompts: Sequence[tuple[int, ...]], beginning: int, batch_size: int
-) -> Iterator[list[tuple[int, ...]]]:
-    """Batches of prompts that need hardly any padding: a new one begins where it would fill over a tenth of the batch."""
+def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -> Iterator[list[tuple[int, ...]]]:
+    """Batches of prompts of similar length: a new one begins when padding would exceed a tenth of the batch."""
     batch, tokens = [], 0
     for prompt in prompts:  # longest first
-        longest = len(batch[0]) - beginning if batch else 0
-        if batch and (
-            len(batch) == batch_size or (len(batch) + 1) * longest > 1.1 * (tokens + len(prompt) - beginning)
-        ):
+        longest = len(batch[0]) - prefix if batch else 0
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * longest > 1.1 * (tokens + len(prompt) - prefix)):
             yield batch
             batch, tokens = [], 0
         batch.append(prompt)
-        tokens += len(prompt) - beginning
+        tokens += len(prompt) - prefix
     if batch:
         yield batch
 
 
 def _selected(cache: DynamicCache | None, rows: Sequence[int], model: PreTrainedModel) -> DynamicCache:
-    """A new cache with copies of the given rows, in order; empty where there is none."""
+    """A new cache with copies of the given rows, in order; empty without a cache."""
     selected = DynamicCache(config=model.config)
     if cache is not None:
         index = torch.tensor(rows, device=model.device)

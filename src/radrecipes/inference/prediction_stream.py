@@ -1,7 +1,6 @@
-"""Prediction over a table of any size: inputs of a task in, chunk by chunk, and a table of answers out."""
+"""Streaming over a table of any size: read the inputs of a task in chunks, write a table of answers."""
 
 import csv
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,26 +14,17 @@ import pyarrow.parquet as pq
 from radrecipes.data.example import Example
 from radrecipes.data.sources.tables import RejectedRow, iterate_examples
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 from radrecipes.tasks.task import Task
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
-# Far beyond any order or report: a longer one is a whole document, or rows that an open quote swallowed. It would take memory
-# that the rest of the file does not.
-LONGEST_INPUT = 20_000
+# Far beyond any order or report: a longer text is a whole document, or rows that an unclosed quote swallowed.
+LONGEST_INPUT = 20_000  # characters
 
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What a table holds.
-
-    Args:
-        sha256 (`str`):
-            Of the file.
-        rows (`int`):
-            Rows that can be predicted.
-        rejected (`int`):
-            Rows that cannot.
-    """
+    """The digest of a table, and how many of its rows can and cannot be predicted."""
 
     sha256: str
     rows: int
@@ -44,23 +34,9 @@ class InputFacts:
 def iterate_inputs(
     path: str | Path, task: Task, text_column: str, id_column: str | None
 ) -> Iterator[Example | RejectedRow]:
-    """The inputs of a table, read as in training. What the task cannot read, and overlong texts, are rejected.
+    """The rows of a table in order, read as in training; what the task cannot read, and overlong texts, are rejected.
 
-    Args:
-        path (`str` or `Path`):
-            A table as [`~radrecipes.data.sources.tables.iterate_examples`] reads it.
-        task ([`Task`]):
-            What reads them.
-        text_column (`str`):
-            Its column with the texts.
-        id_column (`str` or `None`):
-            Its column that identifies a row; `None` numbers them.
-
-    Yields:
-        `Example` (its inputs are the task's) or `RejectedRow`: in file order.
-
-    Raises:
-        InputError: as `iterate_examples`.
+    Without `id_column` rows are numbered. Raises like [`~radrecipes.data.sources.tables.iterate_examples`].
     """
     for row in iterate_examples(path, inputs={task.input_column: text_column}, id_column=id_column):
         if isinstance(row, RejectedRow):
@@ -71,7 +47,7 @@ def iterate_inputs(
             lines = text.count("\n") + 1
             yield RejectedRow(
                 row.where,
-                f"the text has {len(text)} characters on {lines} lines, the most is {LONGEST_INPUT}; shorten it, or close a quote",
+                f"the text has {len(text)} characters on {lines} lines, the limit is {LONGEST_INPUT}; shorten it, or close a quote",
             )
             continue
         try:
@@ -81,10 +57,10 @@ def iterate_inputs(
 
 
 def examine_input(path: str | Path, task: Task, text_column: str, id_column: str | None) -> InputFacts:
-    """Read a table once from end to end, so that its faults show before any work. Arguments as for [`iterate_inputs`].
+    """Read a table once completely, so that its errors show before any work; arguments as for [`iterate_inputs`].
 
     Raises:
-        InputError: as `iterate_examples`, or no row can be predicted; names the first fault.
+        InputError: as `iterate_examples`, or no row can be predicted; names the first error.
     """
     kinds: Counter[bool] = Counter()
     first_rejected = None
@@ -94,14 +70,13 @@ def examine_input(path: str | Path, task: Task, text_column: str, id_column: str
             first_rejected = row
     if not kinds[False]:
         if first_rejected is None:
-            raise InputError("the file has no rows below its header; give a table with rows", str(path))
+            raise InputError("the file has no rows after its header; give a table with rows", str(path))
         raise InputError(f"{first_rejected.reason} (none of the rows can be read)", first_rejected.where)
-    with Path(path).open("rb") as stream:
-        return InputFacts(hashlib.file_digest(stream, "sha256").hexdigest(), kinds[False], kinds[True])
+    return InputFacts(file_sha256(Path(path)), kinds[False], kinds[True])
 
 
 def iterate_chunks(rows: Iterator[Example | RejectedRow], chunk_rows: int) -> Iterator[list[Example]]:
-    """Cut a stream into chunks of `chunk_rows` good rows (the last may be shorter); rejected rows do not count."""
+    """Chunks of `chunk_rows` rows (the last may be shorter); rejected rows are skipped."""
     chunk: list[Example] = []
     for row in rows:
         if isinstance(row, Example):
@@ -114,20 +89,10 @@ def iterate_chunks(rows: Iterator[Example | RejectedRow], chunk_rows: int) -> It
 
 
 def write_answers(parts: Sequence[Path], path: Path, suffix: str, counted_column: str) -> Counter[str | None]:
-    """Write the chunks one behind the other, holding one at a time.
-
-    Args:
-        parts (`Sequence[Path]`):
-            Parquet files of one schema, in order.
-        path (`Path`):
-            The file to write.
-        suffix (`str`):
-            Its format: `".csv"`, `".jsonl"` or `".parquet"` (a row group a chunk).
-        counted_column (`str`):
-            Column whose values are counted.
+    """Concatenate Parquet files of one schema into a file of the format of `suffix`, with one of them in memory at a time.
 
     Returns:
-        `Counter[str | None]`: rows per value of `counted_column`, under `None` those that have none.
+        Rows per value of `counted_column`.
     """
     schema = pq.read_schema(parts[0])
     counted: Counter[str | None] = Counter()
@@ -162,7 +127,7 @@ def write_answers(parts: Sequence[Path], path: Path, suffix: str, counted_column
 
 
 def write_rejects(rows: Iterator[Example | RejectedRow], path: Path) -> None:
-    """Write a CSV of `line` (`row 17` for Parquet) and `reason` of every rejected row."""
+    """Write `line` (`row 17` for Parquet) and `reason` of every rejected row as CSV."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["line", "reason"])

@@ -1,4 +1,4 @@
-"""How well a system knows which of its own answers are right, and what a threshold chosen on validation gave on test."""
+"""Selective prediction metrics: risk-coverage curve, and what thresholds chosen on validation give on other rows."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -18,26 +18,15 @@ DEFAULT_TARGET = 0.95
 
 @dataclass(frozen=True)
 class ConfidentAnswers:
-    """The answers of one system to the rows of one split, as far as abstaining needs them.
-
-    Args:
-        labels (`Sequence[str]` or `Sequence[None]`):
-            The predicted label of each row.
-        confidences (`np.ndarray` of shape `(rows,)`):
-            How sure the system is of each; any scale on which more is surer.
-        correct (`np.ndarray` of shape `(rows,)`):
-            Whether each is right.
-        groups (`Sequence[str]`):
-            Patient, order or scenario of each row.
-    """
+    """The answers of one system to the rows of one split, with confidences on any scale."""
 
     labels: Sequence[str | None]
     confidences: np.ndarray
     correct: np.ndarray
-    groups: Sequence[str]
+    groups: Sequence[str]  # patient, order or scenario
 
     def may_be_automatic(self, always_review: Collection[str]) -> np.ndarray:
-        """Mask of shape `(rows,)` of the answers that are a label and not one that is always reviewed."""
+        """Mask of the answers that are a label, and not one that is always reviewed."""
         return np.array([label is not None and label not in always_review for label in self.labels], dtype=bool)
 
 
@@ -49,19 +38,7 @@ def choose_thresholds(
 ) -> list[ThresholdChoice]:
     """The threshold for each target accuracy, chosen on the answers that may be automatic at all.
 
-    Args:
-        validation ([`ConfidentAnswers`]):
-            Answers to the validation split.
-        targets (`Sequence[float]`, *optional*, defaults to `(0.90, 0.95, 0.98)`):
-            Target accuracies.
-        always_review (`Collection[str]`, *optional*, defaults to `()`):
-            Labels that are never automatic. They are left out, because their answers would speak for a threshold that
-            never lets them through.
-        confidence_level (`float`, *optional*, defaults to 0.9):
-            Confidence that the target holds.
-
-    Returns:
-        `list[ThresholdChoice]`: one per target.
+    Labels of `always_review` are excluded: they would be evidence for a threshold that never applies to them.
     """
     kept = validation.may_be_automatic(always_review)
     if not kept.any():
@@ -73,7 +50,7 @@ def choose_thresholds(
     return [choose_threshold(*kept_answers, target, confidence_level) for target in targets]
 
 
-def selective_figures(
+def selective_metrics(
     test: ConfidentAnswers,
     costly: np.ndarray,
     choices: Sequence[ThresholdChoice],
@@ -81,28 +58,23 @@ def selective_figures(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The risk-coverage curve of a system, its area, and what each threshold gave.
+    """The risk-coverage curve of a system, the area under it, and the result of each threshold.
 
     Args:
-        test ([`ConfidentAnswers`]):
-            Answers to the rows that are evaluated.
-        costly (`np.ndarray` of shape `(rows,)`):
+        test:
+            The evaluated answers.
+        costly:
             Whether each answer is a costly confusion.
-        choices (`Sequence[ThresholdChoice]`):
-            Thresholds, chosen on other rows.
-        always_review (`Collection[str]`, *optional*, defaults to `()`):
+        choices:
+            Thresholds that were chosen on other rows.
+        always_review:
             Labels that are never automatic.
-        resamples (`int`, *optional*, defaults to 2000):
-            Bootstrap resamples.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the draws.
 
     Returns:
-        `dict`: `area_under_risk_coverage` with its interval, `curve` (`coverage` and `accuracy` at no more than 200 points, as
-        if no label were always reviewed) and `thresholds`: per target `target_accuracy`, `threshold`,
-        `best_supported`, `confidence_level`, `validation` (what the choice rests on) and `test` (`automatic_rows`,
-        `coverage`, `accuracy`, `errors`, `costly_errors`). The interval of `accuracy` draws from the groups that have
-        automatic rows; it is `None` where there are none.
+        `area_under_risk_coverage` with its interval, `curve` (`coverage` and `accuracy` at up to 200 points, `always_review`
+        ignored) and `thresholds`: per target `target_accuracy`, `threshold`, `best_supported`, `confidence_level`, `validation`
+        (statistics of the choice) and `test` (`automatic_rows`, `coverage`, `accuracy`, `errors`, `costly_errors`). The interval
+        of `accuracy` resamples the groups that have automatic rows; it is `None` without any.
     """
 
     def interval(statistic: Statistic, groups: Sequence[str]) -> dict[str, float]:
@@ -139,7 +111,7 @@ def selective_figures(
 
 def _area_statistic(confidences: np.ndarray, correct: np.ndarray) -> Statistic:
     def statistic(counts: np.ndarray) -> np.ndarray:
-        places = (np.repeat(np.arange(len(confidences)), drawn.astype(int)) for drawn in counts)
-        return np.array([area_under_risk_coverage(confidences[drawn], correct[drawn]) for drawn in places])
+        samples = (np.repeat(np.arange(len(confidences)), resample.astype(int)) for resample in counts)
+        return np.array([area_under_risk_coverage(confidences[rows], correct[rows]) for rows in samples])
 
     return statistic

@@ -1,4 +1,4 @@
-"""Generation by vLLM where it is installed. Not tested: vLLM is no requirement of this project and needs a GPU."""
+"""Generation by vLLM if it is installed. Untested: vLLM is not a requirement of this project and needs a GPU."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,40 +15,26 @@ _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def check_usable() -> None:
-    """Refuse `--engine vllm` where it cannot work, before anything is loaded.
-
-    Raises:
-        [`InputError`]: vLLM is not installed, or several processes were launched.
-    """
+    """Raise an [`InputError`] if vLLM is not installed or several processes were launched, before anything is loaded."""
     if find_spec("vllm") is None:
-        raise InputError(
-            "vLLM is not installed here; install it (it needs a GPU), or leave --engine out", "--engine vllm"
-        )
+        raise InputError("vLLM is not installed; install it (it needs a GPU), or omit --engine", "--engine vllm")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("vLLM shares the work over GPUs by itself; run one process", "--engine vllm")
+        raise InputError("vLLM distributes the work over GPUs itself; run a single process", "--engine vllm")
 
 
 class VllmEngine:
-    """Generation by vLLM, up to the same stop tokens. Not tested with vLLM.
-
-    Args:
-        recipe ([`~recipe.Recipe`]):
-            Names the base.
-        adapter (`Path`):
-            Folder of the adapter.
-        stops (`Sequence[int]`):
-            Tokens that end an answer.
+    """Generation by vLLM with the base model and the adapter of a run, up to the same stop tokens.
 
     Raises:
-        [`InputError`]: the adapter is of the text part of a model that reads images too.
+        [`InputError`]: the adapter belongs to the text part of a multimodal model.
     """
 
     def __init__(self, recipe: Recipe, adapter: Path, stops: Sequence[int]):
         if models.is_text_part(recipe.model):
-            # vLLM would load the whole model, and nothing there has the names that the adapter's weights are for.
+            # vLLM would load the complete model, whose modules have other names than the adapter's weights.
             raise InputError(
-                f"the adapter is of the text part of {recipe.model.model_name_or_path}, which vLLM does not load by itself; "
-                "leave it out, or serve the merged model (scripts/publish.py adapter --merge)",
+                f"the adapter belongs to the text part of {recipe.model.model_name_or_path}, which vLLM cannot load separately; "
+                "omit --engine, or serve the merged model (scripts/publish.py adapter --merge)",
                 "--engine vllm",
             )
         from vllm import LLM
@@ -73,11 +59,11 @@ class VllmEngine:
         sampling: Sampling | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Generation]:
-        """As [`~inference.generate`]; vLLM makes its own batches and answers in order."""
+        """As [`~inference.generation.generate`]; vLLM forms its own batches and returns results in order."""
         from vllm import SamplingParams
 
-        drawing = {"temperature": sampling.temperature, "seed": sampling.seed} if sampling else {"temperature": 0.0}
-        parameters = SamplingParams(max_tokens=max_new_tokens, stop_token_ids=self._stops, **drawing)
+        decoding = {"temperature": sampling.temperature, "seed": sampling.seed} if sampling else {"temperature": 0.0}
+        parameters = SamplingParams(max_tokens=max_new_tokens, stop_token_ids=self._stops, **decoding)
         results = self._engine.generate(
             [{"prompt_token_ids": token_ids} for token_ids in prompts],
             parameters,

@@ -1,7 +1,4 @@
-"""Which method runs under which launch configuration: proved by a test here, expected by a source, or refused.
-
-One table for `scripts/sft.py`, which refuses, for `scripts/recipes.py check` and `plan`, which print, and for the README.
-"""
+"""Which method runs under which launch configuration: proved by a test here, expected from a source, or refused."""
 
 import enum
 from collections.abc import Mapping
@@ -9,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from radrecipes.errors import InputError
-from radrecipes.launch.spec import Engine, Promise
+from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import Recipe
 
 FULL = "full training"
@@ -42,18 +39,11 @@ class Entry:
     """What is known of one method under one configuration, and from where.
 
     Args:
-        verdict ([`Verdict`]):
-            Proved by a test here, expected from a source, or refused.
-        note (`str`, *optional*):
-            Why it is refused and what to take instead, or what to mind; printed as it stands.
-        tests (`tuple[str, ...]`, *optional*):
-            `file::test` that prove it; of what is expected those of the part that can be tested without a GPU.
-        sources (`tuple[str, ...]`, *optional*):
-            Issues as `project#number`, and guides by name.
-        needs (`Mapping[str, Any]`, *optional*):
-            Fields that the recipe has to set.
-        excludes (`Mapping[str, tuple]`, *optional*):
-            Values that a field may not have.
+        note: why it is refused and what to use instead, or what to consider; printed unchanged.
+        tests: `file::test` that prove it; for expected ones, those that test the part which needs no GPU.
+        sources: issues as `project#number`, and guides by name.
+        needs: fields that the recipe must set.
+        excludes: values that a field must not have.
     """
 
     verdict: Verdict
@@ -86,23 +76,23 @@ _FSDP1_ON_CPUS = f"{_E2E}::test_fsdp1_shards_a_4_bit_base_and_resumes"
 _ZERO_ON_CPUS = f"{_E2E}::test_zero_trains_and_resumes"
 _PEFT_FSDP, _PEFT_DEEPSPEED = "PEFT's guide to FSDP", "PEFT's guide to DeepSpeed"
 
-_OWN_COPY = "each process loads its own copy of the base onto its own GPU"
-_ON_TWO_CPUS = "trained, killed and resumed on two CPU processes by the settings of the file; NCCL is untried"
-_NO_8_BIT = "take ddp.yaml, or a 4-bit base"
-_NO_FULL = "the result of a recipe is an adapter, so that it can be published without the base; set `use_peft: true`"
+_OWN_COPY = "each process loads its own copy of the base model onto its own GPU"
+_ON_TWO_CPUS = "trained, killed and resumed on two CPU processes with the settings of the file; not tested with NCCL"
+_NO_8_BIT = "use ddp.yaml, or a 4-bit base model"
+_NO_FULL = "a recipe trains an adapter, which can be published without the base model; set `use_peft: true`"
 
 TABLE: dict[tuple[str, str], Entry] = {
     **{(FULL, configuration): _refused(_NO_FULL) for configuration in CONFIGURATIONS},
-    # The base as it is
+    # Unquantised
     (LORA, "cpu"): _proved(_ONE_CPU),
     (LORA, "cpu_2proc"): _proved(_TWO_CPU),
-    (LORA, "single_gpu"): _expected("as cpu, on the one GPU that the process sees"),
+    (LORA, "single_gpu"): _expected("as cpu, on the one visible GPU"),
     (LORA, "ddp"): _expected(f"as cpu_2proc, over NCCL; {_OWN_COPY}"),
     (LORA, "fsdp2"): _expected(_ON_TWO_CPUS, "accelerate#4206", tests=(_FSDP2_ON_CPUS,)),
-    (LORA, "fsdp1_qlora"): _refused("that configuration is for 4-bit bases; take fsdp2.yaml", _PEFT_FSDP),
+    (LORA, "fsdp1_qlora"): _refused("that configuration is for 4-bit base models; use fsdp2.yaml", _PEFT_FSDP),
     (LORA, "zero2"): _expected(_ON_TWO_CPUS, _PEFT_DEEPSPEED, tests=(_ZERO_ON_CPUS,)),
     (LORA, "zero3"): _expected(
-        f"{_ON_TWO_CPUS}; adapters were saved empty before Transformers 5, here only the adapter is gathered",
+        f"{_ON_TWO_CPUS}; before Transformers 5 adapters were saved empty; here only the adapter is gathered",
         _PEFT_DEEPSPEED,
         "trl#4416",
         "peft#2892",
@@ -112,30 +102,30 @@ TABLE: dict[tuple[str, str], Entry] = {
     # 8-bit
     (INT8, "cpu"): _proved(_QUANTISED),
     (INT8, "cpu_2proc"): _proved(_TWO_QUANTISED),
-    (INT8, "single_gpu"): _expected("as cpu, on the one GPU that the process sees"),
+    (INT8, "single_gpu"): _expected("as cpu, on the one visible GPU"),
     (INT8, "ddp"): _expected(_OWN_COPY, "bitsandbytes#366", "trl#921"),
-    (INT8, "fsdp2"): _refused(f"8-bit weights cannot be taken apart into shards; {_NO_8_BIT}", "peft#2833"),
-    (INT8, "fsdp1_qlora"): _refused(f"FSDP1 shards no integers; {_NO_8_BIT}", "peft#2833", "bitsandbytes#1709"),
+    (INT8, "fsdp2"): _refused(f"8-bit weights cannot be sharded; {_NO_8_BIT}", "peft#2833"),
+    (INT8, "fsdp1_qlora"): _refused(f"FSDP1 does not shard integers; {_NO_8_BIT}", "peft#2833", "bitsandbytes#1709"),
     (INT8, "zero2"): _expected(
         f"{_OWN_COPY}; {_ON_TWO_CPUS}", "bitsandbytes#1451", _PEFT_DEEPSPEED, tests=(_ZERO_ON_CPUS,)
     ),
     (INT8, "zero3"): _refused(
-        "the loss is wrong by an order of magnitude; take zero2.yaml or ddp.yaml", "bitsandbytes#1451", "axolotl#1852"
+        "the loss is wrong by an order of magnitude; use zero2.yaml or ddp.yaml", "bitsandbytes#1451", "axolotl#1852"
     ),
     # 4-bit
     (INT4, "cpu"): _proved(_QUANTISED),
     (INT4, "cpu_2proc"): _proved(_TWO_QUANTISED),
-    (INT4, "single_gpu"): _expected("as cpu, on the one GPU that the process sees"),
+    (INT4, "single_gpu"): _expected("as cpu, on the one visible GPU"),
     (INT4, "ddp"): _expected(_OWN_COPY, "trl#921"),
     (INT4, "fsdp2"): _refused(
-        "a base stored in uint8 is not sharded, one stored in bfloat16 gives a wrong forward pass; take fsdp1_qlora.yaml, or "
-        "ddp.yaml where the base fits one GPU",
+        "with uint8 storage the base model is not sharded, with bfloat16 storage the forward pass is wrong; use "
+        "fsdp1_qlora.yaml, or ddp.yaml if the base model fits one GPU",
         "accelerate#3983",
         "accelerate#3874",
         "bitsandbytes#1945",
     ),
     (INT4, "fsdp1_qlora"): _expected(
-        f"each process loads the whole 4-bit base before it is sharded; {_ON_TWO_CPUS}",
+        f"each process loads the complete 4-bit base model before it is sharded; {_ON_TWO_CPUS}",
         _PEFT_FSDP,
         "bitsandbytes#970",
         "transformers#29587",
@@ -148,7 +138,7 @@ TABLE: dict[tuple[str, str], Entry] = {
         f"{_OWN_COPY}; {_ON_TWO_CPUS}", _PEFT_DEEPSPEED, "DeepSpeed#3620", tests=(_ZERO_ON_CPUS,)
     ),
     (INT4, "zero3"): _expected(
-        f"each GPU holds the whole 4-bit base before it is sharded, which has to fit; {_ON_TWO_CPUS}",
+        f"each GPU must hold the complete 4-bit base model before it is sharded; {_ON_TWO_CPUS}",
         _PEFT_DEEPSPEED,
         "bitsandbytes#1249",
         "peft#2016",
@@ -157,40 +147,26 @@ TABLE: dict[tuple[str, str], Entry] = {
 }
 
 
-def configuration_of(promise: Promise) -> str:
-    """The row of the table that a launcher's promise belongs to, also where the user wrote a file of his own.
-
-    Args:
-        promise ([`Promise`]):
-            From [`~launch_promise.promise_of`], its `on_cpu` known.
-
-    Returns:
-        `str`: a name of [`CONFIGURATIONS`].
+def configuration_of(spec: LaunchSpec) -> str:
+    """The name in [`CONFIGURATIONS`] that does what a launch spec requests, also for a user's own file.
 
     Raises:
-        [`InputError`]: none of them keeps such a promise.
+        [`InputError`]: none does.
     """
     # DDP of one process is one process.
-    alone = promise.processes == 1 and promise.engine == Engine.DDP
-    engine = Engine.ONE_PROCESS if alone else promise.engine
-    wanted = (engine, bool(promise.on_cpu))
+    alone = spec.processes == 1 and spec.engine == Engine.DDP
+    wanted = (Engine.ONE_PROCESS if alone else spec.engine, bool(spec.on_cpu))
     names = [name for name, found in CONFIGURATIONS.items() if found == wanted]
     if not names:
-        raise InputError(f"nothing under accelerate_configs/ trains on {promise}; its README lists what there is")
+        raise InputError(f"no configuration in accelerate_configs/ is for {spec}; its README lists them")
     return names[0]
 
 
 def check(recipe: Recipe, configuration: str) -> None:
-    """Refuse a recipe under a configuration where its method is known to fail, or lacks a field that it needs there.
-
-    Args:
-        recipe ([`Recipe`]):
-            The recipe.
-        configuration (`str`):
-            A name of [`CONFIGURATIONS`].
+    """Refuse a recipe under a configuration where its method is known to fail, or where it lacks a field.
 
     Raises:
-        [`InputError`]: with the reason, where it was reported, and the mend.
+        [`InputError`]: with the reason, where it was reported, and how to fix it.
     """
     entry = TABLE[recipe.method, configuration]
     where = f"{recipe.path} with {configuration}.yaml"
@@ -201,21 +177,21 @@ def check(recipe: Recipe, configuration: str) -> None:
             raise InputError(f"{recipe.method} needs `{key}: {value}` there{_reported(entry)}", where)
     for key, values in entry.excludes.items():
         if recipe.resolved.get(key) in values:
-            raise InputError(f"`{key}: {recipe.resolved[key]}` fails there; take another{_reported(entry)}", where)
+            raise InputError(f"`{key}: {recipe.resolved[key]}` fails there; use another{_reported(entry)}", where)
 
 
 def describe(method: str) -> list[str]:
-    """One line a configuration for a terminal: `fsdp2        refused   why (project#number)`."""
+    """One line per configuration for a terminal: `fsdp2        refused   why (project#number)`."""
     lines = []
     for name in CONFIGURATIONS:
         entry = TABLE[method, name]
-        said = ", ".join(entry.tests) if entry.verdict == Verdict.PROVED else f"{entry.note}{_reported(entry)}"
-        lines.append(f"{name:<13}{entry.verdict:<10}{said}")
+        reason = ", ".join(entry.tests) if entry.verdict == Verdict.PROVED else f"{entry.note}{_reported(entry)}"
+        lines.append(f"{name:<13}{entry.verdict:<10}{reason}")
     return lines
 
 
 def markdown() -> str:
-    """The table for the README: a row a method, a column a configuration, the reasons below it by number."""
+    """The table in Markdown: a row per method, a column per configuration, numbered reasons below."""
     notes: dict[str, int] = {}
     rows = [f"| | {' | '.join(CONFIGURATIONS)} |", "|---" * (len(CONFIGURATIONS) + 1) + "|"]
     for method in METHODS:
@@ -223,16 +199,16 @@ def markdown() -> str:
         for name in CONFIGURATIONS:
             entry = TABLE[method, name]
             tests = ", ".join(f"`{test}`" for test in entry.tests)
-            said = "; ".join(text for text in (_note(entry), tests) if text)
-            number = notes.setdefault(said, len(notes) + 1)
+            reason = "; ".join(text for text in (_note(entry), tests) if text)
+            number = notes.setdefault(reason, len(notes) + 1)
             cells.append(f"{entry.verdict} {number}")
         rows.append(f"| {method} | {' | '.join(cells)} |")
-    reasons = (f"{number}. {said}" for said, number in notes.items())
+    reasons = (f"{number}. {reason}" for reason, number in notes.items())
     return "\n".join(
         [
             *rows,
             "",
-            "<details><summary>By which test, from which source, why not</summary>",
+            "<details><summary>Tests, sources and reasons</summary>",
             "",
             *reasons,
             "",
@@ -242,15 +218,11 @@ def markdown() -> str:
 
 
 def with_table(document: str) -> str:
-    """A Markdown document with the table between its two marks.
-
-    Raises:
-        [`InputError`]: a mark is missing.
-    """
+    """A Markdown document with the table between its two markers; an [`InputError`] if one is missing."""
     head, begin, rest = document.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise InputError(f"the lines `{BEGIN}` and `{END}` are missing; add them where the table belongs")
+        raise InputError(f"the lines `{BEGIN}` and `{END}` are missing; add them to the document")
     return f"{head}{BEGIN}\n{markdown()}\n{END}{tail}"
 
 

@@ -1,9 +1,9 @@
-"""Runs over several machines: all work on the same run, and when one is lost, all fail within a minute.
+"""For runs over several machines: all train the same run, and if one is lost, all fail within a minute.
 
-A machine that loses its network, or power, closes no connection, and its peers wait: gloo and NCCL for half an hour, torch's
-launchers for good. A shorter timeout of collectives would end healthy runs in which one process writes for long. So every
-process holds a connection to the first one on which nothing is said, and the operating systems ask each other every few
-seconds whether it stands (TCP keepalive, tcp(7)). A process that is slow or was stopped is not taken for one that is gone.
+A machine that loses its network or power closes no connection, and its peers wait: gloo and NCCL for half an hour, torch's
+launchers forever. A shorter timeout of collectives would end healthy runs in which one process writes for long. So every
+process holds an idle connection to the first one, and the operating systems probe it every few seconds (TCP keepalive,
+tcp(7)). A process that is slow or stopped does not count as lost.
 """
 
 import os
@@ -22,61 +22,56 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from radrecipes.errors import InputError
 
-# A machine is given up when its system was silent for so long, and is asked whenever it was silent for so long.
+# A machine counts as lost after this many seconds without an answer, and is probed after this many idle seconds.
 SILENT_SECONDS = 40
-_ASKED_SECONDS = 5
-# How long a process has to end by its own error when another one ended.
+_PROBE_SECONDS = 5
+# How long a process has to end with its own error after another one ended.
 _GRACE_SECONDS = 10
-# As long as a file system over the network may answer from memory, and a little (acdirmax of nfs(5) is 60).
+# A network file system may answer from its cache for 60 seconds (acdirmax of nfs(5)), plus a margin.
 _CACHED_SECONDS = 65
 _DONE = b"done"
 
 
 @contextmanager
 def watched(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Within the context, this process ends with code 1 and one line when a machine or another process of the job is gone.
+    """Within the context, this process exits with code 1 and one line when another machine or process of the job is lost.
 
-    All processes of the job have to enter it. Where they are on one machine, or the system is not Linux, nothing is watched.
-    The main thread may be in a collective, where neither an exception nor a signal reaches it: hence `os._exit`. What was whole
-    before is whole still; the lock of the run's folder ends with the process.
+    All processes of the job have to enter it. On one machine, or on a system other than Linux, nothing is watched.
+    The main thread may be in a collective that neither an exception nor a signal interrupts, hence `os._exit`. Complete files
+    stay complete, and the lock of the run folder ends with the process.
 
     Args:
-        environment (`Mapping[str, str]`, *optional*):
-            Where the launcher's variables stand: `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR`.
+        environment: with the launcher's `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE` and `MASTER_ADDR`.
     """
     if not _on_several_machines(environment) or sys.platform != "linux":
         yield
         return
     connections = _connect(int(environment["RANK"]), int(environment["WORLD_SIZE"]), environment["MASTER_ADDR"])
     over = threading.Event()
-    speaks = environment["LOCAL_RANK"] == "0"  # one line a machine
-    threading.Thread(target=_watch, args=(connections, over, speaks), daemon=True).start()
+    prints = environment["LOCAL_RANK"] == "0"  # one line per machine
+    threading.Thread(target=_watch, args=(connections, over, prints), daemon=True).start()
     try:
         yield
-        _tell(connections, _DONE)
+        _send(connections, _DONE)
     finally:
         over.set()
         for connection in connections:
             with suppress(OSError):
-                connection.shutdown(socket.SHUT_WR)  # `close` would tell nobody while the thread reads
+                connection.shutdown(socket.SHUT_WR)  # `close` would notify nobody while the thread reads
 
 
 def check_same_run(
     folder: Path, identity: Mapping[str, Any], step: int, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Refuse machines that do not share the run's folder, or would train something else. On one machine nothing is done.
+    """Refuse machines that do not share the run folder, or would train something different. Does nothing on one machine.
 
-    Nobody else would notice: gradients are averaged whatever they are of.
+    Nothing else would notice: gradients are averaged whatever they belong to.
 
     Args:
-        folder (`Path`):
-            The run's folder, held by the first process.
-        identity (`Mapping`):
-            From [`~run_folder.run_identity`].
-        step (`int`):
-            Of the checkpoint that this process would resume from.
-        environment (`Mapping[str, str]`, *optional*):
-            Where the launcher's variables stand.
+        folder: the run folder, locked by the first process.
+        identity: what the run trains, by name.
+        step: of the checkpoint from which this process would resume.
+        environment: with the launcher's variables.
 
     Raises:
         [`InputError`]: in all processes; names a machine and what differs there.
@@ -92,14 +87,14 @@ def check_same_run(
     for rank, (host, shared, found) in enumerate(others, 1):
         if not shared:
             raise InputError(
-                f"process {rank} on {host} does not find here what the first process wrote on {first}; set --output_dir to a "
+                f"process {rank} on {host} does not see here what the first process wrote on {first}; set --output_dir to a "
                 "folder that all machines share",
                 str(folder),
             )
         different = [name.removeprefix("recipe.") for name in expected if found[name] != expected[name]]
         if different:
             raise InputError(
-                f"process {rank} on {host} would train something else than the first on {first} ({', '.join(different)}); "
+                f"process {rank} on {host} would train something different from the first on {first} ({', '.join(different)}); "
                 "give all machines the same checkout, data, base and command",
                 str(folder),
             )
@@ -118,7 +113,7 @@ def _read(path: Path) -> str | None:
 
 
 def _connect(rank: int, processes: int, address: str) -> list[socket.socket]:
-    """The first process's connections to all others, or that of another one to it; fewer, with a warning, where refused."""
+    """The first process's connections to all others, or another one's to it; fewer, with a warning, if any fails."""
     connections = []
     try:
         if rank == 0:
@@ -131,53 +126,53 @@ def _connect(rank: int, processes: int, address: str) -> list[socket.socket]:
             connections.append(socket.create_connection((address, port), SILENT_SECONDS))
             connections[0].sendall(greeting)
     except OSError as error:
-        reason = f"no connection to port {port} of {address}" if rank else "another process made no connection"
-        print(f"warning: a machine that is lost will not be noticed: {reason} ({error})", file=sys.stderr)
+        reason = f"no connection to port {port} of {address}" if rank else "another process did not connect"
+        print(f"warning: the loss of a machine will go unnoticed: {reason} ({error})", file=sys.stderr)
     for connection in connections:
         connection.settimeout(None)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASKED_SECONDS)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASKED_SECONDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_SECONDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_SECONDS * 1000)
     return connections
 
 
 def _accept(server: socket.socket, count: int, connections: list[socket.socket]) -> None:
-    greeting = secrets.token_bytes(16)  # whoever else tries this port does not know it
+    greeting = secrets.token_bytes(16)  # unknown to anything else that tries this port
     broadcast_object_list([(server.getsockname()[1], greeting)])
     server.settimeout(SILENT_SECONDS)
     while len(connections) < count:
         connection, _ = server.accept()
-        connection.settimeout(_ASKED_SECONDS)
+        connection.settimeout(_PROBE_SECONDS)
         with suppress(OSError):
             if connection.recv(len(greeting)) == greeting:
                 connections.append(connection)
 
 
-def _watch(connections: list[socket.socket], over: threading.Event, speaks: bool) -> None:
-    """End this process when a connection ends on which the other side did not say that it is done."""
+def _watch(connections: list[socket.socket], over: threading.Event, prints: bool) -> None:
+    """Exit when a connection ends before the other side has sent that it is done."""
     waiting = list(connections)
     while waiting:
         for connection in wait(waiting):
             waiting.remove(connection)
             try:
-                said = connection.recv(1000)
+                message = connection.recv(1000)
             except ConnectionResetError:
-                said = b""
+                message = b""
             except OSError:
-                said = f"another machine was silent for {SILENT_SECONDS} s (its network, or itself, is gone)".encode()
-            if said == _DONE or (not said and over.wait(_GRACE_SECONDS)) or over.is_set():
+                message = f"another machine was silent for {SILENT_SECONDS} s (it, or its network, is down)".encode()
+            if message == _DONE or (not message and over.wait(_GRACE_SECONDS)) or over.is_set():
                 continue
-            said = said or b"another process of this run ended (its own lines say why)"
-            _tell(connections, said)
-            if speaks:
-                # The Trainer's bar may stand in this line.
-                line = f"\nerror: {said.decode()}; run the same command again on all machines to continue"
+            message = message or b"another process of this run ended (its own output says why)"
+            _send(connections, message)
+            if prints:
+                # The Trainer's progress bar may be in this line.
+                line = f"\nerror: {message.decode()}; run the same command again on all machines to continue"
                 print(line, file=sys.stderr, flush=True)
             os._exit(1)
 
 
-def _tell(connections: list[socket.socket], words: bytes) -> None:
+def _send(connections: list[socket.socket], message: bytes) -> None:
     for connection in connections:
         with suppress(OSError):
-            connection.sendall(words)
+            connection.sendall(message)

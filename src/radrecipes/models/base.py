@@ -1,4 +1,4 @@
-"""Base models, tokenizers, quantisation and adapters: locate, load, save, verify."""
+"""Base models and their tokenizers: locate, load, quantise, hash."""
 
 import functools
 import hashlib
@@ -6,12 +6,9 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,7 +23,6 @@ from trl import ModelConfig, get_quantization_config
 from radrecipes.errors import InputError
 
 MODELS_FOLDER = Path("models")
-ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's own name
 # Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
 _EAGER_ROW_TOKENS = 512
 # Where the text part's weights lie in a repository of a model that reads images too: with each of its layouts, the older first.
@@ -322,146 +318,11 @@ def _file_digest(file: Path, size: int, modified: int) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def save_adapter(
-    model: PeftModel, folder: Path, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]
-) -> None:
-    """Save the adapter as safetensors; its configuration names the Hub id and revision of the base, never a local path.
-
-    Args:
-        model ([`~peft.PeftModel`]):
-            The trained model.
-        folder (`Path`):
-            Where to save.
-        model_id (`str`):
-            Hub id of the base.
-        revision (`str`, *optional*):
-            Commit of the base.
-        state_dict (`dict[str, torch.Tensor]`):
-            The model's whole state, gathered from all processes.
-    """
-    for config in model.peft_config.values():
-        config.base_model_name_or_path, config.revision = model_id, revision
-    # `save_embedding_layers=False`: else PEFT asks the Hub whether the vocabulary grew, which no recipe does.
-    model.save_pretrained(folder, state_dict=state_dict, safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(
-        missing_ok=True
-    )  # PEFT's card is mostly empty headings; publishing writes the real one
-
-
-def verify_adapter(
-    model: PeftModel, folder: Path, probe_ids: list[int] | None, state_dict: dict[str, torch.Tensor]
-) -> dict[str, Any]:
-    """Load a saved adapter back and check it against the trained one.
-
-    Args:
-        model ([`~peft.PeftModel`]):
-            The trained model, its adapter still in memory.
-        folder (`Path`):
-            The saved adapter.
-        probe_ids (`list[int]`, *optional*):
-            Token ids of a prompt to compare outputs on; `None` where the model is sharded and one process cannot run it.
-        state_dict (`dict[str, torch.Tensor]`):
-            The trained model's whole state, gathered from all processes.
-
-    Returns:
-        `dict`: `tensors` (count), `largest_b` (largest absolute entry of any B matrix), `sha256` of the saved tensors and, with a
-        probe, `output_change` (largest change of a next-token logit against the base).
-
-    Raises:
-        [`RuntimeError`]: a tensor is missing or differs, every B matrix is zero, or the output equals the base's.
-    """
-    trained = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
-    saved = load_file(folder / ADAPTER_WEIGHTS)
-    if saved.keys() != trained.keys():
-        raise RuntimeError(f"{folder}: the saved adapter holds other tensors than the trained one")
-    for name, tensor in trained.items():
-        if not torch.equal(saved[name], tensor.detach().cpu().to(saved[name].dtype)):
-            raise RuntimeError(f"{folder}: the saved tensor {name} differs from the trained one")
-    largest_b = max((float(tensor.abs().max()) for name, tensor in saved.items() if "lora_B" in name), default=0.0)
-    if largest_b == 0.0:
-        raise RuntimeError(f"{folder}: every B matrix is zero; nothing was trained")
-
-    found = {"tensors": len(saved), "largest_b": largest_b, "sha256": adapter_digest(folder)}
-    if probe_ids is None:
-        return found
-    model.load_adapter(str(folder), adapter_name="saved")
-    model.eval()
-    probe = torch.tensor([probe_ids], device=model.device)
-    try:
-        with torch.no_grad():
-            in_memory = model(input_ids=probe).logits[0, -1].float()
-            model.set_adapter("saved")
-            loaded = model(input_ids=probe).logits[0, -1].float()
-            with model.disable_adapter():
-                base = model(input_ids=probe).logits[0, -1].float()
-    finally:
-        model.set_adapter("default")
-        model.delete_adapter("saved")
-    if not torch.allclose(in_memory, loaded, atol=1e-2, rtol=1e-2):
-        raise RuntimeError(f"{folder}: the loaded adapter answers otherwise than the trained one")
-    output_change = float((loaded - base).abs().max())
-    if output_change == 0.0:
-        raise RuntimeError(f"{folder}: the adapter does not change the base's output")
-    return {**found, "output_change": output_change}
-
-
-def adapter_digest(folder: Path) -> str:
-    """sha256 of an adapter's tensors.
-
-    Raises:
-        [`InputError`]: there are none.
-    """
-    with _adapter_weights(folder).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def inference_device() -> torch.device:
     """Where a process answers: the accelerator of its local rank where there is one and the launcher did not choose the CPU."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.accelerator.is_available():
         return torch.device("cpu")
     return torch.device(torch.accelerator.current_accelerator().type, int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def _adapter_weights(folder: Path) -> Path:
-    path = folder / ADAPTER_WEIGHTS
-    if not path.is_file():
-        raise InputError(f"{ADAPTER_WEIGHTS} is missing; only safetensors are loaded", str(folder))
-    return path
-
-
-def load_adapter(base: PreTrainedModel, folder: Path, model_id: str) -> PeftModel:
-    """A base model with a saved adapter, ready to predict.
-
-    Args:
-        base ([`~transformers.PreTrainedModel`]):
-            The loaded base.
-        folder (`Path`):
-            Folder with `adapter_config.json` and `adapter_model.safetensors`.
-        model_id (`str`):
-            Hub id of the base.
-
-    Returns:
-        [`~peft.PeftModel`]
-
-    Raises:
-        [`InputError`]: no adapter there, an adapter for another base, or tensors that do not fit.
-    """
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError("no readable adapter_config.json; name the folder of a finished run", str(folder)) from error
-    if config.get("base_model_name_or_path") != model_id:
-        raise InputError(
-            f"the adapter belongs to {config.get('base_model_name_or_path')}, not to {model_id}", str(folder)
-        )
-    _adapter_weights(folder)
-    try:
-        # In the base's dtype: float32 matrices would cast every activation twice, and the products run in it anyway.
-        return PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
-    except RuntimeError as error:  # torch's word for tensors of another shape
-        raise InputError(
-            f"the adapter's tensors do not fit {model_id}; is it for another base?", str(folder)
-        ) from error
 
 
 def _cannot_load(model_id: str, error: Exception) -> InputError:

@@ -14,6 +14,7 @@ from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.inference.predictors import LabelPredictor, Predictor, load_predictor
 from radrecipes.models import base as models
+from radrecipes.models.weights import weights_in
 from radrecipes.publishing.release import FinishedRun
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.rendering import render_example
@@ -210,4 +211,4 @@ def _merged_dtype(recipe: Recipe) -> torch.dtype:
 
 def _with_adapter(recipe: Recipe, adapter: Path) -> PeftModel:
     plain = replace(recipe.model, load_in_4bit=False, load_in_8bit=False, dtype="float32")
-    return models.load_adapter(models.load_base(plain), adapter, plain.model_name_or_path)
+    return weights_in(adapter).load(models.load_base(plain), plain.model_name_or_path)

@@ -16,12 +16,12 @@ from radrecipes.files import file_sha256
 from radrecipes.hub import RELEASE_FORMAT
 from radrecipes.inference.abstention import POLICY_FILE, DecisionPolicy
 from radrecipes.inference.predictors import run_of
-from radrecipes.models.base import ADAPTER_WEIGHTS, adapter_digest
+from radrecipes.models.weights import LoraAdapter, weights_in
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.task import Task
 from radrecipes.training import run_folder
 
-ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = LoraAdapter.CONFIG
 METRICS_FILE = "metrics.json"
 RECIPE_FILE = "recipe.yaml"
 # What the tokenizer classes of Transformers write, all of it text; a SentencePiece model, which nobody can look into, says nothing
@@ -131,7 +131,7 @@ def is_allowed(kind: str, name: str) -> bool:
         return name in {CARD_FILE, MANIFEST_FILE, LABEL_SET_FILE, *(f"{split}.parquet" for split in SPLITS)}
     if kind == "merged":
         return name in _OF_EVERY_MODEL or bool(_MERGED_WEIGHTS.fullmatch(name))
-    return name in _OF_EVERY_MODEL | {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
+    return name in _OF_EVERY_MODEL | {ADAPTER_CONFIG, LoraAdapter.TENSORS}
 
 
 def read_finished_run(folder: str | Path) -> FinishedRun:
@@ -168,12 +168,12 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
         raise InputError(
             f"measures {metrics['rows']} rows of {metrics['split']}, not all {rows} of test; {evaluate}", str(path)
         )
-    if metrics.get("adapter_sha256") != adapter_digest(folder / "adapter"):
+    if metrics.get("adapter_sha256") != weights_in(folder / "adapter").sha256:
         raise InputError(f"measures other weights than adapter/ holds; {evaluate}", str(path))
     if not any((folder / "adapter" / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
         raise InputError("holds no tokenizer whose vocabulary is text; train again", str(folder / "adapter"))
     if recipe.arguments.decode == "score":
-        DecisionPolicy.load(folder / "adapter", adapter_digest(folder / "adapter"), manifest["prompt"]["sha256"])
+        DecisionPolicy.load(folder / "adapter", weights_in(folder / "adapter").sha256, manifest["prompt"]["sha256"])
     labels, trained_with = folder / "adapter" / LABEL_SET_FILE, manifest["data"].get("label_set_sha256")
     if trained_with and not (labels.is_file() and file_sha256(labels) == trained_with):
         raise InputError("is missing, or not the label set that was trained with; train again", str(labels))
@@ -207,7 +207,7 @@ def assemble_adapter(run: FinishedRun, folder: Path, *, repo: str, tag: str, car
         [`Release`]
     """
     folder.mkdir(parents=True)
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+    for name in (ADAPTER_CONFIG, LoraAdapter.TENSORS):
         _copy(run.folder / "adapter" / name, folder / name)
     return _complete_model(run, folder, "adapter", repo, tag, card)
 

@@ -1,10 +1,9 @@
-"""The confusion matrix of the report page: what is counted, and where it stands."""
+"""The confusion matrix of the evaluation page: what is counted, and the layout."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from radrecipes.data.label_sets import Label
+from typing import Any
 
 NO_LABEL = "not a label"
 _LARGEST_MATRIX = 60
@@ -13,22 +12,7 @@ _LONGEST_NAME = 34
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the confusion matrix that holds rows.
-
-    Args:
-        row (`int`):
-            Index of the expected label.
-        column (`int`):
-            Index of the answered label; one past the last label stands for an answer that is no label.
-        count (`int`):
-            Number of rows.
-        share (`float`):
-            Part of the rows with this expected label.
-        expected (`str`):
-            Name of the expected label.
-        answered (`str`):
-            Name of the answered label.
-    """
+    """A cell with rows in it; the column after the last label stands for an answer that is not a label."""
 
     row: int
     column: int
@@ -39,7 +23,7 @@ class Cell:
 
     @property
     def is_right(self) -> bool:
-        """Whether answer and expectation agree."""
+        """Whether answer and reference agree."""
         return self.expected == self.answered
 
 
@@ -48,16 +32,8 @@ class ConfusionMatrix:
     """What the page needs to draw a confusion matrix.
 
     Args:
-        names (`list[str]`):
-            The labels in the order of rows and columns.
-        short_names (`list[str]`):
-            The same, cut where too long for the margin.
-        cells (`list[Cell]`):
-            The cells that hold rows.
-        blocks (`list[tuple[str, int, int]]`):
-            Title, first index and number of labels of each run of labels with one modality and body region.
-        left_out (`int`):
-            Labels that were left out because the matrix would be too large, those with the fewest wrong answers.
+        blocks: Title, first index and number of labels of each run of labels with one title.
+        left_out: Number of labels left out because the matrix would be too large: those with the fewest errors.
     """
 
     names: list[str]
@@ -72,22 +48,17 @@ class ConfusionMatrix:
         return 7 * max((len(title) for title, _, _ in self.blocks), default=0)
 
 
+def label_title(label: Mapping[str, Any]) -> str:
+    """Modality and body region of a label; empty if it has neither."""
+    return " ".join(filter(None, (label.get("modality"), label.get("body_region"))))
+
+
 def confusion_matrix(
-    references: Sequence[str], predictions: Sequence[str | None], labels: Sequence[Label]
+    references: Sequence[str], predictions: Sequence[str | None], labels: Sequence[Mapping[str, Any]]
 ) -> ConfusionMatrix:
-    """Count which label was answered where which was expected.
+    """Count which label was answered for which reference, in the order of modality and body region.
 
-    Args:
-        references (`Sequence[str]`):
-            The right labels.
-        predictions (`Sequence[str]` or `Sequence[None]`):
-            The predicted labels; `None` where the answer was no label.
-        labels (`Sequence[Label]`):
-            The label set. Labels that neither were expected nor answered are left out; the others are put in order by
-            modality and body region.
-
-    Returns:
-        [`ConfusionMatrix`]: the counts and where they stand.
+    `labels` are entries of `metrics["label_set"]`; labels that are neither expected nor answered are left out.
     """
     pairs = Counter(zip(references, predictions, strict=True))
     support = Counter(references)
@@ -96,15 +67,19 @@ def confusion_matrix(
         if expected != answered:
             wrong[expected] += count
             wrong[answered] += count
-    used = [label for label in labels if label.name in support or wrong[label.name]]
-    kept = {label.name for label in sorted(used, key=lambda label: -wrong[label.name])[:_LARGEST_MATRIX]}
+    used = [label for label in labels if label["name"] in support or wrong[label["name"]]]
+    kept = {label["name"] for label in sorted(used, key=lambda label: -wrong[label["name"]])[:_LARGEST_MATRIX]}
     # sorted() is stable, so labels of one body region keep the order of the label set.
-    ordered = sorted((label for label in used if label.name in kept), key=_place)
-    index = {label.name: position for position, label in enumerate(ordered)}
+    ordered = sorted(
+        (label for label in used if label["name"] in kept),
+        key=lambda label: (label.get("modality") or "", label.get("body_region") or ""),
+    )
+    names = [label["name"] for label in ordered]
+    index = {name: position for position, name in enumerate(names)}
     cells = [
         Cell(
             index[expected],
-            len(ordered) if answered is None else index[answered],
+            len(names) if answered is None else index[answered],
             count,
             count / support[expected],
             expected,
@@ -113,19 +88,12 @@ def confusion_matrix(
         for (expected, answered), count in pairs.items()
         if expected in index and (answered is None or answered in index)
     ]
+    cells.sort(key=lambda cell: (cell.row, cell.column))
     blocks: list[tuple[str, int, int]] = []
-    for position, label in enumerate(ordered):
-        title = " ".join(part for part in (label.modality, label.body_region) if part)
+    for position, title in enumerate(map(label_title, ordered)):
         if blocks and blocks[-1][0] == title:
             blocks[-1] = (title, blocks[-1][1], blocks[-1][2] + 1)
         else:
             blocks.append((title, position, 1))
-    names = [label.name for label in ordered]
     short_names = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names]
-    cells.sort(key=lambda cell: (cell.row, cell.column))
     return ConfusionMatrix(names, short_names, cells, blocks, len(used) - len(ordered))
-
-
-def _place(label: Label) -> tuple[str, str]:
-    """Where a label stands in the matrix."""
-    return (label.modality or "", label.body_region or "")

@@ -42,12 +42,12 @@ def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
         axes = figure.add_subplot()
         window = max(1, len(losses) // 20)
         if window > 1:
-            axes.plot(steps, losses, color=FAINT, linewidth=0.9, label="each logged step")
+            axes.plot(steps, losses, color=FAINT, linewidth=0.9, label="logged step")
             smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
             middles = np.convolve(steps, np.ones(window) / window, mode="valid")
             axes.plot(middles, smooth, color=ACCENT, linewidth=2, label=f"mean of {window} entries")
         else:
-            axes.plot(steps, losses, color=ACCENT, linewidth=2, label="each logged step")
+            axes.plot(steps, losses, color=ACCENT, linewidth=2, label="logged step")
         if len(validation_steps):
             axes.plot(
                 validation_steps, validation_losses, color=CONTRAST, marker="o", markersize=4, label="validation"
@@ -78,7 +78,7 @@ def reliability_svg(calibration: Mapping[str, Any]) -> str:
         `str`: an SVG document from its `<svg` tag on. Each bin with answers is a point at its mean confidence, hollow
         where it holds fewer than 10; below stands how many answers each bin holds.
     """
-    titles = {"before": "as the model gives them", "after": f"after temperature {calibration['temperature']:.2f}"}
+    titles = {"before": "before temperature scaling", "after": f"after temperature {calibration['temperature']:.2f}"}
     with _same_bytes():
         figure = _new_figure(5.2)
         panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1.2))
@@ -124,7 +124,7 @@ def reliability_svg(calibration: Mapping[str, Any]) -> str:
             for axes in (diagram, histogram):
                 _plain(axes)
         panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
-        panels[0, 0].set_ylabel("answers that were right", color=INK)
+        panels[0, 0].set_ylabel("accuracy", color=INK)
         panels[1, 0].set_ylabel("answers", color=INK)
         return _svg(figure)
 
@@ -163,7 +163,7 @@ def risk_coverage_svg(
         axes.hlines(targets, 0, 1, color=FAINT, linewidth=0.9, linestyles=(0, (1, 3)))
         for name, (coverage, accuracy) in curves.items():
             below = len(accuracy) == 0 or max(accuracy) < floor
-            title = titles.get(name, name) + (" (all below the drawing)" if below else "")
+            title = titles.get(name, name) + (" (below the plotted range)" if below else "")
             axes.plot(coverage, accuracy, label=title, **looks[name])
         for name, marks in thresholds.items():
             for (coverage, accuracy), reached in marks.items():
@@ -185,8 +185,8 @@ def risk_coverage_svg(
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_locator(MultipleLocator(0.05 if floor > 0.5 else 0.1))
-        axes.set_xlabel("coverage: share of orders settled automatically, surest first", color=INK)
-        axes.set_ylabel("of these right", color=INK)
+        axes.set_xlabel("coverage: fraction answered automatically, highest confidence first", color=INK)
+        axes.set_ylabel("selective accuracy", color=INK)
         _plain(axes)
         # Above the drawing: inside, one curve or another always runs through it.
         figure.legend(frameon=False, labelcolor=INK, loc="outside upper left", ncols=2)

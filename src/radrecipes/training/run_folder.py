@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
-from radrecipes.launch.spec import Engine, Promise
+from radrecipes.launch.spec import Engine, LaunchSpec
+from radrecipes.models.weights import Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import checkpoints
 
@@ -139,7 +140,7 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
 
 
 def run_identity(
-    recipe: Recipe, data_digest: str, weights_sha256: str | None, prompt_sha256: str, launch: Promise
+    recipe: Recipe, data_digest: str, weights_sha256: str | None, prompt_sha256: str, launch: LaunchSpec
 ) -> dict[str, Any]:
     """What must stay the same when a run is resumed, each by a name that begins with one of [`PARTS`], and the engine.
 
@@ -152,7 +153,7 @@ def run_identity(
             Of the base's weights.
         prompt_sha256 (`str`):
             Of the prompt's template.
-        launch ([`~launch_promise.Promise`]):
+        launch ([`~launch.spec.LaunchSpec`]):
             World size and engine. DDP and one process write the same checkpoints.
     """
     return {
@@ -346,6 +347,11 @@ def is_release(folder: Path) -> bool:
 def adapter_folder(folder: Path) -> Path:
     """Where the adapter of a run lies: in a folder of its own, in a release beside the rest."""
     return folder if is_release(folder) else folder / "adapter"
+
+
+def weights_of(folder: Path) -> Weights:
+    """The weights that a finished run trained, or a release holds."""
+    return weights_in(adapter_folder(folder))
 
 
 def read_train_log(folder: Path) -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ from trl import SFTTrainer, get_peft_config
 
 from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
 from radrecipes.launch.spec import Engine, engine_of
-from radrecipes.models import base as models
 from radrecipes.models.lm_head import at_positions, lm_head_input
+from radrecipes.models.weights import LoraAdapter
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.rendering import render_examples
 from radrecipes.tasks.task import Task
@@ -495,7 +495,7 @@ def save_and_verify(
             Token ids to compare outputs on.
 
     Returns:
-        `dict[str, float]` or `None`: what [`~models.verify_adapter`] found, in the first process.
+        `dict[str, float]` or `None`: what [`~models.weights.Weights.verify`] found, in the first process.
 
     Raises:
         [`RuntimeError`]: the saved adapter is not the trained one.
@@ -505,8 +505,9 @@ def save_and_verify(
         return None
     # Out of every layer's wrapper too, or PEFT saves an empty adapter under FSDP1, see `KeepsAdapter`.
     model = extract_model_from_parallel(trainer.model, recursive=True)
-    models.save_adapter(model, folder, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
-    return models.verify_adapter(model, folder, None if trainer.is_sharded else probe_ids, state_dict)
+    weights = LoraAdapter(folder)
+    weights.save(model, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
+    return weights.verify(model, None if trainer.is_sharded else probe_ids, state_dict)
 
 
 def close(trainer: CompletionTrainer) -> None:

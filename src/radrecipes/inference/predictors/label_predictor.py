@@ -15,7 +15,7 @@ from radrecipes.data.prepared import LABEL_SET_FILE
 from radrecipes.errors import InputError
 from radrecipes.inference.abstention import AUTO, NEEDS_REVIEW, POLICY_FILE, DecisionPolicy, decide
 from radrecipes.inference.answers import SystemOutput
-from radrecipes.inference.calibration import calibration_figures, fit_temperature, label_probabilities
+from radrecipes.inference.calibration import calibration_metrics, fit_temperature, label_probabilities
 from radrecipes.inference.label_scoring import LabelScorer, LabelScores
 from radrecipes.inference.predictors.predictor import Predictor
 from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, ConfidentAnswers, choose_thresholds
@@ -206,13 +206,13 @@ class LabelPredictor(Predictor):
                 The right label of each.
 
         Returns:
-            `dict`: `temperature`, `before` and `after` (as of [`~calibration.calibration_figures`]) and `fitted_on`.
+            `dict`: `temperature`, `before` and `after` (as of [`~calibration.calibration_metrics`]) and `fitted_on`.
         """
         right = self._indices(references)
         return {
             "temperature": self.policy.temperature,
-            "before": calibration_figures(label_probabilities(scores.log_likelihoods), right),
-            "after": calibration_figures(self.probabilities(scores), right),
+            "before": calibration_metrics(label_probabilities(scores.log_likelihoods), right),
+            "after": calibration_metrics(self.probabilities(scores), right),
             "fitted_on": {"split": "validation", "rows": self.policy.rows, "groups": self.policy.groups},
         }
 

@@ -76,7 +76,8 @@ class Predictor(ABC):
 
     def __init__(self, folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers"):
         self.folder, self.recipe, self.task = run_of(folder)
-        self.adapter_folder = run_folder.adapter_folder(self.folder)
+        self.weights = run_folder.weights_of(self.folder)
+        self.adapter_folder = self.weights.folder
         self.manifest = run_folder.read_manifest(self.folder)
         self.engine = engine
         self.shared = False
@@ -91,7 +92,7 @@ class Predictor(ABC):
                 "the prompt template is another one than in training (instruction or chat template); train again",
                 str(self.folder),
             )
-        self.adapter_sha256 = models.adapter_digest(self.adapter_folder)
+        self.adapter_sha256 = self.weights.sha256
 
     @abstractmethod
     def answer(
@@ -202,14 +203,14 @@ class Predictor(ABC):
             base = models.load_base(self.recipe.model)
             if not getattr(base, "is_quantized", False):  # quantised weights are placed as they are loaded
                 base.to(models.inference_device())
-            self.model = models.load_adapter(base, self.adapter_folder, self.recipe.model.model_name_or_path)
+            self.model = self.weights.load(base, self.recipe.model.model_name_or_path)
         self._check_base(loaded=True)
 
     def _with(self, untuned: bool, work: Callable):
         """Run with the adapter, or with it switched off."""
         if not untuned:
             return work()
-        with self.model.disable_adapter():
+        with self.weights.untuned(self.model):
             return work()
 
     def _check_base(self, loaded: bool = False) -> None:

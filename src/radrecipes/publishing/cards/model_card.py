@@ -15,9 +15,9 @@ from radrecipes.publishing.cards.card_checks import check_card
 from radrecipes.publishing.cards.front_matter import gated_form
 from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import RecipeArguments
-from radrecipes.reporting import report_page, writing_report_page
-from radrecipes.reporting.report_tables import best_baseline, decisions
-from radrecipes.reporting.result_tables import difference_with_interval, figure_with_interval, results_table
+from radrecipes.reporting import label_page, text_page
+from radrecipes.reporting.label_tables import best_baseline, decisions
+from radrecipes.reporting.result_tables import difference_with_interval, metric_with_interval, results_table
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.headline_figures import HEADLINES, figure_value, task_of, writes_text
 from radrecipes.tasks.rendering import plain_prompt
@@ -271,7 +271,7 @@ def _eval_results(metrics: Mapping[str, Any], dataset_id: str | None) -> list[Ev
 
 
 def _system_titles(metrics: Mapping[str, Any]) -> dict[str, str]:
-    titles = (writing_report_page if writes_text(metrics) else report_page).SYSTEM_TITLES
+    titles = (text_page if writes_text(metrics) else label_page).SYSTEM_TITLES
     return {name: titles.get(name, name.replace("_", " ")) for name in metrics["systems"]}
 
 
@@ -283,7 +283,7 @@ def _systems_table(metrics: Mapping[str, Any]) -> str:
     for name, system in metrics["systems"].items():
         fewer = system.get("rows", metrics["rows"]) < metrics["rows"]
         title = titles[name] + (f" ({system['rows']:,} {headlines.rows} only)" if fewer else "")
-        rows.append([title, *(figure_with_interval(system, figure) for figure in headlines.published)])
+        rows.append([title, *(metric_with_interval(system, figure) for figure in headlines.published)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,8 @@ from radrecipes.evaluation.label_metrics import (
     predictions_table,
 )
 from radrecipes.inference.answers import SystemOutput
-from radrecipes.reporting.page import grid, p_value
-from radrecipes.reporting.report_page import write_report
+from radrecipes.reporting.page import write_page
+from radrecipes.reporting.page_html import grid, p_value
 from radrecipes.reporting.result_tables import metrics_table
 
 LABELS = [
@@ -61,6 +61,7 @@ def write(tmp_path, make_metrics):
         metrics = make_metrics(
             adapter, baseline, 0.0, labels=NAMES, rows=rows, access=access, without=without, **options
         )
+        metrics["label_set"] = [asdict(label) for label in label_set]
         if change:
             change(metrics)
         references = [NAMES[number] for number in np.random.default_rng(0).integers(0, 3, rows)]
@@ -86,12 +87,11 @@ def write(tmp_path, make_metrics):
             for place, probability in ((1, 0.61), (2, 0.26), (3, 0.13)):
                 columns[f"adapter_top{place}_label"] = [NAMES[place - 1]] * rows
                 columns[f"adapter_top{place}_probability"] = [probability] * rows
-        page = write_report(
+        page = write_page(
             tmp_path,
             title="Tiny model, protocol",
             metrics=metrics,
             predictions=pd.DataFrame(columns),
-            labels=label_set,
             dataset_manifest={"task": "protocol", "access": access, **(dataset_manifest or {})},
             run_manifest={"recipe": "protocol_lora.yaml", "versions": {"torch": "2.13.0"}}
             if run_manifest is None
@@ -105,32 +105,29 @@ def write(tmp_path, make_metrics):
 
 def test_headline_says_the_result_in_plain_words(write):
     words = Page(write()).words.replace("\u202f", " ")
-    assert (
-        "The fine-tuned model chose the right protocol for 90.0 % of 200 imaging orders that it had never seen"
-        in words
-    )
+    assert "The fine-tuned model chose the correct protocol for 90.0 % of 200 orders not seen in training" in words
     assert (
         "The best baseline trained on the same orders, chosen on validation (linear support vector machine)" in words
     )
     assert "reached 50.0 %" in words
-    assert "The same model before fine-tuning reached 0.0 %" in words
-    assert "better than the best baseline by 40.0 percentage points" in words
+    assert "The base model without fine-tuning reached 0.0 %" in words
+    assert "better than the best baseline, by 40.0 percentage points" in words
     assert "p < 0.001" in words
     assert "synthetic" in words
 
 
 def test_headline_does_not_flatter(write):
-    assert "<strong>worse</strong> than the best baseline by 30.0" in write(0.5, 0.8)
+    assert "<strong>worse</strong> than the best baseline, by 30.0" in write(0.5, 0.8)
     unclear = write(0.8, 0.79, p_value=0.6)
-    assert "cannot be told apart" in unclear
+    assert "no significant difference" in unclear
     assert "better than" not in Page(unclear).words.split("Systems compared")[0]
     # McNemar's test is sure, but over whole groups the difference may be none.
     few_groups = Page(write(0.9, 0.5, difference_width=0.45)).words
     assert "p < 0.001" in few_groups
-    assert "cannot be told apart" in few_groups
+    assert "no significant difference" in few_groups
     on_training_rows = Page(write(split="train")).words
     assert "that it was trained on" in on_training_rows
-    assert "never seen" not in on_training_rows
+    assert "not seen" not in on_training_rows
 
 
 def test_every_section_is_there_and_linked(write):
@@ -147,9 +144,9 @@ def test_every_section_is_there_and_linked(write):
         "Fine-tuned model",
         "Logistic regression",
         "Linear support vector machine",
-        "Nearest training order",
-        "Same model before fine-tuning",
-        "Always the commonest protocol",
+        "Nearest training row",
+        "Base model without fine-tuning",
+        "Majority class",
     ):
         assert title in page.words
 
@@ -210,29 +207,31 @@ def test_closed_data_stays_off_the_page(write, access):
 
 def test_confusion_matrix_counts_every_answer(write):
     page = Page(write(rows=100, adapter=0.6))
-    matrix = page.text[page.text.index("Where it errs") :]
-    right = sum(int(count) for count in re.findall(r": right in (\d+) of \d+ orders", matrix))
+    matrix = page.text[page.text.rindex("Confusions") :]
+    right = sum(int(count) for count in re.findall(r": correct in (\d+) of \d+ orders", matrix))
     wrong = sum(int(count) for count in re.findall(r" answered as [^:]+: (\d+) of \d+ orders", matrix))
     assert (right, wrong) == (60, 40)
     assert matrix.count("answered as not a label") == 3
 
 
 def test_no_train_log_no_curve(write, tmp_path):
-    assert "There is no training log beside this run" in Page(write(train_log=[])).words
+    assert "This run has no training log" in Page(write(train_log=[])).words
     assert not (tmp_path / "figures" / "loss_curve.svg").exists()
-    assert "There is no training log" in Page(write(train_log=[{"step": 1, "loss": 1.0}, {"train_loss": 2.0}])).words
+    assert (
+        "This run has no training log" in Page(write(train_log=[{"step": 1, "loss": 1.0}, {"train_loss": 2.0}])).words
+    )
 
 
 def test_loss_curve_is_on_the_page_and_in_a_file_that_stands_alone(write, tmp_path):
     html = write()
-    assert "There is no training log" not in html
+    assert "This run has no training log" not in html
     assert "loss per token" in html
     alone = (tmp_path / "figures" / "loss_curve.svg").read_text()
     assert alone.startswith("<svg")
     assert "var(--" not in alone
     assert "#0b6e75" in alone
     assert "#0b6e75; stroke-width: 2" not in html
-    for name, words in (("risk_coverage", "surest first"), ("reliability", "probability of the answer")):
+    for name, words in (("risk_coverage", "highest confidence first"), ("reliability", "probability of the answer")):
         drawing = (tmp_path / "figures" / f"{name}.svg").read_text()
         assert f">{words}" in drawing or f"{words}</text>" in drawing
         assert "var(--" not in drawing
@@ -242,8 +241,8 @@ def test_loss_curve_is_on_the_page_and_in_a_file_that_stands_alone(write, tmp_pa
 def test_systems_may_be_missing(write):
     words = Page(write(without=(BASE, *BASELINES))).words
     assert "best baseline" not in words.split("How to read this")[1].split("95")[0]
-    assert "Order by order" not in words
-    assert "McNemar's exact test, p" not in words
+    assert "Paired comparisons" not in words
+    assert "exact McNemar test, p" not in words
 
 
 def test_no_wrong_answers(write):
@@ -273,14 +272,14 @@ def test_manifests_of_any_shape_are_shown(write):
     }
     run_manifest = {"complete": True, "seconds": 12.3456789, "nothing": None, "deep": {"deeper": {"deepest": "found"}}}
     words = Page(write(dataset_manifest=manifest, run_manifest=run_manifest)).words
-    assert "4 stand in the training data word for word, 5 apart from case" in words
+    assert "4 occur verbatim in the training data, 5 up to case" in words
     assert "and 6 nearly" in words
     assert "empty note 3" in words
     assert "rows groups train 6000 300 test 900 45" in words
     assert "orders.csv" in words
     assert "a" * 64 in words
     assert "complete yes seconds 12.3457 nothing – deep deeper deepest found" in words
-    assert "There is no manifest beside this run" in Page(write(run_manifest={})).words
+    assert "This run has no manifest" in Page(write(run_manifest={})).words
 
 
 def test_a_run_that_was_interrupted_shows_losses_changes_and_sentences(write):
@@ -329,11 +328,14 @@ def section(html, start, end):
 
 
 def test_decisions_stand_first_with_the_best_baseline_beside(write):
-    words = section(write(0.9, 0.7), "Decisions: what it can settle", "Probabilities: do they mean")
-    assert "settled 60.0 % of the orders and was right in 96.0 % of them. The other 40.0 % it would hand" in words
+    words = section(write(0.9, 0.7), "Selective prediction: what can", "Calibration Reliability")
+    assert (
+        "answered 60.0 % of the orders automatically, with a selective accuracy of 96.0 %. The other 40.0 % would go"
+        in words
+    )
     assert "Linear support vector machine (best baseline)" in words
     # Coverage, accuracy, wrong answers of the model, then those of the baseline.
-    assert re.search(r"95 % 60\.0 % 57\.0 % – 63\.0 % 96\.0 % 93\.0 % – 99\.0 % 5 2 costly kept 40\.0 %", words)
+    assert re.search(r"95 % 60\.0 % 57\.0 % – 63\.0 % 96\.0 % 93\.0 % – 99\.0 % 5 2 costly met 40\.0 %", words)
     assert "649 validation orders in 36 groups so that the target is met with 90 % confidence" in words
 
 
@@ -345,29 +347,29 @@ def test_a_target_that_validation_cannot_support_is_said_plainly(write):
                 test = {"automatic_rows": 0, "coverage": nothing, "accuracy": None, "errors": 0, "costly_errors": 0}
                 row.update(threshold=None, best_supported=best_supported, test=test)
 
-        return section(write(change=change), "Decisions: what it can settle", "Probabilities: do they mean")
+        return section(write(change=change), "Selective prediction: what can", "Calibration Reliability")
 
     words = unsupported(0.923)
-    assert "A target of 95 % cannot be promised" in words
+    assert "A target accuracy of 95 % is not supported" in words
     assert "support at most 92.3 %" in words
-    assert words.count("Validation cannot support this target. It supports up to 92.3 %.") == 2
+    assert words.count("Validation does not support this target. Highest supported target: 92.3 %.") == 2
     assert "no target at all" in unsupported(0.0)
 
 
 @pytest.mark.parametrize(
     ("accuracy", "high", "verdict"),
-    [(0.951, 0.97, "kept"), (0.94, 0.96, "no more than chance"), (0.9, 0.94, "missed")],
+    [(0.951, 0.97, "met"), (0.94, 0.96, "within chance"), (0.9, 0.94, "missed")],
 )
-def test_a_broken_promise_is_not_hidden(write, accuracy, high, verdict):
+def test_a_missed_target_is_not_hidden(write, accuracy, high, verdict):
     def change(metrics):
         rows = metrics["systems"][ADAPTER]["selective"]["thresholds"]
         rows[1]["test"]["accuracy"] = {"value": accuracy, "low": 0.8, "high": high}
         metrics["systems"][ADAPTER]["selective"]["thresholds"] = rows[1:2]
 
-    table = section(write(change=change), "Target accuracy", "Coverage is the share")
+    table = section(write(change=change), "Target accuracy", "Coverage is the fraction")
     assert verdict in table
-    assert ("kept" in table) == (verdict == "kept")
-    assert ("no more than chance" in table) == (verdict == "no more than chance")
+    assert (" met " in table) == (verdict == "met")
+    assert ("within chance" in table) == (verdict == "within chance")
 
 
 def test_thresholds_that_decide_nothing_and_baselines_without_scores(write):
@@ -375,27 +377,27 @@ def test_thresholds_that_decide_nothing_and_baselines_without_scores(write):
         metrics["systems"][ADAPTER]["selective"]["thresholds"][1]["test"].update(accuracy=None, automatic_rows=0)
 
     words = Page(write(change=change, best="majority")).words
-    assert "settled none of these orders" in words
-    assert "no order was decided" in words
-    assert "it does not say how sure it is" in words
+    assert "answered none of these orders automatically" in words
+    assert "nothing was answered automatically" in words
+    assert "this system has no confidence" in words
 
 
 def test_thresholds_are_not_praised_on_the_rows_that_they_were_chosen_on(write):
-    assert "the table flatters" in Page(write(split="validation")).words
-    assert "the table flatters" not in Page(write()).words
+    assert "the table is too optimistic" in Page(write(split="validation")).words
+    assert "the table is too optimistic" not in Page(write()).words
 
 
 def test_generated_answers_have_no_probabilities_and_the_page_says_so(write, tmp_path):
     words = Page(write(generated=True)).words
-    assert "wrote its answers freely, which says nothing about how sure it is" in words
+    assert "generated its answers freely, without a confidence" in words
     assert "there are no probabilities to check" in words
-    assert "does not say how sure it is." in words.split("Limits")[-1]
+    assert "reports no confidence." in words.split("Limits")[-1]
     assert not (tmp_path / "figures" / "reliability.svg").exists()
-    # The baselines know how sure they are.
+    # The baselines have a confidence.
     assert (tmp_path / "figures" / "risk_coverage.svg").exists()
     assert "NEEDS_REVIEW" not in words.split("Wrong answers")[-1].split("Data:")[0]
     alone = Page(write(generated=True, without=(BASE, *BASELINES))).words
-    assert "No system says how sure it is" in alone
+    assert "No system has a confidence" in alone
 
 
 def test_scores_without_validation_answers_have_no_thresholds(write):
@@ -411,31 +413,31 @@ def test_scores_without_validation_answers_have_no_thresholds(write):
 
 
 def test_calibration_shows_before_and_after(write):
-    words = section(write(), "Probabilities: do they mean", "Systems compared The test")
-    assert "Before temperature 0.081 0.181 0.281 After temperature 0.021 0.121 0.221" in words
+    words = section(write(), "Calibration Reliability", "Systems compared The test")
+    assert "Before temperature scaling 0.081 0.181 0.281 After temperature scaling 0.021 0.121 0.221" in words
     assert "fitted on 649 validation orders in 36 groups" in words
     assert "27 % – 33 % 1 30.0 % 21.9 % 1 30.0 % 27.9 %" in words
     assert "0 % – 7 % 0 – – 0 – –" in words
 
 
 def test_costly_confusions_by_kind_for_every_system(write):
-    words = section(write(0.9, 0.5), "Costly confusions", "Label by label")
+    words = section(write(0.9, 0.5), "Costly confusions", "Per label")
     assert "Contrast against none Left against right Body region Listed in the label set Any of these" in words
     assert "Fine-tuned model 1 · 0.5 % 0.0 % – 1.5 % 2 · 1.0 %" in words
     assert "Linear support vector machine 5 · 2.5 %" in words
 
 
 def test_slices_show_intervals_and_small_ones_say_so(write):
-    words = section(write(0.9, 0.5), "Slices: where it does", "Training Training")
-    assert "rare (under 20 training rows) 12 2 too few orders or groups for a figure" in words
+    words = section(write(0.9, 0.5), "Slices Exact accuracy by", "Training Training")
+    assert "rare (under 20 training rows) 12 2 too few orders or groups" in words
     assert "common (100 and more) 120 20 90.0 % 84.0 % – 96.0 % 50.0 % 44.0 % – 56.0 %" in words
     assert "Near-duplicate in training yes 30" in words
 
 
 def test_wrong_answers_that_nobody_would_see_come_first(write):
-    words = section(write(rows=10, adapter=0.6, best=SVM), "Wrong answers", "Data:")
+    words = section(write(rows=10, adapter=0.6, best=SVM), "Wrong answers", "Data: origin")
     # The threshold at 95 % is 0.817: of the wrong rows 6 to 9, two lie above it, and the answer to row 9 is no label.
-    assert re.findall(r"(\d+\.\d) % sure, (auto|NEEDS_REVIEW)", words) == [
+    assert re.findall(r"(\d+\.\d) % confidence, (auto|NEEDS_REVIEW)", words) == [
         ("88.9", "auto"),
         ("100.0", "NEEDS_REVIEW"),
         ("77.8", "NEEDS_REVIEW"),
@@ -443,15 +445,15 @@ def test_wrong_answers_that_nobody_would_see_come_first(write):
     ]
     assert "or MRI Knee <left>, 26.0 %" in words
     assert "or CT Chest & Abdomen, 13.0 %" in words
-    without = section(write(rows=10, adapter=0.6, confidences=False), "Wrong answers", "Data:")
-    assert "sure" not in without
+    without = section(write(rows=10, adapter=0.6, confidences=False), "Wrong answers", "Data: origin")
+    assert "confidence" not in without
     assert without.index("note 6") < without.index("note 7")
 
 
 def test_labels_that_are_always_reviewed_are_never_auto(write):
     reviewed = [replace(label, always_review=True) for label in LABELS]
-    words = section(write(rows=10, adapter=0.6, label_set=reviewed), "Wrong answers", "Data:")
-    assert re.findall(r"sure, (auto|NEEDS_REVIEW)", words) == ["NEEDS_REVIEW"] * 4
+    words = section(write(rows=10, adapter=0.6, label_set=reviewed), "Wrong answers", "Data: origin")
+    assert re.findall(r"confidence, (auto|NEEDS_REVIEW)", words) == ["NEEDS_REVIEW"] * 4
 
 
 def test_the_page_understands_what_evaluation_measures(tmp_path):
@@ -489,12 +491,11 @@ def test_the_page_understands_what_evaluation_measures(tmp_path):
         seeds={"bootstrap": 0},
         resamples=50,
     )
-    page = write_report(
+    page = write_page(
         tmp_path,
         title="Tiny model, protocol",
         metrics=metrics,
         predictions=predictions_table(rows, systems, "synthetic"),
-        labels=LABELS,
         dataset_manifest={"access": "synthetic"},
         run_manifest={},
         train_log=[],
@@ -504,6 +505,6 @@ def test_the_page_understands_what_evaluation_measures(tmp_path):
     assert f"90 % {100 * decided['coverage']['value']:.1f} %" in words
     assert "Linear support vector machine (best baseline)" in words
     assert "Body region CT Head" not in words
-    assert "knee" in words.split("Slices: where it does")[1].split("Training Training")[0]
-    assert re.search(r"\d % sure, (auto|NEEDS_REVIEW)", words)
-    assert "settled alone at the target" in metrics_table(metrics)
+    assert "knee" in words.split("Slices Exact accuracy by")[1].split("Training Training")[0]
+    assert re.search(r"\d % confidence, (auto|NEEDS_REVIEW)", words)
+    assert "coverage at target accuracy" in metrics_table(metrics)

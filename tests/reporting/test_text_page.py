@@ -12,7 +12,8 @@ import pytest
 from page_reader import Page
 from written_reports import evaluated
 
-from radrecipes.reporting.writing_report_page import failed_texts, passed_texts, write_report_page
+from radrecipes.reporting.page import write_page
+from radrecipes.reporting.text_page import failed_texts, passed_texts
 
 HOSTILE = '<script>document.title="stolen"</script> r/o bleed & "fx" \'x\''
 SECRET = "jane doe room twelve"
@@ -44,7 +45,7 @@ def write(tmp_path):
         metrics = copy.deepcopy(metrics)
         if change:
             change(metrics)
-        page = write_report_page(
+        page = write_page(
             tmp_path,
             title=title,
             metrics=metrics,
@@ -71,7 +72,7 @@ def test_headline_says_the_result_in_plain_words(write):
     systems = metrics["systems"]
     assert 0.5 < systems["adapter"]["passed_rate"]["value"] < 1
     words = words_of(write()).split("Contents")[0].split("Systems compared")[0]
-    assert f"{percent(systems['adapter']['passed_rate'])} passed every check as first written" in words
+    assert f"{percent(systems['adapter']['passed_rate'])} passed every check at the first attempt" in words
     assert f"{percent(systems['adapter_guarded']['passed_rate'])} pass;" in words
     assert f"without it, {percent(systems['adapter']['contradiction_rate'])} do" in words
     assert "Every report is a draft for review" in words
@@ -82,9 +83,9 @@ def test_headline_says_the_result_in_plain_words(write):
 @pytest.mark.parametrize(
     ("difference", "said"),
     [
-        ({"value": 0.1, "low": 0.05, "high": 0.15}, "are closer than the better baseline"),
-        ({"value": -0.1, "low": -0.15, "high": -0.05}, "are farther away than the better baseline"),
-        ({"value": 0.1, "low": -0.01, "high": 0.2}, "cannot be told apart from the better baseline"),
+        ({"value": 0.1, "low": 0.05, "high": 0.15}, "are significantly closer than the better baseline"),
+        ({"value": -0.1, "low": -0.15, "high": -0.05}, "are significantly farther away than the better baseline"),
+        ({"value": 0.1, "low": -0.01, "high": 0.2}, "do not differ significantly from the better baseline"),
     ],
 )
 def test_headline_does_not_flatter(write, difference, said):
@@ -94,7 +95,13 @@ def test_headline_does_not_flatter(write, difference, said):
 
     words = words_of(write(change=change))
     assert said in words
-    assert sum(words.count(start) for start in ("are closer", "are farther", "cannot be told")) == 1
+    assert (
+        sum(
+            words.count(start)
+            for start in ("significantly closer", "significantly farther", "do not differ significantly")
+        )
+        == 1
+    )
 
     def still_contradicting(metrics):
         metrics["systems"]["adapter_guarded"].update(
@@ -124,9 +131,9 @@ def test_every_section_is_there_and_linked(write):
     assert "not a medical device" in words
     assert "drafts for review" in words.split("Limits")[-1]
     assert "empty text 3" in words
-    assert "14 have findings and impression that stand in the training data word for word" in words
+    assert "14 have findings and impression that occur verbatim in the training data" in words
     assert "report_lora.yaml" in words
-    assert "There is no training log beside this run" in words
+    assert "This run has no training log" in words
 
 
 def test_page_loads_nothing_and_only_its_own_script_may_run(write):
@@ -171,15 +178,15 @@ def test_closed_data_stays_off_the_page(write, task, access):
 
 def test_a_table_without_texts_makes_a_page(write):
     html = write(access="credentialed", replace=lambda table: measured(access="credentialed")[1])
-    assert "No text and no single study is shown" in words_of(html)
+    assert "No text and no single row is shown" in words_of(html)
 
 
 def test_base_may_be_missing_or_have_written_less(write):
-    assert "before fine-tuning" not in write(without=("base",))
+    assert "without fine-tuning" not in write(without=("base",))
     words = words_of(write(base_rows=17))
     assert "17 of the studies only" in words
     assert words.count("of the studies only") == 4
-    assert "before fine-tuning passed in 0.0 %" in words
+    assert "without fine-tuning passed in 0.0 %" in words
 
 
 def test_systems_stand_in_one_order_whatever_that_of_the_metrics(write):
@@ -192,18 +199,18 @@ def test_systems_stand_in_one_order_whatever_that_of_the_metrics(write):
 def test_baselines_may_be_missing(write):
     words = words_of(write(without=("base", "nearest_labels", "template_writer")))
     assert "better baseline" not in words
-    assert "Fine-tuned model alone" in words
+    assert "Fine-tuned model without guard" in words
 
 
 def test_guard_counts_and_reasons_stand_on_the_page(write):
     metrics, _ = measured()
     guard = metrics["systems"]["adapter_guarded"]["guard"]
     assert all(guard[way] for way in ("first_try", "later_try", "template"))
-    words = words_of(write()).split("Guard: what was accepted")[1].split("Failures: how often")[0]
+    words = words_of(write()).split("Guard: accepted and rejected")[1].split("Failures Fraction of")[0]
     share = f"{100 * guard['first_try'] / metrics['rows']:.1f} %"
-    assert f"Accepted as first written {guard['first_try']} {share}" in words
+    assert f"Accepted at the first attempt {guard['first_try']} {share}" in words
     assert f"replaced by template sentences {guard['template']} " in words
-    assert "after 3 tries" in words
+    assert "after 3 attempts" in words
     for reason, count in guard["reasons"].items():
         assert f"{reason} {count}" in words
 
@@ -232,25 +239,25 @@ def test_some_texts_that_passed_are_shown_evenly_over_the_split(write):
     assert 3 <= len(shown) <= 5 < len(passed)
     places = [passed["id"].tolist().index(study) for study in shown]
     assert places[0] == 0 and len(set(np.diff(places))) == 1 and places[-1] > len(passed) // 2
-    words = words_of(write()).split("that passed at once")[1].split("Data: where")[0]
+    words = words_of(write()).split("that passed at the first attempt")[1].split("Data: origin")[0]
     assert passed_texts(predictions, "report", 8)[-1]["id"] in words
     assert passed_texts(predictions[predictions["adapter_check"] != "ok"], "report", 5) == []
 
 
 def test_impressions_are_read_beside_the_findings_that_they_sum_up(write):
     (row, *_) = failed_texts(measured("impression")[1], "impression")
-    assert row["findings"].startswith("Portable view.")
+    assert row["input"].startswith("Portable view.")
     assert "FINDINGS" not in row["reference"]
     words = words_of(write("impression"))
-    assert row["findings"] in words.split("The worst impressions")[-1]
-    assert "impressions that the fine-tuned model wrote from findings sections" in words
+    assert row["input"] in words.split("The worst impressions")[-1]
+    assert "impressions that the fine-tuned model wrote for 60 studies" in words
     assert "state every finding requested" not in words
 
 
 def test_nothing_wrong(write):
     words = words_of(write(flawless=True))
     assert "No report failed a check." in words
-    assert "Nothing was refused." in words
+    assert "Nothing was rejected." in words
 
 
 def test_consistency_and_observations_show_both_sides_of_the_guard(write):
@@ -265,7 +272,7 @@ def test_consistency_and_observations_show_both_sides_of_the_guard(write):
         for key in ("precision", "recall", "f1")
     ]
     shown = " ".join(f"{100 * cell:.1f}" for cell in cells)
-    assert f"Fine-tuned model alone {shown}" in words.split("Uncertain counted as negative")[1]
+    assert f"Fine-tuned model without guard {shown}" in words.split("Uncertain counted as negative")[1]
     sortable = re.search(r'<table class="sortable">.*?</table>', html, re.DOTALL)[0]
     heads = re.findall(r"<tr>(.*?)</tr>", sortable.split("</thead>")[0], re.DOTALL)[-1].count("<th")
     rows = re.findall(r"<tr>(.*?)</tr>", sortable.split("</thead>")[1], re.DOTALL)

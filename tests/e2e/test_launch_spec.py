@@ -1,4 +1,4 @@
-"""scripts/sft.py under launchers that promised something else than what runs: one line, exit code 2, nothing written."""
+"""scripts/sft.py under launchers that requested something other than what runs: one line, exit code 2, nothing written."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from e2e.conftest import RECIPE
 from radrecipes.launch import compatibility
 from radrecipes.launch.compatibility import LORA, TABLE, Verdict
-from radrecipes.launch.spec import Engine, Promise
+from radrecipes.launch.spec import Engine, LaunchSpec
 
 
 @pytest.fixture
@@ -27,30 +27,30 @@ def refused(workspace, call, monkeypatch):
     return start
 
 
-def test_another_number_of_processes_than_promised(refused):
-    said = refused(RADRECIPES_PROMISE=Promise(2, Engine.DDP, True).to_json())
-    assert said == "error: the launcher promised 2 processes (DDP) on the CPU, and the world size is 1"
+def test_another_number_of_processes_than_requested(refused):
+    said = refused(RADRECIPES_LAUNCH_SPEC=LaunchSpec(2, Engine.DDP, True).to_json())
+    assert said == "error: the launcher requested 2 processes (DDP) on the CPU, but the world size is 1"
 
 
 def test_fsdp_on_a_machine_without_a_gpu(refused, monkeypatch):
     """As below plain `accelerate launch`, which goes on with DDP on the CPU."""
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     said = refused(WORLD_SIZE="1", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
-    assert "is for 1 process (FSDP2) on GPUs, and PyTorch finds no GPU here" in said
+    assert "requests 1 process (FSDP2) on GPUs, but PyTorch finds no GPU here" in said
 
 
 def test_one_process_of_several(refused):
     said = refused(ACCELERATE_USE_CPU="True", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
-    assert "accelerate started one process where several were asked for" in said
+    assert "accelerate started one process although several were requested" in said
 
 
-def test_another_engine_than_promised(refused, monkeypatch):
-    monkeypatch.setattr(compatibility, "configuration_of", lambda promise: "cpu")
-    said = refused(RADRECIPES_PROMISE=Promise(1, Engine.FSDP2, True).to_json())
-    assert "promised 1 process (FSDP2) on the CPU, and accelerate made one process of it" in said
+def test_another_engine_than_requested(refused, monkeypatch):
+    monkeypatch.setattr(compatibility, "configuration_of", lambda spec: "cpu")
+    said = refused(RADRECIPES_LAUNCH_SPEC=LaunchSpec(1, Engine.FSDP2, True).to_json())
+    assert "requested 1 process (FSDP2) on the CPU, but accelerate runs one process" in said
 
 
 def test_a_method_that_its_configuration_cannot_run(refused, monkeypatch):
-    entry = replace(TABLE[LORA, "cpu"], verdict=Verdict.REFUSED, note="it fails; take another", sources=("some#1",))
+    entry = replace(TABLE[LORA, "cpu"], verdict=Verdict.REFUSED, note="it fails; use another", sources=("some#1",))
     monkeypatch.setitem(TABLE, (LORA, "cpu"), entry)
-    assert refused().endswith("with cpu.yaml: it fails; take another (some#1)")
+    assert refused().endswith("with cpu.yaml: it fails; use another (some#1)")

@@ -1,0 +1,175 @@
+"""What a run trained: saved, verified, loaded onto its base model. Callers need not know that it is a LoRA adapter."""
+
+import contextlib
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
+
+
+class Weights(ABC):
+    """Trained weights in a folder; each kind is a subclass, chosen by [`weights_in`] and by a training stage.
+
+    Args:
+        folder (`Path`):
+            Where they are, or will be saved.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """Digest of the tensors; raises [`InputError`] if there are none."""
+
+    @property
+    @abstractmethod
+    def base_model(self) -> str:
+        """Hub id of the base model; raises [`InputError`] if the folder holds no weights of this kind."""
+
+    @abstractmethod
+    def save(
+        self, model: PreTrainedModel, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]
+    ) -> None:
+        """Save a trained model's weights as safetensors that name the base's Hub id and revision, never a local path.
+
+        Args:
+            state_dict (`dict[str, torch.Tensor]`):
+                The trained tensors, gathered from all processes.
+        """
+
+    @abstractmethod
+    def verify(
+        self, model: PreTrainedModel, probe_ids: list[int] | None, state_dict: dict[str, torch.Tensor]
+    ) -> dict[str, Any]:
+        """Load the saved weights back and compare them with those of the trained model.
+
+        Args:
+            probe_ids (`list[int]`, *optional*):
+                Token ids of a prompt to compare outputs on; `None` if the model is sharded and one process cannot run it.
+            state_dict (`dict[str, torch.Tensor]`):
+                The trained tensors, gathered from all processes.
+
+        Returns:
+            `dict`: what the manifest records, `sha256` in it.
+
+        Raises:
+            [`RuntimeError`]: the saved weights are not the trained ones, or nothing was trained.
+        """
+
+    @abstractmethod
+    def load(self, base: PreTrainedModel, model_id: str) -> PreTrainedModel:
+        """The base model with these weights, ready to predict.
+
+        Raises:
+            [`InputError`]: no weights there, weights for another base, or tensors that do not fit.
+        """
+
+    @abstractmethod
+    def untuned(self, model: PreTrainedModel) -> contextlib.AbstractContextManager:
+        """A context in which a model from [`load`] answers as its base model."""
+
+
+class LoraAdapter(Weights):
+    """A LoRA adapter, in PEFT's files."""
+
+    CONFIG = "adapter_config.json"
+    TENSORS = "adapter_model.safetensors"
+
+    @property
+    def sha256(self) -> str:
+        """Of the adapter's safetensors."""
+        return file_sha256(self._tensors())
+
+    @property
+    def base_model(self) -> str:
+        """As PEFT's configuration names it."""
+        try:
+            return json.loads((self.folder / self.CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"no readable {self.CONFIG}; name the folder of a finished run", str(self.folder)
+            ) from error
+
+    def save(self, model, model_id, revision, state_dict) -> None:
+        """In PEFT's own format."""
+        for config in model.peft_config.values():
+            config.base_model_name_or_path, config.revision = model_id, revision
+        # `save_embedding_layers=False`: otherwise PEFT asks the Hub whether the vocabulary grew, which no recipe does.
+        model.save_pretrained(self.folder, state_dict=state_dict, safe_serialization=True, save_embedding_layers=False)
+        # PEFT's card is mostly empty headings; publishing writes the real one.
+        (self.folder / "README.md").unlink(missing_ok=True)
+
+    def verify(self, model, probe_ids, state_dict) -> dict[str, Any]:
+        """Compare every tensor, and outputs on the probe."""
+        trained = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
+        saved = load_file(self.folder / self.TENSORS)
+        if saved.keys() != trained.keys():
+            raise RuntimeError(f"{self.folder}: the saved adapter holds other tensors than the trained one")
+        for name, tensor in trained.items():
+            if not torch.equal(saved[name], tensor.detach().cpu().to(saved[name].dtype)):
+                raise RuntimeError(f"{self.folder}: the saved tensor {name} differs from the trained one")
+        largest_b = max((float(tensor.abs().max()) for name, tensor in saved.items() if "lora_B" in name), default=0.0)
+        if largest_b == 0.0:
+            raise RuntimeError(f"{self.folder}: every B matrix is zero; nothing was trained")
+        found = {"tensors": len(saved), "largest_b": largest_b, "sha256": self.sha256}
+        return found if probe_ids is None else {**found, "output_change": self._output_change(model, probe_ids)}
+
+    def _output_change(self, model: PeftModel, probe_ids: list[int]) -> float:
+        """Largest change of a next-token logit against the base model."""
+        model.load_adapter(str(self.folder), adapter_name="saved")
+        model.eval()
+        probe = torch.tensor([probe_ids], device=model.device)
+        try:
+            with torch.no_grad():
+                in_memory = model(input_ids=probe).logits[0, -1].float()
+                model.set_adapter("saved")
+                loaded = model(input_ids=probe).logits[0, -1].float()
+                with model.disable_adapter():
+                    base = model(input_ids=probe).logits[0, -1].float()
+        finally:
+            model.set_adapter("default")
+            model.delete_adapter("saved")
+        if not torch.allclose(in_memory, loaded, atol=1e-2, rtol=1e-2):
+            raise RuntimeError(f"{self.folder}: the loaded adapter answers differently from the trained one")
+        output_change = float((loaded - base).abs().max())
+        if output_change == 0.0:
+            raise RuntimeError(f"{self.folder}: the adapter does not change the base model's output")
+        return output_change
+
+    def load(self, base: PreTrainedModel, model_id: str) -> PeftModel:
+        """As PEFT's model, in the base's dtype."""
+        if self.base_model != model_id:
+            raise InputError(f"the adapter belongs to {self.base_model}, not to {model_id}", str(self.folder))
+        self._tensors()
+        try:
+            # Float32 matrices would cast every activation twice, and the products run in it anyway.
+            return PeftModel.from_pretrained(base, str(self.folder), autocast_adapter_dtype=False).eval()
+        except RuntimeError as error:  # torch's error for tensors of another shape
+            raise InputError(
+                f"the adapter's tensors do not fit {model_id}; is it for another base model?", str(self.folder)
+            ) from error
+
+    def untuned(self, model: PeftModel) -> contextlib.AbstractContextManager:
+        """With the adapter switched off."""
+        return model.disable_adapter()
+
+    def _tensors(self) -> Path:
+        path = self.folder / self.TENSORS
+        if not path.is_file():
+            raise InputError(f"{self.TENSORS} is missing; only safetensors are loaded", str(self.folder))
+        return path
+
+
+def weights_in(folder: Path) -> Weights:
+    """The weights that a folder holds; the only place that decides of which kind they are."""
+    return LoraAdapter(folder)

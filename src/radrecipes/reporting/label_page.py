@@ -1,0 +1,64 @@
+"""What the evaluation page of a label task shows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
+from radrecipes.evaluation.label_metrics import ADAPTER, BASE, LINEAR, MAJORITY, NEAREST, SVM
+from radrecipes.reporting import label_tables
+from radrecipes.reporting.confusion_matrix import confusion_matrix
+from radrecipes.reporting.figures import reliability_svg, risk_coverage_svg
+
+TEMPLATE = "label_page.html.jinja"
+LEAKAGE = frozenset(("verbatim", "normalised", "near_duplicate"))
+SYSTEM_TITLES = {
+    ADAPTER: "Fine-tuned model",
+    BASE: "Base model without fine-tuning",
+    LINEAR: "Logistic regression",
+    SVM: "Linear support vector machine",
+    NEAREST: "Nearest training row",
+    MAJORITY: "Majority class",
+}
+
+# 300 long inputs stay well under the 2 MB that a page may take.
+_MOST_WRONG_ANSWERS = 300
+
+
+def figures(metrics: Mapping[str, Any]) -> dict[str, str | None]:
+    """Risk-coverage curve and reliability diagram; `None` if there is nothing to draw."""
+    best = label_tables.best_baseline(metrics)
+    return {
+        "risk_coverage": risk_coverage_svg(metrics["systems"], SYSTEM_TITLES, metrics["rows"], best),
+        "reliability": reliability_svg(metrics["calibration"]) if metrics.get("calibration") else None,
+    }
+
+
+def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | None) -> dict[str, Any]:
+    """Values of the template."""
+    references = predictions["reference"].tolist()
+    answers = [None if pd.isna(label) else label for label in predictions[f"{ADAPTER}_label"]]
+    may_show_notes = access in SHOWABLE_ACCESS and "note" in predictions
+    wrong = label_tables.wrong_answers(predictions, metrics) if may_show_notes else []
+    best = label_tables.best_baseline(metrics)
+    return {
+        "words": {"rows": "orders", "answer": "protocol", "answers": "protocols"},
+        "systems": metrics["systems"],
+        "system_titles": {name: SYSTEM_TITLES.get(name, name) for name in metrics["systems"]},
+        "adapter": metrics["systems"][ADAPTER],
+        "base": metrics["systems"].get(BASE),
+        "best": best,
+        "comparison_with_best": next((pair for pair in metrics["comparisons"] if pair["second"] == best), None),
+        "decisions": label_tables.decisions(metrics),
+        "main_decision": label_tables.main_decision(metrics, ADAPTER),
+        "calibration": metrics.get("calibration"),
+        "costly_kinds": label_tables.costly_kinds(metrics),
+        "slices": label_tables.slices_by_kind(metrics),
+        "matrix": confusion_matrix(references, answers, label_tables.label_facts(metrics)),
+        "confusions": label_tables.frequent_confusions(references, answers),
+        "label_table": label_tables.label_rows(metrics),
+        "may_show_notes": may_show_notes,
+        "wrong_answers": wrong[:_MOST_WRONG_ANSWERS],
+        "number_wrong": sum(reference != answer for reference, answer in zip(references, answers, strict=True)),
+    }

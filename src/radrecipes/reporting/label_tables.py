@@ -1,0 +1,170 @@
+"""Tables of label tasks, from the numbers of `metrics.json` and the rows of `predictions.parquet`."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from radrecipes.evaluation.label_metrics import ADAPTER, TOP_COLUMNS
+from radrecipes.inference.abstention import AUTO, NEEDS_REVIEW
+from radrecipes.inference.selective import DEFAULT_TARGET
+from radrecipes.reporting.confusion_matrix import NO_LABEL, label_title
+
+_COSTLY_KINDS = {
+    "contrast": "Contrast against none",
+    "side": "Left against right",
+    "region": "Body region",
+    "listed": "Listed in the label set",
+    "any": "Any of these",
+}
+
+_MOST_CONFUSIONS = 15
+_LONGEST_NOTE = 1200
+_LONGEST_ANSWER = 200
+
+
+def label_facts(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The labels with what is known of each; only their names if `metrics.json` was written without facts."""
+    named = [{"name": row["label"]} for row in metrics["systems"][ADAPTER]["per_label"]]
+    return metrics.get("label_set") or named
+
+
+def best_baseline(metrics: Mapping[str, Any]) -> str | None:
+    """Name of the baseline that was best on validation; `None` if no baseline was evaluated."""
+    best = metrics.get("best_baseline")
+    return best["name"] if best and best["name"] in metrics["systems"] else None
+
+
+def decisions(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Coverage and selective accuracy of the fine-tuned model and the best baseline at each target accuracy.
+
+    Returns:
+        For each target, ascending, `target` and `systems`: `adapter` and the best baseline, each with its threshold's entry
+        of `metrics.json` and `target_met`: `"yes"`, `"within chance"` (missed, but the interval holds the target), `"no"`,
+        or `None` if nothing was decided. A system without confidences has `None`. Empty if neither has any.
+    """
+    systems = {
+        name: {
+            row["target_accuracy"]: row
+            for row in (metrics["systems"][name].get("selective") or {"thresholds": []})["thresholds"]
+        }
+        for name in (ADAPTER, best_baseline(metrics))
+        if name is not None
+    }
+    return [
+        {
+            "target": target,
+            "systems": {
+                name: {**rows[target], "target_met": _target_met(rows[target])} if target in rows else None
+                for name, rows in systems.items()
+            },
+        }
+        for target in sorted({target for rows in systems.values() for target in rows})
+    ]
+
+
+def _target_met(row: Mapping[str, Any]) -> str | None:
+    accuracy = row["test"]["accuracy"] if row["threshold"] is not None else None
+    if accuracy is None:
+        return None
+    if accuracy["value"] >= row["target_accuracy"]:
+        return "yes"
+    return "within chance" if accuracy["high"] >= row["target_accuracy"] else "no"
+
+
+def main_decision(metrics: Mapping[str, Any], system: str) -> dict[str, Any] | None:
+    """A system's entry of [`decisions`] at the default target accuracy; `None` if it has none."""
+    return next((row["systems"].get(system) for row in decisions(metrics) if row["target"] == DEFAULT_TARGET), None)
+
+
+def slices_by_kind(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The slices of `metrics.json` by their kind, for example `modality`."""
+    return {kind: list(rows) for kind, rows in groupby(metrics.get("slices") or [], key=lambda row: row["slice"])}
+
+
+def costly_kinds(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Titles of the kinds of costly confusions that were counted for every system, in the order of the page."""
+    counted = [system.get("costly_confusions") or {} for system in metrics["systems"].values()]
+    return {kind: title for kind, title in _COSTLY_KINDS.items() if all(kind in kinds for kinds in counted)}
+
+
+def frequent_confusions(references: Sequence[str], answers: Sequence[str | None]) -> list[dict[str, Any]]:
+    """The 15 most frequent pairs of reference and wrong answer; an answer of `None` is not a label."""
+    support = Counter(references)
+    pairs = Counter(pair for pair in zip(references, answers, strict=True) if pair[0] != pair[1])
+    # Ties in a fixed order, so that the same answers give the same page.
+    ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or ""))
+    return [
+        {
+            "expected": expected,
+            "answered": NO_LABEL if answered is None else answered,
+            "count": count,
+            "of": support[expected],
+            "share": count / support[expected],
+        }
+        for (expected, answered), count in ranked[:_MOST_CONFUSIONS]
+    ]
+
+
+def label_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`per_label` of the fine-tuned model, with each label's `place` and the best baseline's F1."""
+    titles = {label["name"]: label_title(label) for label in label_facts(metrics)}
+    baseline = best_baseline(metrics)
+    baseline_f1 = {row["label"]: row["f1"] for row in metrics["systems"][baseline]["per_label"]} if baseline else {}
+    return [
+        {**row, "place": titles.get(row["label"], ""), "baseline_f1": baseline_f1.get(row["label"])}
+        for row in metrics["systems"][ADAPTER]["per_label"]
+    ]
+
+
+def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The fine-tuned model's wrong answers with their inputs: automatic ones first, the most confident at the top.
+
+    `confidence` and `decision` are `None` if they are not known.
+    """
+    baseline = best_baseline(metrics)
+    chosen = main_decision(metrics, ADAPTER)
+    reviewed = {label["name"] for label in label_facts(metrics) if label.get("always_review")}
+    wrong = []
+    for row in predictions.to_dict("records"):
+        answered = None if pd.isna(row[f"{ADAPTER}_label"]) else row[f"{ADAPTER}_label"]
+        if answered == row["reference"]:
+            continue
+        confidence = row.get(f"{ADAPTER}_confidence")
+        confidence = None if pd.isna(confidence) else float(confidence)
+        decision = None
+        if confidence is not None and chosen is not None:
+            sure = chosen["threshold"] is not None and confidence >= chosen["threshold"]
+            decision = AUTO if sure and answered is not None and answered not in reviewed else NEEDS_REVIEW
+        wrong.append(
+            {
+                "id": row["id"],
+                "note": cut(row["note"], _LONGEST_NOTE),
+                "expected": row["reference"],
+                "answered": answered,
+                "text": cut(row[f"{ADAPTER}_text"], _LONGEST_ANSWER),
+                "confidence": confidence,
+                "decision": decision,
+                "top": _top(row),
+                "baseline": row.get(f"{baseline}_label"),
+                "baseline_is_right": row.get(f"{baseline}_label") == row["reference"],
+            }
+        )
+    # sorted() is stable: without confidences the rows keep their order.
+    return sorted(wrong, key=lambda row: (row["decision"] != AUTO, -(row["confidence"] or 0)))
+
+
+def _top(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The most probable labels of a row with their probabilities."""
+    places = [f"{ADAPTER}_top{place + 1}" for place in range(TOP_COLUMNS)]
+    labels = [(row.get(f"{place}_label"), row.get(f"{place}_probability")) for place in places]
+    return [(label, float(probability)) for label, probability in labels if not pd.isna(label)]
+
+
+def cut(text: str | None, length: int) -> str:
+    """The text, shortened if it is too long for the page; empty if there is none."""
+    if pd.isna(text):
+        return ""
+    return text if len(text) <= length else text[: length - 1] + "…"

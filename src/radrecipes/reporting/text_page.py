@@ -1,0 +1,155 @@
+"""What the evaluation page of a text task shows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from radrecipes.evaluation.report_metrics import (
+    ADAPTER,
+    ADAPTER_GUARDED,
+    BASE,
+    NEAREST_LABELS,
+    REPORT_TASK,
+    SHOWABLE_ACCESS,
+    TEMPLATE_WRITER,
+)
+from radrecipes.reporting.figures import failure_rates_svg
+from radrecipes.reporting.label_tables import cut
+
+TEMPLATE = "text_page.html.jinja"
+LEAKAGE = frozenset(("verbatim", "shared_groups"))
+SYSTEM_TITLES = {
+    ADAPTER_GUARDED: "Fine-tuned model with guard",
+    ADAPTER: "Fine-tuned model without guard",
+    BASE: "Base model without fine-tuning",
+    NEAREST_LABELS: "Training text with the nearest labels",
+    TEMPLATE_WRITER: "Template sentences",
+}
+_SHORT_TITLES = {
+    ADAPTER_GUARDED: "with guard",
+    ADAPTER: "without guard",
+    BASE: "base model",
+    NEAREST_LABELS: "nearest labels",
+    TEMPLATE_WRITER: "templates",
+}
+_FAILURES = {
+    "contradiction_rate": "Contradicts a finding",
+    "invented_positive_rate": "Invents a finding",
+    "earlier_study_rate": "Mentions earlier studies",
+    "invented_detail_rate": "Invents side or size",
+    "repetition_rate": "Repeats itself",
+    "missing_section_rate": "Lacks a section",
+    "never_stopped_rate": "Never stops",
+}
+_GUARD_OUTCOMES = {
+    "first_try": "Accepted at the first attempt",
+    "later_try": "Accepted at a later attempt",
+    "template": "Rejected every time, replaced by template sentences",
+}
+_WORDS = {
+    "report": {"rows": "studies", "groups": "patients", "answer": "report", "answers": "reports"},
+    "impression": {"rows": "studies", "groups": "patients", "answer": "impression", "answers": "impressions"},
+}
+
+# The worst first: a report that says the opposite misleads most. The start of each reason of `ReportCheck.reasons`.
+_WORST_REASONS = ("contradicts ", "invents ", "missing ", "changed ")
+_MOST_FAILED = 80
+_MOST_PASSED = 8
+_MOST_REASONS = 25
+# 88 rows of four texts, each letter escaped, stay under the 2 MB that a page may take.
+_LONGEST_TEXT = 1100
+
+
+def figures(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Rates of failures of every system."""
+    return {
+        "failures": failure_rates_svg(_systems(metrics), _SHORT_TITLES, _FAILURES, (ADAPTER_GUARDED, ADAPTER)),
+    }
+
+
+def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | None) -> dict[str, Any]:
+    """Values of the template."""
+    systems = _systems(metrics)
+    may_show_texts = access in SHOWABLE_ACCESS and f"{ADAPTER}_text" in predictions
+    failed = failed_texts(predictions, metrics["task"]) if may_show_texts else []
+    guard = systems[ADAPTER_GUARDED]["guard"]
+    return {
+        "words": _WORDS[metrics["task"]],
+        "systems": systems,
+        "system_titles": SYSTEM_TITLES,
+        "alone": systems[ADAPTER],
+        "guarded": systems[ADAPTER_GUARDED],
+        "best_comparison": _closest_baseline(metrics),
+        "ways": _guard_outcomes(guard),
+        "reasons": dict(list(guard["reasons"].items())[:_MOST_REASONS]),
+        "failures": _FAILURES,
+        "fallback": True,
+        "states_all": metrics["task"] == REPORT_TASK,
+        "may_show_texts": may_show_texts,
+        "failed": failed[:_MOST_FAILED],
+        "number_failed": len(failed),
+        "passed": passed_texts(predictions, metrics["task"], _MOST_PASSED) if may_show_texts else [],
+    }
+
+
+def _systems(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The systems in one order on every page: ours first."""
+    return {name: metrics["systems"][name] for name in SYSTEM_TITLES if name in metrics["systems"]}
+
+
+def _closest_baseline(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The comparison with the baseline whose wording is closest to the reference."""
+    pairs = [pair for pair in metrics["comparisons"] if pair["second"] in (NEAREST_LABELS, TEMPLATE_WRITER)]
+    return max(pairs, key=lambda pair: metrics["systems"][pair["second"]]["rouge_l"]["value"], default=None)
+
+
+def _guard_outcomes(guard: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How many texts were accepted at the first attempt, at a later one, or replaced."""
+    total = sum(guard[way] for way in _GUARD_OUTCOMES)
+    return [
+        {"name": way, "title": title, "count": guard[way], "share": guard[way] / total}
+        for way, title in _GUARD_OUTCOMES.items()
+    ]
+
+
+def failed_texts(predictions: pd.DataFrame, task: str) -> list[dict[str, Any]]:
+    """Texts that failed a check, with what the guard made of them; the worst first, those that fail with guard before all."""
+    rows = [row for row in _compared(predictions, task) if row["reasons"] or row["guarded_reasons"]]
+    return sorted(rows, key=lambda row: (_badness(row["guarded_reasons"]), _badness(row["reasons"])), reverse=True)
+
+
+def passed_texts(predictions: pd.DataFrame, task: str, most: int) -> list[dict[str, Any]]:
+    """At most `most` texts that passed every check at the first attempt, evenly over the rows."""
+    rows = [row for row in _compared(predictions, task) if not row["reasons"] and not row["guarded_reasons"]]
+    return rows[:: -(-len(rows) // most)] if rows else []
+
+
+def _compared(predictions: pd.DataFrame, task: str) -> list[dict[str, Any]]:
+    compared = []
+    for row in predictions.to_dict("records"):
+        findings, impression = row["reference_findings"], row["reference_impression"]
+        is_report = task == REPORT_TASK
+        reference = f"FINDINGS: {findings}\nIMPRESSION: {impression}" if is_report else impression
+        compared.append(
+            {
+                "id": row["id"],
+                "observations": row["observations"],
+                "input": "" if is_report else cut(findings, _LONGEST_TEXT),
+                "reference": cut(reference, _LONGEST_TEXT),
+                "text": cut(row[f"{ADAPTER}_text"], _LONGEST_TEXT),
+                "reasons": _reasons(row[f"{ADAPTER}_check"]),
+                "guarded_text": cut(row[f"{ADAPTER_GUARDED}_text"], _LONGEST_TEXT),
+                "guarded_reasons": _reasons(row[f"{ADAPTER_GUARDED}_check"]),
+            }
+        )
+    return compared
+
+
+def _reasons(check: str) -> list[str]:
+    return [] if pd.isna(check) or check == "ok" else check.split("; ")
+
+
+def _badness(reasons: Sequence[str]) -> tuple[int, ...]:
+    """How many reasons of each kind, the worst kind first."""
+    return (*(sum(reason.startswith(kind) for reason in reasons) for kind in _WORST_REASONS), len(reasons))
