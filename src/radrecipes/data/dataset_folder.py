@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,7 @@ def write_dataset_folder(
     """
     folder = Path(folder)
     check_output_folder(folder, overwrite)
-    target = folder.resolve()
-    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only their owner can read.
-    temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-    except OSError as error:
-        raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
-    try:
+    with complete_folder(folder) as temporary:
         written = {**manifest, "format_version": FORMAT_VERSION, "splits": {}}
         for split in SPLITS:
             table, path = splits[split], temporary / f"{split}.parquet"
@@ -87,9 +80,6 @@ def write_dataset_folder(
         (temporary / CARD_FILE).write_bytes(card.encode())
         text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
         (temporary / MANIFEST_FILE).write_bytes(text.encode() + b"\n")
-        _put_in_place(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return written
 
 
@@ -114,6 +104,27 @@ def dataset_digest(manifest: Mapping[str, Any]) -> str:
     if "label_set" in manifest:
         lines.append(f"{LABEL_SET_FILE} {manifest['label_set']['sha256']}\n")
     return text_sha256("".join(lines))
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A new empty folder that takes the place of `folder` at the end, or is removed after an error.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
+    target = folder.resolve()
+    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only their owner can read.
+    temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
+    try:
+        yield temporary
+        _put_in_place(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
