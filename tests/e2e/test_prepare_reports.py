@@ -111,7 +111,7 @@ def test_openi_and_pairs(tmp_path):
     ("words", "parts"),
     [
         (("mimic-cxr", "nowhere"), ("nowhere: no such folder",)),
-        (("mimic-cxr", "empty"), ("empty: no reports of MIMIC-CXR here; looked for files/p10/",)),
+        (("mimic-cxr", "empty"), ("empty: no reports of MIMIC-CXR here; looked for files such as files/p10/",)),
         (("openi", "empty"), ("empty: no reports of OpenI here; looked for ecgen-radiology/*.xml",)),
         (("jsonl", "empty"), ("empty: no such file",)),
         (("mimic-cxr", "cut"), ("mimic-cxr-reports.zip: is not a complete zip file; download it again",)),
@@ -216,7 +216,7 @@ def test_all_faults_are_listed_by_path_and_reason(tmp_path):
         "files/p10/p10000000/s50000000.txt,the text is not UTF-8",
         "files/p10/p10000000/s50000001.txt,findings or impression has a header but no words",
         "files/p10/p10000000/s50000002.txt.gz,",
-        "files/p10/p10000001/s59999999.txt,the label CSV does not name the study",
+        "files/p10/p10000001/s59999999.txt,the label CSV does not contain the study",
         "files/p10/p10000002/s50000200.txt,",
         "files/p10/p10000003/s50000101.txt,an earlier report has the same study id",
     ):
