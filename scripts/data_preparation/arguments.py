@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from radrecipes.cli import positive, whole
+from radrecipes.cli import non_negative, positive
 from radrecipes.data.dataset_folder import ACCESS_LEVELS
 
 _PROTOCOL_EXAMPLES = """\
@@ -135,7 +135,7 @@ def add_report_arguments(tasks: argparse._SubParsersAction) -> None:
     labels.add_argument(
         "--split", choices=("patient", "official"), default="patient", help="official: mimic-cxr (default: patient)"
     )
-    labels.add_argument("--split-seed", type=whole, default=0, help="seed of the split by patient (default: 0)")
+    labels.add_argument("--split-seed", type=non_negative, default=0, help="seed of the split by patient (default: 0)")
 
     text = report.add_argument_group("text")
     text.add_argument(
@@ -189,6 +189,6 @@ def add_synthetic_report_arguments(tasks: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     reports.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not exist yet")
-    reports.add_argument("--seed", type=whole, default=0, help="decides every word (default: 0)")
+    reports.add_argument("--seed", type=non_negative, default=0, help="decides every word (default: 0)")
     reports.add_argument("--patients", type=positive, default=2100, help="1 to 8 studies each (default: 2100)")
     reports.add_argument("--studies", type=positive, default=5600, help="reports in all (default: 5600)")
