@@ -81,7 +81,12 @@ def test_a_verb_is_its_script():
         script, verb = run_script(REPOSITORY, "scripts/recipes.py", *words), radrecipes("recipes", *words)
         assert script.returncode == verb.returncode == code
         assert verb.stdout == script.stdout
-        assert verb.stderr.split() == script.stderr.replace("recipes.py", "radrecipes recipes").split()
+        assert (
+            verb.stderr.split()
+            == script.stderr.replace(" recipes.py", " radrecipes recipes")
+            .replace("\nrecipes.py", "\nradrecipes recipes")
+            .split()
+        )
     assert "usage: radrecipes evaluate [-h]" in radrecipes("evaluate_model", "--help").stdout
 
 
