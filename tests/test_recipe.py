@@ -16,7 +16,7 @@ from radrecipes import recipe as recipe_module
 from radrecipes.errors import InputError
 from radrecipes.recipe import RecipeArguments, find_recipes, header, parse_recipe
 
-SHIPPED = Path(__file__).resolve().parents[1] / "recipes" / "smollm2-135m" / "protocol_lora.yaml"
+SHIPPED = REPOSITORY / "recipes" / "smollm2-135m" / "protocol_lora.yaml"
 BASE = """\
 task: protocol
 dataset: data/tiny
