@@ -1,7 +1,7 @@
-"""The tables of docs/scale.md, from scale_assumptions.yaml and results.json: hours, bytes and money for each number of reports.
+"""The tables of docs/large-datasets.md: hours, bytes and money for each number of reports.
 
     python benchmarks/scale_costs.py                        print them
-    python benchmarks/scale_costs.py --write docs/scale.md  put them between the marks of that file
+    python benchmarks/scale_costs.py --write docs/large-datasets.md  put them between the marks of that file
 
 Change an assumption in a copy and give it with --assumptions to see what your own cluster would cost.
 """

@@ -1,4 +1,4 @@
-"""How fast the stages of docs/scale.md are on one core, and how they grow: into results.json, from where the cost model reads.
+"""How fast the stages of docs/large-datasets.md are on one core, and how they grow; writes into results.json.
 
     python benchmarks/scale_rates.py                    takes some minutes; medians of five runs, processor time
     python benchmarks/scale_rates.py --studies 2000     with fewer reports

@@ -147,6 +147,7 @@ def make_metrics():
         ]
         compared = [name for name in ("adapter", best) if name]
         return {
+            "task": "protocol",
             "split": split,
             "rows": rows,
             "groups": 54,

@@ -14,7 +14,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from radrecipes import recipe as recipe_module
 from radrecipes.errors import InputError
-from radrecipes.recipe import RecipeArguments, find_recipes, header, parse_recipe
+from radrecipes.recipe import RecipeArguments, find_recipes, header, parse_recipe, summarise_recipe
 
 SHIPPED = REPOSITORY / "recipes" / "smollm2-135m" / "protocol_lora.yaml"
 BASE = """\
@@ -46,23 +46,58 @@ def refusal(path, *overrides):
 
 
 @pytest.mark.parametrize("key", sorted(recipe_module._REFUSED))
-def test_refused_key_names_its_line_and_the_mend(write, key):
+def test_refused_key_names_its_line_and_the_fix(write, key):
     path = write(f"{BASE}{key}: true\n")
     message = refusal(path)
-    assert message.startswith(f"{path}:6: `{key}` may not stand in a recipe: ")
+    assert message.startswith(f"{path}:6: `{key}` is not allowed in a recipe: ")
     assert recipe_module._REFUSED[key] in message
     assert f"`{key}`" in refusal(write(BASE), f"--{key}", "true")
 
 
-def test_refused_keys_exist():
-    # `env` is TRL's parser's own word; `formatting_func` is SFTTrainer's; the two `gradient_*` are Transformers 4's.
-    others = {"env", "trust_remote_code", "formatting_func", "gradient_checkpointing", "gradient_checkpointing_kwargs"}
-    fields = {entry.name for kind in (SFTConfig, ModelConfig) for entry in dataclasses.fields(kind)}
-    gone = set(recipe_module._REFUSED) - fields - others
-    assert not {key for key in gone if key in recipe_module._known_fields()}
-    assert set(recipe_module._OUR_DEFAULTS) <= fields
-    known = set(recipe_module._known_fields())
-    assert set(recipe_module._POSITIVE + recipe_module._NOT_NEGATIVE + recipe_module._SHARES) <= known
+def test_the_fields_of_a_recipe_are_listed_and_exist():
+    trl = recipe_module._trl_fields()
+    ours = {entry.name for entry in dataclasses.fields(RecipeArguments)}
+    assert ours | trl >= recipe_module.RECIPE_FIELDS >= ours and not ours & trl
+    assert recipe_module._known_fields().keys() == recipe_module.RECIPE_FIELDS
+    assert not recipe_module._REFUSED.keys() & recipe_module.RECIPE_FIELDS
+    # `env` is a word of TRL's parser.
+    assert recipe_module._REFUSED.keys() - trl == {"env"}
+    assert recipe_module._OUR_DEFAULTS.keys() <= trl
+    numbers = {*recipe_module._POSITIVE, *recipe_module._NOT_NEGATIVE, *recipe_module._FRACTIONS}
+    assert numbers <= recipe_module.RECIPE_FIELDS
+
+
+def test_a_field_of_trl_that_is_not_listed_is_refused(write):
+    path = write(BASE + "eval_steps: 1\n")
+    assert refusal(path) == f"{path}:6: `eval_steps` is a field of TRL that recipes do not support; remove the key"
+
+
+def test_the_stage_is_part_of_resolved_only_if_it_is_not_the_default(write):
+    recipe = parse_recipe(write(BASE))
+    assert recipe.arguments.stage == "sft" and "stage" not in recipe.fields
+    named = parse_recipe(write(BASE), ["--stage", "sft"])
+    # What was recorded before the field existed compares equal.
+    assert named.resolved == recipe.resolved and "stage" not in recipe.resolved
+    assert "`stage: dpo` is not one of its choices" in refusal(write(BASE), "--stage", "dpo")
+
+
+def test_a_summary_says_what_the_recipe_says():
+    for path in find_recipes(SHIPPED.parents[1]):
+        recipe, summary = parse_recipe(path), summarise_recipe(path)
+        assert summary == (
+            recipe.name, recipe.arguments.task, recipe.method, recipe.model.model_name_or_path,
+            str(recipe.arguments.global_batch_size), header(path),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", ["sed: 1\n", "packing: true\n", "seed: 1\nseed: 2\n"])
+def test_a_summary_refuses_wrong_keys(write, lines):
+    path = write(BASE + lines)
+    with pytest.raises(InputError) as caught:
+        summarise_recipe(path)
+    assert str(caught.value) == refusal(path)
+    with pytest.raises(InputError, match="required key `task`"):
+        summarise_recipe(write("seed: 1\n"))
 
 
 def test_no_field_that_publishes_or_runs_foreign_code_is_left_open():
@@ -86,16 +121,16 @@ def test_key_like_nothing_gets_no_wild_guess(write):
 
 def test_duplicate_key_names_both_lines(write):
     path = write(BASE + "seed: 1\n# comment\nseed: 2\n")
-    assert refusal(path) == f"{path}:8: `seed` stands twice, first at line 6; keep one"
+    assert refusal(path) == f"{path}:8: `seed` appears twice, first in line 6; keep one"
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("seed: two", "`seed` must be a whole number, not 'two' (str)"),
-        ("seed: 1.5", "`seed` must be a whole number, not 1.5 (float)"),
-        ("seed: true", "`seed` must be a whole number, not True (bool)"),
-        ("seed:", "`seed` must be a whole number, not None (NoneType)"),
+        ("seed: two", "`seed` must be an integer, not 'two' (str)"),
+        ("seed: 1.5", "`seed` must be an integer, not 1.5 (float)"),
+        ("seed: true", "`seed` must be an integer, not True (bool)"),
+        ("seed:", "`seed` must be an integer, not None (NoneType)"),
         ("learning_rate: fast", "`learning_rate` must be a number, not 'fast' (str)"),
         ("learning_rate: 2024-01-01", "`learning_rate` must be a number, not datetime.date"),
         ("learning_rate: [1]", "`learning_rate` must be a number, not [1] (list)"),
@@ -117,7 +152,7 @@ def test_duplicate_key_names_both_lines(write):
             "`save_strategy: off` is not one of its choices; did you mean `no`? (no, steps, epoch, best)",
         ),
         ("save_strategy: false", "`save_strategy` must be text, not False (bool)"),
-        ("seed: no", "`seed` must be a whole number, not False (bool)"),
+        ("seed: no", "`seed` must be an integer, not False (bool)"),
         ("lora_target_modules: off", "`lora_target_modules` must be a list of names or null, not False (bool)"),
         ("report_to: no", "`report_to: no` is not one of its choices; did you mean `none`?"),
         (
@@ -132,11 +167,11 @@ def test_duplicate_key_names_both_lines(write):
         ("max_length: -3", "`max_length` must be greater than 0, not -3"),
         ("num_train_epochs: 0", "`num_train_epochs` must be greater than 0"),
         ("seed: -1", "`seed` must be 0 or greater, not -1"),
-        ("max_dropped_fraction: -0.1", "is a share and must lie between 0 and 1"),
-        ("lora_dropout: 1.5", "is a share and must lie between 0 and 1"),
-        ("{}: 1", "is no field name"),
-        ("7: 1", "`7` is no field name"),
-        ("<<: {seed: 1}", "`<<` is no field name"),
+        ("max_dropped_fraction: -0.1", "is a fraction and must be between 0 and 1"),
+        ("lora_dropout: 1.5", "is a fraction and must be between 0 and 1"),
+        ("{}: 1", "is not a field name"),
+        ("7: 1", "`7` is not a field name"),
+        ("<<: {seed: 1}", "`<<` is not a field name"),
         ("seed: !!python/object:os.system 1", "`seed` has a value that YAML cannot read"),
     ],
 )
@@ -186,8 +221,12 @@ def test_file_that_cannot_be_read(tmp_path):
         ("completion_only_loss: false", 6, "completion only"),
         ("lora_target_modules: [q_proj, lm_head]", 6, "an adapter there is refused"),
         ("dtype: float16", 6, "use bfloat16 or float32"),
-        ("global_batch_size: 16\nper_device_train_batch_size: 5", 7, "no multiple of per_device_train_batch_size 5"),
-        ("global_batch_size: 24", 6, "no multiple of per_device_train_batch_size 16"),
+        (
+            "global_batch_size: 16\nper_device_train_batch_size: 5",
+            7,
+            "not a multiple of per_device_train_batch_size 5",
+        ),
+        ("global_batch_size: 24", 6, "not a multiple of per_device_train_batch_size 16"),
     ],
 )
 def test_fields_that_contradict_each_other(write, lines, line, expected):
@@ -221,7 +260,7 @@ def test_overrides_that_cannot_be_read(write):
     assert (
         refusal(path, "--run_name", "2024-02-30") == "command line: `--run_name 2024-02-30` is not readable as a value"
     )
-    assert refusal(path, "--seed", "x").startswith("--seed: `seed` must be a whole number")
+    assert refusal(path, "--seed", "x").startswith("--seed: `seed` must be an integer")
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.001", "1.0e-3", "'1e-3'"])

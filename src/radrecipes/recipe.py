@@ -1,192 +1,152 @@
-"""A recipe: one flat YAML file for one model and one task, parsed strictly on top of [`~trl.TrlParser`].
+"""A recipe: one flat YAML file for one model and one task, checked strictly before [`~trl.TrlParser`] sees it.
 
-TRL's own parser lets a misspelt key, a wrong type and a value outside its choices pass (YAML values become argparse
-defaults, which argparse does not check) and lets an `env:` block set any environment variable. Here every key and value is
-checked, with its line, before any model is loaded.
+TRL's own parser accepts a misspelt key, a wrong type and a value outside its choices, and lets an `env:` block set any
+environment variable. Torch, Transformers and TRL are imported only by functions that need them, so that listing recipes is fast.
 """
 
 import enum
+import functools
 import hashlib
 import json
 import math
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 import yaml
-from accelerate.utils import parse_flag_from_env
 from rapidfuzz import process
-from transformers.integrations import INTEGRATION_TO_CALLBACK
-from trl import ModelConfig, SFTConfig, TrlParser
 
 from radrecipes.errors import InputError
-from radrecipes.models.base import compute_dtype
-from radrecipes.tasks import TASKS
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig
+
+_STAGE = "sft"
 
 
 @dataclass
 class RecipeArguments:
-    """The fields that a recipe has beside those of [`~trl.SFTConfig`] and [`~trl.ModelConfig`].
+    """The fields of a recipe that are not TRL's.
 
     Args:
-        task (`str`):
-            What the model learns to write.
-        dataset (`str`):
-            Folder of a prepared dataset, relative to the working directory.
-        prompt_style (`str`, *optional*, defaults to `"chat"`):
-            `"chat"` renders through the tokenizer's chat template, `"plain"` is for base models without one.
-        global_batch_size (`int`, *optional*, defaults to `16`):
-            Examples per optimizer step over all processes; gradient accumulation follows from the number of processes.
-        batch_layout (`str`, *optional*, defaults to `"shared_prefix"`):
-            `"shared_prefix"` lays several examples in one row behind the prompt beginning that they share, so that neither
-            padding nor the repeated beginning is computed; `"padded"` is one example a row, for models whose attention
-            cannot take a mask of its own.
-        decode (`str`, *optional*):
-            `"score"` gives every label of the label set a probability, `"generate"` writes one answer freely. Left out, labels
-            are scored and reports generated.
-        max_new_tokens (`int`, *optional*, defaults to `32`):
-            Longest answer, in tokens, where it is generated.
-        max_dropped_fraction (`float`, *optional*, defaults to `0.005`):
-            Share of training rows, 0 to 1, that may be too long for `max_length` and be left out.
+        task: what the model learns to write.
+        dataset: folder of a prepared dataset, relative to the working directory.
+        stage: kind of training.
+        prompt_style: `"chat"` uses the tokenizer's chat template, `"plain"` is for base models without one.
+        global_batch_size: examples per optimizer step over all processes; gradient accumulation follows from it.
+        batch_layout: `"shared_prefix"` puts several examples in one row after the prefix that they share, so that neither
+            padding nor the repeated prefix is computed; `"padded"` is one example per row, for models whose attention accepts
+            no custom mask.
+        decode: `"score"` gives every label of the label set a probability, `"generate"` generates an answer. By default
+            labels are scored and texts generated.
+        max_new_tokens: maximum length of a generated answer.
+        max_dropped_fraction: fraction of the training rows that may exceed `max_length` and be left out.
     """
 
-    task: str = field(metadata={"help": "What the model learns to write.", "choices": sorted(TASKS)})
-    dataset: str = field(metadata={"help": "Folder of a prepared dataset."})
-    prompt_style: str = field(
-        default="chat",
-        metadata={"help": "`chat` uses the tokenizer's template, `plain` none.", "choices": ["chat", "plain"]},
-    )
-    global_batch_size: int = field(default=16, metadata={"help": "Examples per optimizer step over all processes."})
-    batch_layout: str = field(
-        default="shared_prefix",
-        metadata={
-            "help": "`shared_prefix` computes the beginning that prompts share once a row; `padded` is one example a row.",
-            "choices": ["shared_prefix", "padded"],
-        },
-    )
-    decode: str | None = field(
-        default=None,
-        metadata={
-            "help": "`score` gives every label of the label set a probability, `generate` writes one answer freely.",
-            "choices": ["score", "generate"],
-        },
-    )
-    max_new_tokens: int = field(default=32, metadata={"help": "Longest answer in tokens, where it is generated."})
-    max_dropped_fraction: float = field(
-        default=0.005, metadata={"help": "Share of training rows that may be too long and be left out."}
-    )
+    task: str
+    dataset: str
+    stage: str = _STAGE
+    prompt_style: str = "chat"
+    global_batch_size: int = 16
+    batch_layout: str = "shared_prefix"
+    decode: str | None = None
+    max_new_tokens: int = 32
+    max_dropped_fraction: float = 0.005
 
     def __post_init__(self) -> None:
         """Fill in what follows from the task."""
         if self.decode is None:
-            self.decode = "score" if TASKS[self.task].writes == "label" else "generate"
+            self.decode = "score" if _predicts_label(self.task) else "generate"
 
 
-# Fields of TRL that a recipe may not set, each with the mend.
+# Fields of TRL's ModelConfig and SFTConfig that a recipe may set.
+_TRL_FIELDS = """
+    model_name_or_path model_revision dtype attn_implementation
+    use_peft lora_r lora_alpha lora_dropout lora_target_modules use_rslora use_dora
+    load_in_4bit load_in_8bit bnb_4bit_quant_type bnb_4bit_quant_storage use_bnb_nested_quant
+    seed data_seed full_determinism tf32 torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
+    num_train_epochs max_steps max_length per_device_train_batch_size completion_only_loss chat_template_path
+    learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay max_grad_norm neftune_noise_alpha
+    optim optim_args adam_beta1 adam_beta2 adam_epsilon average_tokens_across_devices
+    activation_checkpointing activation_checkpointing_kwargs activation_offloading
+    dataloader_num_workers dataloader_prefetch_factor dataloader_persistent_workers dataloader_pin_memory
+    ddp_backend ddp_bucket_cap_mb ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph ddp_timeout
+    output_dir run_name save_strategy save_steps
+    report_to project disable_tqdm log_level log_level_replica log_on_each_node
+""".split()  # noqa: SIM905  (one field per line would be long)
+RECIPE_FIELDS = frozenset([*_TRL_FIELDS, *(entry.name for entry in fields(RecipeArguments))])
+_CHOICES = {
+    "stage": [_STAGE],
+    "prompt_style": ["chat", "plain"],
+    "batch_layout": ["shared_prefix", "padded"],
+    "decode": ["score", "generate"],
+}
+# Why a recipe must not set a field that one could expect in it, and what to do instead.
+_PUBLISHING = "publishing is a separate step with its own checks: scripts/publish.py; remove the key"
+_EVALUATION = "evaluation is a separate step: scripts/evaluate_model.py; remove the key"
+_PACKING = "it would mix examples, and batch_layout: shared_prefix already computes no padding; remove the key"
+_LOGGING = "every step is logged, because a NaN or infinite loss must end the run at once; remove the key"
 _REFUSED = {
     "env": "a recipe must not set environment variables (it could redirect HF_ENDPOINT); set them in your shell",
     "trust_remote_code": "recipes never run code from a model repository; use a model that Transformers implements",
     "hub_token": "never write a token into a recipe; run `hf auth login`",
-    "push_to_hub": "publishing is a step of its own, behind gates; remove the key",
-    "hub_model_id": "publishing is a step of its own, behind gates; remove the key",
-    "hub_strategy": "publishing is a step of its own, behind gates; remove the key",
-    "hub_always_push": "publishing is a step of its own, behind gates; remove the key",
-    "hub_revision": "publishing is a step of its own, behind gates; remove the key",
-    "hub_private_repo": "publishing is a step of its own, behind gates; remove the key",
+    "push_to_hub": _PUBLISHING,
+    "hub_model_id": _PUBLISHING,
     "gradient_accumulation_steps": "it follows from global_batch_size and the number of processes; remove the key",
     "gradient_checkpointing": "Transformers 5 renamed it; use activation_checkpointing",
-    "gradient_checkpointing_kwargs": "Transformers 5 renamed it; use activation_checkpointing_kwargs",
     "use_cpu": "the launch configuration decides: accelerate_configs/cpu.yaml",
     "auto_find_batch_size": "it would change the batch that the results depend on; set per_device_train_batch_size",
     "bf16": "it follows from dtype; set dtype: bfloat16",
     "fp16": "it follows from dtype; set dtype: bfloat16",
-    "packing": "it would mix examples; batch_layout: shared_prefix already computes no padding",
-    "packing_strategy": "it would mix examples; batch_layout: shared_prefix already computes no padding",
-    "eval_packing": "it would mix examples; batch_layout: shared_prefix already computes no padding",
-    "padding_free": "batch_layout: shared_prefix already computes no padding",
+    "packing": _PACKING,
+    "padding_free": _PACKING,
     "assistant_only_loss": "the loss is always on the completion only; remove the key",
-    "dataset_text_field": "a task names its columns itself; remove the key",
-    "dataset_kwargs": "the prepared dataset needs none; remove the key",
-    "formatting_func": "a task renders its prompt itself; remove the key",
+    "dataset_text_field": "each task defines its columns; remove the key",
     "model_init_kwargs": "set model_revision, dtype or attn_implementation instead",
-    "label_names": "the labels are the completion tokens; remove the key",
-    "remove_unused_columns": "the columns are the task's; remove the key",
-    "use_liger_kernel": "deprecated in TRL 1.16; remove the key",
-    "pad_token": "deprecated in TRL 1.16; a padding token that is no stop token is chosen by itself",
-    "label_smoothing_factor": "deprecated in TRL 1.16 and not part of the recorded loss; remove the key",
+    "eos_token": "rows end with the tokenizer's own stop token; set chat_template_path to change the template",
     "resume_from_checkpoint": "run the same command again instead; remove the key",
-    "ignore_data_skip": "a resumed run continues with the row that came next; remove the key",
-    "restore_callback_states_from_checkpoint": "a resumed run restores what it needs; remove the key",
-    "enable_jit_checkpoint": "SIGTERM saves a checkpoint by itself; remove the key",
-    "save_only_model": "a checkpoint without its optimizer cannot be resumed; remove the key",
-    "save_on_each_node": "the folder of a run is one for all machines; remove the key",
     "save_total_limit": "the two newest valid checkpoints are kept; remove the key",
-    "load_best_model_at_end": "evaluation is a step of its own: scripts/evaluate_model.py",
-    "metric_for_best_model": "evaluation is a step of its own: scripts/evaluate_model.py",
-    "greater_is_better": "evaluation is a step of its own: scripts/evaluate_model.py",
-    "logging_steps": "every step is logged, because a loss that is no number must end the run at once; remove the key",
-    "logging_strategy": "every step is logged, because a loss that is no number must end the run at once; remove the key",
-    "logging_first_step": "every step is logged; remove the key",
-    "logging_nan_inf_filter": "a loss that is no number ends the run instead; remove the key",
-    "do_train": "scripts/sft.py always trains; remove the key",
-    "do_eval": "scripts/evaluate_model.py evaluates; remove the key",
-    "do_predict": "scripts/predict.py predicts; remove the key",
+    "load_best_model_at_end": _EVALUATION,
+    "eval_strategy": _EVALUATION,
+    "per_device_eval_batch_size": _EVALUATION,
+    "logging_steps": _LOGGING,
+    "logging_strategy": _LOGGING,
     "deepspeed": "choose it with accelerate launch --config_file accelerate_configs/zero3.yaml",
     "fsdp": "choose it with accelerate launch --config_file accelerate_configs/fsdp2.yaml",
-    "fsdp_config": "choose it with accelerate launch --config_file accelerate_configs/fsdp2.yaml",
-    "accelerator_config": "choose it with a file under accelerate_configs/",
-    "debug": "a tool of Transformers' developers; remove the key",
-    "include_num_input_tokens_seen": "the manifest counts the tokens; remove the key",
-    "local_rank": "the launcher sets it; remove the key",
-    "per_device_eval_batch_size": "evaluation is a step of its own: scripts/evaluate_model.py --batch-size",
-    "eval_strategy": "evaluation is a step of its own: scripts/evaluate_model.py",
-    "eval_on_start": "evaluation is a step of its own: scripts/evaluate_model.py",
-    "loss_type": "the loss is always the cross-entropy of the completion; remove the key",
-    "eos_token": "rows end with the tokenizer's own stop token; set chat_template_path to change the template",
-    "lora_task_type": "it is always CAUSAL_LM; remove the key",
 }
-# Fields whose default here differs from TRL's, each for a measured or stated reason.
+# Defaults that differ from TRL's, each for a measured or stated reason.
 _OUR_DEFAULTS = {
-    "activation_checkpointing": False,  # costs a forward pass; these models and notes fit without it
+    "activation_checkpointing": False,  # costs a forward pass; these models and texts fit without it
     "per_device_train_batch_size": 16,
     "completion_only_loss": True,
     "logging_steps": 1,
-    "logging_nan_inf_filter": False,  # else a loss that is no number is logged as 0
+    "logging_nan_inf_filter": False,  # otherwise a NaN loss is logged as 0
     "save_strategy": "steps",
-    "save_steps": 0.1,  # a share of all steps
+    "save_steps": 0.1,  # a fraction of all steps
     "remove_unused_columns": False,  # the number of each row travels with its batch
     "report_to": "none",  # no data leaves the machine unasked
     "dataloader_pin_memory": False,
-    "ddp_find_unused_parameters": False,  # every adapter takes part in every step; the search costs a pass over the graph
+    "ddp_find_unused_parameters": False,  # every adapter weight gets a gradient in every step; the search costs a graph pass
     "output_dir": "",
     "max_length": 256,
 }
-# Fields that say where a run lies, and those that decide nothing of its result.
+# Fields that say where a run is written, and fields that do not affect its result.
 _PLACES = ("output_dir", "run_name", "logging_dir")
 _NOT_DECISIVE = ("output_dir", "run_name", "save_strategy", "save_steps")
-_DATACLASSES = (RecipeArguments, SFTConfig, ModelConfig)
+_REQUIRED = ("task", "dataset", "model_name_or_path")
 _POSITIVE = (
-    "global_batch_size",
-    "per_device_train_batch_size",
-    "max_new_tokens",
-    "lora_r",
-    "lora_alpha",
-    "learning_rate",
-    "max_length",
-    "num_train_epochs",
+    *("global_batch_size", "per_device_train_batch_size", "max_new_tokens", "max_length"),
+    *("lora_r", "lora_alpha", "learning_rate", "num_train_epochs"),
 )
 _NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm")
-_SHARES = ("max_dropped_fraction", "lora_dropout")
-# Booleans to YAML 1.1, which PyYAML reads, and words to YAML 1.2, in any case; `true` and `false` are booleans to both.
+_FRACTIONS = ("max_dropped_fraction", "lora_dropout")
+# PyYAML reads YAML 1.1, where these are booleans; in YAML 1.2 only `true` and `false` are.
 _WORDS_OF_YAML_1_2 = ("yes", "no", "on", "off")
-
-
 _PLAIN_TYPES = {
-    "int": "a whole number",
+    "int": "an integer",
     "float": "a number",
     "str": "text",
     "bool": "true or false",
@@ -200,94 +160,97 @@ class Recipe:
     """A parsed and checked recipe.
 
     Args:
-        path (`Path`):
-            The YAML file.
-        fields (`dict[str, Any]`):
-            What the file and the command line set, file order first.
-        arguments ([`RecipeArguments`]):
-            Our fields.
-        training ([`~trl.SFTConfig`]):
-            TRL's training fields.
-        model ([`~trl.ModelConfig`]):
-            TRL's model and LoRA fields.
+        path: the YAML file.
+        fields: what the file and the command line set, in the order of the file.
+        arguments: our fields.
+        training: TRL's training fields.
+        model: TRL's model and LoRA fields.
     """
 
     path: Path
     fields: dict[str, Any]
     arguments: RecipeArguments
-    training: SFTConfig
-    model: ModelConfig
+    training: "SFTConfig"
+    model: "ModelConfig"
 
     @property
     def name(self) -> str:
-        """`<model>/<recipe>`, from the place of the file: `recipes/smollm2-135m/protocol_lora.yaml`."""
-        return f"{self.path.resolve().parent.name}/{self.path.stem}"
+        """`<model>/<recipe>`, from the location of the file: `smollm2-135m/protocol_lora`."""
+        return _name(self.path)
 
     @property
     def method(self) -> str:
-        """How the base is adapted: `LoRA`, `LoRA, 8-bit base` or `QLoRA, 4-bit base`."""
-        if self.model.load_in_4bit:
-            return "QLoRA, 4-bit base"
-        return "LoRA, 8-bit base" if self.model.load_in_8bit else "LoRA"
+        """How the base model is adapted: `LoRA`, `LoRA, 8-bit base` or `QLoRA, 4-bit base`."""
+        return _method(self.model.load_in_4bit, self.model.load_in_8bit)
 
     @property
     def digest(self) -> str:
-        """sha256 of the fields that the recipe sets and that decide the result (not where it is written).
+        """sha256 of [`decisive_fields`].
 
-        The order of keys and the spelling of numbers (`1e-3`, `0.001`) do not count. A default that is written out does:
-        defaults can change with the pinned libraries, what a recipe says cannot.
+        The order of keys and the notation of numbers (`1e-3`, `0.001`) do not count. A default that is written out does:
+        defaults can change with the pinned libraries, the text of a recipe cannot.
         """
         return hashlib.sha256(json.dumps(self.decisive_fields, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def decisive_fields(self) -> dict[str, Any]:
-        """The fields that decide the result: not where it is written, and not when checkpoints are."""
+        """The fields that the recipe sets and that affect the result, not where or when it is saved."""
         return {key: value for key, value in self.fields.items() if key not in _NOT_DECISIVE}
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """The fields with this project's defaults and what follows from them; of the rest TRL's defaults hold."""
+        """The fields with this project's defaults and what follows from them; TRL's defaults hold for the rest.
+
+        `stage` is left out if it is the default, so that what was recorded before that field existed compares equal.
+        """
         with_defaults = {**_OUR_DEFAULTS, **vars(self.arguments), **self.fields, **_derived(self.fields)}
+        if with_defaults["stage"] == _STAGE:
+            del with_defaults["stage"]
         return {key: value for key, value in sorted(with_defaults.items()) if key not in _PLACES}
 
     @property
     def output_dir(self) -> Path:
-        """Run folder: `output_dir` where set, else `runs/<model>/<recipe>/seed-<seed>`."""
+        """Run folder: `output_dir` if set, otherwise `runs/<model>/<recipe>/seed-<seed>`."""
         return Path(self.training.output_dir or f"runs/{self.name}/seed-{self.training.seed}")
 
     def to_yaml(self) -> str:
-        """The resolved recipe as YAML, overrides included, that `parse_recipe` reads back to the same digest."""
+        """The recipe as YAML, overrides included, that `parse_recipe` reads back to the same digest."""
         return f"# {header(self.path)}\n" + yaml.safe_dump(self.fields, sort_keys=False, allow_unicode=True)
+
+
+class RecipeSummary(NamedTuple):
+    """What a list of recipes shows of one."""
+
+    name: str
+    task: str
+    method: str
+    base_model: str
+    global_batch_size: str
+    header: str
 
 
 def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply command-line overrides, and check every key and value.
 
     Args:
-        path (`str` or `Path`):
-            The YAML file.
-        overrides (`Sequence[str]`, *optional*):
-            Command-line words such as `["--learning_rate", "2e-4", "--seed=1"]`.
-
-    Returns:
-        [`Recipe`]
+        overrides: command-line words such as `["--learning_rate", "2e-4", "--seed=1"]`.
 
     Raises:
-        [`InputError`]: a file that is missing or no flat YAML mapping; a duplicate, unknown or refused key; a value of the wrong
-            type or outside its choices; fields that contradict each other.
+        [`InputError`]: the file is missing or no flat YAML mapping; a key is duplicate, unknown or refused; a value has the
+            wrong type or is outside its choices; fields contradict each other.
     """
+    from trl import ModelConfig, SFTConfig, TrlParser
+
     path = Path(path)
     values, places = _read_yaml(path)
     for key, value in _read_overrides(overrides).items():
         values[key] = value
         places[key] = f"--{key}"
     checked = {key: _check_field(key, value, places[key]) for key, value in values.items()}
-    for key in ("task", "dataset", "model_name_or_path"):
-        if not checked.get(key):
-            raise InputError(f"the required key `{key}` is missing", str(path))
+    _check_required(checked, path)
     _check_together(checked, places, path)
 
-    parser = TrlParser(_DATACLASSES, allow_abbrev=False)
+    parser = TrlParser((RecipeArguments, SFTConfig, ModelConfig), allow_abbrev=False)
     left_over = parser.set_defaults_with_config(**{**_OUR_DEFAULTS, **checked, **_derived(checked)})
     if left_over:
         raise InputError(f"TRL does not know {left_over}", str(path))
@@ -298,19 +261,57 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(path, checked, arguments, training, model)
 
 
+def summarise_recipe(path: str | Path) -> RecipeSummary:
+    """What a list shows of a recipe, without importing TRL: key names are checked, values are not.
+
+    Raises:
+        [`InputError`]: the file is no flat YAML mapping, a key is duplicate, unknown or refused, or a required one is missing.
+    """
+    path = Path(path)
+    values, places = _read_yaml(path)
+    for key in values:
+        if key not in RECIPE_FIELDS:
+            raise _unknown_key(key, places[key])
+    _check_required(values, path)
+    return RecipeSummary(
+        name=_name(path),
+        task=str(values["task"]),
+        method=_method(values.get("load_in_4bit"), values.get("load_in_8bit")),
+        base_model=str(values["model_name_or_path"]),
+        global_batch_size=str(values.get("global_batch_size", RecipeArguments.global_batch_size)),
+        header=header(path),
+    )
+
+
 def find_recipes(root: str | Path = "recipes") -> list[Path]:
-    """All recipe files under `root`, sorted, however deep."""
-    return sorted(path for path in Path(root).rglob("*.yaml"))
+    """All recipe files under `root`, at any depth, sorted."""
+    return sorted(Path(root).rglob("*.yaml"))
 
 
 def header(path: str | Path) -> str:
-    """The recipe's first comment line: what it is, where it runs, how long it takes; empty where it has none."""
+    """The first comment line of a recipe: what it is, where it runs, how long it takes; empty if there is none."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return lines[0].lstrip("#").strip() if lines and lines[0].startswith("#") else ""
 
 
+def _name(path: Path) -> str:
+    return f"{path.resolve().parent.name}/{path.stem}"
+
+
+def _method(in_4bit: bool | None, in_8bit: bool | None) -> str:
+    if in_4bit:
+        return "QLoRA, 4-bit base"
+    return "LoRA, 8-bit base" if in_8bit else "LoRA"
+
+
+def _predicts_label(task: str) -> bool:
+    from radrecipes.tasks import TASKS
+
+    return TASKS[task].writes == "label"
+
+
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and `file:line` of a flat YAML mapping; duplicate keys are an error (YAML itself keeps the last)."""
+    """Values and `file:line` of a flat YAML mapping; duplicate keys are an error (PyYAML keeps the last)."""
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -329,10 +330,10 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     for key_node, value_node in node.value:
         where = f"{path}:{key_node.start_mark.line + 1}"
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-            raise InputError(f"`{getattr(key_node, 'value', '')}` is no field name", where)
+            raise InputError(f"`{getattr(key_node, 'value', '')}` is not a field name", where)
         key = key_node.value
         if key in values:
-            raise InputError(f"`{key}` stands twice, first at line {places[key].rsplit(':', 1)[1]}; keep one", where)
+            raise InputError(f"`{key}` appears twice, first in line {places[key].rsplit(':', 1)[1]}; keep one", where)
         try:
             values[key] = _value_of(key, value_node)
         except (yaml.YAMLError, ValueError) as error:  # the second for a day such as 2024-02-30
@@ -342,7 +343,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`--key value` and `--key=value` pairs; each value is read as YAML, so that types match the file's."""
+    """`--key value` and `--key=value` pairs; values are read as YAML, so their types match the file's."""
     values: dict[str, Any] = {}
     remaining = list(words)
     while remaining:
@@ -365,7 +366,7 @@ def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _value_of(key: str, node: yaml.Node) -> Any:
-    """A YAML node as the value of a field: `no` stays the word where the field takes words and no boolean."""
+    """A YAML node as a value; `no` stays a word if the field takes words and no boolean."""
     if node.tag == "tag:yaml.org,2002:bool" and node.value.lower() in _WORDS_OF_YAML_1_2:
         hint, _ = _known_fields().get(key, (None, None))
         kinds = _members(hint)
@@ -374,28 +375,51 @@ def _value_of(key: str, node: yaml.Node) -> Any:
     return yaml.SafeLoader("").construct_object(node, deep=True)
 
 
+def _trl_fields() -> set[str]:
+    from trl import ModelConfig, SFTConfig
+
+    return {entry.name for kind in (SFTConfig, ModelConfig) for entry in fields(kind)}
+
+
+@functools.cache
 def _known_fields() -> dict[str, tuple[Any, Any]]:
     """Name -> (type hint, choices or `None`) of every field that a recipe may set."""
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
+    from trl import ModelConfig, SFTConfig
+
+    from radrecipes.tasks import TASKS
+
+    choices = {**_CHOICES, "task": sorted(TASKS), "report_to": ["none", "all", *INTEGRATION_TO_CALLBACK]}
     known = {}
-    for dataclass_type in _DATACLASSES:
+    for dataclass_type in (RecipeArguments, SFTConfig, ModelConfig):
         hints = typing.get_type_hints(dataclass_type)
         for entry in fields(dataclass_type):
-            choices = entry.metadata.get("choices")
-            known[entry.name] = (hints[entry.name], list(choices) if choices else None)
-    known["report_to"] = (known["report_to"][0], ["none", "all", *INTEGRATION_TO_CALLBACK])
-    return {name: entry for name, entry in known.items() if name not in _REFUSED}
+            if entry.name in RECIPE_FIELDS:
+                known[entry.name] = (hints[entry.name], choices.get(entry.name) or entry.metadata.get("choices"))
+    return known
+
+
+def _unknown_key(key: str, where: str) -> InputError:
+    if key in _REFUSED:
+        return InputError(f"`{key}` is not allowed in a recipe: {_REFUSED[key]}", where)
+    match = process.extractOne(key, sorted(RECIPE_FIELDS), score_cutoff=60)
+    hint = f"; did you mean `{match[0]}`?" if match else "; see README.md, section Recipes"
+    return InputError(f"unknown key `{key}`{hint}", where)
+
+
+def _check_required(values: dict[str, Any], path: Path) -> None:
+    for key in _REQUIRED:
+        if not values.get(key):
+            raise InputError(f"the required key `{key}` is missing", str(path))
 
 
 def _check_field(key: str, value: Any, where: str) -> Any:
     """The value, numbers converted, if the key exists and the value fits its type and choices."""
-    if key in _REFUSED:
-        raise InputError(f"`{key}` may not stand in a recipe: {_REFUSED[key]}", where)
-    known = _known_fields()
-    if key not in known:
-        match = process.extractOne(key, list(known), score_cutoff=60)
-        hint = f"; did you mean `{match[0]}`?" if match else "; see README.md, section Recipes"
-        raise InputError(f"unknown key `{key}`{hint}", where)
-    hint, choices = known[key]
+    if key not in RECIPE_FIELDS:
+        if key in _trl_fields() and key not in _REFUSED:
+            raise InputError(f"`{key}` is a field of TRL that recipes do not support; remove the key", where)
+        raise _unknown_key(key, where)
+    hint, choices = _known_fields()[key]
     fits, value = _fit(hint, value)
     if not fits:
         raise InputError(f"`{key}` must be {_describe(hint)}, not {value!r} ({type(value).__name__})", where)
@@ -413,8 +437,8 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         raise InputError(f"`{key}` must be greater than 0, not {value}", where)
     if key in _NOT_NEGATIVE and not value >= 0:
         raise InputError(f"`{key}` must be 0 or greater, not {value}", where)
-    if key in _SHARES and not 0 <= value <= 1:
-        raise InputError(f"`{key}` is a share and must lie between 0 and 1, not {value}", where)
+    if key in _FRACTIONS and not 0 <= value <= 1:
+        raise InputError(f"`{key}` is a fraction and must be between 0 and 1, not {value}", where)
     return value
 
 
@@ -447,7 +471,7 @@ def _fit(hint: Any, value: Any) -> tuple[bool, Any]:
             element = (typing.get_args(kind) or (Any,))[0]
             return all(element is Any or isinstance(item, element) for item in value), value
         if origin is list and isinstance(value, str) and str not in kinds:
-            return True, [value]  # TRL takes one name where it lists several, for example `all-linear`
+            return True, [value]  # TRL accepts one name for a list, for example `all-linear`
         if origin in (str, int, dict) and isinstance(value, origin):
             return True, value
         if _is_enum(kind) and isinstance(value, str):
@@ -469,12 +493,10 @@ def _describe(hint: Any) -> str:
 
 
 def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path) -> None:
-    """What no single field shows: combinations that would train something else than the recipe says."""
+    """Refuse combinations that would train something other than what the recipe says."""
     quantised = [key for key in ("load_in_4bit", "load_in_8bit") if checked.get(key)]
     if not checked.get("use_peft"):
-        raise InputError(
-            "the result of a recipe is an adapter; set `use_peft: true`", places.get("use_peft", str(path))
-        )
+        raise InputError("a recipe trains an adapter; set `use_peft: true`", places.get("use_peft", str(path)))
     if len(quantised) == 2:
         raise InputError("choose one of load_in_4bit and load_in_8bit", places["load_in_8bit"])
     if quantised and checked.get("dtype") not in ("bfloat16", "float16"):
@@ -483,39 +505,43 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
         )
     if checked.get("completion_only_loss") is False:
         raise InputError("recipes train on the completion only; remove the key", places["completion_only_loss"])
-    if checked.get("decode") == "score" and TASKS[checked["task"]].writes != "label":
+    if checked.get("decode") == "score" and not _predicts_label(checked["task"]):
         raise InputError(
-            f"task {checked['task']} writes a text, and only labels can be scored; remove the key", places["decode"]
+            f"task {checked['task']} writes text, and only labels can be scored; remove the key", places["decode"]
         )
     targets = checked.get("lora_target_modules") or []
     if "lm_head" in targets:
         raise InputError(
-            "TRL scores from lm_head.weight, so an adapter there is refused", places["lora_target_modules"]
+            "TRL computes the loss from lm_head.weight, so an adapter there is refused; remove it",
+            places["lora_target_modules"],
         )
     if checked.get("dtype") == "float16":
         raise InputError("float16 needs loss scaling and overflows; use bfloat16 or float32", places["dtype"])
-    batch = checked.get("global_batch_size", _default("global_batch_size"))
-    micro = checked.get("per_device_train_batch_size", min(batch, _OUR_DEFAULTS["per_device_train_batch_size"]))
+    batch, micro = _batch_sizes(checked)
     if batch % micro:
         key = "per_device_train_batch_size" if "per_device_train_batch_size" in places else "global_batch_size"
         raise InputError(
-            f"global_batch_size {batch} is no multiple of per_device_train_batch_size {micro}",
+            f"global_batch_size {batch} is not a multiple of per_device_train_batch_size {micro}",
             places.get(key, str(path)),
         )
 
 
-def _default(name: str) -> Any:
-    entry = next(entry for entry in fields(RecipeArguments) if entry.name == name)
-    return None if entry.default is MISSING else entry.default
+def _batch_sizes(checked: dict[str, Any]) -> tuple[int, int]:
+    """The global batch, and the micro batch of each process."""
+    batch = checked.get("global_batch_size", RecipeArguments.global_batch_size)
+    return batch, checked.get("per_device_train_batch_size", min(batch, _OUR_DEFAULTS["per_device_train_batch_size"]))
 
 
 def _derived(checked: dict[str, Any]) -> dict[str, Any]:
-    """TRL fields that follow from others: autocast from `dtype`, the device from the launcher, the micro batch from the batch."""
-    batch = checked.get("global_batch_size", _default("global_batch_size"))
-    micro = checked.get("per_device_train_batch_size", min(batch, _OUR_DEFAULTS["per_device_train_batch_size"]))
+    """TRL fields that follow from others, from the launcher and from the hardware."""
+    import torch
+    from accelerate.utils import parse_flag_from_env
+
+    from radrecipes.models.base import compute_dtype
+
     return {
-        # A bfloat16 base under autocast keeps its adapter in float32, whose small updates bfloat16 would lose.
+        # Under autocast the adapter of a bfloat16 base model stays in float32; bfloat16 would lose its small updates.
         "bf16": compute_dtype(checked.get("dtype")) == torch.bfloat16,
         "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),
-        "per_device_train_batch_size": micro,
+        "per_device_train_batch_size": _batch_sizes(checked)[1],
     }

@@ -1,4 +1,4 @@
-"""The costs of docs/scale.md: the page shows what the script prints, and the script reads what was measured."""
+"""The costs of docs/large-datasets.md: the page shows what the script prints, and the script reads what was measured."""
 
 import copy
 import sys
@@ -19,10 +19,10 @@ def results():
 
 
 def test_the_page_shows_what_the_script_makes_of_the_results(results):
-    page = (REPOSITORY / "docs/scale.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs/large-datasets.md").read_text(encoding="utf-8")
     for name, table in scale_costs.tables(scale_costs.ASSUMPTIONS, results).items():
         assert scale_costs.with_table(page, name, table) == page, (
-            "run python benchmarks/scale_costs.py --write docs/scale.md"
+            "run python benchmarks/scale_costs.py --write docs/large-datasets.md"
         )
 
 

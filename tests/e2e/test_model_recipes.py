@@ -256,7 +256,7 @@ def clone(tmp_path_factory) -> Path:
 
 
 def test_every_recipe_has_a_stand_in():
-    assert len(RECIPES) == 24
+    assert len(RECIPES) >= 24
     assert {parse_recipe(path).model.model_name_or_path for path in RECIPES} == BASES.keys()
 
 

@@ -1,4 +1,4 @@
-"""The linear classifiers, the nearest note and the commonest label."""
+"""The linear classifiers, the nearest note and the majority class."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from radrecipes.evaluation.baselines import (
     fit_linear_baseline,
     fit_nearest_neighbour,
     fit_support_vector_baseline,
-    majority_label,
+    majority_class,
 )
 
 TRAIN = {
@@ -75,7 +75,7 @@ def test_the_nearest_neighbour_equals_a_search_over_every_training_note():
     assert baseline.confidences(notes)[3] == pytest.approx(1)
 
 
-def test_the_nearest_neighbour_says_the_commonest_label_where_no_word_is_known():
+def test_the_nearest_neighbour_predicts_the_majority_class_if_no_word_is_known():
     baseline = fit_nearest_neighbour(["head", "knee", "knee"], ["CT Head", "MRI Knee", "MRI Knee"])
     assert baseline.predict(["", "foot"]) == ["MRI Knee", "MRI Knee"]
     assert list(baseline.confidences(["", "foot"])) == [0, 0]
@@ -115,14 +115,14 @@ def test_bad_input_says_what_is_wrong():
     with pytest.raises(InputError, match="validation split is empty"):
         fit_linear_baseline(["a", "b"], ["CT", "MR"], [], [])
     for fit_baseline in (fit_linear_baseline, fit_support_vector_baseline):
-        with pytest.raises(InputError, match="holds a word"):
+        with pytest.raises(InputError, match="contains a word"):
             fit_baseline(["...", "!!"], ["CT", "MR"], *VALIDATION)
-    with pytest.raises(InputError, match="holds a word"):
+    with pytest.raises(InputError, match="contains a word"):
         fit_nearest_neighbour(["...", "!!"], ["CT", "MR"])
 
 
-def test_majority_label_breaks_ties_by_name():
-    assert majority_label(["b", "a", "b", "c", "a"]) == "a"
-    assert majority_label(["c", "b", "c"]) == "c"
+def test_majority_class_breaks_ties_by_name():
+    assert majority_class(["b", "a", "b", "c", "a"]) == "a"
+    assert majority_class(["c", "b", "c"]) == "c"
     with pytest.raises(InputError, match="empty"):
-        majority_label([])
+        majority_class([])

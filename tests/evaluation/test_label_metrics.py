@@ -133,6 +133,7 @@ def deciding(rows, validation_rows, embedder):
 
 def compute(rows, systems, embedder, **changes):
     options = {
+        "task": "protocol",
         "label_set": LABEL_SET,
         "train_notes": TRAIN_NOTES,
         "train_labels": TRAIN_LABELS,
@@ -167,7 +168,7 @@ def test_figures_equal_sklearn_and_lie_in_their_intervals(rows, systems, metrics
 def test_content_survives_json_and_says_what_was_compared(rows, metrics):
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert (metrics["rows"], metrics["groups"], metrics["labels"], metrics["labels_in_split"]) == (200, 100, 5, 4)
-    assert metrics["split"] == "test"
+    assert (metrics["task"], metrics["split"]) == ("protocol", "test")
     assert metrics["dataset"]["digest"] == "0" * 64
     assert [(pair["first"], pair["second"]) for pair in metrics["comparisons"]] == [(ADAPTER, LINEAR), (ADAPTER, BASE)]
 

@@ -5,11 +5,11 @@ import sys
 import pytest
 
 from radrecipes.errors import InputError
-from radrecipes.evaluation.radeval_metrics import radeval_figures
+from radrecipes.evaluation.radeval_metrics import radeval_metrics
 
 
 def test_a_missing_package_is_told_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "radeval", None)
     with pytest.raises(InputError, match=r"pip install 'radrecipes\[radeval\]'") as error:
-        radeval_figures(["a"], ["a"], ["radgraph"])
+        radeval_metrics(["a"], ["a"], ["radgraph"])
     assert "\n" not in str(error.value)

@@ -31,7 +31,7 @@ from radrecipes.evaluation.reproduction import (
 from radrecipes.evaluation.results import figures_of_metrics, figures_of_seed, over_seeds, summarise
 from radrecipes.models.weights import weights_in
 from radrecipes.reporting.reproduction_tables import differences_lines, losses_table, verdicts_table
-from radrecipes.tasks.headline_figures import HEADLINES, HeadlineFigure
+from radrecipes.tasks import TASKS, HeadlineMetric
 
 # From most to least likely to explain another result.
 PARTS = ("recipe", "data", "prompt", "base", "code", "constraints_sha256", "packages", "hardware", "determinism")
@@ -94,7 +94,7 @@ def test_one_seed_gives_no_band_and_equal_seeds_a_small_one():
 
 
 def test_a_figure_may_move_by_what_its_table_hardly_shows():
-    figures = {figure.name: figure for figure in HEADLINES["report"].figures}
+    figures = {figure.name: figure for figure in TASKS["report"].headline}
     assert same_figure(figures["rouge_l"]) == pytest.approx(0.01)
     assert same_figure(figures["bleu"]) == pytest.approx(1.0)
 
@@ -171,7 +171,7 @@ def test_a_new_seed_is_judged_by_every_headline_figure_and_by_what_it_settles_al
     result = result_of(*(deciding_run(seed, 0.6 + seed / 40, 0.97) for seed in (1, 2, 3)))
     _, metrics = deciding_run(4, 0.65, 0.97)
     found = verdicts_by_name(judge_new_seed(result, metrics))
-    names = [figure.name for figure in HEADLINES["protocol"].figures]
+    names = [figure.name for figure in TASKS["protocol"].headline]
     assert list(found) == [*names, "coverage", "accuracy"]
     assert all(verdict.passed for verdict in found.values())
     low, high = prediction_band(over_seeds([0.625, 0.65, 0.675]), 0.005)
@@ -272,7 +272,8 @@ def run(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
     (tmp_path / "manifest.json").write_text(json.dumps({"data": {"rows": {"test": 8}}}), encoding="utf-8")
     metrics = {
-        "split": "test", "rows": 8, "dataset": {"digest": "d"}, "adapter_sha256": weights_in(tmp_path / "adapter").sha256,
+        "task": "protocol", "split": "test", "rows": 8, "dataset": {"digest": "d"},
+        "adapter_sha256": weights_in(tmp_path / "adapter").sha256,
     }  # fmt: skip
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     return tmp_path
@@ -315,7 +316,7 @@ def test_a_result_file_that_is_none_is_named(workspace, content):
 
 
 def test_a_table_shows_what_must_lie_where():
-    figure = HeadlineFigure("exact_accuracy", "exact accuracy")
+    figure = HeadlineMetric("exact_accuracy", "exact accuracy")
     rows = [Verdict(figure, 0.9, 0.85, 0.95, now) for now in (0.9, 0.96, None)]
     shown = verdicts_table([*rows, Verdict(figure, None, None, None, 0.5)], "published").splitlines()
     assert [line.split()[-1] for line in shown[1:]] == ["PASS", "FAIL", "FAIL", "–"]

@@ -6,9 +6,9 @@ import pytest
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import code_of_seeds, over_seeds, results_path, seeds_to_record, summarise
-from radrecipes.tasks.headline_figures import HEADLINES
+from radrecipes.tasks import TASKS
 
-FIGURES = [figure.name for figure in HEADLINES["protocol"].figures]
+FIGURES = [figure.name for figure in TASKS["protocol"].headline]
 
 
 def run_of(seed, accuracy):
@@ -33,7 +33,8 @@ def run_of(seed, accuracy):
     if seed == 42:
         systems["base"] = figures
     comparisons = [{"first": "adapter", "second": "tfidf_logistic_regression", "p_value": 0.01 * seed}]
-    return manifest, {"split": "test", "rows": 10, "groups": 5, "systems": systems, "comparisons": comparisons}
+    about = {"task": "protocol", "split": "test", "rows": 10, "groups": 5}
+    return manifest, {**about, "systems": systems, "comparisons": comparisons}
 
 
 def deciding_run(seed, coverage, accuracy, temperature=1.2):

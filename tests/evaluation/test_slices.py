@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from radrecipes.data.audit import audit_leakage
 from radrecipes.data.label_sets import LabelSet
-from radrecipes.evaluation.slices import NOT_STATED, slice_figures, slice_masks
+from radrecipes.evaluation.slices import NOT_STATED, slice_masks, slice_metrics
 
 LABELS = LabelSet.from_text("""\
 name: parts
@@ -88,7 +88,7 @@ def test_every_row_is_in_one_value_of_each_slice(rows, train):
 def test_a_small_part_says_so_instead_of_a_figure(rows, too_few):
     mask = np.arange(40) < rows
     right = np.arange(40) % 2 == 0
-    figure = slice_figures([("modality", "CT", mask)], [str(row) for row in range(40)], {"adapter": right}, 200)[0]
+    figure = slice_metrics([("modality", "CT", mask)], [str(row) for row in range(40)], {"adapter": right}, 200)[0]
     assert (figure["rows"], figure["groups"], figure["too_few"]) == (rows, rows, too_few)
     accuracy = figure["systems"]["adapter"]
     if too_few:
@@ -100,6 +100,6 @@ def test_a_small_part_says_so_instead_of_a_figure(rows, too_few):
 
 def test_a_part_of_one_group_has_no_interval_and_an_empty_one_no_rows():
     masks = [("modality", "CT", np.ones(40, dtype=bool)), ("modality", "MR", np.zeros(40, dtype=bool))]
-    one_group, empty = slice_figures(masks, ["the only one"] * 40, {"adapter": np.ones(40, dtype=bool)}, 200)
+    one_group, empty = slice_metrics(masks, ["the only one"] * 40, {"adapter": np.ones(40, dtype=bool)}, 200)
     assert (one_group["too_few"], one_group["groups"], one_group["systems"]) == (True, 1, {"adapter": None})
     assert (empty["too_few"], empty["rows"], empty["groups"]) == (True, 0, 0)

@@ -79,10 +79,9 @@ def test_a_terminal_gets_a_line_for_each_configuration(method):
     assert [line.split()[1] for line in lines] == [TABLE[method, name].verdict for name in CONFIGURATIONS]
 
 
-def test_the_readme_holds_the_table():
-    readme = REPOSITORY / "README.md"
-    document = readme.read_text("utf-8")
-    # To update it: README.md = with_table(README.md)
+def test_the_page_on_scaling_holds_the_table():
+    document = (REPOSITORY / "docs" / "scaling.md").read_text("utf-8")
+    # To update it: scaling.md = with_table(scaling.md)
     assert compatibility.with_table(document) == document
     with pytest.raises(InputError, match="add them to the document"):
         compatibility.with_table(document.replace(compatibility.END, ""))

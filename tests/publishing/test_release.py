@@ -57,7 +57,13 @@ def run(tmp_path, monkeypatch):
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file({"x": torch.zeros(1)}, folder / "adapter" / "adapter_model.safetensors")
     weights = weights_in(folder / "adapter").sha256
-    metrics = {"split": "test", "rows": 8, "dataset": {"digest": DIGEST}, "adapter_sha256": weights}
+    metrics = {
+        "task": "protocol",
+        "split": "test",
+        "rows": 8,
+        "dataset": {"digest": DIGEST},
+        "adapter_sha256": weights,
+    }
     (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     for name in ("tokenizer.json", "chat_template.jinja", "label_set.yaml"):
         (folder / "adapter" / name).write_text(name, encoding="utf-8")

@@ -479,6 +479,7 @@ def test_the_page_understands_what_evaluation_measures(tmp_path):
     metrics = compute_metrics(
         rows,
         systems,
+        task="protocol",
         label_set=LabelSet("made_up", 1, tuple(LABELS), ""),
         train_notes=rows.notes,
         train_labels=references,

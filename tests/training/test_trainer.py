@@ -384,7 +384,7 @@ def test_trainer_counts_the_scored_tokens_of_all_accumulated_batches(workspace):
 
 
 def test_a_bfloat16_recipe_runs_under_autocast_with_a_float32_adapter(workspace, monkeypatch):
-    monkeypatch.setattr("radrecipes.recipe.compute_dtype", lambda dtype: torch.bfloat16)
+    monkeypatch.setattr("radrecipes.models.base.compute_dtype", lambda dtype: torch.bfloat16)
     examples = random_examples()
     model = tiny_architecture("llama").to(torch.bfloat16)
     trainer = trainer_for(model, examples, "--dtype", "bfloat16", "--max_steps", "1")

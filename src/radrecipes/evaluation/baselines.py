@@ -1,4 +1,4 @@
-"""What a fine-tuned model has to beat: two linear classifiers on the same rows, the nearest note, the commonest label."""
+"""Baselines for labels: TF-IDF with a logistic regression or a linear SVM, the nearest neighbour, the majority class."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,16 +23,7 @@ SVM_INVERSE_REGULARISATIONS = (0.01, 0.1, 1.0, 10.0)
 
 @dataclass(frozen=True)
 class _LinearClassifier:
-    """A fitted TF-IDF and linear classifier.
-
-    Args:
-        pipeline (`Pipeline`):
-            The fitted vectoriser and classifier.
-        inverse_regularisation (`float`):
-            The C of the classifier that the validation split chose.
-        validation_accuracy (`float`):
-            Exact accuracy on the validation split with that C.
-    """
+    """A fitted pipeline, with the C that the validation split selected and its accuracy there."""
 
     pipeline: Pipeline
     inverse_regularisation: float
@@ -44,63 +35,31 @@ class _LinearClassifier:
         return [str(label) for label in self.pipeline.classes_]
 
     def predict(self, notes: Sequence[str]) -> list[str]:
-        """The label that the classifier prefers for each note.
-
-        Args:
-            notes (`Sequence[str]`):
-                The notes.
-
-        Returns:
-            `list[str]`: one label of the training split per note.
-        """
+        """The predicted label of each note."""
         return [str(label) for label in self.pipeline.predict(list(notes))]
 
 
 class LinearBaseline(_LinearClassifier):
-    """A fitted TF-IDF and logistic regression, made by [`fit_linear_baseline`]."""
+    """TF-IDF and logistic regression."""
 
     def predict_probabilities(self, notes: Sequence[str]) -> np.ndarray:
-        """The probability of every label for each note.
-
-        Args:
-            notes (`Sequence[str]`):
-                The notes.
-
-        Returns:
-            `np.ndarray` of shape `(len(notes), len(labels))`: columns as in `labels`; each row adds up to 1.
-        """
+        """Probabilities of shape `(notes, labels)`, columns as in `labels`."""
         return self.pipeline.predict_proba(list(notes))
 
     def confidences(self, notes: Sequence[str]) -> np.ndarray:
-        """The probability of the label that [`predict`] gives, for each note.
-
-        Args:
-            notes (`Sequence[str]`):
-                The notes.
-
-        Returns:
-            `np.ndarray` of shape `(len(notes),)`: from 0 to 1.
-        """
+        """The probability of the predicted label of each note."""
         return self.predict_probabilities(notes).max(axis=1)
 
 
 class SupportVectorBaseline(_LinearClassifier):
-    """A fitted TF-IDF and linear support vector machine, made by [`fit_support_vector_baseline`]."""
+    """TF-IDF and linear support vector machine."""
 
     def confidences(self, notes: Sequence[str]) -> np.ndarray:
-        """How far the decision value of the label that [`predict`] gives lies above that of the next one.
-
-        Args:
-            notes (`Sequence[str]`):
-                The notes.
-
-        Returns:
-            `np.ndarray` of shape `(len(notes),)`: margins, 0 or more; no probabilities.
-        """
+        """The margin between the two highest decision values of each note, 0 or more."""
         decisions = self.pipeline.decision_function(list(notes))
         if (
             decisions.ndim == 1
-        ):  # of two labels scikit-learn gives the second one's value only; the first's is its opposite
+        ):  # of two labels scikit-learn returns only the second one's value, the negative of the first's
             return 2 * np.abs(decisions)
         second, best = np.sort(decisions, axis=1)[:, -2:].T
         return best - second
@@ -108,49 +67,23 @@ class SupportVectorBaseline(_LinearClassifier):
 
 @dataclass(frozen=True)
 class NearestNeighbour:
-    """Gives a note the label of the most similar training note, made by [`fit_nearest_neighbour`].
-
-    Args:
-        vectoriser (`TfidfVectorizer`):
-            Fitted on the training notes.
-        train_matrix (`sparse.csr_matrix` of shape `(training notes, words and pairs)`):
-            The training notes.
-        train_labels (`tuple[str, ...]`):
-            Their labels.
-    """
+    """Predicts the label of the training note with the most similar TF-IDF vector."""
 
     vectoriser: TfidfVectorizer
     train_matrix: sparse.csr_matrix
     train_labels: tuple[str, ...]
 
     def predict(self, notes: Sequence[str]) -> list[str]:
-        """The label of the most similar training note, of the first one among equals.
-
-        Args:
-            notes (`Sequence[str]`):
-                The notes.
-
-        Returns:
-            `list[str]`: one label of the training split per note; the commonest one where a note shares no word with
-            the training split.
-        """
+        """The label of the most similar training note, the first among equals; the majority class without a common word."""
         nearest, similarities = self._nearest(notes)
-        commonest = majority_label(self.train_labels)
+        majority = majority_class(self.train_labels)
         return [
-            self.train_labels[place] if similarity > 0 else commonest
-            for place, similarity in zip(nearest, similarities, strict=True)
+            self.train_labels[index] if similarity > 0 else majority
+            for index, similarity in zip(nearest, similarities, strict=True)
         ]
 
     def confidences(self, notes: Sequence[str]) -> np.ndarray:
-        """The cosine similarity of each note's TF-IDF vector to that of the most similar training note.
-
-        Args:
-            notes (`Sequence[str]`):
-                The notes.
-
-        Returns:
-            `np.ndarray` of shape `(len(notes),)`: from 0 to 1; no probabilities.
-        """
+        """The cosine similarity, 0 to 1, to the most similar training note."""
         return self._nearest(notes)[1]
 
     def _nearest(self, notes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -168,36 +101,19 @@ def fit_linear_baseline(
     validation_labels: Sequence[str],
     inverse_regularisations: Sequence[float] = INVERSE_REGULARISATIONS,
 ) -> LinearBaseline:
-    """Train a logistic regression on TF-IDF of single words and pairs of words.
+    """Fit a logistic regression on TF-IDF of unigrams and bigrams; deterministic.
 
-    The strength of its regularisation is chosen by exact accuracy on the validation split, the strongest among equals.
-    There is no chance in it: the same rows give the same classifier.
-
-    Args:
-        train_notes (`Sequence[str]`):
-            Notes to learn from.
-        train_labels (`Sequence[str]`):
-            Their labels.
-        validation_notes (`Sequence[str]`):
-            Notes to choose by.
-        validation_labels (`Sequence[str]`):
-            Their labels.
-        inverse_regularisations (`Sequence[float]`, *optional*, defaults to `(1.0, 10.0, 100.0, 1000.0)`):
-            Values of C to choose from.
-
-    Returns:
-        [`LinearBaseline`]: the fitted classifier.
+    C is selected by exact accuracy on the validation split, the strongest regularisation among equals.
 
     Raises:
-        InputError: The training labels are fewer than two, the validation split is empty, or no note holds a word.
+        InputError: There are fewer than two training labels, the validation split is empty, or no note contains a word.
     """
-    train, validation = (train_notes, train_labels), (validation_notes, validation_labels)
     return _fit_best(
         LinearBaseline,
         lambda value: LogisticRegression(C=value, max_iter=1000),
         inverse_regularisations,
-        train,
-        validation,
+        (train_notes, train_labels),
+        (validation_notes, validation_labels),
     )
 
 
@@ -208,73 +124,26 @@ def fit_support_vector_baseline(
     validation_labels: Sequence[str],
     inverse_regularisations: Sequence[float] = SVM_INVERSE_REGULARISATIONS,
 ) -> SupportVectorBaseline:
-    """Train a linear support vector machine (one label against the rest) on the TF-IDF of [`fit_linear_baseline`].
-
-    The strength of its regularisation is chosen as there, and the same rows give the same classifier.
-
-    Args:
-        train_notes (`Sequence[str]`):
-            Notes to learn from.
-        train_labels (`Sequence[str]`):
-            Their labels.
-        validation_notes (`Sequence[str]`):
-            Notes to choose by.
-        validation_labels (`Sequence[str]`):
-            Their labels.
-        inverse_regularisations (`Sequence[float]`, *optional*, defaults to `(0.01, 0.1, 1.0, 10.0)`):
-            Values of C to choose from.
-
-    Returns:
-        [`SupportVectorBaseline`]: the fitted classifier.
-
-    Raises:
-        InputError: The training labels are fewer than two, the validation split is empty, or no note holds a word.
-    """
-    train, validation = (train_notes, train_labels), (validation_notes, validation_labels)
+    """Fit a linear support vector machine (one versus rest) in the same way as [`fit_linear_baseline`]."""
     return _fit_best(
-        # The solver shuffles, so its seed is fixed.
         SupportVectorBaseline,
-        lambda value: LinearSVC(C=value, random_state=0),
+        lambda value: LinearSVC(C=value, random_state=0),  # the solver shuffles
         inverse_regularisations,
-        train,
-        validation,
+        (train_notes, train_labels),
+        (validation_notes, validation_labels),
     )
 
 
 def fit_nearest_neighbour(train_notes: Sequence[str], train_labels: Sequence[str]) -> NearestNeighbour:
-    """Keep the training notes as the TF-IDF vectors of [`fit_linear_baseline`], to look up the most similar one.
-
-    Args:
-        train_notes (`Sequence[str]`):
-            Notes to look up.
-        train_labels (`Sequence[str]`):
-            Their labels.
-
-    Returns:
-        [`NearestNeighbour`]: the fitted classifier.
-
-    Raises:
-        InputError: No note holds a word.
-    """
+    """Index the training notes; raises an [`InputError`] if no note contains a word."""
     vectoriser, matrix = _fit_vectoriser(train_notes)
     return NearestNeighbour(vectoriser, matrix, tuple(train_labels))
 
 
-def majority_label(labels: Sequence[str]) -> str:
-    """The commonest label, the alphabetically first among equals.
-
-    Args:
-        labels (`Sequence[str]`):
-            Labels of the train split.
-
-    Returns:
-        `str`: the label.
-
-    Raises:
-        InputError: There are no labels.
-    """
+def majority_class(labels: Sequence[str]) -> str:
+    """The most frequent label, alphabetically first among equals; raises an [`InputError`] if there are no labels."""
     if not len(labels):
-        raise InputError("the train split is empty; there is no commonest label")
+        raise InputError("the train split is empty, so there is no majority class")
     counts = Counter(labels)
     return min(counts, key=lambda label: (-counts[label], label))
 
@@ -285,20 +154,20 @@ _NotesAndLabels = tuple[Sequence[str], Sequence[str]]
 
 def _fit_best(
     kind: type[_Linear],
-    classifier_of: Callable[[float], ClassifierMixin],
+    new_classifier: Callable[[float], ClassifierMixin],
     inverse_regularisations: Sequence[float],
     train: _NotesAndLabels,
     validation: _NotesAndLabels,
 ) -> _Linear:
     if len(set(train[1])) < 2:
-        raise InputError("the train split holds fewer than two labels, so that there is nothing to choose between")
+        raise InputError("the train split contains fewer than two labels; a classifier needs at least two")
     if not len(validation[0]):
-        raise InputError("the validation split is empty; the linear classifier is chosen on it")
+        raise InputError("the validation split is empty; the linear classifier is selected on it")
     vectoriser, train_matrix = _fit_vectoriser(train[0])
     validation_matrix = vectoriser.transform(validation[0])
     best = None
     for value in sorted(inverse_regularisations):
-        classifier = classifier_of(value).fit(train_matrix, list(train[1]))
+        classifier = new_classifier(value).fit(train_matrix, list(train[1]))
         accuracy = float(np.mean(classifier.predict(validation_matrix) == np.asarray(list(validation[1]))))
         if best is None or accuracy > best.validation_accuracy:
             best = kind(make_pipeline(vectoriser, classifier), value, accuracy)
@@ -311,4 +180,4 @@ def _fit_vectoriser(notes: Sequence[str]) -> tuple[TfidfVectorizer, sparse.csr_m
     try:
         return vectoriser, vectoriser.fit_transform(notes)
     except ValueError as error:
-        raise InputError(f"no note of the train split holds a word ({error})") from error
+        raise InputError(f"no note of the train split contains a word ({error})") from error

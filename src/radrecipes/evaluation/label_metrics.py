@@ -15,11 +15,11 @@ from radrecipes.evaluation.baselines import (
     fit_linear_baseline,
     fit_nearest_neighbour,
     fit_support_vector_baseline,
-    majority_label,
+    majority_class,
 )
 from radrecipes.evaluation.confusions import ANY, costly_rows
 from radrecipes.evaluation.embeddings import TextEmbedder
-from radrecipes.evaluation.slices import slice_figures, slice_masks
+from radrecipes.evaluation.slices import slice_masks, slice_metrics
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_metrics
 from radrecipes.statistics import bootstrap_interval, macro_f1_statistic, mcnemar_exact, mean_statistic
@@ -131,7 +131,7 @@ def baseline_outputs(
         LINEAR: fit_linear_baseline(*learned, *chosen_by),
         SVM: fit_support_vector_baseline(*learned, *chosen_by),
     }
-    commonest = majority_label(train.references)
+    commonest = majority_class(train.references)
     answers = []
     for asked in (validation, rows):
         systems = {MAJORITY: classifier_outputs([commonest] * len(asked.ids))}
@@ -165,6 +165,7 @@ def compute_metrics(
     rows: EvaluationRows,
     systems: Mapping[str, Sequence[SystemOutput]],
     *,
+    task: str,
     label_set: LabelSet,
     train_notes: Sequence[str],
     train_labels: Sequence[str],
@@ -187,6 +188,8 @@ def compute_metrics(
         systems (`Mapping[str, Sequence[SystemOutput]]`):
             The answers of each system, row by row. `adapter` is compared with the best baseline, with
             `tfidf_logistic_regression` and with `base`, where they are there.
+        task (`str`):
+            Name of the task.
         label_set ([`LabelSet`]):
             Every label, and what is said about it.
         train_notes (`Sequence[str]`):
@@ -234,7 +237,7 @@ def compute_metrics(
     if "bootstrap" not in seeds:
         raise ValueError("seeds must hold `bootstrap`")
     draws = {"resamples": resamples, "seed": seeds["bootstrap"]}
-    commonest_label = majority_label(train_labels)
+    commonest_label = majority_class(train_labels)
 
     # One call embeds every distinct text, so that later calls only look vectors up.
     texts = [output.text for outputs in systems.values() for output in outputs]
@@ -265,6 +268,7 @@ def compute_metrics(
     shown = [name for name in (ADAPTER, best["name"] if best else None) if name in systems]
     masks = slice_masks(rows.notes, rows.references, train_notes, train_labels, label_set)
     return {
+        "task": task,
         "split": split,
         "rows": len(rows.ids),
         "groups": len(set(rows.groups)),
@@ -292,7 +296,7 @@ def compute_metrics(
             if ADAPTER in systems and other in systems
         ],
         "calibration": dict(calibration) if calibration else None,
-        "slices": slice_figures(masks, rows.groups, {name: _correct(rows, systems[name]) for name in shown}, **draws),
+        "slices": slice_metrics(masks, rows.groups, {name: _correct(rows, systems[name]) for name in shown}, **draws),
         "semantic_similarity": {
             "model": embedder.name,
             "chance": similarity_chance_levels(rows.references, label_set.names, commonest_label, embedder),

@@ -1,4 +1,4 @@
-"""What a fine-tuned model has to beat without training: the report of the training study with the nearest labels."""
+"""A baseline for reports without training: the report of the training study with the nearest labels."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from radrecipes.errors import InputError
 from radrecipes.radiology.observations import OBSERVATIONS, Status
 
-# States of an observation in arrays.
+# Status of an observation in arrays.
 ABSENT, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 _STATES = {None: ABSENT, Status.POSITIVE: POSITIVE, Status.NEGATIVE: NEGATIVE, Status.UNCERTAIN: UNCERTAIN}
 
@@ -18,36 +18,16 @@ _MATCHES_PER_BLOCK = 16_000_000
 
 
 def label_states(labels: Sequence[Mapping[str, Status]]) -> np.ndarray:
-    """Labels as numbers.
-
-    Args:
-        labels (`Sequence[Mapping[str, Status]]`):
-            Mentioned observations of each row.
-
-    Returns:
-        `np.ndarray` of shape `(rows, 14)`: `ABSENT`, `POSITIVE`, `NEGATIVE` or `UNCERTAIN`; columns as in `OBSERVATIONS`.
-    """
+    """Mentioned observations as an array of shape `(rows, 14)` of `ABSENT` to `UNCERTAIN`; columns as in `OBSERVATIONS`."""
     states = [[_STATES[row.get(name)] for name in OBSERVATIONS] for row in labels]
     return np.array(states, dtype=np.int8).reshape(len(labels), len(OBSERVATIONS))
 
 
 class NearestLabels:
-    """Gives a request the report of the training study whose labels differ from it in the fewest observations.
+    """Returns for a request the report of the training study whose labels differ in the fewest observations.
 
-    Training studies with the same labels are represented by one of them, whose words are closest to those of all of them
-    (the medoid by cosine similarity of word frequencies). Among label vectors at the same distance the commonest in
-    training wins. Nothing depends on the order of the training rows.
-
-    Args:
-        train_labels (`Sequence[Mapping[str, Status]]`):
-            Mentioned observations of each training study.
-        train_findings (`Sequence[str]`):
-            Its findings.
-        train_impressions (`Sequence[str]`):
-            Its impression.
-
-    Raises:
-        InputError: There are no training studies.
+    Studies with the same labels are represented by their medoid by cosine similarity of word frequencies. Among label vectors at
+    the same distance the most frequent in training wins. Nothing depends on the order of the training rows.
     """
 
     def __init__(
@@ -57,46 +37,30 @@ class NearestLabels:
         train_impressions: Sequence[str],
     ):
         if not len(train_labels):
-            raise InputError("the train split is empty; there is no report to look up")
+            raise InputError("the train split is empty, so there is no report to look up")
         self._reports = list(zip(train_findings, train_impressions, strict=True))
         vectors, vector_of_row, counts = np.unique(
             label_states(train_labels), axis=0, return_inverse=True, return_counts=True
         )
-        # Of equal distances the first wins below, so the commonest vector stands first.
+        # Among equal distances the first wins below, so the most frequent vector comes first.
         order = np.argsort(-counts, kind="stable")
         self._vectors = vectors[order]
         self._medoids = _medoids(self._reports, vector_of_row.ravel())[order]
 
     def nearest(self, requests: Sequence[Mapping[str, Status]]) -> np.ndarray:
-        """Which training study is nearest.
-
-        Args:
-            requests (`Sequence[Mapping[str, Status]]`):
-                Requested observations of each row.
-
-        Returns:
-            `np.ndarray` of shape `(len(requests),)`: places of training studies.
-        """
+        """Index of the nearest training study for each request."""
         states = label_states(requests)
         trained = _one_hot(self._vectors).T
         nearest = [np.zeros(0, dtype=int)]
         block = max(1, _MATCHES_PER_BLOCK // len(self._vectors))
         for start in range(0, len(states), block):
-            # The most equal states are the fewest different ones.
+            # Most equal states means fewest different ones.
             nearest.append((_one_hot(states[start : start + block]) @ trained).argmax(axis=1))
         return self._medoids[np.concatenate(nearest)]
 
     def reports(self, requests: Sequence[Mapping[str, Status]]) -> list[tuple[str, str]]:
-        """Findings and impression of the nearest training study.
-
-        Args:
-            requests (`Sequence[Mapping[str, Status]]`):
-                Requested observations of each row.
-
-        Returns:
-            `list[tuple[str, str]]`: one report per row.
-        """
-        return [self._reports[place] for place in self.nearest(requests)]
+        """Findings and impression of the nearest training study for each request."""
+        return [self._reports[index] for index in self.nearest(requests)]
 
 
 def _one_hot(states: np.ndarray) -> np.ndarray:
@@ -104,13 +68,13 @@ def _one_hot(states: np.ndarray) -> np.ndarray:
 
 
 def _medoids(reports: Sequence[tuple[str, str]], cluster_of_row: np.ndarray) -> np.ndarray:
-    """Per cluster the row whose word frequencies are closest to the sum of all of them, the first text among equals."""
+    """Per cluster the row whose word frequencies are closest to their sum, the alphabetically first text among equals."""
     texts = [f"{findings} {impression}" for findings, impression in reports]
     words = HashingVectorizer(alternate_sign=False).transform(texts)
     rows = np.arange(len(texts))
     member = sparse.csr_matrix((np.ones(len(rows)), (cluster_of_row, rows)))
     centres = (member @ words).tocsr()
-    # Sums in another order differ in the last digits, which must not decide.
+    # Rounded: the last digits depend on the order of summation.
     closeness = np.round(np.asarray(words.multiply(centres[cluster_of_row]).sum(axis=1)).ravel(), 9)
     alphabetical = np.unique(np.array(texts, dtype=object), return_inverse=True)[1]
     ranked = np.lexsort((alphabetical, -closeness, cluster_of_row))

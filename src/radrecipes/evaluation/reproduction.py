@@ -27,8 +27,7 @@ from radrecipes.inference.abstention import COVERAGE_STEP
 from radrecipes.inference.predictors import is_reference, run_of
 from radrecipes.models import base as models
 from radrecipes.recipe import Recipe, parse_recipe
-from radrecipes.tasks import TASKS
-from radrecipes.tasks.headline_figures import HeadlineFigure
+from radrecipes.tasks import TASKS, HeadlineMetric
 from radrecipes.tasks.rendering import prompt_template_digest
 from radrecipes.training import run_folder
 
@@ -130,7 +129,7 @@ class Verdict:
     """One figure beside what was published.
 
     Args:
-        figure ([`HeadlineFigure`]):
+        figure ([`HeadlineMetric`]):
             Which.
         published (`float` or `None`):
             The published value, or the mean over seeds.
@@ -141,7 +140,7 @@ class Verdict:
             What was measured.
     """
 
-    figure: HeadlineFigure
+    figure: HeadlineMetric
     published: float | None
     low: float | None
     high: float | None
@@ -345,7 +344,7 @@ def judge_same_adapter(claim: Claim, metrics: Mapping[str, Any]) -> list[Verdict
 
 
 def _verdict(
-    figure: HeadlineFigure, published: float | None, band: tuple[float, float] | None, now: float | None
+    figure: HeadlineMetric, published: float | None, band: tuple[float, float] | None, now: float | None
 ) -> Verdict:
     """A verdict without a band where all that is possible lies in it, because nothing could fail."""
     if band is None or (band[0] <= 0 and band[1] >= figure.largest):
@@ -353,7 +352,7 @@ def _verdict(
     return Verdict(figure, published, *band, now)
 
 
-def same_figure(figure: HeadlineFigure) -> float:
+def same_figure(figure: HeadlineMetric) -> float:
     """How far a figure may move without a reason; coverage by a step more, because thresholds are tried in steps of it."""
     reach = SAME_FIGURE_UNITS * 10.0**-figure.digits
     return reach + COVERAGE_STEP if figure.name == "coverage" else reach

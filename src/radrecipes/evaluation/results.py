@@ -69,7 +69,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         evaluated it, its time and hardware; hashes of base, data, prompt and recipe; versions and memory. Where labels are
         chosen the same for `calibration` (`temperature` and `expected_calibration_error` behind it) and for `decisions`
         (`coverage` and `accuracy` at the threshold for 95 %, `area_under_risk_coverage`; per system), each `None` where
-        the answers were generated and have no probability. Where text is written `task`, and `system_rows` for systems
+        the answers were generated and have no probability. Where text is written `system_rows` for systems
         that wrote fewer rows than the others.
 
     Raises:
@@ -87,6 +87,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         "recipe": first["recipe"]["name"],
         "fields": fields,
         **({"resolved": _resolved(first)} if "resolved" in first["recipe"] else {}),
+        "task": metrics["task"],
         "split": metrics["split"],
         "rows": metrics["rows"],
         "groups": metrics["groups"],
@@ -246,7 +247,7 @@ def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
 def _about_texts(metrics: dict[str, Any]) -> dict[str, Any]:
     rows = {name: system["rows"] for name, system in metrics["systems"].items()}
     fewer = {name: count for name, count in rows.items() if count < metrics["rows"]}
-    return {"task": metrics["task"], "system_rows": fewer}
+    return {"system_rows": fewer}
 
 
 def _texts_of_seed(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Accuracy on parts of the rows: rare labels, long notes, notes that training nearly holds, modalities, body regions."""
+"""Accuracy on slices of the rows: label frequency, note length, near-duplicates in training, modality, body region."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,32 +23,16 @@ def slice_masks(
     label_set: LabelSet,
     near_duplicate_threshold: float = 0.8,
 ) -> list[tuple[str, str, np.ndarray]]:
-    """Which rows belong to which slice.
+    """Name, value and row mask of every slice; each row has exactly one value of each slice.
 
-    Args:
-        notes (`Sequence[str]`):
-            The evaluated notes.
-        references (`Sequence[str]`):
-            Their right labels, canonical.
-        train_notes (`Sequence[str]`):
-            Notes of the training split. Their lengths set the bands of length: a third of them falls into each.
-        train_labels (`Sequence[str]`):
-            Their labels.
-        label_set ([`LabelSet`]):
-            Says modality and body region of each label.
-        near_duplicate_threshold (`float`, *optional*, defaults to 0.8):
-            Jaccard similarity of word 5-grams from which on two notes are near-identical, as in the leakage audit.
-
-    Returns:
-        `list[tuple[str, str, np.ndarray]]`: name of the slice, value, and mask of shape `(rows,)`. Every row is in one
-        value of each slice; a value of a band may hold none. Modality and body region are there where at least one
-        label states them.
+    The bands of note length are the terciles of the training notes; near-duplicates are found by the Jaccard similarity of word
+    5-grams, as in the leakage audit. Modality and body region are included if at least one label states them.
     """
     frequency_of = Counter(train_labels)
     frequencies = np.array([frequency_of[label] for label in references])
     words = np.array([len(note.split()) for note in notes])
     short, medium = _thirds([len(note.split()) for note in train_notes])
-    # The audit's tolerance, so that both count the same notes.
+    # The tolerance of the audit, so that both count the same notes.
     duplicate = largest_similarity(notes, train_notes) >= near_duplicate_threshold - 1e-9
     masks = [
         ("label frequency", f"rare (under {RARE_BELOW} training rows)", frequencies < RARE_BELOW),
@@ -74,38 +58,27 @@ def slice_masks(
     return masks
 
 
-def slice_figures(
+def slice_metrics(
     masks: Sequence[tuple[str, str, np.ndarray]],
     groups: Sequence[str],
     correct: Mapping[str, np.ndarray],
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Exact accuracy on each slice.
+    """Exact accuracy of each system on each slice.
 
-    Args:
-        masks (`Sequence[tuple[str, str, np.ndarray]]`):
-            As of [`slice_masks`].
-        groups (`Sequence[str]`):
-            Patient, order or scenario of each row.
-        correct (`Mapping[str, np.ndarray]`):
-            For each system to show, whether it is right, row by row.
-        resamples (`int`, *optional*, defaults to 2000):
-            Bootstrap resamples.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the draws.
+    `correct` holds for each system whether each row is correct.
 
     Returns:
-        `list[dict]`: `slice`, `value`, `rows`, `groups`, `too_few` and `systems` (accuracy with its interval per
-        system). A slice of under 20 rows, or of one group, from which no interval can be drawn, is `too_few` and has
-        `None` for every system.
+        `slice`, `value`, `rows`, `groups`, `too_few` and `systems` (accuracy with its interval per system). A slice of under 20
+        rows or of one group is `too_few` and has `None` for every system.
     """
     groups = np.asarray(groups)
-    figures = []
+    table = []
     for name, value, mask in masks:
         rows, groups_inside = int(mask.sum()), groups[mask]
         too_few = rows < FEWEST_ROWS or len(np.unique(groups_inside)) < 2
-        figures.append(
+        table.append(
             {
                 "slice": name,
                 "value": value,
@@ -120,11 +93,11 @@ def slice_figures(
                 },
             }
         )
-    return figures
+    return table
 
 
 def _thirds(lengths: Sequence[int]) -> tuple[int, int]:
     """The longest length of the first and of the second third."""
     first, second = np.quantile(lengths, [1 / 3, 2 / 3], method="inverted_cdf")
-    # Where the lengths hardly differ the bands must still not overlap.
+    # The bands must not overlap even if the lengths hardly differ.
     return int(first), max(int(second), int(first) + 1)

@@ -7,7 +7,7 @@ from radrecipes.inference.answers import TEMPLATE, WrittenReport
 from radrecipes.radiology.consistency import ReportCheck, check_report
 from radrecipes.radiology.observations import Labels
 from radrecipes.radiology.template_writer import write_report
-from radrecipes.tasks.writing import WritingTask
+from radrecipes.tasks import ReportWritingTask
 
 NEVER_STOPPED = "never stopped"
 
@@ -32,7 +32,7 @@ class GuardedReport:
         return self.check.reasons + [NEVER_STOPPED] * (not self.report.stopped)
 
 
-def checked(report: WrittenReport, request: Labels, task: WritingTask) -> GuardedReport:
+def checked(report: WrittenReport, request: Labels, task: ReportWritingTask) -> GuardedReport:
     """A report with its check against a request of a task."""
     return GuardedReport(report, check_report(report.text, request, task.sections, task.states_all))
 
@@ -41,7 +41,7 @@ def guard_reports(
     requests: Sequence[Labels],
     first_tries: Sequence[WrittenReport],
     write_again: Callable[[list[int], int], list[WrittenReport]],
-    task: WritingTask,
+    task: ReportWritingTask,
     tries: int,
 ) -> list[GuardedReport]:
     """Take each report whose check passes; let the others be written again, and at last by the template writer.
@@ -53,7 +53,7 @@ def guard_reports(
             What the model wrote first.
         write_again (`Callable[[list[int], int], list[WrittenReport]]`):
             Given the places of refused reports and the number of the try (2, 3, …), lets the model write those anew.
-        task ([`WritingTask`]):
+        task ([`ReportWritingTask`]):
             Says which sections a report must have.
         tries (`int`):
             Tries of the model, the first included.

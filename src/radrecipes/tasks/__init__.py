@@ -1,8 +1,30 @@
-"""The tasks: what the model reads, what it writes, and how its output is read back. Only this package knows a prompt."""
+"""The tasks: everything that is specific to one of them. A new task is a file here and a line below."""
 
 from radrecipes.tasks.impression import ImpressionTask
+from radrecipes.tasks.label_task import LabelTask
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.tasks.report import ReportTask
-from radrecipes.tasks.task import Task
+from radrecipes.tasks.report_writing import ReportWritingTask
+from radrecipes.tasks.task import HeadlineMetric, Task, TaskWords, metric_value
+from radrecipes.tasks.text_task import TextCheck, TextTask
 
-TASKS: dict[str, Task] = {task.name: task for task in (ProtocolTask(), ReportTask(), ImpressionTask())}
+__all__ = [
+    "TASKS",
+    "HeadlineMetric",
+    "LabelTask",
+    "ReportWritingTask",
+    "Task",
+    "TaskWords",
+    "TextCheck",
+    "TextTask",
+    "metric_value",
+]
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        ProtocolTask(),
+        ReportTask(),
+        ImpressionTask(),
+    )
+}

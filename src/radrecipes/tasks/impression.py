@@ -1,41 +1,60 @@
-"""Task `impression`: from the findings of a chest X-ray report write its impression, on the data of task `report`."""
+"""Task `impression`: write the impression of a chest X-ray report from its findings, on the data of task `report`."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from radrecipes.data.prepared import SPLITS, PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.radiology.consistency import IMPRESSION_SECTIONS
 from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import Labels
-from radrecipes.tasks.writing import WritingTask
+from radrecipes.tasks.report_writing import ReportWritingTask
+from radrecipes.tasks.task import TaskWords
+
+if TYPE_CHECKING:
+    from radrecipes.data.prepared import PreparedDataset
 
 
-class ImpressionTask(WritingTask):
-    """Prompt and completion of impressions, which may leave minor findings out but contradict none."""
+class ImpressionTask(ReportWritingTask):
+    """Impressions from findings; they may leave minor findings out but contradict none."""
 
     name = "impression"
     input_column = "findings"
     instruction = "Write the impression for these findings of a chest X-ray."
     sections = IMPRESSION_SECTIONS
     states_all = False
+    words = TaskWords(
+        title="Impressions from findings sections",
+        summary="Drafts the impression of a chest X-ray report from its findings.",
+        example="There is a small pleural effusion. The heart is enlarged. No pneumothorax.",
+        rows="studies",
+        groups="patients",
+        answer="impression",
+        answers="impressions",
+        categories="observations",
+        tags=("chest-x-ray", "radiology-report"),
+    )
 
-    def check_dataset(self, dataset: PreparedDataset) -> None:
+    def check_dataset(self, dataset: "PreparedDataset") -> None:
         """Refuse a dataset of another task, or with reports that lack a section.
 
         Raises:
             [`InputError`]: see above.
         """
         super().check_dataset(dataset)
-        for split in SPLITS:
-            if not all(dataset.splits[split]["findings"]) or not all(dataset.splits[split]["impression"]):
+        for name, split in dataset.splits.items():
+            if not all(split["findings"]) or not all(split["impression"]):
                 raise InputError(
-                    f"reports of the {split} split lack findings or impression; prepare it with --sections both",
+                    f"reports of the {name} split lack findings or impression; prepare it with --sections both",
                     str(dataset.folder),
                 )
 
     def compose(self, findings: str, impression: str) -> str:
         """The impression alone."""
         return impression
+
+    def reference(self, row: Mapping[str, Any]) -> str:
+        """The impression of the row."""
+        return row["impression"]
 
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
         """The findings on one line.

@@ -1,22 +1,35 @@
-"""Task `report`: from structured observations write the Findings and Impression of a chest X-ray report."""
+"""Task `report`: write the findings and impression of a chest X-ray report from a list of observations."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from radrecipes.radiology.consistency import REPORT_SECTIONS, format_report
 from radrecipes.radiology.observations import NONE_STATED, Labels, Status, format_observations, parse_observations
-from radrecipes.tasks.writing import WritingTask
+from radrecipes.tasks.report_writing import ReportWritingTask
+from radrecipes.tasks.task import TaskWords
 
 _HEADINGS = {Status.POSITIVE: "Present", Status.UNCERTAIN: "Possible", Status.NEGATIVE: "Absent"}
 
 
-class ReportTask(WritingTask):
-    """Prompt and completion of report writing."""
+class ReportTask(ReportWritingTask):
+    """Reports from observations."""
 
     name = "report"
     input_column = "observations"
     instruction = "Write the findings and impression of this chest X-ray."
     sections = REPORT_SECTIONS
     states_all = True
+    words = TaskWords(
+        title="Reports from findings",
+        summary="Drafts findings and impression of a chest X-ray report from a list of observations.",
+        example="Pleural Effusion: positive; Pneumothorax: negative; Pneumonia: uncertain",
+        rows="studies",
+        groups="patients",
+        answer="report",
+        answers="reports",
+        categories="observations",
+        tags=("chest-x-ray", "radiology-report"),
+    )
 
     @property
     def probe(self) -> dict[str, str]:
@@ -24,7 +37,7 @@ class ReportTask(WritingTask):
         return {self.input_column: "Edema: positive; Pneumonia: uncertain; Fracture: negative"}
 
     def question(self, inputs: Mapping[str, str]) -> str:
-        """The instruction, then a line a status with its observations: shorter than pairs, and read more surely."""
+        """The instruction, then a line per status with its observations: shorter than pairs, and read more reliably."""
         request = parse_observations(inputs[self.input_column])
         lines = [
             f"{heading}: {', '.join(name for name, found in request.items() if found == status)}"
@@ -34,14 +47,18 @@ class ReportTask(WritingTask):
         return "\n".join([self.instruction, *(lines or [NONE_STATED])])
 
     def compose(self, findings: str, impression: str) -> str:
-        """Both sections behind their headers; without header where a section has no text."""
+        """Both sections after their headers; a section without text has no header."""
         return format_report(findings, impression)
+
+    def reference(self, row: Mapping[str, Any]) -> str:
+        """Both sections of the row, without headers."""
+        return f"{row['findings']} {row['impression']}"
 
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
         """Observations in canonical names and order.
 
         Raises:
-            [`InputError`]: see [`~reports.observations.parse_observations`].
+            [`InputError`]: see [`~radiology.observations.parse_observations`].
         """
         return {self.input_column: format_observations(parse_observations(text, where))}
 

@@ -1,36 +1,111 @@
-"""What every task says of itself: its columns, its prompt, its completion."""
+"""A task: what the model reads and writes, how its output is compared, and the words and metrics that describe it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from radrecipes.data.prepared import PreparedDataset
+from radrecipes.data.normalise import normalise_note
 from radrecipes.errors import InputError
 
+if TYPE_CHECKING:
+    from radrecipes.data.prepared import PreparedDataset
 
-class Task(ABC):
-    """A task reads one column and writes one text: a label of a closed set, or a report.
 
-    Attributes:
-        name (`str`):
-            As in a recipe's `task`.
-        dataset_task (`str`):
-            Task that its datasets were prepared for; several tasks can share them.
-        input_column (`str`):
-            Column of the prepared dataset that the model reads.
-        instruction (`str`):
-            First line of the user's turn. It comes first so that prompts share their beginning.
-        writes (`"label"` or `"report"`):
-            What is written, which decides how it is predicted and evaluated.
+@dataclass(frozen=True)
+class HeadlineMetric:
+    """A metric that every system of an evaluation has.
+
+    Args:
+        name: Its key in `metrics.json`, where it is a number or has `value`, `low` and `high`.
+        title: Its name in tables.
+        digits: Decimals in tables.
+        lower_is_better: Whether it counts something bad.
+        published: Whether tables in documents and cards show it.
+        largest: Its largest possible value; the smallest is 0.
+        hub_id: Its id among the metrics of the Hub, if the Hub has it.
     """
 
     name: str
-    dataset_task: str
-    input_column: str
-    instruction: str
-    writes: Literal["label", "report"]
+    title: str
+    digits: int = 3
+    lower_is_better: bool = False
+    published: bool = True
+    largest: float = 1.0
+    hub_id: str | None = None
 
-    def check_dataset(self, dataset: PreparedDataset) -> None:
+    @property
+    def heading(self) -> str:
+        """The title, with an arrow if lower is better."""
+        return f"{self.title} ↓" if self.lower_is_better else self.title
+
+
+def metric_value(cell: float | Mapping[str, float] | None) -> float | None:
+    """The value of a metric, with or without an interval."""
+    return cell["value"] if isinstance(cell, Mapping) else cell
+
+
+@dataclass(frozen=True)
+class TaskWords:
+    """What cards, pages and tables call the parts of a task.
+
+    Args:
+        title: The task, above its tables.
+        summary: One sentence for the model card: what the model does.
+        example: An invented input for commands and snippets.
+        rows: What a row is, plural.
+        groups: What rows are grouped by, plural.
+        answer: What the model gives, singular.
+        answers: The same, plural.
+        categories: What [`Task.categories`] returns, plural.
+        tags: Tags of the model on the Hub.
+    """
+
+    title: str
+    summary: str
+    example: str
+    rows: str = "rows"
+    groups: str = "groups"
+    answer: str = "answer"
+    answers: str = "answers"
+    categories: str = "categories"
+    tags: tuple[str, ...] = ()
+
+
+class Task(ABC):
+    """Everything that is specific to a task; subclass [`LabelTask`] or [`TextTask`].
+
+    Attributes:
+        name: The value of `task` in a recipe, in `metrics.json` and in results.
+        input_column: Column of the prepared dataset that the model reads.
+        target_column: Column of the prepared dataset that the model learns to write.
+        instruction: First line of the user's turn, so that all prompts have a shared prefix.
+        words: For cards, pages and tables.
+        headline: The metrics in summaries and tables, in this order.
+        main_system: The system in `metrics.json` that results are about.
+        hub_task: Kind of task in the evaluation results on the Hub.
+    """
+
+    name: str
+    input_column: str
+    target_column: str
+    instruction: str
+    words: TaskWords
+    headline: tuple[HeadlineMetric, ...]
+    main_system: str
+    hub_task: str
+
+    @property
+    def dataset_task(self) -> str:
+        """The task that its datasets are prepared for; several tasks can share one."""
+        return self.name
+
+    @property
+    def published(self) -> list[HeadlineMetric]:
+        """The headline metrics in documents and cards."""
+        return [metric for metric in self.headline if metric.published]
+
+    def check_dataset(self, dataset: "PreparedDataset") -> None:
         """Refuse a dataset that was prepared for another task.
 
         Raises:
@@ -52,21 +127,28 @@ class Task(ABC):
 
     @property
     def probe(self) -> dict[str, str]:
-        """An input that shows in [`question`] all that decides how inputs are rendered; the prompt's digest is made of it."""
+        """An input whose question shows everything that decides how inputs are rendered; the prompt's digest is made of it."""
         return {self.input_column: "{" + self.input_column + "}"}
 
-    @abstractmethod
     def target(self, row: Mapping[str, Any]) -> str:
-        """What the model is to write for a dataset's row."""
+        """What the model learns to write for a dataset's row."""
+        return row[self.target_column]
 
     @abstractmethod
     def categories(self, row: Mapping[str, Any]) -> list[str]:
-        """What a dataset's row is an example of: its label, or each observation with its status."""
+        """What a dataset's row is an example of, for counts: its label, or each observation with its status."""
 
-    @abstractmethod
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
-        """The input as training saw it, from what a user gave.
+        """The input as the model reads it, from a user's text; preparing a dataset does the same.
 
         Raises:
             [`InputError`]: the text is empty or not what the task reads.
         """
+        cleaned = normalise_note(text)
+        if not cleaned:
+            raise InputError(f"the {self.input_column} is empty; remove the row or give it a text", where)
+        return {self.input_column: cleaned}
+
+    @abstractmethod
+    def reward(self, row: Mapping[str, Any], text: str) -> float:
+        """How good a written text is for a dataset's row, from 0 to 1, for training by reinforcement learning."""

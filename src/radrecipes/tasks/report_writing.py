@@ -1,0 +1,66 @@
+"""Tasks that write a chest X-ray report or a part of it, checked against the observations that were requested."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from radrecipes.radiology.consistency import FINDINGS, IMPRESSION, ReportCheck, check_report, read_sections
+from radrecipes.radiology.observations import Labels, parse_observations
+from radrecipes.radiology.template_writer import write_report
+from radrecipes.tasks.task import HeadlineMetric
+from radrecipes.tasks.text_task import TextTask
+
+
+class ReportWritingTask(TextTask):
+    """A task on prepared reports, whose text must agree with a request.
+
+    Attributes:
+        sections: Sections that a text must have.
+        states_all: Whether a text must state every positive and uncertain observation of the request.
+    """
+
+    dataset_task = "report"
+    fallback_writer = "the template writer"
+    headline = (
+        *TextTask.headline[:-1],
+        HeadlineMetric("label_recall", "label recall", hub_id="recall"),
+        HeadlineMetric("label_precision", "label precision", hub_id="precision"),
+        HeadlineMetric("contradiction_rate", "contradictions", lower_is_better=True),
+        HeadlineMetric("invented_positive_rate", "invented positives", lower_is_better=True),
+        TextTask.headline[-1],
+    )
+    sections: tuple[str, ...]
+    states_all: bool
+
+    def target(self, row: Mapping[str, Any]) -> str:
+        """The text of the row's findings and impression."""
+        return self.compose(row["findings"], row["impression"])
+
+    def categories(self, row: Mapping[str, Any]) -> list[str]:
+        """The observations, each with its status."""
+        return [f"{name}: {status}" for name, status in parse_observations(row["observations"]).items()]
+
+    @abstractmethod
+    def compose(self, findings: str, impression: str) -> str:
+        """The text as the model writes it."""
+
+    @abstractmethod
+    def request(self, inputs: Mapping[str, str]) -> Labels:
+        """The observations that the text must agree with."""
+
+    def check(self, inputs: Mapping[str, str], text: str) -> ReportCheck:
+        """Compare a text with the request: labels, sections, repetition, earlier studies and details."""
+        return self.check_against(self.request(inputs), text)
+
+    def check_against(self, request: Labels, text: str) -> ReportCheck:
+        """[`check`] for a request that is known already; labelling findings again costs as much as the check."""
+        return check_report(text, request, self.sections, self.states_all)
+
+    def fallback(self, inputs: Mapping[str, str]) -> str:
+        """The request in fixed sentences."""
+        return self.compose(*write_report(self.request(inputs)))
+
+    def comparable(self, text: str) -> str:
+        """The text without section headers, which every report shares."""
+        read = read_sections(text, headless=self.sections[0])
+        return f"{read[FINDINGS]} {read[IMPRESSION]}".strip()

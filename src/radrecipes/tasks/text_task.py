@@ -1,0 +1,92 @@
+"""Tasks whose answer is a text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+from radrecipes.tasks.task import HeadlineMetric, Task
+
+
+class Check(Protocol):
+    """Whether a text is accepted; every check has these."""
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Why the text is refused, without quoting it; empty if it is accepted."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the text is accepted."""
+
+
+@dataclass(frozen=True)
+class TextCheck:
+    """The plain form of [`Check`]: its reasons."""
+
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is no reason to refuse the text."""
+        return not self.reasons
+
+
+class TextTask(Task):
+    """A task that writes text. A subclass gives name, input and target column, instruction and words.
+
+    Attributes:
+        fallback_writer: What [`fallback`] writes with, for messages; `None` if there is no fallback.
+    """
+
+    main_system = "adapter_guarded"
+    hub_task = "text-generation"
+    writes = "report"  # old name, goes with its last reader
+    headline = (
+        HeadlineMetric("passed_rate", "passes all checks"),
+        HeadlineMetric("rouge_l", "ROUGE-L", hub_id="rouge"),
+        HeadlineMetric("bleu", "BLEU", digits=1, largest=100.0, hub_id="bleu"),
+        HeadlineMetric("never_stopped_rate", "never stopped", lower_is_better=True),
+    )
+    fallback_writer: str | None = None
+
+    def categories(self, row: Mapping[str, Any]) -> list[str]:
+        """None: texts have no categories in general."""
+        return []
+
+    def check(self, inputs: Mapping[str, str], text: str) -> Check:
+        """Whether a text may be returned for an input; accepts every text unless a subclass says more."""
+        return TextCheck()
+
+    def fallback(self, inputs: Mapping[str, str]) -> str | None:
+        """What is returned when the check refuses every text of the model; `None` returns the last of them."""
+        return None
+
+    def comparable(self, text: str) -> str:
+        """The part of a text that ROUGE-L and BLEU compare."""
+        return text
+
+    def reference(self, row: Mapping[str, Any]) -> str:
+        """What [`comparable`] texts for a dataset's row are compared with."""
+        return self.comparable(self.target(row))
+
+    def reward(self, row: Mapping[str, Any], text: str) -> float:
+        """ROUGE-L against the reference; 0 if the check refuses the text."""
+        if not self.check(self.inputs(row), text).passed:
+            return 0.0
+        return rouge_l(self.reference(row), self.comparable(text))
+
+
+def rouge_l(reference: str, text: str) -> float:
+    """ROUGE-L: F1 over the longest common subsequence of words (Lin, 2004), by `rouge-score`; 0 if either is empty.
+
+    Words are runs of letters and digits in lower case, not stemmed.
+    """
+    return _scorer().score(reference, text)["rougeL"].fmeasure
+
+
+@cache
+def _scorer():
+    from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes a second
+
+    return RougeScorer(["rougeL"])
