@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -131,6 +132,16 @@ def write_tiny_reports(folder: Path, rows: int = 64, access: str = "synthetic") 
     write_prepared_dataset(
         folder, splits=splits, columns=list(studies[0]), manifest=manifest, card="---\nlicense: apache-2.0\n---\n"
     )
+
+
+def slow_after(quick: int, cases: Iterable) -> list:
+    """Parameters of a test of which only the first few belong to `make test`."""
+    return [
+        case
+        if number < quick
+        else pytest.param(*(case if isinstance(case, tuple | list) else (case,)), marks=pytest.mark.slow)
+        for number, case in enumerate(cases)
+    ]
 
 
 @pytest.fixture(scope="session")

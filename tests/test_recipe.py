@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.trainer_utils import SaveStrategy

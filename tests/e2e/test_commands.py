@@ -208,6 +208,7 @@ def test_the_documentation_shows_the_way_from_a_clone_to_a_report():
         assert part in commands, part
 
 
+@pytest.mark.slow
 def test_make_demo_trains_evaluates_and_answers(demo):
     folder, made, _ = demo
     assert made.returncode == 0, made.stderr
@@ -218,6 +219,7 @@ def test_make_demo_trains_evaluates_and_answers(demo):
     assert "installing" not in made.stdout
 
 
+@pytest.mark.slow
 def test_make_demo_report_prepares_what_is_shipped_then_trains_evaluates_and_writes_a_checked_report(demo):
     folder, _, made = demo
     assert made.returncode == 0, made.stderr
@@ -227,6 +229,7 @@ def test_make_demo_report_prepares_what_is_shipped_then_trains_evaluates_and_wri
     assert (folder / DEMO_REPORT_RUN / "evaluation" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_make_says_one_line_for_a_fault(demo):
     folder = demo[0]
     made = subprocess.run(
@@ -239,6 +242,7 @@ def test_make_says_one_line_for_a_fault(demo):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if first_alike(name) == name])
 def test_every_command_of_a_document_runs(name, demo, tmp_path, monkeypatch, call, hub):
     hub.add_user("radiology", "token-that-writes", organizations=("your-org",))

@@ -153,6 +153,7 @@ def watch(process, output, chunks=None):
     return memory
 
 
+@pytest.mark.slow
 def test_a_prediction_killed_three_times_goes_on_and_gives_the_same_bytes_in_flat_memory(finished_copy):
     rejected = write_orders("orders.csv", ROWS)
     process = start(finished_copy, *words("whole.csv", "--chunk-rows", CHUNK))
@@ -186,6 +187,7 @@ def test_a_prediction_killed_three_times_goes_on_and_gives_the_same_bytes_in_fla
     assert not Path("out.csv.unfinished").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_file_as_one(finished_copy, call):
     write_orders("orders.csv", 100)
     launch = (*LAUNCH, "accelerate_configs/cpu_2proc.yaml", "scripts/predict.py")
