@@ -43,7 +43,7 @@ RUN = "runs/smollm2-135m/protocol_lora/seed-42"
 REPORT_RECIPE = "recipes/smollm2-135m/report_lora.yaml"
 REPORT_RUN = "runs/smollm2-135m/report_lora/seed-42"
 DEMO_REPORT_RUN = "runs/of-make-demo-report"
-ONLY_CHECKED = ("make test", "make bench", "make lint", "make clean", "make install", "make model")
+ONLY_CHECKED = ("make test", "make test-all", "make bench", "make lint", "make clean", "make install", "make model")
 QUESTIONS = {"CT Head": "worst headache of life, r/o bleed", "MR Knee": "chronic knee pain, r/o meniscal tear"}
 
 
