@@ -307,5 +307,5 @@ def test_vllm_that_is_not_installed_is_said_before_any_work(finished_copy, call,
     before = files_in(finished_copy)
     done = call("predict", "--adapter", "runs/none", *source, "--engine", "vllm")
     assert done.code == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: --engine vllm: vLLM is not installed here; ")
+    assert done.stderr.startswith("error: --engine vllm: vLLM is not installed; ")
     assert done.stderr.count("\n") == 1 and files_in(finished_copy) == before
