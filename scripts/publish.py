@@ -31,7 +31,7 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
 from radrecipes.data.dataset_folder import CARD_FILE
 from radrecipes.errors import InputError
-from radrecipes.hub import publish_folder
+from radrecipes.hub.publish import publish_folder
 from radrecipes.publishing.gates import ACKNOWLEDGEMENTS, check_release, texts_to_search
 from radrecipes.publishing.release import Release
 

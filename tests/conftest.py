@@ -23,9 +23,9 @@ import pytest
 from made_up_metrics import make_metrics  # noqa: F401  (a fixture)
 from tiny_model import build_tiny_model
 
+from radrecipes.data.dataset_folder import write_dataset_folder
 from radrecipes.data.example import Example
-from radrecipes.data.preparation import COLUMNS, derive_label_set, prepare_labelled_notes
-from radrecipes.data.prepared import write_prepared_dataset
+from radrecipes.data.preparation import derive_label_set, prepare_rows
 from radrecipes.publishing.cards.dataset_card import render_dataset_card
 
 # A shell that starts the tests in the background, or nohup, has these ignored, and every process would inherit that.
@@ -96,25 +96,23 @@ def write_tiny_dataset(folder: Path, rows: int = 64) -> None:
         note = f"{age} yo {sex}, {_QUESTIONS[label]}. History: {history}"
         examples.append(Example(f"order-{number}", f"patient-{number}", {"note": note}, label, f"tiny:{number + 1}"))
     label_set = derive_label_set(examples, "tiny", "tiny")
-    preparation = prepare_labelled_notes(examples, label_set, near_duplicate_threshold=1.0)
+    splits, facts = prepare_rows(
+        examples, input_column="note", target_column="label", label_set=label_set, near_duplicate_threshold=1.0
+    )
     manifest = {
         "name": folder.name,
         "task": "protocol",
+        "columns": ["id", "group", "note", "label"],
         "access": "synthetic",
         "license": "apache-2.0",
         "language": "en",
         "source": [],
         "generator": {"name": "tests", "seed": 0, "rows": rows},
         "label_set_derived": True,
-        **preparation.facts,
+        **facts,
     }
-    write_prepared_dataset(
-        folder,
-        splits=preparation.splits,
-        columns=COLUMNS,
-        manifest=manifest,
-        card=render_dataset_card(manifest),
-        label_set=label_set,
+    write_dataset_folder(
+        folder, splits=splits, manifest=manifest, card=render_dataset_card(manifest), label_set=label_set
     )
 
 
@@ -132,10 +130,15 @@ def write_tiny_reports(folder: Path, rows: int = 64, access: str = "synthetic") 
         "validation": studies[:held_out],
         "test": studies[held_out : 2 * held_out],
     }
-    manifest = {"name": folder.name, "task": "report", "access": access, "license": "apache-2.0", "language": "en"}
-    write_prepared_dataset(
-        folder, splits=splits, columns=list(studies[0]), manifest=manifest, card="---\nlicense: apache-2.0\n---\n"
-    )
+    manifest = {
+        "name": folder.name,
+        "task": "report",
+        "columns": list(studies[0]),
+        "access": access,
+        "license": "apache-2.0",
+        "language": "en",
+    }
+    write_dataset_folder(folder, splits=splits, manifest=manifest, card="---\nlicense: apache-2.0\n---\n")
 
 
 def slow_after(quick: int, cases: Iterable) -> list:

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
-from radrecipes.hub import Reference
+from radrecipes.hub.reference import Reference
 from radrecipes.inference.predictors import load_predictor
 from radrecipes.models.base import own_chat_template
 from radrecipes.publishing.cards.model_card import render_model_card

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from e2e.conftest import LAUNCH, RUN, edit_json, files_in
-from radrecipes.data.prepared import load_prepared_dataset, write_prepared_dataset
+from radrecipes.data.dataset_folder import write_dataset_folder
+from radrecipes.data.prepared import load_prepared_dataset
 
 REPO, DATASET_REPO, TAG = "radiology/tiny-protocols", "radiology/tiny-orders", "v1.0"
 ADAPTER = ("adapter", "--run", RUN, "--repo", REPO, "--tag", TAG, "--base-license", "apache-2.0")
@@ -111,14 +112,13 @@ def test_a_dataset_is_published_and_loads_by_name_also_streamed_and_after_anothe
 def rename_the_column_of_notes(folder):
     """The same dataset with a column of another name."""
     dataset = load_prepared_dataset(folder)
-    write_prepared_dataset(
+    write_dataset_folder(
         folder,
         splits={
             name: [dict(zip(("id", "group", "order", "label"), row.values(), strict=True)) for row in rows]
             for name, rows in dataset.splits.items()
         },
-        columns=("id", "group", "order", "label"),
-        manifest=dataset.manifest,
+        manifest={**dataset.manifest, "columns": ["id", "group", "order", "label"]},
         card=(folder / "README.md").read_text("utf-8").replace("name: note", "name: order"),
         label_set=dataset.label_set,
         overwrite=True,
