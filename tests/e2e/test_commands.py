@@ -42,7 +42,7 @@ RUN = "runs/smollm2-135m/protocol_lora/seed-42"
 REPORT_RECIPE = "recipes/smollm2-135m/report_lora.yaml"
 REPORT_RUN = "runs/smollm2-135m/report_lora/seed-42"
 DEMO_REPORT_RUN = "runs/of-make-demo-report"
-ONLY_CHECKED = ("make test", "make bench", "make lint", "make clean", "make install", "make model")
+ONLY_CHECKED = ("make test", "make test-all", "make bench", "make lint", "make clean", "make install", "make model")
 # Commands that write nothing: where several documents name one, it runs once.
 ONLY_PRINTS = re.compile(
     r"python scripts/(recipes\.py |predict\.py --adapter runs/\S+ --(text|note) )(?!.*--audit-log)"
@@ -217,6 +217,7 @@ def test_the_documentation_shows_the_way_from_a_clone_to_a_report():
         assert part in commands, part
 
 
+@pytest.mark.slow
 def test_make_demo_trains_evaluates_and_answers(demo):
     folder, made, _ = demo
     assert made.returncode == 0, made.stderr
@@ -227,6 +228,7 @@ def test_make_demo_trains_evaluates_and_answers(demo):
     assert "installing" not in made.stdout
 
 
+@pytest.mark.slow
 def test_make_demo_report_prepares_what_is_shipped_then_trains_evaluates_and_writes_a_checked_report(demo):
     folder, _, made = demo
     assert made.returncode == 0, made.stderr
@@ -236,6 +238,7 @@ def test_make_demo_report_prepares_what_is_shipped_then_trains_evaluates_and_wri
     assert (folder / DEMO_REPORT_RUN / "evaluation" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_make_says_one_line_for_a_fault(demo):
     folder = demo[0]
     made = subprocess.run(
@@ -248,6 +251,7 @@ def test_make_says_one_line_for_a_fault(demo):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if first_alike(name) == name])
 def test_every_command_of_a_document_runs(name, demo, printed, tmp_path, monkeypatch, call, hub):
     hub.add_user("radiology", "token-that-writes", organizations=("your-org",))
