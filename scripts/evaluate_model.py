@@ -26,12 +26,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes import hub
-from radrecipes.cli import positive, run, share
+from radrecipes.cli import fraction, positive, run
 from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
 from radrecipes.environment import code_version
 from radrecipes.errors import InputError
 from radrecipes.evaluation.evaluate import EvaluationOptions, evaluate
+from radrecipes.hub.pull import pull
 from radrecipes.inference.distributed import join_processes
 from radrecipes.inference.predictors import is_reference, load_predictor, run_of
 from radrecipes.recipe import header
@@ -52,7 +52,7 @@ def main() -> None:
         "--decode", choices=["score", "generate"], help="default: the recipe's; another has its own folder"
     )
     parser.add_argument(
-        "--target-accuracy", type=share, help="labels: accuracy that automatic answers shall have (default: 0.95)"
+        "--target-accuracy", type=fraction, help="labels: accuracy that automatic answers shall have (default: 0.95)"
     )
     parser.add_argument("--tries", type=positive, help="reports: tries before the template writer (default: 4)")
     parser.add_argument("--max-rows", type=positive, help="only the first rows of each split, for a quick look")
@@ -86,7 +86,7 @@ def main() -> None:
 
     # Data: the very rows that the run was split from
     source = args.dataset or manifest["data"]["folder"]
-    dataset = load_prepared_dataset(hub.pull(source, "dataset") if is_reference(source) else source)
+    dataset = load_prepared_dataset(pull(source, "dataset") if is_reference(source) else source)
     own = dataset.digest == manifest["data"]["digest"]
     if not own and not args.dataset:
         raise InputError(

@@ -44,7 +44,7 @@ def main() -> None:
     """Assemble the release, inspect it with every gate, publish it."""
     args = _arguments()
     from radrecipes.data.dataset_folder import CARD_FILE
-    from radrecipes.hub import publish_folder
+    from radrecipes.hub.publish import publish_folder
     from radrecipes.publishing.gates import check_release, texts_to_search
 
     with tempfile.TemporaryDirectory(prefix="radrecipes-release-") as scratch:
@@ -93,7 +93,7 @@ def main() -> None:
 
 def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "ReleaseFacts"]:
     from radrecipes.data.prepared import load_prepared_dataset
-    from radrecipes.hub import Reference
+    from radrecipes.hub.reference import Reference
     from radrecipes.inference.predictors import load_predictor
     from radrecipes.models.base import own_chat_template
     from radrecipes.publishing.cards.model_card import render_model_card

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import radrecipes.hub
 from radrecipes.errors import InputError
+from radrecipes.hub.publish import publish_folder
+from radrecipes.hub.pull import pull
 
 TOKEN = "hf_" + "w" * 34
 _OTHER_SETTINGS = ("HF_HUB_CACHE", "HF_XET_CACHE", "HF_DATASETS_CACHE", "HF_HUB_DISABLE_XET", "HF_DATASETS_OFFLINE")
@@ -77,7 +78,7 @@ def _publish(folder: Path, repo_id: str, options: dict) -> Outcome:
     os.environ["HF_TOKEN"] = options.pop("token", TOKEN)
     options = {"repo_type": "model", "private": True, "tag": "v2.0", "message": "Release v2.0", **options}
     try:
-        outcome.result = radrecipes.hub.publish_folder(
+        outcome.result = publish_folder(
             folder, repo_id, on_step=outcome.steps.append, sleep=outcome.waits.append, **options
         )
     except InputError as error:
@@ -89,7 +90,7 @@ def _pull(reference: str, options: dict) -> Outcome:
     outcome = Outcome()
     os.environ["HF_TOKEN"] = options.pop("token", TOKEN)
     try:
-        outcome.result = radrecipes.hub.pull(reference, sleep=outcome.waits.append, **options)
+        outcome.result = pull(reference, sleep=outcome.waits.append, **options)
     except InputError as error:
         outcome.error = str(error)
     return outcome

@@ -20,7 +20,7 @@ from hub_server import HubServer
 ADAPTER, DATASET, TAG = "radiology/protocol", "radiology/protocol-orders", "v1.0"
 TOKEN = "token-that-writes"
 NOTE = "Notes: rule out renal recurrence History: RCC, sp partial nephrectomy, knee OA"
-PULL = "import sys; from radrecipes.hub import pull; print(pull(sys.argv[1], repo_type=sys.argv[2]))"
+PULL = "import sys; from radrecipes.hub.pull import pull; print(pull(sys.argv[1], repo_type=sys.argv[2]))"
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radrecipes.errors import InputError
-from radrecipes.hub import Reference
+from radrecipes.hub.reference import Reference
 
 READ_TOKEN, FINE_TOKEN = "hf_" + "r" * 34, "hf_" + "f" * 34
 CARD = "---\nlicense: apache-2.0\n---\n# A release for tests\n"
@@ -135,7 +135,7 @@ def slow_down(server: HubServer) -> None:
 
 
 def check_line(error: str, repo_id: str) -> None:
-    """One line that names the repository and a mend, and no token."""
+    """One line that names the repository and a fix, and no token."""
     assert error.startswith(f"{repo_id}: ") and "; " in error and "\n" not in error, error
     assert TOKEN not in error and "hf_" not in error
 
@@ -202,7 +202,7 @@ def test_a_tag_never_moves(server, client, tmp_path, repo_id):
     outcome = client.publish(tmp_path / "other", repo_id)
 
     check_line(outcome.error, repo_id)
-    assert "tag: v2.0 stands on other content already (adapter_config.json" in outcome.error
+    assert "tag: v2.0 exists already with other content (adapter_config.json" in outcome.error
     assert repository.tags["v2.0"] is before is repository.revision("main")
 
 
@@ -214,7 +214,7 @@ def test_a_token_that_can_only_read_is_found_out_before_any_work(server, client,
     outcome = client.publish(tmp_path / "release", repo_id, token=READ_TOKEN)
 
     check_line(outcome.error, repo_id)
-    assert "token: the token of guest can only read" in outcome.error
+    assert "token: the token of guest is read-only" in outcome.error
     assert [request.step for request in server.requests[seen:]] == ["whoami"]
 
 
@@ -235,7 +235,7 @@ def test_a_token_whose_rights_show_at_the_first_change_only(server, client, tmp_
     outcome = client.publish(tmp_path / "release", repo_id, token=FINE_TOKEN)
 
     check_line(outcome.error, repo_id)
-    assert "commit: the Hub answered 403" in outcome.error and "a token that has the right" in outcome.error
+    assert "commit: the Hub answered 403" in outcome.error and "a token with the permission" in outcome.error
     assert repository.files("main") == OLD_FILES
 
 
@@ -256,7 +256,7 @@ def test_a_repository_of_another_visibility_gets_no_file(server, client, tmp_pat
 
     check_line(outcome.error, repo_id)
     is_now, wanted = ("public", "private") if private else ("private", "public")
-    assert f"visibility: the repository is {is_now} and was to be {wanted}" in outcome.error
+    assert f"visibility: the repository is {is_now}, not {wanted} as requested" in outcome.error
     assert repository.files("main") == OLD_FILES
 
 
@@ -305,11 +305,13 @@ def test_a_hub_that_never_answers_ends_in_one_line(tmp_path, repo_id):
     make_release(tmp_path / "release", repo_id)
     script = (
         "import sys, httpx2\n"
-        "from radrecipes import hub\n"
-        "hub._SILENCE = httpx2.Timeout(0.2)\n"
+        "from radrecipes.errors import InputError\n"
+        "from radrecipes.hub import connection\n"
+        "from radrecipes.hub.publish import publish_folder\n"
+        "connection.TIMEOUT = httpx2.Timeout(0.2)\n"
         "try:\n"
-        "    hub.publish_folder(sys.argv[1], sys.argv[2], repo_type='model', private=True, tag='v2.0', message='x')\n"
-        "except hub.InputError as error:\n"
+        "    publish_folder(sys.argv[1], sys.argv[2], repo_type='model', private=True, tag='v2.0', message='x')\n"
+        "except InputError as error:\n"
         "    print(error)\n"
     )
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -349,7 +351,7 @@ def test_a_card_that_the_hub_refuses_is_one_line(server, client, tmp_path, repo_
         (lambda folder: make_release(folder, "lab/adapter", "v3.0"), "made for lab/adapter@v3.0"),
         (
             lambda folder: make_release(folder, "lab/adapter", **{f"f{n}.txt": b"" for n in range(250)}),
-            "255 files; a release holds at most 250",
+            "255 files; a release has at most 250",
         ),
     ],
 )
@@ -638,8 +640,8 @@ def test_a_moved_tag_is_refused_until_it_is_accepted(server, client, reader, tmp
     moved = reader.pull(f"{repo_id}@v2.0")
 
     tags = Path(reader.environment["HF_HOME"]) / "radrecipes" / "tags.json"
-    assert moved.error.startswith(f"{repo_id}@v2.0: tag: it stood on {old} ") and "\n" not in moved.error
-    assert f"stands on {new} now" in moved.error
+    assert moved.error.startswith(f"{repo_id}@v2.0: tag: it pointed to {old} ") and "\n" not in moved.error
+    assert f"points to {new} now" in moved.error
     assert f"removing models/{repo_id}@v2.0 from {tags}" in moved.error
     folder = reader.pull(f"{repo_id}@{old}").result
     assert (folder / "adapter_model.safetensors").read_bytes() == content["adapter_model.safetensors"]
@@ -649,7 +651,7 @@ def test_a_moved_tag_is_refused_until_it_is_accepted(server, client, reader, tmp
     assert reader.pull(f"{repo_id}@v2.0").result.name == new
 
 
-def test_a_file_that_changed_on_the_hub_is_refused_until_it_is_mended(server, client, reader, tmp_path, repo_id):
+def test_a_file_that_changed_on_the_hub_is_refused_until_it_is_repaired(server, client, reader, tmp_path, repo_id):
     content = make_release(tmp_path / "release", repo_id)
     client.publish(tmp_path / "release", repo_id)
     server.repo(repo_id).flip_bit("adapter_model.safetensors")
@@ -663,7 +665,7 @@ def test_a_file_that_changed_on_the_hub_is_refused_until_it_is_mended(server, cl
     assert (folder / "adapter_model.safetensors").read_bytes() == content["adapter_model.safetensors"]
 
 
-def test_a_damaged_file_in_the_cache_is_mended(server, client, reader, tmp_path, repo_id):
+def test_a_damaged_file_in_the_cache_is_repaired(server, client, reader, tmp_path, repo_id):
     content = make_release(tmp_path / "release", repo_id)
     client.publish(tmp_path / "release", repo_id)
     cached = reader.pull(f"{repo_id}@v2.0").result / "adapter_config.json"
@@ -756,17 +758,17 @@ def test_a_hub_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("lab/adapter", "lab/adapter: name a tag too, as in lab/adapter@v1.0"),
-        ("lab/adapter@", "name a tag too"),
+        ("lab/adapter", "lab/adapter: add a tag, as in lab/adapter@v1.0"),
+        ("lab/adapter@", "add a tag"),
         ("lab/adapter@main", "main: this branch moves"),
         ("adapter@v1.0", "adapter: a repository on the Hub is named org/name"),
         ("@v1.0", "a repository on the Hub is named org/name|Repo id"),
         ("lab/ada pter@v1.0", "Repo id must use alphanumeric chars"),
         ("lab/a/b@v1.0", "Repo id must be in the form"),
-        ("lab/adapter@../../v1", "a tag holds letters"),
-        ("lab/adapter@v1..0", "a tag holds letters"),
-        ("lab/adapter@-v1", "a tag holds letters"),
-        ("lab/adapter@v1@v2", "a tag holds letters"),
+        ("lab/adapter@../../v1", "a tag consists of letters"),
+        ("lab/adapter@v1..0", "a tag consists of letters"),
+        ("lab/adapter@-v1", "a tag consists of letters"),
+        ("lab/adapter@v1@v2", "a tag consists of letters"),
     ],
 )
 def test_what_is_no_reference_is_named(text, expected):

@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy import stats
 
-from radrecipes import environment, hub
+from radrecipes import environment
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import (
@@ -23,6 +23,7 @@ from radrecipes.evaluation.results import (
     results_fit,
     results_path,
 )
+from radrecipes.hub.pull import pull
 from radrecipes.inference.abstention import COVERAGE_STEP
 from radrecipes.inference.predictors import is_reference, run_of
 from radrecipes.models import base as models
@@ -183,13 +184,13 @@ def find_dataset(claim: Claim, named: str | None = None) -> PreparedDataset:
         [`InputError`]: it is not here and not to be had, or damaged.
     """
     if named:
-        return load_prepared_dataset(hub.pull(named, "dataset") if is_reference(named) else named)
+        return load_prepared_dataset(pull(named, "dataset") if is_reference(named) else named)
     folder = Path(claim.recipe.arguments.dataset)
     if claim.data_repo:
         here = load_prepared_dataset(folder) if folder.is_dir() else None
         if here and here.digest == claim.facts["data"]["digest"]:
             return here
-        return load_prepared_dataset(hub.pull(claim.data_repo, "dataset"))
+        return load_prepared_dataset(pull(claim.data_repo, "dataset"))
     if not folder.is_dir():
         raise InputError("is not here; name the dataset with --dataset, a folder or org/name@v1.0", str(folder))
     return load_prepared_dataset(folder)
@@ -455,7 +456,7 @@ def _claim_of_recipe(path: Path) -> Claim:
 
 
 def _claim_of_release(name: str) -> Claim:
-    folder = hub.pull(name)
+    folder = pull(name)
     if not run_folder.is_release(folder):
         raise InputError("is no release of an adapter; name the adapter that it was made from, or for", name)
     if not (folder / RESULTS_FILE).is_file():

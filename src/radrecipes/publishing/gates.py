@@ -17,7 +17,7 @@ from transformers.utils import CHAT_TEMPLATE_FILE
 
 from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE, MANIFEST_FILE, SHOWABLE_ACCESS
 from radrecipes.errors import InputError
-from radrecipes.hub import LARGEST_RELEASE
+from radrecipes.hub.release_files import LARGEST_RELEASE
 from radrecipes.publishing import ACKNOWLEDGEMENTS
 from radrecipes.publishing.cards.card_checks import check_card
 from radrecipes.publishing.cards.front_matter import gated_form

@@ -13,7 +13,7 @@ from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import RESULTS_FILE, results_fit, results_path
 from radrecipes.files import file_sha256
-from radrecipes.hub import RELEASE_FORMAT
+from radrecipes.hub.release_files import RELEASE_FORMAT
 from radrecipes.inference.abstention import POLICY_FILE, DecisionPolicy
 from radrecipes.inference.predictors import run_of
 from radrecipes.models.weights import LoraAdapter, weights_in

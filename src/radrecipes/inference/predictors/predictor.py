@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from transformers.utils import CHAT_TEMPLATE_FILE
 
-from radrecipes import hub
 from radrecipes.data.example import Example
 from radrecipes.errors import InputError
+from radrecipes.hub.pull import pull
 from radrecipes.inference import vllm_engine
 from radrecipes.inference.generation import Generation, Sampling, generate
 from radrecipes.models import base as models
@@ -39,7 +39,7 @@ def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
     Raises:
         [`InputError`]: no finished run, or a release that is not there or not what was published.
     """
-    folder = hub.pull(str(run)) if is_reference(run) else Path(run)
+    folder = pull(str(run)) if is_reference(run) else Path(run)
     if (folder / "adapter_config.json").is_file() and not run_folder.is_release(folder):
         folder = folder.parent
     run_folder.read_manifest(folder)

@@ -1,0 +1,107 @@
+"""Pull a release from the Hub into this machine's cache, verified against its manifest and its remembered tag."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from radrecipes.errors import InputError
+from radrecipes.files import lock, write_atomically
+from radrecipes.hub.connection import WAITS, Failure, Repository, RepoType
+from radrecipes.hub.reference import Reference
+from radrecipes.hub.release_files import manifest_difference, sha256_of_files
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def pull(
+    reference: Reference | str, repo_type: RepoType = "model", *, sleep: Callable[[float], None] = time.sleep
+) -> Path:
+    """Download a release, `org/name@v1.0`, and verify every file; returns the folder in the cache, to be read only.
+
+    The commit that a tag pointed to when it was first pulled is remembered in `$HF_HOME/radrecipes/tags.json`; a tag that moved
+    since then is refused. What was pulled once is found again without the Hub.
+
+    Raises:
+        [`InputError`]: it does not exist or is not accessible, the tag moved, a file is missing, changed or not listed, or
+            the Hub cannot be reached and it was never pulled.
+    """
+    if isinstance(reference, str):
+        reference = Reference.parse(reference)
+    repository = Repository(reference.repo_id, repo_type, sleep=sleep)
+    commit = reference.revision if _COMMIT.fullmatch(reference.revision) else _tagged_commit(repository, reference)
+
+    folder = repository.download(commit)
+    if difference := manifest_difference(folder, sha256_of_files(folder)):
+        # A new download repairs a damaged file in the cache, but not damage on the Hub.
+        try:
+            folder = repository.download(commit, force_download=True)
+        except InputError as error:
+            raise InputError(f"{difference} in {folder}, and a new download failed: {error}") from error
+        if difference := manifest_difference(folder, sha256_of_files(folder)):
+            raise InputError(
+                f"{reference}: download: {difference}; do not use it, and ask its owner for a new release under a new tag"
+            )
+    if commit != reference.revision:
+        _remember_tag(_tag_key(reference, repo_type), commit)
+    return folder
+
+
+def _tagged_commit(repository: Repository, reference: Reference) -> str:
+    """The commit of a tag, which must be the one that it was first pulled at."""
+    key = _tag_key(reference, repository.repo_type)
+    remembered = _remembered_tags().get(key)
+    try:
+        # With a remembered commit the cache may answer, so there is no need to wait for the Hub.
+        info = repository.call(
+            "tag",
+            lambda: repository.api.repo_info(
+                reference.repo_id, repo_type=repository.repo_type, revision=reference.revision
+            ),
+            waits=WAITS if remembered is None else (),
+        )
+    except InputError as error:
+        failure = Failure(error.__cause__)
+        if remembered is not None and (failure.offline or failure.transient):
+            return remembered
+        raise
+    if remembered not in (None, info.sha):
+        raise InputError(
+            f"{reference}: tag: it pointed to {remembered} when it was first pulled and points to {info.sha} now; pull "
+            f"{reference.repo_id}@{remembered} for the old content, or accept the new by removing {key} from {_tags_file()}"
+        )
+    return info.sha
+
+
+def _tags_file() -> Path:
+    return Path(constants.HF_HOME) / "radrecipes" / "tags.json"
+
+
+def _tag_key(reference: Reference, repo_type: RepoType) -> str:
+    return f"{repo_type}s/{reference}"
+
+
+def _remembered_tags() -> dict[str, str]:
+    path = _tags_file()
+    try:
+        tags = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"not JSON ({error}); fix it, or delete it to forget all tags", where=str(path)) from error
+    if not isinstance(tags, dict):
+        raise InputError("not an object of tags and commits; delete it to forget all tags", where=str(path))
+    return tags
+
+
+def _remember_tag(key: str, commit: str) -> None:
+    path = _tags_file()
+    if _remembered_tags().get(key) == commit:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path.with_suffix(".lock")):
+        tags = {**_remembered_tags(), key: commit}
+        write_atomically(path, json.dumps(tags, indent=2, sort_keys=True) + "\n")

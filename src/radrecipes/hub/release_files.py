@@ -1,0 +1,89 @@
+"""The files of a release, and whether they are those that its manifest lists."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
+
+MANIFEST_FILE = "manifest.json"
+RELEASE_FORMAT = 1
+# A Hub commit of at most this many files is never split by the client.
+LARGEST_RELEASE = 250
+# The Hub writes this file into a new repository itself.
+HUB_FILE = ".gitattributes"
+
+
+def release_files(folder: Path, repo_id: str, tag: str) -> dict[str, str]:
+    """Path to sha256 of every file of a release; raises an [`InputError`] unless they are those of its manifest."""
+    files = sha256_of_files(folder)
+    if difference := manifest_difference(folder, files):
+        raise InputError(f"{difference}; assemble the release again", where=str(folder))
+    published = _published_facts(folder)
+    if (published.get("repo"), published.get("tag")) != (repo_id, tag):
+        raise InputError(
+            f"made for {published.get('repo')}@{published.get('tag')}, not for {repo_id}@{tag}; assemble it again",
+            where=str(folder / MANIFEST_FILE),
+        )
+    if "README.md" not in files:
+        raise InputError("there is no README.md; assemble the release again", where=str(folder))
+    if len(files) > LARGEST_RELEASE:
+        raise InputError(
+            f"{len(files)} files; a release has at most {LARGEST_RELEASE}, so that it is one commit", where=str(folder)
+        )
+    return files
+
+
+def manifest_difference(folder: Path, files: Mapping[str, str]) -> str | None:
+    """How the files of a release differ from its own manifest, or `None`."""
+    try:
+        listed = _published_facts(folder)["files"]
+    except InputError as error:
+        return str(error)
+    return difference_of(files, {**listed, MANIFEST_FILE: files[MANIFEST_FILE]})
+
+
+def difference_of(found: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
+    """The first difference between two sets of files with their hashes, in words, or `None`."""
+    for path in sorted(found.keys() | expected.keys()):
+        if path not in found:
+            return f"{path} is missing"
+        if path not in expected:
+            return f"{path} does not belong to the release"
+        if found[path] != expected[path]:
+            return f"{path} has another sha256 than the published one"
+    return None
+
+
+def sha256_of_files(folder: Path) -> dict[str, str]:
+    """Path to sha256 of every file in a folder except the Hub's own."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: file_sha256(path) for name, path in paths.items() if name != HUB_FILE}
+
+
+def git_blob_id(path: Path) -> str:
+    """The sha1 under which git stores the file."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _published_facts(folder: Path) -> dict[str, Any]:
+    """The part `published` of a release's manifest."""
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {MANIFEST_FILE}, so it is not a release of radrecipes") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{MANIFEST_FILE} is not JSON") from error
+    published = manifest.get("published") if isinstance(manifest, dict) else None
+    if not isinstance(published, dict) or not isinstance(published.get("files"), dict):
+        raise InputError(f"{MANIFEST_FILE} does not list the files of a release under `published`")
+    if published.get("format") != RELEASE_FORMAT:
+        raise InputError(
+            f"{MANIFEST_FILE} has release format {published.get('format')!r}; this version reads {RELEASE_FORMAT}"
+        )
+    return published
