@@ -16,7 +16,7 @@ import torch
 from transformers import TrainerCallback
 
 from radrecipes.errors import InputError, OutOfMemoryError
-from radrecipes.planning.gpu import GPUS
+from radrecipes.planning.gpus import GPUS
 
 WARM_UP_STEPS = 3  # select kernels and allocate memory
 NEEDS_A_GPU = "needs a GPU"
