@@ -1,38 +1,408 @@
-"""Prepare a dataset: read what you have, clean, split by group or patient, audit, and write it with its card."""
+"""Prepare a dataset: read a table or reports, clean, split by group or patient, audit, and write it with its card."""
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.cli import run
+from radrecipes.cli import non_negative, positive, run
+from radrecipes.data.dataset_folder import ACCESS_LEVELS, LABEL_SET_FILE, check_output_folder, write_dataset_folder
+from radrecipes.data.sources.registry import REPORT_SOURCES
+from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
+from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task
 
-from data_preparation.arguments import add_protocol_arguments, add_report_arguments, add_synthetic_report_arguments
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Parse the command line; one subcommand for each task."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    add_protocol_arguments(tasks)
-    add_report_arguments(tasks)
-    add_synthetic_report_arguments(tasks)
-    return parser.parse_args()
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Run one subcommand. Its parts are imported when it is chosen: those of the others take their time to load."""
-    arguments = parse_arguments()
-    if arguments.task == "protocol":
-        from data_preparation.protocol import prepare_protocol
+    """Run one subcommand."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    subcommands = parser.add_subparsers(required=True, metavar="TASK")
+    for task in TASKS.values():
+        if task.name == task.dataset_task and not isinstance(task, ReportWritingTask):
+            _add_table_arguments(subcommands, task)
+    _add_report_arguments(subcommands)
+    _add_synthetic_report_arguments(subcommands)
+    arguments = parser.parse_args()
+    arguments.prepare(arguments)
 
-        prepare_protocol(arguments)
-    elif arguments.task == "report":
-        from data_preparation.report import prepare_report
 
-        prepare_report(arguments)
-    elif arguments.task == "synthetic-reports":
-        from data_preparation.synthetic_reports import make_synthetic_reports
+def prepare_table(args: argparse.Namespace) -> None:
+    """Prepare a table of texts, each with its label or target text."""
+    from radrecipes.data.label_sets import LabelSet
+    from radrecipes.data.preparation import derive_label_set, prepare_rows
+    from radrecipes.publishing.cards.dataset_card import render_dataset_card, render_preparation_summary
 
-        make_synthetic_reports(arguments)
+    task: Task = args.task
+    check_output_folder(args.output, args.overwrite)
+
+    # Read or generate
+    examples, origin = _generate(args) if args.synthetic else _read_table(args)
+    label_set, options = None, {}
+    if isinstance(task, LabelTask):
+        label_set_file = args.label_set or (REPOSITORY / task.synthetic_label_set if args.synthetic else None)
+        if label_set_file:
+            label_set = LabelSet.load(label_set_file)
+        else:
+            label_set = derive_label_set(examples, args.output.resolve().name, args.source.name)
+        origin["label_set_derived"] = label_set_file is None
+        options = {"conflicts": args.conflicts, "on_unknown_label": args.on_unknown_label}
+
+    # Clean, split, audit
+    splits, facts = prepare_rows(
+        examples,
+        input_column=task.input_column,
+        target_column=task.target_column,
+        label_set=label_set,
+        on_bad_row=args.on_bad_row,
+        near_duplicate_threshold=args.near_duplicate_threshold,
+        max_dropped=args.max_dropped,
+        split_seed=args.split_seed,
+        **options,
+    )
+
+    # Write
+    manifest = {
+        "name": args.output.resolve().name,
+        "task": task.name,
+        "columns": ["id", "group", task.input_column, task.target_column],
+        "access": args.access or ("synthetic" if args.synthetic else "credentialed"),
+        "license": args.license or ("apache-2.0" if args.synthetic else "other"),
+        "language": args.language,
+        **origin,
+        **facts,
+    }
+    card = render_dataset_card(manifest)
+    written = write_dataset_folder(
+        args.output, splits=splits, manifest=manifest, card=card, label_set=label_set, overwrite=args.overwrite
+    )
+
+    # Report
+    print(render_preparation_summary(written))
+    if origin.get("label_set_derived"):
+        print(f"\n{len(label_set.labels)} labels were derived from the labels of the source. To give them aliases,")
+        print(f"copy {args.output / LABEL_SET_FILE}, edit it, and prepare again with --label-set COPY --overwrite.")
+    _print_written(args, written)
+
+
+def _read_table(args: argparse.Namespace) -> tuple[list, dict]:
+    from radrecipes.data.sources.tables import read_examples
+
+    for option, value in (("text", args.text_column), (args.target_option, args.target)):
+        if not value:
+            raise InputError(f"--{option}-column is missing; name the column, see --help", where=str(args.source))
+    examples = read_examples(
+        args.source,
+        inputs={args.task.input_column: args.text_column},
+        target=args.target,
+        id_column=args.id_column,
+        group_column=args.group_column,
+    )
+    file = {"file": args.source.name, "sha256": file_sha256(args.source), "rows": len(examples)}
+    return examples, {"source": [file], "generator": None}
+
+
+def _generate(args: argparse.Namespace) -> tuple[list, dict]:
+    from radrecipes.data.example import Example
+
+    task, generate = args.task, args.task.generate
+    examples = [
+        Example(row["id"], row["group"], task.inputs(row), row[task.target_column], f"generated:{number}")
+        for number, row in enumerate(generate(seed=args.seed, rows=args.rows), start=1)
+    ]
+    name = f"{generate.__module__}.{generate.__qualname__}"
+    return examples, {"source": [], "generator": {"name": name, "seed": args.seed, "rows": args.rows}}
+
+
+def prepare_report(args: argparse.Namespace) -> None:
+    """Prepare chest X-ray reports with the observations that they state."""
+    from radrecipes.data.report_preparation import COLUMNS, ReportOptions, prepare_reports
+    from radrecipes.publishing.cards.report_dataset_card import render_report_dataset_card, render_report_summary
+
+    _check_report_arguments(args)
+    check_output_folder(args.output, args.overwrite)
+
+    # Find the reports
+    kind = REPORT_SOURCES[args.source]
+    source = kind.open(args.root, vars(args))
+    synthetic = source.generator is not None
+    if args.access == "synthetic" and not synthetic:
+        raise InputError(
+            "--access synthetic is for generated reports only, which have a generator.json next to them",
+            where=str(args.root),
+        )
+
+    # Read, clean, label, split
+    rejected = Path(f"{args.output}.rejected.csv")
+    options = ReportOptions(
+        labels="relabel" if args.label_source == "relabel" else "stated",
+        sections=args.sections,
+        earlier_studies=args.earlier_studies,
+        deidentified=args.deidentified,
+        details=args.details,
+    )
+    with _progress(source.count) as progress:
+        splits, facts = prepare_reports(
+            source,
+            options,
+            rejected_path=rejected,
+            official_split=args.split == "official",
+            split_seed=args.split_seed,
+            max_dropped=args.max_dropped,
+            processes=args.processes,
+            progress=progress,
+        )
+
+    # Write
+    manifest = {
+        "name": args.output.resolve().name,
+        "task": "report",
+        "columns": list(COLUMNS),
+        "access": args.access or ("synthetic" if synthetic else kind.access),
+        "license": args.license or ("apache-2.0" if synthetic else "other"),
+        "language": args.language,
+        "generator": source.generator,
+        "origin": args.source,
+        "label_source": args.label_source,
+        "labels": args.labels,
+        **facts,
+    }
+    card = render_report_dataset_card(manifest)
+    written = write_dataset_folder(args.output, splits=splits, manifest=manifest, card=card, overwrite=args.overwrite)
+
+    # Report
+    print(render_report_summary(written))
+    if written["rows"]["dropped"]:
+        print(f"\ndropped reports are listed in {rejected}")
+    _print_written(args, written)
+
+
+def _check_report_arguments(args: argparse.Namespace) -> None:
+    """Fill in the defaults that depend on the source; refuse what the source does not have."""
+    source = REPORT_SOURCES[args.source]
+    if not 0 <= args.max_dropped <= 1:
+        raise InputError(f"--max-dropped is {args.max_dropped}; choose a fraction between 0 and 1, for example 0.02")
+    args.label_source = args.label_source or source.label_sources[0]
+    if args.label_source not in source.label_sources:
+        raise InputError(
+            f"--source {args.source} has no labels of the kind --label-source {args.label_source};"
+            f" choose {' or '.join(source.label_sources)}"
+        )
+    if args.label_source == "csv":
+        args.labels = args.labels or "chexpert"
+    elif args.labels:
+        raise InputError("--labels chooses a CSV file, which is only read with --label-source csv; add that")
+    if args.split == "official" and not source.official_split:
+        raise InputError(f"--source {args.source} has no official split; choose --split patient")
+
+
+def make_synthetic_reports(args: argparse.Namespace) -> None:
+    """Write invented reports in the layout of MIMIC-CXR, from which `report` prepares a dataset."""
+    from radrecipes.data.synthetic_reports import write_synthetic_tree
+
+    with _progress(args.studies) as progress:
+        facts = write_synthetic_tree(
+            args.output, seed=args.seed, patients=args.patients, studies=args.studies, on_progress=progress
+        )
+    print(f"{facts['studies']} synthetic reports of {facts['patients']} patients, {facts['normal_studies']} normal")
+    print(f"written to {args.output}; prepare them with --source mimic-cxr --root {args.output}")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar that begins with the first reports, so that a refusal is printed alone."""
+    from tqdm import tqdm
+
+    bar = None
+
+    def update(done: int) -> None:
+        nonlocal bar
+        bar = bar or tqdm(total=total, unit=" reports", smoothing=0.05)
+        bar.update(done)
+
+    try:
+        yield update
+    finally:
+        if bar:
+            bar.close()
+
+
+def _print_written(args: argparse.Namespace, written: dict) -> None:
+    print(f"\nwritten to {args.output} (access: {written['access']}, digest {written['digest'][:12]})")
+
+
+def _add_subcommand(
+    subcommands: argparse._SubParsersAction, name: str, description: str, epilog: str, prepare: Callable
+) -> argparse.ArgumentParser:
+    parser = subcommands.add_parser(
+        name,
+        help=description,
+        description=f"{description[0].upper()}{description[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(prepare=prepare)
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser, example: str) -> None:
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help=f"for example {example}")
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset in --output")
+
+
+def _add_terms(parser: argparse.ArgumentParser, rows: str, access: str, synthetic: str) -> None:
+    terms = parser.add_argument_group("terms of use")
+    terms.add_argument("--access", choices=ACCESS_LEVELS, help=f"decides what may be shown (default: {access})")
+    terms.add_argument("--license", help=f"Hub licence identifier (default: other{synthetic})")
+    terms.add_argument("--language", default="en", help=f"language code of the {rows} (default: en)")
+
+
+def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) -> None:
+    labels = isinstance(task, LabelTask)
+    target, words, synthetic = "label" if labels else "target", task.words, labels and task.generate
+    command = f"  python scripts/prepare_data.py {task.name}"
+    table = f"{command} --source {words.rows}.csv --text-column text --{target}-column {target} \\\n     "
+    examples = [f"  # A table.\n{table} --group-column patient_id --output data/our_{words.rows}\n"]
+    if labels:
+        examples.append(
+            "  # With a label set of your own: aliases, modality, contrast. An unknown label is then an error. Without\n"
+            "  # one, labels that differ only in case or punctuation are one label.\n"
+            f"{table} --label-set labels.yaml --output data/our_{words.rows} --overwrite\n"
+        )
+    if synthetic:
+        examples.append(
+            f"  # The synthetic {words.rows} of the repository.\n"
+            f"{command} --synthetic --seed 0 --output data/{task.name}_synthetic --overwrite\n"
+        )
+    description = f"{words.rows}, each with its {words.answer}"
+    parser = _add_subcommand(subcommands, task.name, description, "examples:\n" + "\n".join(examples), prepare_table)
+    parser.set_defaults(task=task, target_option=target, synthetic=False)
+
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--source", type=Path, metavar="FILE", help="CSV, TSV, JSONL (also .gz) or Parquet, in UTF-8")
+    if synthetic:
+        origin.add_argument("--synthetic", action="store_true", help=f"generate {words.rows} instead of reading them")
+        generator = parser.add_argument_group("generator of --synthetic")
+        generator.add_argument("--seed", type=int, default=0, help="seed of the generator (default: 0)")
+        generator.add_argument("--rows", type=int, default=6600, help=f"{words.rows} to generate (default: 6600)")
+    _add_output(parser, f"data/our_{words.rows}")
+
+    columns = parser.add_argument_group("columns of --source")
+    columns.add_argument("--text-column", metavar="NAME", help=f"the {task.input_column}")
+    columns.add_argument(f"--{target}-column", dest="target", metavar="NAME", help=f"the {words.answer}")
+    columns.add_argument("--id-column", metavar="NAME", help="identifies a row; without it rows are numbered")
+    columns.add_argument("--group-column", metavar="NAME", help="for example the patient: kept in one split")
+
+    rows = parser.add_argument_group("labels and rows" if labels else "rows")
+    if labels:
+        rows.add_argument("--label-set", type=Path, metavar="FILE", help="YAML; default: derived from the labels")
+        for option, choices, text in (
+            ("--conflicts", ("drop", "vote"), "same text, different labels"),
+            ("--on-unknown-label", ("error", "drop"), "not in --label-set"),
+        ):
+            rows.add_argument(option, choices=choices, default=choices[0], help=f"{text} (default: {choices[0]})")
+    rows.add_argument(
+        "--on-bad-row", choices=("error", "drop"), default="error", help=f"empty text or {target} (default: error)"
+    )
+    rows.add_argument(
+        "--max-dropped", type=float, default=0.005, help="fraction of rows that may be dropped (default: 0.005)"
+    )
+    rows.add_argument(
+        "--near-duplicate-threshold",
+        type=float,
+        default=0.8,
+        help="5-gram Jaccard similarity from which texts stay in one split (default: 0.8)",
+    )
+    rows.add_argument("--split-seed", type=int, default=0, help="seed of the split (default: 0)")
+    defaults = (
+        ("credentialed; --synthetic: synthetic", "; --synthetic: apache-2.0") if synthetic else ("credentialed", "")
+    )
+    _add_terms(parser, words.rows, *defaults)
+
+
+_REPORT_EXAMPLES = """\
+examples (mimic-cxr and openi are folders with the downloaded files):
+  # MIMIC-CXR as PhysioNet provides it. Labels are extracted from the text that is kept, so that they fit it.
+  python scripts/prepare_data.py report --source mimic-cxr --root mimic-cxr --output data/mimic_reports
+
+  # The official split, and CheXpert's labels as published (of the impression alone if there is one).
+  python scripts/prepare_data.py report --source mimic-cxr --root mimic-cxr --output data/mimic_official \\
+      --split official --label-source csv --labels chexpert
+
+  # OpenI (Indiana University), which needs no credentials.
+  python scripts/prepare_data.py report --source openi --root openi --output data/openi_reports
+
+  # Prompt and completion pairs; --group-column keeps a patient's reports in one split.
+  python scripts/prepare_data.py report --source jsonl --root pairs.jsonl --group-column patient --sections any \\
+      --output data/our_reports
+"""
+
+
+def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
+    description = "chest X-ray reports with the observations that they state"
+    report = _add_subcommand(subcommands, "report", description, _REPORT_EXAMPLES, prepare_report)
+    report.add_argument("--source", choices=tuple(REPORT_SOURCES), required=True, help="layout of --root")
+    layouts = "; ".join(f"{name}: {source.layout}" for name, source in REPORT_SOURCES.items())
+    report.add_argument("--root", type=Path, required=True, metavar="PATH", help=layouts)
+    _add_output(report, "data/our_reports")
+
+    labels = report.add_argument_group("labels and splits")
+    kinds = tuple(dict.fromkeys(kind for source in REPORT_SOURCES.values() for kind in source.label_sources))
+    labels.add_argument(
+        "--label-source",
+        choices=kinds,
+        help="extracted from the text that is kept, or as the CSV (mimic-cxr) or the prompt (jsonl) states them"
+        " (default: relabel; jsonl: prompt). CSV labels describe the impression alone if there is one",
+    )
+    labels.add_argument("--labels", choices=("chexpert", "negbio"), help="which CSV (default: chexpert)")
+    labels.add_argument(
+        "--split", choices=("patient", "official"), default="patient", help="official: mimic-cxr (default: patient)"
+    )
+    labels.add_argument("--split-seed", type=non_negative, default=0, help="seed of the split by patient (default: 0)")
+
+    text = report.add_argument_group("text")
+    for option, choices, meaning in (
+        ("--sections", ("both", "any"), "sections that must contain text"),
+        ("--earlier-studies", ("drop", "keep"), "comparisons with earlier studies"),
+        ("--deidentified", ("drop", "normalise"), "drop sentences with ___ or XXXX, or write every mark as ___"),
+        ("--details", ("drop", "keep"), "sides and measurements, which a model could only invent from observations"),
+    ):
+        text.add_argument(option, choices=choices, default=choices[0], help=f"{meaning} (default: {choices[0]})")
+
+    columns = report.add_argument_group("columns of jsonl")
+    columns.add_argument("--prompt-column", default="prompt", metavar="NAME", help="observations (default: prompt)")
+    columns.add_argument("--completion-column", default="completion", metavar="NAME", help="default: completion")
+    columns.add_argument("--id-column", metavar="NAME", help="identifies a report; without it lines are numbered")
+    columns.add_argument("--group-column", metavar="NAME", help="patient: kept in one split")
+
+    work = report.add_argument_group("work")
+    work.add_argument("--processes", type=positive, help="default: one per core")
+    work.add_argument(
+        "--max-dropped", type=float, default=0.005, help="fraction of reports that may be dropped (default: 0.005)"
+    )
+    access = "credentialed; openi: open; a generated tree: synthetic"
+    _add_terms(report, "reports", access, "; a generated tree: apache-2.0")
+
+
+_SYNTHETIC_REPORT_EXAMPLES = """\
+examples:
+  # The tree, and a dataset from it.
+  python scripts/prepare_data.py synthetic-reports --output data/synthetic_cxr --seed 0
+  python scripts/prepare_data.py report --source mimic-cxr --root data/synthetic_cxr --output data/synthetic_reports
+"""
+
+
+def _add_synthetic_report_arguments(subcommands: argparse._SubParsersAction) -> None:
+    description = "invented chest X-ray reports in the layout of MIMIC-CXR, with label and split tables"
+    reports = _add_subcommand(
+        subcommands, "synthetic-reports", description, _SYNTHETIC_REPORT_EXAMPLES, make_synthetic_reports
+    )
+    reports.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not exist yet")
+    reports.add_argument("--seed", type=non_negative, default=0, help="decides every word (default: 0)")
+    reports.add_argument("--patients", type=positive, default=2100, help="1 to 8 studies each (default: 2100)")
+    reports.add_argument("--studies", type=positive, default=5600, help="reports in total (default: 5600)")
 
 
 if __name__ == "__main__":

@@ -2,25 +2,30 @@
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 # Before any library reads them: no test reaches for the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import filelock
 import hypothesis
 import pytest
 from made_up_metrics import make_metrics  # noqa: F401  (a fixture)
 from tiny_model import build_tiny_model
 
+from radrecipes.data.dataset_folder import write_dataset_folder
 from radrecipes.data.example import Example
-from radrecipes.data.preparation import COLUMNS, derive_label_set, prepare_labelled_notes
-from radrecipes.data.prepared import write_prepared_dataset
+from radrecipes.data.preparation import derive_label_set, prepare_rows
 from radrecipes.publishing.cards.dataset_card import render_dataset_card
 
 # A shell that starts the tests in the background, or nohup, has these ignored, and every process would inherit that.
@@ -91,25 +96,23 @@ def write_tiny_dataset(folder: Path, rows: int = 64) -> None:
         note = f"{age} yo {sex}, {_QUESTIONS[label]}. History: {history}"
         examples.append(Example(f"order-{number}", f"patient-{number}", {"note": note}, label, f"tiny:{number + 1}"))
     label_set = derive_label_set(examples, "tiny", "tiny")
-    preparation = prepare_labelled_notes(examples, label_set, near_duplicate_threshold=1.0)
+    splits, facts = prepare_rows(
+        examples, input_column="note", target_column="label", label_set=label_set, near_duplicate_threshold=1.0
+    )
     manifest = {
         "name": folder.name,
         "task": "protocol",
+        "columns": ["id", "group", "note", "label"],
         "access": "synthetic",
         "license": "apache-2.0",
         "language": "en",
         "source": [],
         "generator": {"name": "tests", "seed": 0, "rows": rows},
         "label_set_derived": True,
-        **preparation.facts,
+        **facts,
     }
-    write_prepared_dataset(
-        folder,
-        splits=preparation.splits,
-        columns=COLUMNS,
-        manifest=manifest,
-        card=render_dataset_card(manifest),
-        label_set=label_set,
+    write_dataset_folder(
+        folder, splits=splits, manifest=manifest, card=render_dataset_card(manifest), label_set=label_set
     )
 
 
@@ -127,16 +130,52 @@ def write_tiny_reports(folder: Path, rows: int = 64, access: str = "synthetic") 
         "validation": studies[:held_out],
         "test": studies[held_out : 2 * held_out],
     }
-    manifest = {"name": folder.name, "task": "report", "access": access, "license": "apache-2.0", "language": "en"}
-    write_prepared_dataset(
-        folder, splits=splits, columns=list(studies[0]), manifest=manifest, card="---\nlicense: apache-2.0\n---\n"
-    )
+    manifest = {
+        "name": folder.name,
+        "task": "report",
+        "columns": list(studies[0]),
+        "access": access,
+        "license": "apache-2.0",
+        "language": "en",
+    }
+    write_dataset_folder(folder, splits=splits, manifest=manifest, card="---\nlicense: apache-2.0\n---\n")
+
+
+def slow_after(quick: int, cases: Iterable) -> list:
+    """Parameters of a test of which only the first few belong to `make test`."""
+    return [
+        case
+        if number < quick
+        else pytest.param(*(case if isinstance(case, tuple | list) else (case,)), marks=pytest.mark.slow)
+        for number, case in enumerate(cases)
+    ]
 
 
 @pytest.fixture(scope="session")
-def shared_workspace(tmp_path_factory) -> Path:
+def build_once(tmp_path_factory):
+    """`build_once(name, build)` returns what `build(folder)` returned, called once for all processes that run these tests."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def get(name: str, build: Callable[[Path], Any]) -> Any:
+        result = root / f"{name}.pickle"
+        with filelock.FileLock(root / f"{name}.lock"):
+            if not result.exists():
+                result.write_bytes(pickle.dumps(build(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root)))))
+        return pickle.loads(result.read_bytes())
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def shared_workspace(build_once) -> Path:
     """A folder as a user's clone, made once: read it only; take `workspace` to write."""
-    folder = tmp_path_factory.mktemp("workspace")
+    return build_once("workspace", build_workspace)
+
+
+def build_workspace(folder: Path) -> Path:
+    """Fill a folder with what a clone has: tiny models, tiny datasets, recipes, scripts."""
     build_tiny_model(folder / "models", TINY_MODEL)
     build_tiny_model(folder / "models", TINY_WRITER, hidden_size=64, initializer_range=0.3)
     write_tiny_dataset(folder / "data" / "tiny")

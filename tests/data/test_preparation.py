@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.normalise import matching_key, normalise_note
-from radrecipes.data.preparation import derive_label_set, prepare_labelled_notes
+from radrecipes.data.preparation import derive_label_set, prepare_rows
 from radrecipes.data.prepared import SPLITS
 from radrecipes.errors import InputError
 
@@ -16,6 +16,10 @@ LABELS = LabelSet.from_text(
     "name: three\nversion: 1\nlabels: [{name: CT Head, aliases: [CT Brain]}, {name: MR Brain}, {name: CT Chest}]\n"
 )
 LENIENT = {"on_bad_row": "drop", "on_unknown_label": "drop", "max_dropped": 1.0}
+
+
+def prepare(examples, **options):
+    return prepare_rows(examples, input_column="note", target_column="label", label_set=LABELS, **options)
 
 
 def examples_of(rows):
@@ -31,7 +35,7 @@ FILLER = [(f"order {number} of {label}", label) for number in range(20) for labe
 
 def kept_of(preparation, fillers=FILLER):
     known = {note for note, _ in fillers}
-    rows = [row for split in SPLITS for row in preparation.splits[split] if row["note"] not in known]
+    rows = [row for split in SPLITS for row in preparation[0][split] if row["note"] not in known]
     return sorted((row["note"], row["label"]) for row in rows)
 
 
@@ -43,16 +47,16 @@ groups = st.sampled_from(["p1", "p2", "p3", "p4", ""])
 @given(st.lists(st.tuples(notes, labels, groups), max_size=25), st.sampled_from(["drop", "vote"]))
 def test_every_row_is_accounted_for_and_nothing_leaks(rows, conflicts):
     filler = [(f"{note} {label}", label, f"f{number}") for number, (note, label) in enumerate(FILLER)]
-    preparation = prepare_labelled_notes(examples_of(rows + filler), LABELS, conflicts=conflicts, **LENIENT)
-    counted = preparation.facts["rows"]
+    preparation = prepare(examples_of(rows + filler), conflicts=conflicts, **LENIENT)
+    counted = preparation[1]["rows"]
     assert counted["read"] == len(rows) + len(filler)
     assert counted["read"] == counted["kept"] + counted["merged_duplicates"] + sum(counted["dropped"].values())
-    kept = [row for split in SPLITS for row in preparation.splits[split]]
-    assert counted["kept"] == len(kept) == sum(preparation.facts["splits"][split]["rows"] for split in SPLITS)
-    assert counted["kept"] == sum(sum(of_label.values()) for of_label in preparation.facts["labels"].values())
+    kept = [row for split in SPLITS for row in preparation[0][split]]
+    assert counted["kept"] == len(kept) == sum(preparation[1]["splits"][split]["rows"] for split in SPLITS)
+    assert counted["kept"] == sum(sum(of_label.values()) for of_label in preparation[1]["labels"].values())
     assert len({(row["note"], row["label"]) for row in kept}) == len(kept)
 
-    split_of = {row["id"]: split for split in SPLITS for row in preparation.splits[split]}
+    split_of = {row["id"]: split for split in SPLITS for row in preparation[0][split]}
     splits_of_key, splits_of_patient, labels_of_key = defaultdict(set), defaultdict(set), defaultdict(set)
     for example in examples_of(rows + filler):
         if example.id in split_of:
@@ -64,7 +68,7 @@ def test_every_row_is_accounted_for_and_nothing_leaks(rows, conflicts):
     assert all(len(found) == 1 for found in (*splits_of_key.values(), *splits_of_patient.values()))
     assert all(len(found) == 1 for found in labels_of_key.values())
     for split in ("validation", "test"):
-        found = preparation.facts["leakage_audit"][split]
+        found = preparation[1]["leakage_audit"][split]
         assert found["verbatim"] == found["normalised"] == found["near_duplicate"] == found["shared_groups"] == 0
         assert found["labels_missing_from_training"] == []
 
@@ -73,10 +77,10 @@ def test_identical_notes_merge_and_tie_the_groups_that_share_them():
     shared = [("same words", "CT Head", "p1"), ("same   words", "ct brain", "p2")]
     others = [(f"only {patient} number {n}", "MR Brain", patient) for patient in ("p1", "p2") for n in range(3)]
     filler = [(note, label, f"f{number}") for number, (note, label) in enumerate(FILLER)]
-    preparation = prepare_labelled_notes(examples_of(shared + others + filler), LABELS)
-    assert preparation.facts["rows"]["merged_duplicates"] == 1
-    assert preparation.facts["groups_joined"] == 1
-    rows = [(split, row) for split in SPLITS for row in preparation.splits[split]]
+    preparation = prepare(examples_of(shared + others + filler))
+    assert preparation[1]["rows"]["merged_duplicates"] == 1
+    assert preparation[1]["groups_joined"] == 1
+    rows = [(split, row) for split in SPLITS for row in preparation[0][split]]
     assert len({split for split, row in rows if "only p" in row["note"] or row["note"] == "same words"}) == 1
     assert {row["group"] for _, row in rows if "only p" in row["note"]} == {"p1"}
     # The first row of the file stands for both.
@@ -87,14 +91,14 @@ CONFLICT = [("r/o bleed", "CT Head"), ("R/O bleed", "CT Brain"), ("r/o  Bleed", 
 
 
 def test_conflicts_are_dropped_or_put_to_the_vote():
-    dropped = prepare_labelled_notes(examples_of(CONFLICT + FILLER), LABELS, max_dropped=0.1)
-    assert dropped.facts["rows"]["dropped"]["conflicting_labels"] == 3
+    dropped = prepare(examples_of(CONFLICT + FILLER), max_dropped=0.1)
+    assert dropped[1]["rows"]["dropped"]["conflicting_labels"] == 3
     assert kept_of(dropped) == [("fall", "CT Chest")]
-    voted = prepare_labelled_notes(examples_of(CONFLICT + FILLER), LABELS, conflicts="vote", max_dropped=0.1)
-    assert voted.facts["rows"]["dropped"]["outvoted_label"] == 1
+    voted = prepare(examples_of(CONFLICT + FILLER), conflicts="vote", max_dropped=0.1)
+    assert voted[1]["rows"]["dropped"]["outvoted_label"] == 1
     assert kept_of(voted) == [("R/O bleed", "CT Head"), ("fall", "CT Chest"), ("r/o bleed", "CT Head")]
-    tied = prepare_labelled_notes(examples_of(CONFLICT[1:] + FILLER), LABELS, conflicts="vote", max_dropped=0.1)
-    assert tied.facts["rows"]["dropped"]["conflicting_labels"] == 2
+    tied = prepare(examples_of(CONFLICT[1:] + FILLER), conflicts="vote", max_dropped=0.1)
+    assert tied[1]["rows"]["dropped"]["conflicting_labels"] == 2
 
 
 @pytest.mark.parametrize(
@@ -113,46 +117,46 @@ def test_conflicts_are_dropped_or_put_to_the_vote():
 )
 def test_bad_rows_are_refused_with_their_line(rows, where, said):
     with pytest.raises(InputError) as caught:
-        prepare_labelled_notes(examples_of(rows + FILLER), LABELS)
+        prepare(examples_of(rows + FILLER))
     assert str(caught.value).startswith(f"{where}: ")
     assert said in str(caught.value)
 
 
 def test_repeated_and_empty_identifiers_are_refused():
     examples = examples_of(FILLER)
-    with pytest.raises(InputError, match=r"orders.csv:2: identifier '2' stands already in orders.csv:2"):
-        prepare_labelled_notes([*examples, examples[0]], LABELS)
+    with pytest.raises(InputError, match=r"orders.csv:2: identifier '2' is already used in orders.csv:2"):
+        prepare([*examples, examples[0]])
     with pytest.raises(InputError, match="identifier is empty"):
-        prepare_labelled_notes([Example("", "g", {"note": "x"}, "CT Head", "orders.csv:2")], LABELS)
+        prepare([Example("", "g", {"note": "x"}, "CT Head", "orders.csv:2")])
 
 
 def test_a_single_class_or_too_few_groups_are_refused():
     with pytest.raises(InputError, match=r"orders.csv: at least two labels are needed, found only 'CT Head'"):
-        prepare_labelled_notes(examples_of([row for row in FILLER if row[1] == "CT Head"]), LABELS)
+        prepare(examples_of([row for row in FILLER if row[1] == "CT Head"]))
     with pytest.raises(InputError, match="found none"):
-        prepare_labelled_notes(examples_of([("x", "XR Foot")]), LABELS, **LENIENT)
+        prepare(examples_of([("x", "XR Foot")]), **LENIENT)
     with pytest.raises(InputError, match=r"orders.csv: 2 groups of rows are too few"):
-        prepare_labelled_notes(examples_of([(*row, row[1]) for row in FILLER]), LABELS)
+        prepare(examples_of([(*row, row[1]) for row in FILLER]))
 
 
 @pytest.mark.parametrize("options", [{"near_duplicate_threshold": 0}, {"max_dropped": 2}, {"split_seed": -1}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError):
-        prepare_labelled_notes(examples_of(FILLER), LABELS, **options)
+        prepare(examples_of(FILLER), **options)
 
 
 def test_labels_too_rare_to_be_judged_are_reported():
-    preparation = prepare_labelled_notes(examples_of([("fall from height", "CT Chest"), *FILLER]), LABELS)
-    assert preparation.facts["labels_only_in_training"] == ["CT Chest"]
-    assert preparation.facts["labels"]["CT Chest"] == {"train": 1, "validation": 0, "test": 0}
+    preparation = prepare(examples_of([("fall from height", "CT Chest"), *FILLER]))
+    assert preparation[1]["labels_only_in_training"] == ["CT Chest"]
+    assert preparation[1]["labels"]["CT Chest"] == {"train": 1, "validation": 0, "test": 0}
 
 
 def test_the_split_seed_decides_and_repeats():
     rows = list(FILLER)
     random.Random(0).shuffle(rows)
-    one, again, other = (prepare_labelled_notes(examples_of(rows), LABELS, split_seed=seed) for seed in (1, 1, 2))
+    one, again, other = (prepare(examples_of(rows), split_seed=seed) for seed in (1, 1, 2))
     assert one == again
-    assert one.splits["test"] != other.splits["test"]
+    assert one[0]["test"] != other[0]["test"]
 
 
 def test_a_derived_label_set_ignores_empty_labels():

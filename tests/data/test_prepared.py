@@ -5,8 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from radrecipes.data.dataset_folder import write_dataset_folder
 from radrecipes.data.label_sets import LabelSet
-from radrecipes.data.prepared import SPLITS, load_prepared_dataset, write_prepared_dataset
+from radrecipes.data.prepared import SPLITS, load_prepared_dataset
 from radrecipes.errors import InputError
 
 COLUMNS = ("id", "group", "note", "label")
@@ -18,10 +19,14 @@ def write(folder, notes=("a", "b", "c"), **options):
         split: [{"id": f"{split}-{note}", "group": split, "note": note, "label": "CT Head"} for note in notes]
         for split in SPLITS
     }
-    manifest = {"task": "protocol", "access": "synthetic", "splits": {"train": {"groups": 1}}}
-    return write_prepared_dataset(
-        folder, splits=splits, columns=COLUMNS, manifest=manifest, card="# Card\n", label_set=LABELS, **options
-    )
+    manifest = {
+        "task": "protocol",
+        "access": "synthetic",
+        "columns": list(COLUMNS),
+        "splits": {"train": {"groups": 1}},
+    }
+    write_dataset_folder(folder, splits=splits, manifest=manifest, card="# Card\n", label_set=LABELS, **options)
+    return load_prepared_dataset(folder)
 
 
 def contents(folder):
@@ -145,8 +150,8 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 
 def test_a_task_without_labels_needs_no_label_set(tmp_path):
     rows = {split: [{"id": split, "report": "clear"}] for split in SPLITS}
-    manifest = {"task": "report", "access": "open"}
-    write_prepared_dataset(tmp_path / "set", splits=rows, columns=("id", "report"), manifest=manifest, card="# Card\n")
+    manifest = {"task": "report", "access": "open", "columns": ["id", "report"]}
+    write_dataset_folder(tmp_path / "set", splits=rows, manifest=manifest, card="# Card\n")
     loaded = load_prepared_dataset(tmp_path / "set")
     assert loaded.label_set is None
     assert loaded.splits["test"].column_names == ["id", "report"]

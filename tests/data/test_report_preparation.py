@@ -21,7 +21,7 @@ STATED = ReportOptions(labels="stated")
 
 
 def rows_of(preparation):
-    return {split: preparation.splits[split].to_pylist() for split in SPLITS}
+    return {split: preparation[0][split].to_pylist() for split in SPLITS}
 
 
 def prepare(root, tmp_path, options=None, *, labels=None, official=False, **more):
@@ -54,7 +54,7 @@ def test_reports_are_labelled_by_their_text_and_split_by_patient(tree, tmp_path)
     groups = {split: {row["group"] for row in rows[split]} for split in SPLITS}
     assert not groups["train"] & groups["validation"] and not groups["train"] & groups["test"]
     assert not groups["validation"] & groups["test"]
-    facts = preparation.facts
+    facts = preparation[1]
     assert facts["rows"] == {"read": 90, "kept": 90, "dropped": {}, "filtered": {}, "changed": {}}
     assert [facts["splits"][split]["rows"] for split in SPLITS] == [len(rows[split]) for split in SPLITS]
     assert [facts["splits"][split]["groups"] for split in SPLITS] == [len(groups[split]) for split in SPLITS]
@@ -68,14 +68,14 @@ def test_figures_of_the_manifest_are_those_of_a_count_by_hand(tree, tmp_path):
         counted = Counter()
         for row in rows:
             counted.update((name, status.value) for name, status in parse_observations(row["observations"]).items())
-        stated = preparation.facts["observations"][split]
+        stated = preparation[1]["observations"][split]
         assert len(stated) == 14
         assert {(name, status): n for name, of in stated.items() for status, n in of.items() if n} == dict(counted)
         normal = [row for row in rows if not findings_present(parse_observations(row["observations"]))]
-        assert preparation.facts["splits"][split]["normal"] == len(normal)
+        assert preparation[1]["splits"][split]["normal"] == len(normal)
     train = {(row["findings"], row["impression"]) for row in rows_of(preparation)["train"]}
     test = rows_of(preparation)["test"]
-    assert preparation.facts["leakage_audit"]["test"] == {
+    assert preparation[1]["leakage_audit"]["test"] == {
         "rows": len(test),
         "shared_groups": 0,
         "verbatim": sum((row["findings"], row["impression"]) in train for row in test),
@@ -87,7 +87,7 @@ def test_any_number_of_processes_gives_the_same(tree, tmp_path, monkeypatch):
     done = []
     one = prepare(tree, tmp_path)
     three = prepare(tree, tmp_path, processes=3, progress=done.append)
-    assert rows_of(one) == rows_of(three) and one.facts == three.facts
+    assert rows_of(one) == rows_of(three) and one[1] == three[1]
     assert sum(done) == 90 and len(done) == 13
 
 
@@ -95,21 +95,21 @@ def test_archive_and_tree_give_the_same_dataset(tree, tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "mimic-cxr-reports.zip", "w") as archive:
         for path in sorted((tree / "files").rglob("*.txt"), reverse=True):
             archive.write(path, path.relative_to(tree))
-    expected = prepare(tree, tmp_path).facts
-    assert prepare(tmp_path, tmp_path).facts == expected
+    expected = prepare(tree, tmp_path)[1]
+    assert prepare(tmp_path, tmp_path)[1] == expected
     # Other processes may inherit the archive open; they must not share the place in the file.
     monkeypatch.setattr("radrecipes.data.report_preparation._CHUNK", 7)
     source = MimicCxr(tmp_path)
     source.read(next(source.items()))
     again = prepare_reports(source, ReportOptions(), rejected_path=tmp_path / "r.csv", processes=3)
-    assert again.facts == expected
+    assert again[1] == expected
 
 
 def test_the_official_split_is_taken_as_it_stands(tree, tmp_path):
     preparation = prepare(tree, tmp_path, STATED, labels="negbio", official=True)
-    assert [preparation.facts["splits"][split]["rows"] for split in SPLITS] == [48, 21, 21]
-    assert preparation.facts["options"]["split"] == "official"
-    assert [entry["file"] for entry in preparation.facts["source"]] == [
+    assert [preparation[1]["splits"][split]["rows"] for split in SPLITS] == [48, 21, 21]
+    assert preparation[1]["options"]["split"] == "official"
+    assert [entry["file"] for entry in preparation[1]["source"]] == [
         "mimic-cxr-2.0.0-negbio.csv.gz", "mimic-cxr-2.0.0-split.csv.gz", "files",
     ]  # fmt: skip
     assert {row["observations"] for row in rows_of(preparation)["train"]} == {
@@ -119,17 +119,17 @@ def test_the_official_split_is_taken_as_it_stands(tree, tmp_path):
 
 def test_normal_studies_stand_everywhere_in_like_proportion(tmp_path):
     write_mimic(tmp_path, patients=100, studies=1)
-    facts = prepare(tmp_path, tmp_path).facts
+    facts = prepare(tmp_path, tmp_path)[1]
     shares = [facts["splits"][split]["normal"] / facts["splits"][split]["rows"] for split in SPLITS]
     assert max(shares) - min(shares) < 0.12
 
 
 def test_the_digest_of_the_tree_changes_with_any_report(tmp_path):
     written = write_mimic(tmp_path)
-    before = prepare(tmp_path, tmp_path).facts["source"]
+    before = prepare(tmp_path, tmp_path)[1]["source"]
     assert before[0]["reports"] == 90
     written[50][2].write_text(written[50][2].read_text() + " ")
-    after = prepare(tmp_path, tmp_path).facts["source"]
+    after = prepare(tmp_path, tmp_path)[1]["source"]
     assert before != after
 
 
@@ -154,12 +154,12 @@ def test_filters_take_out_what_they_are_for_and_are_counted(tmp_path, option, ex
     kept = prepare(tmp_path, tmp_path, keep)
     whole = [row["findings"] for rows in rows_of(kept).values() for row in rows]
     assert sum(extra in findings for findings in whole) == 30
-    assert kept.facts["rows"]["changed"] == {}
+    assert kept[1]["rows"]["changed"] == {}
     default = prepare(tmp_path, tmp_path)
     short = [row["findings"] for rows in rows_of(default).values() for row in rows]
     assert not any(extra in findings for findings in short)
-    assert default.facts["rows"]["changed"] == {changed: 30}
-    assert default.facts["options"][option] == "drop"
+    assert default[1]["rows"]["changed"] == {changed: 30}
+    assert default[1]["options"][option] == "drop"
 
 
 def test_marks_are_written_in_one_way(tmp_path):
@@ -179,12 +179,12 @@ def test_what_is_missing_by_choice_is_filtered_and_not_dropped(tmp_path):
     }
     for position, (text, _) in texts.items():
         written[position][2].write_text(text, encoding="utf-8")
-    facts = prepare(tmp_path, tmp_path).facts
+    facts = prepare(tmp_path, tmp_path)[1]
     assert facts["rows"]["filtered"] == {"no_section": 1, "no_findings": 1, "no_impression": 1, "only_deidentified": 1}
     assert list(facts["rows"]["filtered"]) == [name for name in FILTERS if name in facts["rows"]["filtered"]]
     assert facts["rows"]["kept"] == 86 and facts["rows"]["dropped"] == {}
     any_section = prepare(tmp_path, tmp_path, ReportOptions(sections="any"))
-    assert any_section.facts["rows"]["filtered"] == {"no_section": 1}
+    assert any_section[1]["rows"]["filtered"] == {"no_section": 1}
     rows = {row["id"]: row for rows in rows_of(any_section).values() for row in rows}
     assert (rows[written[1][1]]["findings"], rows[written[1][1]]["impression"]) == ("Clear lungs.", "")
     assert rows[written[3][1]]["impression"] == ""
@@ -218,7 +218,7 @@ FAULTS = {
 def test_every_fault_is_counted_and_listed_with_path_and_reason(tmp_path):
     break_rows(tmp_path)
     preparation = prepare(tmp_path, tmp_path, STATED, labels="chexpert", max_dropped=0.1)
-    rows = preparation.facts["rows"]
+    rows = preparation[1]["rows"]
     assert rows["dropped"] == dict(Counter(FAULTS.values())) and rows["read"] == rows["kept"] + len(FAULTS) == 93
     listed = (tmp_path / "out.rejected.csv").read_text().splitlines()
     assert listed == ["path,reason", *sorted(f"{path},{_quoted(DROP_REASONS[FAULTS[path]])}" for path in FAULTS)]
@@ -258,7 +258,7 @@ def test_every_report_is_accounted_for(tmp_path_factory, kinds):
             double.write_bytes(path.read_bytes())
         elif kind != "good":
             path.write_bytes({"empty": b"", "latin": b"\xe9", "headless": b" FINAL REPORT\n Clear.\n"}[kind])
-    facts = prepare(root, root, STATED, labels="chexpert", max_dropped=1.0).facts
+    facts = prepare(root, root, STATED, labels="chexpert", max_dropped=1.0)[1]
     rows, expected = facts["rows"], Counter(kinds)
     assert rows["read"] == len(written) + expected["double"]
     assert rows["read"] == rows["kept"] + sum(rows["dropped"].values()) + sum(rows["filtered"].values())
@@ -271,9 +271,9 @@ def test_openi_and_pairs_go_the_same_way(tmp_path):
     write_openi(tmp_path / "ecgen-radiology")
     rejected = tmp_path / "out.rejected.csv"
     openi = prepare_reports(OpenI(tmp_path), ReportOptions(), rejected_path=rejected, processes=1)
-    assert openi.facts["rows"]["kept"] == 60
-    assert openi.facts["source"][0]["file"] == "ecgen-radiology" and openi.facts["source"][0]["reports"] == 60
-    rows = [row for split in SPLITS for row in openi.splits[split].to_pylist()]
+    assert openi[1]["rows"]["kept"] == 60
+    assert openi[1]["source"][0]["file"] == "ecgen-radiology" and openi[1]["source"][0]["reports"] == 60
+    rows = [row for split in SPLITS for row in openi[0][split].to_pylist()]
     lines = [
         {"prompt": row["observations"], "completion": f"FINDINGS: {row['findings']} IMPRESSION: {row['impression']}"}
         for row in rows
@@ -281,11 +281,9 @@ def test_openi_and_pairs_go_the_same_way(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     pairs = prepare_reports(ReportPairs(path), STATED, rejected_path=rejected, processes=1)
-    again = sorted(
-        (row["observations"], row["findings"]) for split in SPLITS for row in pairs.splits[split].to_pylist()
-    )
+    again = sorted((row["observations"], row["findings"]) for split in SPLITS for row in pairs[0][split].to_pylist())
     assert again == sorted((row["observations"], row["findings"]) for row in rows)
-    assert [entry["file"] for entry in pairs.facts["source"]] == ["pairs.jsonl"]
+    assert [entry["file"] for entry in pairs[1]["source"]] == ["pairs.jsonl"]
 
 
 def test_a_line_that_is_repeated_by_id_is_dropped(tmp_path):
@@ -299,13 +297,13 @@ def test_a_line_that_is_repeated_by_id_is_dropped(tmp_path):
         processes=1,
         max_dropped=0.1,
     )
-    assert done.facts["rows"]["dropped"] == {"duplicate_study": 2} and done.facts["rows"]["kept"] == 58
+    assert done[1]["rows"]["dropped"] == {"duplicate_study": 2} and done[1]["rows"]["kept"] == 58
     assert (tmp_path / "r.csv").read_text().splitlines()[1].startswith("pairs.jsonl:59,")
 
 
 def test_nothing_left_and_too_few_patients_are_errors(tmp_path):
     write_mimic(tmp_path, patients=2)
-    with pytest.raises(InputError, match=r"the 6 reports that are left give no (validation|test) split"):
+    with pytest.raises(InputError, match=r"the remaining 6 reports give no (validation|test) split"):
         prepare(tmp_path, tmp_path)
     for path in (tmp_path / "files").rglob("*.txt"):
         path.write_text(" FINAL REPORT\n Clear.\n")

@@ -195,7 +195,7 @@ FAULTS = {
     "cut gzip file": (
         lambda: Path("table.csv.gz").write_bytes(gzip.compress(b"note\n" + os.urandom(2000).hex().encode())[:-99]),
         (*TABLE[:4], "table.csv.gz", *TABLE[5:]),
-        ["table.csv.gz:", "not a whole gzip file"],
+        ["table.csv.gz:", "not a complete gzip file"],
     ),
     "output of no known format": (
         lambda: write("table.csv", "note\nknee pain\n"),

@@ -6,14 +6,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import datasets
 import pytest
+from conftest import REPOSITORY
 
 from radrecipes.data.prepared import load_prepared_dataset
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 COLUMNS = ["--text-column", "order", "--label-column", "protocol"]
 LABEL_SET = "name: ours\nversion: 1\nlabels:\n  - {name: CT Head, aliases: [CT Brain]}\n  - {name: MR Brain}\n"
 ORDERS = [
@@ -176,7 +175,7 @@ BAD_INPUT = {
         broken_rows(*GOOD_ROWS),
         ["--id-column", "patient"],
         "orders.csv:3: ",
-        "stands already in orders.csv:2",
+        "is already used in orders.csv:2",
     ),
     "single class": (broken_rows(*GOOD_ROWS[::2]), [], "orders.csv: ", "at least two labels"),
     "many conflicts": (
@@ -188,7 +187,7 @@ BAD_INPUT = {
     "too few groups": (broken_rows(*GOOD_ROWS[:2]), [], "orders.csv: ", "too few for a validation split"),
     "impossible threshold": (broken_rows(*GOOD_ROWS), ["--near-duplicate-threshold", "3"], "", "threshold is 3.0"),
     "column not named": (broken_rows(*GOOD_ROWS), ["--label-column", ""], "orders.csv: ", "--label-column is missing"),
-    "no rows to generate": (None, ["--synthetic", "--rows", "0"], "", "--rows is 0"),
+    "no rows to generate": (None, ["--synthetic", "--rows", "0"], "", "must be at least 1, not 0"),
 }
 
 
@@ -226,5 +225,5 @@ def test_bad_input_gets_one_line_and_nothing_is_written(refusals, name):
 
 def test_help_teaches_by_example(tmp_path):
     text = prepare(tmp_path, "--help").stdout
-    assert "--source orders.csv --text-column order_text" in text
+    assert "--source orders.csv --text-column text" in text
     assert "--synthetic --seed 0 --output data/protocol_synthetic" in text

@@ -77,7 +77,7 @@ def test_a_tree_becomes_a_dataset_that_datasets_loads_whatever_the_number_of_pro
 def test_a_generated_tree_is_synthetic_and_nothing_else_is(tree, tmp_path):
     shutil.copytree(tree / "mimic", tmp_path / "mimic")
     command = ["--source", "mimic-cxr", "--root", "mimic", "--output", "out", "--access", "synthetic"]
-    one_line(prepare(tmp_path, *command), "--access synthetic is for reports that were generated", "generator.json")
+    one_line(prepare(tmp_path, *command), "--access synthetic is for generated reports only", "generator.json")
     (tmp_path / "mimic" / "generator.json").write_text('{"synthetic": true, "generator": "tests", "seed": 11}')
     done = prepare(tmp_path, *command[:-2])
     assert done.returncode == 0 and "(access: synthetic" in done.stdout
@@ -111,17 +111,17 @@ def test_openi_and_pairs(tmp_path):
     ("words", "parts"),
     [
         (("mimic-cxr", "nowhere"), ("nowhere: no such folder",)),
-        (("mimic-cxr", "empty"), ("empty: no reports of MIMIC-CXR here; looked for files/p10/",)),
+        (("mimic-cxr", "empty"), ("empty: no reports of MIMIC-CXR here; looked for files such as files/p10/",)),
         (("openi", "empty"), ("empty: no reports of OpenI here; looked for ecgen-radiology/*.xml",)),
         (("jsonl", "empty"), ("empty: no such file",)),
-        (("mimic-cxr", "cut"), ("mimic-cxr-reports.zip: is not a whole zip file; download it again",)),
+        (("mimic-cxr", "cut"), ("mimic-cxr-reports.zip: is not a complete zip file; download it again",)),
         (("openi", "empty", "--split", "official"), ("--source openi has no official split",)),
         (
             ("openi", "empty", "--label-source", "csv"),
             ("openi has no labels of the kind --label-source csv; choose relabel",),
         ),
         (("mimic-cxr", "empty", "--labels", "negbio"), ("--labels chooses a CSV file, which is only read with",)),
-        (("mimic-cxr", "empty", "--max-dropped", "5"), ("--max-dropped is 5.0; choose a share",)),
+        (("mimic-cxr", "empty", "--max-dropped", "5"), ("--max-dropped is 5.0; choose a fraction",)),
     ],
 )
 def test_a_wrong_call_gets_one_line_and_leaves_nothing(tmp_path, monkeypatch, call, words, parts):
@@ -216,7 +216,7 @@ def test_all_faults_are_listed_by_path_and_reason(tmp_path):
         "files/p10/p10000000/s50000000.txt,the text is not UTF-8",
         "files/p10/p10000000/s50000001.txt,findings or impression has a header but no words",
         "files/p10/p10000000/s50000002.txt.gz,",
-        "files/p10/p10000001/s59999999.txt,the label CSV does not name the study",
+        "files/p10/p10000001/s59999999.txt,the label CSV does not contain the study",
         "files/p10/p10000002/s50000200.txt,",
         "files/p10/p10000003/s50000101.txt,an earlier report has the same study id",
     ):

@@ -55,7 +55,7 @@ def test_near_duplicates_are_those_that_the_leakage_audit_counts():
     yes = masks_of(notes, ["CT Head"] * 4, train, ["CT Head"] * 5)["near-duplicate in training", "yes"]
     rows = [{"note": note, "group": str(place), "label": "CT Head"} for place, note in enumerate(notes)]
     train_rows = [{"note": note, "group": "t", "label": "CT Head"} for note in train]
-    audit = audit_leakage({"train": train_rows, "validation": [], "test": rows})
+    audit = audit_leakage({"train": train_rows, "validation": [], "test": rows}, 0.8, "note", "label")
     assert sum(yes) == audit["test"]["near_duplicate"] == 2
 
 

@@ -1,4 +1,4 @@
-"""Leakage audit: what validation and test share with training, looked for in the finished splits alone."""
+"""Leakage audit: what validation and test have in common with training, looked for in the finished splits alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,42 +10,40 @@ HELD_OUT_SPLITS = ("validation", "test")
 
 
 def audit_leakage(
-    splits: Mapping[str, Sequence[Mapping[str, str]]], threshold: float = 0.8, text_column: str = "note"
+    splits: Mapping[str, Sequence[Mapping[str, str]]],
+    threshold: float,
+    input_column: str,
+    label_column: str | None,
 ) -> dict[str, Any]:
-    """Count the held-out rows that training gives away.
-
-    The audit knows nothing of how the splits were made, so it also judges splits that somebody else made.
+    """Count the held-out rows that also occur in training. Knows nothing of how the splits were made.
 
     Args:
-        splits (`Mapping[str, Sequence[Mapping[str, str]]]`):
-            Rows of `train`, `validation` and `test`, with the columns `group`, `label` and `text_column`.
-        threshold (`float`, *optional*, defaults to 0.8):
-            Jaccard similarity of word 5-grams from which on two notes are near-identical.
-        text_column (`str`, *optional*, defaults to `"note"`):
-            Column of the text that must not occur in training.
+        splits: Rows of `train`, `validation` and `test`, with the columns `group` and those named here.
+        threshold: Jaccard similarity of word 5-grams from which on two texts are near-identical.
+        label_column: `None` if the target is free text.
 
     Returns:
-        `dict[str, Any]`: `near_duplicate_threshold` and, for `validation` and `test`, the number of rows whose text
-        occurs in training `verbatim`, `normalised` (by [`matching_key`]) and as a `near_duplicate` (each count
-        includes the one before), `largest_similarity` to a training text, `shared_groups`, and the sorted
-        `labels_missing_from_training`.
+        `near_duplicate_threshold` and, for each held-out split, the number of rows whose text occurs in training
+        `verbatim`, `normalised` (by [`matching_key`]) and as a `near_duplicate` (each count includes the one before),
+        `largest_similarity` to a training text, `shared_groups`, and the sorted `labels_missing_from_training`.
     """
     training = splits["train"]
-    verbatim = {row[text_column] for row in training}
-    normalised = {matching_key(row[text_column]) for row in training}
+    texts = [row[input_column] for row in training]
+    verbatim, normalised = set(texts), set(map(matching_key, texts))
     groups = {row["group"] for row in training}
-    labels = {row["label"] for row in training}
     audit: dict[str, Any] = {"near_duplicate_threshold": threshold}
     for split in HELD_OUT_SPLITS:
-        rows = splits[split]
-        similarity = largest_similarity([row[text_column] for row in rows], [row[text_column] for row in training])
+        held_out = [row[input_column] for row in splits[split]]
+        similarity = largest_similarity(held_out, texts)
         audit[split] = {
-            "rows": len(rows),
-            "verbatim": sum(row[text_column] in verbatim for row in rows),
-            "normalised": sum(matching_key(row[text_column]) in normalised for row in rows),
+            "rows": len(held_out),
+            "verbatim": sum(text in verbatim for text in held_out),
+            "normalised": sum(matching_key(text) in normalised for text in held_out),
             "near_duplicate": int((similarity >= threshold - 1e-9).sum()),
             "largest_similarity": round(float(similarity.max(initial=0)), 4),
-            "shared_groups": len({row["group"] for row in rows} & groups),
-            "labels_missing_from_training": sorted({row["label"] for row in rows} - labels),
+            "shared_groups": len({row["group"] for row in splits[split]} & groups),
         }
+        if label_column:
+            labels = {row[label_column] for row in splits[split]}
+            audit[split]["labels_missing_from_training"] = sorted(labels - {row[label_column] for row in training})
     return audit

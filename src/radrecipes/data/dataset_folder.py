@@ -1,10 +1,10 @@
 """Writing the folder of a prepared dataset: a Parquet file per split, the label set, the card and the manifest."""
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.files import file_sha256, text_sha256
 
 SPLITS = ("train", "validation", "test")
 ACCESS_LEVELS = ("synthetic", "open", "registered", "credentialed")
@@ -29,101 +29,65 @@ def write_dataset_folder(
     folder: str | Path,
     *,
     splits: Mapping[str, Sequence[Mapping[str, str]] | pa.Table],
-    columns: Sequence[str],
     manifest: Mapping[str, Any],
     card: str,
     label_set: LabelSet | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a prepared dataset whole, or leave the disk as it was.
+    """Write a complete prepared dataset, or leave the disk as it was.
 
     The same arguments give the same bytes: no time, path or host is written.
 
     Args:
-        folder (`str` or `Path`):
-            Where the dataset shall lie; its parent is made when missing.
-        splits (`Mapping[str, Sequence[Mapping[str, str]] | pa.Table]`):
-            Rows, or a table, for each of `train`, `validation` and `test`.
-        columns (`Sequence[str]`):
-            Columns of every split, in this order; every row must have them, all text.
-        manifest (`Mapping[str, Any]`):
-            What is known about the data: at least `task` and `access`. Format version, columns, file names, hashes
-            and digest are added here; figures that `manifest["splits"]` already holds by split name stay.
-        card (`str`):
-            The dataset card, Markdown with its YAML front matter.
-        label_set (`LabelSet`, *optional*):
-            Labels of the task; its text is copied unchanged.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Replace an existing prepared dataset.
+        splits: Rows or a table for each of `train`, `validation` and `test`; every column is text.
+        manifest: At least `task`, `access` and `columns`. Format version, file names, hashes and digest are added; facts
+            that `manifest["splits"]` already holds are kept.
 
     Returns:
-        `dict[str, Any]`: The manifest as it was written, with hashes and digest.
+        The manifest as it was written.
 
     Raises:
         InputError: The folder exists and may not be replaced, or cannot be made.
     """
     folder = Path(folder)
     check_output_folder(folder, overwrite)
-    if tuple(sorted(splits)) != tuple(sorted(SPLITS)):
-        raise ValueError(f"splits must be {SPLITS}, not {tuple(splits)}")
-    if manifest["access"] not in ACCESS_LEVELS:
-        raise ValueError(f"access must be one of {ACCESS_LEVELS}, not {manifest['access']!r}")
-
-    target = folder.resolve()
-    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only their owner can read.
-    temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-    except OSError as error:
-        raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
-    try:
-        schema = pa.schema([(column, pa.string()) for column in columns])
-        written = {**manifest, "format_version": FORMAT_VERSION, "columns": list(columns), "splits": {}}
+    with complete_folder(folder) as temporary:
+        written = {**manifest, "format_version": FORMAT_VERSION, "splits": {}}
         for split in SPLITS:
-            table = splits[split]
+            table, path = splits[split], temporary / f"{split}.parquet"
             if not isinstance(table, pa.Table):
-                table = pa.table({column: [row[column] for row in table] for column in columns}, schema=schema)
-            path = temporary / f"{split}.parquet"
+                columns = {
+                    column: pa.array([row[column] for row in table], pa.string()) for column in manifest["columns"]
+                }
+                table = pa.table(columns)
             pq.write_table(table, path, compression="zstd", compression_level=9)
-            figures = dict(manifest.get("splits", {}).get(split, {}))
             written["splits"][split] = {
-                **figures,
+                **manifest.get("splits", {}).get(split, {}),
                 "file": path.name,
                 "rows": table.num_rows,
                 "sha256": file_sha256(path),
             }
         if label_set is not None:
-            path = temporary / LABEL_SET_FILE
-            path.write_bytes(label_set.text.encode())
+            (temporary / LABEL_SET_FILE).write_bytes(label_set.text.encode())
             written["label_set"] = {
                 "file": LABEL_SET_FILE,
                 "name": label_set.name,
                 "version": label_set.version,
                 "labels": len(label_set.labels),
-                "sha256": file_sha256(path),
+                "sha256": text_sha256(label_set.text),
             }
         written["digest"] = dataset_digest(written)
         (temporary / CARD_FILE).write_bytes(card.encode())
         text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
         (temporary / MANIFEST_FILE).write_bytes(text.encode() + b"\n")
-        _put_in_place(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return written
 
 
 def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
-    """Say before the work, not after it, that a dataset cannot be written to this folder.
-
-    Args:
-        folder (`str` or `Path`):
-            Where a prepared dataset is to be written.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Whether an existing prepared dataset may be replaced.
+    """Report before the work, not after it, that a dataset cannot be written to this folder.
 
     Raises:
-        InputError: Something is there already and either `overwrite` is false or it is no prepared dataset.
+        InputError: The folder is not empty and either `overwrite` is false or it is no prepared dataset.
     """
     folder = Path(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -135,18 +99,39 @@ def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
 
 
 def dataset_digest(manifest: Mapping[str, Any]) -> str:
-    """One sha256 over the hashes of the split files and of the label set that a manifest holds."""
+    """One sha256 over the hashes of the split files and the label set in a manifest."""
     lines = [f"{split}.parquet {manifest['splits'][split]['sha256']}\n" for split in SPLITS]
     if "label_set" in manifest:
         lines.append(f"{LABEL_SET_FILE} {manifest['label_set']['sha256']}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return text_sha256("".join(lines))
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A new empty folder that takes the place of `folder` at the end, or is removed after an error.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
+    target = folder.resolve()
+    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only their owner can read.
+    temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
+    try:
+        yield temporary
+        _put_in_place(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(temporary, folder)
         return
-    # A rename cannot replace a folder with files, so the old one steps aside and comes back when the new one fails.
+    # A rename cannot replace a folder with files, so the old one is moved aside, and back if the new one fails.
     aside = folder.parent / f".{folder.name}.{os.getpid()}.replaced"
     os.rename(folder, aside)
     try:

@@ -1,4 +1,4 @@
-"""Near-identical notes, found by the Jaccard similarity of their word 5-grams."""
+"""Near-identical texts, found by the Jaccard similarity of their word 5-grams."""
 
 import math
 from collections.abc import Sequence
@@ -10,39 +10,33 @@ from scipy.sparse.csgraph import connected_components
 from radrecipes.data.normalise import matching_key
 
 SHINGLE_WORDS = 5
-# Rows and pairs of a block that is held in memory at once.
+# Rows and pairs of a block that is in memory at once.
 _BLOCK_ROWS = 2000
 _BLOCK_PAIRS = 10_000_000
 
 
-def shingles(note: str) -> frozenset[str]:
-    """Word 5-grams of a note's [`matching_key`]; a note of fewer than five words is one shingle, the whole."""
-    words = matching_key(note).split()
+def shingles(text: str) -> frozenset[str]:
+    """Word 5-grams of a text's [`matching_key`]; a text of up to five words is one shingle."""
+    words = matching_key(text).split()
     if len(words) <= SHINGLE_WORDS:
         return frozenset([" ".join(words)])
     return frozenset(" ".join(words[start : start + SHINGLE_WORDS]) for start in range(len(words) - SHINGLE_WORDS + 1))
 
 
-def near_duplicate_groups(notes: Sequence[str], threshold: float = 0.8) -> np.ndarray:
-    """Give notes that are near-identical, directly or through others, one number.
+def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> np.ndarray:
+    """One group number per text, the same for texts that are near-identical, directly or through others.
 
-    Exact: candidate pairs come from prefix filtering (two sets as similar as that must share one of their rarest
-    members; Chaudhuri et al. 2006, Bayardo et al. 2007), and each candidate's Jaccard similarity is computed. Unlike
-    MinHash it misses no pair.
+    Exact: candidate pairs come from prefix filtering (two sets of this similarity must share one of their rarest members;
+    Chaudhuri et al. 2006, Bayardo et al. 2007), and each candidate's Jaccard similarity is computed. Unlike MinHash it
+    misses no pair.
 
     Args:
-        notes (`Sequence[str]`):
-            The notes.
-        threshold (`float`, *optional*, defaults to 0.8):
-            Jaccard similarity of the sets of [`shingles`] from which on two notes are near-identical, in (0, 1].
-
-    Returns:
-        `np.ndarray` of shape `(len(notes),)`: Group numbers; two notes are in one group if their numbers are equal.
+        threshold: Jaccard similarity of the sets of [`shingles`] from which on two texts are near-identical, in (0, 1].
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], not {threshold}")
     distinct: dict[frozenset[str], int] = {}
-    distinct_of_note = [distinct.setdefault(shingles(note), len(distinct)) for note in notes]
+    distinct_of_text = [distinct.setdefault(shingles(text), len(distinct)) for text in texts]
     if not distinct:
         return np.zeros(0, dtype=int)
     members = _membership(list(distinct), _vocabulary(list(distinct)))
@@ -64,7 +58,7 @@ def near_duplicate_groups(notes: Sequence[str], threshold: float = 0.8) -> np.nd
     for start in range(0, len(sizes), _BLOCK_ROWS):
         candidates = (prefixes[start : start + _BLOCK_ROWS] @ transposed).tocoo()
         first, second = candidates.row + start, candidates.col
-        # Each pair once, and only where the sizes alone do not rule it out.
+        # Each pair once, and only if the sizes alone do not rule it out.
         smaller, larger = np.minimum(sizes[first], sizes[second]), np.maximum(sizes[first], sizes[second])
         possible = (first < second) & (smaller >= threshold * larger - 1e-9)
         first, second = first[possible], second[possible]
@@ -77,33 +71,23 @@ def near_duplicate_groups(notes: Sequence[str], threshold: float = 0.8) -> np.nd
     left, right = np.concatenate([[], *firsts]).astype(int), np.concatenate([[], *seconds]).astype(int)
     graph = sparse.coo_matrix((np.ones(len(left)), (left, right)), shape=(len(sizes), len(sizes)))
     _, group_of_distinct = connected_components(graph, directed=False)
-    return group_of_distinct[distinct_of_note]
+    return group_of_distinct[distinct_of_text]
 
 
-def largest_similarity(notes: Sequence[str], others: Sequence[str]) -> np.ndarray:
-    """For each note the Jaccard similarity to the most similar of other notes.
-
-    Args:
-        notes (`Sequence[str]`):
-            For example the notes of the test split.
-        others (`Sequence[str]`):
-            For example the notes of the training split.
-
-    Returns:
-        `np.ndarray` of shape `(len(notes),)`: Similarities from 0 to 1; 0 when there are no other notes.
-    """
-    sets, other_sets = [shingles(note) for note in notes], list({shingles(other) for other in others})
+def largest_similarity(texts: Sequence[str], others: Sequence[str]) -> np.ndarray:
+    """For each text the Jaccard similarity to the most similar of `others`, from 0 to 1; 0 if there are none."""
+    sets, other_sets = [shingles(text) for text in texts], list({shingles(other) for other in others})
     if not sets or not other_sets:
         return np.zeros(len(sets))
     vocabulary = _vocabulary(other_sets)
     other_members = _membership(other_sets, vocabulary)
     members = _membership(sets, vocabulary)
-    # Shingles that no other note has are not in the vocabulary, so sizes come from the sets.
-    sizes = np.array([len(members_of_note) for members_of_note in sets])
+    # Shingles that no other text has are not in the vocabulary, so sizes come from the sets.
+    sizes = np.array(list(map(len, sets)))
     other_sizes = np.diff(other_members.indptr)
     transposed = other_members.T.tocsr()
     largest = np.zeros(len(sets))
-    # A phrase that stands in every note makes blocks dense, so their size is bounded by that case.
+    # A phrase that occurs in every text makes blocks dense, so their size is bounded by that case.
     block_rows = max(1, min(_BLOCK_ROWS, _BLOCK_PAIRS // len(other_sets)))
     for start in range(0, len(sets), block_rows):
         shared = members[start : start + block_rows] @ transposed

@@ -1,4 +1,4 @@
-"""Label sets: the names that a model may answer with, and the spellings under which each is known."""
+"""Label sets: the names that a model may answer with, and the known spellings of each."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -11,9 +11,10 @@ from rapidfuzz import fuzz, process
 from radrecipes.data.normalise import matching_key
 from radrecipes.errors import InputError
 
-# Codes of DICOM PS3.3 C.7.3.1.1.1, those that order protocols.
+# The codes of DICOM PS3.3 C.7.3.1.1.1 that protocols are ordered by.
 MODALITIES = ("CT", "MR", "US", "DX", "MG", "RF", "XA", "NM", "PT")
 CONTRASTS = ("none", "with", "without and with")
+_CHOICES = {"modality": MODALITIES, "contrast": CONTRASTS}
 
 _REQUIRED_SET_KEYS = ("name", "version", "labels")
 _SET_KEYS = (*_REQUIRED_SET_KEYS, "costly_confusions")
@@ -36,22 +37,13 @@ class Label:
     """One label of a label set.
 
     Args:
-        name (`str`):
-            Canonical name, the one that training writes and evaluation compares.
-        aliases (`tuple[str, ...]`, *optional*, defaults to `()`):
-            Other spellings of the same label.
-        modality (`str`, *optional*):
-            One of `MODALITIES`.
-        body_region (`str`, *optional*):
-            For example `"abdomen"`.
-        contrast (`str`, *optional*):
-            One of `CONTRASTS`.
-        loinc (`str`, *optional*):
-            Code of the procedure in LOINC.
-        playbook (`str`, *optional*):
-            Code of the procedure in the RSNA Playbook.
-        always_review (`bool`, *optional*, defaults to `False`):
-            A person looks at every answer with this label, however sure the model is.
+        name: Canonical name, the one that training writes and evaluation compares.
+        aliases: Other spellings of the same label.
+        modality: One of `MODALITIES`.
+        contrast: One of `CONTRASTS`.
+        loinc: Code of the procedure in LOINC.
+        playbook: Code of the procedure in the RSNA Playbook.
+        always_review: A person looks at every answer with this label, however confident the model is.
     """
 
     name: str
@@ -66,19 +58,13 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """A list of labels that tells every known spelling from every unknown one.
+    """A list of labels that distinguishes every known spelling from every unknown one.
 
     Args:
-        name (`str`):
-            Name of the set, for example `"protocol_ct_mr"`.
-        version (`int`):
-            Raised by its author whenever a label changes.
-        labels (`tuple[Label, ...]`):
-            The labels; names and aliases must be unique after [`matching_key`].
-        text (`str`):
-            The YAML that the set was read from; it is copied unchanged into a prepared dataset.
-        costly_confusions (`tuple[tuple[str, str], ...]`, *optional*, defaults to `()`):
-            Pairs of canonical names that must not be taken for each other, in either direction.
+        version: Raised by its author whenever a label changes.
+        labels: Names and aliases are unique after [`matching_key`].
+        text: The YAML that the set was read from; it is copied unchanged into a prepared dataset.
+        costly_confusions: Pairs of canonical names that must not be confused, in either direction.
     """
 
     name: str
@@ -89,19 +75,12 @@ class LabelSet:
 
     @classmethod
     def load(cls, path: str | Path) -> "LabelSet":
-        """Read a label set and refuse what is not exactly one.
-
-        Args:
-            path (`str` or `Path`):
-                A YAML file with `name`, `version`, `labels` and, where wanted, `costly_confusions`.
-
-        Returns:
-            `LabelSet`: The labels in the order of the file.
+        """Read a label set from a YAML file.
 
         Raises:
-            InputError: The file is missing or is not YAML, a key is unknown, missing or doubled, a value has the
-                wrong type or choice, a name or alias stands twice, or a costly pair names no label or the same pair
-                or label twice. Names the line.
+            InputError: The file is missing or is not YAML, a key is unknown, missing or repeated, a value has the wrong
+                type or choice, a name or alias is repeated, or a costly pair is repeated or names no two labels. Names the
+                line.
         """
         path = Path(path)
         try:
@@ -114,26 +93,19 @@ class LabelSet:
 
     @classmethod
     def from_text(cls, text: str, where: str = "label set") -> "LabelSet":
-        """Read a label set from YAML text; `where` is what error messages call the file. Raises as [`load`] does."""
+        """Read a label set from YAML text; `where` is the file in error messages. Raises as [`load`] does."""
         return _parse(text, where)
 
     @classmethod
     def derive(cls, name: str, spellings: Counter[str], source: str) -> "LabelSet":
-        """Make a label set out of the labels that a file holds.
+        """Make a label set from the labels of a file, in alphabetical order.
 
-        Spellings with one [`matching_key`] are one label. The commonest is its name (the alphabetically first among
-        equals), because that is the one that the users of the file would recognise.
+        Spellings with the same [`matching_key`] are one label. The most frequent is its name (the alphabetically first of
+        equals), because the users of the file recognise that one.
 
         Args:
-            name (`str`):
-                Name of the new set.
-            spellings (`Counter[str]`):
-                How often each label occurs.
-            source (`str`):
-                Name of the file that the labels come from, for the comment at the top.
-
-        Returns:
-            `LabelSet`: Labels in alphabetical order, without modality, body region or contrast.
+            spellings: How often each label occurs.
+            source: Name of the file, for the comment at the top.
 
         Raises:
             InputError: A label has no letter or digit.
@@ -143,8 +115,10 @@ class LabelSet:
             by_key.setdefault(matching_key(spelling), []).append(spelling)
         if "" in by_key:
             raise InputError(f"label {by_key[''][0]!r} has no letter or digit; correct or remove it", where=source)
-        commonest = (min(group, key=lambda spelling: (-spellings[spelling], spelling)) for group in by_key.values())
-        document = {"name": name, "version": 1, "labels": [{"name": label} for label in sorted(commonest)]}
+        most_frequent = (
+            min(group, key=lambda spelling: (-spellings[spelling], spelling)) for group in by_key.values()
+        )
+        document = {"name": name, "version": 1, "labels": [{"name": label} for label in sorted(most_frequent)]}
         header = _DERIVED_HEADER.format(
             source=" ".join(source.split()), modalities=" | ".join(MODALITIES), contrasts=" | ".join(CONTRASTS)
         )
@@ -157,19 +131,19 @@ class LabelSet:
 
     @property
     def always_review(self) -> frozenset[str]:
-        """Canonical names of the labels that are never used without a look."""
+        """Canonical names of the labels that a person always looks at."""
         return frozenset(label.name for label in self.labels if label.always_review)
 
     def canonical(self, text: str) -> str | None:
-        """Canonical name of a spelling (compared by [`matching_key`]), or `None` when the set does not know it."""
+        """Canonical name of a spelling (compared by [`matching_key`]), or `None` if the set does not know it."""
         return self._name_by_key.get(matching_key(text))
 
     def label(self, name: str) -> Label:
-        """The label with this canonical name; `KeyError` when there is none."""
+        """The label with this canonical name; `KeyError` if there is none."""
         return self._label_by_name[name]
 
     def suggest(self, text: str) -> str | None:
-        """Canonical name of the known spelling nearest to an unknown one, or `None` when none is near."""
+        """Canonical name of the known spelling nearest to an unknown one, or `None` if none is near."""
         match = process.extractOne(
             matching_key(text), list(self._name_by_key), scorer=fuzz.ratio, score_cutoff=_SUGGESTION_SCORE
         )
@@ -187,7 +161,7 @@ class LabelSet:
 
 
 def _parse(text: str, where: str) -> LabelSet:
-    # Composed nodes instead of loaded values: only they know their lines, and loading keeps the last of doubled keys.
+    # Composed nodes instead of loaded values: only they know their lines, and loading keeps the last of repeated keys.
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -200,55 +174,50 @@ def _parse(text: str, where: str) -> LabelSet:
 
     fields = _mapping(root, where, "the label set", allowed=_SET_KEYS, required=_REQUIRED_SET_KEYS)
     name = _text(fields["name"], where, "name")
-    version_node = fields["version"]
-    # yaml writes 1_000 and 0x1 as integers too; a version is a plain number.
-    if version_node.tag != "tag:yaml.org,2002:int" or not version_node.value.isdecimal():
-        raise InputError("version must be a whole number, for example 1", where=_at(version_node, where))
-    labels_node = fields["labels"]
-    if not isinstance(labels_node, yaml.SequenceNode) or not labels_node.value:
-        raise InputError("labels must be a list with at least one label", where=_at(labels_node, where))
-
-    labels = []
+    version = fields["version"]
+    # yaml reads 1_000 and 0x1 as integers too; a version is a plain number.
+    if version.tag != "tag:yaml.org,2002:int" or not version.value.isdecimal():
+        raise InputError("version must be an integer, for example 1", where=_at(version, where))
+    nodes = fields["labels"]
+    if not isinstance(nodes, yaml.SequenceNode) or not nodes.value:
+        raise InputError("labels must be a list with at least one label", where=_at(nodes, where))
     line_of_key: dict[str, tuple[str, int]] = {}
-    for node in labels_node.value:
-        label_fields = _mapping(node, where, "a label", allowed=_LABEL_KEYS, required=("name",))
-        values = {
-            key: _text(value, where, key)
-            for key, value in label_fields.items()
-            if key not in ("aliases", "modality", "contrast", "always_review")
-        }
-        for key, choices in (("modality", MODALITIES), ("contrast", CONTRASTS)):
-            if key in label_fields:
-                values[key] = _choice(label_fields[key], where, key, choices)
-        if "always_review" in label_fields:
-            values["always_review"] = _truth(label_fields["always_review"], where, "always_review")
-        alias_nodes = []
-        if "aliases" in label_fields:
-            aliases_node = label_fields["aliases"]
-            if not isinstance(aliases_node, yaml.SequenceNode):
-                raise InputError("aliases must be a list, for example [CT renal]", where=_at(aliases_node, where))
-            alias_nodes = aliases_node.value
-        aliases = tuple(_text(alias, where, "an alias") for alias in alias_nodes)
-        labels.append(Label(aliases=aliases, **values))
-        for spelling, spelling_node in zip(
-            (values["name"], *aliases), (label_fields["name"], *alias_nodes), strict=True
-        ):
-            key = matching_key(spelling)
-            line = spelling_node.start_mark.line + 1
-            if not key:
-                raise InputError(f"{spelling!r} has no letter or digit", where=f"{where}:{line}")
-            if key in line_of_key:
-                first, first_line = line_of_key[key]
-                raise InputError(
-                    f"{spelling!r} stands twice (as {first!r} in line {first_line}; case and punctuation do not"
-                    " count); remove one",
-                    where=f"{where}:{line}",
-                )
-            line_of_key[key] = (spelling, line)
-    label_set = LabelSet(name, int(version_node.value), tuple(labels), text)
+    labels = tuple(_label(node, where, line_of_key) for node in nodes.value)
+    label_set = LabelSet(name, int(version.value), labels, text)
     if "costly_confusions" not in fields:
         return label_set
     return replace(label_set, costly_confusions=_costly_pairs(fields["costly_confusions"], label_set, where))
+
+
+def _label(node: yaml.Node, where: str, line_of_key: dict[str, tuple[str, int]]) -> Label:
+    fields = _mapping(node, where, "a label", allowed=_LABEL_KEYS, required=("name",))
+    values = {}
+    for key, value in fields.items():
+        if key in _CHOICES:
+            values[key] = _choice(value, where, key, _CHOICES[key])
+        elif key == "always_review":
+            values[key] = _truth(value, where, key)
+        elif key != "aliases":
+            values[key] = _text(value, where, key)
+    aliases = []
+    if "aliases" in fields:
+        if not isinstance(fields["aliases"], yaml.SequenceNode):
+            raise InputError("aliases must be a list, for example [CT renal]", where=_at(fields["aliases"], where))
+        aliases = fields["aliases"].value
+    label = Label(aliases=tuple(_text(alias, where, "an alias") for alias in aliases), **values)
+    for spelling, spelling_node in zip((label.name, *label.aliases), (fields["name"], *aliases), strict=True):
+        key = matching_key(spelling)
+        if not key:
+            raise InputError(f"{spelling!r} has no letter or digit", where=_at(spelling_node, where))
+        if key in line_of_key:
+            first, first_line = line_of_key[key]
+            raise InputError(
+                f"{spelling!r} occurs twice (as {first!r} in line {first_line}; case and punctuation do not count); remove"
+                " one",
+                where=_at(spelling_node, where),
+            )
+        line_of_key[key] = (spelling, spelling_node.start_mark.line + 1)
+    return label
 
 
 def _costly_pairs(node: yaml.Node, label_set: LabelSet, where: str) -> tuple[tuple[str, str], ...]:
@@ -278,7 +247,7 @@ def _costly_pairs(node: yaml.Node, label_set: LabelSet, where: str) -> tuple[tup
         pair = frozenset(names)
         if pair in line_of_pair:
             raise InputError(
-                f"the pair of {first!r} and {second!r} stands twice (first in line {line_of_pair[pair]}, in either"
+                f"the pair of {first!r} and {second!r} occurs twice (first in line {line_of_pair[pair]}, in either"
                 " order); remove one",
                 where=_at(pair_node, where),
             )
@@ -304,7 +273,7 @@ def _mapping(
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(allowed)}"
             raise InputError(f"unknown key {key!r} in {what}; {hint}", where=_at(key_node, where))
         if key in fields:
-            raise InputError(f"key {key!r} stands twice in {what}; remove one", where=_at(key_node, where))
+            raise InputError(f"key {key!r} occurs twice in {what}; remove one", where=_at(key_node, where))
         fields[key] = value
     for key in required:
         if key not in fields:

@@ -1,4 +1,4 @@
-"""Two forms of a text: the note as it is kept, and the key by which two notes or labels count as the same."""
+"""Two forms of a text: the one that is kept, and the key by which two texts or labels count as the same."""
 
 import re
 import unicodedata
@@ -8,20 +8,13 @@ _LINE_SPACES = re.compile(r"[^\S\n]+")
 
 
 def normalise_note(text: str) -> str:
-    """Clean a note without changing what it says.
+    """Clean a text without changing its meaning.
 
-    Unicode is composed (NFC), line ends become `\\n`, control and zero-width characters go, runs of spaces become one
-    space and runs of empty lines one line end. Case, punctuation and spelling stay. Normalising twice changes nothing.
-
-    Args:
-        text (`str`):
-            A note as it stands in the source.
-
-    Returns:
-        `str`: The cleaned note; empty when nothing but spaces and control characters was there.
+    Unicode is composed (NFC), line ends become `\\n`, control and zero-width characters are removed, runs of spaces become
+    one space and runs of empty lines one line end. Case, punctuation and spelling stay. Normalising twice changes nothing.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
-    # Cc holds control characters, Cf zero-width ones, Cs halves of surrogate pairs, which no Parquet file can hold.
+    # Cc are control characters, Cf zero-width ones, Cs halves of surrogate pairs, which no Parquet file can contain.
     if not text.isprintable():
         text = "".join(
             character
@@ -29,24 +22,17 @@ def normalise_note(text: str) -> str:
             else (" " if character.isspace() else "")
             for character in text
         )
-    # Composing comes after the removal: a zero-width character can stand between a letter and its accent.
+    # Composing comes after the removal: a zero-width character can be between a letter and its accent.
     composed = unicodedata.normalize("NFC", text)
     lines = (_LINE_SPACES.sub(" ", line).strip() for line in composed.split("\n"))
     return "\n".join(line for line in lines if line)
 
 
 def matching_key(text: str) -> str:
-    """Reduce a note or a label to what makes it the same as another one.
+    """Reduce a text or a label to what makes it the same as another one; empty if it has no letter, digit or sign.
 
     Compatibility forms are folded (NFKC), case is folded, every run of punctuation and spaces becomes one space.
     Mathematical signs stay, as words of their own, because `C+` and `C-`, or `< 30` and `> 30`, do not mean the same.
-
-    Args:
-        text (`str`):
-            A note, a label or an alias.
-
-    Returns:
-        `str`: The key; empty when the text has no letter, digit or sign.
     """
     # Case folding can undo the compatibility form ("ſ" with an accent), so fold once more after it.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", normalise_note(text)).casefold())

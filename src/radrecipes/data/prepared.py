@@ -1,14 +1,12 @@
-"""Prepared datasets: one folder with a Parquet file per split, the label set, a dataset card and a manifest."""
+"""Loading prepared datasets: one folder with a Parquet file per split, the label set, a card and a manifest."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
 
 from radrecipes.data.dataset_folder import (
     ACCESS_LEVELS,
@@ -17,11 +15,13 @@ from radrecipes.data.dataset_folder import (
     MANIFEST_FILE,
     SPLITS,
     dataset_digest,
-    write_dataset_folder,
 )
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _MANIFEST_KEYS = {
     "format_version": int,
@@ -35,88 +35,50 @@ _MANIFEST_KEYS = {
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A prepared dataset as it lies in its folder.
-
-    Args:
-        folder (`Path`):
-            Where it was loaded from.
-        manifest (`dict`):
-            The content of `manifest.json`.
-        task (`str`):
-            Task that the columns belong to, for example `"protocol"`.
-        access (`str`):
-            One of `ACCESS_LEVELS`; decides what may be shown and published.
-        label_set (`LabelSet` or `None`):
-            Labels of the task; `None` for a task without labels.
-        splits (`dict[str, Dataset]`):
-            The rows by split name, held in memory.
-        digest (`str`):
-            sha256 over the split files and the label set.
-    """
+    """A prepared dataset, its rows in memory; `label_set` is `None` for a task without labels."""
 
     folder: Path
     manifest: dict[str, Any]
-    task: str
-    access: str
     label_set: LabelSet | None
-    splits: dict[str, Dataset]
-    digest: str
+    splits: dict[str, "Dataset"]
 
+    @property
+    def task(self) -> str:
+        """The task that it was prepared for, for example `"protocol"`."""
+        return self.manifest["task"]
 
-def write_prepared_dataset(
-    folder: str | Path,
-    *,
-    splits: Mapping[str, Sequence[Mapping[str, str]]],
-    columns: Sequence[str],
-    manifest: Mapping[str, Any],
-    card: str,
-    label_set: LabelSet | None = None,
-    overwrite: bool = False,
-) -> PreparedDataset:
-    """Write a prepared dataset whole, or leave the disk as it was.
+    @property
+    def access(self) -> str:
+        """One of `ACCESS_LEVELS`; decides what may be shown and published."""
+        return self.manifest["access"]
 
-    The arguments are those of [`~data.dataset_folder.write_dataset_folder`], which needs no `datasets` library.
-
-    Returns:
-        `PreparedDataset`: The dataset, read back from the new folder and verified.
-
-    Raises:
-        InputError: The folder exists and may not be replaced, or cannot be made.
-    """
-    write_dataset_folder(
-        folder,
-        splits=splits,
-        columns=columns,
-        manifest=manifest,
-        card=card,
-        label_set=label_set,
-        overwrite=overwrite,
-    )
-    return load_prepared_dataset(folder)
+    @property
+    def digest(self) -> str:
+        """sha256 over the split files and the label set."""
+        return self.manifest["digest"]
 
 
 def load_prepared_dataset(folder: str | Path, verify: bool = True) -> PreparedDataset:
-    """Load a prepared dataset and make sure that it is the one its manifest describes.
+    """Load a prepared dataset; nothing is written to a cache.
 
     Args:
-        folder (`str` or `Path`):
-            A folder that [`write_prepared_dataset`] wrote.
-        verify (`bool`, *optional*, defaults to `True`):
-            Compare the sha256 of every file and the digest with the manifest.
-
-    Returns:
-        `PreparedDataset`: Rows in memory, nothing is written to a cache.
+        verify: Compare the sha256 of every file and the digest with the manifest.
 
     Raises:
         InputError: The folder, a file or a column is missing, a file is damaged, or a hash differs.
     """
+    # Takes most of a second to import, which --help need not wait for.
+    from datasets import Dataset
+
     folder = Path(folder)
     again = "prepare the dataset again with scripts/prepare_data.py"
     if not folder.is_dir():
         raise InputError("no such dataset folder; make it with scripts/prepare_data.py", where=str(folder))
     manifest = _read_manifest(folder, again)
     if verify and manifest["digest"] != dataset_digest(manifest):
-        raise InputError(f"the digest does not fit the hashes beside it; {again}", where=str(folder / MANIFEST_FILE))
+        raise InputError(
+            f"the digest does not match the hashes in the same file; {again}", where=str(folder / MANIFEST_FILE)
+        )
 
     splits = {}
     for split in SPLITS:
@@ -137,9 +99,7 @@ def load_prepared_dataset(folder: str | Path, verify: bool = True) -> PreparedDa
         path = folder / LABEL_SET_FILE
         _check_file(path, manifest["label_set"]["sha256"], verify, again)
         label_set = LabelSet.load(path)
-    return PreparedDataset(
-        folder, manifest, manifest["task"], manifest["access"], label_set, splits, manifest["digest"]
-    )
+    return PreparedDataset(folder, manifest, label_set, splits)
 
 
 def _read_manifest(folder: Path, again: str) -> dict[str, Any]:
@@ -147,13 +107,13 @@ def _read_manifest(folder: Path, again: str) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise InputError(f"has no {MANIFEST_FILE}, so it is no prepared dataset; {again}", str(folder)) from None
+        raise InputError(f"has no {MANIFEST_FILE}, so it is not a prepared dataset; {again}", str(folder)) from None
     except json.JSONDecodeError as error:
         raise InputError(f"not valid JSON: {error.msg}; {again}", where=f"{path}:{error.lineno}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"not readable: {error}; {again}", where=str(path)) from None
     if not isinstance(manifest, dict):
-        raise InputError(f"must hold one JSON object; {again}", where=str(path))
+        raise InputError(f"must contain one JSON object; {again}", where=str(path))
     for key, kind in _MANIFEST_KEYS.items():
         if not isinstance(manifest.get(key), kind):
             raise InputError(f"key {key!r} is missing or of the wrong type; {again}", where=str(path))

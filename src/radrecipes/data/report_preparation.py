@@ -1,7 +1,8 @@
-"""From the reports of a source to splits that can be trained and judged on, with every report accounted for."""
+"""From the reports of a source to audited splits, with every report accounted for."""
 
 import csv
 import hashlib
+import io
 import os
 import signal
 from collections import Counter, deque
@@ -28,6 +29,7 @@ from radrecipes.data.sources.report_source import (
 )
 from radrecipes.data.splits import DEFAULT_FRACTIONS, split_by_group
 from radrecipes.errors import InputError, RadrecipesError
+from radrecipes.files import write_atomically
 from radrecipes.radiology.deidentification import normalise_marks, without_marked_sentences
 from radrecipes.radiology.details import without_details
 from radrecipes.radiology.earlier_studies import without_earlier_studies
@@ -43,35 +45,30 @@ from radrecipes.radiology.observations import (
 
 COLUMNS = ("id", "group", "observations", "findings", "impression")
 
-# What the options leave out, and what to say of it; unlike DROP_REASONS no faults of the input.
+# What the options leave out, and why; unlike DROP_REASONS these are no errors in the input.
 FILTERS = {
     "no_section": "neither findings nor impression has a header",
     "no_findings": "there are no findings",
     "no_impression": "there is no impression",
-    "nothing_mentioned": "the CSV states nothing of any observation",
-    "contradictory_labels": "the CSV states No Finding beside a finding",
+    "nothing_mentioned": "the CSV states nothing about any observation",
+    "contradictory_labels": "the CSV states No Finding together with a finding",
     "only_earlier_studies": "a section only compares with earlier studies",
-    "only_deidentified": "every sentence of a section holds a de-identification mark",
-    "only_details": "a section states nothing but details",
+    "only_deidentified": "every sentence of a section contains a de-identification mark",
+    "only_details": "a section states only details",
 }
 _CHUNK = 256
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What becomes of a report.
+    """What happens to a report.
 
     Args:
-        labels (`str`, *optional*, defaults to `"relabel"`):
-            `"relabel"` labels the text as it is kept, `"stated"` takes what the source states.
-        sections (`str`, *optional*, defaults to `"both"`):
-            `"both"` findings and impression must have words, or `"any"` of them.
-        earlier_studies (`str`, *optional*, defaults to `"drop"`):
-            `"drop"` what compares with an earlier study, or `"keep"` it.
-        deidentified (`str`, *optional*, defaults to `"drop"`):
-            `"drop"` sentences with a de-identification mark, or `"normalise"` the marks to `___`.
-        details (`str`, *optional*, defaults to `"drop"`):
-            `"drop"` sides and measurements, which the observations do not hold, or `"keep"` them.
+        labels: `"relabel"` labels the text as it is kept, `"stated"` takes what the source states.
+        sections: Whether `"both"` findings and impression must have words, or `"any"` of them.
+        earlier_studies: `"drop"` comparisons with an earlier study, or `"keep"` them.
+        deidentified: `"drop"` sentences with a de-identification mark, or `"normalise"` the marks to `___`.
+        details: `"drop"` sides and measurements, which the observations do not contain, or `"keep"` them.
     """
 
     labels: str = "relabel"
@@ -79,22 +76,6 @@ class ReportOptions:
     earlier_studies: str = "drop"
     deidentified: str = "drop"
     details: str = "drop"
-
-
-@dataclass(frozen=True)
-class ReportPreparation:
-    """What [`prepare_reports`] made.
-
-    Args:
-        splits (`dict[str, pa.Table]`):
-            Reports with `COLUMNS` for `train`, `validation` and `test`, in the order of the source.
-        facts (`dict[str, Any]`):
-            What the manifest says of them: `source`, `options`, `rows` (read, kept, dropped and filtered by reason,
-            changed by filter), `splits` (rows, groups and normal studies), `observations` (of each split), `leakage_audit`.
-    """
-
-    splits: dict[str, pa.Table]
-    facts: dict[str, Any]
 
 
 class _Outcome(NamedTuple):
@@ -119,83 +100,42 @@ def prepare_reports(
     max_dropped: float = 0.005,
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> ReportPreparation:
-    """Read, clean, label and split the reports of a source.
-
-    The result is the same for any number of processes.
+) -> tuple[dict[str, pa.Table], dict[str, Any]]:
+    """Read, clean, label and split the reports of a source. Any number of processes gives the same result.
 
     Args:
-        source ([`ReportSource`]):
-            A reader.
-        options ([`ReportOptions`]):
-            What becomes of a report.
-        rejected_path (`str` or `Path`):
-            CSV file for path and reason of every dropped report; removed where none is dropped.
-        official_split (`bool`, *optional*, defaults to `False`):
-            Take the split that the source states; otherwise patients are assigned, with normal studies in the same
-            proportion everywhere.
-        split_seed (`int`, *optional*, defaults to 0):
-            Seed of the split by patient.
-        max_dropped (`float`, *optional*, defaults to 0.005):
-            Largest share of the reports that may be dropped; filtered ones do not count.
-        processes (`int`, *optional*):
-            Processes that work; default: one for each core.
-        progress (`Callable[[int], None]`, *optional*):
-            Called with the number of reports that were just done.
+        rejected_path: CSV file for path and reason of every dropped report; removed if none is dropped.
+        official_split: Take the split that the source states; otherwise patients are assigned, with the same
+            proportion of normal studies in every split.
+        max_dropped: Largest fraction of the reports that may be dropped; filtered ones do not count.
+        processes: By default one per core.
+        progress: Called with the number of reports that were just done.
 
     Returns:
-        [`ReportPreparation`]
+        A table with `COLUMNS` for each split, in the order of the source, and the facts that the manifest reports.
 
     Raises:
         InputError: More reports than `max_dropped` are bad, none is left, or there are too few patients to split.
     """
     rejected = list(source.rejected)
-    filtered, changed = Counter(), Counter()
-    tree, hashed, seen = hashlib.sha256(), 0, set()
-    parts: list[pa.Table] = []
-    stated_splits: list[str | None] = []
-    schema = pa.schema([(column, pa.string()) for column in COLUMNS])
-    with _worked_off(source, options, processes) as chunks:
-        for chunk in chunks:
-            tree.update("".join([f"{outcome.path} {outcome.sha256.hex()}\n" for outcome in chunk]).encode())
-            hashed += len(chunk)
-            rows = []
-            for outcome in chunk:
-                if outcome.dropped:
-                    rejected.append(RejectedReport(outcome.path, outcome.dropped, outcome.hint))
-                elif outcome.id in seen:
-                    rejected.append(RejectedReport(outcome.path, "duplicate_study"))
-                else:
-                    seen.add(outcome.id)
-                    changed.update(outcome.changed)
-                    if outcome.filtered:
-                        filtered[outcome.filtered] += 1
-                    else:
-                        rows.append(outcome.row)
-                        stated_splits.append(outcome.split)
-            if rows:
-                # Arrow holds the text without an object for each cell.
-                parts.append(pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema))
-            if progress:
-                progress(len(chunk))
+    counts = {"filtered": Counter(), "changed": Counter()}
+    table, stated_splits, hashed = _read(source, options, processes, progress, rejected, counts)
 
     read = source.count + len(source.rejected)
     rejected.sort()
     _write_rejected(Path(rejected_path), rejected)
     dropped = Counter(report.reason for report in rejected)
     _refuse_many_dropped(dropped, rejected, read, max_dropped, Path(rejected_path))
-    if not parts:
+    filtered = counts["filtered"]
+    if table is None:
         reasons = ", ".join(f"{count} because {FILTERS[name]}" for name, count in filtered.most_common())
         raise InputError(f"no report is left of {read}: {reasons}; try --sections any, or keep what the filters drop")
-    table = pa.concat_tables(parts).combine_chunks()
-    del parts, seen
-    # A few thousand different lists stand in hundreds of thousands of reports.
+    # Hundreds of thousands of reports have a few thousand different lists.
     labels_of = {stated: parse_observations(stated) for stated in table["observations"].unique().to_pylist()}
     splits = _split(table, labels_of, stated_splits if official_split else None, split_seed)
 
-    folder = [{"file": source.folder, "reports": hashed, "sha256": tree.hexdigest()}] if source.folder else []
     facts = {
-        "source": [*source.files, *folder],
+        "source": [*source.files, *([{"file": source.folder, **hashed}] if source.folder else [])],
         "options": {
             **asdict(options),
             "split": "official" if official_split else "patient",
@@ -207,7 +147,7 @@ def prepare_reports(
             "kept": table.num_rows,
             "dropped": {reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]},
             "filtered": {name: filtered[name] for name in FILTERS if filtered[name]},
-            "changed": dict(sorted(changed.items())),
+            "changed": dict(sorted(counts["changed"].items())),
         },
         "splits": {
             split: {
@@ -220,11 +160,51 @@ def prepare_reports(
         "observations": {split: _count_observations(of_split, labels_of) for split, of_split in splits.items()},
         "leakage_audit": _audit(splits),
     }
-    return ReportPreparation(splits, facts)
+    return splits, facts
+
+
+def _read(
+    source: ReportSource,
+    options: ReportOptions,
+    processes: int | None,
+    progress: Callable[[int], None] | None,
+    rejected: list[RejectedReport],
+    counts: dict[str, Counter[str]],
+) -> tuple[pa.Table | None, list[str | None], dict[str, Any]]:
+    """The kept reports, the split that the source states for each, and number and hash of all; adds to the last two."""
+    tree, hashed, seen = hashlib.sha256(), 0, set()
+    parts: list[pa.Table] = []
+    stated_splits: list[str | None] = []
+    schema = pa.schema([(column, pa.string()) for column in COLUMNS])
+    with _outcomes(source, options, processes) as chunks:
+        for chunk in chunks:
+            tree.update("".join([f"{outcome.path} {outcome.sha256.hex()}\n" for outcome in chunk]).encode())
+            hashed += len(chunk)
+            rows = []
+            for outcome in chunk:
+                if outcome.dropped:
+                    rejected.append(RejectedReport(outcome.path, outcome.dropped, outcome.hint))
+                elif outcome.id in seen:
+                    rejected.append(RejectedReport(outcome.path, "duplicate_study"))
+                else:
+                    seen.add(outcome.id)
+                    counts["changed"].update(outcome.changed)
+                    if outcome.filtered:
+                        counts["filtered"][outcome.filtered] += 1
+                    else:
+                        rows.append(outcome.row)
+                        stated_splits.append(outcome.split)
+            if rows:
+                # Arrow holds the text without an object for each cell.
+                parts.append(pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema))
+            if progress:
+                progress(len(chunk))
+    table = pa.concat_tables(parts).combine_chunks() if parts else None
+    return table, stated_splits, {"reports": hashed, "sha256": tree.hexdigest()}
 
 
 @contextmanager
-def _worked_off(
+def _outcomes(
     source: ReportSource, options: ReportOptions, processes: int | None
 ) -> Iterator[Iterator[list[_Outcome]]]:
     """Chunks of outcomes in the order of the source, from as many processes as are worth starting."""
@@ -232,15 +212,13 @@ def _worked_off(
     chunks = iter(lambda: list(islice(items, _CHUNK)), [])
     processes = min(processes or os.cpu_count() or 1, -(-source.count // _CHUNK))
     if processes <= 1:
-        yield (_work_off(source, options, chunk) for chunk in chunks)
+        yield (_process(source, options, chunk) for chunk in chunks)
         return
     executor = ProcessPoolExecutor(processes, initializer=_start_worker, initargs=(source, options))
     try:
         yield _in_order(executor, chunks, 4 * processes)
     except BrokenProcessPool:
-        raise RadrecipesError(
-            "a process was ended from outside, probably for lack of memory; choose fewer --processes"
-        ) from None
+        raise RadrecipesError("a process was killed, probably for lack of memory; choose fewer --processes") from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -249,29 +227,29 @@ def _in_order(executor: ProcessPoolExecutor, chunks: Iterable[list], ahead: int)
     # Few chunks ahead, so that memory does not grow with the source.
     waiting = deque()
     for chunk in chunks:
-        waiting.append(executor.submit(_work_off_here, chunk))
+        waiting.append(executor.submit(_process_here, chunk))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
-# Of a process that works for another: its own source, so that an archive is opened once and not for every chunk.
+# A worker's own source, so that an archive is opened once and not for every chunk.
 _here: tuple[ReportSource, ReportOptions] | None = None
 
 
 def _start_worker(source: ReportSource, options: ReportOptions) -> None:
     global _here
     _here = source, options
-    # Ctrl-C reaches every process of the terminal; the first one ends the others.
+    # Ctrl-C reaches every process of the terminal; the main one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _work_off_here(items: list) -> list[_Outcome]:
-    return _work_off(*_here, items)
+def _process_here(items: list) -> list[_Outcome]:
+    return _process(*_here, items)
 
 
-def _work_off(source: ReportSource, options: ReportOptions, items: list) -> list[_Outcome]:
+def _process(source: ReportSource, options: ReportOptions, items: list) -> list[_Outcome]:
     cleaners = _cleaners(options)
     return [_prepare(source.read(item), options, cleaners) for item in items]
 
@@ -317,7 +295,7 @@ _NO_LABELS = {NOTHING_MENTIONED: "nothing_mentioned", CONTRADICTORY: "contradict
 
 
 def _cleaners(options: ReportOptions) -> list[tuple[str, Callable[[str], str]]]:
-    # Earlier studies first: their dates are marks, and a sentence that can be shortened need not be dropped.
+    # Earlier studies first: their dates are marks, and a sentence that can be shortened is not dropped.
     cleaners = [("deidentified", without_marked_sentences if options.deidentified == "drop" else normalise_marks)]
     if options.earlier_studies == "drop":
         cleaners.insert(0, ("earlier_studies", without_earlier_studies))
@@ -330,18 +308,16 @@ def _write_rejected(path: Path, rejected: list[RejectedReport]) -> None:
     if not rejected:
         path.unlink(missing_ok=True)
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(("path", "reason"))
+    for report in rejected:
+        reason = DROP_REASONS[report.reason] + (f"; {report.hint}" if report.hint else "")
+        writer.writerow((report.path, reason))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("path", "reason"))
-            for report in rejected:
-                said = DROP_REASONS[report.reason] + (f"; {report.hint}" if report.hint else "")
-                writer.writerow((report.path, said))
-        partial.replace(path)
+        write_atomically(path, lines.getvalue())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"cannot be written ({error.strerror}); choose another --output", str(path)) from None
 
 
@@ -355,13 +331,13 @@ def _refuse_many_dropped(
     for report in rejected:
         first.setdefault(report.reason, report.path)
     reasons = "; ".join(
-        f"{dropped[reason]} because {said} (first: {first[reason]})"
-        for reason, said in DROP_REASONS.items()
+        f"{dropped[reason]} because {text} (first: {first[reason]})"
+        for reason, text in DROP_REASONS.items()
         if dropped[reason]
     )
     raise InputError(
         f"{total} of {read} reports ({total / read:.2%}) would be dropped, more than the {max_dropped:.2%} allowed:"
-        f" {reasons}; all are listed in {listed}; mend them or raise --max-dropped"
+        f" {reasons}; all are listed in {listed}; fix them or raise --max-dropped"
     )
 
 
@@ -381,7 +357,7 @@ def _split(
     for split in SPLITS:
         if not splits[split].num_rows:
             raise InputError(
-                f"the {table.num_rows} reports that are left give no {split} split; give more patients or another --split"
+                f"the remaining {table.num_rows} reports give no {split} split; give more patients or another --split"
             )
     return splits
 
@@ -400,7 +376,7 @@ def _count_observations(table: pa.Table, labels_of: dict[str, Labels]) -> dict[s
 
 
 def _audit(splits: dict[str, pa.Table]) -> dict[str, dict[str, int]]:
-    """What validation and test share with training: patients, and reports word for word (normal ones often repeat)."""
+    """What validation and test have in common with training: patients, and verbatim reports (normal ones often repeat)."""
     groups, texts = splits["train"]["group"].unique(), _texts(splits["train"])
     return {
         split: {

@@ -1,4 +1,4 @@
-"""Splitting rows so that no group is torn apart and every label is spread as evenly as its groups allow."""
+"""Splitting rows by group, each label spread as evenly as its groups allow."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,14 +11,8 @@ DEFAULT_FRACTIONS = {"train": 0.75, "validation": 0.10, "test": 0.15}
 def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> list[str]:
     """Join two groupings: rows that share a group in either of them share one in the result.
 
-    Args:
-        groups (`Sequence[str]`):
-            A group per row, for example the patient.
-        other_groups (`Sequence[Hashable]`):
-            Another group per row, for example of near-identical notes.
-
     Returns:
-        `list[str]`: Per row the alphabetically first of the `groups` that were joined.
+        Per row the alphabetically first of the `groups` that were joined.
     """
     # Each group points to one that it was joined with, an alphabetically earlier one; the first points to itself.
     joined = {group: group for group in groups}
@@ -29,9 +23,9 @@ def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> lis
             group = joined[group]
         return group
 
-    beside: dict[Hashable, str] = {}
+    first_with: dict[Hashable, str] = {}
     for group, other in zip(groups, other_groups, strict=True):
-        early, late = sorted((first_of(group), first_of(beside.setdefault(other, group))))
+        early, late = sorted((first_of(group), first_of(first_with.setdefault(other, group))))
         joined[late] = early
     return [first_of(group) for group in groups]
 
@@ -44,24 +38,18 @@ def split_by_group(
 ) -> list[str]:
     """Assign every row to a split, whole groups at a time, with each label in the proportions of the split sizes.
 
-    Greedy, after the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): labels are taken from the
-    one with the fewest groups on, their groups from the largest on, and each group goes where it lowers most the
-    squared deviation from the wanted counts of labels and rows, relative to those counts (as in chi-square). A group
-    with a label that training lacks goes to training, so every label of validation and test occurs in training, and a
-    label with a single group is in training alone.
+    Greedy, after the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): labels are taken in ascending
+    order of their number of groups, their groups in descending order of size, and each group goes where it most reduces
+    the squared deviation from the wanted counts of labels and rows, relative to those counts (as in chi-square). A group
+    with a label that training lacks goes to training, so every label of validation and test occurs in training, and a label
+    with a single group is in training alone.
 
     Args:
-        groups (`Sequence[str]`):
-            Group of each row.
-        labels (`Sequence[str]`):
-            Label of each row.
-        fractions (`Mapping[str, float]`, *optional*, defaults to `DEFAULT_FRACTIONS`):
-            Share of the rows for each split, with a sum of 1; the first split is the one to train on.
-        seed (`int`, *optional*, defaults to 0):
-            Orders groups of equal size. The order of the rows does not matter.
+        fractions: Fraction of the rows for each split, with a sum of 1; the first split is the one to train on.
+        seed: Orders groups of equal size. The order of the rows does not matter.
 
     Returns:
-        `list[str]`: Name of the split of each row.
+        Name of the split of each row.
     """
     fractions = dict(DEFAULT_FRACTIONS if fractions is None else fractions)
     if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) <= 0:

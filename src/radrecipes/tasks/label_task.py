@@ -1,6 +1,6 @@
 """Tasks whose answer is a label of a closed set."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from radrecipes.data.label_sets import LabelSet
@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
 
 class LabelTask(Task):
-    """A task that chooses a label. A subclass gives name, input column, instruction and words."""
+    """A task that chooses a label. A subclass gives name, input column, instruction and words.
+
+    Attributes:
+        generate: Generates synthetic rows from `seed` and number of `rows`, if the task has a generator.
+        synthetic_label_set: File in the repository with the labels of generated rows.
+    """
+
+    generate: Callable[..., list[dict[str, str]]] | None = None
+    synthetic_label_set: str | None = None
 
     target_column = "label"
     main_system = "adapter"

@@ -1,5 +1,6 @@
 """Task `protocol`: choose the imaging protocol for the free text of an imaging order."""
 
+from radrecipes.data.synthetic_protocol.generator import generate_orders
 from radrecipes.tasks.label_task import LabelTask
 from radrecipes.tasks.task import TaskWords
 
@@ -9,6 +10,8 @@ class ProtocolTask(LabelTask):
 
     name = "protocol"
     input_column = "note"
+    generate = staticmethod(generate_orders)
+    synthetic_label_set = "data/label_sets/protocol_ct_mr.yaml"
     instruction = "Choose the imaging protocol for this order."
     words = TaskWords(
         title="Protocols from orders",

@@ -166,7 +166,7 @@ def test_a_damaged_member_of_the_archive_is_rejected_and_a_damaged_archive_refus
     reports = read_all(MimicCxr(root))
     assert [getattr(report, "reason", "") for report in reports[:3]] == ["", "truncated", ""]
     archive.write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"mimic-cxr-reports.zip: is not a whole zip file; download it again"):
+    with pytest.raises(InputError, match=r"mimic-cxr-reports.zip: is not a complete zip file; download it again"):
         MimicCxr(root)
 
 
@@ -188,7 +188,7 @@ def test_a_header_without_words_is_told_from_a_missing_header(tree):
 
 
 def test_a_wrong_root_says_what_it_looked_for(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such folder; give the one that holds files/"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder; give the one with files/"):
         MimicCxr(tmp_path / "nowhere")
     (tmp_path / "files" / "p10").mkdir(parents=True)
     with pytest.raises(InputError) as error:
@@ -209,13 +209,16 @@ def test_a_missing_csv_is_named(tree):
     [
         (lambda text: text.replace("Edema", "Oedema"), r"chexpert.csv:1: column 'Edema' is missing in the header"),
         (lambda text: text.replace("Edema", "Fracture"), r":1: column 'Edema' is missing"),
-        (lambda text: text.replace(",1.0", ",2.0", 1), r"chexpert.csv:2: column '\w.*' holds neither 1.0, 0.0, -1.0"),
+        (
+            lambda text: text.replace(",1.0", ",2.0", 1),
+            r"chexpert.csv:2: column '\w.*' contains none of 1.0, 0.0, -1.0",
+        ),
         (lambda text: text.replace("1.0,,", "1.0,,,", 1), r":\d+: the row has 17 fields, the header 16"),
         (
             lambda text: text[: text.rindex(",")],
             r":9: the row has 15 fields, the header 16 \(column 'Support Devices'\)",
         ),
-        (lambda text: text.replace("50000001", "5.0e7"), r":3: column 'study_id' holds no whole number"),
+        (lambda text: text.replace("50000001", "5.0e7"), r":3: column 'study_id' is not an integer"),
         (lambda text: text.replace("50000001", '"50000001'), r":\d+: the row is broken"),
         (lambda text: "", r":1: column 'study_id' is missing"),
     ],
@@ -235,10 +238,10 @@ def test_a_truncated_csv_and_an_unknown_split_are_refused(tree):
     path = root / "mimic-cxr-2.0.0-split.csv.gz"
     text = gzip.decompress(path.read_bytes()).decode()
     path.write_bytes(gzip.compress(text.replace("validate", "dev").encode()))
-    with pytest.raises(InputError, match=r"split.csv.gz:10: column 'split' holds neither train, validate nor test"):
+    with pytest.raises(InputError, match=r"split.csv.gz:10: column 'split' contains none of train, validate and test"):
         MimicCxr(root, official_split=True)
     path.write_bytes(gzip.compress(text.encode())[:-30])
-    with pytest.raises(InputError, match=r"split.csv.gz:\d+: is not a whole gzip file; download it again"):
+    with pytest.raises(InputError, match=r"split.csv.gz:\d+: is not a complete gzip file; download it again"):
         MimicCxr(root, official_split=True)
 
 
@@ -250,5 +253,5 @@ def test_what_generated_a_tree_is_known(tree):
     (root / "generator.json").write_text('{"synthetic": false, "generator": "ours", "seed": 3}')
     assert MimicCxr(root).generator is None
     (root / "generator.json").write_text("[1")
-    with pytest.raises(InputError, match=r"generator.json: must hold one JSON object"):
+    with pytest.raises(InputError, match=r"generator.json: must contain one JSON object"):
         MimicCxr(root)

@@ -69,7 +69,7 @@ def test_a_report_without_its_number_is_known_by_its_file(tmp_path):
 
 
 def test_a_wrong_root_says_what_it_looked_for(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such folder; give the one that holds ecgen-radiology/"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder; give the one with ecgen-radiology/"):
         OpenI(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"looked for ecgen-radiology/\*.xml, \*.xml and NLMCXR_reports.tgz"):
         OpenI(tmp_path)
@@ -85,5 +85,5 @@ def test_a_truncated_archive_is_refused(tmp_path, share):
     packed.mkdir()
     whole = archive.read_bytes()
     (packed / archive.name).write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(InputError, match=r"NLMCXR_reports.tgz: is not a whole gzipped tar file; download it again"):
+    with pytest.raises(InputError, match=r"NLMCXR_reports.tgz: is not a complete gzipped tar file; download it again"):
         OpenI(packed)

@@ -70,11 +70,11 @@ def test_any_labels_come_back(tmp_path_factory, labels, ending):
 @pytest.mark.parametrize(
     ("row", "reason", "hint"),
     [
-        ('{"prompt": ', "unreadable_json", "write one object a line"),
-        ("[1]", "unreadable_json", "write one object a line"),
-        ({"prompt": "Edema: 1"}, "unreadable_json", "column 'completion' is missing or no text"),
-        ({**GOOD, "completion": 7}, "unreadable_json", "column 'completion' is missing or no text"),
-        ({**GOOD, "completion": "\ud800"}, "not_utf8", "column 'completion' holds half a character"),
+        ('{"prompt": ', "unreadable_json", "write one object per line"),
+        ("[1]", "unreadable_json", "write one object per line"),
+        ({"prompt": "Edema: 1"}, "unreadable_json", "column 'completion' is missing or is not text"),
+        ({**GOOD, "completion": 7}, "unreadable_json", "column 'completion' is missing or is not text"),
+        ({**GOOD, "completion": "\ud800"}, "not_utf8", "column 'completion' contains a broken character"),
         ({**GOOD, "completion": " \n"}, "empty_report", ""),
         ({**GOOD, "completion": "..."}, "empty_report", ""),
         ({**GOOD, "prompt": "Oedema: 1"}, "unreadable_prompt", "did you mean 'Edema'?"),
@@ -106,5 +106,5 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         ReportPairs(write(tmp_path, ""))
     packed = write(tmp_path, *[{**GOOD, "id": number} for number in range(999)], name="pairs.jsonl.gz")
     packed.write_bytes(packed.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"pairs.jsonl.gz:\d+: is not a whole gzip file; copy it again"):
+    with pytest.raises(InputError, match=r"pairs.jsonl.gz:\d+: is not a complete gzip file; copy it again"):
         ReportPairs(packed)

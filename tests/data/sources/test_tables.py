@@ -75,7 +75,7 @@ def test_csv_round_trip_keeps_cells_and_names_the_line_an_editor_shows(tmp_path_
         (b"note,Label\nx,y\n", "", "no column 'text'; columns: note, Label"),
         (b"text,Label\nx,y\n", "", "no column 'label'; did you mean 'Label'?"),
         (b"text;label\nx;y\n", "", "separated by semicolons"),
-        (b"text,label,text\nx,y,z\n", "", "stands twice"),
+        (b"text,label,text\nx,y,z\n", "", "occurs twice"),
         (b'text,label\n"a\nb",CT\nx\n', ":4", "the row has 1 fields, the header 2"),
         (b"text,label\nx,y,z\n", ":2", "the row has 3 fields, the header 2"),
         (b'text,label\nx,CT\n"x,CT\ny,CT\n', ":3", "a quote is not closed"),
@@ -108,11 +108,11 @@ def test_a_quote_left_open_before_a_long_file_is_found_where_it_opens(tmp_path):
         ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": \n', "a.jsonl:2: not valid JSON"),
         ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": "x"}\n', "a.jsonl:2: no column 'label'"),
         ("a.jsonl", b'["x"]\n', "a.jsonl:1: must be a JSON object"),
-        ("a.jsonl", b'{"text": 1.5, "label": "y"}\n', "a.jsonl:1: column 'text' holds float"),
-        ("a.jsonl", b'{"text": "\\ud800", "label": "y"}\n', "a.jsonl:1: column 'text' holds a broken Unicode"),
+        ("a.jsonl", b'{"text": 1.5, "label": "y"}\n', "a.jsonl:1: column 'text' contains float"),
+        ("a.jsonl", b'{"text": "\\ud800", "label": "y"}\n', "a.jsonl:1: column 'text' contains a broken Unicode"),
         ("a.parquet", b"PAR1 and nothing else", "a.parquet: not readable as Parquet"),
-        ("a.csv.gz", b"text,label\n", "a.csv.gz:1: is not a whole gzip file"),
-        ("a.xlsx", b"PK", "a.xlsx: cannot tell the format"),
+        ("a.csv.gz", b"text,label\n", "a.csv.gz:1: is not a complete gzip file"),
+        ("a.xlsx", b"PK", "a.xlsx: the format is not clear"),
     ],
 )
 def test_other_broken_files_are_refused(tmp_path, name, content, said):
@@ -126,7 +126,7 @@ def test_other_broken_files_are_refused(tmp_path, name, content, said):
 def test_a_cut_gzip_file_is_refused(tmp_path):
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(b"text,label\n" + b"".join(b"note %d,CT\n" % i for i in range(5000)))[:-40])
-    with pytest.raises(InputError, match="not a whole gzip file"):
+    with pytest.raises(InputError, match="not a complete gzip file"):
         read(path)
 
 

@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard
 
 from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
-from radrecipes.data.preparation import prepare_labelled_notes
+from radrecipes.data.preparation import prepare_rows
 from radrecipes.errors import InputError
 from radrecipes.publishing.cards.card_checks import check_card
 from radrecipes.publishing.cards.dataset_card import render_dataset_card, render_preparation_summary
@@ -30,17 +30,20 @@ def manifest():
         Example(str(number), str(number), {"note": note}, label, f"orders.csv:{number}")
         for number, (note, label) in enumerate(rows)
     ]
-    preparation = prepare_labelled_notes(examples, LABELS, on_bad_row="drop", max_dropped=0.1)
+    _, facts = prepare_rows(
+        examples, input_column="note", target_column="label", label_set=LABELS, on_bad_row="drop", max_dropped=0.1
+    )
     return {
         "name": "our_orders",
         "task": "protocol",
+        "columns": ["id", "group", "note", "label"],
         "access": "credentialed",
         "license": "other",
         "language": "en",
         "source": [{"file": "orders.csv", "sha256": "ab" * 32, "rows": len(rows)}],
         "generator": None,
         "label_set_derived": True,
-        **preparation.facts,
+        **facts,
     }
 
 

@@ -1,4 +1,4 @@
-"""Reading MIMIC-CXR as people have it on disk: the tree of reports, or the archive of it, and the CSV files beside it.
+"""Reading MIMIC-CXR as it is on disk: the tree of reports or its archive, and the CSV files next to it.
 
 Layout and label values: https://physionet.org/content/mimic-cxr/ and https://physionet.org/content/mimic-cxr-jpg/.
 """
@@ -12,13 +12,20 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from radrecipes.data.sources.report_source import CONTRADICTORY, NOTHING_MENTIONED, RejectedReport, Report
+from radrecipes.data.sources.report_source import (
+    CONTRADICTORY,
+    NOTHING_MENTIONED,
+    RejectedReport,
+    Report,
+    ReportSource,
+)
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 from radrecipes.radiology.observations import (
     NO_FINDING,
     OBSERVATIONS,
@@ -31,10 +38,9 @@ from radrecipes.radiology.observations import (
 from radrecipes.radiology.sections import study_sections
 
 ARCHIVE = "mimic-cxr-reports.zip"
-LABELLERS = ("chexpert", "negbio")
 
 _REPORT_PATH = re.compile(r"(?:.*/)?(files/p\d{2}/p(\d+)/s(\d+)\.txt(?:\.gz)?)")
-# Bytes to read at once: more than nearly every report has, little enough to be had without asking the system for memory.
+# Bytes to read at once: more than nearly every report has, few enough to need no memory from the system.
 _READ = 1 << 14
 _HEADER = re.compile(r"^[ \t]*(?:FINDINGS|IMPRESSION)[ \t]*:", re.MULTILINE | re.IGNORECASE)
 _STATUSES = {
@@ -45,38 +51,50 @@ _STATUSES = {
 _SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 
 
-class MimicCxr:
-    """The reports of MIMIC-CXR, or of a tree in its layout, in the order of their paths.
+class MimicCxr(ReportSource):
+    """The reports of MIMIC-CXR, or of a tree in its layout, in the order of their paths."""
 
-    Args:
-        root (`str` or `Path`):
-            Folder that holds `files/`, `mimic-cxr-reports/files/` or `mimic-cxr-reports.zip`, and the CSV files where
-            they are wanted, each with or without `.gz`.
-        labels (`str`, *optional*):
-            Read the labels of this labeller, `"chexpert"` or `"negbio"`; `None` reads none.
-        official_split (`bool`, *optional*, defaults to `False`):
-            Read the split CSV.
-
-    Raises:
-        InputError: There are no reports, a CSV file is missing or broken (names line and column), the archive is damaged.
-    """
+    name = "mimic-cxr"
+    layout = "folder with files/ or mimic-cxr-reports.zip, and the CSV files"
+    title = "a tree in MIMIC-CXR's layout"
+    group = "patient id"
+    published = "other-mimic-cxr"
+    label_sources = ("relabel", "csv")
+    official_split = True
+    folder = "files"
 
     def __init__(self, root: str | Path, *, labels: str | None = None, official_split: bool = False):
+        """Find the reports, and read the CSV files that are asked for.
+
+        Args:
+            root: Folder with `files/`, `mimic-cxr-reports/files/` or `mimic-cxr-reports.zip`, and the CSV files, each
+                with or without `.gz`.
+            labels: Read the labels of this labeller, `"chexpert"` or `"negbio"`.
+            official_split: Read the split CSV.
+
+        Raises:
+            InputError: There are no reports, a CSV file is missing or broken (names line and column), or the archive
+                is damaged.
+        """
         self.root = Path(root)
-        self.files: list[dict[str, Any]] = []
-        self.rejected: list[RejectedReport] = []
+        self.files = []
+        self.rejected = []
         self.generator = _read_generator(self.root)
         self._base, self._archive_path, paths = _find_reports(self.root)
         self._archive: zipfile.ZipFile | None = None
-        self.folder = "files"
 
         labels_of = self._read_labels(labels) if labels else None
         split_of = self._read_splits() if official_split else None
         self._items = self._match(paths, labels_of, split_of)
         self.count = len(self._items)
 
+    @classmethod
+    def open(cls, root: Path, options: Mapping[str, Any]) -> "MimicCxr":
+        """Open the source with the CSV files that `--labels` and `--split` need."""
+        return cls(root, labels=options["labels"], official_split=options["split"] == "official")
+
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it opens the archive itself and gets the items one by one."""
+        """What another process needs: it opens the archive itself and receives the items one by one."""
         return {"_base": self._base, "_archive_path": self._archive_path, "_archive": None}
 
     def items(self) -> Iterator[tuple]:
@@ -89,7 +107,7 @@ class MimicCxr:
         try:
             data = self._bytes(path)
         except OSError as error:
-            # A gzip file that is none raises an OSError without a number.
+            # A file that is not gzip raises an OSError without a number.
             return RejectedReport(path, "unreadable" if error.errno else "truncated")
         except (EOFError, zlib.error, zipfile.BadZipFile):
             return RejectedReport(path, "truncated")
@@ -102,14 +120,14 @@ class MimicCxr:
             return RejectedReport(path, "empty_report", sha256=sha256)
         sections = study_sections(text, study)
         findings, impression = sections.findings, sections.impression
-        # A study with a rule of its own has its conclusion elsewhere, whatever its headers.
+        # A study with a rule of its own has its conclusion elsewhere, whatever its headers are.
         complete = (findings and impression) or sections.last_paragraph
         empty_header = not complete and _has_empty_header(text, findings, impression)
         return Report(study, patient, findings, impression, path, empty_header, observations, split, sha256)
 
     def _bytes(self, path: str) -> bytes:
         if self._archive_path:
-            # A forked process would share its place in the file with the one that opened it.
+            # A forked process would share its position in the file with the one that opened it.
             if self._archive is None or self._opened_by != os.getpid():
                 self._archive, self._opened_by = zipfile.ZipFile(self._archive_path), os.getpid()
                 self._members = {_relative(name): name for name in self._archive.namelist()}
@@ -166,11 +184,12 @@ class MimicCxr:
     def _read_splits(self) -> dict[str, tuple[str, str]]:
         path, rows = self._csv("-split", ("study_id", "subject_id", "split"))
         found: dict[str, tuple[str, str]] = {}
-        # One row an image, so a study stands in it as often as it has images.
+        # One row per image, so a study occurs as often as it has images.
         for line, (study, patient, split) in rows:
             if split not in _SPLITS:
                 raise InputError(
-                    "column 'split' holds neither train, validate nor test; download the file again", f"{path}:{line}"
+                    "column 'split' contains none of train, validate and test; download the file again",
+                    f"{path}:{line}",
                 )
             _keep(found, study, patient, _SPLITS[split])
         return found
@@ -183,8 +202,7 @@ class MimicCxr:
         if not names:
             raise InputError(f"no mimic-cxr-2.0.0{ending}.csv or .csv.gz here; copy it there", str(self.root))
         path = names[0]
-        with path.open("rb") as file:
-            self.files.append({"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
+        self.files.append({"file": path.name, "sha256": file_sha256(path)})
         return path, _csv_rows(path, columns)
 
 
@@ -200,12 +218,12 @@ def _keep(found: dict[str, tuple[str, str]], study: str, patient: str, value: st
 
 
 def _stated(values: tuple[str, ...], where: str) -> str:
-    """Labels of one row as a prompt holds them."""
+    """Labels of one row as a prompt states them."""
     labels: Labels = {}
     for name, value in zip(OBSERVATIONS, values, strict=True):
         if value.strip():
             if value.strip() not in _STATUSES:
-                raise InputError(f"column {name!r} holds neither 1.0, 0.0, -1.0 nor a blank; mend the value", where)
+                raise InputError(f"column {name!r} contains none of 1.0, 0.0, -1.0 and blank; fix the value", where)
             labels[name] = _STATUSES[value.strip()]
     # It is derived: with a finding it contradicts, and its absence needs no statement.
     if labels.get(NO_FINDING) == Status.POSITIVE:
@@ -228,8 +246,10 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[s
             positions = []
             for column in columns:
                 if header.count(column) != 1:
-                    fault = "is missing" if column not in header else "stands twice"
-                    raise InputError(f"column {column!r} {fault} in the header; download the file again", f"{path}:1")
+                    problem = "is missing" if column not in header else "occurs twice"
+                    raise InputError(
+                        f"column {column!r} {problem} in the header; download the file again", f"{path}:1"
+                    )
                 positions.append(header.index(column))
             width, study_at, patient_at = len(header), positions[0], positions[1]
             wanted = itemgetter(*positions)
@@ -246,20 +266,20 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[s
                 for position in (study_at, patient_at):
                     if not (fields[position].isdecimal() and fields[position].isascii()):
                         raise InputError(
-                            f"column {header[position]!r} holds no whole number; save the file without changing its numbers",
+                            f"column {header[position]!r} is not an integer; save the file without changing its numbers",
                             f"{path}:{line}",
                         )
                 yield line, wanted(fields)
     except csv.Error as error:
         raise InputError(f"the row is broken ({error}); download the file again", f"{path}:{line + 1}") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise InputError("is not a whole gzip file; download it again", f"{path}:{line + 1}") from None
+        raise InputError("is not a complete gzip file; download it again", f"{path}:{line + 1}") from None
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from None
 
 
 def _column(name: str) -> str:
-    # The radiologist-labelled set calls Lung Opacity otherwise; other columns keep their names.
+    # The radiologist-labelled set has another name for Lung Opacity; other columns keep their names.
     try:
         return observation_name(name)
     except InputError:
@@ -267,11 +287,9 @@ def _column(name: str) -> str:
 
 
 def _find_reports(root: Path) -> tuple[Path | None, Path | None, list[tuple[str, str, str]]]:
-    """Folder that holds `files`, or the archive, and path, patient and study of every report, sorted."""
+    """Parent of `files`, or the archive, and path, patient and study of every report, sorted."""
     if not root.is_dir():
-        raise InputError(
-            "no such folder; give the one that holds files/ or mimic-cxr-reports.zip as --root", str(root)
-        )
+        raise InputError("no such folder; give the one with files/ or mimic-cxr-reports.zip as --root", str(root))
     for base in (root, root / "mimic-cxr-reports"):
         if (base / "files").is_dir():
             paths = _scan(base)
@@ -283,14 +301,14 @@ def _find_reports(root: Path) -> tuple[Path | None, Path | None, list[tuple[str,
             with zipfile.ZipFile(archive) as file:
                 names = file.namelist()
         except (zipfile.BadZipFile, OSError, EOFError):
-            raise InputError("is not a whole zip file; download it again", str(archive)) from None
+            raise InputError("is not a complete zip file; download it again", str(archive)) from None
         matches = [_REPORT_PATH.fullmatch(name) for name in names]
         paths = sorted((match[1], match[2], match[3]) for match in matches if match)
         if paths:
             return None, archive, paths
     raise InputError(
-        "no reports of MIMIC-CXR here; looked for files/p10/p10000032/s50414267.txt and the like in this folder and in"
-        f" mimic-cxr-reports/, and in {ARCHIVE}; give the folder that holds them as --root",
+        "no reports of MIMIC-CXR here; looked for files such as files/p10/p10000032/s50414267.txt in this folder and in"
+        f" mimic-cxr-reports/, and in {ARCHIVE}; give the folder that contains them as --root",
         str(root),
     )
 
@@ -332,7 +350,7 @@ def _read_generator(root: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         generator = None
     if not isinstance(generator, dict):
-        raise InputError("must hold one JSON object; generate the tree again", str(path))
+        raise InputError("must contain one JSON object; generate the tree again", str(path))
     if generator.pop("synthetic", None) is not True:
         return None
     # As the manifest of every generated dataset names it.

@@ -1,4 +1,4 @@
-"""Reading the chest X-ray reports of OpenI (Indiana University): one XML file a report, without patient ids.
+"""Reading the chest X-ray reports of OpenI (Indiana University): one XML file per report, without patient ids.
 
 Layout: https://openi.nlm.nih.gov/faq, `NLMCXR_reports.tgz`.
 """
@@ -11,32 +11,35 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from radrecipes.data.sources.report_source import RejectedReport, Report
+from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource
 from radrecipes.errors import InputError
 
 FOLDER = "ecgen-radiology"
 ARCHIVE = "NLMCXR_reports.tgz"
 
 
-class OpenI:
-    """The reports of OpenI in the order of their numbers. OpenI names no patients: every report is a group of its own.
+class OpenI(ReportSource):
+    """The reports of OpenI in the order of their numbers. OpenI names no patients: every report is its own group."""
 
-    Args:
-        root (`str` or `Path`):
-            Folder that holds `ecgen-radiology/`, the XML files themselves or `NLMCXR_reports.tgz`.
-
-    Raises:
-        InputError: There are no reports, or the archive is damaged.
-    """
+    name = "openi"
+    layout = f"folder with {FOLDER}/ or {ARCHIVE}"
+    title = "OpenI (Indiana University chest X-ray collection)"
+    group = "the report itself, because OpenI names no patients"
+    published = "other-openi"
+    access = "open"
+    folder = FOLDER
 
     def __init__(self, root: str | Path):
+        """Find the reports in `ecgen-radiology/`, in `root` itself or in `NLMCXR_reports.tgz`.
+
+        Raises:
+            InputError: There are no reports, or the archive is damaged.
+        """
         root = Path(root)
         if not root.is_dir():
-            raise InputError(f"no such folder; give the one that holds {FOLDER}/ or {ARCHIVE} as --root", str(root))
-        self.rejected: list[RejectedReport] = []
-        self.generator = None
-        self.files: list[dict[str, Any]] = []
-        self.folder = FOLDER
+            raise InputError(f"no such folder; give the one with {FOLDER}/ or {ARCHIVE} as --root", str(root))
+        self.rejected = []
+        self.files = []
         self._base: Path | None = None
         self._items: list[tuple[str, bytes | None]] = []
         for base in (root / FOLDER, root):
@@ -50,18 +53,18 @@ class OpenI:
                 self._items = _read_archive(root / ARCHIVE)
         if not self._items:
             raise InputError(
-                f"no reports of OpenI here; looked for {FOLDER}/*.xml, *.xml and {ARCHIVE}; give the folder that holds them"
-                " as --root",
+                f"no reports of OpenI here; looked for {FOLDER}/*.xml, *.xml and {ARCHIVE}; give the folder that contains"
+                " them as --root",
                 str(root),
             )
         self.count = len(self._items)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it gets the items one by one."""
+        """What another process needs: it receives the items one by one."""
         return {"_base": self._base}
 
     def items(self) -> Iterator[tuple]:
-        """Path of every report, and its bytes where they come from the archive, which can be read only in order."""
+        """Path of every report, and its bytes if they come from the archive, which can be read only in order."""
         return iter(self._items)
 
     def read(self, item: tuple) -> Report | RejectedReport:
@@ -107,5 +110,5 @@ def _read_archive(path: Path) -> list[tuple[str, bytes]]:
                     name = member.name.rpartition("/")[2]
                     members.append((f"{FOLDER}/{name}", archive.extractfile(member).read()))
     except (tarfile.TarError, EOFError, OSError, zlib.error):
-        raise InputError("is not a whole gzipped tar file; download it again", str(path)) from None
+        raise InputError("is not a complete gzipped tar file; download it again", str(path)) from None
     return sorted(members, key=lambda member: (len(member[0]), member[0]))

@@ -1,16 +1,16 @@
 """Reading prompt and completion pairs: a JSONL file whose prompts list observations and whose completions are reports."""
 
 import gzip
-import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from radrecipes.data.sources.report_source import RejectedReport, Report
+from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 from radrecipes.radiology.observations import format_observations, parse_observations
 from radrecipes.radiology.sections import split_sections
 
@@ -18,26 +18,14 @@ _TRAILING_HEADER = re.compile(r"[\s.;,]*(?:findings|report)\s*:\s*\Z", re.IGNORE
 _SECTION_HEADER = re.compile(r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:", re.IGNORECASE)
 
 
-class ReportPairs:
-    """The pairs of a JSONL file in the order of its lines.
+class ReportPairs(ReportSource):
+    """The pairs of a JSONL file in the order of its lines."""
 
-    Args:
-        path (`str` or `Path`):
-            A `.jsonl` file in UTF-8, or one with `.gz`.
-        prompt_column (`str`, *optional*, defaults to `"prompt"`):
-            Observations as [`parse_observations`] reads them; `Findings:` at the end is ignored.
-        completion_column (`str`, *optional*, defaults to `"completion"`):
-            The report. Without headers all of it is findings.
-        id_column (`str`, *optional*):
-            Study id; without it rows are known by their line.
-        group_column (`str`, *optional*):
-            Patient; without it each row stands for itself, and reports of one patient may stand in several splits.
-        read_prompts (`bool`, *optional*, defaults to `True`):
-            Take the labels from the prompts; otherwise prompts are not read.
-
-    Raises:
-        InputError: The file is missing, empty or damaged.
-    """
+    name = "jsonl"
+    layout = "the file"
+    title = "prompt and completion pairs"
+    group = "the group of the source, for example a patient, or the report itself"
+    label_sources = ("prompt", "relabel")
 
     def __init__(
         self,
@@ -49,23 +37,38 @@ class ReportPairs:
         group_column: str | None = None,
         read_prompts: bool = True,
     ):
+        """Count the lines, so that a damaged file is found before the work.
+
+        Args:
+            path: A `.jsonl` file in UTF-8, or one with `.gz`.
+            prompt_column: Observations as [`parse_observations`] reads them; `Findings:` at the end is ignored.
+            completion_column: The report. Without headers all of it is findings.
+            id_column: Study id; without it rows are identified by their line.
+            group_column: Patient; without it each row is its own group, and a patient can be in several splits.
+            read_prompts: Take the labels from the prompts; otherwise prompts are not read.
+
+        Raises:
+            InputError: The file is missing, empty or damaged.
+        """
         self.path = Path(path)
         self._prompt, self._completion = prompt_column if read_prompts else None, completion_column
         self._id, self._group = id_column, group_column
-        self.rejected: list[RejectedReport] = []
-        self.generator = None
-        self.folder = None
+        self.rejected = []
         if not self.path.is_file():
             raise InputError("no such file; give a .jsonl or .jsonl.gz file as --root", str(self.path))
         if not self.path.name.endswith((".jsonl", ".jsonl.gz")):
-            raise InputError("must be a .jsonl or .jsonl.gz file, one JSON object a line", str(self.path))
-        # Counted once for the progress bar; a damaged file is found before the work.
+            raise InputError("must be a .jsonl or .jsonl.gz file, one JSON object per line", str(self.path))
         self.count = sum(1 for _ in self.items())
         if not self.count:
-            raise InputError("the file has no lines; give one JSON object a line", str(self.path))
-        with self.path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        self.files: list[dict[str, Any]] = [{"file": self.path.name, "sha256": sha256}]
+            raise InputError("the file has no lines; give one JSON object per line", str(self.path))
+        self.files = [{"file": self.path.name, "sha256": file_sha256(self.path)}]
+
+    @classmethod
+    def open(cls, root: Path, options: Mapping[str, Any]) -> "ReportPairs":
+        """Open the file with the columns that the options name."""
+        columns = ("prompt_column", "completion_column", "id_column", "group_column")
+        prompts = options["label_source"] == "prompt"
+        return cls(root, **{column: options[column] for column in columns}, read_prompts=prompts)
 
     def items(self) -> Iterator[tuple]:
         """Number and bytes of every line that is not blank."""
@@ -76,7 +79,7 @@ class ReportPairs:
                     if line.strip():
                         yield number, line
         except (gzip.BadGzipFile, EOFError, zlib.error):
-            raise InputError("is not a whole gzip file; copy it again", f"{self.path}:{number + 1}") from None
+            raise InputError("is not a complete gzip file; copy it again", f"{self.path}:{number + 1}") from None
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(self.path)) from None
 
@@ -89,20 +92,20 @@ class ReportPairs:
         except UnicodeDecodeError:
             return RejectedReport(where, "not_utf8")
         except (ValueError, RecursionError):
-            return RejectedReport(where, "unreadable_json", "write one object a line")
+            return RejectedReport(where, "unreadable_json", "write one object per line")
         if not isinstance(row, dict):
-            return RejectedReport(where, "unreadable_json", "write one object a line")
+            return RejectedReport(where, "unreadable_json", "write one object per line")
         cells = {}
         for column in filter(None, (self._prompt, self._completion, self._id, self._group)):
             value = row.get(column)
             if isinstance(value, int) and not isinstance(value, bool) and column in (self._id, self._group):
                 value = str(value)
             if not isinstance(value, str):
-                return RejectedReport(where, "unreadable_json", f"column {column!r} is missing or no text")
+                return RejectedReport(where, "unreadable_json", f"column {column!r} is missing or is not text")
             try:
                 value.encode("utf-8")
             except UnicodeEncodeError:
-                return RejectedReport(where, "not_utf8", f"column {column!r} holds half a character")
+                return RejectedReport(where, "not_utf8", f"column {column!r} contains a broken character")
             cells[column] = value
         study = cells[self._id].strip() if self._id else str(number)
         group = cells[self._group].strip() if self._group else study
@@ -114,7 +117,7 @@ class ReportPairs:
             try:
                 observations = format_observations(parse_observations(_TRAILING_HEADER.sub("", cells[self._prompt])))
             except InputError as error:
-                # The first half of the message quotes the prompt, the second says how to mend it.
+                # The first half of the message quotes the prompt, the second says how to fix it.
                 return RejectedReport(where, "unreadable_prompt", str(error).partition("; ")[2])
         text = cells[self._completion]
         if not any(character.isalpha() for character in text):

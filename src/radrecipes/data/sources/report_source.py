@@ -1,49 +1,44 @@
-"""What every reader of reports hands over: a report by its sections, or the reason why it cannot be used."""
+"""What every reader of reports returns: a report by its sections, or the reason why it cannot be used."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
 
-# Why a report is left out, and what to say of it. These are faults of the input and count against --max-dropped.
+# Why a report is rejected. These are errors in the input and count against --max-dropped.
 DROP_REASONS = {
     "missing_report": "a CSV file names the study, but there is no report file",
-    "no_labels": "the label CSV does not name the study",
-    "no_split": "the split CSV does not name the study",
-    "conflicting_rows": "a CSV file states two different things of the study",
+    "no_labels": "the label CSV does not contain the study",
+    "no_split": "the split CSV does not contain the study",
+    "conflicting_rows": "rows of a CSV file contradict each other about the study",
     "unreadable": "the file cannot be read",
     "truncated": "the compressed file ends too early or is damaged",
     "not_utf8": "the text is not UTF-8",
     "unreadable_xml": "the XML is not well-formed",
-    "unreadable_json": "the line is no JSON object with the columns as text",
-    "unreadable_prompt": "the prompt is no list of observations",
+    "unreadable_json": "the line is not a JSON object with the columns as text",
+    "unreadable_prompt": "the prompt is not a list of observations",
     "duplicate_study": "an earlier report has the same study id",
-    "empty_report": "the report holds no words",
+    "empty_report": "the report contains no words",
     "empty_section": "findings or impression has a header but no words",
     "empty_group": "the group is empty",
 }
 
+# Stated labels that are none: nothing is mentioned, or No Finding together with a finding.
+NOTHING_MENTIONED = ""
+CONTRADICTORY = "contradictory"
+
 
 class Report(NamedTuple):
-    """One report as its source holds it.
+    """One report, its sections on a single line each, empty if it has none.
 
     Args:
-        id (`str`):
-            Study id.
-        group (`str`):
-            Patient, or the study itself where the source names no patient.
-        findings (`str`):
-            Findings as a single line, empty where the report has none.
-        impression (`str`):
-            Impression as a single line, empty where the report has none.
-        path (`str`):
-            Where it stands, relative to the root; a line as `pairs.jsonl:17`.
-        empty_header (`bool`, *optional*, defaults to `False`):
-            Whether a section that has no words has a header.
-        observations (`str`, *optional*):
-            Labels that the source states, as `format_observations` writes them.
-        split (`str`, *optional*):
-            Split that the source states.
-        sha256 (`bytes`, *optional*, defaults to `b""`):
-            Hash of the report file, where the source is a folder of them.
+        id: Study id.
+        group: Patient, or the study itself if the source names no patient.
+        path: The file, relative to the root, or a line as `pairs.jsonl:17`.
+        empty_header: Whether a section that has no words has a header.
+        observations: Labels that the source states, as `format_observations` writes them.
+        split: Split that the source states.
+        sha256: Hash of the report file, if the source is a folder of them.
     """
 
     id: str
@@ -61,14 +56,10 @@ class RejectedReport(NamedTuple):
     """A report that cannot be used.
 
     Args:
-        path (`str`):
-            As for [`Report`].
-        reason (`str`):
-            A key of `DROP_REASONS`.
-        hint (`str`, *optional*, defaults to `""`):
-            How to mend it; never quotes the report.
-        sha256 (`bytes`, *optional*, defaults to `b""`):
-            As for [`Report`].
+        path: As for [`Report`].
+        reason: A key of `DROP_REASONS`.
+        hint: How to fix it; never quotes the report.
+        sha256: As for [`Report`].
     """
 
     path: str
@@ -77,35 +68,49 @@ class RejectedReport(NamedTuple):
     sha256: bytes = b""
 
 
-# Labels that a source states and that are none: nothing is mentioned, or No Finding stands beside a finding.
-NOTHING_MENTIONED = ""
-CONTRADICTORY = "contradictory"
-
-
-class ReportSource(Protocol):
-    """A reader. It is handed to every process, so it must pickle and be small: what belongs to one report is in its item.
+class ReportSource(ABC):
+    """A reader. It is sent to every process, so it must pickle and be small: what belongs to one report is in its item.
 
     Attributes:
-        count (`int`):
-            Items to come.
-        rejected (`list[RejectedReport]`):
-            What is known to be missing before any report is read.
-        files (`list[dict[str, Any]]`):
-            For the manifest: `file` and `sha256` of every file that was read as a whole.
-        folder (`str` or `None`):
-            Name of the folder or archive whose reports are hashed one by one.
-        generator (`dict[str, Any]` or `None`):
-            What the source says of the program that wrote it; `None` for real reports.
+        name: The value of `--source`.
+        layout: What `--root` has to be, for `--help`.
+        title: Where the reports come from, for the dataset card, after "Read from".
+        group: What the column `group` contains, for the dataset card.
+        published: The source in a card's `source_datasets`, if it is published.
+        access: Access level of the source's reports, if they were not generated.
+        label_sources: The possible values of `--label-source`, the default first.
+        official_split: Whether the source states a split.
+        count: Number of items.
+        rejected: Reports that are known to be unusable before any is read.
+        files: For the manifest: `file` and `sha256` of every file that was read as a whole.
+        folder: Name of the folder or archive whose reports are hashed one by one, if there is one.
+        generator: What the source says about the program that generated it; `None` for real reports.
     """
+
+    name: ClassVar[str]
+    layout: ClassVar[str]
+    title: ClassVar[str]
+    group: ClassVar[str]
+    published: ClassVar[str | None] = None
+    access: ClassVar[str] = "credentialed"
+    label_sources: ClassVar[tuple[str, ...]] = ("relabel",)
+    official_split: ClassVar[bool] = False
 
     count: int
     rejected: list[RejectedReport]
     files: list[dict[str, Any]]
-    folder: str | None
-    generator: dict[str, Any] | None
+    folder: str | None = None
+    generator: dict[str, Any] | None = None
 
+    @classmethod
+    def open(cls, root: Path, options: Mapping[str, Any]) -> Self:
+        """Open the source; `options` are the values of the command line by name."""
+        return cls(root)
+
+    @abstractmethod
     def items(self) -> Iterator[tuple]:
         """What [`read`] takes, for each report in a fixed order; called once, before the processes start."""
 
+    @abstractmethod
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read one report; called in any process."""

@@ -28,10 +28,8 @@ class RejectedRow:
     """A row that cannot be read.
 
     Args:
-        where (`str`):
-            `file:line`, or `file:row number` for Parquet.
-        reason (`str`):
-            What is wrong and how to mend it; never quotes the row's content.
+        where: `file:line`, or `file:row number` for Parquet.
+        reason: What is wrong and how to fix it; never quotes the row's content.
     """
 
     where: str
@@ -43,24 +41,14 @@ class RejectedRow:
         return self.where.rpartition(":")[2]
 
 
-def read_examples(
-    path: str | Path,
-    *,
-    inputs: Mapping[str, str],
-    target: str | None = None,
-    id_column: str | None = None,
-    group_column: str | None = None,
-) -> list[Example]:
-    """Read a whole table, all of whose rows must be good. Arguments as for [`iterate_examples`].
-
-    Returns:
-        `list[Example]`: One per row, in file order.
+def read_examples(path: str | Path, **columns: Any) -> list[Example]:
+    """Read a complete table, all of whose rows must be good; columns as for [`iterate_examples`].
 
     Raises:
         InputError: The file is missing, empty or broken, a column is missing, or a row cannot be read. Names the line.
     """
     examples = []
-    for row in iterate_examples(path, inputs=inputs, target=target, id_column=id_column, group_column=group_column):
+    for row in iterate_examples(path, **columns):
         if isinstance(row, RejectedRow):
             raise InputError(row.reason, where=row.where)
         examples.append(row)
@@ -77,28 +65,23 @@ def iterate_examples(
     id_column: str | None = None,
     group_column: str | None = None,
 ) -> Iterator[Example | RejectedRow]:
-    """Read a table row by row, in memory that does not grow with it, and go on behind a row that cannot be read.
+    """Read a table row by row, in memory that does not grow with it, and continue after a row that cannot be read.
 
-    A CSV row whose quotes are broken costs the line that it starts on: reading goes on with the next line, so that an open
-    quote cannot swallow the rows below it. The next lines are taken for its rest, and rejected too, as long as they have
-    the wrong number of fields or an odd number of quotes. A row with the wrong number of fields but whole quotes is
-    rejected with all lines that it spans.
+    A CSV row with a broken quote is rejected with the line that it starts on: reading continues with the next line, so
+    that an open quote cannot swallow the rows below it. The next lines may be its rest, so they are rejected too as long
+    as they have the wrong number of fields or an odd number of quotes. A row with the wrong number of fields but intact
+    quotes is rejected with all lines that it spans.
 
     Args:
-        path (`str` or `Path`):
-            A `.csv`, `.tsv` or `.jsonl` file in UTF-8, also gzipped, or a `.parquet` file.
-        inputs (`Mapping[str, str]`):
-            Column of the file for each input of the task, for example `{"note": "order_text"}`.
-        target (`str`, *optional*):
-            Column that holds the label; without it every target is empty, as for rows that wait for a prediction.
-        id_column (`str`, *optional*):
-            Column that identifies a row; without it rows, rejected ones too, are numbered from 1.
-        group_column (`str`, *optional*):
-            Column of what a split must not tear apart; without it each row stands for itself.
+        path: A `.csv`, `.tsv` or `.jsonl` file in UTF-8, also gzipped, or a `.parquet` file.
+        inputs: Column of the file for each input of the task, for example `{"note": "order_text"}`.
+        target: Column of the target; without it every target is empty, as for rows to predict.
+        id_column: Column that identifies a row; without it rows, rejected ones too, are numbered from 1.
+        group_column: Column of what a split must keep together; without it each row is its own group.
 
     Yields:
-        `Example` or `RejectedRow`: One per row, in file order, empty cells as empty text. `where` is `file:line`, the line
-        on which the row starts in a text editor, or `file:row number` for Parquet.
+        One per row, in file order, empty cells as empty text. `where` is `file:line`, the line on which the row starts in
+        a text editor, or `file:row number` for Parquet.
 
     Raises:
         InputError: The file is missing, empty or broken as a whole, or its header lacks a column.
@@ -127,7 +110,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, s
     if not path.is_file():
         raise InputError("no such file; check the path", where=str(path))
     if not os.access(path, os.R_OK):
-        raise InputError("may not be read; check its permissions", where=str(path))
+        raise InputError("cannot be read; check its permissions", where=str(path))
     if path.stat().st_size == 0:
         raise InputError("the file is empty; give a table with a header and rows", where=str(path))
     if kind == [".parquet"] and not compressed:
@@ -136,7 +119,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, s
         return _json_rows(path, _text_lines(path, compressed), columns)
     if kind and kind[0] in _DELIMITERS:
         return _delimited_rows(path, _text_lines(path, compressed), columns, _DELIMITERS[kind[0]])
-    raise InputError(f"cannot tell the format from the name; it must end with {_SUFFIXES}", where=str(path))
+    raise InputError(f"the format is not clear from the name; it must end with {_SUFFIXES}", where=str(path))
 
 
 class _CellError(Exception):
@@ -144,7 +127,7 @@ class _CellError(Exception):
 
 
 def _text_lines(path: Path, compressed: bool) -> Iterator[str]:
-    # Undecodable bytes become lone surrogates, so that the line that holds them can be named.
+    # Undecodable bytes become lone surrogates, so that their line can be named.
     with (
         gzip.open(path, "rb") if compressed else path.open("rb") as binary,
         io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="") as lines,
@@ -154,18 +137,18 @@ def _text_lines(path: Path, compressed: bool) -> Iterator[str]:
             for number, line in enumerate(lines, start=1):  # noqa: B007 (named in the error)
                 yield line
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"is not a whole gzip file ({error}); copy it again", f"{path}:{number + 1}") from None
+            raise InputError(f"is not a complete gzip file ({error}); copy it again", f"{path}:{number + 1}") from None
 
 
-def _line_fault(line: str) -> str | None:
-    if not line.isascii() and _holds_surrogate(line):
+def _line_problem(line: str) -> str | None:
+    if not line.isascii() and _has_surrogate(line):
         return "is not UTF-8; save the file as UTF-8"
     if "\0" in line:
-        return "holds a NUL byte; save the file as UTF-8 text"
+        return "contains a NUL byte; save the file as UTF-8 text"
     return None
 
 
-def _holds_surrogate(text: str) -> bool:
+def _has_surrogate(text: str) -> bool:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -174,7 +157,7 @@ def _holds_surrogate(text: str) -> bool:
 
 
 class _RowLines:
-    """Lines for a CSV reader that can be read again from behind the first line of the current row."""
+    """Lines for a CSV reader that can be read again after the first line of the current row."""
 
     def __init__(self, lines: Iterator[str]):
         self._lines = lines
@@ -192,7 +175,7 @@ class _RowLines:
         return line
 
     def read_rest_again(self) -> None:
-        """Hand out the current row's lines once more, but for its first."""
+        """Return the current row's lines again, except for its first."""
         self._again.extendleft(reversed(self.row[1:]))
         self.next_number -= len(self.row) - 1
 
@@ -205,50 +188,53 @@ def _delimited_rows(
     header: list[str] | None = None
     broken_line = None  # of the broken row whose rest may follow
     while True:
-        # A row may span lines; it is found in an editor by the line that it starts on.
+        # A row may span lines; an editor finds it by the line that it starts on.
         row_lines.row, first_line = [], row_lines.next_number
-        where, fault = f"{path}:{first_line}", None
+        where, problem = f"{path}:{first_line}", None
         try:
             fields = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
             fields = []
-            fault = (
+            problem = (
                 "a quote is not closed in the row that starts here; close it"
                 if "unexpected end of data" in str(error) or "field larger" in str(error)
                 else f"the row that starts here is broken ({error}); quote its fields and double the quotes inside"
             )
-        quotes_broken = fault is not None
+        quotes_broken = problem is not None
         for number, line in enumerate(row_lines.row[:1] if quotes_broken else row_lines.row, start=first_line):
-            if line_fault := _line_fault(line):
-                where, fault = f"{path}:{number}", line_fault
+            if line_problem := _line_problem(line):
+                where, problem = f"{path}:{number}", line_problem
                 break
-        if fault is None and not fields:
+        if problem is None and not fields:
             continue
         if header is None:
-            if fault:
-                raise InputError(fault, where=where)
+            if problem:
+                raise InputError(problem, where=where)
             header = [name.strip() for name in fields]
-            if column_fault := _column_fault(header, columns):
-                raise InputError(column_fault, where=str(path))
+            if column_problem := _column_problem(header, columns):
+                raise InputError(column_problem, where=str(path))
             positions = {column: header.index(column) for column in columns}
             continue
-        if fault is None and len(fields) != len(header):
+        if problem is None and len(fields) != len(header):
             spanned = f" (lines {first_line} to {row_lines.next_number - 1})" if len(row_lines.row) > 1 else ""
-            fault = f"the row has {len(fields)} fields, the header {len(header)}{spanned}; quote fields that hold the separator"
-        if broken_line and (fault or sum(line.count('"') for line in row_lines.row) % 2):
-            fault = f"may be the rest of the broken row in line {broken_line}; mend that one" + (
-                f" ({fault})" if fault else ""
+            problem = (
+                f"the row has {len(fields)} fields, the header {len(header)}{spanned}; quote fields that contain the"
+                " separator"
             )
-        if fault is None:
+        if broken_line and (problem or sum(line.count('"') for line in row_lines.row) % 2):
+            problem = f"may be the rest of the broken row in line {broken_line}; fix that one" + (
+                f" ({problem})" if problem else ""
+            )
+        if problem is None:
             broken_line = None
             yield where, {column: fields[position] for column, position in positions.items()}
             continue
         if quotes_broken:
             broken_line = broken_line or first_line
             row_lines.read_rest_again()
-        yield RejectedRow(where, fault)
+        yield RejectedRow(where, problem)
     if header is None:
         raise InputError("the file is empty; give a table with a header and rows", where=str(path))
 
@@ -269,27 +255,27 @@ def _json_rows(
 
 
 def _json_cells(line: str, columns: Sequence[str]) -> dict[str, str]:
-    if fault := _line_fault(line):
-        raise _CellError(fault)
+    if problem := _line_problem(line):
+        raise _CellError(problem)
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        # Beside JSON's own errors: a number of thousands of digits, and brackets nested thousands deep.
+        # Besides JSON's own errors: a number of thousands of digits, and brackets nested thousands deep.
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number too long"
         raise _CellError(f"not valid JSON ({reason}); write one object per line") from None
     if not isinstance(row, dict):
         raise _CellError("must be a JSON object with the columns as keys")
-    if fault := _column_fault(list(row), columns):
-        raise _CellError(fault)
+    if problem := _column_problem(list(row), columns):
+        raise _CellError(problem)
     return {column: _cell(row[column], column) for column in columns}
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
     try:
-        # A buffer, and small batches: otherwise a whole column of a row group would be held.
+        # A buffer and small batches: otherwise a complete column of a row group would be in memory.
         with pq.ParquetFile(path, buffer_size=2**20) as file:
-            if fault := _column_fault(file.schema_arrow.names, columns):
-                raise InputError(fault, where=str(path))
+            if problem := _column_problem(file.schema_arrow.names, columns):
+                raise InputError(problem, where=str(path))
             number = 0
             for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
                 for row in batch.to_pylist():
@@ -309,21 +295,21 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dic
 def _cell(value: Any, column: str) -> str:
     if value is None:
         return ""
-    # Identifiers are often whole numbers; anything else is more likely the wrong column than a text.
+    # Identifiers are often integers; anything else is more likely the wrong column than a text.
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str):
-        # JSON can spell half of a surrogate pair, which no file in UTF-8 can hold.
-        if not value.isascii() and _holds_surrogate(value):
-            raise _CellError(f"column {column!r} holds a broken Unicode character; remove it")
+        # JSON can spell half of a surrogate pair, which no file in UTF-8 can contain.
+        if not value.isascii() and _has_surrogate(value):
+            raise _CellError(f"column {column!r} contains a broken Unicode character; remove it")
         return value
-    raise _CellError(f"column {column!r} holds {type(value).__name__}, not text; name another column")
+    raise _CellError(f"column {column!r} contains {type(value).__name__}, not text; name another column")
 
 
-def _column_fault(present: Sequence[str], columns: Sequence[str]) -> str | None:
+def _column_problem(present: Sequence[str], columns: Sequence[str]) -> str | None:
     for column in columns:
         if present.count(column) > 1:
-            return f"column {column!r} stands twice in the header; rename one"
+            return f"column {column!r} occurs twice in the header; rename one"
         if column in present:
             continue
         near = process.extractOne(column, present, processor=str.lower, scorer=fuzz.ratio, score_cutoff=60)

@@ -1,4 +1,4 @@
-"""The hand-written bank behind the synthetic orders: clinical scenarios of each protocol, and past history."""
+"""The hand-written bank of the synthetic orders: clinical scenarios of each protocol, and past history."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -14,14 +14,14 @@ class Scenario:
     """One clinical situation, whose question decides the protocol.
 
     Args:
-        identifier (`str`): Unique over the bank; the group of every order written from it.
-        protocol (`str`): Canonical name of the protocol.
-        questions (`tuple[str, ...]`): Several ways to ask the same question.
-        spellings (`tuple[str, ...]`): The protocol's name as different order lists spell it, canonical name first.
-        systems (`tuple[str, ...]`): Body systems that the question is about; history from them is relevant.
-        unfit (`tuple[str, ...]`): Body systems whose history would itself change the protocol.
-        age (`tuple[int, int]`): Youngest and oldest plausible age, both included.
-        sex (`str`, *optional*): `F` or `M` where only one fits.
+        identifier: Unique in the bank; the group of every order written from it.
+        protocol: Canonical name of the protocol.
+        questions: Several ways to ask the same question.
+        spellings: The protocol's name as different order lists spell it, canonical name first.
+        systems: Body systems that the question is about; history of them is relevant.
+        unfit: Body systems whose history would itself change the protocol.
+        age: Youngest and oldest plausible age, both included.
+        sex: `F` or `M` if only one is possible.
     """
 
     identifier: str
@@ -36,16 +36,14 @@ class Scenario:
 
 @dataclass(frozen=True)
 class HistoryItem:
-    """One piece of past history, with `{side}` and `{year}` left open.
+    """One piece of past history, with the gaps `{side}` and `{year}`.
 
     Args:
-        text (`str`): What the order says.
-        system (`str`): Body system that it names.
-        region (`str`): Body region of that system, `general` for diseases of the whole body.
-        sex (`str`, *optional*): `F` or `M` where only one fits.
-        youngest (`int`): Age below which it is implausible.
-        kind (`str`): `past` (diagnoses, surgeries, medication), `studies` (what earlier imaging showed) or
-            `organ_gone` (the organ was taken out, so the item does not fit a question about it).
+        region: Body region of the system, `general` for diseases of the whole body.
+        sex: `F` or `M` if only one is possible.
+        youngest: Age below which it is implausible.
+        kind: `past` (diagnoses, surgeries, medication), `studies` (what earlier imaging showed) or `organ_gone` (the organ
+            was removed, so the item does not fit a question about it).
     """
 
     text: str
@@ -58,7 +56,7 @@ class HistoryItem:
 
 @cache
 def load_scenarios() -> tuple[Scenario, ...]:
-    """Reads every scenario of the bank, protocols in the order of the files' names."""
+    """Read every scenario of the bank, protocols in the order of the file names."""
     scenarios = []
     for name, protocols in _bank_files():
         if name == HISTORY_FILE:
@@ -84,7 +82,7 @@ def load_scenarios() -> tuple[Scenario, ...]:
 
 @cache
 def load_history() -> tuple[HistoryItem, ...]:
-    """Reads every history item of the bank."""
+    """Read every history item of the bank."""
     history = dict(_bank_files())[HISTORY_FILE]
     return tuple(
         HistoryItem(

@@ -1,7 +1,7 @@
-"""Writes synthetic imaging orders in the telegraphic style of real ones.
+"""Generates synthetic imaging orders in the telegraphic style of real ones.
 
-The question decides the protocol. The history mostly names other organs, often in the very words with which other
-protocols are asked for, so that counting words misleads while telling question from history does not.
+The question decides the protocol. The history mostly names other organs, often in the very words that ask for other
+protocols, so that counting words misleads, but telling question from history does not.
 """
 
 import random
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from radrecipes.data.synthetic_protocol.bank import HistoryItem, Scenario, load_history, load_scenarios
 from radrecipes.errors import InputError
 
-# Shares of the orders, tuned so that a linear bag of words gets between 0.70 and 0.85 of unseen scenarios right.
+# Fractions of the orders, tuned so that a linear bag of words gets 0.70 to 0.85 of unseen scenarios right.
 NO_HISTORY_SHARE = 0.15
 RELEVANT_HISTORY_SHARE = 0.3
 NEGATION_SHARE = 0.08
@@ -20,7 +20,7 @@ TYPO_SHARE = 0.12
 FILLER_SHARE = 0.15
 HISTORY_ITEM_COUNTS = (1, 2, 3, 4, 5)
 HISTORY_ITEM_WEIGHTS = (1, 4, 4, 2, 1)
-# Words. Headers, patient and spelled-out abbreviations come on top of a full note.
+# Words. Headers, patient and spelled-out abbreviations are added to a full note.
 SHORTEST_NOTE, FULL_NOTE = 8, 32
 FIRST_HISTORY_YEAR, LAST_HISTORY_YEAR = 2009, 2024
 ADULT_AGE = 18
@@ -43,7 +43,7 @@ _QUESTION_HEADERS = (
     "Notes:", "Indication:", "Reason for exam:", "REASON FOR EXAM:", "Reason:", "Clinical question:", "Question:",
 )  # fmt: skip
 _HISTORY_HEADERS = ("History:", "Hx:", "PMH:", "Past history:", "PMHx:", "HISTORY:", "Background:", "Clinical info:")
-# Orders without headers. The words before the question tell a reader where it begins.
+# Orders without headers. The words before the question show a reader where it begins.
 _FREE_LAYOUTS_WITH_HISTORY = (
     "{who} h/o {history}. Now {question}",
     "{who} w/ hx of {history}, here for {question}",
@@ -55,7 +55,7 @@ _FREE_LAYOUTS_WITH_HISTORY = (
 )
 _FREE_LAYOUTS = ("{who} {question}", "{who} - {question}", "{who} w/ {question}")
 
-# What the order is not about: said of another protocol's body systems only.
+# What the order is not about, from body systems of other protocols only.
 _NEGATIONS = (
     ("brain", "no concern for stroke"),
     ("brain", "not concerned for intracranial bleed"),
@@ -87,19 +87,12 @@ class _Patient:
 
 
 def generate_orders(seed: int, rows: int) -> list[dict[str, str]]:
-    """Writes `rows` synthetic orders, spread evenly over the scenarios of the bank.
+    """Generate synthetic orders, spread evenly over the scenarios of the bank.
 
-    A few orders without history come out alike; merging them is the preparation's work.
-
-    Args:
-        seed (`int`):
-            Decides everything: the same seed and number of rows give the same orders.
-        rows (`int`):
-            How many orders to write, at least 1.
+    A few orders without history are identical; the preparation merges them.
 
     Returns:
-        `list[dict[str, str]]`: Per order its `id`, `group` (the scenario), `note`, and `label` (one of the
-        protocol's spellings).
+        Per order its `id`, `group` (the scenario), `note`, and `label` (one of the protocol's spellings).
 
     Raises:
         InputError: If `rows` is below 1.
@@ -118,7 +111,7 @@ def generate_orders(seed: int, rows: int) -> list[dict[str, str]]:
                 "id": f"synthetic-{seed}-{number:05d}",
                 "group": scenario.identifier,
                 "note": _write_note(scenario, rng),
-                "label": _spell_label(scenario, rng),
+                "label": rng.choice(scenario.spellings),
             }
         )
     return orders
@@ -150,7 +143,7 @@ def _choose_negation(scenario: Scenario, rng: random.Random) -> str:
 
 
 def _choose_history(scenario: Scenario, patient: _Patient, rng: random.Random) -> list[str]:
-    """Draws items of several other body systems, and now and then a relevant one."""
+    """Items of several other body systems, and sometimes a relevant one."""
     possible = [
         item
         for item in load_history()
@@ -160,7 +153,7 @@ def _choose_history(scenario: Scenario, patient: _Patient, rng: random.Random) -
     chosen: list[HistoryItem] = []
     if relevant and rng.random() < RELEVANT_HISTORY_SHARE:
         chosen.append(rng.choice(relevant))
-    # At most one item a system, so that the list never contradicts itself.
+    # At most one item per system, so that the list never contradicts itself.
     other_systems = sorted({item.system for item in possible} - set(scenario.systems))
     count = rng.choices(HISTORY_ITEM_COUNTS, HISTORY_ITEM_WEIGHTS)[0]
     for system in rng.sample(other_systems, count - len(chosen)):
@@ -172,7 +165,7 @@ def _choose_history(scenario: Scenario, patient: _Patient, rng: random.Random) -
 
 
 def _write_year(patient: _Patient, rng: random.Random) -> str:
-    # What the bank dates happens to grown-ups, so a young patient's history is recent.
+    # What the bank dates happens to adults, so a young patient's history is recent.
     year = rng.randint(max(FIRST_HISTORY_YEAR, LAST_HISTORY_YEAR + ADULT_AGE - patient.age), LAST_HISTORY_YEAR)
     return rng.choice((str(year), str(year), f"'{year % 100:02d}", f"{rng.randint(1, 12)}/{year}"))
 
@@ -193,7 +186,7 @@ def _lay_out(question: str, history: list[str], who: str, rng: random.Random) ->
     if rng.random() < 0.35:
         layouts = _FREE_LAYOUTS_WITH_HISTORY if history else _FREE_LAYOUTS
         return rng.choice(layouts).format(who=who, question=question, history=past).strip(" -")
-    # The patient stands beside the question or beside the history.
+    # The patient is next to the question or next to the history.
     who_asks, who_had = (who, "") if not history or rng.random() < 0.6 else ("", who)
     parts = [f"{rng.choice(_QUESTION_HEADERS)} {who_asks} {question}"]
     if history:
@@ -209,7 +202,7 @@ def _vary_wording(note: str, rng: random.Random) -> str:
 
 
 def _misspell(note: str, rng: random.Random) -> str:
-    """Swaps two letters inside, doubles or drops one letter of a longer word."""
+    """Swap two inner letters, or double or drop one, in a longer word."""
     words = note.split(" ")
     places = [place for place, word in enumerate(words) if len(word) >= 6 and word.isalpha() and word.islower()]
     if not places:
@@ -234,7 +227,3 @@ def _vary_case(note: str, rng: random.Random) -> str:
     if style < 0.18:
         return note.upper()
     return note
-
-
-def _spell_label(scenario: Scenario, rng: random.Random) -> str:
-    return rng.choice(scenario.spellings)

@@ -1,4 +1,4 @@
-"""Synthetic chest X-ray reports laid out as MIMIC-CXR. No patient's text: the phrase bank is written by hand."""
+"""Synthetic chest X-ray reports in the layout of MIMIC-CXR. No patient text: the phrase bank is written by hand."""
 
 from radrecipes.data.synthetic_reports.generator import write_synthetic_tree
 

@@ -1,4 +1,4 @@
-"""The hand-written bank behind the synthetic reports: how an observation is said in findings and in impression."""
+"""The hand-written bank of the synthetic reports: how findings and impression state an observation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ SECTIONS = ("findings", "impression")
 
 @dataclass(frozen=True)
 class Wording:
-    """How one observation is said.
+    """How one observation is stated.
 
     Args:
-        area (`str`): Part of the chest, by which findings are ordered.
-        texts (`Mapping[tuple[Status, str], tuple[str, ...]]`): By status and section, the commonest first.
-        stays (`tuple[str, ...]`): What it is called where it is compared with an earlier study and has not changed.
-        changes (`tuple[str, ...]`): The same where it has; empty where it does not change within weeks.
+        area: Part of the chest, by which findings are ordered.
+        texts: By status and section, the most frequent first.
+        stays: What it is called in a comparison with an earlier study if it has not changed.
+        changes: The same if it has; empty if it does not change within weeks.
     """
 
     area: str
@@ -35,9 +35,9 @@ class Combination:
     """Texts that state several observations at once.
 
     Args:
-        labels (`Labels`): What each of the texts states.
-        texts (`tuple[str, ...]`): The commonest first.
-        unless (`frozenset[str]`): Observations beside which, present or possible, no text of it may stand.
+        labels: What each of the texts states.
+        texts: The most frequent first.
+        unless: Observations that exclude the texts if they are present or possible.
     """
 
     labels: Labels
@@ -50,10 +50,9 @@ class Device:
     """One kind of support device.
 
     Args:
-        name (`str`): Key in the bank.
-        weight (`int`): How often it is chosen.
-        bedside (`bool`): Stands in intensive care and goes again; the others stay for years.
-        texts (`Mapping[str, tuple[str, ...]]`): By section; under `removed` how its removal is said.
+        weight: How often it is chosen.
+        bedside: Used in intensive care and soon removed; the others stay for years.
+        texts: By section; under `removed` how its removal is stated.
     """
 
     name: str
@@ -67,12 +66,11 @@ class Bank:
     """All texts.
 
     Args:
-        wordings (`Mapping[str, Wording]`): By observation, support devices and `No Finding` aside.
-        combinations (`Mapping[str, tuple[Combination, ...]]`): By section.
-        normals (`tuple[Combination, ...]`): Whole findings of a normal chest, the commonest first.
-        devices (`tuple[Device, ...]`): Kinds of support devices.
-        comparisons (`Mapping[str, Any]`): Sentences that compare with an earlier study, by kind.
-        frame (`Mapping[str, tuple[str, ...]]`): What stands around the statements.
+        wordings: By observation, except support devices and `No Finding`.
+        combinations: By section.
+        normals: Complete findings of a normal chest, the most frequent first.
+        comparisons: Sentences that compare with an earlier study, by kind.
+        frame: Texts around the statements, by kind.
     """
 
     wordings: Mapping[str, Wording]
@@ -85,7 +83,7 @@ class Bank:
 
 @cache
 def load_bank() -> Bank:
-    """Reads the bank."""
+    """Read the bank."""
     observations = {**_read("heart_and_lungs.yaml"), **_read("pleura_and_bones.yaml")}
     combined = _read("combined.yaml")
     return Bank(

@@ -1,4 +1,4 @@
-"""Writes a folder of synthetic chest X-ray reports laid out as MIMIC-CXR, with label tables and the labels meant."""
+"""Writes synthetic chest X-ray reports in the layout of MIMIC-CXR, with label tables and the true labels."""
 
 import csv
 import gzip
@@ -6,12 +6,12 @@ import io
 import json
 import os
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from radrecipes.data.dataset_folder import complete_folder
 from radrecipes.data.synthetic_reports.layout import Report, write_report
 from radrecipes.data.synthetic_reports.patients import follow_patient
 from radrecipes.data.synthetic_reports.writing import combine_labels
@@ -20,7 +20,7 @@ from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Labels, 
 
 MOST_STUDIES = 8
 MOST_PATIENTS, MOST_REPORTS = 1_000_000, 2_000_000
-# Of the labels in the second table, which stands for another labeller.
+# Of the labels in the second table, which imitates another labeller.
 NOISE_SHARE = 0.025
 SPLIT_SHARES = (("train", 0.85), ("validate", 0.05), ("test", 0.1))
 GENERATOR_FILE = "generator.json"
@@ -38,28 +38,22 @@ def write_synthetic_tree(
     studies: int = 5600,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write synthetic reports in the layout of MIMIC-CXR, whole or not at all.
+    """Write synthetic reports in the layout of MIMIC-CXR, completely or not at all. The same arguments give the same bytes.
 
-    Beside the reports (`files/p10/p10000000/s50000000.txt`) lie the tables that MIMIC-CXR-JPG has: labels of the
-    impression (of the findings where there is no impression) once as they are meant and once with a little noise, and
-    a split by patient with one row an image. `truth.csv.gz` holds the labels of findings and impression together, and
-    `generator.json` says that the tree is synthetic. All labels follow from how the reports were made.
+    Next to the reports (`files/p10/p10000000/s50000000.txt`) are the tables of MIMIC-CXR-JPG: true labels of the impression
+    (of the findings if there is no impression), the same with a little noise, and a split by patient with one row per image.
+    `truth.csv.gz` has the labels of findings and impression together, and `generator.json` marks the tree as synthetic. All
+    labels follow from how the reports were made.
 
     Args:
-        folder (`str` or `Path`):
-            Where the tree shall lie; must not exist.
-        seed (`int`, *optional*, defaults to 0):
-            The same seed and numbers give the same bytes.
-        patients (`int`, *optional*, defaults to 2100):
-            How many patients, each with 1 to 8 studies.
-        studies (`int`, *optional*, defaults to 5600):
-            How many reports in all.
-        on_progress (`Callable[[int], None]`, *optional*):
-            Called with the number of reports just written.
+        folder: Must not exist.
+        patients: Number of patients, each with 1 to 8 studies.
+        studies: Number of reports in total.
+        on_progress: Called with the number of reports just written.
 
     Returns:
-        `dict[str, Any]`: What `generator.json` holds: `generator`, `seed`, `patients`, `studies`, `images`, `splits`
-        (studies of each) and `normal_studies`.
+        The content of `generator.json`: `generator`, `seed`, `patients`, `studies`, `images`, `splits` (studies of each)
+        and `normal_studies`.
 
     Raises:
         InputError: The folder exists or cannot be made, or the numbers do not fit together.
@@ -72,19 +66,8 @@ def write_synthetic_tree(
         )
     if os.path.lexists(folder):
         raise InputError("exists already; choose another --output or remove it", where=str(folder))
-    target = folder.resolve()
-    # A sibling, so that the rename stays on one disk.
-    temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
-    try:
-        facts = _write_tree(temporary, seed, patients, studies, on_progress or (lambda count: None))
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return facts
+    with complete_folder(folder) as temporary:
+        return _write_tree(temporary, seed, patients, studies, on_progress or (lambda count: None))
 
 
 def _write_tree(
@@ -93,7 +76,7 @@ def _write_tree(
     rng = random.Random(seed)
     patient_ids = sorted(rng.sample(range(10_000_000, 20_000_000), patients))
     study_ids = rng.sample(range(50_000_000, 60_000_000), studies)
-    counts = _share_out(studies, patients, rng)
+    counts = _studies_per_patient(studies, patients, rng)
     split_of = _split(patients, rng)
 
     chexpert, negbio, truth, images = [], [], [], []
@@ -134,13 +117,13 @@ def _write_tree(
     return facts
 
 
-def _share_out(studies: int, patients: int, rng: random.Random) -> list[int]:
-    """Studies for each patient, at least one; a few have many."""
+def _studies_per_patient(studies: int, patients: int, rng: random.Random) -> list[int]:
+    """Number of studies of each patient, at least one; a few have many."""
     counts = [1] * patients
     weights = [rng.expovariate(1) for _ in range(patients)]
     missing = studies - patients
     while missing:
-        # The full ones are left out, and what they would have got is drawn again.
+        # Full patients are left out, and their surplus is drawn again.
         open_ = [patient for patient in range(patients) if counts[patient] < MOST_STUDIES]
         for patient in rng.choices(open_, [weights[patient] for patient in open_], k=missing):
             if counts[patient] < MOST_STUDIES:
@@ -150,7 +133,7 @@ def _share_out(studies: int, patients: int, rng: random.Random) -> list[int]:
 
 
 def _split(patients: int, rng: random.Random) -> list[str]:
-    """A split for each patient: exact shares in random order."""
+    """A split for each patient: exact fractions in random order."""
     held_out = {name: max(round(patients * share), min(1, patients - 2)) for name, share in SPLIT_SHARES[1:]}
     names = [name for name, count in held_out.items() for _ in range(max(count, 0))]
     names += ["train"] * (patients - len(names))
@@ -159,12 +142,12 @@ def _split(patients: int, rng: random.Random) -> list[str]:
 
 
 def _labels(report: Report) -> tuple[Labels, Labels]:
-    """Labels of the conclusion, as the tables have them, and of the whole report."""
+    """Labels of the conclusion, as in the tables, and of the complete report."""
     return combine_labels(report.impression or report.findings), combine_labels(report.findings + report.impression)
 
 
 def _add_noise(labels: Labels, rng: random.Random) -> Labels:
-    """The labels as a slightly worse labeller would give them: some statuses mistaken, some mentions missed."""
+    """The labels of a slightly worse labeller: some statuses wrong, some mentions missed."""
     noisy: Labels = {}
     for name, status in labels.items():
         if name == NO_FINDING:

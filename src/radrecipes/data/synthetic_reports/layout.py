@@ -1,4 +1,4 @@
-"""Lays a report out as MIMIC-CXR does: title, headers, short lines indented by one space, and its irregularities."""
+"""The layout of MIMIC-CXR reports: title, headers, short lines indented by one space, and its irregularities."""
 
 import random
 import textwrap
@@ -12,9 +12,9 @@ from radrecipes.data.synthetic_reports.writing import Statement, Writer
 LINE_LENGTH = 79
 TITLE = " " * 33 + "FINAL REPORT"
 RULE = " " + "_" * (LINE_LENGTH - 1)
-# Which sections a report has. The rest has both.
+# Fractions of reports by their sections. The rest has both.
 FINDINGS_ONLY_SHARE, IMPRESSION_ONLY_SHARE, NO_SECTION_SHARE, ONE_SECTION_SHARE = 0.04, 0.04, 0.02, 0.02
-# Irregularities, each by itself.
+# Irregularities, each independent of the others.
 MIXED_CASE_SHARE, LOST_SPACE_SHARE, WET_READ_SHARE, ADDENDUM_SHARE, NOTIFICATION_SHARE = 0.03, 0.03, 0.02, 0.02, 0.04
 _EXAMINATION_HEADERS = ("EXAMINATION",) * 8 + ("EXAM", "TYPE OF EXAMINATION")
 _INDICATION_HEADERS = ("INDICATION",) * 12 + (
@@ -24,9 +24,9 @@ _INDICATION_HEADERS = ("INDICATION",) * 12 + (
     "CLINICAL INFORMATION",
 )
 _COMPARISON_HEADERS = ("COMPARISON",) * 15 + ("COMPARISONS",)
-_FINDINGS_HEADERS = ("FINDINGS",) * 40 + ("FINDING",)
+FINDINGS_HEADERS = ("FINDINGS",) * 40 + ("FINDING",)
 _IMPRESSION_HEADERS = ("IMPRESSION",) * 50 + ("CONCLUSION",)
-_VIEW_HEADERS = ("CHEST, TWO VIEWS", "PORTABLE AP CHEST RADIOGRAPH", "PA AND LATERAL VIEWS OF THE CHEST")
+VIEW_HEADERS = ("CHEST, TWO VIEWS", "PORTABLE AP CHEST RADIOGRAPH", "PA AND LATERAL VIEWS OF THE CHEST")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Report:
     """A report, and what was written into it.
 
     Args:
-        text (`str`): The whole file.
-        findings (`tuple[Statement, ...]`): Of the findings section, or of the text of a report without sections.
-        impression (`tuple[Statement, ...]`): Of the impression section.
+        text: The complete file.
+        findings: Of the findings section, or of the text of a report without sections.
+        impression: Of the impression section.
     """
 
     text: str
@@ -45,21 +45,16 @@ class Report:
 
 
 def write_report(study: Study, rng: random.Random) -> Report:
-    """Write the report of one study.
-
-    Args:
-        study (`Study`): What it shows.
-        rng (`random.Random`): Decides everything.
-    """
+    """Write the report of one study."""
     writer, frame = Writer(study, rng), load_bank().frame
     findings: list[Statement] = []
     impression: list[Statement] = []
-    # Paragraphs under their header; no header for a report without sections.
+    # Header and paragraphs; no header for a report without sections.
     blocks: list[tuple[str | None, list[str]]] = []
     kind = rng.random() - FINDINGS_ONLY_SHARE
     if kind < 0:
         findings = writer.write_findings(study.findings)
-        header = rng.choice(_VIEW_HEADERS) if rng.random() < 0.3 else "FINDINGS"
+        header = rng.choice(VIEW_HEADERS) if rng.random() < 0.3 else "FINDINGS"
         blocks.append((header, [writer.join(_texts(findings))]))
     elif (kind := kind - IMPRESSION_ONLY_SHARE) < 0:
         impression = writer.write_impression(study.findings, all_devices=True)
@@ -73,7 +68,7 @@ def write_report(study: Study, rng: random.Random) -> Report:
         blocks.append((header, [writer.join(_texts(impression))]))
     else:
         findings, impression = writer.write_both()
-        blocks.append((rng.choice(_FINDINGS_HEADERS), [writer.join(_texts(findings))]))
+        blocks.append((rng.choice(FINDINGS_HEADERS), [writer.join(_texts(findings))]))
         blocks.append((rng.choice(_IMPRESSION_HEADERS), writer.lay_out_impression(impression)))
     if blocks[-1][0] and rng.random() < NOTIFICATION_SHARE:
         blocks.append(("NOTIFICATION", [rng.choice(frame["notifications"])]))
@@ -99,7 +94,7 @@ def write_report(study: Study, rng: random.Random) -> Report:
 
 
 def _opening(study: Study, rng: random.Random) -> list[tuple[str | None, list[str]]]:
-    """Examination, indication, technique and comparison, some of them left out."""
+    """Examination, indication, technique and comparison, some of them missing."""
     frame = load_bank().frame
     sex = rng.choice("FM")
     indication = rng.choice(frame["indications"]).format(
@@ -121,7 +116,7 @@ def _opening(study: Study, rng: random.Random) -> list[tuple[str | None, list[st
 
 
 def _above(writer: Writer, study: Study, rng: random.Random) -> list[str]:
-    """A wet read or an addendum, ruled off from the report proper; its words are not part of the report's sections."""
+    """A wet read or an addendum, with a rule below; its words are not part of the report's sections."""
     chance = rng.random() - WET_READ_SHARE
     if chance < 0:
         header = f"WET READ: ___ ___ ___ {rng.randint(1, 12)}:{rng.randint(0, 59):02d} {rng.choice(('AM', 'PM'))}"

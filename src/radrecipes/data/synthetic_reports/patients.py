@@ -1,4 +1,4 @@
-"""What the studies of a synthetic patient show: diseases come in company, stay, change and go."""
+"""What the studies of a synthetic patient show: diseases occur together, stay, change and go."""
 
 import random
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from radrecipes.data.synthetic_reports.bank import Device, load_bank
 from radrecipes.radiology.observations import Status
 
-# Pictures of disease: weight, chance of devices that come with it, and observations with the chance that the picture
-# shows each and how often it is certain.
-_PICTURES = (
+# Patterns of disease: weight, probability of devices, and for each observation the probabilities that it is shown and that
+# it is certain.
+_PATTERNS = (
     (26, 0.3, {"Cardiomegaly": (0.7, 0.9), "Edema": (0.85, 0.7), "Pleural Effusion": (0.6, 0.75)}),
     (22, 0.15, {"Lung Opacity": (0.75, 0.9), "Consolidation": (0.3, 0.75), "Pneumonia": (0.9, 0.35)}),
     (18, 0.2, {"Atelectasis": (1.0, 0.55), "Lung Opacity": (0.45, 0.9), "Pneumonia": (0.15, 0.0)}),
@@ -23,7 +23,7 @@ _PICTURES = (
     (7, 0.1, {"Lung Opacity": (0.8, 0.85), "Consolidation": (0.15, 0.4)}),
     (9, 1.0, {"Atelectasis": (0.6, 0.6), "Pleural Effusion": (0.5, 0.7), "Edema": (0.4, 0.6)}),
 )
-# How often an observation that is not there is denied.
+# How often an absent observation is denied.
 _DENIED = {
     "Enlarged Cardiomediastinum": 0.55,
     "Cardiomegaly": 0.55,
@@ -49,12 +49,7 @@ DEVICE_LASTS, DEVICE_PASSES, STRAY_DEVICE = 0.97, 0.5, 0.08
 
 @dataclass(frozen=True)
 class Finding:
-    """An observation at one study, or a device.
-
-    Args:
-        status (`Status`): Present, possible or absent.
-        gaps (`dict[str, str]`): What fills the gaps of a text about it, such as side and size.
-    """
+    """An observation or a device at one study; `gaps` fills the gaps of a text about it, such as side and size."""
 
     status: Status
     gaps: dict[str, str] = field(default_factory=dict)
@@ -65,9 +60,9 @@ class Study:
     """What one study shows.
 
     Args:
-        findings (`dict[str, Finding]`): Observations that the report may speak of, devices aside.
-        devices (`dict[str, tuple[Device, Finding]]`): Devices in place, and those just removed as negative.
-        previous (`dict[str, Finding]`, *optional*): Findings of the study before; `None` at the first.
+        findings: Observations that the report may mention, except devices.
+        devices: Devices in place, and those just removed as negative.
+        previous: Findings of the study before; `None` at the first.
     """
 
     findings: dict[str, Finding]
@@ -81,12 +76,7 @@ class Study:
 
 
 def follow_patient(studies: int, rng: random.Random) -> Iterator[Study]:
-    """The studies of one patient in their order.
-
-    Args:
-        studies (`int`): How many.
-        rng (`random.Random`): Decides everything.
-    """
+    """The studies of one patient in their order."""
     previous: dict[str, Finding] | None = None
     devices: dict[str, tuple[Device, Finding]] = {}
     for _ in range(studies):
@@ -98,12 +88,7 @@ def follow_patient(studies: int, rng: random.Random) -> Iterator[Study]:
 
 
 def fill_gaps(rng: random.Random, name: str = "") -> dict[str, str]:
-    """Side, size, place and the like of one finding, singular or plural throughout.
-
-    Args:
-        rng (`random.Random`): Decides everything.
-        name (`str`, *optional*): The observation; a few can be on both sides.
-    """
+    """Side, size, place and so on of one finding, singular or plural throughout; a few observations can be on both sides."""
     side = rng.choice(("left", "right"))
     lobe = rng.choice(
         ("lower", "lower", "lower", "upper") if side == "left" else ("lower", "lower", "upper", "middle")
@@ -145,11 +130,11 @@ def fill_gaps(rng: random.Random, name: str = "") -> dict[str, str]:
 
 
 def _diseases(previous: dict[str, Finding], rng: random.Random) -> tuple[dict[str, Finding], float]:
-    """Observations that are present or possible, and the share of devices that comes with their picture."""
+    """Observations that are present or possible, and the probability of devices with them."""
     shown = {}
     for name, finding in previous.items():
         if finding.status != Status.NEGATIVE and rng.random() < (LASTS if name in _LASTING else PASSES):
-            # A doubt is often settled by the next study, and now and then a certainty is lost.
+            # The next study often settles a doubt, and sometimes a certainty is lost.
             settled = rng.choice((Status.POSITIVE, Status.UNCERTAIN)) if rng.random() < 0.4 else finding.status
             shown[name] = Finding(settled, finding.gaps)
     fresh = rng.random() < NEW_DISEASE_SHARE if shown else rng.random() >= NORMAL_SHARE
@@ -157,8 +142,8 @@ def _diseases(previous: dict[str, Finding], rng: random.Random) -> tuple[dict[st
         return shown, 0.12 if shown else STRAY_DEVICE
     device_share = 0.0
     for _ in range(2 if rng.random() < SECOND_DISEASE_SHARE else 1):
-        _, picture_share, observations = rng.choices(_PICTURES, [weight for weight, _, _ in _PICTURES])[0]
-        device_share = max(device_share, picture_share)
+        _, pattern_share, observations = rng.choices(_PATTERNS, [weight for weight, _, _ in _PATTERNS])[0]
+        device_share = max(device_share, pattern_share)
         for name, (share, sure) in observations.items():
             if name not in shown and rng.random() < share:
                 status = Status.POSITIVE if rng.random() < sure else Status.UNCERTAIN
@@ -174,14 +159,14 @@ def _denials(shown: dict[str, Finding], previous: dict[str, Finding], rng: rando
             names.add(name)
     if any(name in shown for name in _IN_THE_LUNG):
         names.discard("Lung Opacity")
-    # Clear lungs are free of both.
+    # Clear lungs have neither.
     elif "Lung Opacity" in names and rng.random() < 0.8:
         names.add("Consolidation")
     if "Pneumonia" in shown and shown["Pneumonia"].status == Status.POSITIVE:
         names.discard("Consolidation")
     if "Consolidation" in shown:
         names.discard("Pneumonia")
-    # What is denied because it has gone keeps its side.
+    # What is denied because it has resolved keeps its side.
     return {
         name: Finding(Status.NEGATIVE, previous[name].gaps if name in gone else {})
         for name in _DENIED

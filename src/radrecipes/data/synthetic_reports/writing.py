@@ -1,4 +1,4 @@
-"""Turns what a study shows into sentences, each of which knows what it states."""
+"""From what a study shows to sentences with the labels that they state."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,11 @@ from radrecipes.data.synthetic_reports.patients import Finding, Study, fill_gaps
 from radrecipes.radiology.observations import NO_FINDING, SUPPORT_DEVICES, Labels, Status, findings_present
 
 READERS = 12
-# How often a text is the commonest one, or else the reader's favourite.
-COMMONEST_SHARE, FAVOURITE_SHARE = 0.36, 0.3
+# How often a text is the most frequent one, or otherwise the reader's favourite.
+MOST_FREQUENT_SHARE, FAVOURITE_SHARE = 0.36, 0.3
 COMBINED_SHARE = 0.8
 NORMAL_TEMPLATE_SHARE = 0.6
-# Of findings that were there at the study before, that are new, and of denials where there was nothing before.
+# Of findings that the study before had, of new ones, and of denials without an earlier finding.
 COMPARED_SHARE, CALLED_NEW_SHARE, NOT_NEW_SHARE = 0.3, 0.06, 0.04
 HEDGED_SHARE = 0.05
 MARKED_SHARE, CLOSING_SHARE = 0.07, 0.2
@@ -44,9 +44,9 @@ class Statement:
     """One sentence, or a few that belong together.
 
     Args:
-        text (`str`): As it stands in the report.
-        area (`str`): Part of the chest, by which findings are ordered.
-        labels (`Labels`): What it states; empty where it names no observation.
+        text: As in the report.
+        area: Part of the chest, by which findings are ordered.
+        labels: What it states; empty if it names no observation.
     """
 
     text: str
@@ -55,10 +55,9 @@ class Statement:
 
 
 def combine_labels(statements: Iterable[Statement]) -> Labels:
-    """What statements say together: present outweighs possible, which outweighs absent.
+    """The labels of at least one statement: present outweighs possible, which outweighs absent.
 
-    Args:
-        statements (`Iterable[Statement]`): At least one; `No Finding` is present where nothing else is, devices aside.
+    `No Finding` is present if no other observation is, except devices.
     """
     labels: Labels = {}
     for statement in statements:
@@ -71,12 +70,7 @@ def combine_labels(statements: Iterable[Statement]) -> Labels:
 
 
 class Writer:
-    """One reader at one study.
-
-    Args:
-        study (`Study`): What it shows.
-        rng (`random.Random`): Decides the reader and every choice.
-    """
+    """One reader at one study; `rng` decides the reader and every choice."""
 
     def __init__(self, study: Study, rng: random.Random):
         self._study = study
@@ -106,8 +100,8 @@ class Writer:
         """Findings about some observations.
 
         Args:
-            names (`Iterable[str]`): What is named, devices aside: these are always named.
-            hedged (`Iterable[str]`): Observations that are only called possible here.
+            names: The observations to name; devices are always named.
+            hedged: Observations that are only called possible here.
         """
         rng, frame = self._rng, self._bank.frame
         named = {name: self._study.findings[name].status for name in self._study.findings if name in set(names)}
@@ -128,18 +122,18 @@ class Writer:
         return sorted(statements, key=lambda statement: order.index(statement.area))
 
     def write_impression(self, names: Iterable[str], all_devices: bool = False) -> list[Statement]:
-        """Impression about some observations; says so where there is nothing to conclude.
+        """Impression about some observations; says so if there is nothing to conclude.
 
         Args:
-            names (`Iterable[str]`): What is named, devices aside.
-            all_devices (`bool`, *optional*, defaults to `False`): Name every device instead of few.
+            names: The observations to name, except devices.
+            all_devices: Name every device instead of a few.
         """
         rng, frame = self._rng, self._bank.frame
         names = set(names)
         statements = self._state(
             {name: finding.status for name, finding in self._study.findings.items() if name in names}, "impression"
         )
-        # What is there comes before what is not.
+        # What is present comes before what is not.
         statements.sort(key=lambda statement: not findings_present(statement.labels))
         concluded = any(findings_present(statement.labels) for statement in statements)
         devices = [
@@ -160,18 +154,18 @@ class Writer:
         return statements + devices
 
     def lay_out_impression(self, statements: Sequence[Statement]) -> list[str]:
-        """Paragraphs of an impression, now and then a numbered list."""
+        """Paragraphs of an impression, sometimes a numbered list."""
         texts = [statement.text for statement in statements]
         if len(texts) > 1 and self._rng.random() < NUMBERED_SHARE:
             return [f"{number}. {text}" for number, text in enumerate(texts, start=1)]
         return [self.join(texts)]
 
     def join(self, texts: Iterable[str]) -> str:
-        """One paragraph; some readers leave two spaces behind a full stop."""
+        """One paragraph; some readers put two spaces after a full stop."""
         return ("  " if self._reader % 2 else " ").join(texts)
 
     def _state(self, named: Mapping[str, Status], section: str) -> list[Statement]:
-        """Sentences that state all of `named` and nothing else, several at once where the bank can."""
+        """Sentences that state all of `named` and nothing else, several at once if the bank can."""
         rng, left, statements = self._rng, dict(named), []
         area_of = areas()
         while left:
@@ -198,7 +192,7 @@ class Writer:
         )
 
     def _compare(self, name: str, status: Status) -> str | None:
-        """A sentence that compares with the study before, or `None` where none fits or none is wanted."""
+        """A sentence that compares with the study before, or `None` if none fits or none is wanted."""
         rng, before = self._rng, self._study.previous
         if before is None or status == Status.UNCERTAIN:
             return None
@@ -233,11 +227,11 @@ class Writer:
         return Statement(self._choose(texts, finding.gaps), "devices", {SUPPORT_DEVICES: finding.status})
 
     def _rank(self, count: int) -> int:
-        """The place of one of `count` texts: often the first, often the reader's own."""
+        """The index of one of `count` texts: often the first, often the reader's own."""
         chance = self._rng.random()
-        if chance < COMMONEST_SHARE or count == 1:
+        if chance < MOST_FREQUENT_SHARE or count == 1:
             return 0
-        if chance < COMMONEST_SHARE + FAVOURITE_SHARE:
+        if chance < MOST_FREQUENT_SHARE + FAVOURITE_SHARE:
             return 1 + self._reader % (count - 1)
         return 1 + self._rng.randrange(count - 1)
 

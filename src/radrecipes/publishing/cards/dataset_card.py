@@ -7,70 +7,67 @@ from typing import Any
 from huggingface_hub import DatasetCard
 
 from radrecipes.data.dataset_folder import SPLITS
-from radrecipes.data.preparation import COLUMNS, DROP_REASONS
+from radrecipes.data.preparation import drop_reasons
 from radrecipes.publishing.cards.front_matter import card_title, dataset_card_data
+from radrecipes.tasks import TASKS
 
 _TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 
 
 def render_dataset_card(manifest: Mapping[str, Any]) -> str:
-    """Write the card of a prepared protocol dataset from its manifest.
+    """Write the card of a prepared table, Markdown with the YAML front matter of a Hub dataset card.
 
     Args:
-        manifest (`Mapping[str, Any]`):
-            What the dataset's manifest says, with `name`, `license`, `language`, `access`, `generator`, `source` and
-            the facts of a [`Preparation`]; hashes are not needed.
-
-    Returns:
-        `str`: Markdown with the YAML front matter of a Hub dataset card.
+        manifest: The dataset's manifest, with the facts of [`~data.preparation.prepare_rows`]; hashes are not needed.
     """
-    synthetic = manifest["access"] == "synthetic"
+    synthetic, task = manifest["access"] == "synthetic", TASKS[manifest["task"]]
+    _, _, input_column, target_column = manifest["columns"]
     data = dataset_card_data(
         manifest,
-        columns=COLUMNS,
-        task_category="text-classification",
+        columns=manifest["columns"],
+        task_category=task.hub_task,
         annotations="machine-generated" if synthetic else "found",
-        tags=["imaging-protocol"],
+        tags=task.words.tags,
     )
     card = DatasetCard.from_template(
         data,
         template_path=str(_TEMPLATE),
         title=card_title(manifest),
         synthetic=synthetic,
+        labelled="labels" in manifest,
+        words=task.words,
+        input=input_column,
+        target=target_column,
         manifest=manifest,
         split_names=SPLITS,
-        drop_reasons=DROP_REASONS,
-        dropped=sum(manifest["rows"]["dropped"].values()),
+        drop_reasons=drop_reasons(input_column, target_column),
     )
     return str(card).rstrip() + "\n"
 
 
 def render_preparation_summary(manifest: Mapping[str, Any]) -> str:
-    """Lay out what was read, kept and found as a table for the terminal.
-
-    Args:
-        manifest (`Mapping[str, Any]`):
-            A manifest as for [`render_dataset_card`].
-
-    Returns:
-        `str`: Several lines; reasons that dropped no row are left out.
-    """
+    """Lay out what was read, kept and found as a table for the terminal; reasons that dropped no row are left out."""
     rows, audit = manifest["rows"], manifest["leakage_audit"]
     counts = [("rows read", rows["read"]), ("merged, because identical", rows["merged_duplicates"])]
     counts += [(f"dropped: {reason.replace('_', ' ')}", count) for reason, count in rows["dropped"].items() if count]
     counts.append(("kept", rows["kept"]))
     lines = [f"{name:<28}{count:>8}" for name, count in counts]
 
-    lines += ["", f"{'':<36}notes that occur in training", f"{'split':<12}{'rows':>8}{'groups':>8}{'labels':>8}"]
+    columns = [column for column in ("rows", "groups", "labels") if column in manifest["splits"]["train"]]
+    heading = "".join(f"{column:>8}" for column in columns)
+    lines += [
+        "",
+        f"{'':<{12 + len(heading)}}{manifest['columns'][2]}s that occur in training",
+        f"{'split':<12}{heading}",
+    ]
     lines[-1] += f"{'verbatim':>10}{'normalised':>12}{'near-identical':>16}{'closest':>9}"
     for split in SPLITS:
-        figures = manifest["splits"][split]
-        line = f"{split:<12}{figures['rows']:>8}{figures['groups']:>8}{figures['labels']:>8}"
+        line = f"{split:<12}" + "".join(f"{manifest['splits'][split][column]:>8}" for column in columns)
         if split in audit:
             found = audit[split]
             line += f"{found['verbatim']:>10}{found['normalised']:>12}{found['near_duplicate']:>16}"
             line += f"{found['largest_similarity']:>9.2f}"
         lines.append(line)
-    if manifest["labels_only_in_training"]:
+    if manifest.get("labels_only_in_training"):
         lines += ["", f"in training only, too few groups: {', '.join(manifest['labels_only_in_training'])}"]
     return "\n".join(lines)

@@ -8,18 +8,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.data.report_preparation import COLUMNS, FILTERS
+from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.data.sources.report_source import DROP_REASONS
 from radrecipes.publishing.cards.front_matter import card_title, dataset_card_data
 from radrecipes.radiology.observations import OBSERVATIONS
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_ORIGINS = {
-    "mimic-cxr": "a tree in MIMIC-CXR's layout",
-    "openi": "OpenI (Indiana University chest X-ray collection)",
-    "jsonl": "prompt and completion pairs",
-}
-# Published sources, as `source_datasets` names what is not on the Hub.
-_PUBLISHED = {"mimic-cxr": "other-mimic-cxr", "openi": "other-openi"}
 _CHANGES = {
     "earlier_studies": "comparison with an earlier study left out",
     "deidentified": "de-identification mark left out or rewritten",
@@ -38,6 +32,7 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
     Returns:
         `str`: Markdown with the YAML front matter of a Hub dataset card.
     """
+    source = REPORT_SOURCES[manifest["origin"]]
     relabelled = manifest["label_source"] == "relabel"
     data = dataset_card_data(
         manifest,
@@ -45,7 +40,7 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
         task_category="text-generation",
         annotations="machine-generated" if relabelled or manifest["access"] == "synthetic" else "found",
         tags=["chest-x-ray", "radiology-report"],
-        extends=None if manifest["generator"] else _PUBLISHED.get(manifest["origin"]),
+        extends=None if manifest["generator"] else source.published,
     )
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)
     text = environment.get_template("report_dataset_card.md.jinja").render(
@@ -53,7 +48,7 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
         title=card_title(manifest),
         synthetic=manifest["access"] == "synthetic",
         manifest=manifest,
-        origin=_ORIGINS[manifest["origin"]],
+        source=source,
         split_names=SPLITS,
         observations=OBSERVATIONS,
         drop_reasons=DROP_REASONS,
