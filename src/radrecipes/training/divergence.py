@@ -71,7 +71,8 @@ class DivergenceGuard(TrainerCallback):
                 logs["loss_spike"] = True
                 if state.is_world_process_zero:
                     self.on_spike(
-                        f"warning: the loss of step {state.global_step} is {loss:.3f}; the median of the steps before is {median:.3f}"
+                        f"warning: the loss of step {state.global_step} is {loss:.3f}; "
+                        f"the median of the steps before is {median:.3f}"
                     )
         self._losses.append(loss)
 
