@@ -2,17 +2,18 @@
 
 import random
 
-from radrecipes.evaluation.report_metrics import (
-    ReportRows,
-    baseline_reports,
-    check_reports,
-    compute_report_metrics,
-    reports_table,
-)
-from radrecipes.inference.answers import TEMPLATE, WrittenReport
+from radrecipes.evaluation.report_metrics import ReportEvaluation
+from radrecipes.inference.answers import TEMPLATE, WrittenText
 from radrecipes.radiology.consistency import IMPRESSION_SECTIONS, REPORT_SECTIONS, check_report, format_report
-from radrecipes.radiology.observations import OBSERVATIONS, SUPPORT_DEVICES, Status, findings_present
+from radrecipes.radiology.observations import (
+    OBSERVATIONS,
+    SUPPORT_DEVICES,
+    Status,
+    findings_present,
+    format_observations,
+)
 from radrecipes.radiology.template_writer import write_report as write_template
+from radrecipes.tasks import TASKS
 
 FINDINGS = [name for name in OBSERVATIONS if name not in ("No Finding", SUPPORT_DEVICES)]
 OPPOSITE = {Status.POSITIVE: Status.NEGATIVE, Status.NEGATIVE: Status.POSITIVE, Status.UNCERTAIN: Status.POSITIVE}
@@ -27,8 +28,10 @@ def evaluated(task="report", rows=60, without=(), base_rows=None, access="synthe
     """
     draw = random.Random(0)
     requests = [request(draw) for _ in range(rows)]
-    train, test = rows_of(requests[: rows // 2], mark), rows_of(requests, mark)
-    systems = baseline_reports(train, test, task)
+    train, test = (
+        ReportEvaluation(TASKS[task], rows_of(of_split, mark)) for of_split in (requests[: rows // 2], requests)
+    )
+    systems = test.baselines(train)
     alone = [model_text(requests, place, task, mark, flawless) for place in range(rows)]
     sections = REPORT_SECTIONS if task == "report" else IMPRESSION_SECTIONS
     guarded = []
@@ -37,24 +40,22 @@ def evaluated(task="report", rows=60, without=(), base_rows=None, access="synthe
         reasons = [*reasons, *(["never stopped"] if not report.stopped else [])]
         source = TEMPLATE if reasons and place % 2 else "model"
         text = written(wanted, task, mark) if reasons else report.text
-        guarded.append(WrittenReport(text, True, 60, source, 2 if reasons else 1, tuple(reasons)))
-    nonsense = WrittenReport("The the the the the of of of.", False, 200)
+        guarded.append(WrittenText(text, True, 60, source, 2 if reasons else 1, tuple(reasons)))
+    nonsense = WrittenText("The the the the the of of of.", False, 200)
     base = [nonsense if place < (base_rows or rows) else None for place in range(rows)]
     systems = {"adapter_guarded": guarded, "adapter": alone, "base": base, **systems}
     systems = {name: texts for name, texts in systems.items() if name not in without}
-    checks = check_reports(test, systems, task)
-    metrics = compute_report_metrics(
-        test,
+    checks = test.checks(systems)
+    metrics = test.metrics(
         systems,
-        task=task,
+        checks,
         split="test",
         dataset={"name": "report_made_up", "access": access, "digest": "d" * 64},
         decoding={"method": "generate", "max_new_tokens": 200, "tries": 3, "temperature": 0.7},
         seeds={"training": 1, "bootstrap": 0},
         resamples=100,
-        checks=checks,
     )
-    return metrics, reports_table(test, systems, access, task=task, checks=checks)
+    return metrics, test.table(systems, checks, access)
 
 
 def request(draw):
@@ -66,14 +67,16 @@ def request(draw):
 
 
 def rows_of(requests, mark):
-    texts = [write_template(labels) for labels in requests]
-    return ReportRows(
-        ids=[f"s{50_000_000 + place}" for place in range(len(requests))],
-        groups=[f"p{10_000_000 + place // 2}" for place in range(len(requests))],
-        requests=requests,
-        findings=[f"Portable view. {mark} {findings}".replace("  ", " ") for findings, _ in texts],
-        impressions=[impression for _, impression in texts],
-    )
+    return [
+        {
+            "id": f"s{50_000_000 + place}",
+            "group": f"p{10_000_000 + place // 2}",
+            "observations": format_observations(labels),
+            "findings": f"Portable view. {mark} {write_template(labels)[0]}".replace("  ", " "),
+            "impression": write_template(labels)[1],
+        }
+        for place, labels in enumerate(requests)
+    ]
 
 
 def model_text(requests, place, task, mark, flawless):
@@ -83,7 +86,7 @@ def model_text(requests, place, task, mark, flawless):
         labels[stated[0]] = OPPOSITE[labels[stated[0]]]
     if not flawless and place % 9 == 0 and stated:
         del labels[stated[-1]]
-    return WrittenReport(written(labels, task, mark), flawless or place % 10 > 0, 60 + place % 5)
+    return WrittenText(written(labels, task, mark), flawless or place % 10 > 0, 60 + place % 5)
 
 
 def written(labels, task, mark):

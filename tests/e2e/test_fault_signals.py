@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, slow_after
 from sft_faults import (
     Script,
     all_of,
@@ -39,7 +39,7 @@ from radrecipes.training.trainer import _is_out_of_memory
 
 RUN = Path("runs/interrupted")
 STEPS = 18
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = slow_after(1, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 # scripts/sft.py below a launcher, with a fault in it.
 FAULTY = """\
 import os, runpy, sys, time
@@ -99,11 +99,12 @@ def said_once(script, words):
 def test_a_signal_in_the_middle_of_a_step_ends_the_run_behind_it(number, workspace, uninterrupted):
     stopped = Script(workspace, *INTERRUPTED, fault=partial(in_step, 7, partial(tell, number))).end()
     assert stopped.code == 75
-    said_once(stopped, f"stopped by {number.name} behind step 7 of 18, with a checkpoint; run the same command again")
+    said_once(stopped, f"stopped by {number.name} after step 7 of 18, with a checkpoint; run the same command again")
     check_interrupted(at=7)
     check_finishes(workspace, uninterrupted, resumes=[7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place,step",
     [
@@ -119,13 +120,14 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_run_behind_it(number, workspa
 def test_wherever_training_is_no_step_is_lost(place, step, workspace, uninterrupted):
     stopped = Script(workspace, *INTERRUPTED, fault=place).end()
     assert stopped.code == 75
-    said_once(stopped, f"stopped by SIGTERM behind step {step} of 18")
+    said_once(stopped, f"stopped by SIGTERM after step {step} of 18")
     check_interrupted(at=step)
     check_finishes(workspace, uninterrupted, resumes=[step])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "module,name", [("radrecipes.models.base", "load_base"), ("radrecipes.models.base", "weights_digest")]
+    "module,name", [("radrecipes.training.run", "load_base"), ("radrecipes.training.manifest", "weights_digest")]
 )
 def test_before_training_it_ends_at_once_and_leaves_nothing(module, name, workspace):
     stopped = Script(workspace, *INTERRUPTED, fault=partial(before, module, name, partial(tell, signal.SIGTERM))).end()
@@ -134,11 +136,12 @@ def test_before_training_it_ends_at_once_and_leaves_nothing(module, name, worksp
     assert not RUN.exists()
 
 
+@pytest.mark.slow
 def test_a_run_can_be_stopped_again_and_again(workspace, uninterrupted):
     """Behind a step, before training, by a second Ctrl-C, while the last checkpoint is loaded: four tries, one result."""
     assert Script(workspace, *INTERRUPTED, "--stop-after", "3").end().code == 75
     check_interrupted(at=3)
-    loading = partial(before, "radrecipes.training.trainer", "make_trainer", partial(tell, signal.SIGHUP))
+    loading = partial(before, "radrecipes.training.run", "make_trainer", partial(tell, signal.SIGHUP))
     assert Script(workspace, *INTERRUPTED, fault=loading).end().code == 75
     check_interrupted(at=3)
     impatient = Script(
@@ -150,26 +153,28 @@ def test_a_run_can_be_stopped_again_and_again(workspace, uninterrupted):
     check_finishes(workspace, uninterrupted, resumes=[3, 5])
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_adapter_is_saved_lets_the_run_finish(workspace, uninterrupted):
-    late = partial(before, "radrecipes.training.trainer", "save_and_verify", partial(tell, signal.SIGTERM))
+    late = partial(before, "radrecipes.training.run", "save_and_verify", partial(tell, signal.SIGTERM))
     script = Script(workspace, *INTERRUPTED, fault=late).end()
     assert script.code == 0, script.stderr
     check_finished(uninterrupted, 1)
 
 
-@pytest.mark.parametrize("rank,step", [(0, 7), (1, 7), (1, STEPS)])
+@pytest.mark.parametrize("rank,step", slow_after(1, [(1, 7), (0, 7), (1, STEPS)]))
 def test_a_signal_to_one_of_two_processes_ends_both_behind_the_same_step(rank, step, workspace, uninterrupted):
     faults = {0: watch_group, 1: watch_group}
     faults[rank] = partial(all_of, watch_group, partial(in_step, step, partial(tell, signal.SIGTERM)))
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults=faults)]
     assert [script.code for script in scripts] == [75, 75], scripts[0].stderr + scripts[1].stderr
-    said_once(scripts[0], f"stopped by {'another process' if rank else 'SIGTERM'} behind step {step} of 18")
+    said_once(scripts[0], f"stopped by {'another process' if rank else 'SIGTERM'} after step {step} of 18")
     assert "error" not in scripts[1].stderr
     assert all(script.stdout.count("DDP left: ") == script.stdout.count("DDP left: 0\n") == 1 for script in scripts)
     check_interrupted(at=step)
     check_finishes(workspace, uninterrupted, processes=2, resumes=[step])
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_while_the_other_writes_a_checkpoint(workspace, uninterrupted):
     faults = {1: partial(before, "radrecipes.training.trainer", "TrainLog.on_save", partial(tell, signal.SIGTERM))}
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults=faults)]
@@ -178,6 +183,7 @@ def test_a_signal_to_one_of_two_processes_while_the_other_writes_a_checkpoint(wo
     check_finishes(workspace, uninterrupted, processes=2, resumes=[6])
 
 
+@pytest.mark.slow
 def test_the_death_of_one_of_two_processes_ends_the_other_and_the_same_command_goes_on(workspace, uninterrupted):
     began = time.monotonic()
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults={1: partial(in_step, 7, die)})]
@@ -261,6 +267,7 @@ ACCELERATE = (*LAUNCH, "launch.yaml")
 OWN = ("scripts/launch.py", "--config_file", "launch.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words,processes,told,code",
     [
@@ -281,11 +288,12 @@ def test_a_signal_from_outside_ends_the_whole_job_within_a_step(words, processes
     assert job.end() == code, job.said
     # One step may have been done and not yet logged when the processes were frozen, and one more be running.
     assert logged <= len(logged_steps()) <= logged + 2
-    assert len(re.findall(r"\bstopped by .* behind step", job.said)) == 1, job.said
+    assert len(re.findall(r"\bstopped by .* after step", job.said)) == 1, job.said
     check_interrupted()
     check_finishes(Path.cwd(), uninterrupted, processes)
 
 
+@pytest.mark.slow
 def test_a_launcher_restarts_the_job_behind_the_death_of_a_process(launch, uninterrupted):
     job = launch("if rank == 1: in_step(7, partial(die_once, Path('died')))", *OWN, "--max_restarts", 1, processes=2)
     assert job.end(120) == 0, job.said
@@ -294,9 +302,10 @@ def test_a_launcher_restarts_the_job_behind_the_death_of_a_process(launch, unint
     assert read_manifest(RUN)["training"]["resumes"] == [{"step": 5, "changed": {}}]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_before_training_ends_the_whole_job(launch):
     job = launch(
-        "if rank == 1: before('radrecipes.models.base', 'load_base', partial(tell, SIGTERM))", *OWN, processes=2
+        "if rank == 1: before('radrecipes.training.run', 'load_base', partial(tell, SIGTERM))", *OWN, processes=2
     )
     began = time.monotonic()
     assert job.end() == 75, job.said
@@ -323,6 +332,7 @@ def test_memory_that_runs_out_names_the_option_that_helps_and_the_change_is_reco
     assert logged_steps() == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_before_training_names_the_option_as_well(workspace):
     fault = partial(before, "radrecipes.training.trainer", "CompletionTrainer.compute_loss", need_too_much)
     ended = Script(workspace, *INTERRUPTED, fault=fault).end()

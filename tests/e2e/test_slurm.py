@@ -17,6 +17,8 @@ from sft_faults import Script
 
 from e2e.conftest import RECIPE, adapter_hash
 
+pytestmark = pytest.mark.slow
+
 # A run that takes some seconds behind its first step.
 WORDS = ("--num_train_epochs", "8", "--lora_dropout", "0.2", "--output_dir")
 PROGRAMS = {
@@ -75,7 +77,7 @@ def test_a_job_that_reaches_its_time_limit_goes_on_where_it_was(start, workspace
     assert not Path("runs/job/COMPLETE").exists()
 
     assert start(restarts=1).wait(300) == 0, Path("job.log").read_text("utf-8")
-    assert "resuming behind step" in Path("job.log").read_text("utf-8")
+    assert "resuming after step" in Path("job.log").read_text("utf-8")
     assert Path("scontrol.log").read_text("utf-8") == "requeue 4711\n"
     whole = Script(workspace, "scripts/sft.py", "--config", RECIPE, *WORDS, "runs/whole").end(120)
     assert whole.code == 0, whole.stderr

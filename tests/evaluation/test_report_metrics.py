@@ -12,49 +12,48 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
 from radrecipes.errors import InputError
-from radrecipes.evaluation.report_metrics import (
-    ADAPTER,
-    ADAPTER_GUARDED,
-    BASE,
-    FIGURES,
-    NEAREST_LABELS,
-    TEMPLATE_WRITER,
-    ReportRows,
-    baseline_reports,
-    check_reports,
-    compute_report_metrics,
-    ratio_statistic,
-    reports_table,
-)
-from radrecipes.inference.answers import TEMPLATE, WrittenReport
+from radrecipes.evaluation.report_metrics import NEAREST_LABELS, TEMPLATE_WRITER, ReportEvaluation, ratio_statistic
+from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE
+from radrecipes.inference.answers import TEMPLATE, WrittenText
 from radrecipes.radiology.consistency import complete_request, format_report
 from radrecipes.radiology.labeller import label_report
-from radrecipes.radiology.observations import FIVE_OBSERVATIONS, NO_FINDING, OBSERVATIONS, Status, parse_observations
+from radrecipes.radiology.observations import (
+    FIVE_OBSERVATIONS,
+    NO_FINDING,
+    OBSERVATIONS,
+    Status,
+    format_observations,
+    parse_observations,
+)
 from radrecipes.radiology.template_writer import write_report
 from radrecipes.statistics import bootstrap_interval, point_value
+from radrecipes.tasks import TASKS
 
 FINDINGS = "There is mild pulmonary edema. There is a small pleural effusion. There is no pneumothorax."
 IMPRESSION = "Pulmonary edema and pleural effusion."
 REQUEST = parse_observations("Edema: positive; Pleural Effusion: positive; Pneumothorax: negative")
 RIGHT = format_report(FINDINGS, IMPRESSION)
+FIGURES = ReportEvaluation.figures
 
 
-def rows_of(requests, findings=None, impressions=None, groups=None):
-    count = len(requests)
-    return ReportRows(
-        ids=[f"s{number}" for number in range(count)],
-        groups=groups or [f"p{number // 2}" for number in range(count)],
-        requests=requests,
-        findings=findings or [FINDINGS] * count,
-        impressions=impressions or [IMPRESSION] * count,
-    )
+def rows_of(requests, findings=None, impressions=None, task="report"):
+    rows = [
+        {
+            "id": f"s{number}",
+            "group": f"p{number // 2}",
+            "observations": format_observations(request),
+            "findings": findings[number] if findings else FINDINGS,
+            "impression": impressions[number] if impressions else IMPRESSION,
+        }
+        for number, request in enumerate(requests)
+    ]
+    return ReportEvaluation(TASKS[task], rows)
 
 
-def metrics_of(rows, systems, task="report", resamples=50):
-    return compute_report_metrics(
-        rows,
+def metrics_of(rows, systems, resamples=50):
+    return rows.metrics(
         systems,
-        task=task,
+        rows.checks(systems),
         split="test",
         dataset={"name": "tiny", "access": "synthetic", "digest": "0"},
         decoding={"method": "generate"},
@@ -65,7 +64,7 @@ def metrics_of(rows, systems, task="report", resamples=50):
 
 def figures_of(text, request=REQUEST, **written):
     rows = rows_of([request])
-    return metrics_of(rows, {ADAPTER: [WrittenReport(text, **written)]}, resamples=5)["systems"][ADAPTER]
+    return metrics_of(rows, {ADAPTER: [WrittenText(text, **written)]}, resamples=5)["systems"][ADAPTER]
 
 
 def value(cell):
@@ -147,7 +146,7 @@ def test_hand_computed_label_figures():
         "FINDINGS: The lungs are clear. IMPRESSION: Normal.",
     ]
     rows = rows_of(requests)
-    figures = metrics_of(rows, {ADAPTER: [WrittenReport(text) for text in texts]})["systems"][ADAPTER]
+    figures = metrics_of(rows, {ADAPTER: [WrittenText(text) for text in texts]})["systems"][ADAPTER]
     # Requested positive: edema and effusion, nothing, and a normal chest. Written: edema; pneumonia and edema; normal.
     assert value(figures["label_recall"]) == pytest.approx(2 / 3)
     assert value(figures["label_precision"]) == pytest.approx(2 / 4)
@@ -195,7 +194,7 @@ def test_macro_figures_leave_out_observations_that_occur_nowhere():
 def test_consistency_is_what_scikit_learn_computes():
     requests, others = made_up_requests(60), made_up_requests(60, seed=1)
     texts = [format_report(*write_report(other)) for other in others]
-    figures = metrics_of(rows_of(requests), {ADAPTER: [WrittenReport(text) for text in texts]})["systems"][ADAPTER]
+    figures = metrics_of(rows_of(requests), {ADAPTER: [WrittenText(text) for text in texts]})["systems"][ADAPTER]
     for policy, statuses in (
         ("uncertain_as_positive", (Status.POSITIVE, Status.UNCERTAIN)),
         ("uncertain_as_negative", (Status.POSITIVE,)),
@@ -218,13 +217,9 @@ def test_consistency_is_what_scikit_learn_computes():
 @given(st.permutations(range(8)))
 def test_the_order_of_rows_changes_no_figure(order):
     requests, others = made_up_requests(8), made_up_requests(8, seed=1)
-    reports = [WrittenReport(format_report(*write_report(other))) for other in others]
+    reports = [WrittenText(format_report(*write_report(other))) for other in others]
     rows = rows_of(requests)
-    shuffled = ReportRows(
-        *([column[place] for place in order] for column in (rows.ids, rows.groups, rows.requests)),
-        findings=rows.findings,
-        impressions=rows.impressions,
-    )
+    shuffled = ReportEvaluation(rows.task, [rows.rows[place] for place in order])
     before = metrics_of(rows, {ADAPTER: reports}, resamples=20)["systems"][ADAPTER]
     after = metrics_of(shuffled, {ADAPTER: [reports[place] for place in order]}, resamples=20)["systems"][ADAPTER]
     for name in FIGURES:
@@ -237,7 +232,7 @@ def test_systems_comparisons_and_guard_in_one_result():
     requests = made_up_requests(12)
     rows = rows_of(requests, *zip(*map(write_report, requests), strict=True))
     train = rows_of(made_up_requests(30, seed=2))
-    right = [WrittenReport(format_report(*write_report(request)), generated_tokens=9) for request in requests]
+    right = [WrittenText(format_report(*write_report(request)), generated_tokens=9) for request in requests]
     guarded = [*right]
     guarded[0] = replace(right[0], tries=2, reasons=("missing Edema",))
     guarded[1] = replace(right[1], tries=4, source=TEMPLATE, reasons=("missing Edema", "repeats itself"))
@@ -246,7 +241,7 @@ def test_systems_comparisons_and_guard_in_one_result():
         ADAPTER: bad,
         ADAPTER_GUARDED: guarded,
         BASE: [*bad[:4], *[None] * 8],
-        **baseline_reports(train, rows, "report"),
+        **rows.baselines(train),
     }
     metrics = metrics_of(rows, systems)
     json.dumps(metrics, allow_nan=False)
@@ -273,22 +268,24 @@ def test_baselines_of_the_impression_task_see_the_findings_only():
         [{}, {}],
         ["There is pulmonary edema.", "There is a pleural effusion."],
         ["Fluid overload.", "Effusion, as described."],
+        task="impression",
     )
     # The request holds what only the impression says; a baseline that saw it would know the answer.
-    rows = rows_of([parse_observations("Edema: positive")], ["There is a pleural effusion."], ["Edema."])
-    reports = baseline_reports(train, rows, "impression")
+    request = parse_observations("Edema: positive")
+    rows = rows_of([request], ["There is a pleural effusion."], ["Edema."], task="impression")
+    reports = rows.baselines(train)
     assert reports[NEAREST_LABELS][0].text == "Effusion, as described."
     assert reports[TEMPLATE_WRITER][0].text == "Pleural effusion."
-    perfect = metrics_of(rows, {ADAPTER: [WrittenReport("Edema.")]}, task="impression")["systems"][ADAPTER]
+    perfect = metrics_of(rows, {ADAPTER: [WrittenText("Edema.")]})["systems"][ADAPTER]
     assert value(perfect["rouge_l"]) == 1.0
     assert value(perfect["missing_section_rate"]) == 0.0
 
 
 def test_the_table_tells_each_check_and_hides_closed_texts():
     rows = rows_of([REQUEST, REQUEST])
-    systems = {ADAPTER: [WrittenReport(RIGHT), WrittenReport("FINDINGS: Planted 3 cm secret.")], BASE: [None, None]}
-    checks = check_reports(rows, systems, "report")
-    table = reports_table(rows, systems, "synthetic", task="report", checks=checks)
+    systems = {ADAPTER: [WrittenText(RIGHT), WrittenText("FINDINGS: Planted 3 cm secret.")], BASE: [None, None]}
+    checks = rows.checks(systems)
+    table = rows.table(systems, checks, "synthetic")
     assert list(table.columns) == [
         "id",
         "group",
@@ -308,7 +305,7 @@ def test_the_table_tells_each_check_and_hides_closed_texts():
     )
     assert table[["base_text", "base_check", "base_stopped"]].isna().all(axis=None)
     for access in ("credentialed", "registered", "anything"):
-        closed = reports_table(rows, systems, access, task="report")
+        closed = rows.table(systems, checks, access)
         assert not any("text" in name or name.startswith("reference") for name in closed.columns)
         for planted in ("secret", "3 cm", "edema.", "There is"):
             assert planted not in closed.to_csv()
@@ -330,15 +327,13 @@ def test_a_ratio_of_sums_and_its_interval():
 def test_figures_without_anything_to_count_are_left_out_and_wrong_shapes_are_refused():
     rows = rows_of([parse_observations("Pneumonia: uncertain")])
     text = "FINDINGS: There may be pneumonia. IMPRESSION: Possible pneumonia."
-    figures = metrics_of(rows, {ADAPTER: [WrittenReport(text)]})["systems"][ADAPTER]
+    figures = metrics_of(rows, {ADAPTER: [WrittenText(text)]})["systems"][ADAPTER]
     assert figures["label_recall"] is None and figures["label_precision"] is None and figures["label_f1"] is None
     assert value(figures["passed_rate"]) == 1.0
     with pytest.raises(InputError, match="no rows"):
         metrics_of(rows_of([]), {})
-    with pytest.raises(ValueError, match="2 reports for 1 rows"):
-        metrics_of(rows, {ADAPTER: [WrittenReport(text)] * 2})
-    with pytest.raises(ValueError, match="one length"):
-        metrics_of(replace(rows, groups=[]), {})
+    with pytest.raises(ValueError, match="2 texts for 1 rows"):
+        metrics_of(rows, {ADAPTER: [WrittenText(text)] * 2})
 
 
 def test_a_thousand_reports_of_five_systems_take_well_under_a_minute():
@@ -347,21 +342,12 @@ def test_a_thousand_reports_of_five_systems_take_well_under_a_minute():
     texts = [format_report(*write_report(request)) for request in requests]
     # A number that no request holds makes every text a different one.
     systems = {
-        name: [WrittenReport(f"{generator.choice(texts)} Study {name} {number}.") for number in range(1000)]
+        name: [WrittenText(f"{generator.choice(texts)} Study {name} {number}.") for number in range(1000)]
         for name in (ADAPTER, ADAPTER_GUARDED, BASE, NEAREST_LABELS, TEMPLATE_WRITER)
     }
     started = time.perf_counter()
-    checks = check_reports(rows, systems, "report")
-    metrics = compute_report_metrics(
-        rows,
-        systems,
-        task="report",
-        split="test",
-        dataset={},
-        decoding={},
-        seeds={"bootstrap": 0},
-        checks=checks,
-    )
+    checks = rows.checks(systems)
+    metrics = rows.metrics(systems, checks, split="test", dataset={}, decoding={}, seeds={"bootstrap": 0})
     assert time.perf_counter() - started < 45
     assert metrics["systems"][ADAPTER]["rows"] == 1000
     assert label_report(*write_report(requests[0])) == requests[0]

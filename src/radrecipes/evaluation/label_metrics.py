@@ -418,7 +418,7 @@ def per_label_table(
 
 
 def predictions_table(
-    rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]], access: str
+    rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]], access: str, input_column: str = "note"
 ) -> pd.DataFrame:
     """The rows of `predictions.parquet`.
 
@@ -439,7 +439,7 @@ def predictions_table(
     showable = access in SHOWABLE_ACCESS
     columns: dict[str, Any] = {"id": list(rows.ids), "group": list(rows.groups)}
     if showable:
-        columns["note"] = list(rows.notes)
+        columns[input_column] = list(rows.notes)
     columns["reference"] = list(rows.references)
     for name, outputs in systems.items():
         if showable:

@@ -2,32 +2,24 @@
 
 from dataclasses import dataclass
 
-# Sources of a written report.
+# Sources of a written text.
 MODEL = "model"
 TEMPLATE = "template"
 
 
 @dataclass(frozen=True)
 class SystemOutput:
-    """What one system answered to one row.
+    """The answer of one system to one row of a label task.
 
     Args:
-        text (`str`):
-            The answer as it was written.
-        label (`str` or `None`):
-            The canonical label that the answer names; `None` where it names none.
-        stopped (`bool`, *optional*, defaults to `True`):
-            Whether the system ended its answer by itself, before the limit on its length.
-        generated_tokens (`int`, *optional*, defaults to 0):
-            Number of generated tokens, the stop token included; 0 for a system that does not generate.
-        confidence (`float` or `None`, *optional*):
-            How sure the system is of its answer, on a scale of its own on which more is surer.
-        top (`tuple[tuple[str, float], ...]`, *optional*, defaults to `()`):
-            The most probable labels with their probabilities, descending.
-        automatic (`bool` or `None`, *optional*):
-            Whether the answer may be used without a look; `None` where no threshold is known.
-        review_reason (`str` or `None`, *optional*):
-            Why a person must look at it.
+        text: The answer as written.
+        label: The canonical label that it names; `None` if it names none.
+        stopped: Whether the system ended its answer itself, before the limit on its length.
+        generated_tokens: Including the stop token; 0 for a system that does not generate.
+        confidence: On a scale of the system's own; higher is more certain.
+        top: The most probable labels with their probabilities, descending.
+        automatic: Whether the answer may be used without review; `None` without a threshold.
+        review_reason: Why a person must review it.
     """
 
     text: str
@@ -41,22 +33,16 @@ class SystemOutput:
 
 
 @dataclass(frozen=True)
-class WrittenReport:
-    """What one system wrote for one row.
+class WrittenText:
+    """The answer of one system to one row of a text task.
 
     Args:
-        text (`str`):
-            The report as it was written, headers included.
-        stopped (`bool`, *optional*, defaults to `True`):
-            Whether the system ended its report by itself, before the limit on its length.
-        generated_tokens (`int`, *optional*, defaults to 0):
-            Number of generated tokens, the stop token included; 0 for a system that does not generate.
-        source (`str`, *optional*, defaults to `"model"`):
-            `model`, or `template` where the guard fell back to the template writer.
-        tries (`int`, *optional*, defaults to 1):
-            How many reports the model wrote for this row.
-        reasons (`tuple[str, ...]`, *optional*, defaults to `()`):
-            Why the tries before this report were refused, as in [`ReportCheck.reasons`]; each reason once.
+        text: The text as written, including section headers.
+        stopped: Whether the system ended its text itself, before the limit on its length.
+        generated_tokens: Including the stop token; 0 for a system that does not generate.
+        source: `MODEL`, or `TEMPLATE` if the guard used the task's fallback.
+        tries: How many texts the model wrote for this row.
+        reasons: Why the earlier tries were refused, each reason once.
     """
 
     text: str

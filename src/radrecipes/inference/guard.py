@@ -1,78 +1,55 @@
-"""The guard: what a model wrote is relabelled and compared with the request; what fails is written again, at last by rule."""
+"""The guard: the task checks what a model wrote; what it refuses is written again, and at last by the task's fallback."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from radrecipes.inference.answers import TEMPLATE, WrittenReport
-from radrecipes.radiology.consistency import ReportCheck, check_report
-from radrecipes.radiology.observations import Labels
-from radrecipes.radiology.template_writer import write_report
-from radrecipes.tasks import ReportWritingTask
+from radrecipes.inference.answers import TEMPLATE, WrittenText
+from radrecipes.tasks.text_task import Check, TextTask
 
 NEVER_STOPPED = "never stopped"
 
 
 @dataclass(frozen=True)
-class GuardedReport:
-    """A report with its check.
+class GuardedText:
+    """A text with its check; `written` says who wrote it, in which try, and why earlier tries were refused."""
 
-    Args:
-        report ([`WrittenReport`]):
-            What is given out; `source`, `tries` and `reasons` say who wrote it, in which try, and why earlier tries were refused.
-        check ([`ReportCheck`]):
-            Its comparison with the request.
-    """
-
-    report: WrittenReport
-    check: ReportCheck
+    written: WrittenText
+    check: Check
 
     @property
     def reasons(self) -> list[str]:
-        """Why it is refused; empty where it passes."""
-        return self.check.reasons + [NEVER_STOPPED] * (not self.report.stopped)
+        """Why it is refused; empty if it is accepted."""
+        return [*self.check.reasons, *[NEVER_STOPPED] * (not self.written.stopped)]
 
 
-def checked(report: WrittenReport, request: Labels, task: ReportWritingTask) -> GuardedReport:
-    """A report with its check against a request of a task."""
-    return GuardedReport(report, check_report(report.text, request, task.sections, task.states_all))
-
-
-def guard_reports(
-    requests: Sequence[Labels],
-    first_tries: Sequence[WrittenReport],
-    write_again: Callable[[list[int], int], list[WrittenReport]],
-    task: ReportWritingTask,
+def guard_texts(
+    inputs: Sequence[Mapping[str, str]],
+    first_tries: Sequence[WrittenText],
+    write_again: Callable[[list[int], int], list[WrittenText]],
+    task: TextTask,
     tries: int,
-) -> list[GuardedReport]:
-    """Take each report whose check passes; let the others be written again, and at last by the template writer.
+) -> list[GuardedText]:
+    """Accept each text whose check passes; have the others written again, and at last by the task's fallback.
 
     Args:
-        requests (`Sequence[Labels]`):
-            What each report must agree with.
-        first_tries (`Sequence[WrittenReport]`):
-            What the model wrote first.
-        write_again (`Callable[[list[int], int], list[WrittenReport]]`):
-            Given the places of refused reports and the number of the try (2, 3, …), lets the model write those anew.
-        task ([`ReportWritingTask`]):
-            Says which sections a report must have.
-        tries (`int`):
-            Tries of the model, the first included.
-
-    Returns:
-        `list[GuardedReport]`: one a request, in order.
+        inputs: What each text must agree with.
+        first_tries: What the model wrote first.
+        write_again: Has the model write again, given the places of refused texts and the number of the try (2, 3, …).
+        task: Checks the texts; without a fallback the last try is returned, refused as it is.
+        tries: Tries of the model, including the first.
     """
-    taken = [checked(report, request, task) for report, request in zip(first_tries, requests, strict=True)]
-    for number in range(2, tries + 2):
+    taken = [GuardedText(text, task.check(row, text.text)) for text, row in zip(first_tries, inputs, strict=True)]
+
+    def take(place: int, text: WrittenText, number: int) -> None:
+        reasons = tuple(dict.fromkeys([*taken[place].written.reasons, *taken[place].reasons]))
+        text = replace(text, tries=number, reasons=reasons)
+        taken[place] = GuardedText(text, task.check(inputs[place], text.text))
+
+    for number in range(2, tries + 1):
         refused = [place for place, candidate in enumerate(taken) if candidate.reasons]
-        if not refused:
-            break
-        if number <= tries:
-            written = write_again(refused, number)
-        else:
-            texts = [task.compose(*write_report(requests[place])) for place in refused]
-            written = [WrittenReport(text, source=TEMPLATE) for text in texts]
-        for place, report in zip(refused, written, strict=True):
-            reasons = tuple(dict.fromkeys([*taken[place].report.reasons, *taken[place].reasons]))
-            report = replace(report, tries=min(number, tries), reasons=reasons)
-            taken[place] = checked(report, requests[place], task)
+        for place, text in zip(refused, write_again(refused, number) if refused else [], strict=True):
+            take(place, text, number)
+    for place, candidate in enumerate(taken):
+        if candidate.reasons and (text := task.fallback(inputs[place])) is not None:
+            take(place, WrittenText(text, source=TEMPLATE), tries)
     return taken

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from radrecipes.data.prepared import PreparedDataset
-from radrecipes.inference.predictors import ReportPredictor
+from radrecipes.inference.predictors import TextPredictor
 
 # Tokens, words and punctuation marks alike, from which on a shared run is looked at.
 SHORTEST_RUN = 8
@@ -106,7 +106,7 @@ def verbatim_overlap(
 
 
 def measure_memory(
-    predictor: ReportPredictor,
+    predictor: TextPredictor,
     dataset: PreparedDataset,
     rows: int = ROWS,
     batch_size: int = 32,
@@ -115,7 +115,7 @@ def measure_memory(
     """Ask a run for reports that it was trained on, and compare what it writes, unguarded, with all its training texts.
 
     Args:
-        predictor ([`ReportPredictor`]):
+        predictor ([`TextPredictor`]):
             The run.
         dataset ([`PreparedDataset`]):
             The dataset that it was trained on.

@@ -5,18 +5,13 @@ from typing import Any
 
 import pandas as pd
 
-from radrecipes.evaluation.report_metrics import (
-    ADAPTER,
-    ADAPTER_GUARDED,
-    BASE,
-    NEAREST_LABELS,
-    REPORT_TASK,
-    SHOWABLE_ACCESS,
-    TEMPLATE_WRITER,
-)
+from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
+from radrecipes.evaluation.report_metrics import NEAREST_LABELS, TEMPLATE_WRITER
+from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE
 from radrecipes.reporting.figures import failure_rates_svg
 from radrecipes.reporting.label_tables import cut
 
+REPORT_TASK = "report"
 TEMPLATE = "text_page.html.jinja"
 LEAKAGE = frozenset(("verbatim", "shared_groups"))
 SYSTEM_TITLES = {

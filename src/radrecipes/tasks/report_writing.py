@@ -20,6 +20,7 @@ class ReportWritingTask(TextTask):
     """
 
     dataset_task = "report"
+    output_column = "report"
     fallback_writer = "the template writer"
     headline = (
         *TextTask.headline[:-1],

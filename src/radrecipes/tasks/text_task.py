@@ -36,6 +36,7 @@ class TextTask(Task):
     """A task that writes text. A subclass gives name, input and target column, instruction and words.
 
     Attributes:
+        output_column: Column of the text in tables of predictions.
         fallback_writer: What [`fallback`] writes with, for messages; `None` if there is no fallback.
     """
 
@@ -48,6 +49,7 @@ class TextTask(Task):
         HeadlineMetric("bleu", "BLEU", digits=1, largest=100.0, hub_id="bleu"),
         HeadlineMetric("never_stopped_rate", "never stopped", lower_is_better=True),
     )
+    output_column = "answer"
     fallback_writer: str | None = None
 
     def categories(self, row: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Finished runs that answer: one predictor for tasks that choose a label, one for tasks that write a report."""
+"""Finished runs that answer: one predictor for each family of tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -6,31 +6,30 @@ from typing import Any
 from radrecipes.errors import InputError
 from radrecipes.inference.predictors.label_predictor import LabelPredictor
 from radrecipes.inference.predictors.predictor import ENGINES, Predictor, is_reference, run_of
-from radrecipes.inference.predictors.report_predictor import ReportPredictor
+from radrecipes.inference.predictors.text_predictor import TextPredictor
+from radrecipes.tasks import LabelTask
 
-__all__ = ["ENGINES", "LabelPredictor", "Predictor", "ReportPredictor", "is_reference", "load_predictor", "run_of"]
+__all__ = ["ENGINES", "LabelPredictor", "Predictor", "TextPredictor", "is_reference", "load_predictor", "run_of"]
 
 
 def load_predictor(
     folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers", **options: Any
 ) -> Predictor:
-    """The predictor of a finished run, by what its task writes.
+    """The predictor of a finished run, by the family of its task.
 
     Args:
-        folder, allow_other_weights, engine:
-            As for [`Predictor`].
-        options (`Any`):
-            More arguments of [`LabelPredictor`] or [`ReportPredictor`]; `None` counts as left out.
+        folder, allow_other_weights, engine: As for [`Predictor`].
+        options: More arguments of [`LabelPredictor`] or [`TextPredictor`]; `None` counts as not given.
 
     Raises:
-        [`InputError`]: as the predictors, or an option that the task has no use for.
+        [`InputError`]: as the predictors, or an option that the task does not use.
     """
     task = run_of(folder)[2]
-    kind = LabelPredictor if task.writes == "label" else ReportPredictor
+    kind = LabelPredictor if isinstance(task, LabelTask) else TextPredictor
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - kind.OPTIONS:
         raise InputError(
-            f"the task {task.name} has no use for it, because it writes a {task.writes}; leave it out",
+            f"the task {task.name} has no use for it, because it {kind.DOES}; leave it out",
             f"--{name.replace('_', '-')}",
         )
     return kind(folder, allow_other_weights, engine, **given)

@@ -19,6 +19,7 @@ from radrecipes.inference.calibration import calibration_metrics, fit_temperatur
 from radrecipes.inference.label_scoring import LabelScorer, LabelScores
 from radrecipes.inference.predictors.predictor import Predictor
 from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, ConfidentAnswers, choose_thresholds
+from radrecipes.tasks.label_task import LabelTask
 from radrecipes.tasks.rendering import render_completions
 
 NO_THRESHOLD = "no threshold was fitted"
@@ -47,6 +48,8 @@ class LabelPredictor(Predictor):
     """
 
     OPTIONS = ("label_set", "target_accuracy", "decode", "load_policy")
+    DOES = "chooses a label"
+    task: LabelTask
 
     def __init__(
         self,

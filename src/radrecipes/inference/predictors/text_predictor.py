@@ -1,0 +1,130 @@
+"""Answers of a text task: the task checks every text before it is returned."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from radrecipes.data.example import Example
+from radrecipes.errors import InputError
+from radrecipes.inference.answers import MODEL, TEMPLATE, WrittenText
+from radrecipes.inference.generation import Sampling
+from radrecipes.inference.guard import GuardedText, guard_texts
+from radrecipes.inference.predictors.predictor import Predictor
+from radrecipes.tasks.text_task import TextTask
+
+DEFAULT_TRIES = 4
+# Below the model's own distribution: another try should differ in a word, not in a finding.
+TEMPERATURE = 0.7
+
+
+class TextPredictor(Predictor):
+    """Texts for inputs, by a run's weights followed by the guard.
+
+    Args:
+        folder, allow_other_weights, engine: As for [`Predictor`].
+        tries: How often the model may write before the task's fallback is used; at least 1.
+
+    Raises:
+        [`InputError`]: as [`Predictor`], or no try.
+    """
+
+    OPTIONS = ("tries",)
+    DOES = "writes text"
+    decode = "generate"
+    task: TextTask
+
+    def __init__(
+        self,
+        folder: str | Path,
+        allow_other_weights: bool = False,
+        engine: str = "transformers",
+        tries: int = DEFAULT_TRIES,
+    ):
+        super().__init__(folder, allow_other_weights, engine)
+        if tries < 1:
+            raise InputError(f"must be 1 or more, not {tries}", "--tries")
+        self.tries = tries
+        self._load_model()
+
+    def _decisive_parts(self) -> dict[str, Any]:
+        return super()._decisive_parts() | {"tries": self.tries, "temperature": TEMPERATURE}
+
+    def write(
+        self,
+        inputs: Sequence[dict[str, str]],
+        batch_size: int = 32,
+        on_progress: Callable[[int], None] | None = None,
+        untuned: bool = False,
+        sampling: Sampling | None = None,
+    ) -> list[WrittenText]:
+        """What the model writes, unchecked; arguments as for [`Predictor.generate`]."""
+        generated = self.generate(inputs, batch_size, untuned, sampling, on_progress)
+        return [WrittenText(found.text, found.stopped, found.tokens) for found in generated]
+
+    def guard(
+        self,
+        inputs: Sequence[dict[str, str]],
+        batch_size: int = 32,
+        on_progress: Callable[[int], None] | None = None,
+        *,
+        first_tries: Sequence[WrittenText],
+    ) -> list[GuardedText]:
+        """Check what [`write`] returned; what is refused is sampled again, and at last written by the task's fallback."""
+
+        def write_again(places: list[int], number: int) -> list[WrittenText]:
+            sampling = Sampling(TEMPERATURE, seed=number)
+            return self.write([inputs[place] for place in places], batch_size, sampling=sampling)
+
+        guarded = guard_texts(inputs, first_tries, write_again, self.task, self.tries)
+        if on_progress:
+            on_progress(len(inputs))
+        return guarded
+
+    def answer(
+        self,
+        inputs: Sequence[dict[str, str]],
+        batch_size: int = 32,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[GuardedText]:
+        """See [`Predictor`]: guarded texts."""
+        return self.guard(inputs, batch_size, first_tries=self.write(inputs, batch_size, on_progress))
+
+    @property
+    def counted_column(self) -> str:
+        """See [`Predictor`]."""
+        return "written_by"
+
+    def summary(self, table_counts: dict[str | None, int]) -> str:
+        """See [`Predictor`]."""
+        written = f"{table_counts.get(MODEL, 0):,} by the model"
+        if self.task.fallback_writer:
+            written += f", {table_counts.get(TEMPLATE, 0):,} by {self.task.fallback_writer}"
+        return written
+
+    def as_text(self, answer: GuardedText) -> str:
+        """See [`Predictor`]."""
+        written = answer.written
+        lines = [written.text, "", f"check: {_in_words(answer.reasons)}"]
+        if written.reasons:
+            lines.append(f"earlier tries were refused: {_in_words(written.reasons)}")
+        writer = f"the model, try {written.tries}" if written.source == MODEL else self.task.fallback_writer
+        return "\n".join([*lines, f"written by {writer}; a draft for review by a person"])
+
+    def answers_table(self, examples: Sequence[Example], answers: Sequence[GuardedText], keep_input: bool) -> pa.Table:
+        """See [`Predictor`]: `id`, the input if kept, the text, `check` (`ok`, or what is wrong), `written_by` (`model` or
+        `template`), `tries` of the model, and `refused`, what was wrong with the earlier tries."""
+        columns: dict[str, list[str]] = {"id": [example.id for example in examples]}
+        if keep_input:
+            columns[self.task.input_column] = [example.inputs[self.task.input_column] for example in examples]
+        columns[self.task.output_column] = [answer.written.text for answer in answers]
+        columns["check"] = [_in_words(answer.reasons) for answer in answers]
+        columns["written_by"] = [answer.written.source for answer in answers]
+        columns["tries"] = [str(answer.written.tries) for answer in answers]
+        columns["refused"] = ["; ".join(answer.written.reasons) for answer in answers]
+        return pa.table(columns, schema=pa.schema((name, pa.string()) for name in columns))
+
+
+def _in_words(reasons: Sequence[str]) -> str:
+    return "; ".join(reasons) or "ok"
