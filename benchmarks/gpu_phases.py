@@ -35,7 +35,7 @@ from radrecipes import environment
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.data.synthetic_protocol.generator import generate_orders
-from radrecipes.evaluation.reproduction import prediction_band
+from radrecipes.evaluation.reproduction import prediction_interval
 from radrecipes.evaluation.results import results_path
 from radrecipes.inference.generation import generate
 from radrecipes.inference.label_scoring import LabelScorer
@@ -181,7 +181,7 @@ def smollm2(rows: Rows, scratch: Path, size: Size) -> None:
         }
         recorded = json.loads(results_path(REAL_RECIPE).read_text(encoding="utf-8"))["systems"]["adapter"]
         for name, value in reached.items():
-            low, high = prediction_band(recorded[name], 0.01)
+            low, high = prediction_interval(recorded[name], 0.01)
             found[name] = {"value": round(value, 4), "band": [round(low, 4), round(high, 4)]}
             found[name]["inside"] = low <= value <= high
 
