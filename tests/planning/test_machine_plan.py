@@ -72,7 +72,7 @@ def test_steps_are_those_of_the_trainer(workspace, override, steps):
     data = inspection.load_training_data(recipe)
     plan = plan_of(recipe, data)
     base = models.load_base(recipe.model, training.longest_row(recipe))
-    trainer = training.make_trainer(recipe, base, data.tokenizer, data.rows.rows)
+    trainer = training.sft_trainer(recipe, base, data.tokenizer, data.rows.rows)
     assert plan.steps == trainer.train().global_step == steps
 
 

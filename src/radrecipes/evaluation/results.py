@@ -12,14 +12,13 @@ from radrecipes.errors import InputError
 from radrecipes.evaluation.label_metrics import ADAPTER
 from radrecipes.inference.selective import DEFAULT_TARGET
 from radrecipes.tasks.headline_figures import HEADLINES, HeadlineFigure, figure_value, task_of, writes_text
+from radrecipes.training.identity import NOT_OF_RESULT, without
 
 # In a release
 RESULTS_FILE = "results.json"
 DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
 # What of a manifest the runs of one result have in common, beside the recipe.
 _SAME_IN_ALL_RUNS = (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256"))
-# What may differ between the runs of one result: the seed, and what decides nothing.
-OF_ONE_RUN = ("seed", "output_dir", "run_name", "logging_dir", "save_strategy", "save_steps")
 _FIRST_SEED = 42
 # What is reproduced of automatic answers, beside the headline figures.
 _DECIDED = (
@@ -213,12 +212,12 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
 
 def _decisive_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe of a run without what differs from seed to seed."""
-    return {key: value for key, value in manifest["recipe"]["fields"].items() if key not in OF_ONE_RUN}
+    return without(manifest["recipe"]["fields"], NOT_OF_RESULT)
 
 
 def _resolved(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The same with defaults written out."""
-    return {key: value for key, value in manifest["recipe"]["resolved"].items() if key not in OF_ONE_RUN}
+    return without(manifest["recipe"]["resolved"], NOT_OF_RESULT)
 
 
 def _over_some(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
