@@ -1,9 +1,10 @@
 # make demo         train, evaluate and try the default protocol recipe on this machine's CPU
 # make demo-report  the same for chest X-ray reports, from a synthetic tree in MIMIC-CXR's layout on
 # make demo-publish publish the run of make demo to a Hub on this machine, pull it back, compare
-# make test         run all tests
+# make test         the tests that every change needs: five minutes on two cores; TESTS="tests/test_hub.py -k pull" runs these
+# make test-all     make test, then the slow ones: every kill, every engine, every recipe; half an hour on two cores
 # make bench        measure speed side by side with what a user would pick instead
-# make lint         style
+# make lint         style, and the direction of imports
 # Each sets itself up first; what is done is not done again.
 
 PYTHON ?= python3.11
@@ -18,6 +19,7 @@ SFT ?=
 EVALUATE ?=
 PUBLISH ?=
 
+IN_PARALLEL := --numprocesses 2 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -25,7 +27,7 @@ FETCHED := $(VENV)/.fetched
 DEEPSPEED := $(VENV)/.deepspeed
 BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: demo demo-report demo-publish test bench lint install model clean
+.PHONY: demo demo-report demo-publish test test-all bench lint install model clean
 .DELETE_ON_ERROR:
 
 demo: model
@@ -50,9 +52,12 @@ demo-report: model
 demo-publish: model
 	@$(BIN)/python tests/demo_publish.py --run $(RUN) --dataset $(DATASET) $(PUBLISH)
 
-# All tests on two cores; named ones in this process, so that their output shows.
+# On two cores; named ones, slow or not, in this process, so that their output shows.
 test: model $(DEEPSPEED)
-	@$(BIN)/python -m pytest $(or $(TESTS),--numprocesses 2 --dist loadfile)
+	@$(BIN)/python -m pytest $(or $(TESTS),-m "not slow" $(IN_PARALLEL))
+
+test-all: test
+	@$(BIN)/python -m pytest -m slow $(IN_PARALLEL)
 
 bench: model
 	@$(BIN)/python benchmarks/run.py

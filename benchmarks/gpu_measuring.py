@@ -16,7 +16,7 @@ import torch
 from transformers import TrainerCallback
 
 from radrecipes.errors import InputError, OutOfMemoryError
-from radrecipes.planning.gpu import GPUS
+from radrecipes.planning.gpus import GPUS
 
 WARM_UP_STEPS = 3  # kernels are chosen and memory is claimed in them
 NEEDS_A_GPU = "needs a GPU"

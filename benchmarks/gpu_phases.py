@@ -42,7 +42,8 @@ from radrecipes.inference.label_scoring import LabelScorer
 from radrecipes.inference.predictors import LabelPredictor
 from radrecipes.models import base as models
 from radrecipes.planning import cpu as planning
-from radrecipes.planning.gpu import GPUS, make_gpu_plan
+from radrecipes.planning.gpu import make_gpu_plan
+from radrecipes.planning.gpus import GPUS
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_completions, render_prompt

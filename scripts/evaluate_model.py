@@ -26,7 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.cli import positive, run, share
+from radrecipes.cli import fraction, positive, run
 from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
 from radrecipes.environment import code_version
 from radrecipes.errors import InputError
@@ -52,7 +52,7 @@ def main() -> None:
         "--decode", choices=["score", "generate"], help="default: the recipe's; another has its own folder"
     )
     parser.add_argument(
-        "--target-accuracy", type=share, help="labels: accuracy that automatic answers shall have (default: 0.95)"
+        "--target-accuracy", type=fraction, help="labels: accuracy that automatic answers shall have (default: 0.95)"
     )
     parser.add_argument("--tries", type=positive, help="reports: tries before the template writer (default: 4)")
     parser.add_argument("--max-rows", type=positive, help="only the first rows of each split, for a quick look")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.cli import positive, run, whole
+from radrecipes.cli import non_negative, positive, run
 from radrecipes.data.dataset_folder import ACCESS_LEVELS, LABEL_SET_FILE, check_output_folder, write_dataset_folder
 from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.errors import InputError
@@ -360,7 +360,7 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
     labels.add_argument(
         "--split", choices=("patient", "official"), default="patient", help="official: mimic-cxr (default: patient)"
     )
-    labels.add_argument("--split-seed", type=whole, default=0, help="seed of the split by patient (default: 0)")
+    labels.add_argument("--split-seed", type=non_negative, default=0, help="seed of the split by patient (default: 0)")
 
     text = report.add_argument_group("text")
     for option, choices, meaning in (
@@ -400,7 +400,7 @@ def _add_synthetic_report_arguments(subcommands: argparse._SubParsersAction) -> 
         subcommands, "synthetic-reports", description, _SYNTHETIC_REPORT_EXAMPLES, make_synthetic_reports
     )
     reports.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not exist yet")
-    reports.add_argument("--seed", type=whole, default=0, help="decides every word (default: 0)")
+    reports.add_argument("--seed", type=non_negative, default=0, help="decides every word (default: 0)")
     reports.add_argument("--patients", type=positive, default=2100, help="1 to 8 studies each (default: 2100)")
     reports.add_argument("--studies", type=positive, default=5600, help="reports in total (default: 5600)")
 

@@ -1,13 +1,13 @@
 """Look at recipes before training: list them, check them, see what they train on, estimate what they cost.
 
     python scripts/recipes.py list
-    python scripts/recipes.py check                                   # all recipes, or the named ones
+    python scripts/recipes.py check                                   # all recipes, or the given ones
     python scripts/recipes.py inspect recipes/smollm2-135m/protocol_lora.yaml --rows 2
     python scripts/recipes.py check --launch accelerate_configs/fsdp2.yaml   # does each method run there?
     python scripts/recipes.py plan recipes/smollm2-135m/protocol_lora.yaml --lora_r 8
     python scripts/recipes.py plan recipes/smollm2-135m/protocol_lora.yaml --gpu h100 --config fsdp2 --processes 8
 
-Any field of a recipe can be set behind it, as in scripts/sft.py.
+Any field of a recipe can be set after it, as in scripts/sft.py.
 """
 
 import argparse
@@ -16,52 +16,55 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import radrecipes  # noqa: F401  (before any library that reports home: turns telemetry off)
-from radrecipes.cli import run
+import radrecipes  # noqa: F401  (before any library: turns telemetry off)
+from radrecipes.cli import fraction, positive, run
 from radrecipes.errors import InputError
 from radrecipes.launch import compatibility
 from radrecipes.launch.spec import spec_from_file
-from radrecipes.recipe import find_recipes, header, parse_recipe
-from radrecipes.training import data as inspection
+from radrecipes.planning.gpus import GPUS, find_gpu
+from radrecipes.recipe import find_recipes, parse_recipe, summarise_recipe
 
-from recipe_verbs.inspect import inspect
-from recipe_verbs.plan import PLAN_HELP, add_plan_arguments, plan
+# torch and the libraries on top of it are imported by the functions that need them: `list` and `--help` answer at once.
 
 RECIPES_FOLDER = Path("recipes")
+PLAN_HELP = """Estimate what a recipe costs, from its data and the configuration of the base model; weights are not needed.
+
+Without --gpu: memory and time of one process on this machine. With it: memory per GPU and time under every launch
+configuration that supports the recipe's method, what fits, and the batch size with which the others would.
+
+    plan recipes/smollm2-135m/report_lora.yaml                                     this machine
+    plan recipes/smollm2-135m/report_lora.yaml --gpu l4                            that GPU, one and several of it
+    plan recipes/smollm2-135m/report_lora.yaml --gpu h100 --config fsdp2 --processes 8 --global_batch_size 64
+
+The assumptions are printed below the numbers. How close plans were to real runs: benchmarks/README.md.
+"""
 
 
 def list_recipes() -> None:
     """Print one line for each recipe under `recipes/`."""
     lines = [("recipe", "task", "method", "base model", "batch", "what it is")]
-    for path in find_recipes(RECIPES_FOLDER):
+    for path in all_recipes():
         try:
-            recipe = parse_recipe(path)
+            lines.append(summarise_recipe(path))
         except InputError:
             lines.append((str(path), "-", "-", "-", "-", f"cannot be read: python scripts/recipes.py check {path}"))
-            continue
-        batch = str(recipe.arguments.global_batch_size)
-        base = recipe.model.model_name_or_path
-        lines.append((recipe.name, recipe.arguments.task, recipe.method, base, batch, header(path)))
-    if len(lines) == 1:
-        raise InputError(f"no recipes under {RECIPES_FOLDER}/; run this in the repository's folder")
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -> None:
-    """Print `ok` or the error of each recipe; leave with exit code 2 if any is wrong."""
+    """Print `ok` or the error of each recipe; exit with code 2 if any is wrong."""
+    from radrecipes.training.data import check_data
+
     configuration = compatibility.configuration_of(spec_from_file(launch)) if launch else None
-    paths = paths or find_recipes(RECIPES_FOLDER)
-    if not paths:
-        raise InputError(f"no recipes under {RECIPES_FOLDER}/; run this in the repository's folder")
     wrong = 0
-    for path in paths:
+    for path in paths or all_recipes():
         try:
             recipe = parse_recipe(path, overrides)
             if configuration:
                 compatibility.check(recipe, configuration)
-            print(f"ok     {path}: {inspection.check_data(recipe)}")
+            print(f"ok     {path}: {check_data(recipe)}")
         except InputError as error:
             wrong += 1
             message = str(error)
@@ -70,20 +73,103 @@ def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -
         sys.exit(InputError.exit_code)
 
 
-def main() -> None:
-    """Run one subcommand."""
+def all_recipes() -> list[Path]:
+    """All recipes under `recipes/`; an error if there are none."""
+    paths = find_recipes(RECIPES_FOLDER)
+    if not paths:
+        raise InputError(f"no recipes under {RECIPES_FOLDER}/; run this in the repository's folder")
+    return paths
+
+
+def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
+    """Print training examples with the trained tokens marked, and statistics of all rows."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from radrecipes.tasks import TASKS
+    from radrecipes.training import data as training_data
+
+    recipe = parse_recipe(path, overrides)
+    data = training_data.load_training_data(recipe, max_dropped_fraction=1.0)
+    tokenizer, rows, console = data.tokenizer, data.rows, Console(highlight=False, soft_wrap=True)
+
+    # Examples: colour on a terminal, the brackets everywhere
+    for number in range(min(shown, len(rows.rows))):
+        prompt, answer = training_data.prompt_and_answer(rows.rows[number], tokenizer)
+        console.print(Text(f"example {number + 1}; only ⟦…⟧ carries loss", style="bold"))
+        console.print(Text.assemble((prompt, "dim"), (f"⟦{answer}⟧", "bold green")), end="\n\n")
+
+    # Tokens and lengths
+    lengths = training_data.summarise_lengths([len(ids) for ids in rows.rows["input_ids"]])
+    answers = training_data.summarise_lengths(training_data.answer_lengths(rows.rows["labels"]))
+    print("stop tokens        " + ", ".join(f"{tokenizer.decode([stop])} ({stop})" for stop in data.stops))
+    print(f"padding token      {tokenizer.pad_token} ({tokenizer.pad_token_id})")
+    for name, found in (("tokens a row", lengths), ("tokens an answer", answers)):
+        print(
+            f"{name:18} min {found.smallest}, median {found.median:g}, 95 % {found.percentile_95}, max {found.largest}"
+        )
+    print(
+        f"carry loss         {rows.scored_tokens:,} of {rows.tokens:,} tokens ({rows.scored_tokens / rows.tokens:.1%})"
+    )
+    total = len(rows.rows) + len(rows.too_long)
+    first = f", first: row {rows.too_long[0]}" if rows.too_long else ""
+    print(
+        f"left out           {len(rows.too_long)} of {total:,} rows, longer than {recipe.training.max_length}{first}"
+    )
+
+    # What the rows are examples of
+    task = TASKS[recipe.arguments.task]
+    labels = training_data.count_categories(data.dataset.splits["train"], task)
+    print(f"{'labels' if task.writes == 'label' else 'observations':18} {len(labels)}")
+    for name, entries in (("most rows", labels[:3]), ("least rows", labels[-3:])):
+        print(f"{name:18} " + ", ".join(f"{label} ({count})" for label, count in entries))
+
+
+def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Print what a recipe costs on this machine, or on GPUs that need not be available."""
+    recipe = parse_recipe(args.recipe, overrides)
+    if not args.gpu and (args.config or args.processes or args.utilisation):
+        raise InputError("--config, --processes and --utilisation need --gpu; without it the plan is for this machine")
+    from radrecipes.planning import cpu as planning
+    from radrecipes.planning import gpu as gpu_planning
+    from radrecipes.training.trainer import divide_batch
+
+    if args.gpu:
+        gpu = find_gpu(args.gpu)
+        basis = planning.load_basis(recipe)
+        chosen = [args.config] if args.config else None
+        found = gpu_planning.make_gpu_plan(
+            *(recipe, basis.rows, basis.tokenizer, gpu, chosen, args.processes, args.utilisation), config=basis.config
+        )
+        lines = gpu_planning.describe(found, recipe, args.gpu)
+    else:
+        divide_batch(recipe, processes=1)
+        basis = planning.load_basis(recipe)
+        found = planning.make_plan(recipe, basis.rows, basis.tokenizer, config=basis.config)
+        lines = planning.describe(found, recipe)
+    if basis.note:
+        print(f"note         {basis.note}")
+    print("\n".join(lines))
+    print("methods      " + "\n             ".join(compatibility.describe(recipe.method)))
+
+
+def make_parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The script's parser, and the one for what `check` takes in addition to recipes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="all recipes under recipes/")
     launching = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     launching.add_argument(
-        "--launch", metavar="FILE", help="also: does the method run under this configuration of accelerate?"
+        "--launch", metavar="FILE", help="also check that the method runs under this accelerate configuration"
     )
     checker = commands.add_parser(
-        "check", help="is every key, value, hash, template and length right?", parents=[launching], allow_abbrev=False
+        "check",
+        help="are all keys, values, hashes, templates and lengths right?",
+        parents=[launching],
+        allow_abbrev=False,
     )
     checker.add_argument("recipes", nargs="*", type=Path, metavar="RECIPE", help="default: all under recipes/")
-    inspector = commands.add_parser("inspect", help="what the model will read and learn to write", allow_abbrev=False)
+    inspector = commands.add_parser("inspect", help="what the model reads and learns to write", allow_abbrev=False)
     inspector.add_argument("recipe", type=Path, metavar="RECIPE")
     inspector.add_argument("--rows", type=int, default=3, metavar="N", help="examples to show (default: 3)")
     planner = commands.add_parser(
@@ -93,15 +179,36 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_plan_arguments(planner)
-    args, overrides = parser.parse_known_args()
+    planner.add_argument("recipe", type=Path, metavar="RECIPE")
+    planner.add_argument("--gpu", metavar="NAME", help=f"one of {', '.join(GPUS)}")
+    planner.add_argument(
+        "--config", metavar="NAME", help=f"with --gpu: only this of {', '.join(compatibility.GPU_CONFIGURATIONS)}"
+    )
+    planner.add_argument(
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="with --gpu: total number of GPUs (default: 8, 4 or 2, whichever divides the batch)",
+    )
+    planner.add_argument(
+        "--utilisation",
+        type=fraction,
+        metavar="FRACTION",
+        help="with --gpu: fraction of the peak that matrix products reach, such as 0.4",
+    )
+    return parser, launching
 
+
+def main() -> None:
+    """Run one subcommand."""
+    parser, launching = make_parsers()
+    args, overrides = parser.parse_known_args()
     if args.command == "list":
         if overrides:
-            raise InputError(f"list takes no further words: {' '.join(overrides)}")
+            raise InputError(f"list takes no arguments: {' '.join(overrides)}")
         list_recipes()
     elif args.command == "check":
-        # argparse would take the value of an override for one more RECIPE
+        # argparse would take the value of an override for another RECIPE
         _, words = launching.parse_known_args(sys.argv[sys.argv.index("check") + 1 :])
         named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
         check([Path(word) for word in named], args.launch, words[len(named) :])

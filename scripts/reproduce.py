@@ -22,7 +22,7 @@ import argparse
 import sys
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.cli import positive, run, whole
+from radrecipes.cli import non_negative, positive, run
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         "--dataset", help="where the dataset lies, a folder or org/name@v1.0, if not where the recipe says"
     )
     to_check.add_argument(
-        "--seed", type=whole, help="the new seed (default: the smallest from 1 on that is not recorded)"
+        "--seed", type=non_negative, help="the new seed (default: the smallest from 1 on that is not recorded)"
     )
     to_check.add_argument(
         "--smoke", action="store_true", help="only compare the losses of the first steps, in minutes"

@@ -2,17 +2,22 @@
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 # Before any library reads them: no test reaches for the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import filelock
 import hypothesis
 import pytest
 from made_up_metrics import make_metrics  # noqa: F401  (a fixture)
@@ -136,10 +141,41 @@ def write_tiny_reports(folder: Path, rows: int = 64, access: str = "synthetic") 
     write_dataset_folder(folder, splits=splits, manifest=manifest, card="---\nlicense: apache-2.0\n---\n")
 
 
+def slow_after(quick: int, cases: Iterable) -> list:
+    """Parameters of a test of which only the first few belong to `make test`."""
+    return [
+        case
+        if number < quick
+        else pytest.param(*(case if isinstance(case, tuple | list) else (case,)), marks=pytest.mark.slow)
+        for number, case in enumerate(cases)
+    ]
+
+
 @pytest.fixture(scope="session")
-def shared_workspace(tmp_path_factory) -> Path:
+def build_once(tmp_path_factory):
+    """`build_once(name, build)` returns what `build(folder)` returned, called once for all processes that run these tests."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def get(name: str, build: Callable[[Path], Any]) -> Any:
+        result = root / f"{name}.pickle"
+        with filelock.FileLock(root / f"{name}.lock"):
+            if not result.exists():
+                result.write_bytes(pickle.dumps(build(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root)))))
+        return pickle.loads(result.read_bytes())
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def shared_workspace(build_once) -> Path:
     """A folder as a user's clone, made once: read it only; take `workspace` to write."""
-    folder = tmp_path_factory.mktemp("workspace")
+    return build_once("workspace", build_workspace)
+
+
+def build_workspace(folder: Path) -> Path:
+    """Fill a folder with what a clone has: tiny models, tiny datasets, recipes, scripts."""
     build_tiny_model(folder / "models", TINY_MODEL)
     build_tiny_model(folder / "models", TINY_WRITER, hidden_size=64, initializer_range=0.3)
     write_tiny_dataset(folder / "data" / "tiny")

@@ -1,8 +1,12 @@
-"""How a script ends: one line and an exit code for what a user can mend, a traceback for what we must."""
+"""The `radrecipes` command, and how a script ends: one line and an exit code for what a user can fix, otherwise a traceback."""
+
+from configparser import ConfigParser
 
 import pytest
+from conftest import REPOSITORY, run_script
 
-from radrecipes.cli import run
+from radrecipes import cli
+from radrecipes.cli import VERBS, fraction, non_negative, positive, run
 from radrecipes.errors import InputError, InterruptedRunError, NoCheckpointError, OutputInUseError, RadrecipesError
 
 
@@ -19,7 +23,7 @@ def raising(error):
         (InputError("unknown label", "orders.csv:17"), 2, "error: orders.csv:17: unknown label\n"),
         (InputError("no such file"), 2, "error: no such file\n"),
         (NoCheckpointError("none"), 3, "error: none\n"),
-        (OutputInUseError("held"), 5, "error: held\n"),
+        (OutputInUseError("locked"), 5, "error: locked\n"),
         (InterruptedRunError("stopped by SIGTERM"), 75, "stopped by SIGTERM\n"),
         (RadrecipesError("other"), 1, "error: other\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
@@ -40,3 +44,64 @@ def test_success_does_not_exit(capsys):
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [(positive, "3", "0"), (non_negative, "0", "-1"), (fraction, "0.5", "1"), (fraction, "1e-3", "0")],
+)
+def test_types_of_arguments(kind, right, wrong):
+    assert kind(right) == type(kind(right))(right)
+    with pytest.raises(ValueError):
+        kind(wrong)
+
+
+def radrecipes(*words):
+    return run_script(REPOSITORY, "-c", "from radrecipes.cli import main; main()", *words)
+
+
+def test_the_command_is_installed_and_every_script_has_a_verb():
+    settings = ConfigParser()
+    settings.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    assert settings["options.entry_points"]["console_scripts"].split() == ["radrecipes", "=", "radrecipes.cli:main"]
+    assert settings["options.data_files"]["share/radrecipes/scripts"].split() == ["scripts/*.py"]
+    assert {script for script, _ in VERBS.values()} == {path.stem for path in (REPOSITORY / "scripts").glob("*.py")}
+
+
+def test_help_lists_the_verbs():
+    for words in ((), ("--help",)):
+        shown = radrecipes(*words)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        lines = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")]
+        assert lines == list(VERBS)
+
+
+def test_a_verb_is_its_script():
+    for words, code in ((("list",), 0), (("plan", "none.yaml"), 2), (("list", "--x"), 2), (("plan",), 2)):
+        script, verb = run_script(REPOSITORY, "scripts/recipes.py", *words), radrecipes("recipes", *words)
+        assert script.returncode == verb.returncode == code
+        assert verb.stdout == script.stdout
+        assert (
+            verb.stderr.split()
+            == script.stderr.replace(" recipes.py", " radrecipes recipes")
+            .replace("\nrecipes.py", "\nradrecipes recipes")
+            .split()
+        )
+    assert "usage: radrecipes evaluate [-h]" in radrecipes("evaluate_model", "--help").stdout
+
+
+def test_an_unknown_verb_is_one_line():
+    ended = radrecipes("train")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: radrecipes: unknown verb `train`; use one of recipes, ")
+
+
+def test_a_script_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "_SCRIPT_FOLDERS", (tmp_path,))
+    monkeypatch.setattr("sys.argv", ["radrecipes", "sft"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: radrecipes: scripts/sft.py is missing; run it from a checkout, or install the package again\n"
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.trainer_utils import SaveStrategy
@@ -16,7 +17,7 @@ from radrecipes import recipe as recipe_module
 from radrecipes.errors import InputError
 from radrecipes.recipe import RecipeArguments, find_recipes, header, parse_recipe, summarise_recipe
 
-SHIPPED = Path(__file__).resolve().parents[1] / "recipes" / "smollm2-135m" / "protocol_lora.yaml"
+SHIPPED = REPOSITORY / "recipes" / "smollm2-135m" / "protocol_lora.yaml"
 BASE = """\
 task: protocol
 dataset: data/tiny

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 from trl import get_quantization_config
@@ -16,7 +17,6 @@ from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import find_recipes, header, parse_recipe
 from radrecipes.training import trainer as training
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = find_recipes(REPOSITORY / "recipes")
 NO_RESULT = "No recorded result yet"
 

@@ -4,12 +4,12 @@ import logging
 import os
 import warnings
 
-# The one place that turns library telemetry off: every script and test imports this package before any library.
+# The only place that turns library telemetry off: every script and test imports this package before any library.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-# The pinned libraries warn about each other's coming renames, which a user cannot mend.
+# The pinned libraries warn about each other's coming renames, which a user cannot fix.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl|accelerate)\b")
-# It advises a Hub download at every import on a CPU; the built-in path that it falls back to is the one we test.
+# At every import on a CPU it recommends a download from the Hub; we test the built-in fallback.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"

@@ -1,25 +1,72 @@
-"""How a script ends: its exit code, and one line on standard error instead of a traceback."""
+"""The `radrecipes` command, and how every script ends: its exit code, and one line on standard error instead of a traceback."""
 
 import os
+import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from radrecipes.errors import InterruptedRunError, RadrecipesError
+from radrecipes.errors import InputError, InterruptedRunError, RadrecipesError
+
+# Verb -> script, and what it does.
+VERBS = {
+    "recipes": ("recipes", "list, check and inspect recipes, and plan what they cost"),
+    "prepare-data": ("prepare_data", "make a dataset from a table of orders or a folder of reports"),
+    "prepare-model": ("prepare_model", "put the default base model into models/"),
+    "sft": ("sft", "fine-tune a model by a recipe"),
+    "evaluate": ("evaluate_model", "evaluate a trained model, or the base model, on a test split"),
+    "predict": ("predict", "predict labels or write texts for new rows"),
+    "publish": ("publish", "publish a model or a dataset on the Hugging Face Hub"),
+    "reproduce": ("reproduce", "train and evaluate again, and compare with recorded results"),
+    "audit-log": ("audit_log", "verify the audit log of predictions"),
+    "launch": ("launch", "start a script on one or several processes, as `accelerate launch`"),
+}
+# In a checkout; or where a wheel installs them (`data_files` in setup.cfg).
+_SCRIPT_FOLDERS = (Path(__file__).parents[2] / "scripts", Path(sys.prefix) / "share" / "radrecipes" / "scripts")
+
+
+def main() -> None:
+    """`radrecipes VERB …`: run `scripts/VERB.py` with the remaining arguments in this process."""
+    run(_run_verb)
+
+
+def _run_verb() -> None:
+    verb, *words = sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help"):
+        width = max(map(len, VERBS))
+        lines = [f"  {name:{width}}  {what}" for name, (_, what) in VERBS.items()]
+        print(
+            "usage: radrecipes VERB [ARGUMENT ...]\n",
+            *lines,
+            "\nradrecipes VERB --help lists the arguments.",
+            sep="\n",
+        )
+        return
+    verb = verb.replace("_", "-")
+    verb = "evaluate" if verb == "evaluate-model" else verb
+    if verb not in VERBS:
+        raise InputError(f"unknown verb `{verb}`; use one of {', '.join(VERBS)}", "radrecipes")
+    name, _ = VERBS[verb]
+    script = next((found for folder in _SCRIPT_FOLDERS if (found := folder / f"{name}.py").is_file()), None)
+    if script is None:
+        raise InputError(
+            f"scripts/{name}.py is missing; run it from a checkout, or install the package again", "radrecipes"
+        )
+    sys.argv = [f"radrecipes {verb}", *words]
+    sys.path[0] = str(script.parent)  # as Python does for a script
+    runpy.run_path(str(script), run_name="__main__")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main` and leave with the project's exit codes.
+    """Run a script's `main` and exit with the project's exit codes.
 
-    Args:
-        main (`Callable[[], None]`):
-            The script's entry point. A [`RadrecipesError`] that it raises becomes one line on standard error and the
-            error's exit code; Ctrl-C becomes exit code 130.
+    A [`RadrecipesError`] becomes one line on standard error and the error's exit code; Ctrl-C becomes exit code 130.
     """
     try:
         main()
     except RadrecipesError as error:
         if not (error.met_by_all and os.environ.get("RANK", "0") != "0"):
-            # Whoever stops a run made no error.
+            # Stopping a run is not an error.
             print(f"{'' if isinstance(error, InterruptedRunError) else 'error: '}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
@@ -28,23 +75,23 @@ def run(main: Callable[[], None]) -> None:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, as the `type` of an argument; argparse says which argument was wrong."""
+    """An integer of at least 1, as the `type` of an argument; argparse names the argument in its error."""
     value = int(text)
     if value < 1:
         raise ValueError
     return value
 
 
-def whole(text: str) -> int:
-    """A whole number of at least 0, as the `type` of an argument; for seeds."""
+def non_negative(text: str) -> int:
+    """An integer of at least 0, as the `type` of an argument."""
     value = int(text)
     if value < 0:
         raise ValueError
     return value
 
 
-def share(text: str) -> float:
-    """A number between 0 and 1, both left out, as the `type` of an argument."""
+def fraction(text: str) -> float:
+    """A number between 0 and 1, exclusive, as the `type` of an argument."""
     value = float(text)
     if not 0 < value < 1:
         raise ValueError

@@ -1,10 +1,10 @@
-"""Errors that a user can mend, each with the exit code that the scripts return for it."""
+"""Errors that a user can fix, each with the exit code that the scripts return for it."""
 
 
 class RadrecipesError(Exception):
-    """An error with one clear line for the user. Scripts print that line and exit with `exit_code`.
+    """An error with one clear line for the user; scripts print it and exit with `exit_code`.
 
-    Where every process of a run meets it at the same point (`met_by_all`), the first one prints it.
+    If every process of a run raises it at the same point (`met_by_all`), only the first one prints it.
     """
 
     exit_code = 1
@@ -15,10 +15,8 @@ class InputError(RadrecipesError):
     """The recipe or the input is wrong; nothing was written.
 
     Args:
-        message (`str`):
-            One line that names the file, line, row or key, and the mend.
-        where (`str`, *optional*):
-            Where the fault stands, for example `recipes/x.yaml:12`; printed before the message.
+        message: one line that names the file, line, row or key, and how to fix it.
+        where: the location, for example `recipes/x.yaml:12`, printed before the message.
     """
 
     exit_code = 2
@@ -34,13 +32,13 @@ class NoCheckpointError(RadrecipesError):
 
 
 class OutputInUseError(RadrecipesError):
-    """Another run holds this output folder."""
+    """Another run has locked this output folder."""
 
     exit_code = 5
 
 
 class FullDiskError(RadrecipesError):
-    """The disk is full; what was whole before is whole still."""
+    """The disk is full; files that were complete before are still complete."""
 
 
 class OutOfMemoryError(RadrecipesError):
@@ -52,14 +50,14 @@ class LostProcessError(RadrecipesError):
 
 
 class DivergedError(RadrecipesError):
-    """The loss or the gradient is not a finite number any more."""
+    """The loss or the gradient is NaN or infinite."""
 
     exit_code = 4
     met_by_all = True
 
 
 class InterruptedRunError(RadrecipesError):
-    """The run was asked to stop, and did; the same command continues it. The code is `EX_TEMPFAIL` of sysexits.h."""
+    """The run was asked to stop and did; the same command continues it. The exit code is `EX_TEMPFAIL` of sysexits.h."""
 
     exit_code = 75
     met_by_all = True

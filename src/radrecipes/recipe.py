@@ -239,10 +239,10 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         [`InputError`]: the file is missing or no flat YAML mapping; a key is duplicate, unknown or refused; a value has the
             wrong type or is outside its choices; fields contradict each other.
     """
-    from trl import ModelConfig, SFTConfig, TrlParser
-
     path = Path(path)
     values, places = _read_yaml(path)
+    from trl import ModelConfig, SFTConfig, TrlParser
+
     for key, value in _read_overrides(overrides).items():
         values[key] = value
         places[key] = f"--{key}"

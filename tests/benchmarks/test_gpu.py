@@ -65,6 +65,7 @@ def in_repository(monkeypatch):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
 
 
+@pytest.mark.slow
 def test_a_rehearsal_writes_every_row_and_none_that_failed(in_repository, tmp_path, monkeypatch, capsys):
     output = tmp_path / "rehearsal.json"
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--rehearse", "--output", str(output)])

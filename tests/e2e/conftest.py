@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,10 +83,14 @@ def adapter_hash(run: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(shared_workspace, tmp_path_factory) -> dict[int, str]:
+def uninterrupted(shared_workspace, build_once) -> dict[int, str]:
     """Hash of the adapter that `INTERRUPTED` gives where nothing happens, for one and for two processes."""
-    workspace = tmp_path_factory.mktemp("uninterrupted") / "workspace"
-    shutil.copytree(shared_workspace, workspace, symlinks=True)
+    return build_once("uninterrupted", partial(train_uninterrupted, shared_workspace))
+
+
+def train_uninterrupted(shared_workspace: Path, folder: Path) -> dict[int, str]:
+    """See [`uninterrupted`]."""
+    workspace = shutil.copytree(shared_workspace, folder / "workspace", symlinks=True)
     hashes = {}
     for processes in (1, 2):
         words = (*INTERRUPTED, "--restart")
@@ -96,10 +101,14 @@ def uninterrupted(shared_workspace, tmp_path_factory) -> dict[int, str]:
 
 
 @pytest.fixture(scope="session")
-def finished(shared_workspace, tmp_path_factory) -> Finished:
+def finished(shared_workspace, build_once) -> Finished:
     """Train, evaluate and predict as the documentation says. Read only."""
-    workspace = tmp_path_factory.mktemp("finished") / "workspace"
-    shutil.copytree(shared_workspace, workspace, symlinks=True)
+    return build_once("finished", partial(train_evaluate_predict, shared_workspace))
+
+
+def train_evaluate_predict(shared_workspace: Path, folder: Path) -> Finished:
+    """See [`finished`]."""
+    workspace = shutil.copytree(shared_workspace, folder / "workspace", symlinks=True)
     lines = ["mrn,order", *(f'{row_id},"{note.replace(chr(34), chr(34) * 2)}"' for row_id, note in ORDERS)]
     (workspace / "orders.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     train = (*LAUNCH, "accelerate_configs/cpu.yaml", "scripts/sft.py", *TRAIN)
@@ -108,7 +117,7 @@ def finished(shared_workspace, tmp_path_factory) -> Finished:
     before_again = files_in(workspace / RUN)
     table = ("--input", "orders.csv", "--text-column", "order", "--id-column", "mrn", "--output", "answers.csv")
     # The evaluation fits the thresholds that prediction uses.
-    again = run_script(workspace, *train)
+    again = run_script(workspace, "scripts/sft.py", *TRAIN)
     assert files_in(workspace / RUN) == before_again
     evaluated = run_script(workspace, "scripts/evaluate_model.py", "--run", RUN)
     predicted = run_script(workspace, "scripts/predict.py", "--adapter", RUN, *table)

@@ -13,6 +13,8 @@ from sft_faults import Script, before, die, two_ranks
 
 from e2e.conftest import RECIPE, adapter_hash, files_in
 
+pytestmark = pytest.mark.slow
+
 REPORT_RECIPE = "recipes/tiny/report_lora.yaml"
 # 38 rows: the third step of an epoch has six of the sixteen. No dropout: its draws depend on a batch's shape.
 ROWS = 50

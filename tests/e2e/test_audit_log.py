@@ -42,6 +42,7 @@ def rows_of(output):
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_a_prediction_killed_while_it_works_and_while_it_logs_leaves_one_entry_a_row(finished_copy, call):
     rejected = write_orders("orders.csv", 120)
     arguments = words("out.csv", "--chunk-rows", "15", "--keep-note", "--audit-log", LOG)

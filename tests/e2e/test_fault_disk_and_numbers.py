@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from conftest import run_script, slow_after
 from sft_faults import (
     Script,
     all_of,
@@ -131,6 +131,7 @@ def check_finishes(workspace, words, run, expected, processes=1):
     assert not (run / "diverged.json").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(disk, workspace, uninterrupted):
     words = on_disk(disk)
     fill_disk(disk, 20 * 2**20)
@@ -149,20 +150,23 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(disk, wor
 
 @pytest.mark.parametrize(
     "module,name,call,left,kept",
-    [
-        # Before the first line of the log; in the second checkpoint, at its beginning, in its weights and in its manifest; in
-        # the last one.
-        ("radrecipes.training.trainer", "TrainLog.on_log", 1, 0, None),
-        ("radrecipes.training.trainer", "CompletionTrainer._save_checkpoint", 2, 0, 5),
-        ("radrecipes.training.trainer", "CompletionTrainer._save_checkpoint", 2, 48 * 2**10, 5),
-        ("radrecipes.training.checkpoints", "seal", 2, 0, 5),
-        ("radrecipes.training.checkpoints", "seal", 4, 0, 15),
-        # Behind training: in the adapter, its tokenizer, the manifest.
-        ("radrecipes.training.trainer", "save_and_verify", 1, 4096, 18),
-        ("radrecipes.models.weights", "LoraAdapter.verify", 1, 0, 18),
-        ("radrecipes.training.run_folder", "finish", 1, 0, 18),
-    ],
-    ids=["log", "checkpoint", "weights", "seal", "last seal", "adapter", "tokenizer", "manifest"],
+    slow_after(
+        1,
+        [
+            ("radrecipes.training.checkpoints", "seal", 2, 0, 5),
+            # Before the first line of the log; in the second checkpoint, at its beginning, in its weights and in its manifest; in
+            # the last one.
+            ("radrecipes.training.trainer", "TrainLog.on_log", 1, 0, None),
+            ("radrecipes.training.trainer", "CompletionTrainer._save_checkpoint", 2, 0, 5),
+            ("radrecipes.training.trainer", "CompletionTrainer._save_checkpoint", 2, 48 * 2**10, 5),
+            ("radrecipes.training.checkpoints", "seal", 4, 0, 15),
+            # Behind training: in the adapter, its tokenizer, the manifest.
+            ("radrecipes.training.trainer", "save_and_verify", 1, 4096, 18),
+            ("radrecipes.models.weights", "LoraAdapter.verify", 1, 0, 18),
+            ("radrecipes.training.run_folder", "finish", 1, 0, 18),
+        ],
+    ),
+    ids=["seal", "log", "checkpoint", "weights", "last seal", "adapter", "tokenizer", "manifest"],
 )
 def test_a_disk_that_fills_up_leaves_nothing_torn(module, name, call, left, kept, disk, workspace, uninterrupted):
     words, run = on_disk(disk), disk / "run"
@@ -182,6 +186,7 @@ def test_a_disk_that_fills_up_leaves_nothing_torn(module, name, call, left, kept
     check_finishes(workspace, words, run, uninterrupted[1])
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_one_of_two_processes_ends_both(disk, workspace, uninterrupted):
     words, run = on_disk(disk), disk / "run"
     fault = partial(before, "radrecipes.training.checkpoints", "seal", partial(fill_disk, disk, 0), 2)
@@ -215,18 +220,21 @@ NAN, INFINITE = partial(multiply_loss, math.nan), partial(multiply_loss, math.in
 
 @pytest.mark.parametrize(
     "fault,step,processes,ends,gave",
-    [
-        (NAN, 7, 1, 7, "loss nan"),
-        (INFINITE, 7, 1, 7, "loss inf"),
-        (break_gradient, 7, 1, 7, "gradient norm nan"),
-        (NAN, 2, 1, 2, "loss nan"),
-        # In a step that saves the weights tell; in another one the next loss does.
-        (break_weight, 10, 1, 10, "weights that are no finite numbers"),
-        (break_weight, 7, 1, 8, "loss nan"),
-        (NAN, 7, 2, 7, "loss nan"),
-        (break_gradient, 10, 2, 10, "gradient norm nan"),
-        (break_weight, 10, 2, 10, "weights that are no finite numbers"),
-    ],
+    slow_after(
+        1,
+        [
+            (NAN, 7, 1, 7, "loss nan"),
+            (INFINITE, 7, 1, 7, "loss inf"),
+            (break_gradient, 7, 1, 7, "gradient norm nan"),
+            (NAN, 2, 1, 2, "loss nan"),
+            # In a step that saves the weights tell; in another one the next loss does.
+            (break_weight, 10, 1, 10, "weights that are no finite numbers"),
+            (break_weight, 7, 1, 8, "loss nan"),
+            (NAN, 7, 2, 7, "loss nan"),
+            (break_gradient, 10, 2, 10, "gradient norm nan"),
+            (break_weight, 10, 2, 10, "weights that are no finite numbers"),
+        ],
+    ),
 )
 def test_a_step_that_gives_no_number_ends_the_run(
     fault, step, processes, ends, gave, workspace, uninterrupted, ids_of_steps
@@ -257,6 +265,7 @@ def test_a_step_that_gives_no_number_ends_the_run(
     check_finishes(workspace, INTERRUPTED, run, uninterrupted[processes], processes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_loss_that_jumps_is_told_once_and_logged(processes, workspace):
     run = workspace / "runs" / "interrupted"
@@ -273,6 +282,7 @@ def test_a_loss_that_jumps_is_told_once_and_logged(processes, workspace):
     assert [line["step"] for line in read_train_log(run) if "loss_spike" in line] == [12]
 
 
+@pytest.mark.slow
 def test_the_demo_needs_no_network(workspace):
     (workspace / "without_network.py").write_text(WITHOUT_NETWORK, encoding="utf-8")
     done = run_script(workspace, "without_network.py", HF_HUB_OFFLINE="0", HF_HOME=str(workspace / "hf_home"))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, slow_after
 from sft_faults import (
     Script,
     all_of,
@@ -39,7 +39,7 @@ from radrecipes.training.trainer import _is_out_of_memory
 
 RUN = Path("runs/interrupted")
 STEPS = 18
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = slow_after(1, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 # scripts/sft.py below a launcher, with a fault in it.
 FAULTY = """\
 import os, runpy, sys, time
@@ -104,6 +104,7 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_run_behind_it(number, workspa
     check_finishes(workspace, uninterrupted, resumes=[7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place,step",
     [
@@ -124,6 +125,7 @@ def test_wherever_training_is_no_step_is_lost(place, step, workspace, uninterrup
     check_finishes(workspace, uninterrupted, resumes=[step])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module,name", [("radrecipes.models.base", "load_base"), ("radrecipes.models.base", "weights_digest")]
 )
@@ -134,6 +136,7 @@ def test_before_training_it_ends_at_once_and_leaves_nothing(module, name, worksp
     assert not RUN.exists()
 
 
+@pytest.mark.slow
 def test_a_run_can_be_stopped_again_and_again(workspace, uninterrupted):
     """Behind a step, before training, by a second Ctrl-C, while the last checkpoint is loaded: four tries, one result."""
     assert Script(workspace, *INTERRUPTED, "--stop-after", "3").end().code == 75
@@ -150,6 +153,7 @@ def test_a_run_can_be_stopped_again_and_again(workspace, uninterrupted):
     check_finishes(workspace, uninterrupted, resumes=[3, 5])
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_adapter_is_saved_lets_the_run_finish(workspace, uninterrupted):
     late = partial(before, "radrecipes.training.trainer", "save_and_verify", partial(tell, signal.SIGTERM))
     script = Script(workspace, *INTERRUPTED, fault=late).end()
@@ -157,7 +161,7 @@ def test_a_signal_while_the_adapter_is_saved_lets_the_run_finish(workspace, unin
     check_finished(uninterrupted, 1)
 
 
-@pytest.mark.parametrize("rank,step", [(0, 7), (1, 7), (1, STEPS)])
+@pytest.mark.parametrize("rank,step", slow_after(1, [(1, 7), (0, 7), (1, STEPS)]))
 def test_a_signal_to_one_of_two_processes_ends_both_behind_the_same_step(rank, step, workspace, uninterrupted):
     faults = {0: watch_group, 1: watch_group}
     faults[rank] = partial(all_of, watch_group, partial(in_step, step, partial(tell, signal.SIGTERM)))
@@ -170,6 +174,7 @@ def test_a_signal_to_one_of_two_processes_ends_both_behind_the_same_step(rank, s
     check_finishes(workspace, uninterrupted, processes=2, resumes=[step])
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_while_the_other_writes_a_checkpoint(workspace, uninterrupted):
     faults = {1: partial(before, "radrecipes.training.trainer", "TrainLog.on_save", partial(tell, signal.SIGTERM))}
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults=faults)]
@@ -178,6 +183,7 @@ def test_a_signal_to_one_of_two_processes_while_the_other_writes_a_checkpoint(wo
     check_finishes(workspace, uninterrupted, processes=2, resumes=[6])
 
 
+@pytest.mark.slow
 def test_the_death_of_one_of_two_processes_ends_the_other_and_the_same_command_goes_on(workspace, uninterrupted):
     began = time.monotonic()
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults={1: partial(in_step, 7, die)})]
@@ -261,6 +267,7 @@ ACCELERATE = (*LAUNCH, "launch.yaml")
 OWN = ("scripts/launch.py", "--config_file", "launch.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words,processes,told,code",
     [
@@ -286,6 +293,7 @@ def test_a_signal_from_outside_ends_the_whole_job_within_a_step(words, processes
     check_finishes(Path.cwd(), uninterrupted, processes)
 
 
+@pytest.mark.slow
 def test_a_launcher_restarts_the_job_behind_the_death_of_a_process(launch, uninterrupted):
     job = launch("if rank == 1: in_step(7, partial(die_once, Path('died')))", *OWN, "--max_restarts", 1, processes=2)
     assert job.end(120) == 0, job.said
@@ -294,6 +302,7 @@ def test_a_launcher_restarts_the_job_behind_the_death_of_a_process(launch, unint
     assert read_manifest(RUN)["training"]["resumes"] == [{"step": 5, "changed": {}}]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_before_training_ends_the_whole_job(launch):
     job = launch(
         "if rank == 1: before('radrecipes.models.base', 'load_base', partial(tell, SIGTERM))", *OWN, processes=2
@@ -323,6 +332,7 @@ def test_memory_that_runs_out_names_the_option_that_helps_and_the_change_is_reco
     assert logged_steps() == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_before_training_names_the_option_as_well(workspace):
     fault = partial(before, "radrecipes.training.trainer", "CompletionTrainer.compute_loss", need_too_much)
     ended = Script(workspace, *INTERRUPTED, fault=fault).end()

@@ -153,6 +153,7 @@ def watch(process, output, chunks=None):
     return memory
 
 
+@pytest.mark.slow
 def test_a_prediction_killed_three_times_goes_on_and_gives_the_same_bytes_in_flat_memory(finished_copy):
     rejected = write_orders("orders.csv", ROWS)
     process = start(finished_copy, *words("whole.csv", "--chunk-rows", CHUNK))
@@ -186,6 +187,7 @@ def test_a_prediction_killed_three_times_goes_on_and_gives_the_same_bytes_in_fla
     assert not Path("out.csv.unfinished").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_file_as_one(finished_copy, call):
     write_orders("orders.csv", 100)
     launch = (*LAUNCH, "accelerate_configs/cpu_2proc.yaml", "scripts/predict.py")
@@ -305,5 +307,5 @@ def test_vllm_that_is_not_installed_is_said_before_any_work(finished_copy, call,
     before = files_in(finished_copy)
     done = call("predict", "--adapter", "runs/none", *source, "--engine", "vllm")
     assert done.code == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: --engine vllm: vLLM is not installed here; ")
+    assert done.stderr.startswith("error: --engine vllm: vLLM is not installed; ")
     assert done.stderr.count("\n") == 1 and files_in(finished_copy) == before

@@ -6,14 +6,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import datasets
 import pytest
+from conftest import REPOSITORY
 
 from radrecipes.data.prepared import load_prepared_dataset
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 COLUMNS = ["--text-column", "order", "--label-column", "protocol"]
 LABEL_SET = "name: ours\nversion: 1\nlabels:\n  - {name: CT Head, aliases: [CT Brain]}\n  - {name: MR Brain}\n"
 ORDERS = [

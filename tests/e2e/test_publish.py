@@ -74,6 +74,7 @@ def test_an_adapter_is_published_whole_private_tagged_and_a_second_time_changes_
     assert other.returncode == 2 and len(repo.log()) == commits and repo.files(TAG) == files
 
 
+@pytest.mark.slow
 def test_a_dataset_is_published_and_loads_by_name_also_streamed_and_after_another_with_other_columns(
     finished_copy, hub, tmp_path
 ):
@@ -265,6 +266,7 @@ def test_a_licence_of_other_terms_is_named_on_the_card(finished_copy, call):
     assert call("publish", *ADAPTER, *terms, "--dry-run").code == 2
 
 
+@pytest.mark.slow
 def test_credentialed_data_never_leave_and_their_adapter_only_privately_and_on_somebodys_word(
     finished_copy, hub, call
 ):
@@ -287,6 +289,7 @@ def test_credentialed_data_never_leave_and_their_adapter_only_privately_and_on_s
     assert not any(note.encode() in said or b"worst headache of life" in said for note in notes)
 
 
+@pytest.mark.slow
 def test_gated_lets_everybody_see_and_nobody_read(finished_copy, hub):
     make_credentialed(finished_copy)
     done = publish(finished_copy, *ADAPTER, "--gated", "--acknowledge", "credentialed")
@@ -295,6 +298,7 @@ def test_gated_lets_everybody_see_and_nobody_read(finished_copy, hub):
     assert not repo.private and repo.gated == "manual"
 
 
+@pytest.mark.slow
 def test_a_read_token_publishes_nothing(finished_copy, hub):
     hub.add_user("reader", "hf_reader", role="read")
     refused = run_script(finished_copy, "scripts/publish.py", *ADAPTER, HF_HUB_OFFLINE="0", HF_TOKEN="hf_reader")
@@ -302,6 +306,7 @@ def test_a_read_token_publishes_nothing(finished_copy, hub):
     assert {request.step for request in hub.requests} == {"whoami"}
 
 
+@pytest.mark.slow
 def test_a_merged_model_is_published_and_answers_as_base_plus_adapter(finished_copy, hub, tmp_path):
     done = publish(finished_copy, *ADAPTER, "--merge")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -339,6 +344,7 @@ def train_reports(workspace, reports, rows, monkeypatch, epochs):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_recites_a_canary_is_stopped_and_one_that_writes_common_sentences_is_not(
     workspace, monkeypatch, call
 ):
@@ -357,6 +363,7 @@ def test_a_model_that_recites_a_canary_is_stopped_and_one_that_writes_common_sen
     assert re.search(r"^memory +ok +48 training prompts, longest run 0 tokens", harmless.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_demo_publishes_pulls_and_compares(finished_copy):
     (finished_copy / "tests").symlink_to(REPOSITORY / "tests")
     words = ("--run", RUN, "--dataset", "data/tiny", "--base-license", "apache-2.0")

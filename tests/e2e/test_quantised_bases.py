@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from conftest import TINY_REPORTS, run_script
+from conftest import TINY_REPORTS, run_script, slow_after
 from tiny_model import build_tiny_biogpt, build_tiny_model
 
 from radrecipes.inference.generation import generate
@@ -74,8 +74,8 @@ def write(untuned=False):
     return base, [answer.text for answer in written]
 
 
-@pytest.mark.parametrize("quantisation", LAYERS)
-@pytest.mark.parametrize("base", [LLAMA, BIOGPT], ids=lambda base: base.model_id)
+@pytest.mark.parametrize("quantisation", slow_after(1, reversed(LAYERS)))
+@pytest.mark.parametrize("base", [LLAMA, pytest.param(BIOGPT, marks=pytest.mark.slow)], ids=lambda base: base.model_id)
 def test_a_quantised_base_trains_saves_loads_and_writes(base, quantisation, bases, call):
     trained = call("sft", *words_for(base, num_train_epochs=6, **{quantisation: "true"}))
     assert trained.code == 0, trained.stderr
@@ -99,6 +99,7 @@ def test_a_quantised_base_trains_saves_loads_and_writes(base, quantisation, base
     assert "MatMul8bitLt" not in answered.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantisation", LAYERS)
 def test_a_quantised_base_trains_on_two_processes_as_on_one(quantisation, bases, call):
     words = words_for(LLAMA, **{quantisation: "true"})
@@ -112,6 +113,7 @@ def test_a_quantised_base_trains_on_two_processes_as_on_one(quantisation, bases,
     assert of_two == pytest.approx(losses(), rel=0.01)  # bfloat16 has three digits
 
 
+@pytest.mark.slow
 def test_biogpt_learns_its_reports_and_when_to_stop(bases, call):
     """Unquantised and with every layer adapted, the tiny BioGPT learns the four reports by heart."""
     fields = {"dtype": "float32", "num_train_epochs": 50, "lora_r": 16, "lora_alpha": 32, "learning_rate": "3e-3"}

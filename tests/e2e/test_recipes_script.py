@@ -106,10 +106,10 @@ def test_plan_for_a_gpu_shows_every_configuration(workspace, call):
     assert "products reach 40% of the peak (from --utilisation)\n" in chosen.stdout
 
 
-def test_faults_of_a_plan_are_one_line(workspace, call):
-    flags = "--config, --processes and --utilisation go with --gpu; without it the plan is for this machine"
+def test_errors_of_a_plan_are_one_line(workspace, call):
+    flags = "--config, --processes and --utilisation need --gpu; without it the plan is for this machine"
     for words, message in (
-        (["--gpu", "h10"], "--gpu: no GPU `h10` is known; did you mean `h100`? (h100, h100-pcie, h200, "),
+        (["--gpu", "h10"], "--gpu: unknown GPU `h10`; did you mean `h100`? (h100, h100-pcie, h200, "),
         (["--gpu", "h100", "--config", "fsdp"], "--config: no configuration `fsdp` for GPUs; did you mean `fsdp2`? ("),
         (["--config", "fsdp2"], flags),
         (["--processes", "2"], flags),

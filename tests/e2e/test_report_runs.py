@@ -160,6 +160,7 @@ def test_scoring_a_report_is_refused_in_a_recipe(writing_copy, call):
     assert not Path("runs/new").exists()
 
 
+@pytest.mark.slow
 def test_the_impression_is_a_task_on_the_same_data(writing_copy):
     words = ("--config", RECIPE, "--task", "impression", "--num_train_epochs", "15", "--output_dir", "runs/impression")
     trained = run_script(writing_copy, *LAUNCH, "accelerate_configs/cpu.yaml", "scripts/sft.py", *words)
@@ -173,6 +174,7 @@ def test_the_impression_is_a_task_on_the_same_data(writing_copy):
     assert answered.stdout.splitlines()[:3] == ["Pneumothorax.", "", "check: ok"]
 
 
+@pytest.mark.slow
 def test_no_word_of_a_credentialed_report_leaves_the_dataset_but_through_the_adapter(workspace, monkeypatch):
     """Training, evaluation, their pages, logs and errors show ids and counts only."""
     source = [

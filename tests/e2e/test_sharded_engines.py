@@ -11,6 +11,8 @@ from conftest import REPOSITORY, run_script
 from sharded_runs import BASE, METHODS, SFT, Proved, environment_of, forget_the_table, prove, train
 from tiny_model import build_tiny_model
 
+pytestmark = pytest.mark.slow
+
 ZERO = ("zero2/LoRA", "zero3/LoRA", "zero2/8bit", "zero2/4bit", "zero3/4bit")
 # `make test` puts it there: among the other packages it would write lines of its own on everybody's screen.
 DEEPSPEED = Path(sys.prefix) / ".deepspeed"

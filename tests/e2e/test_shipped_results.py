@@ -6,6 +6,8 @@ from conftest import REPOSITORY, run_script
 from radrecipes.evaluation.results import results_path
 from radrecipes.recipe import find_recipes
 
+pytestmark = pytest.mark.slow
+
 RECORDED = [
     path.relative_to(REPOSITORY).as_posix()
     for path in find_recipes(REPOSITORY / "recipes")

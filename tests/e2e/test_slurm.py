@@ -17,6 +17,8 @@ from sft_faults import Script
 
 from e2e.conftest import RECIPE, adapter_hash
 
+pytestmark = pytest.mark.slow
+
 # A run that takes some seconds behind its first step.
 WORDS = ("--num_train_epochs", "8", "--lora_dropout", "0.2", "--output_dir")
 PROGRAMS = {

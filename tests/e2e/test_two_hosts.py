@@ -23,6 +23,8 @@ from e2e.test_fault_signals import FAULTY, check_finishes
 from radrecipes.training import checkpoints
 from radrecipes.training.run_folder import read_manifest, read_train_log
 
+pytestmark = pytest.mark.slow
+
 ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
 PORT = 29501
 RUN = Path("runs/interrupted")

@@ -36,6 +36,7 @@ def cache(tmp_path):
     return {"cache_dir": str(tmp_path)}
 
 
+@pytest.mark.slow
 def test_evaluate_loads_every_metric_offline_and_writes_only_under_hf_home(tmp_path):
     home, elsewhere = tmp_path / "hf", tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -1,5 +1,7 @@
 """Data sets and adapters through the libraries that users take."""
 
+import pytest
+
 
 def push_dataset(folder):
     import datasets
@@ -30,6 +32,7 @@ def read_dataset():
     }
 
 
+@pytest.mark.slow
 def test_datasets_push_load_by_tag_and_stream(hub, hub_client, tmp_path):
     rows = hub_client(push_dataset, tmp_path)
     repository = hub.repo("radiology/protocols", "dataset")
@@ -59,6 +62,7 @@ def push_adapter(models):
     return len(wanted), wanted.keys() == got.keys() and all(wanted[name].equal(got[name]) for name in wanted)
 
 
+@pytest.mark.slow
 def test_peft_pushes_and_loads_an_adapter(hub, hub_client, tmp_path):
     tensors, equal = hub_client(push_adapter, tmp_path)
     assert tensors > 0 and equal

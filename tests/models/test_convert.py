@@ -29,6 +29,7 @@ def models_folder(tmp_path_factory):
     shutil.rmtree(root)  # 270 MB
 
 
+@pytest.mark.slow
 def test_the_written_folder_is_whole_and_names_its_origin(models_folder):
     folder = models_folder / base_models.DEFAULT_BASE
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= {
@@ -45,6 +46,7 @@ def test_the_written_folder_is_whole_and_names_its_origin(models_folder):
     assert "quantization_config" not in config and config["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_the_model_loads_fast_pads_apart_from_its_stop_token_and_answers(models_folder, monkeypatch):
     monkeypatch.setattr(models, "MODELS_FOLDER", models_folder)
     recipe_model = ModelConfig(model_name_or_path=base_models.DEFAULT_BASE, dtype="float32")
@@ -62,6 +64,7 @@ def test_the_model_loads_fast_pads_apart_from_its_stop_token_and_answers(models_
     assert "Paris" in answer.text and answer.stopped
 
 
+@pytest.mark.slow
 def test_the_folder_is_an_ordinary_transformers_folder(models_folder):
     model = AutoModelForCausalLM.from_pretrained(models_folder / base_models.DEFAULT_BASE)
     assert model.dtype == torch.bfloat16

@@ -1,9 +1,8 @@
 """Sizes of bases that are not on this machine: those of the shipped recipes, with the parameters that their makers publish."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from conftest import REPOSITORY
 from transformers import AutoModelForCausalLM
 
 from radrecipes.errors import InputError
@@ -13,7 +12,6 @@ from radrecipes.planning.base_shapes import SHAPES, shape_of
 from radrecipes.recipe import find_recipes, parse_recipe
 from radrecipes.training import trainer as training
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 # Billions, as the models' cards and reports say; of MedGemma-4B the text part, of Gemma 3's report.
 PUBLISHED = {

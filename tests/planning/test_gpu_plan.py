@@ -14,13 +14,14 @@ from radrecipes.launch.spec import Engine
 from radrecipes.models import base as models
 from radrecipes.planning import cpu as planning
 from radrecipes.planning import gpu as gpu_planning
+from radrecipes.planning import gpus
 from radrecipes.planning.base_shapes import shape_of
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import data as inspection
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 GIB = 2**30
-H100 = gpu_planning.GPUS["h100"]
+H100 = gpus.GPUS["h100"]
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_more_gpus_never_need_more_each(sizes, engine, processes, activations):
 
 def test_a_plan_covers_every_configuration_and_refuses_as_the_table_does(recipe, data):
     plan = plan_of(recipe, data)
-    assert [cost.configuration for cost in plan.costs] == gpu_planning.gpu_configurations()
+    assert [cost.configuration for cost in plan.costs] == list(compatibility.GPU_CONFIGURATIONS)
     for cost in plan.costs:
         entry = compatibility.TABLE[recipe.method, cost.configuration]
         assert bool(cost.refused) == (entry.verdict == compatibility.Verdict.REFUSED)
@@ -129,14 +130,14 @@ def test_a_batch_that_does_not_divide_is_said_in_its_row(recipe, data):
 
 def test_what_does_not_fit_names_the_batch_that_does(recipe, data):
     fitting = {cost.batch: cost.memory.total for cost in plan_of(recipe, data, configurations=["single_gpu"]).costs}
-    small = gpu_planning.Gpu(math.ceil((fitting[16] - 1) / 0.95) - 2, 1e15, 1e12, 1e11, "a test")
+    small = gpus.Gpu(math.ceil((fitting[16] - 1) / 0.95) - 2, 1e15, 1e12, 1e11, "a test")
     cost = gpu_planning.make_gpu_plan(recipe, data.rows.rows, data.tokenizer, small, ["single_gpu"]).costs[0]
     assert not cost.fits
     assert cost.fitting_batch == 8
     smaller = parse_recipe(RECIPE, ["--dtype=bfloat16", "--global_batch_size=16", "--per_device_train_batch_size=8"])
     again = gpu_planning.make_gpu_plan(smaller, data.rows.rows, data.tokenizer, small, ["single_gpu"]).costs[0]
     assert again.fits and again.batch == 8
-    tiny = gpu_planning.Gpu(GIB, 1e15, 1e12, 1e11, "a test")
+    tiny = gpus.Gpu(GIB, 1e15, 1e12, 1e11, "a test")
     assert (
         gpu_planning.make_gpu_plan(recipe, data.rows.rows, data.tokenizer, tiny, ["ddp"]).costs[0].fitting_batch == 0
     )
@@ -182,9 +183,9 @@ def test_the_slowest_of_four_decides_the_time(flops, accumulation, layers, base,
 
 
 def test_unknown_names_are_one_line_with_the_nearest(recipe, data):
-    with pytest.raises(InputError, match=r"no GPU `h1000` is known; did you mean `h100`\? \(h100, "):
-        gpu_planning.find_gpu("h1000")
-    assert gpu_planning.find_gpu("H100") is H100
+    with pytest.raises(InputError, match=r"unknown GPU `h1000`; did you mean `h100`\? \(h100, "):
+        gpus.find_gpu("h1000")
+    assert gpus.find_gpu("H100") is H100
     for name, nearest in (("fsdp3", "fsdp2"), ("cpu_2proc", "")):
         with pytest.raises(InputError, match=rf"no configuration `{name}` for GPUs; .*{nearest}.*single_gpu, ddp"):
             plan_of(recipe, data, configurations=[name])
@@ -208,6 +209,6 @@ def test_a_published_measurement_on_a_gpu_is_met(workspace):
     assert memory.base + memory.adapter + logits == pytest.approx(6.92e9, rel=0.05)
     assert memory.total - memory.context == pytest.approx(11.87e9, rel=0.15)
     # 250 steps took 31.1 s: what the assumed utilisation may be held against
-    measured = step.flops / (31.1 / 250) / gpu_planning.GPUS["l40s"].bf16_flops
+    measured = step.flops / (31.1 / 250) / gpus.GPUS["l40s"].bf16_flops
     assert measured == pytest.approx(0.24, abs=0.01)
     assert measured / 1.5 < gpu_planning.ASSUMED_UTILISATION["LoRA"] < measured * 1.5

@@ -6,9 +6,9 @@ import itertools
 import re
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import clean_sentences, planted_sentences
@@ -19,7 +19,6 @@ from radrecipes.publishing import person_names
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.publishing.text_span import TextSpan
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LOWEST_RECALL = collections.defaultdict(lambda: 0.99, name=0.95)
 MOST_FLAGGED = 0.05
 # Planted with the word before them ("MRN 1234567"); only the pieces with a digit identify anybody.

@@ -3,15 +3,14 @@
 import random
 import string
 import time
-from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 
 from radrecipes.publishing.secrets import find_secrets
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BASE62 = string.ascii_letters + string.digits
 _draw = random.Random(0)
 

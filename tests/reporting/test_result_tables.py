@@ -1,7 +1,7 @@
 import json
-from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from written_reports import evaluated
 
 from radrecipes.errors import InputError
@@ -10,7 +10,6 @@ from radrecipes.recipe import find_recipes
 from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, summary_table, with_results
 from radrecipes.tasks import TASKS, TextTask
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 # A recipe whose result is not recorded says so itself, which is tested where recipes are.
 RECORDED = [path for path in find_recipes(REPOSITORY / "recipes") if results_path(path).is_file()]
 

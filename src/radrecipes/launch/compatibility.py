@@ -23,6 +23,7 @@ CONFIGURATIONS = {
     "zero2": (Engine.ZERO2, False),
     "zero3": (Engine.ZERO3, False),
 }
+GPU_CONFIGURATIONS = tuple(name for name, (_, on_cpu) in CONFIGURATIONS.items() if not on_cpu)
 BEGIN, END = "<!-- compatibility: generated, do not edit -->", "<!-- end of compatibility -->"
 
 

@@ -2,6 +2,7 @@
 
 accelerate degrades silently: FSDP on a CPU becomes DDP, `MULTI_CPU` and `--cpu` start one process, several processes ignore
 `use_cpu`, and a configuration for GPUs trains on the CPU if there is none. Here each of these is an error with exit code 2.
+torch and accelerate are imported only by functions that need them.
 """
 
 import argparse
@@ -12,15 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import DistributedType, str_to_bool
 
 from radrecipes.errors import InputError
 
-if TYPE_CHECKING:  # this import takes seconds, and the launcher does not need it
+if TYPE_CHECKING:
+    from accelerate import Accelerator
     from transformers import TrainingArguments
 
 # Set by scripts/launch.py for the processes that it starts: their launch spec as JSON.
@@ -78,6 +76,8 @@ def spec_from_file(path: str | Path) -> LaunchSpec:
     Raises:
         [`InputError`]: the file is missing, accelerate cannot read it, or it requests what accelerate would not do.
     """
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
     if not Path(path).is_file():
         raise InputError("no such accelerate configuration; accelerate_configs/ has those that we ship", str(path))
     # Without an explicit number of threads accelerate prints a warning.
@@ -167,6 +167,8 @@ def spec_from_environment(environment: Mapping[str, str]) -> LaunchSpec | None:
             "accelerate started one process although several were requested, as it does for `distributed_type: MULTI_CPU` and "
             "--cpu; use accelerate_configs/cpu_2proc.yaml (if you want one process, unset MASTER_ADDR)"
         )
+    from accelerate.utils import str_to_bool
+
     return LaunchSpec(1, Engine.ONE_PROCESS, bool(str_to_bool(environment[USE_CPU_VARIABLE])))
 
 
@@ -181,6 +183,8 @@ def _engine_of_workers(environment: Mapping[str, str]) -> Engine:
 
 def check_gpus(spec: LaunchSpec | None) -> None:
     """Refuse a launch spec for GPUs on a machine without one, with an [`InputError`]."""
+    import torch
+
     if spec is not None and spec.on_cpu is False and not torch.accelerator.is_available():
         raise InputError(
             f"the launch configuration requests {spec}, but PyTorch finds no GPU here; use cpu.yaml or cpu_2proc.yaml of "
@@ -239,7 +243,7 @@ def check_world_size(spec: LaunchSpec | None, processes: int) -> None:
         raise InputError(f"the launcher requested {spec}, but the world size is {processes}")
 
 
-def check_engine(spec: LaunchSpec | None, accelerator: Accelerator) -> None:
+def check_engine(spec: LaunchSpec | None, accelerator: "Accelerator") -> None:
     """Refuse an engine other than requested, with an [`InputError`]; before any file is written.
 
     Args:
@@ -252,8 +256,10 @@ def check_engine(spec: LaunchSpec | None, accelerator: Accelerator) -> None:
         raise InputError(f"the launcher requested {spec}, but accelerate runs {found or 'an unknown engine'}")
 
 
-def engine_of(accelerator: Accelerator) -> Engine | None:
+def engine_of(accelerator: "Accelerator") -> Engine | None:
     """The engine that an accelerator really uses, `None` for one that this project does not know."""
+    from accelerate.utils import DistributedType
+
     if accelerator.distributed_type == DistributedType.NO:
         return Engine.ONE_PROCESS
     if accelerator.distributed_type == DistributedType.DEEPSPEED:

@@ -19,6 +19,7 @@ from radrecipes.launch import compatibility
 from radrecipes.launch.spec import Engine
 from radrecipes.models import base as models
 from radrecipes.planning import cpu as planning
+from radrecipes.planning.gpus import Gpu, find_gpu
 from radrecipes.recipe import Recipe
 from radrecipes.training import trainer as training
 
@@ -38,55 +39,6 @@ _ZERO_BUCKET, _ZERO_LIVE = 500_000_000, 1_000_000_000
 _FSDP, _ZERO = (Engine.FSDP1, Engine.FSDP2), (Engine.ZERO2, Engine.ZERO3)
 # Processes of several GPUs where none are named: the most of these that divide the recipe's batch.
 _USUAL_PROCESSES = (8, 4, 2)
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One kind of GPU, by its data sheet.
-
-    Args:
-        memory_bytes (`int`):
-            Memory.
-        bf16_flops (`float`):
-            Peak of bfloat16 products a second, dense (data sheets of NVIDIA print twice as much, with sparsity).
-        bytes_per_second (`float`):
-            Of its memory.
-        link_bytes_per_second (`float`):
-            To the GPUs beside it, in one direction (data sheets print both together).
-        source (`str`):
-            Where the figures stand.
-    """
-
-    memory_bytes: int
-    bf16_flops: float
-    bytes_per_second: float
-    link_bytes_per_second: float
-    source: str
-
-
-GPUS = {
-    "h100": Gpu(80 * 10**9, 989e12, 3.35e12, 450e9, "NVIDIA's data sheet, H100 SXM"),
-    "h100-pcie": Gpu(80 * 10**9, 756e12, 2.0e12, 64e9, "NVIDIA's data sheet, H100 PCIe"),
-    "h200": Gpu(141 * 10**9, 989e12, 4.8e12, 450e9, "NVIDIA's data sheet, H200 SXM"),
-    "a100-80gb": Gpu(80 * 10**9, 312e12, 2.039e12, 300e9, "NVIDIA's data sheet, A100 80GB SXM"),
-    "a100-40gb": Gpu(40 * 10**9, 312e12, 1.555e12, 300e9, "NVIDIA's data sheet, A100 40GB SXM"),
-    "l40s": Gpu(48 * 10**9, 362e12, 0.864e12, 32e9, "NVIDIA's data sheet, L40S"),
-    "l4": Gpu(24 * 10**9, 121e12, 0.3e12, 32e9, "NVIDIA's data sheet, L4"),
-    "rtx-4090": Gpu(24 * 10**9, 165e12, 1.008e12, 32e9, "NVIDIA's Ada whitepaper, GeForce RTX 4090"),
-}
-
-
-def find_gpu(name: str) -> Gpu:
-    """The GPU of that name.
-
-    Raises:
-        [`InputError`]: there is none.
-    """
-    if name.lower() in GPUS:
-        return GPUS[name.lower()]
-    match = process.extractOne(name.lower(), list(GPUS), scorer=fuzz.ratio, score_cutoff=50)
-    hint = f"did you mean `{match[0]}`? " if match else ""
-    raise InputError(f"no GPU `{name}` is known; {hint}({', '.join(GPUS)})", "--gpu")
 
 
 @dataclass(frozen=True)
@@ -244,18 +196,19 @@ def make_gpu_plan(
         [`InputError`]: no such configuration, or the base model's configuration cannot be loaded.
     """
     for name in configurations or ():
-        if name not in gpu_configurations():
-            match = process.extractOne(name, gpu_configurations(), scorer=fuzz.ratio, score_cutoff=50)
+        if name not in compatibility.GPU_CONFIGURATIONS:
+            match = process.extractOne(name, compatibility.GPU_CONFIGURATIONS, scorer=fuzz.ratio, score_cutoff=50)
             hint = f"did you mean `{match[0]}`? " if match else ""
             raise InputError(
-                f"no configuration `{name}` for GPUs; {hint}({', '.join(gpu_configurations())})", "--config"
+                f"no configuration `{name}` for GPUs; {hint}({', '.join(compatibility.GPU_CONFIGURATIONS)})",
+                "--config",
             )
     counter = _Counter(recipe, rows, tokenizer, config or models.load_config(recipe.model))
     steps, in_epoch = planning.count_steps(recipe, len(rows))
     share = utilisation or ASSUMED_UTILISATION[recipe.method]
     usual = next((count for count in _USUAL_PROCESSES if recipe.arguments.global_batch_size % count == 0), 2)
     costs = []
-    for name in configurations or gpu_configurations():
+    for name in configurations or compatibility.GPU_CONFIGURATIONS:
         engine, _ = compatibility.CONFIGURATIONS[name]
         count = 1 if engine == Engine.ONE_PROCESS else processes or usual
         costs.append(_cost(counter, gpu, share, name, engine, count, in_epoch))
@@ -271,11 +224,6 @@ def make_gpu_plan(
         assumed=utilisation is None,
         costs=costs,
     )
-
-
-def gpu_configurations() -> list[str]:
-    """Names of the configurations for GPUs."""
-    return [name for name, (_, on_cpu) in compatibility.CONFIGURATIONS.items() if not on_cpu]
 
 
 def describe(plan: GpuPlan, recipe: Recipe, name: str) -> list[str]:

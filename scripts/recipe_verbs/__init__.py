@@ -1,1 +1,0 @@
-"""The longer verbs of scripts/recipes.py."""
