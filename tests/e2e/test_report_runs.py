@@ -211,4 +211,4 @@ def test_a_dataset_of_another_task_is_refused(writing_copy, call):
     )
     edit_json(Path(RUN, "manifest.json"), prompt={"style": "chat", "sha256": "0"})
     refused = call("predict", "--adapter", RUN, "--text", KNOWN)
-    assert refused.code == 2 and "the prompt template is another one than in training" in refused.stderr
+    assert refused.code == 2 and "the prompt template differs from that of training" in refused.stderr
