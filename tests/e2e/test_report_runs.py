@@ -155,7 +155,7 @@ def test_scoring_a_report_is_refused_in_a_recipe(writing_copy, call):
     refused = call("sft", "--config", RECIPE, "--decode", "score", "--output_dir", "runs/new")
     assert (
         refused.code == 2
-        and "error: --decode: task report writes a text, and only labels can be scored" in refused.stderr
+        and "error: --decode: task report writes text, and only labels can be scored" in refused.stderr
     )
     assert not Path("runs/new").exists()
 
