@@ -1,15 +1,14 @@
-"""Everything that wants a GPU, in one go and in under ten minutes: speed, utilisation and memory at the shape of real models.
+"""All measurements that need a GPU, in under ten minutes: speed, utilisation and memory at the shape of real models.
 
     python benchmarks/gpu.py                             all phases, within 570 seconds, into benchmarks/results_gpu.json
     python benchmarks/gpu.py lora lora_trl --seconds 300 some of them
     python benchmarks/gpu.py --list                      the phases and what each measures
     python benchmarks/gpu.py --rehearse                  every phase on the CPU with tiny shapes, within a minute
 
-Weights are random and have the shape of the real ones: speed and memory do not depend on their values. Notes are synthetic. Each
-phase runs in a process of its own with a limit of its own, and writes each row when it has it; a phase that is cut off keeps
-its rows. What did not fit into memory, was refused, failed, was cut off or left out is a row, too. Training is measured for some
-seconds behind its first steps; the time of an epoch is worked out from that, and its row says from how many steps. Goals are
-rows at the end. No network is needed.
+Weights are random with the shapes of real models, because speed and memory do not depend on their values; notes are synthetic.
+Each phase runs in its own process with a time limit and writes its rows as they are measured, so a phase that is killed keeps
+them. Whatever did not fit into memory, failed or was skipped is a row, too. Training is measured for some seconds after warm-up
+steps; the time of an epoch is extrapolated, and its row says from how many steps. Goals are the last rows. No network is needed.
 """
 
 import argparse
@@ -31,9 +30,10 @@ from typing import Any
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import positive, run
 from radrecipes.errors import InputError
+from radrecipes.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results_gpu.json"
-# In order of importance, each with its limit in seconds; what it measures stands in gpu_phases.
+# In order of importance, each with its limit in seconds; gpu_phases documents what they measure.
 PHASES = {
     "machine": 45,
     "weights": 120,
@@ -47,30 +47,30 @@ PHASES = {
     "plan": 60,
 }
 _NEED_WEIGHTS = ("lora", "lora_trl", "qlora", "qlora_trl", "layouts", "biogpt", "plan")
-_SHORTEST = 5  # seconds below which a phase is not started
+_SHORTEST = 5  # seconds; with less left a phase is not started
 _ROOM = {True: 24e9, False: 200e6}  # bytes of scratch, on a GPU and in a rehearsal
-SAME_LOSS = 0.02  # of the mean over the first steps: dropout draws differ, and bfloat16 rounds
+SAME_LOSS = 0.02  # of the mean over the first steps: dropout differs, and bfloat16 rounds
 
 
 def main() -> None:
-    """Run the phases one behind the other; print and store their rows."""
+    """Run the phases one after another; print and store their rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phases", nargs="*", metavar="PHASE", help=f"default: all of {', '.join(PHASES)}")
     parser.add_argument("--seconds", type=positive, default=570, help="for all phases together (default: 570)")
     parser.add_argument(
-        "--scratch", type=Path, help="folder for 17 GB of weights (default: in memory where there is room)"
+        "--scratch", type=Path, help="folder for 17 GB of weights (default: in memory if there is room)"
     )
     parser.add_argument(
         "--output", type=Path, help="results (default: benchmarks/results_gpu.json; a rehearsal: none)"
     )
-    parser.add_argument("--list", action="store_true", help="say what the phases measure")
+    parser.add_argument("--list", action="store_true", help="list what the phases measure")
     parser.add_argument("--rehearse", action="store_true", help="every phase on the CPU with tiny shapes")
     args = parser.parse_args()
     for name in args.phases:
         if name not in PHASES:
-            parser.error(f"no phase {name}; there are {', '.join(PHASES)}")
+            parser.error(f"no phase {name}; choose from {', '.join(PHASES)}")
 
-    # Before any library: one GPU, nothing from the network, in a rehearsal no GPU
+    # Before any library is imported: one GPU (none in a rehearsal), no network
     os.environ["CUDA_VISIBLE_DEVICES"] = (
         "" if args.rehearse else os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     )
@@ -84,7 +84,7 @@ def main() -> None:
             print(f"{name:<10} {limit:>4} s  {vars(gpu_phases)[name].__doc__.splitlines()[0]}")
         return
     if not args.rehearse and not torch.cuda.is_available():
-        raise InputError("there is no GPU that PyTorch can use here; nothing was measured (--rehearse needs none)")
+        raise InputError("PyTorch finds no GPU, so nothing was measured (--rehearse needs none)")
     wanted = {"machine", *(args.phases or PHASES)}
     if wanted.intersection(_NEED_WEIGHTS):
         wanted.add("weights")
@@ -92,12 +92,11 @@ def main() -> None:
     place = args.scratch or Path(tempfile.mkdtemp(prefix="radrecipes-gpu-", dir=None if args.rehearse else _roomy()))
     place.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(place).free) < _ROOM[not args.rehearse]:
-        raise InputError(
-            f"has room for {free / 1e9:.0f} GB; {_ROOM[not args.rehearse] / 1e9:.0f} are needed", str(place)
-        )
+        needed = _ROOM[not args.rehearse]
+        raise InputError(f"has {free / 1e9:.0f} GB of free space; {needed / 1e9:.0f} are needed", str(place))
     output = args.output or (place / RESULTS.name if args.rehearse else RESULTS)
 
-    # Phases; results are written behind each
+    # Results are written after each phase
     from gpu_sizes import FULL, REHEARSAL
 
     size, found = REHEARSAL if args.rehearse else FULL, []
@@ -109,27 +108,21 @@ def main() -> None:
     finally:
         if not args.scratch:
             shutil.rmtree(place, ignore_errors=True)
-    for row in [*found, *goals(found)]:
+    _print_rows([*found, *goals(found)], args.rehearse)
+
+
+def _print_rows(rows: Sequence[dict[str, Any]], rehearsal: bool) -> None:
+    for row in rows:
         shown = {key: value for key, value in row.items() if key not in ("name", "what", "losses")}
         print(f"{row['name']:<30}" + ", ".join(f"{key} {value}" for key, value in shown.items()))
-
-    if args.rehearse:
-        print("a rehearsal: every row is there, and its figures and verdicts say nothing")
+    if rehearsal:
+        print("a rehearsal: every row is there, but its values and verdicts are meaningless")
 
 
 def run_phase(phase: Callable, scratch: Path, size: Any, limit: float) -> list[dict[str, Any]]:
-    """One phase within its limit: what it wrote until then, and a row that says how it ended where it did not end well.
+    """Run a phase in its own process and kill it after `limit` seconds; returns its rows, and a row about a failure if any.
 
-    Args:
-        phase (`Callable`):
-            Takes rows, the scratch folder and the size.
-        scratch (`Path`):
-            For the rows and the log of the phase as well.
-        size ([`~gpu_measuring.Size`]):
-            On a GPU the process is a fresh one, because CUDA does not outlive a fork; in a rehearsal a fork, which has its
-            libraries already.
-        limit (`float`):
-            Seconds after which it is killed.
+    On a GPU the process is spawned, because CUDA does not survive a fork; in a rehearsal it is forked, which saves imports.
     """
     name = phase.__name__
     if limit < _SHORTEST:
@@ -142,11 +135,11 @@ def run_phase(phase: Callable, scratch: Path, size: Any, limit: float) -> list[d
     process.start()
     try:
         process.join(limit)
-    finally:  # also where Ctrl-C ended the waiting
+    finally:  # also after Ctrl-C
         cut_off = process.is_alive()
         if cut_off:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its own group: workers of its data loader end with it
+                os.killpg(process.pid, signal.SIGKILL)  # with the workers of its data loader
             process.kill()
             process.join()
     written = scratch / f"{name}.jsonl"
@@ -161,7 +154,7 @@ def run_phase(phase: Callable, scratch: Path, size: Any, limit: float) -> list[d
 
 
 def _in_process(phase: Callable, scratch: Path, size: Any) -> None:
-    """What the process of a phase does; its output goes into a log."""
+    """Run a phase in the current process; its output goes into a log."""
     from gpu_measuring import Rows
 
     os.setpgid(0, 0)
@@ -179,16 +172,11 @@ def _in_process(phase: Callable, scratch: Path, size: Any) -> None:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1][-300:] if lines else "it said nothing"
+    return lines[-1][-300:] if lines else "no output"
 
 
 def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each goal: whether it was reached, or that it was not measured.
-
-    Args:
-        rows (`Sequence[dict]`):
-            What the phases found.
-    """
+    """A row for each goal: whether it was reached, or that it was not measured."""
     by_name = {row["name"]: row for row in rows}
 
     def value(name: str, key: str) -> Any:
@@ -196,30 +184,34 @@ def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     found = []
 
-    def judge(name: str, what: str, measured: dict[str, Any], reached: bool | None) -> None:
+    def add(name: str, what: str, measured: dict[str, Any], reached: bool | None) -> None:
         verdict = "not measured" if reached is None else "pass" if reached else "fail"
         found.append({"name": f"goal_{name}", "what": what, **measured, "verdict": verdict})
 
     for name in ("lora", "qlora"):
         minutes = value(name, "epoch_minutes")
-        judge(f"{name}_epoch", "30,000 notes in 10 minutes", {"minutes": minutes}, minutes and minutes <= 10)
+        add(f"{name}_epoch", "30,000 notes in 10 minutes", {"minutes": minutes}, minutes and minutes <= 10)
         other = f"{name}_trl_halved" if f"{name}_trl_halved" in by_name else f"{name}_trl"
         ours, theirs = value(name, "notes_per_second"), value(other, "notes_per_second")
         means = _means_of_same_steps(value(name, "losses"), value(other, "losses"))
         same = bool(means) and abs(means[0] - means[1]) <= SAME_LOSS * abs(means[1])
-        judge(
+        add(
             f"{name}_ratio",
             f"1.5 times TRL's script at equal loss (means over the same steps within {SAME_LOSS:.0%})",
             {"ratio": round(ours / theirs, 2), "mean_losses": means, "equal_loss": same} if ours and theirs else {},
             ours >= 1.5 * theirs and same if ours and theirs else None,
         )
-    share = value("lora", "utilisation")
-    measured = isinstance(share, float)
+    reached = value("lora", "utilisation")
     what = "40 % of peak in bf16 LoRA, tokens without padding"
-    judge("utilisation", what, {"share": share}, share >= 0.4 if measured else None)
-    figures = [value("smollm2_scoring", name) for name in ("exact_accuracy", "macro_f1")]
-    inside = [figure["inside"] for figure in figures if figure]
-    judge("smollm2", "the real recipe inside the band of its recorded seeds", {}, all(inside) if inside else None)
+    add("utilisation", what, {"share": reached}, reached >= 0.4 if isinstance(reached, float) else None)
+    metrics = [value("smollm2_scoring", name) for name in ("exact_accuracy", "macro_f1")]
+    inside = [metric["inside"] for metric in metrics if metric]
+    add(
+        "smollm2",
+        "the real recipe within the prediction interval of its recorded seeds",
+        {},
+        all(inside) if inside else None,
+    )
     return found
 
 
@@ -231,19 +223,15 @@ def _means_of_same_steps(ours: Sequence[float] | None, theirs: Sequence[float] |
 
 
 def store(rows: Sequence[dict[str, Any]], scratch: Path, output: Path, rehearsal: bool) -> None:
-    """Write all rows so far, with the machine's facts; a kill leaves the file before or the new one."""
-    facts = (
-        json.loads((scratch / "facts.json").read_text(encoding="utf-8")) if (scratch / "facts.json").is_file() else {}
-    )
-    whole = {"date": date.today().isoformat(), "rehearsal": rehearsal, **facts, "rows": list(rows)}
-    text = json.dumps(whole, indent=2, default=str)
-    unfinished = output.with_suffix(".unfinished")
-    unfinished.write_text(text.replace("NaN", "null") + "\n", encoding="utf-8")
-    unfinished.replace(output)
+    """Write all rows so far with the facts of the machine, atomically."""
+    file = scratch / "facts.json"
+    facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    document = {"date": date.today().isoformat(), "rehearsal": rehearsal, **facts, "rows": list(rows)}
+    write_atomically(output, json.dumps(document, indent=2, default=str).replace("NaN", "null") + "\n")
 
 
 def _roomy() -> str | None:
-    """Memory as a disk where it holds the weights and is not needed for more; else the usual place for temporary files."""
+    """The RAM disk if it has ample room for the weights, otherwise `None`: the default for temporary files."""
     place = Path("/dev/shm")
     return str(place) if place.is_dir() and shutil.disk_usage(place).free > 1.5 * _ROOM[True] else None
 

@@ -1,4 +1,4 @@
-"""What the phases of gpu.py share: rows that outlive a phase that is cut off, a clock for training steps, and FLOPs."""
+"""What the phases of gpu.py share: rows that survive a kill, a clock for training steps, and FLOPs."""
 
 import contextlib
 import gc
@@ -18,80 +18,42 @@ from transformers import TrainerCallback
 from radrecipes.errors import InputError, OutOfMemoryError
 from radrecipes.planning.gpus import GPUS
 
-WARM_UP_STEPS = 3  # kernels are chosen and memory is claimed in them
+WARM_UP_STEPS = 3  # select kernels and allocate memory
 NEEDS_A_GPU = "needs a GPU"
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is that is measured; a rehearsal differs from the real run in this alone.
-
-    Args:
-        on_gpu (`bool`):
-            Whether memory is that of CUDA.
-        shapes (`dict[str, dict]`):
-            Configuration of each random model, by the Hub id that stands for it.
-        notes (`int`):
-            Notes of an epoch.
-        tokenised (`int`):
-            Notes that are made and trained on, up to `notes`.
-        train_seconds (`float`):
-            How long training is measured behind its first steps.
-        lora_batch (`int`):
-            Notes an optimizer step in bf16 LoRA: fewer leave the GPU waiting for Python.
-        batches (`tuple[int, ...]`):
-            Notes a micro batch; the last one is expected not to fit.
-        row_lengths (`tuple[int, ...]`):
-            Tokens to which several notes are laid in one row, beside the collator's own.
-        answered (`int`):
-            Prompts for label scoring and generation.
-        scoring_batches (`tuple[int, ...]`):
-            Prompts a batch.
-        product_tokens (`tuple[int, ...]`):
-            Rows of the products that are timed.
-        real_words (`tuple[str, ...]`):
-            What is added to the command that trains the real recipe.
-        report_words (`tuple[str, ...]`):
-            What is added to the report recipe.
-        real_rows (`int`, *optional*):
-            Test rows that its adapter answers; all where left out.
-    """
+    """The size of all measurements, the only difference between a rehearsal and the real run."""
 
     on_gpu: bool
-    shapes: dict[str, dict[str, Any]]
-    notes: int
-    tokenised: int
-    train_seconds: float
-    lora_batch: int
-    batches: tuple[int, ...]
-    row_lengths: tuple[int, ...]
-    answered: int
+    shapes: dict[str, dict[str, Any]]  # configurations of the random models by model id
+    notes: int  # of an epoch
+    tokenised: int  # notes that are generated and trained on
+    train_seconds: float  # after the warm-up steps
+    lora_batch: int  # notes per optimizer step in bf16 LoRA: fewer leave the GPU waiting for Python
+    batches: tuple[int, ...]  # notes per micro-batch; the last one is expected not to fit
+    row_lengths: tuple[int, ...]  # tokens per row of several notes, in addition to the collator's default
+    answered: int  # prompts for label scoring and generation
     scoring_batches: tuple[int, ...]
-    product_tokens: tuple[int, ...]
-    real_words: tuple[str, ...] = ()
-    report_words: tuple[str, ...] = ()
-    real_rows: int | None = None
+    product_tokens: tuple[int, ...]  # rows of the timed matrix products
+    real_words: tuple[str, ...] = ()  # additional arguments for the real recipe
+    report_words: tuple[str, ...] = ()  # additional arguments for the report recipe
+    real_rows: int | None = None  # test rows of the real recipe; None for all
 
     @property
     def device(self) -> str:
-        """Where tensors lie."""
+        """The device of tensors."""
         return "cuda" if self.on_gpu else "cpu"
 
 
 class Rows:
-    """Appends rows to a file as they are measured, so that a phase that is cut off keeps what it has.
-
-    Args:
-        path (`Path`):
-            One JSON object a line.
-        on_gpu (`bool`):
-            Whether memory is that of CUDA.
-    """
+    """Appends rows to a JSON Lines file as they are measured, so that a phase that is killed keeps them."""
 
     def __init__(self, path: Path, on_gpu: bool):
         self.path, self.on_gpu = path, on_gpu
         if on_gpu:
-            torch.cuda.init()  # what its memory counters need
+            torch.cuda.init()  # for its memory counters
 
     def add(self, name: str, what: str, **values: Any) -> None:
         """Write one row."""
@@ -100,10 +62,7 @@ class Rows:
 
     @contextlib.contextmanager
     def attempt(self, name: str, what: str) -> Iterator[dict[str, Any]]:
-        """A row from what the block puts into the given `dict`; whatever went wrong in the block is a row as well.
-
-        Memory that ran out gives `out_of_memory`, an input that was refused `refused`, anything else `failed`.
-        """
+        """Write a row with what the block puts into the `dict`; an exception becomes `out_of_memory`, `refused` or `failed`."""
         values: dict[str, Any] = {}
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -113,13 +72,13 @@ class Rows:
             values |= {"out_of_memory": True, "said": _first_line(error)}
         except InputError as error:
             values |= {"refused": _first_line(error)}
-        except Exception as error:  # one measurement that fails must not cost the others
+        except Exception as error:  # must not affect the other measurements
             place = traceback.extract_tb(error.__traceback__)[-1]
             values |= {"failed": f"{type(error).__name__}: {_first_line(error)}"}
             values |= {"at": f"{Path(place.filename).name}:{place.lineno}"}
         values |= {"peak_memory_gib": NEEDS_A_GPU}
         if self.on_gpu:
-            with contextlib.suppress(RuntimeError):  # behind some failures CUDA answers nothing any more
+            with contextlib.suppress(RuntimeError):  # after some failures CUDA is unusable
                 values |= _cuda_memory()
         self.add(name, what, **values)
         gc.collect()
@@ -138,83 +97,71 @@ def _cuda_memory() -> dict[str, float]:
     sizes = {
         "peak_memory_gib": torch.cuda.max_memory_allocated(),
         "reserved_memory_gib": torch.cuda.max_memory_reserved(),
-        "context_gib": total - free - torch.cuda.memory_reserved(),  # what no tensor takes
+        "context_gib": total - free - torch.cuda.memory_reserved(),  # not used by tensors
     }
     return {name: round(size / 2**30, 2) for name, size in sizes.items()}
 
 
 class StepClock(TrainerCallback):
-    """Time of every logged step, behind the synchronisation that logging its loss is; ends training after some seconds.
-
-    Args:
-        seconds (`float`):
-            How long to train behind the first steps.
-    """
+    """Records the time of every logged step (logging a loss synchronises), and ends training some seconds after warm-up."""
 
     def __init__(self, seconds: float):
         self.seconds, self.times, self.losses = seconds, [], []
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Note time and loss."""
+        """Record time and loss."""
         if logs and "loss" in logs:
             self.times.append(time.perf_counter())
             self.losses.append(float(logs["loss"]))
 
     def on_step_end(self, args, state, control, **kwargs):
-        """End where the time is over."""
+        """Stop when the time is over."""
         if len(self.times) > WARM_UP_STEPS and self.times[-1] - self.times[WARM_UP_STEPS - 1] > self.seconds:
             control.should_training_stop = True
 
     def speed(self, batch: int, notes: int) -> dict[str, Any]:
-        """Notes a second behind the first steps, the time of an epoch of `notes`, and the losses."""
+        """Notes per second after warm-up, the time of an epoch of `notes`, and the losses."""
         steps = len(self.times) - WARM_UP_STEPS
         if steps < 1:
-            return {"failed": f"only {len(self.times)} steps were trained in the time"}
+            return {"failed": f"only {len(self.times)} steps were trained in time"}
         seconds = self.times[-1] - self.times[WARM_UP_STEPS - 1]
         return {
             "notes_per_second": round(steps * batch / seconds, 2),
             "seconds_a_step": round(seconds / steps, 4),
             "notes_measured": steps * batch,
             "epoch_minutes": round(notes * seconds / steps / batch / 60, 2),
-            "epoch_is": "trained whole" if len(self.times) * batch >= notes else f"worked out from {steps} steps",
+            "epoch_is": "trained completely"
+            if len(self.times) * batch >= notes
+            else f"extrapolated from {steps} steps",
             "losses": [round(loss, 4) for loss in self.losses],
         }
 
 
 def known_as(device_name: str) -> str | None:
-    """The name that `gpu_planning` has for the GPU that PyTorch calls so; `None` where it has none."""
+    """The name in `planning.gpu.GPUS` of the GPU that PyTorch calls so, if any."""
     known = [name for name in GPUS if all(word in device_name.lower() for word in name.split("-"))]
     return max(known, key=len, default=None)
 
 
 def flops_of_note(model: torch.nn.Module, tokens: float) -> float:
-    """Operations of the products that training needs for a note of `tokens` in a row of its own, nothing shared, nothing padded.
+    """FLOPs of training on a note of `tokens` in a row of its own, without padding.
 
-    6 a weight and token where weights are trained, of which 2 are the forward pass, 2 the gradient of what goes in and 2 that of
-    the weight (Chowdhery et al. 2022, PaLM, appendix B). Frozen weights have no gradient: 4. Causal attention 6 · width · tokens²
-    a layer, half of that appendix's 12 without a mask. Nothing for the LM head, which sees the few scored positions only.
-
-    Args:
-        model (`torch.nn.Module`):
-            The base with its adapter; weights of quantised layers count by their shape.
-        tokens (`float`):
-            Mean tokens of a note.
+    6 per trained weight and token: 2 for the forward pass, 2 for the gradient of the input and 2 for that of the weight
+    (Chowdhery et al. 2022, PaLM, appendix B); 4 per frozen weight, which has no gradient. Causal attention takes
+    6 · width · tokens² per layer, half of that appendix's 12 without a mask. The LM head, which sees few positions, is ignored.
     """
     head, config = model.get_output_embeddings(), model.config
     frozen = trained = 0
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
-            size = module.in_features * module.out_features  # of a quantised layer the weight itself is packed
+            size = module.in_features * module.out_features  # the weight itself of a quantised layer is packed
             frozen, trained = (frozen, trained + size) if module.weight.requires_grad else (frozen + size, trained)
     attention = 6 * config.num_hidden_layers * config.hidden_size * tokens * tokens
     return tokens * (4 * frozen + 6 * trained) + attention
 
 
 def utilisation(model: torch.nn.Module, tokens: float, computed: float, notes_per_second: float) -> dict[str, Any]:
-    """Tokens a second, and model FLOPs as a share of the GPU's dense peak: of a note's own tokens, and of those computed.
-
-    The first counts as work what a shared beginning saved; the second is the hardware's.
-    """
+    """Tokens per second and model FLOPs utilisation, of a note's own tokens (as if no prefix were shared) and of those computed."""
     rates = {
         "tokens_per_second": round(notes_per_second * tokens),
         "computed_tokens_per_second": round(notes_per_second * computed),
@@ -223,7 +170,7 @@ def utilisation(model: torch.nn.Module, tokens: float, computed: float, notes_pe
     if not torch.cuda.is_available():
         return rates | {"utilisation": NEEDS_A_GPU, "utilisation_of_computed": NEEDS_A_GPU}
     if (known := known_as(torch.cuda.get_device_name())) is None:
-        unknown = f"gpu_planning does not know the peak of {torch.cuda.get_device_name()}"
+        unknown = f"planning.gpu does not know the peak of {torch.cuda.get_device_name()}"
         return rates | {"utilisation": unknown, "utilisation_of_computed": unknown}
     peak = GPUS[known].bf16_flops
     own, done = flops_of_note(model, tokens), computed / tokens * flops_of_note(model, tokens)
@@ -234,7 +181,7 @@ def utilisation(model: torch.nn.Module, tokens: float, computed: float, notes_pe
 
 
 def median_seconds(work: Callable[[], Any], on_gpu: bool, repeats: int = 20) -> float:
-    """Median time of a piece of work behind three runs that are not counted."""
+    """Median time of a piece of work, after three warm-up runs."""
     times = []
     for _ in range(repeats + 3):
         began = time.perf_counter()
@@ -246,7 +193,7 @@ def median_seconds(work: Callable[[], Any], on_gpu: bool, repeats: int = 20) -> 
 
 
 def end_to_end(examples: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-    """All examples in one row, each with positions from 0, and where each begins: what kernels for rows of any length take."""
+    """All examples in one row, with the positions and boundaries that variable-length attention kernels take."""
     lengths = [len(example["input_ids"]) for example in examples]
     return {
         "input_ids": torch.tensor([[token for example in examples for token in example["input_ids"]]]),
@@ -258,10 +205,9 @@ def end_to_end(examples: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
 
 
 def register_varlen() -> None:
-    """PyTorch's FlashAttention for rows of any length, as an attention of Transformers; on a CPU SDPA, one note after the other.
+    """Register PyTorch's variable-length FlashAttention in Transformers; on a CPU SDPA, note by note.
 
-    Raises:
-        `ImportError`: this PyTorch has none.
+    Raises an `ImportError` if this PyTorch has none.
     """
     from torch.nn.attention.varlen import varlen_attn
     from transformers import AttentionInterface
@@ -270,7 +216,7 @@ def register_varlen() -> None:
         ends, longest = kwargs["cu_seq_lens_q"], kwargs["max_length_q"]
         if query.is_cuda:
             query, key, value = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
-            # (-1, 0): everything before, nothing behind, that is, causal
+            # (-1, 0): everything before, nothing after, that is, causal
             out = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, window_size=(-1, 0))
             return out[None], None
         pieces = [
@@ -285,5 +231,5 @@ def register_varlen() -> None:
 
 
 def mean_of(losses: Sequence[float], count: int) -> float:
-    """Mean of the first losses; not a number where there are none."""
+    """Mean of the first losses; NaN if there are none."""
     return statistics.fmean(losses[:count]) if losses[:count] else math.nan

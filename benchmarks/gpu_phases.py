@@ -1,4 +1,4 @@
-"""The phases of gpu.py: what each one measures. A phase is a function of its rows, the scratch folder and the size."""
+"""The phases of gpu.py, each a function of its rows, the scratch folder and the size."""
 
 import importlib
 import json
@@ -35,7 +35,7 @@ from radrecipes import environment
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.data.synthetic_protocol.generator import generate_orders
-from radrecipes.evaluation.reproduction import prediction_band
+from radrecipes.evaluation.reproduction import prediction_interval
 from radrecipes.evaluation.results import results_path
 from radrecipes.inference.generation import generate
 from radrecipes.inference.label_scoring import LabelScorer
@@ -49,6 +49,7 @@ from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_completions, render_prompt
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
+from radrecipes.training.data import tokenise
 from radrecipes.training.interruption import StopRequests
 
 SEED = 7
@@ -56,19 +57,19 @@ PROTOCOL_RECIPE = "recipes/meditron-7b/protocol_qlora.yaml"
 REPORT_RECIPE = "recipes/biogpt-large/report_lora_8bit.yaml"
 REAL_RECIPE = "recipes/smollm2-135m/protocol_lora.yaml"
 LABELS = "data/label_sets/protocol_ct_mr.yaml"
-# Ids under which the random models of the real shapes are kept.
+# Model ids of the random models of real shapes.
 MEDITRON, BIOGPT, SMOLLM2 = "benchmark/meditron-7b-shape", "benchmark/biogpt-large-shape", "benchmark/smollm2-shape"
-_NO = "'no'"  # values on the command line are YAML, where a bare no is false
-FACTS = "facts.json"  # of the machine, written by the first phase: the process above leaves the GPU alone
+_NO = "'no'"  # values on the command line are YAML, in which a bare no is false
+FACTS = "facts.json"  # of the machine, written by the first phase: the parent process must not use the GPU
 
 
 def machine(rows: Rows, scratch: Path, size: Size) -> None:
-    """Ceilings of this machine: products and copies."""
+    """Peak rates of this machine: matrix products and copies."""
     facts: dict[str, Any] = {"hardware": environment.hardware()}
-    with rows.attempt("versions", "packages and hardware, kept beside the rows"):
+    with rows.attempt("versions", "packages and hardware, stored with the rows"):
         facts["versions"] = environment.packages()
     (scratch / FACTS).write_text(json.dumps(facts), encoding="utf-8")
-    with rows.attempt("copy", "bytes read and written a second") as found:
+    with rows.attempt("copy", "bytes read and written per second") as found:
         block = torch.empty(2**29 if size.on_gpu else 2**20, dtype=torch.bfloat16, device=size.device).normal_()
         found["bytes_per_second"] = round(2 * block.nbytes / median_seconds(block.clone, size.on_gpu))
     shape = size.shapes[MEDITRON]
@@ -82,10 +83,10 @@ def machine(rows: Rows, scratch: Path, size: Size) -> None:
 
 
 def weights(rows: Rows, scratch: Path, size: Size) -> None:
-    """Random weights of the real shapes, and notes as token ids, on disk for the phases behind."""
+    """Random weights of the real shapes, and notes as token ids, on disk for the other phases."""
     tokenizer = models.load_tokenizer(parse_recipe(REAL_RECIPE).model)
     for model_id, shape in size.shapes.items():
-        with rows.attempt(model_id, "random weights, made and saved") as found:
+        with rows.attempt(model_id, "random weights, created and saved") as found:
             began = time.perf_counter()
             torch.manual_seed(0)
             config = AutoConfig.for_model(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=0)
@@ -103,11 +104,11 @@ def weights(rows: Rows, scratch: Path, size: Size) -> None:
     stops = models.stop_token_ids(tokenizer)
     longest = parse_recipe(PROTOCOL_RECIPE).training.max_length
     began = time.perf_counter()
-    tokenised = training.tokenise(
+    tokenised = tokenise(
         Dataset.from_list(orders), TASKS["protocol"], tokenizer, "plain", stops, longest, max_dropped_fraction=0.05
     )
     seconds = time.perf_counter() - began
-    # The ids only choose rows of the embedding: those beyond the shape's vocabulary are folded into it.
+    # Ids beyond the vocabulary of the shape are folded into it.
     known = size.shapes[MEDITRON]["vocab_size"]
     folded = tokenised.rows.map(
         lambda row: {
@@ -120,7 +121,7 @@ def weights(rows: Rows, scratch: Path, size: Size) -> None:
     lengths = [len(ids) for ids in folded["input_ids"]]
     rows.add(
         "tokenise",
-        "rendering and tokenising the notes, one process; lengths are those of SmolLM2's tokenizer without a chat template",
+        "rendering and tokenising the notes in one process, with SmolLM2's tokenizer and without a chat template",
         notes_per_second=round(len(orders) / seconds),
         mean_tokens=round(statistics.fmean(lengths), 2),
         longest=max(lengths),
@@ -130,7 +131,7 @@ def weights(rows: Rows, scratch: Path, size: Size) -> None:
 
 
 def lora(rows: Rows, scratch: Path, size: Size) -> None:
-    """Our trainer, bfloat16 base, the protocol recipe's LoRA."""
+    """Our trainer, bfloat16 base model, with the LoRA of the protocol recipe."""
     _train_ours(rows, scratch, size, "lora", *_lora_words(size))
 
 
@@ -140,7 +141,7 @@ def lora_trl(rows: Rows, scratch: Path, size: Size) -> None:
 
 
 def qlora(rows: Rows, scratch: Path, size: Size) -> None:
-    """Our trainer, 4-bit base, as the protocol recipe has it."""
+    """Our trainer, 4-bit base model, as in the protocol recipe."""
     _train_ours(rows, scratch, size, "qlora")
 
 
@@ -150,15 +151,15 @@ def qlora_trl(rows: Rows, scratch: Path, size: Size) -> None:
 
 
 def smollm2(rows: Rows, scratch: Path, size: Size) -> None:
-    """The real SmolLM2-135M recipe, trained and scored, against the band of its recorded seeds."""
+    """The real SmolLM2-135M recipe, trained and scored, against the prediction interval of its recorded seeds."""
     words = [*size.real_words]
     if words:  # a rehearsal: a random model instead
         _use_scratch(scratch)
     elif not any(Path(models.locate_base(parse_recipe(REAL_RECIPE).model.model_name_or_path)).glob("*.safetensors")):
-        rows.add("smollm2_training", "the real recipe", left_out="its weights are not under models/: `make model`")
+        rows.add("smollm2_training", "the real recipe", left_out="its weights are not under models/; run `make model`")
         return
     folder = scratch / "smollm2"
-    with rows.attempt("smollm2_training", "the real recipe, 16 notes a micro batch, seed 3") as found:
+    with rows.attempt("smollm2_training", "the real recipe, micro-batches of 16 notes, seed 3") as found:
         words += ["--config", REAL_RECIPE, "--restart", "--output_dir", str(folder), "--save_strategy", _NO]
         words += ["--per_device_train_batch_size", "16", "--seed", "3"]
         sys.argv = ["scripts/sft.py", *words]
@@ -180,27 +181,27 @@ def smollm2(rows: Rows, scratch: Path, size: Size) -> None:
         }
         recorded = json.loads(results_path(REAL_RECIPE).read_text(encoding="utf-8"))["systems"]["adapter"]
         for name, value in reached.items():
-            low, high = prediction_band(recorded[name], 0.01)
+            low, high = prediction_interval(recorded[name], 0.01)
             found[name] = {"value": round(value, 4), "band": [round(low, 4), round(high, 4)]}
             found[name]["inside"] = low <= value <= high
 
 
 def layouts(rows: Rows, scratch: Path, size: Size) -> None:
-    """One forward and backward pass of the 7B shape by batch size and by layout, then scoring and generation."""
+    """One forward and backward pass of the 7B shape by batch size and layout, then scoring and generation."""
     _use_scratch(scratch)
     recipe = _protocol_recipe(scratch, *_lora_words(size))
     tokenizer, notes = models.load_tokenizer(recipe.model), _notes(scratch)
     base = models.load_base(recipe.model, training.longest_row(recipe))
-    trainer = training.make_trainer(recipe, base, tokenizer, notes)
-    # What the Trainer would do at its start
+    trainer = training.sft_trainer(recipe, base, tokenizer, notes)
+    # As the Trainer does at its start
     trainer.model.to(size.device).train()
     needed = 10 * max(size.batches)
     examples = (notes.to_list() * -(-needed // len(notes)))[:needed]
     own_tokens = statistics.fmean(len(example["input_ids"]) for example in examples)
 
     def measure(name: str, what: str, collate: Callable, batch: int, attention: str = "sdpa") -> None:
-        with rows.attempt(name, f"{what}, micro batches of {batch}") as found:
-            trainer.model.zero_grad()  # of a batch before that did not fit
+        with rows.attempt(name, f"{what}, micro-batches of {batch}") as found:
+            trainer.model.zero_grad()  # left by an earlier batch that did not fit
             base.set_attn_implementation(attention)
             times, computed, collating = [], [], []
             for number in range(10 if size.on_gpu else 3):
@@ -226,14 +227,14 @@ def layouts(rows: Rows, scratch: Path, size: Size) -> None:
             )
 
     shared, batch = SharedPrefixCollator(tokenizer.pad_token_id, base.dtype), size.lora_batch
-    measure("layout_widened", "as layout_shared, activations widened to float32 for each adapter", shared, batch)
+    measure("layout_widened", "as layout_shared, with activations cast to float32 for each adapter", shared, batch)
     with disable_input_dtype_casting(trainer.model):  # as training does
-        measure("layout_shared", "shared beginning, rows to 384 tokens, SDPA with its own mask", shared, batch)
-        measure("layout_padded", "one note a row, padded, SDPA", PaddedCollator(tokenizer.pad_token_id), batch)
+        measure("layout_shared", "shared prefix, rows up to 384 tokens, SDPA with a mask", shared, batch)
+        measure("layout_padded", "one note per row, padded, SDPA", PaddedCollator(tokenizer.pad_token_id), batch)
         for length in size.row_lengths:
             longer = SharedPrefixCollator(tokenizer.pad_token_id, base.dtype, row_tokens=length)
-            measure(f"layout_shared_{length}", f"shared beginning, rows to {length} tokens, SDPA", longer, batch)
-        what = "notes end to end without padding, nothing shared, FlashAttention for rows of any length (varlen)"
+            measure(f"layout_shared_{length}", f"shared prefix, rows up to {length} tokens, SDPA", longer, batch)
+        what = "concatenated notes without padding and shared prefix, variable-length FlashAttention"
         try:
             register_varlen()
         except ImportError as error:
@@ -242,28 +243,28 @@ def layouts(rows: Rows, scratch: Path, size: Size) -> None:
             measure("layout_varlen", what, end_to_end, batch, "varlen")
         base.set_attn_implementation("sdpa")
         for batch in size.batches:
-            measure(f"batch_{batch}", "shared beginning, rows to 384 tokens, SDPA with its own mask", shared, batch)
+            measure(f"batch_{batch}", "shared prefix, rows up to 384 tokens, SDPA with a mask", shared, batch)
     _answer(rows, trainer.model, base, tokenizer, size)
 
 
 def biogpt(rows: Rows, scratch: Path, size: Size) -> None:
-    """Our trainer on reports, BioGPT-Large's shape with an 8-bit base."""
+    """Our trainer on reports, with the shape of BioGPT-Large as an 8-bit base model."""
     _use_scratch(scratch)
     words = ["--model_name_or_path", BIOGPT, "--output_dir", str(scratch / "biogpt"), "--save_strategy", _NO]
     recipe = parse_recipe(REPORT_RECIPE, [*words, *size.report_words])
     tokenizer, split = models.load_tokenizer(recipe.model), load_prepared_dataset(recipe.arguments.dataset).splits
     reports = split["train"].select(range(min(len(split["train"]), size.tokenised)))
     stops, style = models.stop_token_ids(tokenizer), recipe.arguments.prompt_style
-    tokenised = training.tokenise(
+    tokenised = tokenise(
         reports, TASKS["report"], tokenizer, style, stops, recipe.training.max_length, max_dropped_fraction=0.05
     )
-    what = "the report recipe, 8-bit base; reports stand under the name of notes, an epoch has 30,000 of them as well"
+    what = "the report recipe, 8-bit base model; `notes` are reports, 30,000 per epoch as well"
     with rows.attempt("biogpt_8bit", what) as found:
         _run_trainer(recipe, tokenizer, tokenised.rows, size, found)
 
 
 def plan(rows: Rows, scratch: Path, size: Size) -> None:
-    """What `recipes.py plan --gpu` says of the two runs, to set beside their memory and time; computes on no GPU."""
+    """What `recipes.py plan --gpu` predicts for the memory and time of the two runs; does not use the GPU."""
     _use_scratch(scratch)
     name = (known_as(torch.cuda.get_device_name()) if size.on_gpu else None) or "h100"
     for method, words in (("lora", _lora_words(size)), ("qlora", [])):
@@ -280,13 +281,13 @@ def plan(rows: Rows, scratch: Path, size: Size) -> None:
 
 
 def _lora_words(size: Size) -> list[str]:
-    """What makes the QLoRA recipe a bf16 LoRA of the comparison's batch."""
+    """Arguments that turn the QLoRA recipe into bf16 LoRA with the batch of the comparison."""
     batch = str(size.lora_batch)
     return ["--load_in_4bit", "false", "--global_batch_size", batch, "--per_device_train_batch_size", batch]
 
 
 def _protocol_recipe(scratch: Path, *words: str) -> Recipe:
-    """The protocol recipe on the random model. Without a warm-up: else the first losses, which are compared, say nothing."""
+    """The protocol recipe on the random model, without a warm-up, so that the first losses can be compared."""
     shape = ["--model_name_or_path", MEDITRON, "--output_dir", str(scratch / "run"), "--save_strategy", _NO]
     shape += ["--dataloader_num_workers", "2", "--lora_target_modules", "all-linear", "--warmup_steps", "0"]
     recipe = parse_recipe(PROTOCOL_RECIPE, [*shape, "--num_train_epochs", "1", *words])
@@ -307,15 +308,15 @@ def _train_ours(rows: Rows, scratch: Path, size: Size, name: str, *words: str) -
     _use_scratch(scratch)
     recipe = _protocol_recipe(scratch, *words)
     tokenizer, batch = models.load_tokenizer(recipe.model), recipe.arguments.global_batch_size
-    with rows.attempt(name, f"{recipe.method}, {batch} notes a step, our trainer") as found:
+    with rows.attempt(name, f"{recipe.method}, {batch} notes per step, our trainer") as found:
         _run_trainer(recipe, tokenizer, _notes(scratch), size, found)
 
 
 def _run_trainer(recipe: Recipe, tokenizer: Any, notes: Dataset, size: Size, found: dict[str, Any]) -> None:
-    """Train for some seconds as scripts/sft.py does, without its run folder; speed and utilisation go into `found`."""
+    """Train for some seconds as scripts/sft.py does, without a run folder; adds speed and utilisation to `found`."""
     training.divide_batch(recipe, processes=1)
     base = models.load_base(recipe.model, training.longest_row(recipe))
-    trainer = training.make_trainer(recipe, base, tokenizer, notes)
+    trainer = training.sft_trainer(recipe, base, tokenizer, notes)
     training.check_layout(trainer)
     clock, batch = StepClock(size.train_seconds), recipe.arguments.global_batch_size
     trainer.add_callback(clock)
@@ -331,9 +332,9 @@ def _run_trainer(recipe: Recipe, tokenizer: Any, notes: Dataset, size: Size, fou
 
 
 def _train_trl(rows: Rows, scratch: Path, size: Size, name: str, *words: str) -> None:
-    """TRL's own script in this process, with our clock among the callbacks that every Trainer gets.
+    """TRL's own script in this process, with our clock as a default callback.
 
-    It pads, and so needs more memory than ours: where its batch does not fit, half of it is tried, accumulated twice.
+    It pads and so needs more memory than ours; if its batch does not fit, half of it is tried, accumulated twice.
     """
     script = importlib.import_module("trl.scripts.sft")
     _use_scratch(scratch)
@@ -342,7 +343,7 @@ def _train_trl(rows: Rows, scratch: Path, size: Size, name: str, *words: str) ->
     for halves, row in ((1, name), (2, f"{name}_halved")):
         clock = StepClock(size.train_seconds)
         transformers.trainer.DEFAULT_CALLBACKS.append(clock)
-        what = f"{recipe.method}, {batch} notes a step in {halves} micro batches, TRL's own script"
+        what = f"{recipe.method}, {batch} notes per step in {halves} micro-batches, TRL's own script"
         with rows.attempt(row, what) as found:
             settings = _trl_settings(recipe, scratch, size, batch // halves, halves)
             parsed = script.make_parser().parse_args_and_config(
@@ -363,7 +364,7 @@ def _train_trl(rows: Rows, scratch: Path, size: Size, name: str, *words: str) ->
 
 
 def _trl_settings(recipe: Recipe, scratch: Path, size: Size, micro: int, accumulated: int) -> dict[str, Any]:
-    """The recipe in the words of TRL's script."""
+    """The recipe as arguments of TRL's script."""
     model, args = recipe.model, recipe.training
     return {
         "model_name_or_path": scratch / "models" / MEDITRON,
@@ -400,7 +401,7 @@ def _trl_settings(recipe: Recipe, scratch: Path, size: Size, micro: int, accumul
 
 
 def _answer(rows: Rows, model: Any, base: Any, tokenizer: Any, size: Size) -> None:
-    """Label scoring and generation with the 7B shape; random weights doubt everything, so this is the slowest case of both."""
+    """Label scoring and generation with the 7B shape; random weights, maximally uncertain, are the slowest case of both."""
     base.set_attn_implementation("sdpa")
     model.eval()
     known, task, stops = size.shapes[MEDITRON]["vocab_size"], TASKS["protocol"], models.stop_token_ids(tokenizer)
@@ -416,7 +417,7 @@ def _answer(rows: Rows, model: Any, base: Any, tokenizer: Any, size: Size) -> No
             began = time.perf_counter()
             scorer.score(prompts, batch)
             found["notes_per_second"] = round(len(prompts) / (time.perf_counter() - began), 1)
-        with rows.attempt(f"generate_{batch}", f"generation, 16 tokens a note, batches of {batch}") as found:
+        with rows.attempt(f"generate_{batch}", f"generation, 16 tokens per note, batches of {batch}") as found:
             generate(model, tokenizer, prompts[:8], stops, 16, batch)
             began = time.perf_counter()
             answers = generate(model, tokenizer, prompts, stops, 16, batch)

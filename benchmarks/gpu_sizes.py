@@ -1,11 +1,11 @@
-"""How large gpu.py measures: the real run on one GPU of 80 GB, and its rehearsal on a CPU."""
+"""Sizes of gpu.py: the real run on one GPU of 80 GB, and its rehearsal on a CPU."""
 
 from gpu_measuring import Size
 from gpu_phases import BIOGPT, MEDITRON, SMOLLM2
 
 from radrecipes.planning.base_shapes import SHAPES
 
-# Beside what decides the size of tensors, what their speed depends on.
+# In addition to the sizes of tensors, what their speed depends on.
 _MEDITRON_SHAPE = SHAPES["epfl-llm/meditron-7b"] | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}
 _BIOGPT_SHAPE = SHAPES["microsoft/BioGPT-Large"]
 _TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}

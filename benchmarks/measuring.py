@@ -1,31 +1,63 @@
-"""A command run to its end, with the peak memory of its processes."""
+"""What the comparisons share: a command with the peak memory of its processes, and the results file."""
 
+import json
 import os
+import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import threading
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from radrecipes import environment
+
 BIN = Path(sys.executable).parent
+RESULTS = Path(__file__).parent / "results.json"
 
 
 class LeftOutError(Exception):
-    """A comparison that cannot be made here; the message says what it would take."""
+    """A comparison that cannot run here; the message says what is needed."""
+
+
+def read_results(path: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """The entries of a results file by name; none if it does not exist."""
+    if not path.is_file():
+        return {}
+    return {entry["name"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))}
+
+
+def store_result(entry: dict[str, Any], path: Path = RESULTS) -> None:
+    """Add an entry with the facts of this machine to a results file, or replace it."""
+    hardware = environment.hardware()
+    facts = {
+        "date": date.today().isoformat(),
+        "versions": environment.packages(),
+        "processor": hardware["processor"],
+        "cores": hardware["cores"],
+        "system": platform.system(),
+    }
+    entries = read_results(path) | {entry["name"]: entry | facts}
+    path.write_text(json.dumps(list(entries.values()), indent=2) + "\n", encoding="utf-8")
+
+
+def cpu_seconds_of_children() -> float:
+    """CPU time of ended child processes, which is more reliable than wall-clock time on a busy machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run_with_peak_memory(command: list) -> tuple[float, str]:
-    """Run a command to its end.
-
-    Returns:
-        `tuple[float, str]`: peak resident memory of its processes together in GiB, and what it printed.
+    """Run a command; returns the peak resident memory of all its processes in GiB, and its output.
 
     Raises:
         `RuntimeError`: the command failed; the end of its output is in the message.
     """
-    # Launchers choose the number of threads differently (one, or all cores); both sides get all cores.
+    # Launchers choose different numbers of threads (one, or all cores); both sides get all cores.
     environment = {**os.environ, "OMP_NUM_THREADS": str(psutil.cpu_count(logical=False) or psutil.cpu_count())}
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, env=environment)

@@ -1,9 +1,9 @@
-"""How far `recipes.py plan` is from real runs on this machine: memory of short ones, memory and time of recorded ones.
+"""The error of `recipes.py plan` on this machine: memory of short runs, memory and time of recorded runs.
 
     python benchmarks/plan_error.py
 
-A short run seldom meets the largest batch of an epoch, for which the plan is made; so its own batches are noted, and the plan
-for the largest of them is compared. Results go to benchmarks/plan_error.json. Run it while nothing else runs.
+The plan is for the largest batch of an epoch, which a short run rarely contains, so it is compared with a plan for the run's own
+batches. Results go to benchmarks/plan_error.json. Run it on an idle machine.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from radrecipes import environment
 from radrecipes.planning import cpu as planning
 from radrecipes.recipe import parse_recipe
-from radrecipes.training import data as inspection
+from radrecipes.training import data as training_data
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import PaddedCollator, SharedPrefixCollator
 
@@ -52,10 +52,10 @@ SHORT_RUNS = {
 
 
 def main() -> None:
-    """Measure every case, each in processes of its own, and print a table."""
+    """Measure every case, each in its own processes, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=12, help="steps of a short run (default: 12)")
-    parser.add_argument("--only", nargs="+", metavar="CASE", help="these short runs; the other results stay")
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="only these short runs; the other results are kept")
     args = parser.parse_args()
     found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {"short_runs": {}}
     build_random_model()
@@ -75,18 +75,18 @@ def main() -> None:
 def measure(recipe: str, words: list[str], steps: int) -> dict:
     """One short run, and the plan for its largest batch."""
     words = [*words, f"--max_steps={steps}"]
-    real = in_process_of_its_own("train", recipe, *words, "--save_strategy='no'")
-    plan = in_process_of_its_own("plan", recipe, *words, f"--batches={json.dumps(real.pop('batches'))}")
+    real = in_new_process("train", recipe, *words, "--save_strategy='no'")
+    plan = in_new_process("plan", recipe, *words, f"--batches={json.dumps(real.pop('batches'))}")
     error = round(plan["memory_gib"] / real["memory_gib"] - 1, 3)
     return {**real, "steps": steps, "planned_gib": plan["memory_gib"], "of_it": plan["of_it"], "memory_error": error}
 
 
 def compare_recorded(recipe: str) -> dict:
-    """The plan of a whole recipe against its recorded results, which other code may have made."""
+    """The plan of a complete recipe against its recorded results, which may stem from older code."""
     recorded = json.loads(Path(recipe).with_suffix(".results.json").read_text("utf-8"))
     first = recorded["seeds"][0]
     threads = first["hardware"]["threads"]
-    plan = in_process_of_its_own("plan", recipe, threads=threads)
+    plan = in_new_process("plan", recipe, threads=threads)
     return {
         "memory_gib": recorded["peak_memory_gib"],
         "planned_gib": plan["memory_gib"],
@@ -100,23 +100,23 @@ def compare_recorded(recipe: str) -> dict:
 
 
 def train(recipe: str, words: list[str]) -> dict:
-    """Run scripts/sft.py in this process, noting its batches."""
+    """Run scripts/sft.py in this process and record the shapes of its batches."""
     shapes = []
 
-    def noting(collate):
-        def collate_and_note(collator, examples):
+    def recording(collate):
+        def collate_and_record(collator, examples):
             batch = collate(collator, examples)
             shapes.append((*batch["input_ids"].shape, int((batch["labels"] != -100).sum())))
             return batch
 
-        return collate_and_note
+        return collate_and_record
 
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = ["scripts/sft.py", "--config", recipe, f"--output_dir={folder}/run", *words]
         with (
-            patch.object(SharedPrefixCollator, "__call__", noting(SharedPrefixCollator.__call__)),
-            patch.object(PaddedCollator, "__call__", noting(PaddedCollator.__call__)),
-            # It scores a few examples in both layouts without gradients; they are none of the run's batches.
+            patch.object(SharedPrefixCollator, "__call__", recording(SharedPrefixCollator.__call__)),
+            patch.object(PaddedCollator, "__call__", recording(PaddedCollator.__call__)),
+            # It scores a few examples in both layouts, which are not batches of the run.
             patch.object(training, "check_layout"),
         ):
             runpy.run_path("scripts/sft.py", run_name="__main__")
@@ -126,11 +126,11 @@ def train(recipe: str, words: list[str]) -> dict:
 
 
 def plan(recipe: str, words: list[str]) -> dict:
-    """Plan in this process, for those batches where they are named."""
+    """Plan in this process, for the given batches if there are any."""
     batches = [word.partition("=")[2] for word in words if word.startswith("--batches=")]
     parsed = parse_recipe(recipe, [word for word in words if not word.startswith("--batches=")])
     training.divide_batch(parsed, processes=1)
-    data = inspection.load_training_data(parsed)
+    data = training_data.load_training_data(parsed)
     if batches:
         seen = planning.Layout([tuple(batch) for batch in json.loads(batches[0])])
         with patch.object(planning, "lay_out", return_value=seen):
@@ -145,8 +145,8 @@ def plan(recipe: str, words: list[str]) -> dict:
     }
 
 
-def in_process_of_its_own(what: str, *words: str, threads: int | None = None) -> dict:
-    """What [`train`] or [`plan`] found in a fresh process, with as many threads where they are named."""
+def in_new_process(what: str, *words: str, threads: int | None = None) -> dict:
+    """The result of [`train`] or [`plan`] in a new process."""
     environment_of_it = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.NamedTemporaryFile("r", suffix=".json") as answer:
         command = [sys.executable, __file__, f"--{what}", answer.name, *words]
@@ -157,7 +157,7 @@ def in_process_of_its_own(what: str, *words: str, threads: int | None = None) ->
 
 
 def build_random_model() -> None:
-    """A model of another shape under `models/`, with the default base's tokenizer; ignored by git."""
+    """A model of another shape under `models/`, with the tokenizer of the default base model; ignored by git."""
     folder = Path("models") / RANDOM_MODEL
     if (folder / "config.json").is_file():
         return
@@ -178,7 +178,7 @@ def build_random_model() -> None:
 
 
 def row(name: str, result: dict) -> str:
-    """One line of the table."""
+    """One line for the terminal."""
     line = f"{name:<44} planned {result['planned_gib']:.2f} GiB, measured {result['memory_gib']:.2f}: {result['memory_error']:+.0%}"
     if "seconds" in result:
         line += f"; planned {result['planned_seconds']:,.0f} s, measured {result['seconds']:,.0f}: {result['time_error']:+.0%}"
@@ -186,7 +186,7 @@ def row(name: str, result: dict) -> str:
 
 
 def write(found: dict) -> None:
-    """Write the results so far, and the table that is made from them."""
+    """Write the results so far, and the table in README.md."""
     errors = [abs(result["memory_error"]) for result in found["short_runs"].values()]
     found["short_runs_median_error"] = round(statistics.median(errors), 3)
     RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -194,7 +194,7 @@ def write(found: dict) -> None:
 
 
 def with_table(document: str, found: dict) -> str:
-    """A document with the table of the short runs between its two marks."""
+    """A document with the table of the short runs between its marks."""
     rows = [
         f"| {name} | {run['steps']} | {run['planned_gib']:.2f} | {run['memory_gib']:.2f} | {run['memory_error']:+.0%} |"
         for name, run in found["short_runs"].items()

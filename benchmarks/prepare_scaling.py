@@ -1,16 +1,15 @@
 """How the cost of preparing reports grows with their number: synthetic trees of 2,000, 20,000 and 200,000 reports.
 
 python benchmarks/prepare_scaling.py                    generates the trees (some minutes) and removes them again
-python benchmarks/prepare_scaling.py --trees FOLDER     keeps them there, and takes those that are there
+python benchmarks/prepare_scaling.py --trees FOLDER     keeps them there, and uses existing ones
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from pathlib import Path
 
-from measuring import BIN, run_with_peak_memory
+from measuring import BIN, cpu_seconds_of_children, run_with_peak_memory
 
 from radrecipes.cli import positive, run
 from radrecipes.data.synthetic_reports import write_synthetic_tree
@@ -31,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="radrecipes-bench-") as temporary:
         trees = args.trees or Path(temporary)
-        print(f"{'work':<36}{'reports':>9}{'reports/s':>11}{'CPU s':>8}{'CPU ms a report':>17}{'peak GiB':>10}")
+        print(f"{'work':<36}{'reports':>9}{'reports/s':>11}{'CPU s':>8}{'CPU ms/report':>17}{'peak GiB':>10}")
         for size in SIZES:
             tree = trees / f"reports-{size}"
             if not tree.exists():
@@ -41,18 +40,12 @@ def main() -> None:
                     BIN / "python", "scripts/prepare_data.py", "report", "--source", "mimic-cxr", "--root", tree,
                     "--output", Path(temporary) / "prepared", "--overwrite", "--processes", args.processes, *words,
                 ]  # fmt: skip
-                before, start = _cpu_seconds(), time.perf_counter()
+                before, start = cpu_seconds_of_children(), time.perf_counter()
                 peak, _ = run_with_peak_memory(command)
-                seconds, busy = time.perf_counter() - start, _cpu_seconds() - before
+                seconds, busy = time.perf_counter() - start, cpu_seconds_of_children() - before
                 print(
                     f"{what:<36}{size:>9}{size / seconds:>11.0f}{busy:>8.1f}{1000 * busy / size:>17.3f}{peak:>10.2f}"
                 )
-
-
-def _cpu_seconds() -> float:
-    # On a busy machine the processor's time says more than the clock's.
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The alternative to `prepare_data.py report`: the sections that MIMIC-CXR's own code takes, joined with the CSV files.
+"""The alternative to `prepare_data.py report`: sections by MIMIC-CXR's own code, joined with the CSV files.
 
 python benchmarks/prepare_side.py CHECKOUT TREE OUTPUT
 """
@@ -12,7 +12,7 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 
 
 def main() -> None:
-    """Take the sections, join labels and split, write one CSV file: all in this process."""
+    """Extract the sections, join labels and split, write one CSV file."""
     checkout, tree, output = map(Path, sys.argv[1:])
     sys.path.insert(0, str(checkout / "txt"))
     import create_section_files

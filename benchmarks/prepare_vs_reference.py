@@ -1,4 +1,4 @@
-"""Preparing reports against MIMIC-CXR's own code for their sections (https://github.com/MIT-LCP/mimic-cxr) and a join."""
+"""Preparing reports against MIMIC-CXR's own code (https://github.com/MIT-LCP/mimic-cxr) and a join with pandas."""
 
 import os
 import re
@@ -15,35 +15,28 @@ from radrecipes.data.synthetic_reports import generator, layout, write_synthetic
 
 REPORTS, PATIENTS = 20_000, 7_500
 CHECKOUT = "MIMIC_CXR_CODE"
-# Ours does on the tree what the alternative does and no more: sections, labels as stated, the official split.
+# With these options ours does the same work as the alternative: sections, labels as stated, the official split.
 AS_THE_REFERENCE = (
     "--label-source", "csv", "--split", "official", "--sections", "any", "--earlier-studies", "keep", "--details", "keep",
     "--deidentified", "normalise",
 )  # fmt: skip
-_HEADERS = (*layout._FINDINGS_HEADERS, *layout._VIEW_HEADERS)
+_HEADERS = (*layout.FINDINGS_HEADERS, *layout.VIEW_HEADERS)
 _FINDINGS_HEADER = re.compile(rf"^ ?(?:{'|'.join(set(_HEADERS))}):", re.IGNORECASE | re.MULTILINE)
 
 
 class PrepareVsReference:
-    """Reports a second on one synthetic tree, start of Python included, one process each.
-
-    Args:
-        options (`tuple[str, ...]`, *optional*, defaults to `AS_THE_REFERENCE`):
-            More words for `prepare_data.py report`.
-        what (`str`, *optional*):
-            The options in words.
-    """
+    """Reports per second on one synthetic tree, start of Python included, one process each; `what` describes the options."""
 
     def __init__(self, options: tuple[str, ...] = AS_THE_REFERENCE, what: str = "the same work"):
         checkout = os.environ.get(CHECKOUT)
         if not checkout:
             raise LeftOutError(f"set {CHECKOUT} to a checkout of https://github.com/MIT-LCP/mimic-cxr")
         if not (Path(checkout) / "txt" / "create_section_files.py").is_file():
-            raise LeftOutError(f"{CHECKOUT} is set, but there is no txt/create_section_files.py in that folder")
+            raise LeftOutError(f"there is no txt/create_section_files.py in the folder of {CHECKOUT}")
         self.checkout, self.options = Path(checkout), options
         self.description = (
-            f"reports a second of preparing a synthetic tree of {REPORTS} reports, {what}, against create_section_files.py and a"
-            " join with pandas; from the command to the files, one process each"
+            f"reports per second of preparing a synthetic tree of {REPORTS} reports, {what}, against create_section_files.py and "
+            "a join with pandas; from the command to the files, one process each"
         )
         self.folder = Path(tempfile.mkdtemp(prefix="radrecipes-bench-"))
         self.tree = self.folder / "tree"
@@ -66,18 +59,11 @@ class PrepareVsReference:
 
     def theirs(self) -> dict[str, float]:
         """The alternative."""
-        return self._timed(
-            [
-                BIN / "python",
-                Path(__file__).with_name("prepare_side.py"),
-                self.checkout,
-                self.tree,
-                self.folder / "theirs",
-            ]
-        )
+        script = Path(__file__).with_name("prepare_side.py")
+        return self._timed([BIN / "python", script, self.checkout, self.tree, self.folder / "theirs"])
 
     def checks(self) -> dict:
-        """How many of the written sections each side finds, with all of their sentences; not where sentences are left out."""
+        """Recall of the written sections with all their sentences, on each side; not if options remove sentences."""
         if self.options != AS_THE_REFERENCE:
             return {}
         truth = {_one_line(report.text): report for report in self.written}
@@ -107,7 +93,7 @@ def _recall(written: dict[int, layout.Report], found: dict[int, tuple[str, str]]
         wanted = whole = 0
         for study, report in written.items():
             statements = getattr(report, name)
-            # A report without headers has statements, but no section to find.
+            # A report without headers has statements but no sections.
             if not statements or (name == "findings" and not _FINDINGS_HEADER.search(report.text)):
                 continue
             wanted += 1

@@ -1,42 +1,38 @@
-"""Measure speed side by side with what a user would pick instead.
+"""Compare the speed with what a user would choose instead.
 
     python benchmarks/run.py                                  every comparison
     python benchmarks/run.py train_vs_trl_sft --runs 3        one of them
 
-Each comparison runs both sides alternating in one go and reports the ratio of their speeds: the median over the pairs, with
-the lowest and the highest pair. Results go to benchmarks/results.json, one entry a comparison.
+Each comparison runs both sides alternately and reports the ratio of their speeds: the median over the pairs, with the lowest
+and the highest. Results go to benchmarks/results.json, one entry per comparison.
 """
 
 import argparse
-import json
-import platform
 import statistics
-from datetime import date
 from functools import partial
-from pathlib import Path
 
-from measuring import LeftOutError
+import radrecipes  # noqa: F401  (before any library: turns telemetry off)
+
+# isort: split
+from measuring import LeftOutError, read_results, store_result
 from prepare_vs_reference import PrepareVsReference
 from scoring import ScoringComparison
 from train_vs_padded_trainer import TrainVsPaddedTrainer
 from train_vs_trl_sft import TrainVsTrlSft
 
-import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes import environment
 from radrecipes.cli import run
 
-RESULTS = Path(__file__).parent / "results.json"
 COMPARISONS = {
     "prepare_vs_reference": PrepareVsReference,
     "prepare_all_vs_reference": partial(
         PrepareVsReference,
         ("--label-source", "csv", "--split", "official", "--sections", "any"),
-        "earlier studies, marks and details left out as well (the defaults)",
+        "earlier studies, marks and details removed as well (the defaults)",
     ),
     "train_vs_trl_sft": TrainVsTrlSft,
     "train_vs_padded_trainer": TrainVsPaddedTrainer,
     "score_vs_separate": partial(
-        ScoringComparison, "separate", "each label scored on its own behind the note, without a cache", 24
+        ScoringComparison, "separate", "each label scored separately after the note, without a cache", 24
     ),
     "score_vs_generate": partial(
         ScoringComparison,
@@ -48,7 +44,7 @@ COMPARISONS = {
         ScoringComparison, "own_generate", "this project's own greedy generation of one label (no probabilities)", 256
     ),
     "score_vs_pipeline": partial(
-        ScoringComparison, "pipeline", "one pipeline() call a note, stopping at the stop token", 48
+        ScoringComparison, "pipeline", "one pipeline() call per note, stopping at the stop token", 48
     ),
 }
 
@@ -57,21 +53,18 @@ def main() -> None:
     """Run the chosen comparisons, print a table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(COMPARISONS)}")
-    parser.add_argument("--runs", type=int, default=3, help="pairs of runs a comparison (default: 3)")
+    parser.add_argument("--runs", type=int, default=3, help="pairs of runs per comparison (default: 3)")
     args = parser.parse_args()
     for name in args.names:
         if name not in COMPARISONS:
-            parser.error(f"no comparison {name}; there are {', '.join(COMPARISONS)}")
+            parser.error(f"no comparison {name}; choose from {', '.join(COMPARISONS)}")
 
-    results = {entry["name"]: entry for entry in json.loads(RESULTS.read_text())} if RESULTS.is_file() else {}
     for name in args.names or COMPARISONS:
         try:
-            results[name] = measure(name, args.runs)
+            store_result(measure(name, args.runs))
         except LeftOutError as reason:
-            print(f"{name}: left out; {reason}")
-            continue
-        RESULTS.write_text(json.dumps(list(results.values()), indent=2) + "\n", encoding="utf-8")
-    print(table(results.values()))
+            print(f"{name}: skipped; {reason}")
+    print(table(read_results().values()))
 
 
 def measure(name: str, runs: int) -> dict:
@@ -80,7 +73,7 @@ def measure(name: str, runs: int) -> dict:
     print(f"{name}: {comparison.description}")
     pairs = []
     for number in range(1, runs + 1):
-        # The order changes from pair to pair, so that neither side always runs on the warmer machine.
+        # The order alternates, so that neither side always runs on the warmer machine.
         sides = [comparison.ours, comparison.theirs]
         measured = {side.__name__: side() for side in (sides if number % 2 else sides[::-1])}
         pairs.append((measured["ours"], measured["theirs"]))
@@ -91,19 +84,14 @@ def measure(name: str, runs: int) -> dict:
         "name": name,
         "compared": comparison.description,
         "ratio": {
-            "median": _round(statistics.median(ratios)),
-            "low": _round(min(ratios)),
-            "high": _round(max(ratios)),
+            "median": round(statistics.median(ratios), 2),
+            "low": round(min(ratios), 2),
+            "high": round(max(ratios), 2),
         },
         "runs": runs,
         "ours": _median(ours for ours, _ in pairs),
         "theirs": _median(theirs for _, theirs in pairs),
         **comparison.checks(),
-        "date": date.today().isoformat(),
-        "versions": environment.packages(),
-        "processor": environment.hardware()["processor"],
-        "cores": environment.hardware()["cores"],
-        "system": platform.system(),
     }
 
 
@@ -111,7 +99,7 @@ def table(results) -> str:
     """The results as a table for the terminal."""
     lines = [f"{'comparison':<26}{'ratio':<20}{'samples/s':<18}{'peak GiB':<16}runs"]
     for entry in results:
-        if "ratio" not in entry:  # no comparison: scale_rates.py writes here, too
+        if "ratio" not in entry:  # an entry of scale_rates.py
             continue
         ratio, ours, theirs = entry["ratio"], entry["ours"], entry["theirs"]
         speeds = f"{ours['samples_per_second']:.1f} / {theirs['samples_per_second']:.1f}"
@@ -124,10 +112,6 @@ def table(results) -> str:
 def _median(measurements) -> dict[str, float]:
     rows = list(measurements)
     return {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
-
-
-def _round(value: float) -> float:
-    return round(value, 2)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Label scoring against what gives a label otherwise: notes a second, by the adapter that `make demo` trains."""
+"""Label scoring against other ways to get a label: notes per second, with the adapter that `make demo` trains."""
 
 import json
 import tempfile
@@ -14,26 +14,20 @@ RUN = Path("runs/smollm2-135m/protocol_lora/seed-42")
 
 
 class ScoringComparison:
-    """Label scoring, 36 labels, against one alternative on the same notes, each side in a process of its own.
+    """Label scoring, 36 labels, against a side of `scoring_side.py` on the same notes, each in its own process.
 
-    Args:
-        alternative (`str`):
-            A side of `scoring_side.py`.
-        what (`str`):
-            The alternative in words.
-        notes (`int`):
-            Notes that the alternative answers; the slow ones get fewer. Label scoring answers 256.
+    Slow alternatives get fewer `notes`.
     """
 
     OUR_NOTES = 256
 
     def __init__(self, alternative: str, what: str, notes: int):
         if not is_complete(RUN):
-            raise InputError("no finished run here; train it first: make demo", str(RUN))
+            raise InputError("no finished run; train it first: make demo", str(RUN))
         self.alternative, self.notes = alternative, notes
         self.description = (
-            f"notes a second of label scoring (every label's probability) against {what}; SmolLM2-135M-Instruct with the default "
-            f"recipe's adapter, 36 labels, batches of 32, bfloat16"
+            f"notes per second of label scoring (every label's probability) against {what}; SmolLM2-135M-Instruct with the default "
+            "recipe's adapter, 36 labels, batches of 32, bfloat16"
         )
         self.folder = Path(tempfile.mkdtemp(prefix="radrecipes-bench-"))
 
@@ -46,7 +40,7 @@ class ScoringComparison:
         return self._side(self.alternative, self.notes)
 
     def checks(self) -> dict:
-        """How far the answers of both agree on the notes that both answered."""
+        """How far the answers of both agree on their common notes."""
         ours, theirs = (
             json.loads((self.folder / f"{side}.json").read_text("utf-8")) for side in ("score", self.alternative)
         )

@@ -1,8 +1,8 @@
-"""One side of a scoring comparison, in a process of its own: answers notes by a run's adapter and times itself.
+"""One side of a scoring comparison: answers notes with a run's adapter and times itself.
 
     python benchmarks/scoring_side.py score runs/smollm2-135m/protocol_lora/seed-42 64 out.json
 
-Loading is not timed. The notes are the first of a fixed shuffle of the test split: sides with fewer notes answer a part of them.
+Loading is not timed. The notes are the first of the test split under a fixed shuffle.
 """
 
 import json
@@ -31,7 +31,7 @@ def score(predictor: LabelPredictor, notes: list[str]) -> np.ndarray:
 
 
 def separate(predictor: LabelPredictor, notes: list[str]) -> np.ndarray:
-    """Each label as a sequence of its own behind each note, without a cache, in batches."""
+    """Each label as a separate sequence after each note, without a cache, in batches."""
     prompts, scorer = prompts_of(predictor, notes), predictor.scorer
     pad = predictor.tokenizer.pad_token_id
     return label_probabilities(score_separately(predictor.model, pad, prompts, scorer.completions, BATCH))
@@ -68,7 +68,7 @@ def transformers_generate(predictor: LabelPredictor, notes: list[str]) -> list[s
 
 
 def pipeline(predictor: LabelPredictor, notes: list[str]) -> list[str]:
-    """One `pipeline()` call a note, stopping at the stop token."""
+    """One `pipeline()` call per note, stopping at the stop token."""
     import transformers
 
     write = transformers.pipeline("text-generation", model=predictor.model, tokenizer=predictor.tokenizer)
@@ -102,7 +102,7 @@ SIDES: dict[str, Callable[[LabelPredictor, list[str]], np.ndarray | list[str]]] 
 
 
 def main(side: str, run: str, count: int, output: str) -> None:
-    """Answer `count` notes; write labels, probabilities where there are some, and notes a second as JSON."""
+    """Answer `count` notes; write labels, probabilities if there are any, and notes per second as JSON."""
     predictor = LabelPredictor(run, load_policy=False)
     test = load_prepared_dataset(predictor.manifest["data"]["folder"]).splits["test"]
     notes = test.shuffle(seed=0)["note"][:count]

@@ -9,7 +9,7 @@ from training_side import TrainingRows, samples_per_second
 
 
 class TrainVsPaddedTrainer:
-    """Two steps suffice for the padded side: each takes as long as about ten of ours."""
+    """The padded side runs two steps only: each takes as long as about ten of ours."""
 
     description = (
         "samples per second of scripts/sft.py against a plain transformers.Trainer that pads to 512 tokens; "
@@ -26,17 +26,17 @@ class TrainVsPaddedTrainer:
         return self.rows.run_ours()
 
     def theirs(self) -> dict[str, float]:
-        """The padded side, in a process of its own."""
+        """The padded side, in its own process."""
         peak, printed = run_with_peak_memory([BIN / "python", Path(__file__), self.rows.base, self.rows.folder])
         return {"samples_per_second": samples_per_second(printed), "peak_memory_gib": peak}
 
     def checks(self) -> dict:
-        """Nothing beside the speed."""
+        """Nothing in addition to the speed."""
         return {}
 
 
 def train_padded(base: str, folder: Path, steps: int = 2, length: int = 512) -> None:
-    """The loop of a notebook: pad to a fixed length, let the model compute its own loss over all positions."""
+    """The loop of a notebook: pad to a fixed length, and let the model compute its own loss over all positions."""
     import torch
     from datasets import load_dataset
     from peft import LoraConfig, get_peft_model

@@ -10,7 +10,7 @@ _LOSS_STEPS = 5
 
 
 class TrainVsTrlSft:
-    """TRL's script gets the very token ids and labels; gradient checkpointing, its default, is off for both."""
+    """TRL's script gets the same token ids and labels; gradient checkpointing, its default, is off on both sides."""
 
     description = (
         "samples per second of scripts/sft.py against `trl sft`; SmolLM2-135M-Instruct, LoRA r 16 on all linear layers, the same "
@@ -31,7 +31,7 @@ class TrainVsTrlSft:
         return self._trl("bfloat16", self.rows.steps)
 
     def checks(self) -> dict:
-        """Losses of the first steps on both sides in float32, without which a ratio of speeds means nothing."""
+        """Losses of the first steps on both sides in float32; without equal losses a ratio of speeds is meaningless."""
         rows = self.rows
         steps, rows.steps = rows.steps, _LOSS_STEPS
         rows.run_ours(dtype="float32")

@@ -1,4 +1,4 @@
-"""What the training comparisons share: one set of rows, and a run of ours."""
+"""What the training comparisons share: the rows, and our side."""
 
 import json
 import re
@@ -11,18 +11,13 @@ from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.models import base as models
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
-from radrecipes.training import trainer as training
+from radrecipes.training.data import tokenise
 
 RECIPE = "recipes/smollm2-135m/protocol_lora.yaml"
 
 
 class TrainingRows:
-    """The default recipe's training rows as token ids with labels, so that both sides train on the very same tokens.
-
-    Args:
-        steps (`int`):
-            Optimizer steps of a run.
-    """
+    """The default recipe's training rows as token ids with labels, so that both sides train on the same tokens."""
 
     def __init__(self, steps: int):
         self.steps = steps
@@ -30,7 +25,7 @@ class TrainingRows:
         self.folder = Path(tempfile.mkdtemp(prefix="radrecipes-bench-"))
         task, arguments = TASKS[self.recipe.arguments.task], self.recipe.arguments
         tokenizer = models.load_tokenizer(self.recipe.model)
-        tokenised = training.tokenise(
+        tokenised = tokenise(
             load_prepared_dataset(arguments.dataset).splits["train"],
             task,
             tokenizer,
@@ -48,11 +43,7 @@ class TrainingRows:
         return models.locate_base(self.recipe.model.model_name_or_path)
 
     def run_ours(self, **overrides: object) -> dict[str, float]:
-        """Run `scripts/sft.py` by the default recipe for `steps` steps.
-
-        Returns:
-            `dict[str, float]`: `samples_per_second`, `peak_memory_gib`; the run stays in `folder / "ours"`.
-        """
+        """Run `scripts/sft.py` with the default recipe for `steps` steps into `folder / "ours"`."""
         output = self.folder / "ours"
         words = [f"--{key}={value}" for key, value in overrides.items()]
         command = [BIN / "accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py"]
@@ -64,5 +55,5 @@ class TrainingRows:
 
 
 def samples_per_second(output: str) -> float:
-    """The training speed that the Trainer printed at its end; loading and preparation are not in it."""
+    """The training speed that the Trainer printed at its end, without loading and preparation."""
     return float(re.findall(r"'train_samples_per_second': '?([\d.]+)", output)[-1])

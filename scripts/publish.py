@@ -1,4 +1,4 @@
-"""Publish a finished run or a prepared dataset to the Hub, behind gates; private unless you say otherwise.
+"""Publish a finished run or a prepared dataset to the Hub, after checks; private unless you say otherwise.
 
     python scripts/publish.py adapter --run runs/smollm2-135m/protocol_lora/seed-42 \
         --repo your-org/protocol-smollm2 --tag v1.0 --dry-run
@@ -10,49 +10,54 @@
         --repo your-org/protocol-synthetic --tag v1.0 --acknowledge identifiers
 
 --dry-run shows what would leave this machine: files, sizes, hashes, the findings of every gate, and the card. It needs no
-network. Publishing goes on only where no gate has a finding that you did not vouch for with --acknowledge; then it makes one
-commit, reads every file back, and sets the tag last. An interrupted one is continued by the same command; the same release
-again changes nothing. The token is the one of `hf auth login`, or HF_TOKEN.
+network. A release is uploaded only if every finding is fixed or acknowledged with --acknowledge: in one commit, which is read
+back, and tagged last. Run the same command again to continue an interrupted upload; a complete release does not change. The
+token is that of `hf auth login`, or HF_TOKEN.
 
---merge adds the adapter to its base, in the recipe's dtype and never to a quantised base, and publishes a model that needs
-neither PEFT nor the base; its answers are compared with the adapter's first.
+--merge merges the adapter into its base model, in the recipe's dtype and never into a quantised one, and publishes a model that
+needs neither PEFT nor the base model; its answers are compared with the adapter's first.
 
-Data of access `credentialed` or `registered` are never published, and what was trained on them only privately and after
---acknowledge credentialed: everybody who can read the repository must be allowed to read the data.
+Data of access `credentialed` or `registered` are never published. Models trained on them are published only privately or gated,
+with --acknowledge credentialed: everybody who can read the repository must be allowed to read the data.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
-from radrecipes.data.dataset_folder import CARD_FILE
 from radrecipes.errors import InputError
-from radrecipes.hub.publish import publish_folder
-from radrecipes.publishing.gates import ACKNOWLEDGEMENTS, check_release, texts_to_search
-from radrecipes.publishing.release import Release
+from radrecipes.publishing import ACKNOWLEDGEMENTS
 
-from publication.adapter import adapter_release
-from publication.dataset import dataset_release
+if TYPE_CHECKING:
+    from radrecipes.publishing.gates import ReleaseFacts
+    from radrecipes.publishing.release import FinishedRun, Release
 
 _SHOWN = 20  # findings of a gate; --dry-run shows all
 
 
 def main() -> None:
-    """Put the release together, look at it with every gate, publish it."""
+    """Assemble the release, inspect it with every gate, publish it."""
     args = _arguments()
+    from radrecipes.data.dataset_folder import CARD_FILE
+    from radrecipes.hub.publish import publish_folder
+    from radrecipes.publishing.gates import check_release, texts_to_search
+
     with tempfile.TemporaryDirectory(prefix="radrecipes-release-") as scratch:
         # The release, on this machine only
-        make = adapter_release if args.what == "adapter" else dataset_release
+        make = _model_release if args.what == "adapter" else _dataset_release
         release, facts = make(args, Path(scratch, "release"))
-        _show_files(release)
+        print(f"{release.repo}@{release.tag} ({release.kind})")
+        for name, sha256 in release.files.items():
+            print(f"{(release.folder / name).stat().st_size:>14,}  {sha256}  {name}")
         if args.dry_run:
             print(f"\n{(release.folder / CARD_FILE).read_text(encoding='utf-8', errors='replace')}")
 
-        # Gates, all of them, before any call to the network
+        # All gates, before any call to the network
         with tqdm(total=texts_to_search(release.folder), unit="text", desc="gates") as bar:
             results = check_release(release.folder, facts, args.acknowledge, bar.update)
         for result in results:
@@ -66,7 +71,7 @@ def main() -> None:
         if closed := [result.gate for result in results if not result.passed]:
             raise InputError(f"stopped by: {', '.join(closed)}; nothing left this machine", release.repo)
         if args.dry_run:
-            print(f"nothing stands against {release.repo}@{release.tag}; nothing was sent, because of --dry-run")
+            print(f"{release.repo}@{release.tag} can be published; nothing was sent, because of --dry-run")
             return
 
         # One commit, the tag last, every file read back
@@ -80,10 +85,114 @@ def main() -> None:
             message=f"Release {release.tag}",
             on_step=print,
         )
-        done = "published" if published.changed else "nothing to do, it stands there already:"
+        done = "published" if published.changed else "nothing to do, already published:"
         print(
             f"{done} {release.repo}@{release.tag}, commit {published.commit}, {len(published.files)} files read back"
         )
+
+
+def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "ReleaseFacts"]:
+    from radrecipes.data.prepared import load_prepared_dataset
+    from radrecipes.hub.reference import Reference
+    from radrecipes.inference.predictors import load_predictor
+    from radrecipes.models.base import own_chat_template
+    from radrecipes.publishing.cards.model_card import render_model_card
+    from radrecipes.publishing.gates import ReleaseFacts
+    from radrecipes.publishing.memorisation import ROWS, measure_memory
+    from radrecipes.publishing.merging import merge_and_compare
+    from radrecipes.publishing.release import assemble_model, read_finished_run, texts_of_rows
+    from radrecipes.tasks import TextTask
+
+    finished = read_finished_run(args.run)
+    dataset = load_prepared_dataset(args.dataset or finished.dataset_folder)
+    if dataset.digest != finished.manifest["data"]["digest"]:
+        raise InputError("is not the dataset that the run was trained on; name it with --dataset", str(dataset.folder))
+    base, (licence, base_licence) = finished.recipe.model.model_name_or_path, _licences(args, finished)
+
+    # Where others find the data
+    dataset_repo, dataset_tag = args.dataset_repo, None
+    if dataset_repo and "@" in dataset_repo:
+        reference = Reference.parse(dataset_repo)
+        dataset_repo, dataset_tag = reference.repo_id, reference.revision
+        finished = finished.with_facts(data=finished.manifest["data"] | {"repo": dataset_repo, "tag": dataset_tag})
+
+    # Memorisation of training texts, and whether the merged model is the same
+    memory = None
+    if isinstance(finished.task, TextTask):
+        predictor = load_predictor(finished.folder)
+        with tqdm(total=2 * min(ROWS, len(dataset.splits["train"])), unit="text", desc="memory") as bar:
+            memory = measure_memory(predictor, dataset, on_progress=bar.update).figures()
+        finished = finished.with_facts(memory=memory)
+    if args.merge:
+        with tqdm(total=2 * len(dataset.splits["test"]), unit="row", desc="adapter, then merged") as bar:
+            merged = merge_and_compare(finished, dataset, folder, bar.update)
+        print(f"merged: {merged['same_answers']} of {merged['answers']} answers are the adapter's")
+        finished = finished.with_facts(merged=merged)
+
+    card = render_model_card(
+        finished.manifest,
+        finished.metrics,
+        repo_id=args.repo,
+        tag=args.tag,
+        license=licence,
+        license_name=args.license_name,
+        license_link=args.license_link,
+        base_license=base_licence,
+        results=finished.recorded_results(),
+        merged=args.merge,
+        dataset=dataset.manifest,
+        dataset_id=dataset_repo,
+        dataset_tag=dataset_tag,
+    )
+    release = assemble_model(finished, folder, repo=args.repo, tag=args.tag, card=card, merged=args.merge)
+    facts = ReleaseFacts(
+        release.kind,
+        dataset.access,
+        _visibility(args),
+        licence,
+        source_licences={
+            f"the base {base}": base_licence,
+            f"the data {dataset.folder.name}": dataset.manifest.get("license"),
+        },
+        rows=texts_of_rows(dataset),
+        base=base,
+        task=finished.task,
+        reference=f"{args.repo}@{args.tag}",
+        memory=memory,
+        base_template=own_chat_template(base, finished.recipe.model.model_revision),
+    )
+    return release, facts
+
+
+def _licences(args: argparse.Namespace, finished: "FinishedRun") -> tuple[str, str | None]:
+    """Licence of the repository and of the base model."""
+    from radrecipes.publishing.licences import BASE_LICENCES
+
+    base = finished.recipe.model.model_name_or_path
+    base_licence = BASE_LICENCES.get(base, args.base_license)
+    licence = args.license or base_licence
+    if licence is None:
+        raise InputError(f"the licence of {base} is not known here; name it with --base-license", "--license")
+    if (licence == "other") != bool(args.license_name):
+        raise InputError(
+            "`--license other` and --license-name belong together: the Hub shows the name", "--license-name"
+        )
+    return licence, base_licence
+
+
+def _dataset_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "ReleaseFacts"]:
+    from radrecipes.data.prepared import load_prepared_dataset
+    from radrecipes.publishing.gates import ReleaseFacts
+    from radrecipes.publishing.release import assemble_dataset
+
+    dataset = load_prepared_dataset(args.dataset)
+    own = dataset.manifest.get("license")
+    release = assemble_dataset(dataset, folder, repo=args.repo, tag=args.tag)
+    return release, ReleaseFacts(release.kind, dataset.access, _visibility(args), str(own), {"the data": own}, rows=())
+
+
+def _visibility(args: argparse.Namespace) -> str:
+    return "public" if args.public else "gated" if args.gated else "private"
 
 
 def _arguments() -> argparse.Namespace:
@@ -92,41 +201,35 @@ def _arguments() -> argparse.Namespace:
     adapter = kinds.add_parser("adapter", help="a finished and evaluated run")
     adapter.add_argument("--run", required=True, help="folder of the run")
     adapter.add_argument("--merge", action="store_true", help="publish the merged model instead of the adapter")
-    adapter.add_argument("--dataset", help="where the run's dataset lies now, if it moved")
+    adapter.add_argument("--dataset", help="folder of the run's dataset, if it was moved")
     adapter.add_argument(
         "--dataset-repo",
         metavar="ORG/NAME@TAG",
         help="where the dataset is published; with its tag, scripts/reproduce.py fetches it from there",
     )
-    adapter.add_argument("--license", help="licence of the repository; default: the base's")
-    adapter.add_argument("--license-name", help="what a licence is called that is `other` to the Hub")
-    adapter.add_argument("--license-link", help="where the text of such a licence stands")
-    adapter.add_argument("--base-license", help="the base's licence, where this project does not know it")
+    adapter.add_argument("--license", help="licence of the repository; default: the base model's")
+    adapter.add_argument("--license-name", help="name of the licence, for `--license other`")
+    adapter.add_argument("--license-link", help="where the text of such a licence is")
+    adapter.add_argument("--base-license", help="licence of the base model, if this project does not know it")
     dataset = kinds.add_parser("dataset", help="a prepared dataset")
     dataset.add_argument("--dataset", required=True, help="folder of the dataset")
     for kind in (adapter, dataset):
         kind.add_argument(
-            "--repo", required=True, metavar="ORG/NAME", help="repository on the Hub; made where it is missing"
+            "--repo", required=True, metavar="ORG/NAME", help="repository on the Hub; created if it is missing"
         )
         kind.add_argument("--tag", required=True, help="name of this release, for example v1.0")
-        seen_by = kind.add_mutually_exclusive_group()
-        seen_by.add_argument("--gated", action="store_true", help="everybody sees it, you admit readers one by one")
-        seen_by.add_argument("--public", action="store_true", help="everybody can read it; default: private")
+        visibility = kind.add_mutually_exclusive_group()
+        visibility.add_argument("--gated", action="store_true", help="everybody sees it, you admit readers one by one")
+        visibility.add_argument("--public", action="store_true", help="everybody can read it; default: private")
         kind.add_argument(
             "--acknowledge",
             action="append",
             default=[],
             choices=ACKNOWLEDGEMENTS,
-            help="vouch for the findings of a gate, after looking at each; can be given again for another",
+            help="accept the findings of a gate, after looking at each; can be repeated for another gate",
         )
         kind.add_argument("--dry-run", action="store_true", help="show everything, send nothing")
     return parser.parse_args()
-
-
-def _show_files(release: Release) -> None:
-    print(f"{release.repo}@{release.tag} ({release.kind})")
-    for name, sha256 in release.files.items():
-        print(f"{(release.folder / name).stat().st_size:>14,}  {sha256}  {name}")
 
 
 if __name__ == "__main__":

@@ -24,11 +24,8 @@ from pathlib import Path
 
 # What scripts/sft.py, evaluate_model.py and predict.py import.
 _LIBRARIES = [
-    "radrecipes.training.trainer",
-    "radrecipes.training.data",
-    "radrecipes.training.manifest",
+    "radrecipes.training.run",
     "radrecipes.evaluation.label_metrics",
-    "radrecipes.training.divergence",
 ]
 _FROM_WARM_PROCESS = multiprocessing.get_context("forkserver")
 _FROM_WARM_PROCESS.set_forkserver_preload(_LIBRARIES)
@@ -217,14 +214,14 @@ def break_weight(step: int) -> None:
     import torch
     from transformers import TrainerCallback
 
-    from radrecipes.training.sharded_adapter import part_of_this_process
+    from radrecipes.training.sharded import local_part
 
     class Breaks(TrainerCallback):
         def on_optimizer_step(self, args, state, control, model=None, **kwargs):
             if state.global_step + 1 == step:
                 with torch.no_grad():
                     weight = next(param for param in model.parameters() if param.requires_grad)
-                    part_of_this_process(weight).flatten()[0] = torch.inf
+                    local_part(weight).flatten()[0] = torch.inf
 
     _with_trainer(lambda trainer: trainer.add_callback(Breaks()))
 
@@ -348,9 +345,9 @@ def _with_loss(change: Callable) -> None:
 
 def _with_trainer(do: Callable) -> None:
     """Have `do(trainer)` called once the trainer is made."""
-    from radrecipes.training import trainer as training
+    from radrecipes.training import run
 
-    original = training.make_trainer
+    original = run.make_trainer
 
     @functools.wraps(original)
     def made(*args, **options):
@@ -358,4 +355,4 @@ def _with_trainer(do: Callable) -> None:
         do(trainer)
         return trainer
 
-    training.make_trainer = made
+    run.make_trainer = made

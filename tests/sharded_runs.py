@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from sft_faults import all_of, before, break_weight, die, in_step, two_ranks
 
 from radrecipes.errors import DivergedError
-from radrecipes.training.sharded_adapter import part_of_this_process
+from radrecipes.training.sharded import local_part
 
 BASE = "tiny/wide"
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -190,7 +190,7 @@ def note_held_bytes(path: Path) -> None:
 
 
 def _note_held_bytes(path, trainer, *ignored):
-    parts = map(part_of_this_process, trainer.model.parameters())
+    parts = map(local_part, trainer.model.parameters())
     storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
     path.write_text(str(sum(storages.values())), encoding="utf-8")
 

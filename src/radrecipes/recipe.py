@@ -135,7 +135,7 @@ _OUR_DEFAULTS = {
 }
 # Fields that say where a run is written, and fields that do not affect its result.
 _PLACES = ("output_dir", "run_name", "logging_dir")
-_NOT_DECISIVE = ("output_dir", "run_name", "save_strategy", "save_steps")
+NOT_DECISIVE = ("output_dir", "run_name", "save_strategy", "save_steps")
 _REQUIRED = ("task", "dataset", "model_name_or_path")
 _POSITIVE = (
     *("global_batch_size", "per_device_train_batch_size", "max_new_tokens", "max_length"),
@@ -195,7 +195,7 @@ class Recipe:
     @property
     def decisive_fields(self) -> dict[str, Any]:
         """The fields that the recipe sets and that affect the result, not where or when it is saved."""
-        return {key: value for key, value in self.fields.items() if key not in _NOT_DECISIVE}
+        return {key: value for key, value in self.fields.items() if key not in NOT_DECISIVE}
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -305,9 +305,9 @@ def _method(in_4bit: bool | None, in_8bit: bool | None) -> str:
 
 
 def _predicts_label(task: str) -> bool:
-    from radrecipes.tasks import TASKS
+    from radrecipes.tasks import TASKS, LabelTask
 
-    return TASKS[task].writes == "label"
+    return isinstance(TASKS[task], LabelTask)
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

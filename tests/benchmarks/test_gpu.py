@@ -59,7 +59,7 @@ ROWS = {
 
 @pytest.fixture
 def in_repository(monkeypatch):
-    """The environment as it was, behind a main() that sets some of it."""
+    """The environment as it was, after a main() that sets some of it."""
     monkeypatch.chdir(REPOSITORY)
     for name in ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
@@ -89,7 +89,7 @@ def test_a_rehearsal_writes_every_row_and_none_that_failed(in_repository, tmp_pa
         assert rows[f"goal_{method}_ratio"]["equal_loss"] is True
     assert rows["smollm2_scoring"]["macro_f1"]["inside"] is False and rows["goal_smollm2"]["verdict"] == "fail"
     assert rows["goal_utilisation"]["verdict"] == "not measured"
-    assert "say nothing" in capsys.readouterr().out
+    assert "meaningless" in capsys.readouterr().out
 
 
 def hangs(rows, scratch, size):

@@ -15,7 +15,7 @@ import scale_costs
 
 @pytest.fixture
 def results():
-    return scale_costs.read_results(scale_costs.RESULTS)
+    return scale_costs.read_results()
 
 
 def test_the_page_shows_what_the_script_makes_of_the_results(results):
@@ -38,7 +38,7 @@ def test_the_last_column_is_the_one_worked_out_by_hand(results):
     tune = found["fine-tune 8B on a sample, GPU hours"]
     assert tune == pytest.approx(1e6 * 400 * 4 * 8.03e9 / (0.3 * 989e12) / 3600)
     assert found["text and token ids stored, GB"] == pytest.approx(800 / 2.8 + 800)
-    cores = sum(value for row, value in found.items() if row.endswith("core hours") and "beside" not in row)
+    cores = sum(value for row, value in found.items() if row.endswith("core hours") and "comparison" not in row)
     money = cores * 0.04 + (label + tune) * 2.5 + found["text and token ids stored, GB"] * 0.023 * 3
     assert found["all of these, dollars"] == pytest.approx(money)
 

@@ -268,7 +268,7 @@ def test_a_folder_held_by_a_live_process_is_refused_and_freed_by_its_death(finis
     try:
         assert holder.stdout.readline() == "held\n"
         before = files_in(finished_copy)
-        check_refused(call(*SFT), ["runs/new: ", "another run holds this folder (process 1234 on elsewhere)"], code=5)
+        check_refused(call(*SFT), ["runs/new: ", "another run uses this folder (process 1234 on elsewhere)"], code=5)
         assert files_in(finished_copy) == before
     finally:
         os.kill(holder.pid, signal.SIGKILL)

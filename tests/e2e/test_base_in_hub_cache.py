@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from e2e.conftest import RECIPE, RUN
 from radrecipes.models import base as models
+from radrecipes.training import run
 
 REVISION = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"  # the tiny recipe's
 PREDICT = ("predict", "--adapter", RUN, "--text", "knee pain")
@@ -75,11 +76,11 @@ def test_training_knows_the_weights_that_it_had_to_download(cache, call, monkeyp
         shutil.copy("elsewhere/model.safetensors", snapshot)
         return load_base(*words)
 
-    monkeypatch.setattr(models, "load_base", download_and_load)
+    monkeypatch.setattr(run, "load_base", download_and_load)
     words = ("sft", "--config", RECIPE, "--output_dir", "runs/downloaded")
     assert call(*words, "--stop-after", "3").code == 75
     done = call(*words)
     assert done.code == 0, done.stderr
-    assert "resuming behind step 3" in done.stdout
+    assert "resuming after step 3" in done.stdout
     manifest = json.loads(Path("runs/downloaded/manifest.json").read_text("utf-8"))
     assert manifest["base"]["weights_sha256"] == models.weights_digest(TINY_MODEL, REVISION) is not None

@@ -161,7 +161,7 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(disk, wor
             ("radrecipes.training.trainer", "CompletionTrainer._save_checkpoint", 2, 48 * 2**10, 5),
             ("radrecipes.training.checkpoints", "seal", 4, 0, 15),
             # Behind training: in the adapter, its tokenizer, the manifest.
-            ("radrecipes.training.trainer", "save_and_verify", 1, 4096, 18),
+            ("radrecipes.training.run", "save_and_verify", 1, 4096, 18),
             ("radrecipes.models.weights", "LoraAdapter.verify", 1, 0, 18),
             ("radrecipes.training.run_folder", "finish", 1, 0, 18),
         ],
@@ -173,7 +173,7 @@ def test_a_disk_that_fills_up_leaves_nothing_torn(module, name, call, left, kept
     fault = partial(before, module, name, partial(fill_disk, disk, left), call)
     ended = Script(workspace, *words, fault=fault).end()
     assert ended.code == 1, ended.stderr
-    whole = f"checkpoint-{kept} is whole; " if kept else ""
+    whole = f"checkpoint-{kept} is complete; " if kept else ""
     assert f"{run}: the disk is full (" in error_of(ended)
     assert f" MiB free); {whole}make room and run the same command again" in error_of(ended)
     check_nothing_torn(run)

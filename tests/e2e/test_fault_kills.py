@@ -105,7 +105,7 @@ def trained_by_two(workspace: Path, *words: str) -> Script:
 
 def resumed_behind(script: Script) -> int:
     """The step that a try said it resumed behind; 0 where it began anew."""
-    lines = [line for line in script.stdout.splitlines() if line.startswith("resuming behind step ")]
+    lines = [line for line in script.stdout.splitlines() if line.startswith("resuming after step ")]
     return int(lines[0].split()[3]) if lines else 0
 
 
@@ -150,7 +150,7 @@ def stopped_once(shared_workspace, tmp_path_factory) -> Path:
     workspace = copy_of(shared_workspace, tmp_path_factory.mktemp("stopped") / "workspace")
     ended = Script(workspace, *TRAIN, "--stop-after", "8").end()
     assert ended.code == 75, ended.stderr
-    assert "stopped by --stop-after behind step 8 of 12, with a checkpoint" in ended.stderr
+    assert "stopped by --stop-after after step 8 of 12, with a checkpoint" in ended.stderr
     assert sorted(path.name for path in (workspace / RUN / "checkpoints").glob("checkpoint-*")) == [
         "checkpoint-6",
         "checkpoint-8",
@@ -196,7 +196,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(point, nth, behind, workspace,
     first = killed(workspace, point, nth)
     assert not (workspace / RUN / "COMPLETE").exists()
     second = trained(workspace)
-    assert f"an earlier try (process {first.pid} on {socket.gethostname()}) ended without" in second.stdout
+    assert f"an earlier try (process {first.pid} on {socket.gethostname()}) was killed" in second.stdout
     assert resumed_behind(second) == behind
     assert resumes_in(workspace / RUN) == ([{"step": behind, "changed": {}}] if behind else [])
     assert_is(workspace / RUN, reference)
@@ -206,7 +206,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(point, nth, behind, workspace,
 def test_a_run_killed_behind_its_end_is_finished_and_tidied_up(workspace, reference):
     killed(workspace, "remove checkpoints/checkpoint-12/")
     second = trained(workspace)
-    assert second.stdout == f"{RUN} holds this run, finished; nothing to do (--restart trains anew)\n"
+    assert second.stdout == f"{RUN} holds this run, finished; nothing to do (--restart trains from scratch)\n"
     assert_is(workspace / RUN, reference)
 
 
@@ -277,7 +277,7 @@ def test_a_rank_killed_below_the_launcher_ends_the_job_and_the_same_command_goes
     assert not (workspace / RUN / "COMPLETE").exists()
     second = run_script(workspace, *command)
     assert second.returncode == 0, second.stderr
-    assert "resuming behind step 6 " in second.stdout
+    assert "resuming after step 6 " in second.stdout
     assert_is(workspace / RUN, reference_two)
 
 
@@ -504,7 +504,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_one_undisturbe
             second = Script(workspace, *TRAIN, *words).end()
             assert second.code == 5, second.stderr
             holder = f"process {first.pid} on {socket.gethostname()}"
-            assert f"another run holds this folder ({holder})" in second.stderr and "Traceback" not in second.stderr
+            assert f"another run uses this folder ({holder})" in second.stderr and "Traceback" not in second.stderr
         assert files_in(workspace / RUN) == before
     finally:
         first.signal(signal.SIGCONT)

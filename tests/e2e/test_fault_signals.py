@@ -99,7 +99,7 @@ def said_once(script, words):
 def test_a_signal_in_the_middle_of_a_step_ends_the_run_behind_it(number, workspace, uninterrupted):
     stopped = Script(workspace, *INTERRUPTED, fault=partial(in_step, 7, partial(tell, number))).end()
     assert stopped.code == 75
-    said_once(stopped, f"stopped by {number.name} behind step 7 of 18, with a checkpoint; run the same command again")
+    said_once(stopped, f"stopped by {number.name} after step 7 of 18, with a checkpoint; run the same command again")
     check_interrupted(at=7)
     check_finishes(workspace, uninterrupted, resumes=[7])
 
@@ -120,14 +120,14 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_run_behind_it(number, workspa
 def test_wherever_training_is_no_step_is_lost(place, step, workspace, uninterrupted):
     stopped = Script(workspace, *INTERRUPTED, fault=place).end()
     assert stopped.code == 75
-    said_once(stopped, f"stopped by SIGTERM behind step {step} of 18")
+    said_once(stopped, f"stopped by SIGTERM after step {step} of 18")
     check_interrupted(at=step)
     check_finishes(workspace, uninterrupted, resumes=[step])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "module,name", [("radrecipes.models.base", "load_base"), ("radrecipes.models.base", "weights_digest")]
+    "module,name", [("radrecipes.training.run", "load_base"), ("radrecipes.training.manifest", "weights_digest")]
 )
 def test_before_training_it_ends_at_once_and_leaves_nothing(module, name, workspace):
     stopped = Script(workspace, *INTERRUPTED, fault=partial(before, module, name, partial(tell, signal.SIGTERM))).end()
@@ -141,7 +141,7 @@ def test_a_run_can_be_stopped_again_and_again(workspace, uninterrupted):
     """Behind a step, before training, by a second Ctrl-C, while the last checkpoint is loaded: four tries, one result."""
     assert Script(workspace, *INTERRUPTED, "--stop-after", "3").end().code == 75
     check_interrupted(at=3)
-    loading = partial(before, "radrecipes.training.trainer", "make_trainer", partial(tell, signal.SIGHUP))
+    loading = partial(before, "radrecipes.training.run", "make_trainer", partial(tell, signal.SIGHUP))
     assert Script(workspace, *INTERRUPTED, fault=loading).end().code == 75
     check_interrupted(at=3)
     impatient = Script(
@@ -155,7 +155,7 @@ def test_a_run_can_be_stopped_again_and_again(workspace, uninterrupted):
 
 @pytest.mark.slow
 def test_a_signal_while_the_adapter_is_saved_lets_the_run_finish(workspace, uninterrupted):
-    late = partial(before, "radrecipes.training.trainer", "save_and_verify", partial(tell, signal.SIGTERM))
+    late = partial(before, "radrecipes.training.run", "save_and_verify", partial(tell, signal.SIGTERM))
     script = Script(workspace, *INTERRUPTED, fault=late).end()
     assert script.code == 0, script.stderr
     check_finished(uninterrupted, 1)
@@ -167,7 +167,7 @@ def test_a_signal_to_one_of_two_processes_ends_both_behind_the_same_step(rank, s
     faults[rank] = partial(all_of, watch_group, partial(in_step, step, partial(tell, signal.SIGTERM)))
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults=faults)]
     assert [script.code for script in scripts] == [75, 75], scripts[0].stderr + scripts[1].stderr
-    said_once(scripts[0], f"stopped by {'another process' if rank else 'SIGTERM'} behind step {step} of 18")
+    said_once(scripts[0], f"stopped by {'another process' if rank else 'SIGTERM'} after step {step} of 18")
     assert "error" not in scripts[1].stderr
     assert all(script.stdout.count("DDP left: ") == script.stdout.count("DDP left: 0\n") == 1 for script in scripts)
     check_interrupted(at=step)
@@ -288,7 +288,7 @@ def test_a_signal_from_outside_ends_the_whole_job_within_a_step(words, processes
     assert job.end() == code, job.said
     # One step may have been done and not yet logged when the processes were frozen, and one more be running.
     assert logged <= len(logged_steps()) <= logged + 2
-    assert len(re.findall(r"\bstopped by .* behind step", job.said)) == 1, job.said
+    assert len(re.findall(r"\bstopped by .* after step", job.said)) == 1, job.said
     check_interrupted()
     check_finishes(Path.cwd(), uninterrupted, processes)
 
@@ -305,7 +305,7 @@ def test_a_launcher_restarts_the_job_behind_the_death_of_a_process(launch, unint
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_before_training_ends_the_whole_job(launch):
     job = launch(
-        "if rank == 1: before('radrecipes.models.base', 'load_base', partial(tell, SIGTERM))", *OWN, processes=2
+        "if rank == 1: before('radrecipes.training.run', 'load_base', partial(tell, SIGTERM))", *OWN, processes=2
     )
     began = time.monotonic()
     assert job.end() == 75, job.said

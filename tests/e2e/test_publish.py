@@ -208,7 +208,7 @@ FAULTS = {
     ),
     "no thresholds": (
         lambda w: (w / RUN / "adapter" / "decision_policy.json").unlink(),
-        "decision_policy.json: there is no such file",
+        "decision_policy.json: no such file",
     ),
     "local base": (
         lambda w: edit_json(w / RUN / "adapter" / "adapter_config.json", base_model_name_or_path="models/tiny/llama"),
@@ -227,7 +227,7 @@ FAULTS = {
     ),
     "other data": (make_credentialed_and_call_it_synthetic_again, "stopped by: access"),
     "a row": (plant_a_row, "stopped by: access, quotes"),
-    "a link": (link, "is no file but a link"),
+    "a link": (link, "is a link or a folder"),
     "dataset changed": (lambda w: (w / "data/tiny/test.parquet").write_bytes(b""), "changed since"),
 }
 

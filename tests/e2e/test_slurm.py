@@ -77,7 +77,7 @@ def test_a_job_that_reaches_its_time_limit_goes_on_where_it_was(start, workspace
     assert not Path("runs/job/COMPLETE").exists()
 
     assert start(restarts=1).wait(300) == 0, Path("job.log").read_text("utf-8")
-    assert "resuming behind step" in Path("job.log").read_text("utf-8")
+    assert "resuming after step" in Path("job.log").read_text("utf-8")
     assert Path("scontrol.log").read_text("utf-8") == "requeue 4711\n"
     whole = Script(workspace, "scripts/sft.py", "--config", RECIPE, *WORDS, "runs/whole").end(120)
     assert whole.code == 0, whole.stderr

@@ -103,7 +103,7 @@ def test_training_shows_an_example_the_counts_and_the_trained_share(finished):
 
 def test_the_same_command_again_changes_nothing(finished):
     assert finished.again.returncode == 0
-    assert finished.again.stdout == f"{RUN} holds this run, finished; nothing to do (--restart trains anew)\n"
+    assert finished.again.stdout == f"{RUN} holds this run, finished; nothing to do (--restart trains from scratch)\n"
 
 
 def test_the_evaluation_compares_the_model_with_its_base_and_every_baseline(finished):

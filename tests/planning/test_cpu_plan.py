@@ -62,7 +62,7 @@ def test_steps_are_those_of_the_trainer(workspace, override, steps):
     data = inspection.load_training_data(recipe)
     plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
     base = models.load_base(recipe.model, training.longest_row(recipe))
-    trainer = training.make_trainer(recipe, base, data.tokenizer, data.rows.rows)
+    trainer = training.sft_trainer(recipe, base, data.tokenizer, data.rows.rows)
     assert plan.steps == trainer.train().global_step == steps
 
 

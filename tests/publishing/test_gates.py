@@ -1,7 +1,6 @@
 """Each gate with a fault planted and without: what it says, where it points, and that it never says what it found."""
 
 import base64
-import hashlib
 import json
 
 import pyarrow as pa
@@ -11,8 +10,8 @@ import torch
 from conftest import REPOSITORY
 from safetensors.torch import save_file
 
-from radrecipes.publishing import gates
 from radrecipes.publishing.gates import ReleaseFacts, check_release, texts_to_search
+from radrecipes.tasks import TASKS
 
 CARD = """\
 ---
@@ -75,7 +74,7 @@ def facts(**changes):
         "source_licences": {"the base tiny/llama": "apache-2.0", "the data tiny": "apache-2.0"},
         "rows": [ROW],
         "base": "tiny/llama",
-        "writes": "label",
+        "task": TASKS["protocol"],
     }
     return ReleaseFacts(**harmless | changes)
 
@@ -128,7 +127,7 @@ def closed(folder, given, acknowledgements=()):
 
 
 def test_a_harmless_release_passes_every_gate_and_each_says_what_it_looked_at(adapter, dataset):
-    for folder, given in ((adapter, facts()), (dataset, facts(kind="dataset", base=None, writes=None))):
+    for folder, given in ((adapter, facts()), (dataset, facts(kind="dataset", base=None, task=None))):
         results = check_release(folder, given)
         assert [result.gate for result in results] == [
             "files", "access", "card", "quotes", "identifiers", "secrets", "paths", "base", "licence", "memory",
@@ -158,7 +157,7 @@ def test_a_link_stops(adapter, tmp_path):
 
 @pytest.mark.parametrize("access", ["credentialed", "registered"])
 def test_closed_data_are_never_published_whatever_is_said(dataset, access):
-    given = facts(kind="dataset", access=access, base=None, writes=None)
+    given = facts(kind="dataset", access=access, base=None, task=None)
     found = closed(dataset, given, ["credentialed", "identifiers", "memory"])["access"]
     assert [finding.file for finding in found] == ["test.parquet", "train.parquet", "validation.parquet"]
 
@@ -200,12 +199,12 @@ def test_an_access_class_that_was_changed_after_training_stops_whatever_is_said(
 def test_a_dataset_whose_access_class_was_changed_after_its_card_was_made_stops(dataset, access, tags, form):
     card = DATASET_CARD.replace("radiology, synthetic", tags).replace("pretty_name", form + "pretty_name")
     (dataset / "README.md").write_text(card, encoding="utf-8")
-    (finding,) = closed(dataset, facts(kind="dataset", access=access, base=None, writes=None))["card"]
+    (finding,) = closed(dataset, facts(kind="dataset", access=access, base=None, task=None))["card"]
     assert finding.file == "README.md" and "another access class" in finding.what
 
 
 def test_a_card_of_another_licence_or_no_text_stops(dataset):
-    given = facts(kind="dataset", licence="cc-by-nc-4.0", source_licences={}, base=None, writes=None)
+    given = facts(kind="dataset", licence="cc-by-nc-4.0", source_licences={}, base=None, task=None)
     assert "`license` is not cc-by-nc-4.0" in closed(dataset, given)["card"][0].what
     (dataset / "README.md").write_bytes(DATASET_CARD.encode("utf-16"))
     assert closed(dataset, given).keys() == {"card", "files"}
@@ -274,7 +273,7 @@ def test_what_no_gate_can_look_into_stops(adapter, fault):
     name, content = UNREADABLE[fault]
     (adapter / name).write_bytes(content)
     (finding,) = closed(adapter, facts(), ["identifiers", "memory", "credentialed"])["files"]
-    assert finding.file == name and "nobody can look into it" in finding.what
+    assert finding.file == name and "nobody can inspect it" in finding.what
 
 
 @pytest.mark.parametrize("wrap", [base64.b64encode, base64.encodebytes])
@@ -290,13 +289,13 @@ def test_a_line_too_long_to_look_into_stops(adapter, dataset):
     add_field(adapter / "metrics.json", x="knee pain " * 200_000)
     assert [finding.file for finding in closed(adapter, facts(), ["identifiers"])["files"]] == ["metrics.json"]
     write_rows(dataset / "test.parquet", ["knee pain", "knee pain " * 200_000])
-    (finding,) = closed(dataset, facts(kind="dataset", base=None, writes=None), ["identifiers"])["files"]
+    (finding,) = closed(dataset, facts(kind="dataset", base=None, task=None), ["identifiers"])["files"]
     assert (finding.file, finding.line) == ("test.parquet", 2)
 
 
 @pytest.mark.parametrize("part", ["schema", "field", "name"])
 def test_the_head_of_a_table_is_looked_into(dataset, part):
-    given, note = facts(kind="dataset", base=None, writes=None), "MRN 4471902 of C:\\Users\\someone"
+    given, note = facts(kind="dataset", base=None, task=None), "MRN 4471902 of C:\\Users\\someone"
     schema = pa.schema([pa.field("id", pa.string(), metadata={"x": json.dumps(note)} if part == "field" else None)])
     table = pa.table({"id": ["a"]}).cast(schema)
     table = table.rename_columns([note if part == "name" else "id"])
@@ -309,7 +308,8 @@ def test_the_head_of_a_table_is_looked_into(dataset, part):
 
 
 def test_a_record_number_that_a_table_made_a_decimal_is_found_and_a_measured_time_is_not(adapter):
-    add_field(adapter / "metrics.json", seconds=86400.0, share=0.4471902, model_max_length=int(1e30))
+    add_field(adapter / "metrics.json", seconds=86400.0, share=0.4471902)
+    (adapter / "tokenizer_config.json").write_text(json.dumps({"model_max_length": int(1e30)}), encoding="utf-8")
     assert not closed(adapter, facts())
     add_field(adapter / "metrics.json", mrn=4471902.0)
     assert {finding.file for finding in closed(adapter, facts())["identifiers"]} == {"metrics.json"}
@@ -341,7 +341,7 @@ def test_identifiers_are_named_by_kind_and_place_but_not_repeated(adapter, datas
     assert "identifiers" not in closed(adapter, facts(), ["identifiers"])
 
     write_rows(dataset / "test.parquet", ["knee pain", "seen on 03/14/2021, MRN 4471902"])
-    found = closed(dataset, facts(kind="dataset", base=None, writes=None))["identifiers"]
+    found = closed(dataset, facts(kind="dataset", base=None, task=None))["identifiers"]
     assert {(finding.file, finding.line) for finding in found} == {("test.parquet", 2)}
     assert all("in column note" in finding.what for finding in found)
 
@@ -418,9 +418,39 @@ def test_a_chat_template_that_is_shipped_passes_until_a_date_is_added(adapter, p
     assert lines >= {shipped.count("\n") + 1} and (len(lines) > 1) == ("Date: " in shipped)
 
 
-def test_the_shipped_chat_templates_are_those_that_the_gate_knows():
-    # Where a file was changed on purpose: look at it as at a release, then write its sha256 into gates.py.
-    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in SHIPPED} == gates._SHIPPED_TEMPLATES
+NAME = "Margaret Thornbury"
+IN_JSON = {
+    "a string that the schema knows": ("metrics.json", {"dataset": {"access": "synthetic", "name": NAME}}),
+    "a string in the place of a hash": ("manifest.json", {"data": {"access": "synthetic", "digest": NAME}}),
+    "a string in the place of a number": ("metrics.json", {"rows": NAME}),
+    "a version": ("manifest.json", {"packages": {"torch": NAME}}),
+    "the key of a package": ("manifest.json", {"packages": {NAME: "2.13.0"}}),
+    "a count of an unknown key": ("manifest.json", {"data": {"access": "synthetic", "rows": {"mrn": 4471902}}}),
+    "an item of a list": ("metrics.json", {"figures": ["rouge_l", NAME]}),
+    "an unknown object": ("decision_policy.json", {"author": {"of": {"this": NAME}}}),
+    "another program's file": ("generation_config.json", {"_from": [[NAME]]}),
+}
+
+
+@pytest.mark.parametrize("place", IN_JSON)
+def test_identifiers_are_found_in_every_place_of_json_that_may_hold_text(adapter, place):
+    name, fields = IN_JSON[place]
+    content = json.loads(ADAPTER.get(name, "{}")) | fields
+    (adapter / name).write_text(json.dumps(content), encoding="utf-8")
+    found = closed(adapter, facts())
+    assert {finding.file for finding in found["identifiers"]} == {name}
+    assert not any("Thornbury" in str(finding) for findings in found.values() for finding in findings)
+    # What is not of the type that the schema gives stops as well, and cannot be acknowledged.
+    assert ("files" in found) == ("in the place of" in place)
+
+
+def test_hashes_are_no_identifiers_in_json_nor_where_card_and_recipe_repeat_them(adapter):
+    digest = "ec4c2d49cffdfcdb865a2871830a760fb8228a6acc8b65dbf09f4ca1065d1e9e"  # holds `acc 8`, a label of numbers
+    with (adapter / "README.md").open("a", encoding="utf-8") as stream:
+        stream.write(f"\nDigest of the prompt: `{digest}`.\n")
+    assert "identifiers" in closed(adapter, facts())
+    add_field(adapter / "manifest.json", prompt={"sha256": digest})
+    assert not closed(adapter, facts())
 
 
 def test_secrets_are_found_in_texts_tables_and_heads_of_weights_and_nobody_can_vouch_for_them(adapter, dataset):
@@ -433,7 +463,7 @@ def test_secrets_are_found_in_texts_tables_and_heads_of_weights_and_nobody_can_v
     assert not any(TOKEN[5:12] in str(finding) for finding in found)
 
     write_rows(dataset / "train.parquet", ["knee pain", "flank pain", f"call with {TOKEN}"])
-    (finding,) = closed(dataset, facts(kind="dataset", base=None, writes=None))["secrets"]
+    (finding,) = closed(dataset, facts(kind="dataset", base=None, task=None))["secrets"]
     assert (finding.file, finding.line) == ("train.parquet", 3)
 
 
@@ -498,13 +528,13 @@ def test_a_card_that_the_hub_refuses_stops(adapter):
 
 def test_a_model_that_writes_text_needs_its_memory_measured(adapter):
     figures = {"rows": 64, "longest_run": 23, "repeated_share": 0.1, "common_from_groups": 5}
-    assert closed(adapter, facts(writes="report"), ["memory"])["memory"][0].what.startswith("it was not measured")
-    assert not closed(adapter, facts(writes="report", memory=figures))
-    recites = facts(writes="report", memory=figures | {"longest_run": 24})
+    assert closed(adapter, facts(task=TASKS["report"]), ["memory"])["memory"][0].what.endswith("was not measured")
+    assert not closed(adapter, facts(task=TASKS["report"], memory=figures))
+    recites = facts(task=TASKS["report"], memory=figures | {"longest_run": 24})
     assert "24 tokens in a row" in closed(adapter, recites)["memory"][0].what
     assert not closed(adapter, recites, ["memory"])
     closed_data = facts(
-        writes="report", memory=figures | {"longest_run": 24}, access="credentialed", visibility="public"
+        task=TASKS["report"], memory=figures | {"longest_run": 24}, access="credentialed", visibility="public"
     )
     assert "memory" in closed(adapter, closed_data, ["memory", "credentialed"])
 

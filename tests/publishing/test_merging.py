@@ -53,7 +53,7 @@ def test_the_merged_model_predicts_as_base_plus_adapter_and_otherwise_than_the_b
     assert found.positions == 10 and found.same_top == 1.0
     assert found.largest_difference < 1e-3 and found.mean_divergence < 1e-6
     # The comparison can fail: the base alone is not the merged model.
-    with pytest.raises(RuntimeError, match="predicts otherwise than base plus adapter"):
+    with pytest.raises(RuntimeError, match="predicts differently from base model plus adapter"):
         compare_logits(recipe, adapter, models.load_base(recipe.model), ROWS)
 
 
@@ -90,6 +90,6 @@ def test_a_base_that_is_there_quantised_only_is_not_merged(recipe_of, workspace)
     recipe = recipe_of(model_name_or_path="tiny/four")
     model = get_peft_model(models.load_base(recipe.model), LoraConfig(target_modules="all-linear"))
     weights_in(workspace / "adapter").save(model, "tiny/four", "0" * 40, model.state_dict())
-    with pytest.raises(InputError, match="tiny/four: its weights are quantised themselves"):
+    with pytest.raises(InputError, match="tiny/four: its own weights are quantised"):
         merge_adapter(recipe, workspace / "adapter", workspace / "merged")
     assert not (workspace / "merged").exists()

@@ -16,8 +16,8 @@ from radrecipes.inference.abstention import DecisionPolicy
 from radrecipes.inference.predictors import run_of
 from radrecipes.models.weights import weights_in
 from radrecipes.publishing.release import (
-    assemble_adapter,
     assemble_dataset,
+    assemble_model,
     is_allowed,
     read_finished_run,
     texts_of_rows,
@@ -90,7 +90,7 @@ def bytes_of(folder):
 
 
 def test_a_release_holds_the_listed_files_each_with_its_hash_and_nothing_else(run, tmp_path):
-    release = assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+    release = assemble_model(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
     files = bytes_of(release.folder)
     assert sorted(files) == [
         "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "decision_policy.json",
@@ -117,11 +117,11 @@ def test_results_over_seeds_are_released_where_the_run_is_one_of_them(run, tmp_p
     path = tmp_path / "recipes" / "tiny" / "protocol_lora.results.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(results), encoding="utf-8")
-    release = assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+    release = assemble_model(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
     assert json.loads((release.folder / "results.json").read_text("utf-8")) == results
     assert "results.json" in release.files and is_allowed("adapter", "results.json")
     edit_json(run / "manifest.json", training={"seed": 7})
-    other = assemble_adapter(read_finished_run(run), tmp_path / "other", repo="org/name", tag="v1.0", card="card")
+    other = assemble_model(read_finished_run(run), tmp_path / "other", repo="org/name", tag="v1.0", card="card")
     assert "results.json" not in other.files
 
 
@@ -135,13 +135,13 @@ def test_a_manifest_with_defaults_written_out_names_no_path_either(run):
 
 def test_the_chat_template_is_read_from_where_the_run_or_the_release_keeps_it(run, tmp_path):
     assert run_of(run)[1].training.chat_template_path == str(run / "adapter" / "chat_template.jinja")
-    release = assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+    release = assemble_model(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
     assert run_of(release.folder)[1].training.chat_template_path == str(release.folder / "chat_template.jinja")
 
 
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
     made = [
-        assemble_adapter(read_finished_run(run), tmp_path / name, repo="org/name", tag="v1.0", card="card")
+        assemble_model(read_finished_run(run), tmp_path / name, repo="org/name", tag="v1.0", card="card")
         for name in ("first", "second")
     ]
     assert bytes_of(made[0].folder) == bytes_of(made[1].folder)
@@ -149,7 +149,7 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
 
 def test_no_path_of_this_machine_is_published_and_the_recipe_still_says_what_was_trained(run, tmp_path):
     finished = read_finished_run(run)
-    release = assemble_adapter(finished, tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+    release = assemble_model(finished, tmp_path / "out", repo="org/name", tag="v1.0", card="card")
     assert not any(str(tmp_path).encode() in data for data in bytes_of(release.folder).values())
     published, trained = parse_recipe(release.folder / "recipe.yaml"), parse_recipe(run / "recipe.yaml")
     assert published.arguments.dataset == "data/orders" and "output_dir" not in published.fields
@@ -198,7 +198,7 @@ CHANGED = {
     ),
     "adapter's configuration": (
         lambda run: (run / "adapter" / "adapter_config.json").write_bytes(b"\xff"),
-        "not readable",
+        "no readable",
     ),
 }
 
@@ -216,14 +216,14 @@ def test_a_run_that_was_changed_since_it_was_trained_is_refused(run, change):
 def test_what_a_link_points_to_is_not_published(run, tmp_path, name):
     (run / name).rename(tmp_path / "elsewhere.json")
     (run / name).symlink_to(tmp_path / "elsewhere.json")
-    with pytest.raises(InputError, match=rf"{name}: is no file but a link"):
-        assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+    with pytest.raises(InputError, match=rf"{name}: is a link or a folder"):
+        assemble_model(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
 
 
 def test_a_folder_in_the_place_of_a_file_is_refused(run, tmp_path):
     (run / "adapter" / "vocab.txt").mkdir()
     with pytest.raises(InputError, match="a link or a folder"):
-        assemble_adapter(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
+        assemble_model(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
 
 
 def test_a_merged_model_may_hold_weights_in_parts_and_no_adapter():

@@ -185,7 +185,7 @@ def test_without_a_checkpoint_a_run_begins_anew(tmp_path):
     assert checkpoints.find_last_valid(tmp_path) == checkpoints.Search(None, ())
 
 
-def test_where_none_is_valid_the_run_does_not_begin_anew_by_itself(tmp_path):
+def test_where_none_is_valid_the_run_does_not_start_over_by_itself(tmp_path):
     for step in (2, 4):
         (sealed(tmp_path, step) / "optimizer.pt").unlink()
     with pytest.raises(NoCheckpointError) as refused:
@@ -326,7 +326,9 @@ def test_a_disk_that_fills_up_is_named_and_what_was_half_written_is_gone(adapter
     torn = checkpoints.unfinished_folder(tmp_path) / "checkpoint-4"
     free_bytes(monkeypatch, 2**40, 0)
     with (
-        pytest.raises(FullDiskError, match=r"disk is full \(0.0 MiB free\); checkpoint-2 is whole; make room") as full,
+        pytest.raises(
+            FullDiskError, match=r"disk is full \(0.0 MiB free\); checkpoint-2 is complete; make room"
+        ) as full,
         checkpoints.room_for(tmp_path, adapter),
     ):
         torn.mkdir(parents=True)

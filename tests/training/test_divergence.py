@@ -62,9 +62,9 @@ def broken(trained, value):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_no_numbers_are_not_saved(value, tmp_path):
     watched = guard(tmp_path)
-    log(watched, 4, 1.0, model=broken(True, value))  # nothing is saved behind this step, and looking costs time
+    log(watched, 4, 1.0, model=broken(True, value))  # nothing is saved after this step, and looking costs time
     log(watched, 5, 1.0, saves=True, model=broken(False, value))  # the base is not what is saved
-    with pytest.raises(DivergedError, match="step 6 gave weights that are no finite numbers"):
+    with pytest.raises(DivergedError, match="step 6 gave NaN or infinite weights"):
         log(watched, 6, 1.0, saves=True, model=broken(True, value))
     assert json.loads((tmp_path / DIVERGED_FILE).read_text("utf-8"))["step"] == 6
 

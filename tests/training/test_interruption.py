@@ -86,13 +86,13 @@ def test_during_training_it_waits_for_the_end_of_the_step(number):
     with StopRequests() as stop:
         stop.on_train_begin(None, None, None)
         assert not step(stop, 1)
-        stop.raise_where_stopped(9)
+        stop.raise_if_stopped(9)
         os.kill(os.getpid(), number)
         assert step(stop, 2)
         with pytest.raises(
-            InterruptedRunError, match=f"stopped by {number.name} behind step 2 of 9, with a checkpoint"
+            InterruptedRunError, match=f"stopped by {number.name} after step 2 of 9, with a checkpoint"
         ):
-            stop.raise_where_stopped(9)
+            stop.raise_if_stopped(9)
 
 
 def test_a_signal_that_a_library_swallowed_while_loading_ends_the_run_behind_its_first_step():
@@ -123,8 +123,8 @@ def test_two_seconds_lie_between_what_counts_as_one_and_as_two():
 def test_stop_after_is_the_step_itself():
     stop = StopRequests(stop_after=3)
     assert [step(stop, number) for number in (1, 2, 3)] == [False, False, True]
-    with pytest.raises(InterruptedRunError, match="stopped by --stop-after behind step 3 of 4"):
-        stop.raise_where_stopped(4)
+    with pytest.raises(InterruptedRunError, match="stopped by --stop-after after step 3 of 4"):
+        stop.raise_if_stopped(4)
 
 
 def test_the_death_of_a_launcher_is_heard_and_that_of_a_shell_is_not(tmp_path):

@@ -12,14 +12,15 @@ import pytest
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import parse_recipe
-from radrecipes.training import checkpoints, run_folder
+from radrecipes.training import PARTS, checkpoints, run_folder
+from radrecipes.training.identity import RunIdentity
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 HOLDER = """
 import sys, time
 from pathlib import Path
 from radrecipes.training import checkpoints, run_folder
-with run_folder.held(Path(sys.argv[1])):
+with run_folder.locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(120)
 """
@@ -45,32 +46,27 @@ def test_another_process_that_holds_the_folder_is_named_and_its_death_frees_it(t
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(OutputInUseError, match=rf"process {holder.pid} on ") as refused, run_folder.held(folder):
+        with pytest.raises(OutputInUseError, match=rf"process {holder.pid} on ") as refused, run_folder.locked(folder):
             pass
         assert refused.value.exit_code == 5 and "--output_dir" in str(refused.value)
         # The refused process must not have emptied the holder's name.
-        with pytest.raises(OutputInUseError, match=f"process {holder.pid} on "), run_folder.held(folder):
+        with pytest.raises(OutputInUseError, match=f"process {holder.pid} on "), run_folder.locked(folder):
             pass
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         holder.stdout.close()
     assert (folder / "LOCK").exists()
-    with run_folder.held(folder):
+    with run_folder.locked(folder):
         assert (folder / "LOCK").read_text(encoding="utf-8").startswith(f"process {os.getpid()} on ")
     assert not (folder / "LOCK").exists()
 
 
 def test_an_exception_frees_the_folder(tmp_path):
-    with pytest.raises(ZeroDivisionError), run_folder.held(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_folder.locked(tmp_path):
         raise ZeroDivisionError
-    with run_folder.held(tmp_path):
+    with run_folder.locked(tmp_path):
         pass
-
-
-def test_other_processes_of_a_run_do_not_hold_the_folder(tmp_path):
-    with run_folder.held_by_main(tmp_path, True), run_folder.held_by_main(tmp_path, False):
-        assert [entry.name for entry in tmp_path.iterdir()] == ["LOCK"]
 
 
 def test_a_missing_an_empty_and_an_earlier_tried_folder_are_taken(recipe):
@@ -118,7 +114,7 @@ def test_start_empties_an_earlier_try_but_not_its_lock(recipe):
     (folder / "adapter").mkdir()
     (folder / "adapter" / "old.txt").touch()
     (folder / run_folder.COMPLETE).touch()
-    with run_folder.held(folder):
+    with run_folder.locked(folder):
         run_folder.start(folder, recipe)
         assert sorted(entry.name for entry in folder.iterdir()) == ["LOCK", "recipe.yaml"]
     assert parse_recipe(folder / "recipe.yaml").digest == recipe.digest
@@ -186,7 +182,13 @@ def test_a_run_killed_before_its_recipe_stood_there_is_no_foreign_folder(recipe)
 
 
 def identity_under(recipe, processes=1, engine=Engine.ONE_PROCESS):
-    return run_folder.run_identity(recipe, "d", "w", "p", LaunchSpec(processes, engine, True))
+    facts = {
+        "recipe": {"resolved": recipe.resolved},
+        "data": {"digest": "d"},
+        "base": {"weights_sha256": "w"},
+        "prompt": {"sha256": "p"},
+    }
+    return RunIdentity.of(facts, LaunchSpec(processes, engine, True))
 
 
 def resumable(recipe, steps=2, **launch):
@@ -194,7 +196,7 @@ def resumable(recipe, steps=2, **launch):
     folder, identity = tried(recipe), identity_under(recipe, **launch)
     written = checkpoints.unfinished_folder(folder) / f"checkpoint-{steps}"
     written.mkdir(parents=True)
-    checkpoints.seal(written, folder, identity, {})
+    checkpoints.seal(written, folder, identity.values, {})
     return folder, identity
 
 
@@ -231,7 +233,7 @@ def test_a_checkpoint_of_another_engine_is_refused_whatever_is_allowed(before, n
     """A ZeRO checkpoint under DDP would be read without its optimizer, and without a word."""
     folder, _ = resumable(recipe, processes=2, engine=before)
     with pytest.raises(InputError, match=words) as refused:
-        run_folder.find_resumption(folder, identity_under(recipe, 2, now), run_folder.PARTS)
+        run_folder.find_resumption(folder, identity_under(recipe, 2, now), PARTS)
     assert str(refused.value).endswith("set --output_dir, replace it with --restart")
 
 
@@ -244,7 +246,7 @@ def test_who_may_go_on_with_another_number_of_processes(engine, recipe):
             run_folder.find_resumption(folder, now, ["processes"])
     else:
         assert run_folder.find_resumption(folder, now, ["processes"]).changed == {"processes": [2, 4]}
-        with pytest.raises(InputError, match=r"go on from its checkpoint with --allow-change processes$"):
+        with pytest.raises(InputError, match=r"resume it from its checkpoint with --allow-change processes$"):
             run_folder.find_resumption(folder, now, [])
 
 
@@ -257,7 +259,7 @@ def test_one_process_and_ddp_read_each_other_s_checkpoints(recipe):
 def test_leftovers_of_a_complete_run_are_removed_unless_somebody_does_it_already(recipe):
     folder, _ = resumable(recipe)
     (folder / run_folder.COMPLETE).touch()
-    with run_folder.held(folder):
+    with run_folder.locked(folder):
         run_folder.remove_leftovers(folder)
         assert (folder / "checkpoints").exists()
     (folder / "LOCK").write_text("process 1 on nowhere\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """Token ids beside their dataset: made once, waited for, and never trained on where they are damaged or of something else."""
 
-import fcntl
 import multiprocessing
 import os
 import shutil
@@ -12,11 +11,16 @@ import pyarrow as pa
 import pytest
 from tiny_model import build_tiny_tokenizer
 
+import radrecipes
+from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256, lock
 from radrecipes.recipe import parse_recipe
+from radrecipes.tasks import rendering
 from radrecipes.tasks.protocol import ProtocolTask
-from radrecipes.training import data as inspection
-from radrecipes.training import token_cache as kept_rows
+from radrecipes.training import data as training_data
+from radrecipes.training import token_cache
+from radrecipes.training.token_cache import cache_key, cached_rows
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 ROWS = pa.table({"input_ids": [[1, 2], [3]], "labels": [[-100, 2], [3]]})
@@ -40,58 +44,58 @@ def kept_files(dataset):
 
 
 def test_rows_are_made_once_and_read_from_then_on(dataset):
-    assert kept_rows.rows_of(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
-    assert kept_rows.rows_of(dataset, "k", never, keep=True).equals(ROWS)
-    assert kept_rows.rows_of(dataset, "k", never, keep=False).equals(ROWS)
+    assert cached_rows(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
+    assert cached_rows(dataset, "k", never, keep=True).equals(ROWS)
+    assert cached_rows(dataset, "k", never, keep=False).equals(ROWS)
     other = ROWS.slice(1)
-    assert kept_rows.rows_of(dataset, "other", lambda: other, keep=True).equals(other)
+    assert cached_rows(dataset, "other", lambda: other, keep=True).equals(other)
     assert len(kept_files(dataset)) == 2 and not list((dataset / ".tokenised").glob("*.partial"))
 
 
 def test_the_oldest_of_many_go(dataset):
     for number in range(6):
-        kept_rows.rows_of(dataset, f"k{number}", lambda: ROWS, keep=True)
+        cached_rows(dataset, f"k{number}", lambda: ROWS, keep=True)
         (file,) = (dataset / ".tokenised").glob(f"k{number}-*.arrow")
         os.utime(file, (number, number))
     assert [name[:2] for name in kept_files(dataset)] == ["k2", "k3", "k4", "k5"]
 
 
 def test_looking_writes_nothing(dataset):
-    assert kept_rows.rows_of(dataset, "k", lambda: ROWS, keep=False).equals(ROWS)
+    assert cached_rows(dataset, "k", lambda: ROWS, keep=False).equals(ROWS)
     assert os.listdir(dataset) == ["train.parquet"]
 
 
 def test_whoever_may_not_read_the_dataset_may_not_read_its_tokens(dataset):
     dataset.chmod(0o750)
-    kept_rows.rows_of(dataset, "k", lambda: ROWS, keep=True)
+    cached_rows(dataset, "k", lambda: ROWS, keep=True)
     (file,) = (dataset / ".tokenised").glob("*.arrow")
     assert file.stat().st_mode & 0o777 == 0o640 and file.parent.stat().st_mode & 0o777 == 0o750
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "everything"])
 def test_damaged_rows_are_made_anew(dataset, damage):
-    kept_rows.rows_of(dataset, "k", lambda: ROWS, keep=True)
+    cached_rows(dataset, "k", lambda: ROWS, keep=True)
     (file,) = (dataset / ".tokenised").glob("*.arrow")
     content = bytearray(file.read_bytes())
     if damage == "a byte":
         content[len(content) // 2] ^= 1
     file.write_bytes(content[: {"a byte": None, "the end": -20, "everything": 0}[damage]])
     with pytest.raises(AssertionError, match="tokenised again"):
-        kept_rows.rows_of(dataset, "k", never, keep=True)
-    assert kept_rows.rows_of(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
-    assert kept_rows.rows_of(dataset, "k", never, keep=True).equals(ROWS) and len(kept_files(dataset)) == 1
+        cached_rows(dataset, "k", never, keep=True)
+    assert cached_rows(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
+    assert cached_rows(dataset, "k", never, keep=True).equals(ROWS) and len(kept_files(dataset)) == 1
 
 
 def test_where_nothing_can_be_written_rows_are_made_every_time(dataset):
     (dataset / ".tokenised").write_text("in the way", encoding="utf-8")
-    assert kept_rows.rows_of(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
+    assert cached_rows(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
     with pytest.raises(AssertionError, match="tokenised again"):
-        kept_rows.rows_of(dataset, "k", never, keep=True)
+        cached_rows(dataset, "k", never, keep=True)
 
 
 def test_a_fault_while_rows_are_made_leaves_nothing(dataset):
     with pytest.raises(AssertionError, match="tokenised again"):
-        kept_rows.rows_of(dataset, "k", never, keep=True)
+        cached_rows(dataset, "k", never, keep=True)
     assert os.listdir(dataset) == ["train.parquet"]
 
 
@@ -102,7 +106,7 @@ def _make_slowly(dataset, made):
         time.sleep(0.5)
         return ROWS
 
-    assert kept_rows.rows_of(dataset, "k", make, keep=True).equals(ROWS)
+    assert cached_rows(dataset, "k", make, keep=True).equals(ROWS)
     made.put(os.getpid())
 
 
@@ -122,7 +126,7 @@ def _die_making(dataset):
         (dataset / ".tokenised" / "k.partial").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    kept_rows.rows_of(dataset, "k", make, keep=True)
+    cached_rows(dataset, "k", make, keep=True)
 
 
 def test_a_killed_process_holds_nobody_up(dataset):
@@ -130,35 +134,44 @@ def test_a_killed_process_holds_nobody_up(dataset):
     killed.start()
     killed.join(60)
     assert killed.exitcode == -signal.SIGKILL
-    with (dataset / ".tokenised" / "LOCK").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert kept_rows.rows_of(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
-    assert sorted(os.listdir(dataset / ".tokenised")) == ["LOCK", *kept_files(dataset)]
+    with lock(dataset / ".tokenised" / "LOCK", wait=False) as holder:
+        assert holder.startswith(f"process {killed.pid} on ")
+    assert cached_rows(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
+    assert sorted(os.listdir(dataset / ".tokenised")) == kept_files(dataset)
 
 
 def test_another_tokenizer_template_or_fact_has_another_key():
     tokenizer = build_tiny_tokenizer()
-    key = kept_rows.rows_key(tokenizer, dataset="a", style="chat")
-    assert key == kept_rows.rows_key(build_tiny_tokenizer(), style="chat", dataset="a")
-    keys = {key, kept_rows.rows_key(tokenizer, dataset="b", style="chat")}
+    key = cache_key(tokenizer, dataset="a", style="chat")
+    assert key == cache_key(build_tiny_tokenizer(), style="chat", dataset="a")
+    keys = {key, cache_key(tokenizer, dataset="b", style="chat")}
     tokenizer.chat_template += " "
-    keys.add(kept_rows.rows_key(tokenizer, dataset="a", style="chat"))
+    keys.add(cache_key(tokenizer, dataset="a", style="chat"))
     tokenizer = build_tiny_tokenizer()
     tokenizer.add_tokens(["meniscus"])
-    keys.add(kept_rows.rows_key(tokenizer, dataset="a", style="chat"))
+    keys.add(cache_key(tokenizer, dataset="a", style="chat"))
     assert len(keys) == 4
 
 
 def test_a_recipe_reads_what_was_kept_and_finds_the_same(workspace, monkeypatch):
     recipe = parse_recipe(RECIPE)
-    fresh = inspection.load_training_data(recipe)
+    fresh = training_data.load_training_data(recipe)
     assert not Path("data/tiny/.tokenised").exists()
-    first = inspection.load_training_data(recipe, keep=True)
+    first = training_data.load_training_data(recipe, keep=True)
     with pytest.raises(InputError) as refused:
-        inspection.load_training_data(parse_recipe(RECIPE, ["--max_length", "62"]))
-    monkeypatch.setattr(ProtocolTask, "question", None)  # nothing can be rendered any more
-    monkeypatch.setattr(inspection.TASKS["protocol"], "check_dataset", lambda dataset: None)
-    for found in (first, inspection.load_training_data(recipe, keep=True), inspection.load_training_data(recipe)):
+        training_data.load_training_data(parse_recipe(RECIPE, ["--max_length", "62"]))
+    render = training_data._render
+
+    def few(split, *words):
+        assert len(split) <= training_data._KEY_ROWS, "rendered again"
+        return render(split, *words)
+
+    monkeypatch.setattr(training_data, "_render", few)
+    for found in (
+        first,
+        training_data.load_training_data(recipe, keep=True),
+        training_data.load_training_data(recipe),
+    ):
         assert found.rows.rows.to_dict() == fresh.rows.rows.to_dict()
         assert (found.rows.ids, found.rows.tokens, found.rows.scored_tokens, found.rows.longest) == (
             fresh.rows.ids,
@@ -168,13 +181,52 @@ def test_a_recipe_reads_what_was_kept_and_finds_the_same(workspace, monkeypatch)
         )
     # The same rows serve every max_length, and its errors are the same
     with pytest.raises(InputError) as refused_again:
-        inspection.load_training_data(parse_recipe(RECIPE, ["--max_length", "62"]))
+        training_data.load_training_data(parse_recipe(RECIPE, ["--max_length", "62"]))
     assert str(refused_again.value) == str(refused.value)
-    shorter = inspection.load_training_data(parse_recipe(RECIPE, ["--max_length", "62"]), max_dropped_fraction=1.0)
+    shorter = training_data.load_training_data(parse_recipe(RECIPE, ["--max_length", "62"]), max_dropped_fraction=1.0)
     assert shorter.rows.longest <= 62 and len(shorter.rows.ids) == len(shorter.rows.rows) < 48
     assert shorter.rows.rows["index"][:] == list(range(len(shorter.rows.rows)))
     # Other data is another thing
     shutil.copytree("data/tiny", "data/moved")
-    inspection.load_training_data(parse_recipe(RECIPE, ["--dataset", "data/moved"]))
-    with pytest.raises(TypeError):
-        inspection.load_training_data(parse_recipe(RECIPE, ["--prompt_style", "plain"]))
+    training_data.load_training_data(parse_recipe(RECIPE, ["--dataset", "data/moved"]))
+    with pytest.raises(AssertionError, match="rendered again"):
+        training_data.load_training_data(parse_recipe(RECIPE, ["--prompt_style", "plain"]))
+
+
+@pytest.fixture
+def key_of(workspace):
+    recipe = parse_recipe(RECIPE)
+    split, tokenizer = load_prepared_dataset("data/tiny").splits["train"], build_tiny_tokenizer()
+
+    def key():
+        task = training_data.TASKS[recipe.arguments.task]
+        return training_data.rows_key("digest", split, task, tokenizer, "chat", [2])
+
+    return key
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "changed"),
+    [
+        (ProtocolTask, "instruction", "Name the protocol."),
+        (ProtocolTask, "question", lambda task, inputs: f"{task.instruction}: {inputs[task.input_column]}"),
+        (ProtocolTask, "target", lambda task, row: row["label"].upper()),
+        (
+            rendering,
+            "_in_template",
+            lambda turns, tokenizer, **options: [[1, 2, *([] if options else [3, 2])]] * len(turns),
+        ),
+    ],
+)
+def test_a_change_of_the_rendering_or_of_the_target_changes_the_key(owner, name, changed, key_of, monkeypatch):
+    before = key_of()
+    monkeypatch.setattr(owner, name, changed)
+    assert key_of() != before
+
+
+def test_a_change_elsewhere_in_the_package_keeps_the_key(key_of, monkeypatch):
+    """The key is made of texts and token ids: no file of this package is read for it."""
+    before, read = key_of(), []
+    monkeypatch.setattr(token_cache, "file_sha256", lambda path: read.append(path) or file_sha256(path))
+    assert key_of() == before
+    assert read and not [path for path in read if Path(radrecipes.__file__).parent in path.parents]

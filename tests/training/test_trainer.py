@@ -20,6 +20,7 @@ from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.training import trainer as training
 from radrecipes.training.checkpoints import Progress
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
+from radrecipes.training.data import tokenise
 from radrecipes.training.interruption import StopRequests
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
@@ -88,7 +89,7 @@ def rows_of(examples):
     return Dataset.from_dict({key: [example[key] for example in examples] for key in ("input_ids", "labels")})
 
 
-def trainer_for(model, examples, *overrides, kind=training.make_trainer):
+def trainer_for(model, examples, *overrides, kind=training.sft_trainer):
     """A trainer of the tiny recipe, every B matrix random: with B = 0 no gradient would reach A."""
     recipe = parse_recipe(RECIPE, ["--output_dir", "runs/test", *overrides])
     training.divide_batch(recipe, 1)
@@ -219,7 +220,7 @@ def test_check_layout_refuses_a_model_that_ignores_the_mask(workspace):
     config = tiny_architecture("llama").config
     torch.manual_seed(0)
     trainer = trainer_for(MaskIgnoringLlama(config), random_examples())
-    with pytest.raises(InputError, match="otherwise than a padded one"):
+    with pytest.raises(InputError, match="differently from a padded one"):
         training.check_layout(trainer)
 
 
@@ -265,7 +266,7 @@ def tokenise_tiny(max_length=160, allowed=0.0, style="chat"):
     split = load_prepared_dataset("data/tiny").splits["train"]
     tokenizer = build_tiny_tokenizer()
     stops = models.stop_token_ids(tokenizer)
-    return split, training.tokenise(split, ProtocolTask(), tokenizer, style, stops, max_length, allowed)
+    return split, tokenise(split, ProtocolTask(), tokenizer, style, stops, max_length, allowed)
 
 
 @pytest.mark.parametrize("style", ["chat", "plain"])
@@ -313,7 +314,7 @@ def test_tokenise_refuses_more_long_rows_than_allowed(workspace):
 def test_tokenise_refuses_an_empty_split(workspace):
     split = load_prepared_dataset("data/tiny").splits["train"].select([])
     with pytest.raises(InputError, match="no rows"):
-        training.tokenise(split, ProtocolTask(), build_tiny_tokenizer(), "chat", [2], 160, 0.0)
+        tokenise(split, ProtocolTask(), build_tiny_tokenizer(), "chat", [2], 160, 0.0)
 
 
 def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace):
@@ -322,7 +323,7 @@ def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace)
     _, tokenised = tokenise_tiny()
     base = models.load_base(recipe.model, training.longest_row(recipe))
     tokenizer = models.load_tokenizer(recipe.model)
-    trainer = training.make_trainer(recipe, base, tokenizer, tokenised.rows)
+    trainer = training.sft_trainer(recipe, base, tokenizer, tokenised.rows)
     log = training.TrainLog(workspace / "train_log.jsonl", Progress())
     trainer.add_callback(log)
     training.check_layout(trainer)
@@ -336,7 +337,7 @@ def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace)
     assert all(math.isfinite(line["loss"]) for line in steps) and steps[-1]["loss"] < steps[0]["loss"] - 0.05
 
     probe = tokenised.rows[0]["input_ids"]
-    check = training.save_and_verify(trainer, recipe, workspace / "adapter", probe)
+    check = training.save_and_verify(trainer, recipe, weights_in(workspace / "adapter"), probe)
     assert check["largest_b"] > 0 and check["output_change"] > 0
     trained = trainer.model.eval()
     fresh = models.load_base(recipe.model, training.longest_row(recipe))
@@ -354,7 +355,7 @@ def test_an_untrained_adapter_is_not_saved_as_a_result(workspace):
         if "lora_B" in name:
             torch.nn.init.zeros_(parameter)
     with pytest.raises(RuntimeError, match="nothing was trained"):
-        training.save_and_verify(trainer, recipe, workspace / "adapter", [1, 3, 4])
+        training.save_and_verify(trainer, recipe, weights_in(workspace / "adapter"), [1, 3, 4])
 
 
 # What this project relies on in TRL and Transformers; one of these fails where an upgrade takes it away.

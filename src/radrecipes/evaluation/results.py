@@ -12,14 +12,13 @@ from radrecipes.errors import InputError
 from radrecipes.evaluation.label_metrics import ADAPTER
 from radrecipes.inference.selective import DEFAULT_TARGET
 from radrecipes.tasks import TASKS, HeadlineMetric, LabelTask, Task, metric_value
+from radrecipes.training.identity import NOT_OF_RESULT, without
 
 # In a release
 RESULTS_FILE = "results.json"
 DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
 # What the manifests of all runs of one result have in common, in addition to the recipe.
 _SAME_IN_ALL_RUNS = (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256"))
-# What may differ between the runs of one result: the seed, and what has no effect on it.
-OF_ONE_RUN = ("seed", "output_dir", "run_name", "logging_dir", "save_strategy", "save_steps")
 _FIRST_SEED = 42
 # What is reproduced of automatic answers, in addition to the headline metrics.
 _DECIDED = (
@@ -167,12 +166,12 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
 
 def _decisive_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe of a run without what may differ between seeds."""
-    return {key: value for key, value in manifest["recipe"]["fields"].items() if key not in OF_ONE_RUN}
+    return without(manifest["recipe"]["fields"], NOT_OF_RESULT)
 
 
 def _resolved(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The same with defaults filled in."""
-    return {key: value for key, value in manifest["recipe"]["resolved"].items() if key not in OF_ONE_RUN}
+    return without(manifest["recipe"]["resolved"], NOT_OF_RESULT)
 
 
 def _over_some(values: Sequence[float | None]) -> dict[str, float | int | None] | None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from radrecipes.errors import InputError, OutputInUseError
 from radrecipes.files import sync_tree, write_atomically
-from radrecipes.training.run_folder import held
+from radrecipes.training.run_folder import locked
 
 _STATE = "state.json"
 _ID = "id"
@@ -90,7 +90,7 @@ class UnfinishedPrediction:
         """
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(held(self.folder))
+                stack.enter_context(locked(self.folder))
             except OutputInUseError as error:
                 raise OutputInUseError(
                     f"{self.output}: another process is writing it; wait, or set --output"

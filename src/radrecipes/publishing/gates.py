@@ -1,11 +1,10 @@
-"""The gates of a release: each looks at what would be published and says what it found and where, before any byte moves.
+"""The gates of a release: each inspects what would be published and reports what it found and where, before any upload.
 
-A gate that cannot look says so as a finding; none is passed by default. No finding quotes what was found: findings are printed,
-logged and pasted into tickets, and what they are about may be a patient's name.
+A gate that cannot inspect something reports that as a finding. No finding quotes what was found: findings are printed and logged,
+and may concern a patient's name.
 """
 
 import functools
-import hashlib
 import itertools
 import json
 import re
@@ -14,46 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-from safetensors import SafetensorError, safe_open
 from transformers.utils import CHAT_TEMPLATE_FILE
 
 from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE, MANIFEST_FILE, SHOWABLE_ACCESS
 from radrecipes.errors import InputError
 from radrecipes.hub.release_files import LARGEST_RELEASE
+from radrecipes.publishing import ACKNOWLEDGEMENTS
 from radrecipes.publishing.cards.card_checks import check_card
 from radrecipes.publishing.cards.front_matter import gated_form
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.publishing.licences import HUB_LICENCES, licence_conflicts
 from radrecipes.publishing.memorisation import SHORTEST_RUN, verbatim_overlap
+from radrecipes.publishing.project_json import digests, schema_of
 from radrecipes.publishing.release import ADAPTER_CONFIG, METRICS_FILE, is_allowed
+from radrecipes.publishing.release_texts import LONGEST_LINE, VOCABULARIES, ReleaseText, names_of, read_release
 from radrecipes.publishing.secrets import find_secrets
+from radrecipes.tasks import LabelTask, Task
 
-# What a user can vouch for after looking at the findings; everything else has to be mended.
-ACKNOWLEDGEMENTS = ("credentialed", "identifiers", "memory")
 VISIBILITIES = ("private", "gated", "public")
-# Tokens of training text in a row, neither in the prompt nor from the base nor common, from which on a model recites.
+# Tokens of training text in a row, not in the prompt, not from the base model and not common, from which on a model recites.
 LONGEST_RUN = 24
-# Vocabularies hold word pieces and numbers; three words in a row are none. Only secrets are looked for in all of them.
-_VOCABULARIES = frozenset(("merges.txt", "tokenizer.json", "vocab.json", "vocab.txt"))
-_NO_WORD_PIECE = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,} [^\W\d_]{2,}")
-# sha256 of each file of recipes/chat_templates/: by their content, so that one that was changed or laid beside them is searched.
-_SHIPPED_TEMPLATES = frozenset(
-    (
-        "0033b26cc77a7d6a83fa28b5eba42628f3fc05f0b9495dd2db8d96d708c55ec0",
-        "1c8f27600a277325c8daf331fa5f23f1636f2dade624767df176cb322e7c3e13",
-        "22373a1a882d100022fbc93819996588700958f40f78a532e7026b850fc09fdb",
-        "8846e49dfc6bf2aa64a64b3a662b9cc46ae6158fea0e6eb71d69780dda9da779",
-    )
-)
-_TEXT_SUFFIXES = frozenset((".md", ".json", ".yaml", ".jinja", ".txt"))
-_HEAD = "(head)"
-# How JSON writes what is no plain character; one for one, so that lines stay where they are.
-_JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
-# What encoded bytes look like, also in lines of 76: nobody can tell what they say.
+# Next to this code in a checkout; an installed package has none, so that templates are searched.
+_CHAT_TEMPLATES = Path(__file__).parents[3] / "recipes" / "chat_templates"
+# What encoded bytes look like, also in lines of 76: nobody can read them.
 _ENCODED = re.compile(r"[A-Za-z0-9+/]{72}")
-_LONGEST_LINE = 100_000
-# Marks of comments, lists, quotations and JSON around what stands in a line.
+# Marks of comments, lists, quotations and JSON around the words of a line.
 _LINE_MARKS = re.compile(r"^[\s#>*|-]*[\"']?|[\"'],?\s*$")
 # Folders of a user, a temporary or mounted disk, Windows drives and shares; a value that is a path; Hub ids and links have no
 # slash in front.
@@ -62,34 +46,16 @@ _LOCAL_PATH = re.compile(
     r"|(?:[\"']|[:-] )/[\w.-]+/[\w.-]|\b(?:file|nfs|smb):/|(?<![\w\\])\\\\[\w.-]+\\\w"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Left out of what is searched for identifiers in texts that this project writes, never in tables of rows: counts of manifests, a
-# key of YAML or JSON behind which a person's name would be expected, and digests, commits and decimal figures, by which nobody
-# is called.
-_COUNT = re.compile(
-    r'"(?:groups|rows|scored_tokens|seed|size|steps|test|tokens|train|trainable_parameters|validation)": \d+(?=,?$)'
-)
-_KEY_OF_NAMES = re.compile(r'^[\s-]*"?(?:dataset_)?name"?: ')
-# A whole number of many digits stays, also with `.0` behind it: tables write record numbers so. The one of 31 digits stands in
-# every tokenizer's configuration that names no longest input.
-_OF_MACHINES = re.compile(
-    rf"(?<![\w.+-])(?:[0-9a-f]{{64}}|[0-9a-f]{{40}}|{int(1e30)}|"
-    r"[+−-]?(?!\d{5,}\.0+\b)\d+\.\d+(?:e[+-]?\d+)?)(?!\.?\d|[\w+-])"
-)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that speaks against publishing.
+    """A reason not to publish.
 
     Args:
-        gate (`str`):
-            Which gate found it.
-        file (`str`):
-            File of the release; empty where it is about the whole.
-        line (`int` or `None`):
-            Line of a text, row of a table, both from 1.
-        what (`str`):
-            What it is and how to mend it; never the text itself.
+        file: File of the release; empty if it concerns the release as a whole.
+        line: Line of a text or row of a table, from 1.
+        what: What it is and how to fix it; never the text itself.
     """
 
     gate: str
@@ -105,18 +71,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What one gate looked at and found.
-
-    Args:
-        gate (`str`):
-            Its name.
-        looked_at (`str`):
-            What it looked at, in words.
-        findings (`tuple[Finding, ...]`):
-            What it found.
-        acknowledged (`bool`):
-            Whether the user vouched for the findings, and may.
-    """
+    """What a gate inspected and found, and whether the user acknowledged the findings, and may."""
 
     gate: str
     looked_at: str
@@ -125,38 +80,26 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing stands against publishing."""
+        """Whether this gate lets the release through."""
         return not self.findings or self.acknowledged
 
 
 @dataclass(frozen=True)
 class ReleaseFacts:
-    """What the gates must know beside the files.
+    """What the gates must know in addition to the files.
 
     Args:
-        kind (`"adapter"`, `"merged"` or `"dataset"`):
-            What is released.
-        access (`str`):
-            Access class of the data that it is, or was made from.
-        visibility (`"private"`, `"gated"` or `"public"`):
-            Who will be able to read the repository: its members, whom its owner admits one by one, or everybody.
-        licence (`str`):
-            Licence of the repository.
-        source_licences (`Mapping[str, str | None]`):
-            Licence of base and data, by their names.
-        rows (`Sequence[str]`):
-            Texts of the data that a closed release must not quote: every input and every answer that is no label.
-        base (`str` or `None`, *optional*):
-            Hub id of the base; `None` for a dataset.
-        writes (`"label"`, `"report"` or `None`, *optional*):
-            What the model writes; `None` for a dataset.
-        reference (`str`, *optional*, defaults to `""`):
-            The release itself, `org/name@tag`, which looks like the address of a mailbox.
-        memory (`Mapping[str, Any]` or `None`, *optional*):
-            Figures of [`~publishing.memorisation.VerbatimOverlap`], where it was measured.
-        base_template (`str` or `None`, *optional*):
-            Chat template that the base itself brings, from [`~models.own_chat_template`]; the same text in the release is not
-            searched for identifiers.
+        kind: `"adapter"`, `"merged"` or `"dataset"`.
+        access: Access class of the data that are released or were trained on.
+        visibility: Who can read the repository: `"private"` its members, `"gated"` whom its owner admits, `"public"` everybody.
+        licence: Licence of the repository.
+        source_licences: Licence of base model and data, by their names.
+        rows: Texts of the data that a closed release must not quote: every input and every answer that is not a label.
+        base: Hub id of the base model; `None` for a dataset.
+        task: What the model was trained for; `None` for a dataset.
+        reference: The release itself, `org/name@tag`, which looks like an email address.
+        memory: Numbers of [`~publishing.memorisation.VerbatimOverlap`], if measured.
+        base_template: Chat template of the base model; the identical text in the release is not searched for identifiers.
     """
 
     kind: str
@@ -166,41 +109,10 @@ class ReleaseFacts:
     source_licences: Mapping[str, str | None]
     rows: Sequence[str]
     base: str | None = None
-    writes: str | None = None
+    task: Task | None = None
     reference: str = ""
     memory: Mapping[str, Any] | None = None
     base_template: str | None = None
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A piece of a release that holds words: a whole text file, a head with its notes, or one cell of a table."""
-
-    file: str
-    row: int | None
-    column: str | None
-    text: str
-
-    @property
-    def is_cell(self) -> bool:
-        """Whether it is a cell of a table, which a source wrote and not this project."""
-        return self.row is not None
-
-    def line(self, offset: int) -> int | None:
-        """Line or row of a place in it; none in a head."""
-        return self.row if self.column else self.text.count("\n", 0, offset) + 1
-
-    def lines(self) -> Iterator[tuple[int | None, str]]:
-        """What may hold sentences, with its line; a cell is one line."""
-        if self.is_cell:
-            yield self.row, self.text
-            return
-        for number, line in enumerate(self.text.splitlines(), 1):
-            place = None if self.column else number
-            if self.file not in _VOCABULARIES:
-                yield place, line
-            else:
-                yield from ((place, piece) for piece in line.split('"') if _NO_WORD_PIECE.search(piece))
 
 
 def check_release(
@@ -209,30 +121,21 @@ def check_release(
     acknowledgements: Collection[str] = (),
     on_text: Callable[[int], None] | None = None,
 ) -> list[GateResult]:
-    """Look at a release with every gate.
+    """Inspect a release with every gate; publish only if every result has `passed`.
 
     Args:
-        folder (`Path`):
-            The release's folder.
-        facts ([`ReleaseFacts`]):
-            What the files do not say.
-        acknowledgements (`Collection[str]`, *optional*):
-            Words of `ACKNOWLEDGEMENTS` that the user gave.
-        on_text (`Callable[[int], None]`, *optional*):
-            Called with the number of texts that were searched for identifiers, the slow part.
-
-    Returns:
-        `list[GateResult]`: one a gate, always all of them. Publish only where every one has `passed`.
+        acknowledgements: Members of `ACKNOWLEDGEMENTS` that the user gave.
+        on_text: Called with the number of texts searched for identifiers, the slow part.
 
     Raises:
-        `ValueError`: an acknowledgement or a visibility that is none.
+        ValueError: an unknown acknowledgement or visibility.
     """
     if facts.visibility not in VISIBILITIES:
         raise ValueError(f"no visibility: {facts.visibility!r}")
     if unknown := set(acknowledgements) - set(ACKNOWLEDGEMENTS):
         raise ValueError(f"no acknowledgements: {sorted(unknown)}")
-    names = _names(folder)
-    texts, unreadable = _read(folder, names)
+    names = names_of(folder)
+    texts, unreadable = read_release(folder)
     return [
         _files(folder, names, facts.kind, texts, unreadable),
         _access(folder, names, facts, "credentialed" in acknowledgements),
@@ -249,157 +152,98 @@ def check_release(
 
 def texts_to_search(folder: Path) -> int:
     """How many texts [`check_release`] will search for identifiers."""
-    return len(_read(folder, _names(folder))[0])
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
-    )
-
-
-def _read(folder: Path, names: Sequence[str]) -> tuple[list[_Text], list[str]]:
-    """Every word of a release, and the files that cannot be looked into."""
-    texts, unreadable = [], []
-    for name in names:
-        try:
-            texts += _texts(folder / name, name)
-        except (OSError, ValueError, RecursionError, SafetensorError):
-            unreadable.append(name)
-    return texts, unreadable
-
-
-def _texts(path: Path, name: str) -> Iterator[_Text]:
-    """The words of one file: a text, the text columns of a table, the notes and names in the head of tables and weights."""
-    if path.suffix in _TEXT_SUFFIXES:
-        text = path.read_text(encoding="utf-8")
-        if "\0" in text:
-            raise ValueError("no text")
-        if path.suffix == ".json":
-            json.loads(text)
-            text = _without_escapes(text)
-        yield _Text(name, None, None, text)
-    elif path.suffix == ".parquet":
-        file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-        notes = [note for part in (schema, *schema) for note in (part.metadata or {}).items()]
-        head = [*schema.names, *(f"{key.decode()} {_without_escapes(value.decode())}" for key, value in notes)]
-        yield _Text(name, None, _HEAD, "\n".join(head))
-        row = 0
-        for batch in file.iter_batches():
-            for column, values in zip(batch.schema.names, batch.columns, strict=True):
-                for place, value in enumerate(values.to_pylist(), row + 1):
-                    if value is not None:
-                        yield _Text(name, place, column, str(value))
-            row += batch.num_rows
-    elif path.suffix == ".safetensors":
-        with safe_open(path, "pt") as weights:
-            notes = (f"{key} {_without_escapes(value)}" for key, value in (weights.metadata() or {}).items())
-            yield _Text(name, None, _HEAD, "\n".join([*notes, *weights.keys()]))
-    else:
-        raise ValueError("neither text, table nor weights")
-
-
-def _without_escapes(text: str) -> str:
-    """JSON as it reads: what is escaped as a character, and a line break or half a character as a blank."""
-
-    def plain(match: re.Match[str]) -> str:
-        character = chr(int(match[1], 16)) if match[1] else " " if match[2] in "bfnrt" else match[2]
-        return " " if character.isspace() or "\ud800" <= character <= "\udfff" else character
-
-    return _JSON_ESCAPE.sub(plain, text)
+    return len(read_release(folder)[0])
 
 
 def _files(
-    folder: Path, names: Sequence[str], kind: str, texts: Sequence[_Text], unreadable: Sequence[str]
+    folder: Path, names: Sequence[str], kind: str, texts: Sequence[ReleaseText], unreadable: Sequence[str]
 ) -> GateResult:
-    """Nothing but what the allow-list names, in one commit, and nothing that the other gates cannot look into."""
-    findings = []
-    for text in texts:
-        if any(len(line) > _LONGEST_LINE for _, line in text.lines()):
-            what = f"a line of more than {_LONGEST_LINE:,} characters, too long to look into; break it"
-            findings.append(Finding("files", text.file, text.row, what))
-        if not text.is_cell and text.file not in _VOCABULARIES:
-            what = "encoded bytes, which nobody can read; leave them out"
-            findings += [
-                Finding("files", text.file, number, what) for number, line in text.lines() if _ENCODED.search(line)
-            ]
+    """Only files of the allow-list, in one commit, that the other gates can inspect, and JSON that matches its schema."""
+    findings = [Finding("files", text.file, line, what) for text in texts for line, what in _text_faults(text, kind)]
     for name in names:
         if not is_allowed(kind, name):
-            findings.append(
-                Finding("files", name, None, f"no file of a published {kind}; nothing else leaves the folder")
-            )
+            what = f"not a file of a published {kind}; nothing else leaves the folder"
         elif (folder / name).is_symlink():
-            findings.append(
-                Finding("files", name, None, "a link, and what it points to can change; put the file itself")
-            )
+            what = "a link, and its target can change; put the file itself there"
         elif name in unreadable:
-            what = (
-                "not what its name says, or no text in UTF-8, so nobody can look into it; make it anew, or remove it"
-            )
-            findings.append(Finding("files", name, None, what))
+            what = "not what its name says, or not UTF-8, so nobody can inspect it; write it again, or remove it"
+        else:
+            continue
+        findings.append(Finding("files", name, None, what))
     if len(names) > LARGEST_RELEASE:
         what = f"{len(names)} files, more than the {LARGEST_RELEASE} of one commit: a reader could see half of them"
         findings.append(Finding("files", "", None, what))
     return GateResult("files", f"{len(names)} files against the list for {kind}", tuple(findings))
 
 
+def _text_faults(text: ReleaseText, kind: str) -> Iterator[tuple[int | None, str]]:
+    """Why a text cannot be inspected, with the line."""
+    if any(len(line) > LONGEST_LINE for _, line in text.lines()):
+        yield text.row, f"a line of more than {LONGEST_LINE:,} characters, too long to inspect; break it"
+    if not text.is_cell and text.file not in VOCABULARIES:
+        for number, line in text.lines():
+            if _ENCODED.search(line):
+                yield number, "encoded bytes, which nobody can read; leave them out"
+    for place in text.schema_errors(kind):
+        yield None, f"does not match its schema at {place}; write it again with this version of radrecipes"
+
+
 def _access(folder: Path, names: Sequence[str], facts: ReleaseFacts, acknowledged: bool) -> GateResult:
-    """Closed data: no row ever; what was trained on them only where not everybody can read it, and on somebody's word."""
+    """Closed data are never published; models trained on them only if not public, and after an acknowledgement."""
     looked_at = f"{facts.kind} from {facts.access} data, {facts.visibility}"
-    if facts.kind != "dataset" and (others := _other_access(folder, facts.access)):
+    files, may_acknowledge = [""], False
+    tables = [name for name in names if name.endswith(".parquet")]
+    if facts.kind != "dataset" and (others := _files_of_other_access(folder, facts.access)):
+        files = others
         what = (
             f"names another access class of the data than the dataset does now ({facts.access}); prepare it with the right "
             "--access, then train and evaluate again"
         )
-        return GateResult("access", looked_at, tuple(Finding("access", name, None, what) for name in others))
-    if facts.access in SHOWABLE_ACCESS:
+    elif facts.access in SHOWABLE_ACCESS:
         return GateResult("access", looked_at)
-    if facts.access not in ACCESS_LEVELS:
-        what = f"the access class is none of {', '.join(ACCESS_LEVELS)}; prepare the dataset again with its --access"
-        return GateResult("access", looked_at, (Finding("access", "", None, what),))
-    tables = [name for name in names if name.endswith(".parquet")]
-    if facts.kind == "dataset" or tables:
+    elif facts.access not in ACCESS_LEVELS:
+        what = f"the access class is none of {', '.join(ACCESS_LEVELS)}; prepare the dataset again with --access"
+    elif facts.kind == "dataset" or tables:
+        files = tables or [CARD_FILE]
         what = f"rows of {facts.access} data are never published, whatever is acknowledged"
-        return GateResult(
-            "access", looked_at, tuple(Finding("access", name, None, what) for name in tables or ["README.md"])
+    elif facts.visibility == "public":
+        what = f"a model trained on {facts.access} data can repeat them; leave out --public, or use --gated instead"
+    else:
+        may_acknowledge = True
+        what = (
+            f"trained on {facts.access} data, whose terms apply to the model too: everybody who can read the repository must "
+            "be allowed to read the data. If so, add --acknowledge credentialed"
         )
-    if facts.visibility == "public":
-        what = f"what was trained on {facts.access} data can repeat it; leave --public out, or take --gated instead"
-        return GateResult("access", looked_at, (Finding("access", "", None, what),))
-    what = (
-        f"trained on {facts.access} data, whose terms hold for the model too: everybody who can read the repository must be "
-        "allowed to read the data. If so, say it: --acknowledge credentialed"
-    )
-    return GateResult("access", looked_at, (Finding("access", "", None, what),), acknowledged)
+    findings = tuple(Finding("access", file, None, what) for file in files)
+    return GateResult("access", looked_at, findings, may_acknowledge and acknowledged)
 
 
-def _other_access(folder: Path, access: str) -> list[str]:
-    """Files of a model's release that do not name this access class of the data: what training and evaluation wrote down."""
+def _files_of_other_access(folder: Path, access: str) -> list[str]:
+    """Files of a model's release that do not name this access class: what training and evaluation recorded."""
     others = []
     for name, key in ((MANIFEST_FILE, "data"), (METRICS_FILE, "dataset")):
         try:
-            said = json.loads((folder / name).read_text(encoding="utf-8"))[key]["access"]
+            recorded = json.loads((folder / name).read_text(encoding="utf-8"))[key]["access"]
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            said = None
-        if said != access:
+            recorded = None
+        if recorded != access:
             others.append(name)
     return others
 
 
 def _card(folder: Path, facts: ReleaseFacts) -> GateResult:
-    """A card that the Hub accepts and a reader can use, and that says of licence and access what holds."""
+    """A card that the Hub accepts and a reader can use, with the right licence and access."""
     kind = "dataset" if facts.kind == "dataset" else "model"
     try:
         card = check_card((folder / CARD_FILE).read_text(encoding="utf-8"), kind)
     except InputError as error:
         return GateResult("card", CARD_FILE, (Finding("card", "", None, str(error)),))
     except (OSError, ValueError):
-        return GateResult("card", CARD_FILE, (Finding("card", CARD_FILE, None, "is missing, or no text in UTF-8"),))
+        return GateResult("card", CARD_FILE, (Finding("card", CARD_FILE, None, "is missing, or not UTF-8"),))
     findings = []
     if card["license"] != facts.licence:
-        findings.append(Finding("card", CARD_FILE, None, f"`license` is not {facts.licence}; make them one"))
-    # A prepared dataset's card is made with it, so it tells when its access class was changed afterwards.
+        findings.append(Finding("card", CARD_FILE, None, f"`license` is not {facts.licence}; make them the same"))
+    # A dataset's card is written with it, so it shows when the access class was changed afterwards.
     if kind == "dataset" and (
         ("synthetic" in card["tags"]) != (facts.access == "synthetic")
         or any(key in card for key in gated_form("credentialed", kind)) != bool(gated_form(facts.access, kind))
@@ -409,10 +253,10 @@ def _card(folder: Path, facts: ReleaseFacts) -> GateResult:
     return GateResult("card", CARD_FILE, tuple(findings))
 
 
-def _quotes(texts: Sequence[_Text], facts: ReleaseFacts) -> GateResult:
-    """No sentence of closed data in any text: no example on the card, no prediction in the figures."""
+def _quotes(texts: Sequence[ReleaseText], facts: ReleaseFacts) -> GateResult:
+    """No sentence of closed data in any text: no example on the card, no prediction among the metrics."""
     if facts.access in SHOWABLE_ACCESS:
-        return GateResult("quotes", f"not looked for: {facts.access} data may be quoted")
+        return GateResult("quotes", f"skipped: {facts.access} data may be quoted")
     lines = [
         (text.file, number, passage)
         for text in texts
@@ -420,21 +264,20 @@ def _quotes(texts: Sequence[_Text], facts: ReleaseFacts) -> GateResult:
         for number, passage in _passages([*text.lines()])
     ]
     nothing = [""] * len(lines)
-    # One group for all: what stands in many rows is no less a quotation.
+    # One group for all rows: a sentence of many rows is still a quotation.
     overlap = verbatim_overlap([line for *_, line in lines], facts.rows, nothing, [], [0] * len(facts.rows))
     findings = []
-    # Neighbours see the same run, because each passage reaches into the next lines: the one that sees most of it tells.
+    # Passages extend into the next lines, so neighbours see the same run: the one that sees most of it is reported.
     for found, group in itertools.groupby(zip(overlap.longest, lines, strict=True), lambda pair: pair[0] > 0):
         if found:
             length, (file, number, _) = max(reversed([*group]), key=lambda pair: pair[0])
-            findings.append(
-                Finding("quotes", file, number, f"{length} words in a row of the data; take the example out")
-            )
-    return GateResult("quotes", f"{len(lines):,} lines beside {len(facts.rows):,} texts of the data", tuple(findings))
+            what = f"{length} words in a row of the data; remove the example"
+            findings.append(Finding("quotes", file, number, what))
+    return GateResult("quotes", f"{len(lines):,} lines against {len(facts.rows):,} texts of the data", tuple(findings))
 
 
 def _passages(lines: Sequence[tuple[int | None, str]]) -> Iterator[tuple[int | None, str]]:
-    """Each line, and as much of the next ones as a run of words that begins in it needs."""
+    """Each line, extended by the next ones as far as a run of words that begins in it needs."""
     bare = [(number, words) for number, line in lines if (words := _LINE_MARKS.sub("", line))]
     for place, (number, passage) in enumerate(bare):
         words = 0
@@ -448,71 +291,70 @@ def _passages(lines: Sequence[tuple[int | None, str]]) -> Iterator[tuple[int | N
 
 def _identifiers(
     folder: Path,
-    texts: Sequence[_Text],
+    texts: Sequence[ReleaseText],
     facts: ReleaseFacts,
     acknowledged: bool,
     on_text: Callable[[int], None] | None,
 ) -> GateResult:
-    """What looks like a person: a tripwire, no certificate.
+    """What looks like a person.
 
-    A chat template of the base's makers or of this project is left out: it names fixed days (`26 Jul 2024` in Llama's) and its
-    makers, and who vouched for those would vouch for every other finding too. One character more, and it is searched like the rest.
-    What lies under `models/` is taken for the base's own: it was downloaded, not written.
+    A chat template identical to the base model's or to one of this project is skipped: templates contain fixed dates and names of
+    their makers. The base model's files are trusted, because they were downloaded.
     """
     cached = functools.lru_cache(maxsize=100_000)(find_identifiers)
-    findings, reference = [], facts.reference
-    searched, left_out = len(texts), ""
+    known = _known_texts(texts, facts)
+    findings, searched, skipped = [], len(texts), ""
     for text in texts:
-        if text.file == CHAT_TEMPLATE_FILE and (whose := _known_template(folder, facts)):
-            searched, left_out = searched - 1, f"; not {CHAT_TEMPLATE_FILE}, byte for byte {whose}"
-            if on_text:
-                on_text(1)
-            continue
-        column = f" in column {text.column}" if text.is_cell else ""
-        for number, line in text.lines():
-            if len(line) > _LONGEST_LINE:
-                continue  # stopped by the gate of the files
-            if not text.is_cell:
-                line = _COUNT.sub("", line.replace(reference, "") if reference else line)
-                line = _KEY_OF_NAMES.sub("", line)
-                # Without the marks of JSON, which stand between `mrn` and its number.
-                line = _OF_MACHINES.sub("", line.replace('"', ""))
-            findings += [_identifier(found.kind, text.file, number, column) for found in cached(line)]
+        if text.file == CHAT_TEMPLATE_FILE and (origin := _known_template(folder, facts)):
+            searched, skipped = searched - 1, f"; not {CHAT_TEMPLATE_FILE}, byte for byte {origin}"
+        else:
+            column = f" in column {text.column}" if text.is_cell else ""
+            for number, line in text.lines() if text.is_cell else text.free_lines(facts.kind):
+                if len(line) > LONGEST_LINE:
+                    continue  # the gate `files` stops it
+                for part in () if text.is_cell else known:
+                    line = line.replace(part, "")
+                for found in cached(line):
+                    what = f"looks like {found.kind}{column}; remove it, or check it and add --acknowledge identifiers"
+                    findings.append(Finding("identifiers", text.file, number, what))
         if on_text:
             on_text(1)
-    return GateResult("identifiers", f"{searched:,} texts{left_out}", tuple(findings), acknowledged)
+    return GateResult("identifiers", f"{searched:,} texts{skipped}", tuple(findings), acknowledged)
+
+
+def _known_texts(texts: Sequence[ReleaseText], facts: ReleaseFacts) -> list[str]:
+    """The name of the release, and the hashes and commits of its JSON, which its card and recipe repeat."""
+    documents = [(text.raw, schema_of(text.file, facts.kind)) for text in texts if text.raw is not None]
+    found = {digest for raw, schema in documents if schema for digest in digests(raw, schema)}
+    return sorted(found | ({facts.reference} - {""}))
 
 
 def _known_template(folder: Path, facts: ReleaseFacts) -> str | None:
-    """Whose chat template a release holds, where nobody wrote it who had the data."""
+    """Where the release's chat template comes from, if its author cannot have had the data."""
     content = (folder / CHAT_TEMPLATE_FILE).read_bytes()
     if facts.base_template is not None and content == facts.base_template.encode("utf-8"):
         return f"the one of {facts.base}"
-    return "one of recipes/chat_templates/" if hashlib.sha256(content).hexdigest() in _SHIPPED_TEMPLATES else None
+    if any(content == path.read_bytes() for path in _CHAT_TEMPLATES.glob("*.jinja")):
+        return "one of recipes/chat_templates/"
+    return None
 
 
-def _identifier(kind: str, file: str, line: int | None, column: str = "") -> Finding:
-    what = f"looks like {kind}{column}; take it out, or look at it and vouch: --acknowledge identifiers"
-    return Finding("identifiers", file, line, what)
-
-
-def _secrets(texts: Sequence[_Text]) -> GateResult:
-    """Tokens, keys and passwords; nobody can vouch for one."""
+def _secrets(texts: Sequence[ReleaseText]) -> GateResult:
+    """Tokens, keys and passwords; they cannot be acknowledged."""
     findings = [
-        Finding("secrets", text.file, text.line(found.start), f"looks like {found.kind}; take it out and revoke it")
+        Finding("secrets", text.file, text.line(found.start), f"looks like {found.kind}; remove it and revoke it")
         for text in texts
         for found in find_secrets(text.text)
     ]
     return GateResult("secrets", f"{len(texts):,} texts", tuple(findings))
 
 
-def _local_paths(texts: Sequence[_Text]) -> GateResult:
-    """No path of the machine that trained: it tells of users and projects, and means nothing elsewhere."""
-    files = [text for text in texts if not text.is_cell and text.file not in _VOCABULARIES]
+def _local_paths(texts: Sequence[ReleaseText]) -> GateResult:
+    """No path of the machine that trained: it reveals users and projects, and means nothing elsewhere."""
+    files = [text for text in texts if not text.is_cell and text.file not in VOCABULARIES]
+    what = "a path of this machine; make it relative, or leave it out"
     findings = [
-        Finding(
-            "paths", text.file, text.line(match.start()), "a path of this machine; name it relative, or leave it out"
-        )
+        Finding("paths", text.file, text.line(match.start()), what)
         for text in files
         for match in _LOCAL_PATH.finditer(text.text)
     ]
@@ -520,52 +362,53 @@ def _local_paths(texts: Sequence[_Text]) -> GateResult:
 
 
 def _base(folder: Path, facts: ReleaseFacts) -> GateResult:
-    """The base by Hub id and commit, so that a stranger loads the same weights."""
+    """The base model by Hub id and commit, so that everybody loads the same weights."""
     if facts.kind != "adapter":
-        return GateResult("base", "not looked for: only an adapter names a base to load")
+        return GateResult("base", "skipped: only an adapter names a base model to load")
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         named, revision = config.get("base_model_name_or_path"), str(config.get("revision"))
     except (OSError, ValueError, AttributeError):
         named, revision = None, ""
-    findings = []
+    faults = []
     if named != facts.base:
-        findings.append(
-            Finding("base", ADAPTER_CONFIG, None, f"base_model_name_or_path is not the Hub id {facts.base}")
-        )
+        faults.append(f"base_model_name_or_path is not the Hub id {facts.base}")
     if not _COMMIT.fullmatch(revision):
-        what = "names no commit of the base, so others may load other weights; train with model_revision in the recipe"
-        findings.append(Finding("base", ADAPTER_CONFIG, None, what))
-    return GateResult("base", f"{facts.base} in {ADAPTER_CONFIG}", tuple(findings))
+        faults.append(
+            "names no commit of the base model, so others may load other weights; set model_revision and train"
+        )
+    findings = tuple(Finding("base", ADAPTER_CONFIG, None, what) for what in faults)
+    return GateResult("base", f"{facts.base} in {ADAPTER_CONFIG}", findings)
 
 
 def _licence(facts: ReleaseFacts) -> GateResult:
-    """The repository's licence beside those of base and data."""
-    looked_at = f"{facts.licence} beside " + ", ".join(
+    """The repository's licence against those of base model and data."""
+    looked_at = f"{facts.licence} against " + ", ".join(
         f"{licence or 'unknown'} of {name}" for name, licence in facts.source_licences.items()
     )
     conflicts = licence_conflicts(facts.licence, facts.source_licences)
     if facts.licence not in HUB_LICENCES - {"unknown"}:
-        conflicts.insert(0, "the repository's licence is none that the Hub knows; choose one with --license")
+        conflicts.insert(0, "the Hub does not know the repository's licence; choose one with --license")
     return GateResult("licence", looked_at, tuple(Finding("licence", "", None, line) for line in conflicts))
 
 
 def _memory(facts: ReleaseFacts, acknowledged: bool) -> GateResult:
-    """How far the model recites its training texts; nobody vouches for it in public where the data are closed."""
-    if facts.writes is None:
-        return GateResult("memory", "not looked for: a dataset is no model")
-    if facts.writes == "label":
-        return GateResult("memory", "not looked for: it was trained to write labels of its label set and no text")
-    may_vouch = acknowledged and (facts.visibility != "public" or facts.access in SHOWABLE_ACCESS)
+    """How far the model recites its training texts; cannot be acknowledged for a public model of closed data."""
+    if facts.task is None:
+        return GateResult("memory", "skipped: a dataset is not a model")
+    if isinstance(facts.task, LabelTask):
+        return GateResult("memory", "skipped: it was trained to write labels only")
     if facts.memory is None:
-        what = "it was not measured how much the model recites of its training texts"
+        what = "memorisation of the training texts was not measured"
         return GateResult("memory", "nothing", (Finding("memory", "", None, what),))
-    looked_at = f"{facts.memory['rows']} training prompts, longest run {facts.memory['longest_run']} tokens"
-    if facts.memory["longest_run"] < LONGEST_RUN:
+    longest = facts.memory["longest_run"]
+    looked_at = f"{facts.memory['rows']} training prompts, longest run {longest} tokens"
+    if longest < LONGEST_RUN:
         return GateResult("memory", looked_at)
     what = (
-        f"recites up to {facts.memory['longest_run']} tokens in a row ({LONGEST_RUN} are too many; "
-        f"{facts.memory['repeated_share']:.1%} of what it writes) that neither prompt nor base holds and fewer than "
-        f"{facts.memory['common_from_groups']} patients share; train shorter, or vouch: --acknowledge memory"
+        f"recites up to {longest} tokens in a row ({LONGEST_RUN} are too many; {facts.memory['repeated_share']:.1%} of its output) "
+        f"that are not in the prompt, not from the base model, and common to fewer than {facts.memory['common_from_groups']} "
+        "groups; train shorter, or add --acknowledge memory"
     )
-    return GateResult("memory", looked_at, (Finding("memory", "", None, what),), may_vouch)
+    may_acknowledge = facts.visibility != "public" or facts.access in SHOWABLE_ACCESS
+    return GateResult("memory", looked_at, (Finding("memory", "", None, what),), acknowledged and may_acknowledge)

@@ -1,4 +1,4 @@
-"""A merged model: the adapter added to its base's own weights, and compared with base plus adapter."""
+"""A merged model: the trained weights added to the base model's own, and compared with base model plus adapter."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -6,39 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch.nn.functional import kl_div, log_softmax
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.inference.predictors import LabelPredictor, Predictor, load_predictor
-from radrecipes.models import base as models
+from radrecipes.models.base import compute_dtype, load_base, load_tokenizer, stop_token_ids
 from radrecipes.models.weights import weights_in
 from radrecipes.publishing.release import FinishedRun
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.rendering import render_example
 
-# Rounding to bfloat16 moves every weight by 0.2 % at most; a merge that went wrong is far beyond this.
-_LARGEST_MEAN_DIVERGENCE = 0.01  # nats a token
-# Rows whose every token is predicted by both; the whole test split is answered by both.
+# Rounding to bfloat16 changes every weight by at most 0.2 %; a failed merge is far beyond this.
+_LARGEST_MEAN_DIVERGENCE = 0.01  # nats per token
+# Rows whose every token both predict; both answer the whole test split.
 _COMPARED_ROWS = 16
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class LogitComparison:
-    """Next-token predictions of a merged model beside those of base plus adapter.
+    """Next-token predictions of a merged model against those of base model plus adapter.
 
     Args:
-        positions (`int`):
-            Tokens that were predicted.
-        largest_difference (`float`):
-            Of any logit.
-        mean_divergence (`float`):
-            Kullback-Leibler divergence in nats a token.
-        same_top (`float`):
-            Share of positions with the same most probable token.
+        positions: Number of predicted tokens.
+        largest_difference: Of any logit.
+        mean_divergence: Kullback-Leibler divergence in nats per token.
+        same_top: Fraction of positions with the same most probable token.
     """
 
     positions: int
@@ -50,29 +45,24 @@ class LogitComparison:
 def merge_and_compare(
     run: FinishedRun, dataset: PreparedDataset, folder: Path, on_progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """Merge a run's adapter, and measure that nothing but rounding changed.
+    """Merge a run's adapter, and check that only rounding changed.
 
     Args:
-        run ([`FinishedRun`]):
-            The run.
-        dataset ([`PreparedDataset`]):
-            Its dataset, of which the test split is answered by both models.
-        folder (`Path`):
-            Where to save the merged model.
-        on_progress (`Callable[[int], None]`, *optional*):
-            Called with the number of rows answered since; each row is answered twice.
+        dataset: The run's dataset; both models answer its test split.
+        folder: Where to save the merged model.
+        on_progress: Called with the number of rows answered since the last call; each row is answered twice.
 
     Returns:
-        `dict`: `dtype`, `logits` ([`LogitComparison`]), `answers` that were compared and how many of them are `same_answers`.
+        `dtype`, `logits` ([`LogitComparison`]), the number of compared `answers`, and how many are `same_answers`.
 
     Raises:
-        [`InputError`]: see [`merge_adapter`].
-        [`RuntimeError`]: see [`compare_logits`].
+        InputError: see [`merge_adapter`].
+        RuntimeError: see [`compare_logits`].
     """
     recipe, task, adapter = run.recipe, run.task, run.folder / "adapter"
     merge_adapter(recipe, adapter, folder)
-    tokenizer = models.load_tokenizer(recipe.model, recipe.training.chat_template_path)
-    stops, style = models.stop_token_ids(tokenizer), recipe.arguments.prompt_style
+    tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
+    stops, style = stop_token_ids(tokenizer), recipe.arguments.prompt_style
     test = dataset.splits["test"]
     examples = [
         render_example(task, task.inputs(row), task.target(row), tokenizer, style, stops)
@@ -81,7 +71,7 @@ def merge_and_compare(
     rows = [example.prompt_ids + example.completion_ids for example in examples]
     logits = compare_logits(recipe, adapter, load_merged(folder), rows)
     inputs = [task.inputs(row) for row in test]
-    merged = load_merged(folder, models.compute_dtype(recipe.model.dtype))
+    merged = load_merged(folder, compute_dtype(recipe.model.dtype))
     return {
         "dtype": str(_merged_dtype(recipe)).removeprefix("torch."),
         "logits": asdict(logits),
@@ -91,25 +81,19 @@ def merge_and_compare(
 
 
 def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> None:
-    """Add an adapter to its base and save the result, in the recipe's dtype, as any model of Transformers.
+    """Merge an adapter into its base model and save `config.json` and `model*.safetensors` in the recipe's dtype.
 
-    The base is loaded unquantised, also where training quantised it: four bits cannot hold what the adapter adds. The sum is
-    made in float32 and rounded once.
-
-    Args:
-        recipe ([`Recipe`]):
-            Names the base.
-        adapter (`Path`):
-            Folder of the adapter.
-        folder (`Path`):
-            Where to save `config.json` and `model*.safetensors`.
+    The base model is loaded unquantised even if training quantised it: four bits cannot hold what the adapter adds. The sum is
+    computed in float32 and rounded once.
 
     Raises:
-        [`InputError`]: the base cannot be loaded, or is there in quantised weights only, or the adapter does not fit it.
+        InputError: the base model cannot be loaded or exists only quantised, or the adapter does not fit it.
     """
     model = _with_adapter(recipe, adapter)
     if getattr(model.get_base_model(), "is_quantized", False):
-        what = "its weights are quantised themselves, and nothing is merged into such; publish the adapter, without --merge"
+        what = (
+            "its own weights are quantised, so nothing can be merged into them; publish the adapter, without --merge"
+        )
         raise InputError(what, recipe.model.model_name_or_path)
     merged = model.merge_and_unload(safe_merge=True)
     merged.to(_merged_dtype(recipe)).save_pretrained(folder)
@@ -118,23 +102,10 @@ def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> None:
 def compare_logits(
     recipe: Recipe, adapter: Path, merged: PreTrainedModel, rows: Sequence[Sequence[int]]
 ) -> LogitComparison:
-    """Compare a merged model with base plus adapter, both computed in float32, so that only the rounding shows.
-
-    Args:
-        recipe ([`Recipe`]):
-            Names the base.
-        adapter (`Path`):
-            Folder of the adapter.
-        merged ([`~transformers.PreTrainedModel`]):
-            From [`load_merged`].
-        rows (`Sequence[Sequence[int]]`):
-            Token ids to read; every position of each is compared.
-
-    Returns:
-        [`LogitComparison`]
+    """Compare every position of `rows` (token ids) in float32, so that only rounding shows.
 
     Raises:
-        [`RuntimeError`]: they predict too differently for a merge that went right.
+        RuntimeError: the predictions differ too much for a correct merge.
     """
     reference = _with_adapter(recipe, adapter)
     positions, same, divergence, largest = 0, 0, 0.0, 0.0
@@ -151,7 +122,8 @@ def compare_logits(
     found = LogitComparison(positions, largest, divergence / positions, same / positions)
     if not found.mean_divergence <= _LARGEST_MEAN_DIVERGENCE:
         raise RuntimeError(
-            f"the merged model predicts otherwise than base plus adapter: {found.mean_divergence:.3g} nats a token"
+            "the merged model predicts differently from base model plus adapter: "
+            f"{found.mean_divergence:.3g} nats per token"
         )
     return found
 
@@ -168,27 +140,11 @@ def count_same_answers(
     batch_size: int = 32,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
-    """How many inputs a merged model answers with the very same label or text as the adapter.
-
-    Args:
-        run (`Path`):
-            Folder of the run.
-        merged ([`~transformers.PreTrainedModel`]):
-            From [`load_merged`].
-        inputs (`Sequence[dict[str, str]]`):
-            Input columns of each row.
-        batch_size (`int`, *optional*, defaults to 32):
-            Rows a batch.
-        on_progress (`Callable[[int], None]`, *optional*):
-            Called with the number of rows answered since.
-
-    Returns:
-        `int`
-    """
+    """How many inputs a merged model answers with exactly the label or text of the adapter in `run`."""
     answers = []
     for model in (None, merged):
         predictor = load_predictor(run)
-        if model is not None:  # before it answers: what it keeps of a model, it makes then
+        if model is not None:  # before the first answer, when it caches what depends on the model
             predictor.model = model.to(predictor.model.device)
         answers.append(_answers(predictor, inputs, batch_size, on_progress))
     return sum(one == other for one, other in zip(*answers, strict=True))
@@ -209,6 +165,6 @@ def _merged_dtype(recipe: Recipe) -> torch.dtype:
     return _DTYPES.get(recipe.model.dtype, torch.float32)
 
 
-def _with_adapter(recipe: Recipe, adapter: Path) -> PeftModel:
+def _with_adapter(recipe: Recipe, adapter: Path) -> PreTrainedModel:
     plain = replace(recipe.model, load_in_4bit=False, load_in_8bit=False, dtype="float32")
-    return weights_in(adapter).load(models.load_base(plain), plain.model_name_or_path)
+    return weights_in(adapter).load(load_base(plain), plain.model_name_or_path)

@@ -1,14 +1,10 @@
-"""Checkpoints that are whole or absent: written beside, hashed, synced, renamed last, and verified before they are loaded.
+"""Checkpoints that are complete or absent, and never loaded if a file was lost or a bit changed.
 
-The Trainer writes into `checkpoints/unfinished/`; [`WholeCheckpoints`] makes a checkpoint of what it wrote once every process is
-done with it. A checkpoint that was torn, lost a file or changed by a bit is never loaded: [`find_last_valid`] falls back to the
-one before.
+The Trainer writes into `checkpoints/unfinished/`; [`SealsCheckpoints`] hashes and syncs that, and renames it last.
 """
 
 import contextlib
-import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -22,14 +18,14 @@ from transformers import TrainerCallback
 
 from radrecipes.environment import peak_memory_gib
 from radrecipes.errors import FullDiskError, InputError, NoCheckpointError, RadrecipesError
-from radrecipes.files import file_sha256
+from radrecipes.files import file_sha256, sync, sync_tree, text_sha256
 
 FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"
 UNFINISHED = "unfinished"
-# So many of the newest valid checkpoints are kept.
+# How many of the newest valid checkpoints are kept.
 KEPT = 2
-# Beside weights and optimizer: tokenizer, states of scheduler and random generators, the Trainer's state.
+# In addition to weights and optimizer: tokenizer, states of scheduler and random generators, the Trainer's state.
 _SMALL_FILES_BYTES = 16 * 2**20
 # For each trained number under FSDP and ZeRO, which keep it and its moments in float32: measured 13 to 21, most under ZeRO-2.
 _SHARDED_BYTES = 22
@@ -37,18 +33,7 @@ _SHARDED_BYTES = 22
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was verified.
-
-    Args:
-        folder (`Path`):
-            `checkpoints/checkpoint-<step>`.
-        step (`int`):
-            Optimizer steps done.
-        identity (`dict`):
-            What the run was made of, see [`~run_folder.run_identity`].
-        progress (`dict`):
-            What the run counted so far, see [`Progress`].
-    """
+    """A verified checkpoint after `step` optimizer steps, with the values of the run's identity and of its [`Progress`]."""
 
     folder: Path
     step: int
@@ -57,19 +42,13 @@ class Checkpoint:
 
 
 class Progress:
-    """What a run counts over all its tries; every checkpoint carries it.
+    """What a run counts over all its tries; every checkpoint records it.
 
     Args:
         last ([`Checkpoint`], *optional*):
             The checkpoint that this try resumes from.
         changed (`Mapping`, *optional*):
             What differs from the run that wrote it, as the user allowed.
-
-    Attributes:
-        resumes (`list[dict]`):
-            For each time that the run was resumed the `step` and what `changed`.
-        checkpoint_seconds (`float`):
-            What writing checkpoints took.
     """
 
     def __init__(self, last: Checkpoint | None = None, changed: Mapping[str, Any] | None = None):
@@ -84,16 +63,16 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training; of an earlier try those up to the checkpoint, because what came after it was lost."""
+        """Seconds of training; of an earlier try those up to the checkpoint, because what followed it was lost."""
         running = time.monotonic() - self._began if self._began is not None else 0.0
         return round(self._seconds_before + running, 3)
 
     def begin(self) -> None:
-        """Training begins now: the seconds before were loading."""
+        """Start the clock: the seconds before were loading."""
         self._began = time.monotonic()
 
     def so_far(self) -> dict[str, Any]:
-        """Everything counted, as a checkpoint and the manifest hold it."""
+        """Everything counted, as a checkpoint and the manifest record it."""
         return {
             "seconds": self.seconds,
             "checkpoint_seconds": round(self.checkpoint_seconds, 3),
@@ -104,32 +83,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Search:
-    """What [`find_last_valid`] found.
-
-    Args:
-        newest (`Checkpoint` or `None`):
-            The newest valid checkpoint.
-        rejected (`tuple[str, ...]`):
-            One line for each newer one that is not valid: its folder, the file, and what is wrong with it.
-    """
+    """The newest valid checkpoint, and one line for each newer one that is not valid."""
 
     newest: Checkpoint | None
     rejected: tuple[str, ...]
 
 
 class InvalidCheckpointError(Exception):
-    """A checkpoint is not what was written; the text names the file and the reason."""
+    """A checkpoint is not what was written; the message names the file and the reason."""
 
 
 def find_last_valid(run: Path) -> Search:
-    """The newest checkpoint of a run whose every file is the one that was written.
-
-    Args:
-        run (`Path`):
-            The run's folder.
-
-    Returns:
-        [`Search`]: without a checkpoint where there is none at all.
+    """The newest checkpoint in a run's folder whose every file is the one that was written.
 
     Raises:
         [`NoCheckpointError`]: there are checkpoints, and none is valid.
@@ -150,13 +115,6 @@ def find_last_valid(run: Path) -> Search:
 def verify(folder: Path) -> Checkpoint:
     """Read a checkpoint's manifest and compare every file with it.
 
-    Args:
-        folder (`Path`):
-            `checkpoints/checkpoint-<step>`.
-
-    Returns:
-        [`Checkpoint`]
-
     Raises:
         [`InvalidCheckpointError`]: the manifest is missing, unreadable or changed, or a file is missing or changed.
     """
@@ -169,7 +127,7 @@ def verify(folder: Path) -> Checkpoint:
         raise InvalidCheckpointError(f"{MANIFEST} is missing, so it was not finished") from None
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         raise InvalidCheckpointError(f"{MANIFEST} cannot be read") from None
-    # The text and not only what it says: `1E-05` for `1e-05` is a changed bit too.
+    # The text and not only its content: `1E-05` for `1e-05` is a changed bit, too.
     if text != _sealed(manifest):
         raise InvalidCheckpointError(f"{MANIFEST} was changed since it was written")
     if folder.name != f"checkpoint-{step}":
@@ -185,21 +143,7 @@ def verify(folder: Path) -> Checkpoint:
 
 
 def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mapping[str, Any]) -> Path:
-    """Make a checkpoint of files that the Trainer wrote: hash and sync them, add the manifest, rename last.
-
-    Args:
-        written (`Path`):
-            The folder that the Trainer wrote, `checkpoints/unfinished/checkpoint-<step>`.
-        run (`Path`):
-            The run's folder.
-        identity (`Mapping`):
-            What the run is made of.
-        progress (`Mapping`):
-            What it counted so far.
-
-    Returns:
-        `Path`: `checkpoints/checkpoint-<step>`.
-    """
+    """Make `checkpoints/checkpoint-<step>` of what the Trainer wrote: hash and sync it, add the manifest, rename last."""
     step = int(written.name.rpartition("-")[2])
     names = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
     manifest = {
@@ -214,19 +158,12 @@ def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mappin
     target = run / FOLDER / written.name
     shutil.rmtree(target, ignore_errors=True)  # an invalid one of an earlier try
     written.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     return target
 
 
 def rotate(run: Path, keep: int = KEPT) -> None:
-    """Remove all but the newest valid checkpoints.
-
-    Args:
-        run (`Path`):
-            The run's folder.
-        keep (`int`, *optional*, defaults to 2):
-            How many are kept. One that is not valid does not count, so that it cannot push out one that is.
-    """
+    """Remove all but the newest valid checkpoints; one that is not valid does not count."""
     kept = 0
     for folder in _newest_first(run):
         if kept < keep and _is_valid(folder):
@@ -243,11 +180,7 @@ def remove_all(run: Path) -> None:
 def required_bytes(model: nn.Module, sharded: bool = False) -> int:
     """Upper estimate of a checkpoint's size: trained weights and two moments of Adam for each, and small files.
 
-    Args:
-        model (`~torch.nn.Module`):
-            The model with its adapter, not yet shared out.
-        sharded (`bool`, *optional*, defaults to `False`):
-            Whether it is trained under FSDP or ZeRO.
+    The model is not sharded yet; `sharded` tells whether it will be, under FSDP or ZeRO.
     """
     trained = [param for param in model.parameters() if param.requires_grad]
     weights = (param.numel() * (_SHARDED_BYTES if sharded else 3 * param.element_size()) for param in trained)
@@ -256,20 +189,12 @@ def required_bytes(model: nn.Module, sharded: bool = False) -> int:
 
 @contextlib.contextmanager
 def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[None]:
-    """Refuse a disk that cannot hold what training will write; within the context, say so where it fills up nevertheless.
-
-    Args:
-        run (`Path`):
-            The run's folder.
-        model (`~torch.nn.Module`):
-            The model with its adapter.
-        sharded (`bool`, *optional*, defaults to `False`):
-            Whether it is trained under FSDP or ZeRO.
+    """Refuse a disk that cannot hold what training will write; within the context, report if it fills up anyway.
 
     Raises:
         [`InputError`]: less is free than the kept checkpoints, one more while it is written, and the adapter need.
-        [`FullDiskError`]: instead of the error that a full disk caused; nothing is left half-written. Whoever writes reports it
-            in its own way, so less free space than a checkpoint's is taken for it.
+        [`FullDiskError`]: instead of the error that a full disk caused; nothing is left half-written. Libraries report a full
+            disk in many ways, so any error counts if less is free than a checkpoint needs.
     """
     size = required_bytes(model, sharded)
     held = sum(path.stat().st_size for path in (run / FOLDER).rglob("*") if path.is_file())
@@ -290,23 +215,15 @@ def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[Non
         shutil.rmtree(unfinished_folder(run), ignore_errors=True)
         kept = next(iter(_newest_first(run)), None)
         raise FullDiskError(
-            f"{run}: the disk is full ({free / 2**20:,.1f} MiB free); {f'{kept.name} is whole; ' if kept else ''}make room and "
+            f"{run}: the disk is full ({free / 2**20:,.1f} MiB free); {f'{kept.name} is complete; ' if kept else ''}make room and "
             "run the same command again"
         ) from error
 
 
-class WholeCheckpoints(TrainerCallback):
-    """Makes checkpoints of what the Trainer saved, and keeps the newest ones.
+class SealsCheckpoints(TrainerCallback):
+    """Seals what the Trainer saved, and keeps the newest checkpoints; the Trainer's `output_dir` must be [`unfinished_folder`].
 
-    The Trainer's `output_dir` must be [`unfinished_folder`] of the run.
-
-    Args:
-        run (`Path`):
-            The run's folder.
-        identity (`Mapping`):
-            What the run is made of.
-        progress ([`Progress`]):
-            What it counted so far; gets the seconds that checkpoints take.
+    Counts the seconds that checkpoints take in `progress`.
     """
 
     def __init__(self, run: Path, identity: Mapping[str, Any], progress: Progress):
@@ -334,13 +251,6 @@ def unfinished_folder(run: Path) -> Path:
     return run / FOLDER / UNFINISHED
 
 
-def sync_tree(folder: Path) -> None:
-    """Have the system write every file and folder below `folder` to the disk, so that a power cut loses none."""
-    for path in sorted(folder.rglob("*")):
-        _sync(path)
-    _sync(folder)
-
-
 def _is_valid(folder: Path) -> bool:
     try:
         verify(folder)
@@ -357,13 +267,5 @@ def _newest_first(run: Path) -> list[Path]:
 
 def _sealed(manifest: Mapping[str, Any]) -> str:
     """The text of a manifest, its own sha256 in it."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    digest = text_sha256(json.dumps(manifest, sort_keys=True))
     return json.dumps({**manifest, "sha256": digest}, indent=2) + "\n"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

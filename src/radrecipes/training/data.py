@@ -1,45 +1,65 @@
-"""What a recipe will train on, made visible and checked before anything is trained."""
+"""What a recipe trains on: its dataset as token ids, checked before anything is trained."""
 
+import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
-from radrecipes.models import base as models
+from radrecipes.models.base import load_config, load_tokenizer, locate_base, stop_token_ids
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
+from radrecipes.tasks.rendering import prompt_template_digest, render_examples
 from radrecipes.tasks.task import Task
-from radrecipes.training import token_cache as kept_rows
-from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED
+from radrecipes.training.token_cache import cache_key, cached_rows
+
+# Rows that are rendered together.
+_ROWS_AT_ONCE = 1000
+# Rows whose token ids are part of the cache's key, so that a change of the rendering shows.
+_KEY_ROWS = 16
+
+
+@dataclass(frozen=True)
+class TokenisedRows:
+    """A split as token ids.
+
+    Args:
+        rows (`~datasets.Dataset`):
+            Columns `input_ids`, `labels` and `index`, the row's place in `ids`.
+        ids (`list[str]`):
+            Ids of these rows.
+        too_long (`list[str]`):
+            Ids of rows longer than `max_length`, which are left out: a cut answer would be learned without its end.
+        longest, tokens, scored_tokens (`int`):
+            Of these rows: tokens of the longest, of all, and those that carry loss.
+    """
+
+    rows: Dataset
+    ids: list[str]
+    too_long: list[str]
+    longest: int
+    tokens: int
+    scored_tokens: int
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a recipe trains on: its dataset through its tokenizer.
-
-    Args:
-        dataset ([`~data.prepared.PreparedDataset`]):
-            The verified dataset.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The base model's tokenizer.
-        stops (`list[int]`):
-            Tokens that end an answer.
-        rows ([`~training.TokenisedRows`]):
-            The training split as token ids.
-    """
+    """A verified dataset, the base model's tokenizer with its stop tokens, and the training split as token ids."""
 
     dataset: PreparedDataset
     tokenizer: PreTrainedTokenizerBase
     stops: list[int]
-    rows: training.TokenisedRows
+    rows: TokenisedRows
 
 
 @dataclass(frozen=True)
@@ -56,38 +76,35 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
     """Load and tokenise the training split of a recipe as `scripts/sft.py` does.
 
     Args:
-        recipe ([`Recipe`]):
-            The recipe.
         max_dropped_fraction (`float`, *optional*):
-            Share of rows that may be too long; the recipe's own where left out.
+            Fraction of rows that may be too long, instead of the recipe's.
         keep (`bool`, *optional*, defaults to `False`):
-            Keep the token ids beside the dataset for other processes and for the next time, see [`kept_rows`].
-
-    Returns:
-        [`TrainingData`]
+            Write the token cache, see [`~training.token_cache`].
 
     Raises:
-        [`InputError`]: dataset, tokenizer, chat template or row lengths are wrong, or rows are longer than the base can read.
+        [`InputError`]: dataset, tokenizer, chat template or row lengths are wrong, or rows are longer than the base model reads.
     """
     dataset = load_prepared_dataset(recipe.arguments.dataset)
-    task = TASKS[recipe.arguments.task]
+    task, style, split = TASKS[recipe.arguments.task], recipe.arguments.prompt_style, dataset.splits["train"]
     task.check_dataset(dataset)
-    tokenizer = models.load_tokenizer(recipe.model, recipe.training.chat_template_path)
-    stops = models.stop_token_ids(tokenizer)
-    key = kept_rows.rows_key(
-        tokenizer, dataset=dataset.digest, task=task.name, style=recipe.arguments.prompt_style, stops=stops
-    )
-    rows = training.tokenise(
-        dataset.splits["train"],
+    tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
+    stops = stop_token_ids(tokenizer)
+
+    def cached(make: Callable[[], pa.Table]) -> pa.Table:
+        key = rows_key(dataset.digest, split, task, tokenizer, style, stops)
+        return cached_rows(dataset.folder, key, make, keep)
+
+    rows = tokenise(
+        split,
         task,
         tokenizer,
-        recipe.arguments.prompt_style,
+        style,
         stops,
         recipe.training.max_length,
         recipe.arguments.max_dropped_fraction if max_dropped_fraction is None else max_dropped_fraction,
-        kept=lambda make: kept_rows.rows_of(dataset.folder, key, make, keep),
+        cached,
     )
-    positions = getattr(models.load_config(recipe.model), "max_position_embeddings", None)
+    positions = getattr(load_config(recipe.model), "max_position_embeddings", None)
     if positions and rows.longest > positions:
         raise InputError(
             f"the longest row has {rows.longest} tokens, {recipe.model.model_name_or_path} reads {positions} at most; set "
@@ -97,12 +114,94 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
     return TrainingData(dataset, tokenizer, stops, rows)
 
 
-def check_data(recipe: Recipe) -> str:
-    """Check a recipe's dataset and, where its tokenizer is on this machine, everything that depends on it.
+def tokenise(
+    split: Dataset,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    style: str,
+    stops: list[int],
+    max_length: int,
+    max_dropped_fraction: float,
+    cached: Callable[[Callable[[], pa.Table]], pa.Table] = lambda make: make(),
+) -> TokenisedRows:
+    """Render and tokenise a split of a prepared dataset, the prompt masked.
 
     Args:
-        recipe ([`Recipe`]):
-            The parsed recipe.
+        max_length (`int`):
+            Longest row in tokens, answer included.
+        max_dropped_fraction (`float`):
+            Fraction of rows, 0 to 1, that may be longer and be left out.
+        cached (`Callable`, *optional*):
+            Called with a function that tokenises rows of any length; returns its result, or that of an earlier call.
+
+    Raises:
+        [`InputError`]: more rows are too long than allowed, or there are none.
+    """
+    if not len(split):
+        raise InputError("the training split holds no rows; prepare the dataset again")
+
+    def too_long_in(table: pa.Table) -> list[str]:
+        longer = pc.greater(pc.list_value_length(table["input_ids"]), max_length)
+        too_long = [row_id for row_id, is_longer in zip(split["id"], longer.to_pylist(), strict=True) if is_longer]
+        if len(too_long) > max_dropped_fraction * len(split) or len(too_long) == len(split):
+            raise InputError(
+                f"{len(too_long)} of {len(split)} rows are longer than max_length {max_length} tokens (first: row "
+                f"{too_long[0]}); raise max_length, or allow it with max_dropped_fraction"
+            )
+        return too_long
+
+    def render() -> pa.Table:
+        table = _render(split, task, tokenizer, style, stops)
+        too_long_in(table)  # before anything is cached
+        return table
+
+    table = cached(render)
+    ids, too_long = split["id"][:], too_long_in(table)
+    if too_long:
+        fits = pc.less_equal(pc.list_value_length(table["input_ids"]), max_length)
+        table = table.filter(fits)
+        ids = [row_id for row_id, row_fits in zip(ids, fits.to_pylist(), strict=True) if row_fits]
+    lengths = pc.list_value_length(table["input_ids"])
+    scored = pc.sum(pc.not_equal(pc.list_flatten(table["labels"]), IGNORED)).as_py()
+    table = table.append_column("index", pa.array(range(len(ids)), pa.int32()))
+    return TokenisedRows(Dataset(table), ids, too_long, pc.max(lengths).as_py(), pc.sum(lengths).as_py(), scored)
+
+
+def _render(split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]) -> pa.Table:
+    """All rows of a split as columns `input_ids` and `labels`."""
+    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+    batches = []
+    for start in range(0, len(split), _ROWS_AT_ONCE):
+        rows = split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))
+        inputs, targets = [task.inputs(row) for row in rows], [task.target(row) for row in rows]
+        examples = render_examples(task, inputs, targets, tokenizer, style, stops)
+        columns = [
+            [example.prompt_ids + example.completion_ids for example in examples],
+            [[IGNORED] * len(example.prompt_ids) + example.completion_ids for example in examples],
+        ]
+        batches.append(pa.record_batch([pa.array(column, pa.list_(pa.int32())) for column in columns], schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def rows_key(
+    dataset_digest: str, split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]
+) -> str:
+    """Key of a split's rows in the token cache: the texts that the task composes of all rows, and the token ids of some."""
+    texts = hashlib.sha256()
+    for row in split:
+        texts.update(f"{task.question(task.inputs(row))}\0{task.target(row)}\0".encode())
+    return cache_key(
+        tokenizer,
+        dataset=dataset_digest,
+        texts=texts.hexdigest(),
+        prompt=prompt_template_digest(task, tokenizer, style),
+        sample=_render(split.select(range(min(_KEY_ROWS, len(split)))), task, tokenizer, style, stops).to_pydict(),
+        stops=stops,
+    )
+
+
+def check_data(recipe: Recipe) -> str:
+    """Check a recipe's dataset and, if its tokenizer is on this machine, everything that depends on it.
 
     Returns:
         `str`: what was found, in one line, and what could not be checked.
@@ -133,8 +232,8 @@ def check_data(recipe: Recipe) -> str:
 
 
 def tokenizer_is_local(recipe: Recipe) -> bool:
-    """Whether the recipe's tokenizer lies under `models/` or in the Hub's cache, so that no download is needed."""
-    location = models.locate_base(recipe.model.model_name_or_path)
+    """Whether the recipe's tokenizer is under `models/` or in the Hub's cache, so that no download is needed."""
+    location = locate_base(recipe.model.model_name_or_path)
     if Path(location).is_dir():
         return True
     cached = try_to_load_from_cache(location, "tokenizer_config.json", revision=recipe.model.model_revision)
@@ -142,33 +241,13 @@ def tokenizer_is_local(recipe: Recipe) -> bool:
 
 
 def prompt_and_answer(row: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """One training row as text: what carries no loss, and what does.
-
-    Args:
-        row (`dict[str, list[int]]`):
-            `input_ids` and `labels`.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Decodes them.
-
-    Returns:
-        `tuple[str, str]`: prompt, and answer with its stop token.
-    """
+    """One training row as text: the prompt, which carries no loss, and the answer with its stop token."""
     first_scored = next(index for index, label in enumerate(row["labels"]) if label != IGNORED)
     return tokenizer.decode(row["input_ids"][:first_scored]), tokenizer.decode(row["input_ids"][first_scored:])
 
 
 def masked_example(row: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase) -> str:
-    """One training row as text, the tokens that carry loss between double brackets.
-
-    Args:
-        row (`dict[str, list[int]]`):
-            `input_ids` and `labels`.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Decodes them.
-
-    Returns:
-        `str`: a line of explanation, then the example.
-    """
+    """A line of explanation and one training row as text, the tokens that carry loss between double brackets."""
     prompt, answer = prompt_and_answer(row, tokenizer)
     stop = tokenizer.decode(row["input_ids"][-1:])
     return f"One training example; only ⟦…⟧ carries loss, and {stop} stops the model:\n{prompt}⟦{answer}⟧"

@@ -1,4 +1,4 @@
-"""Divergence: a loss that is no number ends the run before anything of it is saved; one that jumps is told."""
+"""Divergence: a NaN or infinite loss ends the run before anything of it is saved; a loss spike is reported."""
 
 import json
 import math
@@ -12,12 +12,13 @@ from torch import nn
 from transformers import TrainerCallback
 
 from radrecipes.errors import DivergedError
+from radrecipes.files import write_atomically
 from radrecipes.training.interruption import in_any_process
-from radrecipes.training.sharded_adapter import part_of_this_process
+from radrecipes.training.sharded import local_part
 from radrecipes.training.trainer import RowsOfStep
 
 DIVERGED_FILE = "diverged.json"
-# A jump is a loss so many nats per token, and so many times, above the median of the last steps.
+# A spike is a loss this many nats per token, and this many times, above the median of the last steps.
 _SPIKE_NATS = 1.0
 _SPIKE_RATIO = 3.0
 _SPIKE_STEPS = 50
@@ -25,22 +26,20 @@ _FEWEST_STEPS = 10
 
 
 class DivergenceGuard(TrainerCallback):
-    """Looks at every step's loss and gradient norm, and at the weights before they are saved.
+    """Checks every step's loss and gradient norm, and the weights before they are saved; precedes callbacks that write the log.
 
-    The Trainer logs both after every step, the loss as the mean over all processes, the norm of the gradient that all share: what
-    is not finite in one process is not finite in any, and all stop behind the same step. It must come before callbacks that write
-    what is logged. A step whose loss is three times the median of the 50 before it, and a nat above, is logged with
-    `loss_spike: true`.
+    The Trainer logs the mean loss over all processes and the norm of their common gradient, so all stop after the same step. A
+    step whose loss is three times the median of the 50 before it, and a nat above, is logged with `loss_spike: true`.
 
     Args:
         run (`Path`):
             The run's folder; gets `diverged.json` with the step and the ids of its rows.
-        rows ([`~training.RowsOfStep`]):
+        rows ([`~training.trainer.RowsOfStep`]):
             The rows of the running step.
         ids (`Sequence[str]`):
             Ids of all rows.
         on_spike (`Callable[[str], None]`):
-            Called in the first process with a line on the spike.
+            Called in the first process with a message.
         losses (`Sequence[float]`, *optional*):
             Losses of the steps before the run was resumed.
     """
@@ -57,22 +56,23 @@ class DivergenceGuard(TrainerCallback):
         self._losses = deque(losses, maxlen=_SPIKE_STEPS)
 
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
-        """Check what a step gave; the Trainer saves after this."""
+        """Check a step's results; the Trainer saves after this."""
         if not logs or "loss" not in logs:
             return
         loss, grad_norm = logs["loss"], logs.get("grad_norm", 0.0)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self._end(state, logs, f"loss {loss:g} and gradient norm {grad_norm:g}")
-        # A process may hold weights that no other one has: the shards of FSDP and ZeRO.
+        # Under FSDP and ZeRO each process has weights that no other one has.
         if control.should_save and in_any_process(not trained_weights_are_finite(model)):
-            self._end(state, logs, "weights that are no finite numbers")
+            self._end(state, logs, "NaN or infinite weights")
         if len(self._losses) >= _FEWEST_STEPS:
             median = statistics.median(self._losses)
             if loss > _SPIKE_RATIO * median and loss > median + _SPIKE_NATS:
                 logs["loss_spike"] = True
                 if state.is_world_process_zero:
                     self.on_spike(
-                        f"the loss of step {state.global_step} is {loss:.3f}; the median of the steps before is {median:.3f}"
+                        f"warning: the loss of step {state.global_step} is {loss:.3f}; "
+                        f"the median of the steps before is {median:.3f}"
                     )
         self._losses.append(loss)
 
@@ -85,7 +85,7 @@ class DivergenceGuard(TrainerCallback):
                 **{key: str(value) for key, value in logs.items()},
                 "rows": ids,
             }
-            (self.run / DIVERGED_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            write_atomically(self.run / DIVERGED_FILE, json.dumps(facts, indent=2) + "\n")
         raise DivergedError(
             f"{self.run}: step {state.global_step} gave {gave}; nothing after the last checkpoint was kept. Look at its rows "
             f"({', '.join(ids[:3])} …, all in {DIVERGED_FILE}), or lower learning_rate"
@@ -93,6 +93,6 @@ class DivergenceGuard(TrainerCallback):
 
 
 def trained_weights_are_finite(model: nn.Module) -> bool:
-    """Whether every trained weight of this process is a finite number."""
-    trained = (part_of_this_process(param) for param in model.parameters() if param.requires_grad)
+    """Whether every trained weight of this process is finite."""
+    trained = (local_part(param) for param in model.parameters() if param.requires_grad)
     return all(bool(torch.isfinite(part).all()) for part in trained)

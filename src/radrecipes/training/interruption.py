@@ -1,4 +1,4 @@
-"""Stopping a run from outside: every process ends behind the same step, with a checkpoint, so that nothing is lost."""
+"""Stopping a run from outside: every process ends after the same step, with a checkpoint."""
 
 import ctypes
 import os
@@ -13,21 +13,18 @@ from transformers import TrainerCallback
 
 from radrecipes.errors import InterruptedRunError
 
-# A terminal that closes, Ctrl-C, and what schedulers send ahead of their time limit.
+# A terminal that closes, Ctrl-C, and what schedulers send before their time limit.
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-# A second Ctrl-C ends at once. Sooner ones are the same: the terminal sends it to all, and a launcher passes it on.
+# A second Ctrl-C ends at once. One within these seconds is the same: the terminal sends it to all, and a launcher forwards it.
 _SECONDS_BETWEEN = 2.0
 _PR_SET_PDEATHSIG = 1
 
 
 class StopRequests(TrainerCallback):
-    """Within the context, a signal ends the run in order: at once before training, behind the running step during it.
+    """Within the context, a signal ends the run in order: at once before training, after the running step during it.
 
-    A signal that reaches one process stops all: they ask each other after every step, and save together.
-
-    Args:
-        stop_after (`int`, *optional*):
-            Stop behind this optimizer step as if a signal had come.
+    A signal to one process stops all: they ask each other after every step, and save together. `stop_after` is a step after which
+    the run stops as if by a signal.
     """
 
     def __init__(self, stop_after: int | None = None):
@@ -39,41 +36,33 @@ class StopRequests(TrainerCallback):
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequests":
-        """Take the signals over; one that is ignored, as under nohup, stays ignored."""
+        """Handle the signals; one that is ignored, as under nohup, stays ignored."""
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Hand the signals back."""
+        """Restore the handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """From here on signals wait for the end of a step."""
+        """Let signals wait for the end of a step from here on."""
         self._training = True
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Ask all processes, and let the Trainer save and end where one was told to stop."""
+        """Ask all processes, and let the Trainer save and end if one was told to stop."""
         due = self._signal is not None or state.global_step == self.stop_after
         if in_any_process(due):
             self.stopped_at = state.global_step
             control.should_save = control.should_training_stop = True
 
-    def raise_where_stopped(self, steps: int) -> None:
-        """End the run, in every process, where it was asked to stop.
-
-        Args:
-            steps (`int`):
-                All steps of the run, for the error.
-
-        Raises:
-            [`InterruptedRunError`]: it was.
-        """
+    def raise_if_stopped(self, steps: int) -> None:
+        """Raise an [`InterruptedRunError`] in every process if the run, of `steps` steps, was asked to stop."""
         if self.stopped_at is not None:
             raise InterruptedRunError(
-                f"stopped by {self._reason} behind step {self.stopped_at} of {steps}, with a checkpoint; run the same command "
+                f"stopped by {self._reason} after step {self.stopped_at} of {steps}, with a checkpoint; run the same command "
                 "again to continue"
             )
 
@@ -94,7 +83,7 @@ class StopRequests(TrainerCallback):
 
 
 def in_any_process(flag: bool) -> bool:
-    """Whether `flag` is true in any process of the run; all must ask at the same point."""
+    """Whether `flag` is true in any process of the run; all must call this at the same point."""
     processes = PartialState()
     if processes.num_processes == 1:
         return flag
@@ -102,9 +91,9 @@ def in_any_process(flag: bool) -> bool:
 
 
 def stop_with_launcher() -> None:
-    """Have the system send SIGTERM to this process when the launcher that started it dies: `accelerate launch` passes no signal on.
+    """Let the system send SIGTERM to this process when its launcher dies: `accelerate launch` forwards no signal.
 
-    Only below a launcher, not below a shell, which may end while its jobs go on.
+    Not if a shell started it, which may end while its jobs continue.
     """
     below_agent = "TORCHELASTIC_RUN_ID" in os.environ
     below_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "RADRECIPES_LAUNCHER" not in os.environ

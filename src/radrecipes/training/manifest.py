@@ -1,59 +1,33 @@
 """The manifest of a finished run: what it was made of, so that somebody else can make it again and compare."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from radrecipes import environment
-from radrecipes.models import base as models
+from radrecipes.data.prepared import PreparedDataset
+from radrecipes.files import text_sha256
+from radrecipes.models.base import is_text_part, weights_digest
 from radrecipes.recipe import Recipe
-from radrecipes.training.data import TrainingData
-from radrecipes.training.trainer import CompletionTrainer
+from radrecipes.tasks import TASKS
+from radrecipes.tasks.rendering import prompt_template_digest
+from radrecipes.training.run_folder import read_train_log
 
-# The beginning of training that a short check repeats.
+if TYPE_CHECKING:
+    from radrecipes.training.run import Run
+
+# Steps at the beginning of training that a short check repeats.
 FIRST_STEPS = 10
 
 
-def describe_run(
-    recipe: Recipe,
-    data: TrainingData,
-    base: PreTrainedModel,
-    trainer: CompletionTrainer,
-    log: Sequence[Mapping[str, Any]],
-    identity: Mapping[str, Any],
-    progress: Mapping[str, Any],
-    adapter: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The manifest of a finished run.
+def made_of(recipe: Recipe, dataset: PreparedDataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a run is made of on this machine: the manifest's `recipe`, `base`, `data` and `prompt`, before anything is loaded.
 
-    Args:
-        recipe ([`Recipe`]):
-            What was trained.
-        data ([`TrainingData`]):
-            What on.
-        base ([`~transformers.PreTrainedModel`]):
-            The loaded base.
-        trainer ([`CompletionTrainer`]):
-            The trainer, its training done.
-        log (`Sequence[Mapping]`):
-            The lines of `train_log.jsonl`.
-        identity (`Mapping`):
-            From [`~run_folder.run_identity`].
-        progress (`Mapping`):
-            `seconds`, `checkpoint_seconds`, `peak_memory_gib` and `resumes`, over all tries of the run.
-        adapter (`Mapping`):
-            What checking the saved adapter found.
-
-    Returns:
-        `dict`: content of `manifest.json`.
+    The digest of a base model that is not downloaded yet is `None`.
     """
-    dataset, rows, args = data.dataset, data.rows, trainer.args
-    losses = [line["loss"] for line in log]
-    trained_rows = trainer.state.epoch * len(rows.rows)
-    style = recipe.arguments.prompt_style
-    template = data.tokenizer.chat_template if style == "chat" else None
+    style, model = recipe.arguments.prompt_style, recipe.model
+    template = tokenizer.chat_template if style == "chat" else None
     return {
         "recipe": {
             "name": recipe.name,
@@ -62,12 +36,9 @@ def describe_run(
             "resolved": recipe.resolved,
         },
         "base": {
-            "model_id": recipe.model.model_name_or_path,
-            "revision": recipe.model.model_revision,
-            "weights_sha256": identity["base.weights_sha256"],
-            "dtype": str(base.dtype).removeprefix("torch."),
-            "attention": base.config._attn_implementation,
-            "text_part": models.is_text_part(recipe.model),
+            "model_id": model.model_name_or_path,
+            "revision": model.model_revision,
+            "weights_sha256": weights_digest(model.model_name_or_path, model.model_revision),
         },
         "data": {
             "folder": recipe.arguments.dataset,
@@ -79,35 +50,69 @@ def describe_run(
         },
         "prompt": {
             "style": style,
-            "sha256": identity["prompt.sha256"],
-            "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
+            "sha256": prompt_template_digest(TASKS[recipe.arguments.task], tokenizer, style),
+            "chat_template_sha256": text_sha256(template) if template else None,
         },
-        "training": {
-            "rows": len(rows.rows),
-            "left_out_as_too_long": len(rows.too_long),
-            "truncated": 0,
-            "tokens": rows.tokens,
-            "scored_tokens": rows.scored_tokens,
-            "steps": trainer.state.global_step,
-            "mean_loss": round(sum(losses) / max(len(losses), 1), 6),
-            "first_losses": losses[:FIRST_STEPS],
-            "loss_spikes": [line["step"] for line in log if line.get("loss_spike")],
-            "global_batch_size": recipe.arguments.global_batch_size,
-            "per_device_batch_size": args.per_device_train_batch_size,
-            "accumulation_steps": args.gradient_accumulation_steps,
-            "processes": trainer.accelerator.num_processes,
-            "seed": recipe.training.seed,
-            "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
-            "seconds": round(progress["seconds"], 1),
-            "samples_per_second": round(trained_rows / max(progress["seconds"], 1e-9), 3),
-            "peak_memory_gib": progress["peak_memory_gib"],
-            "checkpoint_seconds": progress["checkpoint_seconds"],
-            "resumes": progress["resumes"],
-        },
-        "adapter": dict(adapter),
+    }
+
+
+def made_with() -> dict[str, Any]:
+    """What a run is made with on this machine: the manifest's packages, hardware and code."""
+    return {
         "packages": environment.packages(),
         "constraints_sha256": environment.constraints_sha256(),
         "hardware": environment.hardware(),
-        "determinism": environment.determinism(),
         "code": environment.code_version(),
+    }
+
+
+def describe_run(
+    run: "Run", trainer: Trainer, counted: Mapping[str, Any], weights: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of a finished run's `manifest.json`.
+
+    Args:
+        counted (`Mapping`):
+            From [`~training.checkpoints.Progress.so_far`], over all tries of the run.
+        weights (`Mapping`):
+            From [`~models.weights.Weights.verify`].
+    """
+    return {
+        **run.facts,
+        "base": {
+            **run.facts["base"],
+            "dtype": str(run.base.dtype).removeprefix("torch."),
+            "attention": run.base.config._attn_implementation,
+            "text_part": is_text_part(run.recipe.model),
+        },
+        "training": _training_facts(run, trainer, counted),
+        "adapter": dict(weights),
+        **made_with(),
+        "determinism": environment.determinism(),
+    }
+
+
+def _training_facts(run: "Run", trainer: Trainer, counted: Mapping[str, Any]) -> dict[str, Any]:
+    recipe, rows, args, log = run.recipe, run.data.rows, trainer.args, read_train_log(run.folder)
+    losses = [line["loss"] for line in log]
+    trained_rows = trainer.state.epoch * len(rows.rows)
+    return {
+        "rows": len(rows.rows),
+        "left_out_as_too_long": len(rows.too_long),
+        "truncated": 0,
+        "tokens": rows.tokens,
+        "scored_tokens": rows.scored_tokens,
+        "steps": trainer.state.global_step,
+        "mean_loss": round(sum(losses) / max(len(losses), 1), 6),
+        "first_losses": losses[:FIRST_STEPS],
+        "loss_spikes": [line["step"] for line in log if line.get("loss_spike")],
+        "global_batch_size": recipe.arguments.global_batch_size,
+        "per_device_batch_size": args.per_device_train_batch_size,
+        "accumulation_steps": args.gradient_accumulation_steps,
+        "processes": trainer.accelerator.num_processes,
+        "seed": recipe.training.seed,
+        "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
+        "seconds": round(counted["seconds"], 1),
+        "samples_per_second": round(trained_rows / max(counted["seconds"], 1e-9), 3),
+        **{key: counted[key] for key in ("peak_memory_gib", "checkpoint_seconds", "resumes")},
     }

@@ -1,7 +1,7 @@
-"""The order of the rows in an epoch, in which several processes see each row once, as one process does.
+"""The order of the rows in an epoch: several processes see each row once, as one process does.
 
-Left to itself, accelerate fills the last step of an epoch with rows from its beginning, so that all processes have as many:
-those rows would count twice, and the losses would depend on the number of processes.
+By default accelerate fills the last step of an epoch with rows from its beginning: these would count twice, and the losses would
+depend on the number of processes.
 """
 
 from collections.abc import Iterator
@@ -12,28 +12,18 @@ from torch.utils.data import Sampler
 
 from radrecipes.training.collators import IGNORED
 
-# What an empty row has in place of its number.
+# The index of an empty row.
 NO_ROW = -1
 
 
 def with_empty_row(rows: Dataset, pad_token_id: int) -> Dataset:
-    """Rows with an empty one behind the last: one token, of which nothing is learned.
-
-    Args:
-        rows ([`~datasets.Dataset`]):
-            Columns `input_ids`, `labels` and `index`.
-        pad_token_id (`int`):
-            Its token.
-
-    Returns:
-        [`~datasets.Dataset`]
-    """
+    """Append an empty row to rows with columns `input_ids`, `labels` and `index`: one padding token without loss."""
     empty = {"input_ids": [[pad_token_id]], "labels": [[IGNORED]], "index": [NO_ROW]}
     return concatenate_datasets([rows, Dataset.from_dict(empty, features=rows.features)])
 
 
-class EachRowOnce(Sampler[int]):
-    """Row numbers in the order in which one process takes them, then the empty row until the last step is full.
+class EpochSampler(Sampler[int]):
+    """Row numbers in the order of one process, then the empty row until the last step is full.
 
     Args:
         rows (`int`):
@@ -41,7 +31,7 @@ class EachRowOnce(Sampler[int]):
         step_rows (`int`):
             Rows an optimizer step, over all processes.
         seed (`int`):
-            Of the order; each epoch has one of its own.
+            Seed of the order, which differs between epochs.
     """
 
     def __init__(self, rows: int, step_rows: int, seed: int):
@@ -49,7 +39,7 @@ class EachRowOnce(Sampler[int]):
         self.rows, self.fill = rows, -rows % step_rows
 
     def __len__(self) -> int:
-        """Rows of an epoch with the empty ones."""
+        """Rows of an epoch, empty ones included."""
         return self.rows + self.fill
 
     def __iter__(self) -> Iterator[int]:

@@ -1,14 +1,10 @@
-"""The SFT trainer: TRL's, with the LM head on scored positions only and a batch layout without padding."""
+"""The trainer of supervised fine-tuning: TRL's, with the LM head on scored positions only and batches without padding."""
 
 import json
 import os
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from accelerate.data_loader import SeedableRandomSampler
@@ -24,142 +20,23 @@ from trl import SFTTrainer, get_peft_config
 from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
 from radrecipes.launch.spec import Engine, engine_of
 from radrecipes.models.lm_head import at_positions, lm_head_input
-from radrecipes.models.weights import LoraAdapter
+from radrecipes.models.weights import Weights
 from radrecipes.recipe import Recipe
-from radrecipes.tasks.rendering import render_examples
-from radrecipes.tasks.task import Task
 from radrecipes.training.checkpoints import Progress
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.training.interruption import StopRequests
-from radrecipes.training.sampler import NO_ROW, EachRowOnce, with_empty_row
-from radrecipes.training.sharded_adapter import begin_optimizer_state, gather_adapter, load_kept_adapter
+from radrecipes.training.sampler import NO_ROW, EpochSampler, with_empty_row
+from radrecipes.training.sharded import gather_trained, initialise_optimizer_state, load_trained_weights
 
-# Rows that are rendered together.
-_ROWS_AT_ONCE = 1000
-# Positions that reach the LM head are filled up to a multiple of it, so that batches share kernel shapes.
+# Positions that reach the LM head are filled up to a multiple of this, so that batches share kernel shapes.
 SCORED_ROUND_TO = 32
 
 
-@dataclass(frozen=True)
-class TokenisedRows:
-    """A split as token ids, with the counts that TRL does not report.
-
-    Args:
-        rows (`~datasets.Dataset`):
-            Columns `input_ids`, `labels` and `index`, the row's place in `ids`.
-        ids (`list[str]`):
-            Ids of the rows kept.
-        too_long (`list[str]`):
-            Ids of rows that are longer than `max_length` and were left out: a cut answer would be learned without its end.
-        longest (`int`):
-            Tokens of the longest row kept.
-        tokens (`int`):
-            Tokens of all rows kept.
-        scored_tokens (`int`):
-            Tokens that carry loss.
-    """
-
-    rows: Dataset
-    ids: list[str]
-    too_long: list[str]
-    longest: int
-    tokens: int
-    scored_tokens: int
-
-
-def tokenise(
-    split: Dataset,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    style: str,
-    stops: list[int],
-    max_length: int,
-    max_dropped_fraction: float,
-    kept: Callable[[Callable[[], pa.Table]], pa.Table] = lambda make: make(),
-) -> TokenisedRows:
-    """Render and tokenise a split of a prepared dataset, the prompt masked.
-
-    Args:
-        split ([`~datasets.Dataset`]):
-            Rows with `id` and the task's columns.
-        task ([`Task`]):
-            The task.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The model's tokenizer.
-        style (`str`):
-            `"chat"` or `"plain"`.
-        stops (`list[int]`):
-            Tokens that end an answer.
-        max_length (`int`):
-            Longest row in tokens, answer included.
-        max_dropped_fraction (`float`):
-            Share of rows, 0 to 1, that may be longer and be left out.
-        kept (`Callable`, *optional*):
-            Given a function that tokenises the split, rows of any length, gives what it gives: from an earlier time, perhaps.
-
-    Returns:
-        [`TokenisedRows`]
-
-    Raises:
-        [`InputError`]: more rows are too long than allowed, or there are none.
-    """
-    if not len(split):
-        raise InputError("the training split holds no rows; prepare the dataset again")
-
-    def too_long_in(table: pa.Table) -> list[str]:
-        longer = pc.greater(pc.list_value_length(table["input_ids"]), max_length)
-        too_long = [row_id for row_id, is_longer in zip(split["id"], longer.to_pylist(), strict=True) if is_longer]
-        if len(too_long) > max_dropped_fraction * len(split) or len(too_long) == len(split):
-            raise InputError(
-                f"{len(too_long)} of {len(split)} rows are longer than max_length {max_length} tokens (first: row "
-                f"{too_long[0]}); raise max_length, or allow it with max_dropped_fraction"
-            )
-        return too_long
-
-    def render() -> pa.Table:
-        table = _render(split, task, tokenizer, style, stops)
-        too_long_in(table)  # before anything is kept
-        return table
-
-    table = kept(render)
-    ids, too_long = split["id"][:], too_long_in(table)
-    if too_long:
-        fits = pc.less_equal(pc.list_value_length(table["input_ids"]), max_length)
-        table = table.filter(fits)
-        ids = [row_id for row_id, row_fits in zip(ids, fits.to_pylist(), strict=True) if row_fits]
-    lengths = pc.list_value_length(table["input_ids"])
-    scored = pc.sum(pc.not_equal(pc.list_flatten(table["labels"]), IGNORED)).as_py()
-    table = table.append_column("index", pa.array(range(len(ids)), pa.int32()))
-    return TokenisedRows(Dataset(table), ids, too_long, pc.max(lengths).as_py(), pc.sum(lengths).as_py(), scored)
-
-
-def _render(split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]) -> pa.Table:
-    """All rows of a split as columns `input_ids` and `labels`."""
-    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
-    batches = []
-    for start in range(0, len(split), _ROWS_AT_ONCE):
-        rows = split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))
-        inputs, targets = [task.inputs(row) for row in rows], [task.target(row) for row in rows]
-        examples = render_examples(task, inputs, targets, tokenizer, style, stops)
-        columns = [
-            [example.prompt_ids + example.completion_ids for example in examples],
-            [[IGNORED] * len(example.prompt_ids) + example.completion_ids for example in examples],
-        ]
-        batches.append(pa.record_batch([pa.array(column, pa.list_(pa.int32())) for column in columns], schema))
-    return pa.Table.from_batches(batches, schema)
-
-
 def divide_batch(recipe: Recipe, processes: int) -> None:
-    """Derive batch per device and accumulation from the recipe's global batch.
-
-    Args:
-        recipe ([`Recipe`]):
-            Its training fields are changed in place.
-        processes (`int`):
-            World size.
+    """Derive batch per device and accumulation from the recipe's global batch, in place.
 
     Raises:
-        [`InputError`]: the global batch cannot be divided.
+        [`InputError`]: the global batch cannot be divided by this number of processes.
     """
     batch, args = recipe.arguments.global_batch_size, recipe.training
     if batch % processes:
@@ -177,8 +54,7 @@ def divide_batch(recipe: Recipe, processes: int) -> None:
 class CompletionTrainer(SFTTrainer):
     """[`~trl.SFTTrainer`] that projects only scored positions onto the vocabulary, on every device.
 
-    TRL's fused head does so where Triton runs; elsewhere it scores all positions, and in protocol labelling over 90 % of them
-    are masked. The narrowing is a forward pre-hook on the output embeddings, so it holds under DDP, FSDP and ZeRO alike.
+    TRL's fused head needs Triton; without it TRL scores all positions, of which over 90 % are masked in protocol labelling.
     """
 
     def __init__(self, *args, **kwargs):
@@ -193,23 +69,23 @@ class CompletionTrainer(SFTTrainer):
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _prepare_dataset(self, dataset, processing_class, args, *ignored):
-        """The rows are prepared already; TRL would copy them twice, first in one process, then in the others."""
+        """Use the rows as they are; TRL would copy them twice, first in one process, then in the others."""
         return dataset if args.world_size == 1 else with_empty_row(dataset, processing_class.pad_token_id)
 
     def get_train_dataloader(self):
-        """Several processes see each row of an epoch once, as one does; orders that are not random stay as they are."""
+        """See each row of an epoch once in several processes, too; orders that are not random stay as they are."""
         dataloader = super().get_train_dataloader()
         order = dataloader.get_sampler()
         if self.args.world_size > 1 and isinstance(order, SeedableRandomSampler):
             step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            dataloader.set_sampler(EachRowOnce(len(self.train_dataset) - 1, step_rows, order.initial_seed))
+            dataloader.set_sampler(EpochSampler(len(self.train_dataset) - 1, step_rows, order.initial_seed))
         return dataloader
 
     def create_optimizer(self, *args):
-        """The optimizer, ready for the state of a checkpoint where it would not be."""
+        """The optimizer, under FSDP1 ready for the state of a checkpoint."""
         optimizer = super().create_optimizer(*args)
         if self.resumes_fsdp1:
-            begin_optimizer_state(optimizer)
+            initialise_optimizer_state(optimizer)
         return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -231,12 +107,7 @@ class CompletionTrainer(SFTTrainer):
 
 
 class RowsOfStep(TrainerCallback):
-    """The rows that the running optimizer step was computed from.
-
-    Attributes:
-        batches (`list[torch.Tensor]`):
-            For each batch of this process the indices of its rows.
-    """
+    """The indices of the rows that the running optimizer step was computed from, a tensor for each batch of this process."""
 
     def __init__(self):
         self.batches: list[torch.Tensor] = []
@@ -246,7 +117,7 @@ class RowsOfStep(TrainerCallback):
         self.batches.clear()
 
     def of_all_processes(self) -> list[int]:
-        """The indices over all processes, which all must ask for at the same point."""
+        """The indices over all processes; all must call this at the same point."""
         own = [index for batch in self.batches for index in batch.tolist() if index != NO_ROW]
         return sorted(gather_object(own))
 
@@ -261,29 +132,19 @@ def scored_positions(scored: torch.Tensor) -> torch.Tensor:
     return F.pad(positions, (0, -len(positions) % SCORED_ROUND_TO if len(positions) else SCORED_ROUND_TO))
 
 
-def make_trainer(
-    recipe: Recipe,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Dataset,
+def sft_trainer(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset
 ) -> CompletionTrainer:
-    """The trainer of a recipe: model with a fresh adapter, collator.
+    """The trainer of a recipe: a base model with a new adapter, and the recipe's batch layout.
 
     Args:
         recipe ([`Recipe`]):
-            The recipe; [`divide_batch`] has been applied.
-        model ([`~transformers.PreTrainedModel`]):
-            The loaded base.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
+            [`divide_batch`] has been applied.
         rows ([`~datasets.Dataset`]):
             Columns `input_ids`, `labels` and `index`.
 
-    Returns:
-        [`CompletionTrainer`]
-
     Raises:
-        [`InputError`]: the base lacks a layer that the recipe adapts.
+        [`InputError`]: the base model lacks a layer that the recipe adapts.
     """
     check_targets(recipe, model)
     trainer = CompletionTrainer(
@@ -302,24 +163,14 @@ def make_trainer(
 def lora_config(recipe: Recipe) -> LoraConfig:
     """The recipe's LoRA configuration, as TRL builds it."""
     config = get_peft_config(recipe.model)
-    # TRL makes a list of one name into that name, which PEFT would read as a pattern of whole paths.
+    # TRL turns a list of one name into that name, which PEFT would match against complete paths.
     if isinstance(config.target_modules, str) and config.target_modules != "all-linear":
         config.target_modules = {config.target_modules}
     return config
 
 
 def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
-    """Refuse `lora_target_modules` that the base lacks; PEFT leaves a name out that fits nothing, as long as another fits.
-
-    Args:
-        recipe ([`Recipe`]):
-            The recipe.
-        model ([`~transformers.PreTrainedModel`]):
-            Its base, on any device.
-
-    Raises:
-        [`InputError`]: a name fits no layer.
-    """
+    """Refuse `lora_target_modules` that match no layer, with an [`InputError`]; PEFT ignores them as long as another matches."""
     targets = lora_config(recipe).target_modules
     if not isinstance(targets, set):
         return
@@ -344,20 +195,18 @@ def collator_for(
 
 
 def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
-    """Score the longest examples in both layouts; they must agree, or the model's attention ignores the mask.
+    """Score the longest examples with shared prefix and padded; if the losses differ, the model's attention ignores the mask.
 
     Args:
-        trainer ([`CompletionTrainer`]):
-            The trainer, not yet started.
         tolerance (`float`, *optional*, defaults to `0.02`):
             Largest relative difference of the mean loss; bfloat16 differs by about 0.001.
 
     Raises:
-        [`InputError`]: the model cannot take the mask, its sliding window is shorter than an example (a mask of its own
-            replaces the window's), or the losses differ.
+        [`InputError`]: the model cannot take the mask, its sliding window is shorter than an example (a custom mask replaces
+            the window), or the losses differ.
         [`OutOfMemoryError`]: the examples did not fit.
     """
-    if isinstance(trainer.data_collator, PaddedCollator):
+    if not isinstance(trainer.data_collator, SharedPrefixCollator):
         return
     lengths = [len(input_ids) for input_ids in trainer.train_dataset["input_ids"]]
     window = getattr(trainer.accelerator.unwrap_model(trainer.model).config.get_text_config(), "sliding_window", None)
@@ -366,14 +215,17 @@ def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
             f"the model attends to {window} tokens at most, the longest example has {max(lengths)}, and a shared-prefix batch "
             "would switch that window off; set `batch_layout: padded`"
         )
-    if trainer.accelerator.num_processes > 1:
-        return
+    if trainer.accelerator.num_processes == 1:
+        _compare_layouts(trainer, lengths, tolerance)
+
+
+def _compare_layouts(trainer: CompletionTrainer, lengths: list[int], tolerance: float) -> None:
     longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:4]
     examples = [trainer.train_dataset[index] for index in longest]
     collators = (trainer.data_collator, PaddedCollator(trainer.data_collator.pad_token_id))
     losses = []
     trainer.model.eval()
-    # Evaluation would repack a 4-bit layer's weights for AVX512-BF16, for good, and a packed layer passes no gradient back.
+    # Evaluation would repack a 4-bit layer's weights for AVX512-BF16 permanently, and a packed layer passes no gradient back.
     for module in trainer.model.modules():
         if isinstance(module, Linear4bit):
             module.train()
@@ -391,43 +243,35 @@ def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
     trainer.model.train()
     if abs(losses[0] - losses[1]) > tolerance * max(abs(losses[1]), 1.0):
         raise InputError(
-            f"this model scores a shared-prefix batch otherwise than a padded one ({losses[0]:.4f} against {losses[1]:.4f}); "
+            f"this model scores a shared-prefix batch differently from a padded one ({losses[0]:.4f} against {losses[1]:.4f}); "
             "set `batch_layout: padded`"
         )
 
 
 def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequests) -> None:
-    """Train to the end, from a checkpoint where there is one.
+    """Train to the end, from a verified checkpoint if there is one; `stop` is one of the trainer's callbacks.
 
-    A checkpoint of the last step is loaded and nothing is trained; the Trainer by itself would train one step more.
-
-    Args:
-        trainer ([`CompletionTrainer`]):
-            The trainer.
-        checkpoint (`Path` or `None`):
-            A verified checkpoint.
-        stop ([`~interruption.StopRequests`]):
-            One of the trainer's callbacks.
+    From a checkpoint of the last step nothing is trained; the Trainer by itself would train one more step.
 
     Raises:
         [`InterruptedRunError`]: the run was asked to stop.
-        [`DivergedError`]: loss, gradient or weights are no finite numbers any more.
-        [`OutOfMemoryError`]: a batch did not fit; the line says which to try.
+        [`DivergedError`]: NaN or infinite loss, gradient or weights.
+        [`OutOfMemoryError`]: a batch did not fit; the message says which to try.
     """
-    trainer.add_callback(_EndWhereDone())
+    trainer.add_callback(_EndIfDone())
     if checkpoint and engine_of(trainer.accelerator) == Engine.FSDP1:
-        load_kept_adapter(trainer.model, checkpoint)
+        load_trained_weights(trainer.model, checkpoint)
         trainer.resumes_fsdp1 = True
     try:
-        # PEFT widens what an adapter reads to float32, which autocast narrows again: the same bits, with copies to keep.
+        # PEFT casts what an adapter reads to float32, and autocast casts it back: the same bits, with copies in memory.
         under_autocast = trainer.args.bf16 and not trainer.is_deepspeed_enabled
         with disable_input_dtype_casting(trainer.model, active=under_autocast):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        stop.raise_where_stopped(trainer.state.max_steps)
+        stop.raise_if_stopped(trainer.state.max_steps)
     except _AllStepsDoneError:
         pass
     except (DivergedError, InterruptedRunError) as error:
-        # All processes are here. The frames that the error came through hold DDP, and may not outlive the group: see `close`.
+        # All processes are here. The frames of the traceback hold DDP, which must not outlive the process group: see `close`.
         traceback.clear_frames(error.__traceback__)
         close(trainer)
         raise
@@ -436,7 +280,7 @@ def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequest
             raise
         raise OutOfMemoryError(_smaller_batch(trainer)) from error
     finally:
-        # The Trainer leaves the bar open when it ends by an error, and the error's line would stand behind it.
+        # After an error the Trainer leaves the bar open, and the error's line would follow it.
         bar = trainer.pop_callback(LossProgress)
         if bar and bar.training_bar is not None:
             bar.training_bar.close()
@@ -446,8 +290,8 @@ class _AllStepsDoneError(Exception):
     """There is no step left to train."""
 
 
-class _EndWhereDone(TrainerCallback):
-    """Ends training before its first step where the checkpoint holds the last one."""
+class _EndIfDone(TrainerCallback):
+    """Ends training before its first step if the checkpoint holds the last one."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
@@ -456,21 +300,21 @@ class _EndWhereDone(TrainerCallback):
 
 def _is_out_of_memory(error: Exception) -> bool:
     # On the CPU torch's allocator and oneDNN raise a plain RuntimeError; the latter says no more when it lacks its work space.
-    said = str(error)
+    message = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        text in said for text in ("can't allocate memory", "could not create a primitive")
+        text in message for text in ("can't allocate memory", "could not create a primitive")
     )
 
 
 def _smaller_batch(trainer: CompletionTrainer) -> str:
     micro = trainer.args.per_device_train_batch_size
-    whole = micro * trainer.args.gradient_accumulation_steps * trainer.accelerator.num_processes
+    batch = micro * trainer.args.gradient_accumulation_steps * trainer.accelerator.num_processes
     if micro == 1:
-        mend = "set a shorter max_length, or take a smaller base"
+        fix = "set a shorter max_length, or use a smaller base model"
     else:
         words = f"--per_device_train_batch_size {micro // 2} --allow-change recipe"
-        mend = f"run the same command with {words}; the global batch stays {whole}"
-    return f"memory ran out with {micro} examples a batch; {mend}"
+        fix = f"run the same command with {words}; the global batch stays {batch}"
+    return f"memory ran out with {micro} examples a batch; {fix}"
 
 
 def longest_row(recipe: Recipe) -> int:
@@ -480,45 +324,36 @@ def longest_row(recipe: Recipe) -> int:
 
 
 def save_and_verify(
-    trainer: CompletionTrainer, recipe: Recipe, folder: Path, probe_ids: list[int]
+    trainer: CompletionTrainer, recipe: Recipe, weights: Weights, probe_ids: list[int]
 ) -> dict[str, float] | None:
-    """Save the trained adapter from the first process, gathered from all, then load it back and check it.
+    """Save the trained weights from the first process, gathered from all, then load them back and verify them.
 
     Args:
-        trainer ([`CompletionTrainer`]):
-            The trainer, its training done.
-        recipe ([`Recipe`]):
-            Names the base that the adapter belongs to.
-        folder (`Path`):
-            Where to save.
+        weights ([`Weights`]):
+            Where to save, and of which kind they are.
         probe_ids (`list[int]`):
             Token ids to compare outputs on.
 
     Returns:
-        `dict[str, float]` or `None`: what [`~models.weights.Weights.verify`] found, in the first process.
+        `dict[str, float]` or `None`: what [`Weights.verify`] found, in the first process.
 
     Raises:
-        [`RuntimeError`]: the saved adapter is not the trained one.
+        [`RuntimeError`]: the saved weights are not the trained ones.
     """
-    state_dict = gather_adapter(trainer.model)  # every process takes part
+    state_dict = gather_trained(trainer.model)  # every process takes part
     if not trainer.accelerator.is_main_process:
         return None
-    # Out of every layer's wrapper too, or PEFT saves an empty adapter under FSDP1, see `KeepsAdapter`.
+    # Out of every layer's wrapper, too, or PEFT saves an empty adapter under FSDP1, see `SavesTrainedWeights`.
     model = extract_model_from_parallel(trainer.model, recursive=True)
-    weights = LoraAdapter(folder)
     weights.save(model, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
     return weights.verify(model, None if trainer.is_sharded else probe_ids, state_dict)
 
 
 def close(trainer: CompletionTrainer) -> None:
-    """End the trainer, and leave the group of processes.
+    """End the trainer, and leave the process group.
 
-    DDP lets go of the group first. As its last holder it would destroy it with Python's lock held, and where a collective that just
+    DDP is freed first. As the group's last owner it would destroy it while holding Python's lock, and if a collective that just
     ended waits for that lock to free its tensors, the process would never end (pytorch#56297).
-
-    Args:
-        trainer ([`CompletionTrainer`]):
-            The trainer, its adapter saved.
     """
     trainer.model_wrapped = trainer.model
     trainer.accelerator.free_memory()
@@ -526,23 +361,16 @@ def close(trainer: CompletionTrainer) -> None:
 
 
 class LossProgress(ProgressCallback):
-    """The Trainer's progress bar with the loss beside it, instead of a printed line every logged step."""
+    """The Trainer's progress bar with the loss, instead of a printed line every logged step."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Show the newest loss behind the bar."""
+        """Show the newest loss after the bar."""
         if self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
 
 
 class TrainLog(TrainerCallback):
-    """Appends every step to `train_log.jsonl`, with the seconds of training so far; each step stands there once.
-
-    Args:
-        path (`Path`):
-            The file.
-        progress ([`~checkpoints.Progress`]):
-            Counts the seconds.
-    """
+    """Appends every step once to `train_log.jsonl`, with the seconds of training so far."""
 
     def __init__(self, path: Path, progress: Progress):
         self.path, self.progress = path, progress
@@ -559,7 +387,7 @@ class TrainLog(TrainerCallback):
                 stream.write(json.dumps(line) + "\n")
 
     def on_save(self, args, state, control, **kwargs):
-        """Have the lines on the disk before the checkpoint that counts on them."""
+        """Write the lines to the disk before the checkpoint that relies on them."""
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as stream:
                 os.fsync(stream.fileno())

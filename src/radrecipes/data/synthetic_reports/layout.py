@@ -24,9 +24,9 @@ _INDICATION_HEADERS = ("INDICATION",) * 12 + (
     "CLINICAL INFORMATION",
 )
 _COMPARISON_HEADERS = ("COMPARISON",) * 15 + ("COMPARISONS",)
-_FINDINGS_HEADERS = ("FINDINGS",) * 40 + ("FINDING",)
+FINDINGS_HEADERS = ("FINDINGS",) * 40 + ("FINDING",)
 _IMPRESSION_HEADERS = ("IMPRESSION",) * 50 + ("CONCLUSION",)
-_VIEW_HEADERS = ("CHEST, TWO VIEWS", "PORTABLE AP CHEST RADIOGRAPH", "PA AND LATERAL VIEWS OF THE CHEST")
+VIEW_HEADERS = ("CHEST, TWO VIEWS", "PORTABLE AP CHEST RADIOGRAPH", "PA AND LATERAL VIEWS OF THE CHEST")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def write_report(study: Study, rng: random.Random) -> Report:
     kind = rng.random() - FINDINGS_ONLY_SHARE
     if kind < 0:
         findings = writer.write_findings(study.findings)
-        header = rng.choice(_VIEW_HEADERS) if rng.random() < 0.3 else "FINDINGS"
+        header = rng.choice(VIEW_HEADERS) if rng.random() < 0.3 else "FINDINGS"
         blocks.append((header, [writer.join(_texts(findings))]))
     elif (kind := kind - IMPRESSION_ONLY_SHARE) < 0:
         impression = writer.write_impression(study.findings, all_devices=True)
@@ -68,7 +68,7 @@ def write_report(study: Study, rng: random.Random) -> Report:
         blocks.append((header, [writer.join(_texts(impression))]))
     else:
         findings, impression = writer.write_both()
-        blocks.append((rng.choice(_FINDINGS_HEADERS), [writer.join(_texts(findings))]))
+        blocks.append((rng.choice(FINDINGS_HEADERS), [writer.join(_texts(findings))]))
         blocks.append((rng.choice(_IMPRESSION_HEADERS), writer.lay_out_impression(impression)))
     if blocks[-1][0] and rng.random() < NOTIFICATION_SHARE:
         blocks.append(("NOTIFICATION", [rng.choice(frame["notifications"])]))

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from tiny_model import build_tiny_model
 from transformers import AutoModelForCausalLM
 
-from radrecipes.training.sharded_adapter import begin_optimizer_state, gather_adapter, load_kept_adapter
+from radrecipes.training.sharded import gather_trained, initialise_optimizer_state, load_trained_weights
 
 
 @pytest.fixture
@@ -17,27 +17,27 @@ def adapted(tmp_path):
     return get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
 
 
-def test_a_kept_adapter_is_loaded_in_the_precision_it_was_trained_in(adapted, tmp_path):
-    kept = {name: weight + 1e-4 for name, weight in gather_adapter(adapted).items()}
+def test_saved_weights_are_loaded_in_the_precision_it_was_trained_in(adapted, tmp_path):
+    kept = {name: weight + 1e-4 for name, weight in gather_trained(adapted).items()}
     save_file(kept, tmp_path / "adapter.safetensors")
     adapted.to(torch.bfloat16)
-    load_kept_adapter(adapted, tmp_path)
-    loaded = gather_adapter(adapted)
+    load_trained_weights(adapted, tmp_path)
+    loaded = gather_trained(adapted)
     assert loaded.keys() == kept.keys() and all(torch.equal(loaded[name], kept[name]) for name in kept)
 
 
-def test_the_adapter_of_another_recipe_is_not_loaded(adapted, tmp_path):
-    kept = gather_adapter(adapted)
+def test_the_weights_of_another_recipe_are_not_loaded(adapted, tmp_path):
+    kept = gather_trained(adapted)
     del kept[min(kept)]
     save_file(kept, tmp_path / "adapter.safetensors")
-    with pytest.raises(RuntimeError, match="holds another adapter than the recipe's"):
-        load_kept_adapter(adapted, tmp_path)
+    with pytest.raises(RuntimeError, match="holds other weights than the recipe trains"):
+        load_trained_weights(adapted, tmp_path)
 
 
 def test_a_checkpoint_of_another_engine_changes_nothing(adapted, tmp_path):
-    before = gather_adapter(adapted)
-    load_kept_adapter(adapted, tmp_path)
-    assert all(torch.equal(weight, before[name]) for name, weight in gather_adapter(adapted).items())
+    before = gather_trained(adapted)
+    load_trained_weights(adapted, tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in gather_trained(adapted).items())
 
 
 def test_an_optimizer_begins_with_a_state_and_moves_no_weight():
@@ -45,7 +45,7 @@ def test_an_optimizer_begins_with_a_state_and_moves_no_weight():
     before = [weight.detach().clone() for weight in weights]
     groups = [{"params": weights[:1], "lr": 0.1, "weight_decay": 0.5}, {"params": weights[1:], "lr": 0.2}]
     optimizer = torch.optim.AdamW(groups)
-    begin_optimizer_state(optimizer)
+    initialise_optimizer_state(optimizer)
     assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
     for weight in weights:

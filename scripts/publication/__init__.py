@@ -1,1 +1,0 @@
-"""The two kinds of releases that scripts/publish.py puts together."""

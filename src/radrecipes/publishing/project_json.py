@@ -1,0 +1,158 @@
+"""JSON of a release against its schema: what is of a known type, and what is free text and so may name a person."""
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from radrecipes.data.dataset_folder import MANIFEST_FILE
+from radrecipes.errors import InputError
+from radrecipes.evaluation.results import RESULTS_FILE
+from radrecipes.inference.abstention import POLICY_FILE
+from radrecipes.publishing.release import METRICS_FILE
+
+_SCHEMA_OF_FILE = {
+    METRICS_FILE: "metrics",
+    RESULTS_FILE: "results",
+    POLICY_FILE: "policy",
+    "tokenizer_config.json": "tokenizer_config",
+}
+_TOKEN = re.compile(r'[{}\[\],:]|"(?:[^"\\]|\\.)*"|[^\s{}\[\],:"]+')
+# One character for one, so that offsets and lines stay the same.
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
+_SHORTEST_DIGEST = 40
+
+
+@dataclass(frozen=True)
+class _JsonValue:
+    """A scalar, or the start of an object or array; `keys` lead to it, as written, `None` for an array."""
+
+    keys: tuple[str | None, ...]
+    line: int
+    token: str
+
+    @property
+    def is_text(self) -> bool:
+        return self.token[0] == '"'
+
+    @property
+    def is_integer(self) -> bool:
+        """Also `4471902.0`: tables write record numbers like this."""
+        return self.token[0] in "-0123456789" and float(self.token).is_integer()
+
+    @property
+    def text(self) -> str:
+        """The value as it reads."""
+        return unescaped(self.token[1:-1]) if self.is_text else self.token
+
+
+def unescaped(text: str) -> str:
+    """JSON as it reads: escaped characters as themselves, a line break or half a surrogate pair as a space."""
+
+    def plain(match: re.Match[str]) -> str:
+        character = chr(int(match[1], 16)) if match[1] else " " if match[2] in "bfnrt" else match[2]
+        return " " if character.isspace() or "\ud800" <= character <= "\udfff" else character
+
+    return _ESCAPE.sub(plain, text)
+
+
+def schema_of(file: str, kind: str) -> str | None:
+    """The name of a file's schema in schemas.yaml; `None` if this project does not write the file."""
+    if file == MANIFEST_FILE:
+        return "dataset_manifest" if kind == "dataset" else "run_manifest"
+    return _SCHEMA_OF_FILE.get(file)
+
+
+def schema_errors(text: str, schema: str) -> list[str]:
+    """Where a document does not match its schema, in words of the schema, so that no value is quoted."""
+    errors = _validator({**_schemas(), "$ref": f"#/$defs/{schema}"}).iter_errors(json.loads(text))
+    return sorted({"/".join(map(str, error.absolute_schema_path)) for error in errors})
+
+
+def free_text(text: str, schema: str | None) -> Iterator[tuple[int, str]]:
+    """Every field of a JSON text that may name a person, with its line; `"key: value"` if the schema does not know the key.
+
+    Left out is what the schema gives a type, and what identifies nobody: numbers with decimals, booleans and `null`.
+    """
+    for found in _values(text):
+        known, rules = _rules_at(schema, found.keys)
+        key = unescaped(next((part for part in reversed(found.keys) if part is not None), ""))
+        # A typed integer under an unknown key is searched too: `"mrn": 4471902`.
+        typed = _is_typed(found.token, rules) and (known or found.is_text)
+        if (found.is_text or found.is_integer) and not typed:
+            yield found.line, found.text if known else f"{key}: {found.text}"
+        elif not known:
+            yield found.line, key
+
+
+def digests(text: str, schema: str) -> Iterator[str]:
+    """The hashes and commits of a document, which card and recipe repeat."""
+    for found in _values(text):
+        is_long = found.is_text and len(found.text) >= _SHORTEST_DIGEST
+        if is_long and _is_typed(found.token, _rules_at(schema, found.keys)[1]):
+            yield found.text
+
+
+def _values(text: str) -> Iterator[_JsonValue]:
+    """The values of a valid JSON text, in order."""
+    line, end = 1, 0
+    keys: list[str | None] = []
+    key_follows = False
+    for match in _TOKEN.finditer(text):
+        line += text.count("\n", end, match.start())
+        end, token = match.start(), match[0]
+        if token in ("}", "]"):
+            keys.pop()
+        elif token == ",":
+            key_follows = keys[-1] is not None
+        elif key_follows:
+            keys[-1], key_follows = token[1:-1], False
+        elif token != ":":
+            yield _JsonValue(tuple(keys), line, token)
+            if token in ("{", "["):
+                keys.append("" if token == "{" else None)
+                key_follows = token == "{"
+
+
+@functools.lru_cache(maxsize=10_000)
+def _rules_at(schema: str | None, keys: tuple[str | None, ...]) -> tuple[bool, Mapping[str, Any]]:
+    """Whether the schema names the last key, and what it says of the value."""
+    known, rules = True, {} if schema is None else _schemas()["$defs"][schema]
+    for key in keys:
+        if key is None:
+            rules = _resolved(rules.get("items", {}))
+        else:
+            known = key in rules.get("properties", {})
+            rules = _resolved(rules["properties"][key] if known else rules.get("additionalProperties", {}))
+    return known, rules
+
+
+def _is_typed(token: str, rules: Mapping[str, Any]) -> bool:
+    """Whether a value has a type that leaves no room for a name."""
+    if token in ("{", "["):
+        return False
+    branches = map(_resolved, rules.get("anyOf", [rules]))
+    typed = [branch for branch in branches if branch and (token[0] != '"' or branch.keys() & {"pattern", "enum"})]
+    return any(_validator(branch).is_valid(json.loads(token)) for branch in typed)
+
+
+def _validator(rules: Mapping[str, Any]) -> Any:
+    try:
+        from jsonschema import Draft202012Validator
+    except ImportError as error:
+        raise InputError('the gates before publishing need pip install "radrecipes[publish]"') from error
+    return Draft202012Validator(rules)
+
+
+def _resolved(rules: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _schemas()["$defs"][rules["$ref"].rpartition("/")[2]] if "$ref" in rules else rules
+
+
+@functools.lru_cache(maxsize=1)
+def _schemas() -> dict[str, Any]:
+    return yaml.safe_load(Path(__file__).with_name("schemas.yaml").read_text(encoding="utf-8"))

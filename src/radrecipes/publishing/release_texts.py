@@ -1,0 +1,123 @@
+"""Every word of a release, file by file, for the gates to search."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+
+from radrecipes.publishing.project_json import free_text, schema_errors, schema_of, unescaped
+
+# Vocabularies hold pieces of words and numbers: only runs of three words in a string are searched for sentences.
+VOCABULARIES = frozenset(("merges.txt", "tokenizer.json", "vocab.json", "vocab.txt"))
+LONGEST_LINE = 100_000
+_WORD_SEQUENCE = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,} [^\W\d_]{2,}")
+_TEXT_SUFFIXES = frozenset((".md", ".json", ".yaml", ".jinja", ".txt"))
+_HEAD = "(head)"
+# Keys of the project's YAML whose values are no person's name, although `name: ` stands before them.
+_NAME_KEYS = frozenset(("name", "dataset_name"))
+
+
+@dataclass(frozen=True)
+class ReleaseText:
+    """A piece of a release that holds words: a text file, the metadata of a table or of weights, or one cell of a table.
+
+    Args:
+        text: As it reads, without the escapes of JSON.
+        raw: As it is in the file, for JSON only.
+    """
+
+    file: str
+    row: int | None
+    column: str | None
+    text: str
+    raw: str | None = None
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether it is a cell of a table, which a source wrote and not this project."""
+        return self.row is not None
+
+    def line(self, offset: int) -> int | None:
+        """Line or row of an offset; `None` in metadata."""
+        return self.row if self.column else self.text.count("\n", 0, offset) + 1
+
+    def lines(self) -> Iterator[tuple[int | None, str]]:
+        """What may hold sentences, with its line; a cell is one line."""
+        if self.is_cell:
+            yield self.row, self.text
+            return
+        for number, line in enumerate(self.text.splitlines(), 1):
+            place = None if self.column else number
+            if self.file not in VOCABULARIES:
+                yield place, line
+            else:
+                yield from ((place, piece) for piece in line.split('"') if _WORD_SEQUENCE.search(piece))
+
+    def free_lines(self, kind: str) -> Iterator[tuple[int | None, str]]:
+        """What may name a person, with its line: of JSON what its schema gives no type, otherwise [`lines`]."""
+        if self.raw is not None and self.file not in VOCABULARIES:
+            yield from free_text(self.raw, schema_of(self.file, kind))
+            return
+        in_yaml = self.file.endswith((".yaml", ".md"))
+        for number, line in self.lines():
+            in_yaml = in_yaml and not (self.file.endswith(".md") and line == "---" and number != 1)
+            key, colon, value = line.partition(": ")
+            yield number, value if in_yaml and colon and key.strip(" -") in _NAME_KEYS else line.replace('"', "")
+
+    def schema_errors(self, kind: str) -> list[str]:
+        """Where it does not match its schema; empty if this project does not write the file."""
+        schema = schema_of(self.file, kind)
+        return schema_errors(self.raw, schema) if self.raw is not None and schema else []
+
+
+def names_of(folder: Path) -> list[str]:
+    """Paths of all files of a release."""
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    )
+
+
+def read_release(folder: Path) -> tuple[list[ReleaseText], list[str]]:
+    """Every word of a release, and the names of files that cannot be read."""
+    texts, unreadable = [], []
+    for name in names_of(folder):
+        try:
+            texts += _texts(folder / name, name)
+        except (OSError, ValueError, RecursionError, SafetensorError):
+            unreadable.append(name)
+    return texts, unreadable
+
+
+def _texts(path: Path, name: str) -> Iterator[ReleaseText]:
+    if path.suffix in _TEXT_SUFFIXES:
+        text = path.read_text(encoding="utf-8")
+        if "\0" in text:
+            raise ValueError("not a text")
+        if path.suffix == ".json":
+            json.loads(text)
+            yield ReleaseText(name, None, None, unescaped(text), text)
+        else:
+            yield ReleaseText(name, None, None, text)
+    elif path.suffix == ".parquet":
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+        notes = [note for part in (schema, *schema) for note in (part.metadata or {}).items()]
+        head = [*schema.names, *(f"{key.decode()} {unescaped(value.decode())}" for key, value in notes)]
+        yield ReleaseText(name, None, _HEAD, "\n".join(head))
+        row = 0
+        for batch in file.iter_batches():
+            for column, values in zip(batch.schema.names, batch.columns, strict=True):
+                for place, value in enumerate(values.to_pylist(), row + 1):
+                    if value is not None:
+                        yield ReleaseText(name, place, column, str(value))
+            row += batch.num_rows
+    elif path.suffix == ".safetensors":
+        with safe_open(path, "pt") as weights:
+            notes = (f"{key} {unescaped(value)}" for key, value in (weights.metadata() or {}).items())
+            yield ReleaseText(name, None, _HEAD, "\n".join([*notes, *weights.keys()]))
+    else:
+        raise ValueError("neither text, table nor weights")

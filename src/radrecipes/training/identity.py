@@ -1,0 +1,81 @@
+"""What makes two runs the same: for resuming one, for averaging several over seeds, for reproducing a recorded one."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from radrecipes.launch.spec import Engine, LaunchSpec
+from radrecipes.recipe import NOT_DECISIVE
+from radrecipes.training import PARTS
+
+# Fields of a recipe that follow from the machine.
+_OF_THE_MACHINE = ("bf16", "use_cpu")
+# Fields that do not count ... between tries of one run; data are compared by digest, so where they are decides nothing.
+NOT_OF_RUN = (*NOT_DECISIVE, *_OF_THE_MACHINE, "dataset")
+# ... between the seeds of one result.
+NOT_OF_RESULT = (*NOT_DECISIVE, "seed")
+# ... between a recorded result and a run that reproduces it; the chat template is compared by digest as well.
+NOT_OF_REPRODUCTION = (*NOT_OF_RESULT, *_OF_THE_MACHINE, "dataset", "chat_template_path")
+# What older checkpoints do not record, because there was nothing else.
+_UNRECORDED = {"engine": Engine.DDP}
+# What these engines write can be read by the same number of processes only.
+_FIXED_PROCESSES = (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What must stay the same when a run is resumed.
+
+    Args:
+        values (`Mapping[str, Any]`):
+            By names that begin with one of [`PARTS`], and `engine`. Plain values: checkpoints hold them as JSON.
+    """
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], launch: LaunchSpec) -> "RunIdentity":
+        """The identity of a run.
+
+        Args:
+            facts (`Mapping`):
+                From [`~training.manifest.made_of`].
+            launch ([`LaunchSpec`]):
+                World size and engine. DDP and one process write the same checkpoints.
+        """
+        return cls(
+            {
+                **recipe_fields(facts["recipe"]["resolved"]),
+                "data.digest": facts["data"]["digest"],
+                "base.weights_sha256": facts["base"]["weights_sha256"],
+                "prompt.sha256": facts["prompt"]["sha256"],
+                "processes": launch.processes,
+                "engine": Engine.DDP if launch.engine == Engine.ONE_PROCESS else launch.engine,
+            }
+        )
+
+    def diff(self, now: "RunIdentity") -> dict[str, list[Any]]:
+        """What differs: name to `[before, now]`, `None` if it is missing."""
+        return diff_values({**_UNRECORDED, **self.values}, now.values)
+
+    @property
+    def changeable(self) -> tuple[str, ...]:
+        """The [`PARTS`] in which a resumed run may differ, if the user allows it."""
+        fixed = ("processes",) if self.values["engine"] in _FIXED_PROCESSES else ()
+        return tuple(part for part in PARTS if part not in fixed)
+
+
+def recipe_fields(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a resolved recipe that count when a run is resumed; defaults, too, so that overriding one shows."""
+    return {f"recipe.{key}": value for key, value in without(resolved, NOT_OF_RUN).items()}
+
+
+def without(fields: Mapping[str, Any], uncounted: Collection[str]) -> dict[str, Any]:
+    """The fields of a recipe that count; `uncounted` is one of the sets of this module."""
+    return {key: value for key, value in fields.items() if key not in uncounted}
+
+
+def diff_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What differs between two mappings: name to `[before, now]`, `None` if it is missing."""
+    names = dict.fromkeys([*before, *now])
+    return {name: [before.get(name), now.get(name)] for name in names if before.get(name) != now.get(name)}

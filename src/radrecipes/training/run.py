@@ -1,0 +1,188 @@
+"""The phases of a training run, as `scripts/sft.py` goes through them: open it, make its trainer, save what it trained."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from radrecipes.data.dataset_folder import LABEL_SET_FILE, SHOWABLE_ACCESS
+from radrecipes.errors import OutputInUseError
+from radrecipes.launch import peer_watchdog
+from radrecipes.launch.spec import LaunchSpec, check_engine
+from radrecipes.models.base import load_base
+from radrecipes.recipe import Recipe
+from radrecipes.training import checkpoints, run_folder
+from radrecipes.training.data import TrainingData, masked_example
+from radrecipes.training.divergence import DivergenceGuard
+from radrecipes.training.identity import RunIdentity
+from radrecipes.training.interruption import StopRequests
+from radrecipes.training.manifest import describe_run, made_of
+from radrecipes.training.sharded import SavesTrainedWeights
+from radrecipes.training.stages import stage_of
+from radrecipes.training.trainer import CompletionTrainer, TrainLog, divide_batch, longest_row, save_and_verify
+
+
+class Run:
+    """A run that is being trained, or was; [`open_run`] makes it.
+
+    Attributes:
+        is_finished (`bool`):
+            Whether the folder holds this run already; then nothing else but data and folder is set.
+        base ([`~transformers.PreTrainedModel`]):
+            The loaded base model.
+        facts (`dict`), identity ([`RunIdentity`]):
+            What it is made of.
+        resumption ([`~run_folder.Resumption`]):
+            Where it begins.
+        killed (`str`):
+            The process of an earlier try that was killed; empty if none.
+    """
+
+    base: PreTrainedModel
+    facts: dict[str, Any]
+    identity: RunIdentity
+    resumption: run_folder.Resumption
+    progress: checkpoints.Progress
+    killed = ""
+
+    def __init__(self, recipe: Recipe, launch: LaunchSpec, data: TrainingData, stack: contextlib.ExitStack):
+        self.recipe, self.launch, self.data = recipe, launch, data
+        self.folder, self.stage = recipe.output_dir, stage_of(recipe)
+        self.is_finished = False
+        self._state = recipe.training.distributed_state
+        self.is_main_process = self._state.is_main_process
+        self._stack = stack
+
+    def check_finished(self) -> None:
+        """Check that the finished run in the folder is this one, and remove what it left behind."""
+        self._identify()
+        run_folder.check_finished(self.folder, self.identity)
+        if self.is_main_process:
+            run_folder.remove_leftovers(self.folder)
+        self.is_finished = True
+
+    def load(self, restart: bool, allowed: Collection[str]) -> None:
+        """Lock the folder in the first process, load the base model, and find the last checkpoint."""
+        if self.is_main_process:
+            self.killed = self._stack.enter_context(run_folder.locked(self.folder))
+        self.base = load_base(self.recipe.model, longest_row(self.recipe))
+        if self.is_main_process and run_folder.is_complete(self.folder) and not restart:
+            raise OutputInUseError(f"{self.folder}: another run finished here in the meantime; run the command again")
+        self._identify()  # the base model is on this machine now
+        found = run_folder.Resumption() if restart else run_folder.find_resumption(self.folder, self.identity, allowed)
+        peer_watchdog.check_same_run(self.folder, self.identity.values, found.step)
+        self.resumption, self.progress = found, checkpoints.Progress(found.last, found.changed)
+        self.recipe.training.output_dir = str(self.folder)
+
+    def start(self, trainer: CompletionTrainer) -> None:
+        """Check the room on the disk, and write into the folder for the first time; nothing of the user's can be wrong any more."""
+        self._stack.enter_context(checkpoints.room_for(self.folder, trainer.model, trainer.is_sharded))
+        self._state.wait_for_everyone()  # all have looked at the checkpoints before the first one tidies up
+        if self.is_main_process:
+            run_folder.start(self.folder, self.recipe, self.resumption.step)
+
+    def describe(self, trainer: CompletionTrainer) -> list[str]:
+        """Lines for the user: where the run begins, on what it trains, and how much of the model."""
+        resumed, dataset, rows = self.resumption, self.data.dataset, self.data.rows
+        lines = [f"an earlier try ({self.killed}) was killed and left its lock"] if self.killed else []
+        lines += [f"left out: {line}" for line in resumed.rejected]
+        if resumed.last:
+            lines.append(f"resuming after step {resumed.step} ({resumed.last.folder})")
+        if dataset.access in SHOWABLE_ACCESS:
+            lines.append(masked_example(rows.rows[0], self.data.tokenizer))
+        else:
+            lines.append(f"the dataset's access is {dataset.access}: no example is shown, its texts must not leave it")
+        lines.append(
+            f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
+            f"than {self.recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens carry loss"
+        )
+        trainable, total = trainer.model.get_nb_trainable_parameters()
+        lines.append(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.2%})")
+        return lines
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint to resume from."""
+        return self.resumption.last.folder if self.resumption.last else None
+
+    def _identify(self) -> None:
+        self.facts = made_of(self.recipe, self.data.dataset, self.data.tokenizer)
+        self.identity = RunIdentity.of(self.facts, self.launch)
+
+
+@contextlib.contextmanager
+def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collection[str]) -> Iterator[Run]:
+    """Open the folder of a recipe: check what it holds, load the data, then lock it and load the base model.
+
+    Within the context the loss of another machine ends this process, see [`~launch.peer_watchdog.watched`].
+
+    Args:
+        restart (`bool`):
+            Replace what the folder holds.
+        allowed (`Collection[str]`):
+            What may differ from an earlier try, of [`~training.PARTS`].
+
+    Raises:
+        [`InputError`]: the folder holds something else, or data or base model are wrong.
+        [`OutputInUseError`]: another process has locked it.
+        [`NoCheckpointError`]: no checkpoint of an earlier try is valid.
+        [`FullDiskError`]: instead of the error that a full disk caused.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(peer_watchdog.watched())
+        run_folder.check_can_hold(recipe, restart, allowed)
+        divide_batch(recipe, recipe.training.distributed_state.num_processes)
+        run = Run(recipe, launch, stage_of(recipe).load_data(recipe, keep=True), stack)
+        if run_folder.is_complete(run.folder) and not restart:
+            run.check_finished()
+        else:
+            run.load(restart, allowed)
+        yield run
+
+
+def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> CompletionTrainer:
+    """The trainer of a run's stage, with the callbacks of every stage: divergence, log, stop requests, checkpoints.
+
+    Args:
+        warn (`Callable[[str], None]`):
+            Called in the first process with a message about a loss spike.
+
+    Raises:
+        [`InputError`]: the recipe does not fit the base model, or accelerate runs another engine than requested.
+    """
+    rows = run.data.rows
+    trainer = run.stage.make_trainer(run.recipe, run.base, run.data.tokenizer, rows.rows)
+    check_engine(run.launch, trainer.accelerator)
+    trainer.args.output_dir = str(checkpoints.unfinished_folder(run.folder))
+    losses = [line["loss"] for line in run_folder.read_train_log(run.folder, run.resumption.step)]
+    for callback in (
+        DivergenceGuard(run.folder, trainer.rows_of_step, rows.ids, warn, losses),
+        TrainLog(run.folder / run_folder.TRAIN_LOG, run.progress),
+        stop,
+        SavesTrainedWeights(),
+        checkpoints.SealsCheckpoints(run.folder, run.identity.values, run.progress),
+    ):
+        trainer.add_callback(callback)
+    return trainer
+
+
+def save(trainer: CompletionTrainer, run: Run) -> dict[str, Any]:
+    """Save and verify what was trained, and finish the folder; all processes take part.
+
+    Returns:
+        `dict`: what [`~training.checkpoints.Progress`] counted up to the end of training.
+    """
+    counted = run.progress.so_far()
+    trainer.accelerator.wait_for_everyone()
+    folder, dataset = checkpoints.unfinished_folder(run.folder) / "adapter", run.data.dataset
+    probe = run.data.rows.rows[0]["input_ids"]
+    found = save_and_verify(trainer, run.recipe, run.stage.weights(folder), probe)
+    if run.is_main_process:
+        run.data.tokenizer.save_pretrained(folder)
+        if dataset.label_set:
+            shutil.copy(dataset.folder / LABEL_SET_FILE, folder)
+        run_folder.finish(run.folder, describe_run(run, trainer, counted, found), folder)
+    return counted

@@ -1,0 +1,31 @@
+"""Training stages: what a recipe's field `stage` decides. Everything else in this room serves every stage.
+
+A new stage is an entry here and in `recipe.py`, which parses its configuration class. GRPO, for example, needs a trainer with
+`rows_of_step` and `is_sharded` as [`CompletionTrainer`] has them, and data of prompts; its reward is the task's. Training all
+weights needs no stage, but a sibling of [`LoraAdapter`].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from radrecipes.models.weights import LoraAdapter, Weights
+from radrecipes.recipe import Recipe
+from radrecipes.training.data import TrainingData, load_training_data
+from radrecipes.training.trainer import CompletionTrainer, sft_trainer
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a stage loads its data (a recipe, and whether to write the token cache), makes its trainer, and saves its weights."""
+
+    load_data: Callable[..., TrainingData]
+    make_trainer: Callable[..., CompletionTrainer]
+    weights: type[Weights]
+
+
+STAGES = {"sft": Stage(load_training_data, sft_trainer, LoraAdapter)}
+
+
+def stage_of(recipe: Recipe) -> Stage:
+    """The stage of a recipe."""
+    return STAGES[recipe.arguments.stage]
