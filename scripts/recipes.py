@@ -119,10 +119,11 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
 
     # What the rows are examples of
     task = TASKS[recipe.arguments.task]
-    labels = training_data.count_categories(data.dataset.splits["train"], task)
-    print(f"{'labels' if task.writes == 'label' else 'observations':18} {len(labels)}")
-    for name, entries in (("most rows", labels[:3]), ("least rows", labels[-3:])):
-        print(f"{name:18} " + ", ".join(f"{label} ({count})" for label, count in entries))
+    counts = training_data.count_categories(data.dataset.splits["train"], task)
+    if counts:
+        print(f"{task.words.categories:18} {len(counts)}")
+        for name, entries in (("most rows", counts[:3]), ("least rows", counts[-3:])):
+            print(f"{name:18} " + ", ".join(f"{category} ({count})" for category, count in entries))
 
 
 def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
