@@ -1,32 +1,49 @@
-"""Record what a recipe reaches over several seeds, and check whether what was published holds here.
+"""Record the result of a recipe over several seeds, or check whether a published result can be reproduced here.
 
     python scripts/reproduce.py record recipes/smollm2-135m/protocol_lora.yaml --seeds 5
     python scripts/reproduce.py check recipes/smollm2-135m/protocol_lora.yaml --smoke
     python scripts/reproduce.py check recipes/smollm2-135m/protocol_lora.yaml
 
-record trains and evaluates every seed (42, 1, 2, …; finished ones are kept), writes <recipe>.results.json, and makes the tables
-of README.md and of the model's README.md anew. The untuned base is evaluated with the first seed only: it does not depend on
-the seed. An evaluation is kept where it measures this adapter on this dataset.
+record trains and evaluates every seed (42, 1, 2, …; finished ones are kept), writes <recipe>.results.json, and updates the tables
+of README.md and of the model's README.md. The untuned base model is evaluated with the first seed only, because it does not depend
+on the seed. An existing evaluation is kept if it is of this adapter on this dataset.
 
-check takes a recipe with its result file, or a release, org/name@v1.0. First it compares the recipe, the digest of the data, the
-prompt and the base's weights with those that were published; where one differs it names it and ends. Then it evaluates the
-published adapter again, whose figures must be the same, and trains with a new seed, whose figures must lie in
-mean ± t · sd · √(1 + 1/n) of the recorded seeds; a better one fails too. 95 of 100 sound figures lie there, not all: try another
---seed before you look for a fault. --smoke only compares the losses of the first steps.
+check takes a recipe with a result file, or a release, org/name@v1.0. It first compares recipe, data, prompt and base weights with
+the published digests, and stops if one differs. Then it evaluates the published adapter again, whose metrics must be the same, and
+trains with a new seed, whose metrics must be in the 95 % prediction interval of the recorded seeds, mean ± t · sd · √(1 + 1/n); a
+better one fails, too. One in 20 correct runs is outside: try another --seed before you look for an error. --smoke only compares
+the losses of the first steps.
 
-Exit codes: 0 where everything passed, 1 where something failed, 2 for wrong input, 75 when interrupted. The same command
-continues what was interrupted.
+Exit codes: 0 everything passed, 1 something failed, 2 wrong input, 75 interrupted. The same command continues what was
+interrupted.
 """
 
 import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import non_negative, positive, run
+from radrecipes.errors import InputError, InterruptedRunError
+
+if TYPE_CHECKING:  # these take seconds to load
+    from radrecipes.data.prepared import PreparedDataset
+    from radrecipes.evaluation.reproduction import Claim, Difference, Verdict
+
+INTERRUPTED = InterruptedRunError.exit_code
 
 
 def main() -> None:
-    """Parse arguments and do what was asked. Its parts are imported when it is chosen: they take their time to load."""
+    """Parse arguments, then record or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     to_record = verbs.add_parser("record", help="run a recipe over seeds and write its result file")
@@ -34,11 +51,9 @@ def main() -> None:
     to_record.add_argument(
         "--seeds", type=positive, default=5, help="how many (default: 5); 42, 1, 2, … in this order"
     )
-    to_check = verbs.add_parser("check", help="compare what was published with what comes out here")
+    to_check = verbs.add_parser("check", help="compare a published result with what is measured here")
     to_check.add_argument("claim", help="a recipe with its result file, or a release, org/name@v1.0")
-    to_check.add_argument(
-        "--dataset", help="where the dataset lies, a folder or org/name@v1.0, if not where the recipe says"
-    )
+    to_check.add_argument("--dataset", help="a folder or org/name@v1.0, if not the folder in the recipe")
     to_check.add_argument(
         "--seed", type=non_negative, help="the new seed (default: the smallest from 1 on that is not recorded)"
     )
@@ -46,22 +61,245 @@ def main() -> None:
         "--smoke", action="store_true", help="only compare the losses of the first steps, in minutes"
     )
     to_check.add_argument(
-        "--anyway", action="store_true", help="measure although something differs; it fails all the same"
+        "--anyway", action="store_true", help="measure although something differs; the check fails in any case"
     )
-    to_check.add_argument("--restart", action="store_true", help="measure anew what an earlier check measured")
+    to_check.add_argument("--restart", action="store_true", help="repeat what an earlier check has measured")
     for verb in (to_record, to_check):
         verb.add_argument(
             "--launch", default="accelerate_configs/cpu.yaml", help="launch configuration (default: cpu)"
         )
     args = parser.parse_args()
     if args.verb == "record":
-        from reproduction.record import record
-
         record(args)
     else:
-        from reproduction.check import check
-
         sys.exit(0 if check(args) else 1)
+
+
+def record(args: argparse.Namespace) -> None:
+    """Train and evaluate every seed, then write the result file and the tables that are generated from it."""
+    from radrecipes.evaluation.results import code_of_seeds, results_path, seeds_to_record, summarise
+    from radrecipes.recipe import parse_recipe
+    from radrecipes.reporting.result_tables import results_table, with_results
+    from radrecipes.training.run_folder import read_manifest
+
+    seeds = seeds_to_record(args.seeds)
+    recipes = {seed: parse_recipe(args.recipe, ["--seed", str(seed)]) for seed in seeds}
+    runs = []
+    for number, (seed, recipe) in enumerate(recipes.items(), 1):
+        print(f"seed {seed} ({number} of {len(seeds)})", flush=True)
+        train(args.launch, "--config", args.recipe, "--seed", seed)
+        manifest = read_manifest(recipe.output_dir)
+        runs.append((manifest, evaluate(recipe.output_dir, manifest["data"]["digest"], with_base=number == 1)))
+
+    result = summarise(runs, f"python scripts/reproduce.py record {args.recipe} --seeds {args.seeds}")
+    results_path(args.recipe).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    model_folder = Path(args.recipe).parent
+    for document, root in ((Path("README.md"), Path("recipes")), (model_folder / "README.md", model_folder)):
+        if document.is_file():
+            found = [json.loads(path.read_text("utf-8")) for path in sorted(root.rglob("*.results.json"))]
+            document.write_text(with_results(document.read_text("utf-8"), found, str(document)), encoding="utf-8")
+    print(results_table([result]))
+    if len(commits := code_of_seeds(result)) > 1:
+        made = "; ".join(f"{name} {', '.join(steps)}" for name, steps in commits.items())
+        print(f"the seeds were made by different commits: {made}")
+
+
+def check(args: argparse.Namespace) -> bool:
+    """Compare digests, then metrics; whether everything is as published."""
+    from radrecipes.evaluation import reproduction
+
+    claim = reproduction.read_claim(args.claim)
+    seed = claim.new_seed if args.seed is None else args.seed
+    if args.smoke and not claim.first_losses:
+        raise InputError("has no losses of the first steps, because its runs are older; record it again", args.claim)
+    if not args.smoke and len(claim.seeds) < 2:
+        raise InputError("a single recorded seed gives no prediction interval; record five", args.claim)
+    if not args.smoke and seed in claim.seeds:
+        raise InputError(f"{seed} is a recorded seed, which proves nothing; choose another", "--seed")
+    dataset = reproduction.find_dataset(claim, args.dataset)
+    here = reproduction.facts_here(claim.recipe, dataset)
+    found = reproduction.differences(claim.facts, here)
+    decisive = [difference for difference in found if difference.decisive]
+    print(f"{claim.name}: recorded with seeds {', '.join(map(str, claim.seeds))}")
+    _print_differences("not as published", decisive)
+    _print_differences("may differ", [difference for difference in found if not difference.decisive])
+    if decisive and not args.anyway:
+        print(f"FAIL: {decisive[0].field} is not as published; nothing was trained (--anyway measures in any case)")
+        return False
+    if not decisive:
+        print("recipe, data, prompt and base model are as published")
+    words = ["--config", claim.recipe.path, "--dataset", dataset.folder]
+    if template := claim.recipe.training.chat_template_path:
+        words += ["--chat_template_path", template]
+    if args.smoke:
+        return compare_first_losses(args.launch, words, claim, here) and not decisive
+
+    _open_work_folder(claim, here, args.restart)
+    verdicts = evaluate_published(claim, dataset, decisive)
+    trained = claim.work_folder / f"seed-{seed}"
+    of_seed = train_new_seed(args.launch, words, claim, dataset, seed, trained)
+    return _print_result(claim, verdicts, of_seed, trained, not decisive)
+
+
+def compare_first_losses(launch: str, words: Sequence[object], claim: "Claim", here: dict[str, Any]) -> bool:
+    """Train the first steps, and compare their losses with the recorded ones."""
+    from radrecipes.evaluation.reproduction import LOSS_TOLERANCE, same_arithmetic, same_losses
+    from radrecipes.reporting.reproduction_tables import losses_table
+    from radrecipes.training.run_folder import read_train_log
+
+    recorded = claim.first_losses
+    print(f"training the first {len(recorded)} steps of seed {claim.seed}, then stopping", flush=True)
+    with tempfile.TemporaryDirectory(prefix="radrecipes-smoke-") as scratch:
+        output = Path(scratch, "run")
+        options = ["--seed", claim.seed, "--output_dir", output, "--stop-after", len(recorded)]
+        threads = str(claim.facts["hardware"]["threads"])
+        train(launch, *words, *options, may_stop=True, OMP_NUM_THREADS=threads)
+        losses = [line["loss"] for line in read_train_log(output)]
+    exact = same_arithmetic(claim.facts, here)
+    same = same_losses(recorded, losses, exact)
+    print(losses_table(recorded, losses, same))
+    how = "to the bit" if exact else f"within {LOSS_TOLERANCE:.0%}, because versions or processor differ"
+    print(
+        f"{'PASS' if all(same) else 'FAIL'}: {sum(same)} of {len(same)} losses of seed {claim.seed} are the same {how}"
+    )
+    return all(same)
+
+
+def _open_work_folder(claim: "Claim", here: dict[str, Any], restart: bool) -> None:
+    """Keep what an earlier check left only if nothing has changed since then."""
+    from radrecipes.evaluation.reproduction import code_digest
+
+    folder, state = claim.work_folder, claim.work_folder / "state.json"
+    facts = json.dumps({"here": here, "code": code_digest(), "published": claim.results}, sort_keys=True)
+    if restart or (state.is_file() and state.read_text(encoding="utf-8") != facts):
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    state.write_text(facts, encoding="utf-8")
+
+
+def evaluate_published(
+    claim: "Claim", dataset: "PreparedDataset", decisive: Sequence["Difference"]
+) -> list["Verdict"]:
+    """Evaluate the published adapter again, if it is here and the prompt is the same."""
+    from radrecipes.evaluation.reproduction import compare_same_weights
+    from radrecipes.reporting.reproduction_tables import verdicts_table
+
+    if claim.run is None:
+        print("there is no recorded run here to evaluate again")
+        return []
+    if any(difference.field.startswith("prompt.") for difference in decisive):
+        print(f"{claim.run_name} cannot be evaluated with another prompt than it was trained with")
+        return []
+    print(f"evaluating {claim.run_name} again", flush=True)
+    output = claim.work_folder / "published"
+    options = ["--dataset", dataset.folder, "--output", output, *(["--allow-other-weights"] if decisive else [])]
+    metrics = evaluate(claim.run, dataset.digest, False, claim.run_name, output, options)
+    verdicts = compare_same_weights(claim, metrics)
+    print(verdicts_table(verdicts, "published"))
+    return verdicts
+
+
+def train_new_seed(
+    launch: str, words: Sequence[object], claim: "Claim", dataset: "PreparedDataset", seed: int, output: Path
+) -> list["Verdict"]:
+    """Train and evaluate a seed that was not recorded."""
+    from radrecipes.evaluation.reproduction import compare_new_seed
+    from radrecipes.reporting.reproduction_tables import verdicts_table
+
+    print(f"training with seed {seed}", flush=True)
+    train(launch, *words, "--seed", seed, "--output_dir", output)
+    metrics = evaluate(output, dataset.digest, with_base=False)
+    verdicts = compare_new_seed(claim.results, metrics)
+    print(verdicts_table(verdicts, f"mean of {len(claim.seeds)} seeds"))
+    return verdicts
+
+
+def _print_result(
+    claim: "Claim", verdicts: Sequence["Verdict"], of_seed: Sequence["Verdict"], trained: Path, as_published: bool
+) -> bool:
+    """Print the result; after a failure also what may explain it, as the run itself recorded it."""
+    from radrecipes.evaluation.reproduction import differences, facts_of
+    from radrecipes.training.run_folder import read_manifest
+
+    found = differences(claim.facts, facts_of(read_manifest(trained)))
+    counted = [verdict.passed for verdict in [*verdicts, *of_seed] if verdict.passed is not None]
+    conclusive = any(verdict.passed is not None for verdict in of_seed)
+    as_published = as_published and not any(difference.decisive for difference in found)
+    passed = conclusive and all(counted) and as_published
+    if not passed:
+        _print_differences("what differs, likeliest causes first", found)
+    wide = [verdict.metric.title for verdict in of_seed if verdict.passed is None and verdict.published is not None]
+    if wide:
+        print(f"too few seeds are recorded to compare: {', '.join(wide)}")
+    result = "PASS" if passed else "FAIL"
+    print(f"{result}: {sum(counted)} of {len(counted)} metrics of {claim.name} are as published")
+    return passed
+
+
+def _print_differences(title: str, differences: Sequence["Difference"]) -> None:
+    from radrecipes.reporting.reproduction_tables import differences_lines
+
+    if differences:
+        print(f"{title}:\n{differences_lines(differences)}")
+
+
+def train(launch: str, *words: object, may_stop: bool = False, **environment: str) -> None:
+    """Run scripts/sft.py, which resumes an interrupted run and leaves a finished one as it is."""
+    accepted = (0, INTERRUPTED) if may_stop else (0,)
+    command = ["scripts/launch.py", "--quiet", "--config_file", launch, "scripts/sft.py", *words]
+    run_step(command, accepted, **environment)
+
+
+def evaluate(
+    folder: Path,
+    dataset_digest: str,
+    with_base: bool,
+    name: str | None = None,
+    output: Path | None = None,
+    options: Sequence[object] = (),
+) -> dict[str, Any]:
+    """The metrics of a run on the test split of a dataset, by scripts/evaluate_model.py unless a matching evaluation exists."""
+    from radrecipes.evaluation.label_metrics import BASE
+    from radrecipes.evaluation.reproduction import existing_evaluation
+
+    output = output or folder / "evaluation"
+    metrics = existing_evaluation(folder, output, dataset_digest)
+    if metrics is None or (with_base and BASE not in metrics["systems"]):
+        words = [*options, *([] if with_base else ["--skip-base"])]
+        run_step(["scripts/evaluate_model.py", "--run", name or folder, "--restart", *words])
+        metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def run_step(words: Sequence[object], accepted: Sequence[int] = (0,), **environment: str) -> None:
+    """Run a script in its own process and exit with its code if it fails; a signal to this process is forwarded first.
+
+    A step that such a signal killed before it could stop in order counts as interrupted, too.
+    """
+    command = [sys.executable, *map(str, words)]
+    # In its own session, so that Ctrl-C in a terminal reaches it only once, from here.
+    step = subprocess.Popen(command, start_new_session=True, env=os.environ | environment)
+    forwarded: set[int] = set()
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        forwarded.add(number)
+        step.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = step.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if any(code in (-number, 128 + number, INTERRUPTED) for number in forwarded):
+        code = INTERRUPTED
+    elif code in accepted:
+        return
+    if code == INTERRUPTED:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+    else:
+        print("this step failed, see above; fix it and run the same command again", file=sys.stderr)
+    sys.exit(code if code > 0 else 128 - code)
 
 
 if __name__ == "__main__":

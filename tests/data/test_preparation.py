@@ -164,3 +164,29 @@ def test_a_derived_label_set_ignores_empty_labels():
     assert derived.names == ["CT Head"]
     with pytest.raises(InputError, match="every label is empty"):
         derive_label_set(examples_of([("x", "")]), "ours", "orders.csv")
+
+
+def test_free_text_targets_are_cleaned_merged_and_split_by_group_without_labels():
+    rows = [(f"findings {number}", f"so  {number}\n\nseen ", f"p{number % 20}") for number in range(60)]
+    repeated = [rows[0], (rows[0][0], "another summary", "p0"), ("findings 60", " ", "p0")]
+    examples = [
+        Example(str(line), group, {"findings": text}, target, f"reports.csv:{line}")
+        for line, (text, target, group) in enumerate(rows + repeated, start=2)
+    ]
+    options = {"input_column": "findings", "target_column": "summary"}
+    splits, facts = prepare_rows(examples, **options, on_bad_row="drop", max_dropped=0.1)
+    assert facts["rows"] == {
+        "read": 63,
+        "kept": 61,
+        "merged_duplicates": 1,
+        "dropped": {"empty_findings": 0, "empty_summary": 1, "empty_group": 0},
+    }
+    kept = [row for split in SPLITS for row in splits[split]]
+    assert set(kept[0]) == {"id", "group", "findings", "summary"}
+    assert {row["summary"] for row in kept} == {"another summary", *(f"so {number}\nseen" for number in range(60))}
+    assert len({(split, row["group"]) for split in SPLITS for row in splits[split]}) == 20
+    assert not {"labels", "labels_only_in_training", "labels_without_rows"} & set(facts)
+    assert set(facts["options"]) & {"conflicts", "on_unknown_label"} == set()
+    assert facts["leakage_audit"]["test"]["shared_groups"] == facts["leakage_audit"]["test"]["verbatim"] == 0
+    with pytest.raises(InputError, match=r"reports.csv:64: the summary is empty"):
+        prepare_rows(examples, **options)

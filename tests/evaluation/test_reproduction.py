@@ -13,20 +13,20 @@ from test_results import deciding_run, run_of
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.reproduction import (
-    SAME_LOSS,
+    LOSS_TOLERANCE,
     Claim,
     Verdict,
     code_digest,
+    compare_new_seed,
+    compare_same_weights,
     differences,
+    existing_evaluation,
     facts_of,
-    judge_new_seed,
-    judge_same_adapter,
-    prediction_band,
+    prediction_interval,
     read_claim,
     same_arithmetic,
-    same_figure,
     same_losses,
-    standing_evaluation,
+    tolerance,
 )
 from radrecipes.evaluation.results import figures_of_metrics, figures_of_seed, over_seeds, summarise
 from radrecipes.models.weights import weights_in
@@ -75,28 +75,30 @@ def test_a_band_is_that_of_the_textbook(values):
     count, mean = len(values), sum(values) / len(values)
     deviation = (sum((value - mean) ** 2 for value in values) / (count - 1)) ** 0.5
     half = QUANTILES[count] * deviation * (1 + 1 / count) ** 0.5
-    low, high = prediction_band(over_seeds(values), 0.0)
+    low, high = prediction_interval(over_seeds(values), 0.0)
     assert (low, high) == (pytest.approx(mean - half, abs=1e-6), pytest.approx(mean + half, abs=1e-6))
 
 
 def test_nineteen_of_twenty_new_seeds_lie_in_the_band():
     draws = np.random.default_rng(7).normal(0.9, 0.02, (4000, 6))
-    inside = [low <= row[-1] <= high for row in draws for low, high in [prediction_band(over_seeds(row[:-1]), 0.0)]]
+    inside = [
+        low <= row[-1] <= high for row in draws for low, high in [prediction_interval(over_seeds(row[:-1]), 0.0)]
+    ]
     # Three standard errors of a share of 4,000.
     assert statistics.fmean(inside) == pytest.approx(0.95, abs=0.0104)
 
 
 def test_one_seed_gives_no_band_and_equal_seeds_a_small_one():
-    assert prediction_band(over_seeds([0.9]), 0.005) is None and prediction_band(None, 0.005) is None
-    assert prediction_band(over_seeds([0.5, 0.5, 0.5]), 0.005) == (0.495, 0.505)
+    assert prediction_interval(over_seeds([0.9]), 0.005) is None and prediction_interval(None, 0.005) is None
+    assert prediction_interval(over_seeds([0.5, 0.5, 0.5]), 0.005) == (0.495, 0.505)
     # No narrower than the same adapter may move.
-    assert prediction_band(over_seeds([0.5, 0.5, 0.5001]), 0.005)[1] == pytest.approx(0.505, abs=1e-4)
+    assert prediction_interval(over_seeds([0.5, 0.5, 0.5001]), 0.005)[1] == pytest.approx(0.505, abs=1e-4)
 
 
 def test_a_figure_may_move_by_what_its_table_hardly_shows():
     figures = {figure.name: figure for figure in TASKS["report"].headline}
-    assert same_figure(figures["rouge_l"]) == pytest.approx(0.01)
-    assert same_figure(figures["bleu"]) == pytest.approx(1.0)
+    assert tolerance(figures["rouge_l"]) == pytest.approx(0.01)
+    assert tolerance(figures["bleu"]) == pytest.approx(1.0)
 
 
 def test_the_same_facts_do_not_differ():
@@ -160,7 +162,7 @@ def test_facts_of_a_run_and_of_a_result_are_of_one_form():
 
 
 def verdicts_by_name(verdicts):
-    return {verdict.figure.name: verdict for verdict in verdicts}
+    return {verdict.metric.name: verdict for verdict in verdicts}
 
 
 def result_of(*runs):
@@ -170,17 +172,17 @@ def result_of(*runs):
 def test_a_new_seed_is_judged_by_every_headline_figure_and_by_what_it_settles_alone():
     result = result_of(*(deciding_run(seed, 0.6 + seed / 40, 0.97) for seed in (1, 2, 3)))
     _, metrics = deciding_run(4, 0.65, 0.97)
-    found = verdicts_by_name(judge_new_seed(result, metrics))
+    found = verdicts_by_name(compare_new_seed(result, metrics))
     names = [figure.name for figure in TASKS["protocol"].headline]
     assert list(found) == [*names, "coverage", "accuracy"]
     assert all(verdict.passed for verdict in found.values())
-    low, high = prediction_band(over_seeds([0.625, 0.65, 0.675]), 0.005)
+    low, high = prediction_interval(over_seeds([0.625, 0.65, 0.675]), 0.005)
     assert (found["coverage"].low, found["coverage"].high) == (pytest.approx(low), pytest.approx(high))
 
     # Worse fails, and so does better: neither was reproduced.
     for coverage in (0.2, 0.9):
         _, metrics = deciding_run(4, coverage, 0.97)
-        found = verdicts_by_name(judge_new_seed(result, metrics))
+        found = verdicts_by_name(compare_new_seed(result, metrics))
         assert found["coverage"].passed is False and found["accuracy"].passed is True
     assert "FAIL" in verdicts_table(list(found.values()), "mean")
 
@@ -200,18 +202,18 @@ def test_an_accuracy_that_some_seeds_lack_is_judged_only_where_there_is_one():
         ((empty, deciding_run(1, 0.6, None)), new, None),
     )
     for runs, metrics, passed in cases:
-        assert verdicts_by_name(judge_new_seed(result_of(*runs), metrics))["accuracy"].passed is passed
+        assert verdicts_by_name(compare_new_seed(result_of(*runs), metrics))["accuracy"].passed is passed
 
 
 def test_a_band_that_nothing_could_leave_judges_nothing():
     # Two seeds that differ by 0.1: fifteen standard deviations to both sides.
     result = result_of(deciding_run(1, 0.5, 0.97), deciding_run(2, 0.6, 0.97))
-    found = verdicts_by_name(judge_new_seed(result, deciding_run(3, 0.1, 0.97)[1]))
+    found = verdicts_by_name(compare_new_seed(result, deciding_run(3, 0.1, 0.97)[1]))
     assert (found["coverage"].low, found["coverage"].passed) == (None, None)
     assert "any value" in verdicts_table([found["coverage"]], "mean") and found["accuracy"].passed
     # Three of them judge.
     result = result_of(*(deciding_run(seed, 0.9 + seed / 100, 0.99) for seed in (1, 2, 3)))
-    found = verdicts_by_name(judge_new_seed(result, deciding_run(4, 0.5, 0.99)[1]))
+    found = verdicts_by_name(compare_new_seed(result, deciding_run(4, 0.5, 0.99)[1]))
     assert found["coverage"].passed is False and 0.8 < found["coverage"].low < 0.9 < found["coverage"].high < 1
 
 
@@ -220,13 +222,13 @@ def claim_of(manifest, metrics, result):
     return Claim("x", None, result, facts_of(manifest), 1, None, Path("run"), "run", figures)
 
 
-def test_the_same_adapter_must_give_the_same_figures():
+def test_the_same_adapter_must_give_the_tolerances():
     manifest, metrics = deciding_run(1, 0.6, 0.97)
     result = result_of((manifest, metrics))
     assert figures_of_seed(result, 1) == figures_of_metrics(metrics)
     claim = claim_of(manifest, metrics, result)
-    assert all(verdict.passed for verdict in judge_same_adapter(claim, metrics))
-    moved = verdicts_by_name(judge_same_adapter(claim, deciding_run(1, 0.65, 0.95)[1]))
+    assert all(verdict.passed for verdict in compare_same_weights(claim, metrics))
+    moved = verdicts_by_name(compare_same_weights(claim, deciding_run(1, 0.65, 0.95)[1]))
     assert moved["coverage"].passed and not moved["accuracy"].passed
 
 
@@ -242,8 +244,8 @@ def test_losses_are_the_same_to_the_bit_or_within_a_share(recorded, shift):
     assert all(same_losses(recorded, recorded, exact=True))
     moved = [loss * (1 + shift) for loss in recorded]
     assert same_losses(recorded, moved, exact=True) == [a == b for a, b in zip(recorded, moved, strict=True)]
-    if abs(abs(shift) - SAME_LOSS) > 1e-9:
-        assert set(same_losses(recorded, moved, exact=False)) == {abs(shift) < SAME_LOSS}
+    if abs(abs(shift) - LOSS_TOLERANCE) > 1e-9:
+        assert set(same_losses(recorded, moved, exact=False)) == {abs(shift) < LOSS_TOLERANCE}
 
 
 def test_a_step_that_was_not_reached_or_gave_no_number_is_not_the_same():
@@ -282,15 +284,15 @@ def run(tmp_path):
 def test_an_evaluation_is_kept_only_where_it_measures_this_adapter_on_all_rows_of_this_dataset(run):
     path = run / "evaluation" / "metrics.json"
     metrics = json.loads(path.read_text("utf-8"))
-    assert standing_evaluation(run, run / "evaluation", "d") == metrics
-    assert standing_evaluation(run, run / "evaluation", "other") is None
+    assert existing_evaluation(run, run / "evaluation", "d") == metrics
+    assert existing_evaluation(run, run / "evaluation", "other") is None
     for change in ({"split": "validation"}, {"rows": 7}, {"adapter_sha256": "other"}, {"dataset": None}):
         path.write_text(json.dumps(metrics | change), encoding="utf-8")
-        assert standing_evaluation(run, run / "evaluation", "d") is None, change
+        assert existing_evaluation(run, run / "evaluation", "d") is None, change
     path.write_text("{", encoding="utf-8")
-    assert standing_evaluation(run, run / "evaluation", "d") is None
+    assert existing_evaluation(run, run / "evaluation", "d") is None
     path.unlink()
-    assert standing_evaluation(run, run / "evaluation", "d") is None
+    assert existing_evaluation(run, run / "evaluation", "d") is None
 
 
 def test_code_is_known_by_its_content(tmp_path):
@@ -311,7 +313,7 @@ def test_a_result_file_that_is_none_is_named(workspace, content):
     ):
         read_claim(str(recipe))
     recipe.with_suffix(".results.json").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"protocol_lora\.results\.json: is no result over seeds"):
+    with pytest.raises(InputError, match=r"protocol_lora\.results\.json: is not a result over seeds"):
         read_claim(str(recipe))
 
 

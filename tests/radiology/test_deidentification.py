@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from radrecipes.radiology.deidentification import holds_mark, normalise_marks, without_marked_sentences
+from radrecipes.radiology.deidentification import has_mark, normalise_marks, without_marked_sentences
 
 pieces = ["XXXX", "___", "_", "X", "[**", "**]", " ", "-", "/", "\n", ". ", "Dr. ", "Clear lungs", "1. "]
 texts = st.lists(st.one_of(st.sampled_from(pieces), st.text(max_size=5)), max_size=12).map("".join)
@@ -39,8 +39,8 @@ def test_marks_are_written_in_one_way(text, written):
 @example("XX[**XXX")
 def test_nothing_marked_stays_and_twice_is_once(text):
     kept = without_marked_sentences(text)
-    assert not holds_mark(kept)
+    assert not has_mark(kept)
     assert without_marked_sentences(kept) == kept
     normalised = normalise_marks(text)
     assert normalise_marks(normalised) == normalised
-    assert holds_mark(normalised) == holds_mark(text)
+    assert has_mark(normalised) == has_mark(text)

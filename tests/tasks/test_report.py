@@ -79,7 +79,7 @@ def test_observations_by_hand_are_read_as_training_saw_them(written, read):
         ("Plural Effusion: positive", "no observation 'Plural Effusion'; did you mean 'Pleural Effusion'?"),
         ("Edema", "'Edema' has no status; write for example `Edema: positive`"),
         ("Edema: maybe", "Edema cannot be 'maybe'; write positive, negative or uncertain"),
-        ("Edema: 1; edema: 0", "Edema stands twice; keep one"),
+        ("Edema: 1; edema: 0", "Edema occurs twice; keep one"),
         ("No Finding: 1; Edema: -1", "No Finding contradicts Edema: uncertain; remove one"),
         (" ", "no observations; write for example"),
     ],

@@ -1,1 +1,1 @@
-"""Chest X-ray reports: their sections, sentences and observations, and how a written report is judged."""
+"""Chest X-ray reports: their sections, sentences and observations, and checks of a written report."""

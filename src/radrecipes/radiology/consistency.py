@@ -1,4 +1,4 @@
-"""Whether a written report says what was requested of it: labels, sections, repetition, earlier studies and details."""
+"""Whether a written report states what was requested: labels, sections, repetition, earlier studies and details."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ IMPRESSION = "IMPRESSION"
 REPORT_SECTIONS = (FINDINGS, IMPRESSION)
 IMPRESSION_SECTIONS = (IMPRESSION,)
 
-# Capitals are a header anywhere, other spellings only where a line or sentence begins: "no acute findings: none" is prose.
+# Capitals are a header anywhere, other spellings only at the start of a line or sentence: "no acute findings: none" is prose.
 _HEADER = re.compile(r"\b(FINDINGS|IMPRESSION)\s*:|(?:^|(?<=[.!?\n]))\s*((?i:findings|impression))\s*:")
 _WORD = re.compile(r"[a-z0-9]+")
 _SHORTEST_REPEATED_SENTENCE = 4
@@ -29,28 +29,18 @@ class ReportCheck:
     """What is wrong with a written report, made by [`check_report`].
 
     Args:
-        missing (`tuple[str, ...]`):
-            Requested observations that the text does not mention: positive ones, and `No Finding` where the text is empty.
-            Without `require_all` also uncertain ones.
-        contradicted (`tuple[str, ...]`):
-            Requested positive and written negative, or requested negative and written positive.
-        changed (`tuple[str, ...]`):
-            Written with another status otherwise: positive or negative written uncertain, or an uncertain one not hedged
-            (left out counts as well where `require_all` holds).
-        invented (`tuple[str, ...]`):
-            Not requested, yet written positive or uncertain.
-        missing_sections (`tuple[str, ...]`):
-            Sections without header or without text.
-        repeated (`bool`):
-            A header stands twice, or a section repeats itself as in [`repeats_itself`].
-        earlier_study (`bool`):
-            A sentence mentions an earlier study.
-        details (`tuple[str, ...]`):
-            Sides and measurements, which no request holds.
-        written (`Labels`):
-            What the text says of each observation.
-        require_all (`bool`, *optional*, defaults to `True`):
-            Whether `missing` fails the check.
+        missing: Requested observations that the text does not mention: positive ones, `No Finding` if the text is empty, and
+            without `require_all` also uncertain ones.
+        contradicted: Requested positive and written negative, or requested negative and written positive.
+        changed: Written with another status in other ways: positive or negative written uncertain, or an uncertain one not
+            hedged (with `require_all` also if it is left out).
+        invented: Not requested, but written positive or uncertain.
+        missing_sections: Sections without header or without text.
+        repeated: A header occurs twice, or a section repeats itself as in [`repeats_itself`].
+        earlier_study: A sentence mentions an earlier study.
+        details: Sides and measurements, which no request contains.
+        written: What the text states about each observation.
+        require_all: Whether `missing` fails the check.
     """
 
     missing: tuple[str, ...]
@@ -71,7 +61,7 @@ class ReportCheck:
 
     @property
     def reasons(self) -> list[str]:
-        """Why the report is refused, for example `contradicts Pneumothorax`; holds no word of the report."""
+        """Why the report is refused, for example `contradicts Pneumothorax`; contains no word of the report."""
         reasons = [f"missing {name}" for name in self.missing if self.require_all]
         reasons += [f"contradicts {name}" for name in self.contradicted]
         reasons += [f"changed {name}" for name in self.changed]
@@ -87,34 +77,15 @@ class ReportCheck:
 
 
 def format_report(findings: str, impression: str) -> str:
-    """A report as a model writes it: each section that has text behind its header, one line each.
-
-    Args:
-        findings (`str`):
-            Text of the findings.
-        impression (`str`):
-            Text of the impression.
-
-    Returns:
-        `str`: what [`read_sections`] reads.
-    """
+    """A report as a model writes it and [`read_sections`] reads it: a line for each section with text, after its header."""
     return "\n".join(f"{header}: {text}" for header, text in ((FINDINGS, findings), (IMPRESSION, impression)) if text)
 
 
 def read_sections(text: str, headless: str = FINDINGS) -> dict[str, str]:
-    """The sections of a written report, however its headers are written.
+    """`FINDINGS` and `IMPRESSION` of a written report, each one line, empty if there is no such text.
 
     Headers may be in mixed case, missing, repeated (their texts are joined) or in the middle of a line, as a tokenizer
-    without line breaks leaves them.
-
-    Args:
-        text (`str`):
-            What was written.
-        headless (`str`, *optional*, defaults to `"FINDINGS"`):
-            The section that text ahead of the first header belongs to.
-
-    Returns:
-        `dict[str, str]`: `FINDINGS` and `IMPRESSION`, each one line, empty where there is no such text.
+    without line breaks leaves them. Text before the first header belongs to the section `headless`.
     """
     sections: dict[str, list[str]] = {FINDINGS: [], IMPRESSION: []}
     for header, body in _pieces(text):
@@ -123,15 +94,9 @@ def read_sections(text: str, headless: str = FINDINGS) -> dict[str, str]:
 
 
 def complete_request(request: Mapping[str, Status]) -> Labels:
-    """A request with `No Finding` as the labeller derives it, whatever its source says of it.
+    """A request in the order of `OBSERVATIONS`, with `No Finding` as the labeller derives it, whatever its source states.
 
-    Args:
-        request (`Mapping[str, Status]`):
-            Requested observations.
-
-    Returns:
-        `Labels`: in the order of `OBSERVATIONS`; `No Finding` is positive exactly where no other observation, support
-        devices aside, is positive or uncertain.
+    `No Finding` is positive exactly if no other observation, except support devices, is positive or uncertain.
     """
     completed = {name: request[name] for name in OBSERVATIONS if name in request and name != NO_FINDING}
     if not findings_present(completed):
@@ -140,15 +105,7 @@ def complete_request(request: Mapping[str, Status]) -> Labels:
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether a section runs in circles.
-
-    Args:
-        text (`str`):
-            Text of one section.
-
-    Returns:
-        `bool`: a sentence of four or more words stands twice, or the same six words in a row stand three times.
-    """
+    """Whether a section has a sentence of four or more words twice, or the same six words in a row three times."""
     sentences = [tuple(_WORD.findall(sentence.lower())) for sentence in split_sentences(text)]
     long_sentences = [sentence for sentence in sentences if len(sentence) >= _SHORTEST_REPEATED_SENTENCE]
     if len(set(long_sentences)) < len(long_sentences):
@@ -161,24 +118,15 @@ def repeats_itself(text: str) -> bool:
 def check_report(
     text: str, request: Mapping[str, Status], sections: tuple[str, ...] = REPORT_SECTIONS, require_all: bool = True
 ) -> ReportCheck:
-    """Label a written report and compare it with what was requested; takes any text.
+    """Label a written report, which may be any text, and compare it with what was requested.
 
     Normal statements are free: an observation that was not requested may be written negative, and one that was
     requested negative may be left out. An uncertain one must be hedged. `No Finding` is derived, not compared: whatever
-    speaks against it is invented.
+    contradicts it is invented.
 
     Args:
-        text (`str`):
-            What was written.
-        request (`Mapping[str, Status]`):
-            Requested observations.
-        sections (`tuple[str, ...]`, *optional*, defaults to `("FINDINGS", "IMPRESSION")`):
-            Sections that the text should have. A text of one section needs no header.
-        require_all (`bool`, *optional*, defaults to `True`):
-            Whether every requested observation has to be mentioned. An impression may leave minor ones out.
-
-    Returns:
-        [`ReportCheck`]: what is wrong, observations in the order of `OBSERVATIONS`.
+        sections: Sections that the text should have. A text of one section needs no header.
+        require_all: Whether every requested observation must be mentioned. An impression may leave minor ones out.
     """
     read = read_sections(text, headless=sections[0])
     written = label_report(read[FINDINGS], read[IMPRESSION])
@@ -219,7 +167,7 @@ def check_report(
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:
-    """Header in capitals and text of each piece in order; the first header is empty where text stands ahead of all."""
+    """Header in capitals and text of each piece in order; the first header is empty if there is text before all headers."""
     marks = list(_HEADER.finditer(text))
     ends = [*(mark.start() for mark in marks), len(text)]
     ahead = [("", text[: ends[0]])] if text[: ends[0]].strip() else []

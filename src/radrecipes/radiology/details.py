@@ -1,24 +1,24 @@
-"""Sides and measurements: details that structured findings do not hold, so that a model could only invent them.
+"""Sides and measurements: details that structured findings do not have, so that a model could only invent them.
 
-Judged to be no such detail: severity (`small`), lobes and zones (`lower lobe`), distances in words (`above the carina`), `both`,
-and names of organs in which a side is part of the name: the chambers of the heart, its borders and the main bronchi (`right
-atrium`, `left ventricular lead`, `right mainstem bronchus`). The side of a device (`right PICC`, `left-sided pacemaker`) is one.
+Not counted as such a detail: severity (`small`), lobes and zones (`lower lobe`), distances in words (`above the carina`), `both`,
+and names of organs that contain a side: the chambers of the heart, its borders and the main bronchi (`right atrium`, `left
+ventricular lead`, `right mainstem bronchus`). The side of a device (`right PICC`, `left-sided pacemaker`) is one.
 """
 
 import re
 from functools import lru_cache
 
-from radrecipes.radiology.rewriting import CUT, mended
+from radrecipes.radiology.rewriting import CUT, repair
 from radrecipes.radiology.sentences import split_sentences
 
 _MEASURES = ("mm", "cm", "milli", "centim", "inch", "ml", "cc", "%", "percent")
-# Cheap to look for; whatever is a detail holds one of these in lower case.
+# Cheap to look for; every detail contains one of these in lower case.
 _SIDE_NEEDLES = (
     *("left", "right", "lateral", "biba", "biap", "bihi", "both sides", "<", ">"),
     *("rul", "rml", "rll", "lul", "lll", "rij", "lij"),
 )
 _SIDE = r"(?:left|right)(?:[- ]sided|(?![- ]sided))"
-# Names with a side in them; two chambers may share a noun.
+# Names that contain a side; two chambers may share a noun.
 _ORGAN = (
     r"(?=[- ](?:(?:and|or)[ ](?:left|right)[ ])?(?:ventric|atri(?:al|um|a)\b|heart|cardiac|main[ -]?stem|main bronch|"
     r"main stem|coronary|anterior descending|bundle branch))"
@@ -48,12 +48,12 @@ _EXTENT = (
 _MEASURED = rf"{_ROUGHLY}{_SIZE}(?!\s+from\b){_EXTENT}"
 _SIDES = rf"(?:the\s+)?{_SIDE}(?:\s+(?:and|or)\s+(?:the\s+)?{_SIDE})*(?:\s+(?:hand\s+)?sides?)?"
 _MORE = r"(?:greater|more|larger|worse|less|smaller|higher|bigger|denser|>|<)"
-# A side word in front of one of these, or of a stop, is a noun.
-_BEHIND_A_NOUN = (
+# A side word before one of these, or before a stop, is a noun.
+_AFTER_A_NOUN = (
     r"(?=\s*(?:[.,;:)!?]|\Z)|\s+(?:and|or|with|without|which|that|is|are|was|were|but|as|in|at|may|could|has|have|likely|"
     r"there|while|where|suggest\w*|consistent|compatible|reflect\w*|represent\w*|due|from|since|than)\b)"
 )
-# Each cut with what its sentence has to hold in lower case, as most sentences need two or three of them.
+# Each cut with strings of which the sentence must contain one in lower case, as most sentences need two or three cuts.
 _CUTS = tuple(
     (needles, re.compile(pattern, re.IGNORECASE))
     for needles, pattern in (
@@ -66,12 +66,9 @@ _CUTS = tuple(
         (
             ("more", "less", "worse", "er on ", "er at ", "er in ", "er to "),
             rf"[\s,(]*(?:\b(?:which|that)\s+(?:is|are)\s+)?(?:\b(?:slightly|much|somewhat)\s+)?\b{_MORE}"
-            rf"(?:\s+(?!on\b)\w+)?\s+(?:on|at|in|to)\s+{_SIDES}(?:\s+than\s+(?:on\s+|in\s+)?{_SIDES})?{_BEHIND_A_NOUN}\s*\)?",
+            rf"(?:\s+(?!on\b)\w+)?\s+(?:on|at|in|to)\s+{_SIDES}(?:\s+than\s+(?:on\s+|in\s+)?{_SIDES})?{_AFTER_A_NOUN}\s*\)?",
         ),
-        (
-            (">", "<"),
-            r"[\s(]*\b(?:R ?[<>] ?L|L ?[<>] ?R)\b\s*\)?",
-        ),
+        ((">", "<"), r"[\s(]*\b(?:R ?[<>] ?L|L ?[<>] ?R)\b\s*\)?"),
         (
             ("to left", "to right", "to-left", "to-right"),
             r"\b(?:left|right)[- ]to[- ](?:left|right)\b",
@@ -83,15 +80,12 @@ _CUTS = tuple(
             rf"{_SIDE}\s+(?=\w)",
         ),
         # on the left side of the chest
-        (
-            ("side of",),
-            rf"\b{_SIDE}\s+side\s+of\s+(?:the\s+)?",
-        ),
+        (("side of",), rf"\b{_SIDE}\s+side\s+of\s+(?:the\s+)?"),
         # predominantly on the left
         (
             (" left", " right", "both"),
             rf"[\s,(]*(?:\b(?:predominantly|mainly|mostly|primarily|particularly|especially|most\s+(?:marked|pronounced|"
-            rf"prominent|severe)(?:ly)?)\s+)?\b(?:on|to|at|towards?|in|from)\s+(?:{_SIDES}{_BEHIND_A_NOUN}|both sides\b)\s*\)?",
+            rf"prominent|severe)(?:ly)?)\s+)?\b(?:on|to|at|towards?|in|from)\s+(?:{_SIDES}{_AFTER_A_NOUN}|both sides\b)\s*\)?",
         ),
         # measuring up to 8 mm in diameter
         (
@@ -103,10 +97,7 @@ _CUTS = tuple(
             _MEASURES,
             rf"\s+(?:by|of|with\s+an?\s+(?:\w+\s+)?(?:diameter|size|width|length|thickness|depth)\s+of)\s+{_MEASURED}",
         ),
-        (
-            _MEASURES,
-            rf"\(\s*{_MEASURED}\s*\)",
-        ),
+        (_MEASURES, rf"\(\s*{_MEASURED}\s*\)"),
         (
             _MEASURES,
             _MEASURED,
@@ -116,20 +107,14 @@ _CUTS = tuple(
             rf"(?:{_SIDE_WORD})(?:\s*(?:and|or|and/or|,|/)\s*(?:{_SIDE_WORD}))*(?=[\s-]+(?!(?:is|are|was|were|and|or|with|than|of|"
             r"in|at|on|has|have|but|as|may|sides?)\b)\w)[\s-]*",
         ),
-        (
-            ("lateral",),
-            r"\s*\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b",
-        ),
-        (
-            ("biba", "biap", "bihi"),
-            r"\bbi(?=basilar|basal|apical|hilar)",
-        ),
+        (("lateral",), r"\s*\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b"),
+        (("biba", "biap", "bihi"), r"\bbi(?=basilar|basal|apical|hilar)"),
     )
 )
 _LOBES = {"rul": "upper lobe", "rml": "middle lobe", "rll": "lower lobe", "lul": "upper lobe", "lll": "lower lobe"}
 _ABBREVIATED = re.compile(r"\b(?:rul|rml|rll|lul|lll|rij|lij)\b", re.IGNORECASE)
 _WITHIN = re.compile(rf"\bwithin\s+{_ROUGHLY}{_SIZE}\s+of\b", re.IGNORECASE)
-# Without its side such a sentence would contradict one on the other side, so it is left out.
+# Without its side such a sentence would contradict one about the other side, so it is removed.
 _DENIED = re.compile(
     rf"\b(?:no|without|not|nor|free of|absence of|resol\w+)\s+(?:(?!(?:but|with|although|however|except)\b)[\w,/-]+\s+){{0,7}}?"
     rf"(?:{_SIDE}(?!{_ORGAN})\b)|\b{_SIDE}\s+(?:\w+:?\s+){{0,4}}(?:clear|normal|unremarkable|sharp|(?:well[- ])?expanded|"
@@ -139,46 +124,32 @@ _DENIED = re.compile(
 
 
 def unrequested_details(sentence: str) -> list[str]:
-    """Side words and measurements in a sentence, in order, for example `["left", "8 mm"]`; `[]` where it has none.
-
-    Args:
-        sentence (`str`):
-            A sentence, or any longer text.
-
-    Returns:
-        `list[str]`: as written.
-    """
+    """Side words and measurements of a text as written, in order, for example `["left", "8 mm"]`."""
     pattern = _pattern_for(sentence)
     return [match[0] for match in pattern.finditer(sentence)] if pattern else []
 
 
 def without_details(text: str) -> str:
-    """Take sides and measurements out of a text, so that every sentence stays grammatical.
+    """Remove sides and measurements from a section of a report so that every sentence stays grammatical.
 
-    A sentence that says nothing without them is left out (`It measures 8 mm.`), and so is one that denies something on one side
-    (`No right effusion.`), as without the side it would contradict the other side.
-
-    Args:
-        text (`str`):
-            A section of a report.
-
-    Returns:
-        `str`: the text itself where it holds no detail; else its sentences joined with a space, none with a detail.
+    A sentence that states nothing without them is removed (`It measures 8 mm.`), and so is one that denies something on one side
+    (`No right effusion.`), because without the side it would contradict the other side. A text without details is returned as it
+    is.
     """
-    if not _holds_details(text):
+    if not _has_details(text):
         return text
     return " ".join(filter(None, map(_sentence_without_details, split_sentences(text))))
 
 
 def _pattern_for(text: str) -> re.Pattern | None:
-    """The pattern that finds every detail of a text, `None` where a look for plain strings shows that it has none."""
+    """The pattern that finds every detail of a text, `None` if a search for plain strings shows that it has none."""
     lowered = text.lower()
     if any(needle in lowered for needle in _MEASURES):
         return _DETAIL
     return _SIDE_DETAIL if any(needle in lowered for needle in _SIDE_NEEDLES) else None
 
 
-def _holds_details(text: str) -> bool:
+def _has_details(text: str) -> bool:
     pattern = _pattern_for(text)
     return pattern is not None and pattern.search(text) is not None
 
@@ -186,7 +157,7 @@ def _holds_details(text: str) -> bool:
 # Sentences repeat from report to report.
 @lru_cache(maxsize=16384)
 def _sentence_without_details(sentence: str) -> str:
-    if not _holds_details(sentence):
+    if not _has_details(sentence):
         return sentence
     if _DENIED.search(sentence):
         return ""
@@ -196,8 +167,8 @@ def _sentence_without_details(sentence: str) -> str:
     for needles, pattern in _CUTS:
         if any(needle in lowered for needle in needles):
             cut = pattern.sub(CUT, cut)
-    if _holds_details(cut.replace(CUT, " ")):
+    if _has_details(cut.replace(CUT, " ")):
         return ""
-    cut = mended(cut, sentence)
-    # What was joined by the cuts may read as a detail again.
-    return "" if _holds_details(cut) else cut
+    cut = repair(cut, sentence)
+    # What the cuts joined may read as a detail again.
+    return "" if _has_details(cut) else cut

@@ -1,9 +1,9 @@
-"""Comparisons with earlier studies, which a report written from findings alone could only invent.
+"""Comparisons with earlier studies, which a report that is written from findings alone could only invent.
 
-A word of comparison counts wherever it stands: `unchanged`, `interval`, `stable`, `prior`, `again`, `new`, `persistent`,
-`improved`, `remains`, `now`. So do `stable position` and `new line`, which say where a device was before, and `has been removed`.
+A word of comparison counts anywhere: `unchanged`, `interval`, `stable`, `prior`, `again`, `new`, `persistent`, `improved`,
+`remains`, `now`. So do `stable position` and `new line`, which state where a device was before, and `has been removed`.
 
-Judged to be no comparison: `stable` of a person or of hardware (`hemodynamically stable`, `stable fixation`); `new` within other
+Not counted as a comparison: `stable` about a person or hardware (`hemodynamically stable`, `stable fixation`); `new` within other
 words (`renewed`) and in `new onset`, `newly diagnosed`; earlier illness and operations that show in this image (`prior sternotomy`,
 `previous granulomatous disease`) and `prior to`; what is to be done later (`to document resolution`, `short interval follow-up`);
 `degenerative changes`, `increased markings` and `low or decreased lung volumes` as descriptions; `chronic` and `old`; one side
@@ -13,7 +13,7 @@ compared with the other.
 import re
 from functools import lru_cache
 
-from radrecipes.radiology.rewriting import CUT, mended
+from radrecipes.radiology.rewriting import CUT, repair
 from radrecipes.radiology.sentences import split_sentences
 
 _ADVERB = r"(?:(?:\w+ly|somewhat|also|much|more|less|minimal|mild|slight|interval|otherwise|not)\s+)"
@@ -21,7 +21,7 @@ _STUDY = (
     r"(?:stud(?:y|ies)|exam(?:ination)?s?|radiographs?|radiography|films?|x-?rays?|images?|imaging|CTs?|CXRs?|scans?|tomograms?|"
     r"mammograms?|views?)\b"
 )
-# Behind `prior` and `previous`, up to two words on, these are the history of the patient, not of the images.
+# After `prior` and `previous`, up to two words later, these are the history of the patient, not of the images.
 _HISTORY = (
     r"(?:surg|sternotom|cabg|bypass|thoracotom|lobectom|resect|fracture|trauma|injur|granulomat|infect|tb\b|tubercul|exposure|"
     r"valve|repair|replacement|procedure|interven|radia(?:tion|ted)|radioth|\w*ectom|vertebropl|kyphopl|operat|biops|transplant|"
@@ -77,84 +77,16 @@ _MENTION = re.compile(
     r")",
     re.IGNORECASE,
 )
-# Cheap to look for: whatever `_MENTION` finds holds one of these in lower case.
+# Cheap to look for: whatever `_MENTION` finds contains one of these in lower case.
 _NEEDLES = (
-    *(
-        "chang",
-        "unaltered",
-        "interval",
-        "meantime",
-        "interim",
-        "stab",
-        "again",
-        "once",
-        "compar",
-        "pri",
-        "prev",
-        "preced",
-        "preexist",
-        "pre-exist",
-    ),
-    *(
-        "earlier",
-        "yesterday",
-        "baseline",
-        "recent",
-        "last",
-        "since",
-        "before",
-        "now",
-        "still",
-        "longer",
-        "new",
-        "remain",
-        "persist",
-    ),
-    *(
-        "continu",
-        "improv",
-        "wors",
-        "better",
-        "creas",
-        "reduc",
-        "larg",
-        "smaller",
-        "resol",
-        "clear",
-        "demonstrat",
-        "accumulat",
-        "expan",
-    ),
-    *(
-        "recurren",
-        "progress",
-        "growing",
-        "grown",
-        "evol",
-        "deteriorat",
-        "regress",
-        "diminish",
-        "residual",
-        "been",
-        "remov",
-        "extubat",
-    ),
-    *(
-        "similar",
-        "meanwhile",
-        "develop",
-        "become",
-        "migrat",
-        "shift",
-        "appeared",
-        "seen",
-        "described",
-        "noted",
-        "document",
-        "visual",
-    ),
-    *("identified", "characterized", "received"),
-)
+    "chang", "unaltered", "interval", "meantime", "interim", "stab", "again", "once", "compar", "pri", "prev",
+    "preced", "preexist", "pre-exist", "earlier", "yesterday", "baseline", "recent", "last", "since", "before",
+    "now", "still", "longer", "new", "remain", "persist", "continu", "improv", "wors", "better", "creas", "reduc",
+    "larg", "smaller", "resol", "clear", "demonstrat", "accumulat", "expan", "recurren", "progress", "growing",
+    "grown", "evol", "deteriorat", "regress", "diminish", "residual", "been", "remov", "extubat", "similar",
+    "meanwhile", "develop", "become", "migrat", "shift", "appeared", "seen", "described", "noted", "document",
+    "visual", "identified", "characterized", "received",
+)  # fmt: skip
 _EARLIER = (
     rf"(?:(?:the|an?|any|his|her|its|most|several|multiple|available)\s+)*(?:prior|previous|preceding|earlier|recent|last|yesterday|"
     rf"baseline|___|comparison|before|{_STUDY}|(?:chest\s+)?(?:CT|radiograph|film|x-?ray|study)|[A-Z]+\s+(?:{_STUDY}|chest)|\d)(?:[^,;.:]|:\d)*"
@@ -189,18 +121,18 @@ _CUTS = tuple(
         r"[\s,]*\b(?:once\s+|yet\s+)?again\b,?|\bonce\s+more\b|\bre-?(?=demonstrat(?:ed|es)\b)|[\s,]*\bnow\b|\s+still\b",
     )
 )
-# Words that stand before a noun; the adverbs before them go too.
+# Words before a noun; the adverbs before them are removed too.
 _BEFORE_A_NOUN = re.compile(rf"\b{_ADVERB}*{_ADJECTIVE},?\s+(?!{_NOT_A_NOUN})(?=[\w-])", re.IGNORECASE)
 _IN_PLACE = re.compile(r"\b(?:unchanged|stable)\s+(?=position\b)", re.IGNORECASE)
 _STAYING = re.compile(r"\b(remains?|remained|continues?\s+to\s+be)\b(?=\s+\w)", re.IGNORECASE)
-# There has been interval increase in edema. Only of what needs no article.
+# There has been interval increase in edema. Only for what needs no article.
 _COURSE = re.compile(
     r"\A(?:there\s+(?:has|have)\s+been\s+|there\s+is\s+)?(?:an?\s+)?(?:(?!of\b)\w+\s+){0,2}?(?:interval\s+)?(?:\w+\s+)?(?:increase|worsening|"
     r"development|progression|improvement|decrease|reduction)\s+(?:in|of)\s+(?:the\s+)?((?:[\w-]+\s+){0,3}?)"
     r"(edema|atelectasis|consolidation|congestion|opacification|cardiomegaly|pneumonia|effusions|opacities|infiltrates|nodules)\s*\.?\Z",
     re.IGNORECASE,
 )
-# Small effusion is unchanged. What is there is kept, what became of it is not.
+# Small effusion is unchanged. What is present is kept, its change is not.
 _STATE = re.compile(
     rf"\A(?:the\s+)?((?!no\b|no,|without\b)(?:(?!(?:no|without|is|are|but|however)\b)[\w-]+\s+){{0,5}}?(?:{_FINDING}|{_DEVICE})"
     rf"(?:\s+(?:at|in)\s+the\s+(?:[\w-]+\s?){{1,4}}?)?)\s+(?:persists?|(?:is|are|remains?|appears?|has|have)\s+(?:been\s+)?{_ADVERB}*"
@@ -213,7 +145,7 @@ _PLACED = re.compile(
     r"\A(?:there\s+(?:has|have)\s+been\s+)?(?:interval\s+)?(?:placement|insertion)\s+of\s+(?=an?\s)",
     re.IGNORECASE,
 )
-# Without the comparison these would say something else, or nothing.
+# Without the comparison these would mean something else, or nothing.
 _MEANINGLESS = re.compile(
     r"\b(?:no|without|any|not|nor)\s+(?:\w+\s+){0,3}?(?:new|newly|previously|residual|recurrent|increas\w+|enlarging|worsening|progressive|"
     r"persistent|pre-?existing|prior|previous)\b|\bno\s+longer\b|\bresolved\b|\b(?:stable|unchanged)\s+\w*\s*(?:appearance|size|course|configuration)",
@@ -239,29 +171,18 @@ _SUBORDINATE = re.compile(r"\A(?:which|that|although|though|while|because|if|whe
 
 
 def mentions_earlier_study(sentence: str) -> bool:
-    """Whether a sentence compares with an earlier study or tells of a change.
-
-    Args:
-        sentence (`str`):
-            A sentence, or any longer text.
-    """
+    """Whether a text compares with an earlier study or describes a change."""
     lowered = sentence.lower()
     # The plain strings cost a tenth of the regular expression.
     return any(needle in lowered for needle in _NEEDLES) and _MENTION.search(sentence) is not None
 
 
 def without_earlier_studies(text: str) -> str:
-    """Take comparisons with earlier studies out of a text, so that every sentence stays grammatical.
+    """Remove comparisons with earlier studies from a section of a report so that every sentence stays grammatical.
 
-    A sentence loses its comparison (`Unchanged small effusion.`, `…, stable since the prior study.`) or the clause that holds it;
-    where neither leaves a sentence with a finding of its own it is left out (`The heart is unchanged.`, `No new opacity.`).
-
-    Args:
-        text (`str`):
-            A section of a report.
-
-    Returns:
-        `str`: the text itself where it holds no comparison; else its sentences joined with a space, none with a comparison.
+    A sentence loses its comparison (`Unchanged small effusion.`, `…, stable since the prior study.`) or the clause that contains
+    it; if neither leaves a sentence with a finding of its own it is removed (`The heart is unchanged.`, `No new opacity.`). A text
+    without comparisons is returned as it is.
     """
     if not mentions_earlier_study(text):
         return text
@@ -282,7 +203,7 @@ def _without_words(sentence: str) -> str:
     cut = sentence.replace(CUT, " ")
     for pattern in _CUTS:
         cut = pattern.sub(CUT, cut)
-    # A comma behind a cut at the start belonged to what was cut.
+    # A comma after a cut at the start belonged to what was cut.
     cut = _CUT_START.sub("", cut)
     plain = _SPACE_BEFORE_STOP.sub("", " ".join(cut.replace(CUT, " ").split()))
     if course := _COURSE.match(plain):
@@ -299,14 +220,14 @@ def _without_words(sentence: str) -> str:
     )
     if not cut or mentions_earlier_study(cut.replace(CUT, " ")):
         return ""
-    shortened = mended(_CUT_START.sub("", cut), sentence)
+    shortened = repair(_CUT_START.sub("", cut), sentence)
     if not shortened or mentions_earlier_study(shortened) or _ONLY_ANATOMY.match(shortened):
         return ""
     return shortened
 
 
 def _without_clauses(sentence: str) -> str:
-    """The clauses of a sentence that hold no comparison and are sentences by themselves."""
+    """The clauses of a sentence that contain no comparison and are sentences by themselves."""
     clauses = _CLAUSE.split(sentence.rstrip(".!? "))
     if len(clauses) == 1:
         return ""

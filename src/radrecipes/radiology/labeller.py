@@ -1,11 +1,10 @@
-"""What a chest X-ray report says of the 14 observations: rules for mention, negation and doubt.
+"""What a chest X-ray report states about the 14 observations: rules for mention, negation and doubt.
 
-Words stand in `lexicon.yaml`; this module holds the rules of scope, in the manner of NegEx (Chapman et al. 2001,
-doi:10.1006/jbin.2001.1029) with the observations and the order positive over uncertain over negative of the CheXpert
-labeller (Irvin et al. 2019, arXiv:1901.07031).
-Behind the same mentions of the 402 sentences first written for the tests, to which these rules were fitted (F1 1.00), the
-scopes of negspacy 1.1, with our words added, reach F1 0.93 at 2.2 ms for 100 words, medspacy 1.3 as it comes 0.78 at 5.2 ms;
-these rules take 0.5 ms, so no library is used.
+The words are in `lexicon.yaml`; this module has the rules of scope, in the manner of NegEx (Chapman et al. 2001,
+doi:10.1006/jbin.2001.1029) with the observations of the CheXpert labeller and its order positive over uncertain over negative
+(Irvin et al. 2019, arXiv:1901.07031). No library is used: with the same mentions, on the 402 sentences to which these rules were
+fitted (F1 1.00, 0.5 ms for 100 words), the scopes of negspacy 1.1 with our words reach F1 0.93 at 2.2 ms, medspacy 1.3 as it is
+0.78 at 5.2 ms.
 """
 
 import re
@@ -27,7 +26,7 @@ from radrecipes.radiology.sentences import split_sentences
 
 _LEXICON = yaml.safe_load(files("radrecipes.radiology").joinpath("lexicon.yaml").read_text(encoding="utf-8"))
 _ADVERBS = r"(?: (?:\w+ly|now|since|also|again|been|still|yet|interval|near|almost|quite|very|too))*"
-# Stated by the state of a structure: a normal heart, clear lungs. The costophrenic angle speaks of effusion only weakly.
+# Stated by the state of a structure: a normal heart, clear lungs. The costophrenic angle is only weak evidence of effusion.
 _OBSERVATIONS_OF_STRUCTURE = {
     "heart": ("Cardiomegaly",),
     "mediastinum": ("Enlarged Cardiomediastinum",),
@@ -46,7 +45,7 @@ _STRUCTURES_OF_STATE = {
     "blunted": ("costophrenic_angles",),
 }
 _STATES_OF_HEALTH = ("normal", "clear", "sharp")
-# In this order they are tried at each word.
+# They are tried at each word in this order.
 _CUES_BEFORE_STATES = (
     "not_a_mention",
     "no_cue",
@@ -55,24 +54,15 @@ _CUES_BEFORE_STATES = (
     "negation_after",
     "removal_after",
 )
-_CUES_BEHIND_STATES = (
-    "versus",
-    "hedge_before_firm",
-    "hedge_before",
-    "hedge_within_negation",
-    "removal_before",
-    "negation_before",
-    "resolved",
-    "past",
-    "stop",
-    "stop_negation",
-    "verb",
+_CUES_AFTER_STATES = (
+    *("versus", "hedge_before_firm", "hedge_before", "hedge_within_negation", "removal_before", "negation_before"),
+    *("resolved", "past", "stop", "stop_negation", "verb"),
 )
 _IS_THERE = rf"(?:{_LEXICON['is_there']})\b"
 _ARTICLE = r"(?:the |a |an |this |these |left |right |associated |also |now |some )*"
 _FINITE = r"(?:is|are|has|have|remains?|appears?|persists?|shows?)"
 _PUNCTUATION = (
-    # A comma before a clause of its own, or before a thing that is there, unless it continues a list that ends with "or".
+    # A comma before a separate clause or before a thing that is there, unless it continues a list that ends with "or".
     ("new_statement", rf"(?:,(?: and)? |\()(?={_ARTICLE}{_IS_THERE})(?![^;]{{0,300}}\b(?:or|nor)\b)"),
     (
         "new_statement",
@@ -88,8 +78,8 @@ _PUNCTUATION = (
 
 
 def _compile() -> tuple[re.Pattern, list[tuple[str, str | tuple[str, ...]]]]:
-    """One pattern of all entries, and what each of its groups stands for."""
-    # Punctuation first: a comma or "and" that begins a statement is told from another by what follows.
+    """One pattern of all entries, and the meaning of each of its groups."""
+    # Punctuation first: what follows distinguishes a comma or "and" that begins a statement from others.
     meanings: list[tuple[str, str | tuple[str, ...]]] = [("", ""), *((kind, kind) for kind, _ in _PUNCTUATION)]
     alternatives: list[str] = []
 
@@ -101,20 +91,20 @@ def _compile() -> tuple[re.Pattern, list[tuple[str, str | tuple[str, ...]]]]:
         add(kind, kind, _LEXICON[kind])
     for state in ("not_normal", *(state for state in _LEXICON["states"] if state != "not_normal")):
         add("state", state, _LEXICON["states"][state])
-    for kind in _CUES_BEHIND_STATES:
+    for kind in _CUES_AFTER_STATES:
         add(kind, kind, _LEXICON[kind])
     for observations, entries in _LEXICON["mentions"].items():
         add("mention", tuple(observations.split(", ")), entries)
     for structure, entries in _LEXICON["structures"].items():
         add("structure", structure, entries)
     marks = "|".join(f"({entry})" for _, entry in _PUNCTUATION)
-    # A look at the first character spares most positions the trial of every group.
+    # A look at the first character avoids trying every group at most positions.
     pattern = rf"(?=[,;(\- )?&ao])(?:{marks})|\b(?=\w)(?:{'|'.join(alternatives)})"
     return re.compile(pattern), meanings
 
 
 _EVENTS, _MEANINGS = _compile()
-# Text that is not of this study, where a caller passes whole reports: up to the next heading or the end of the paragraph.
+# Text that is not about this study, if a caller passes complete reports: up to the next heading or the end of the paragraph.
 _OTHER_SECTION = re.compile(
     r"\b(?:indication|clinical (?:history|information|indication)|history|reason for (?:the )?(?:exam\w*|study)"
     r"|comparisons?|technique) ?:(?:(?!\n\s*\n).)*?"
@@ -144,7 +134,7 @@ class _Event:
     mention: _Mention | None = None
 
 
-# No cue reaches back over more words and marks of the lexicon, so that no text takes quadratic time.
+# No cue reaches back over more events, so that no text takes quadratic time.
 _REACH = 40
 _STATUS_OF_SCOPE = {
     "": Status.POSITIVE,
@@ -165,8 +155,8 @@ class _Reader:
         self.scope = ""
         self.broken = False
         self.waiting: list[tuple[str, int]] = []
-        self.verb_behind_structure = False
-        self.comma_behind_structure = False
+        self.verb_after_structure = False
+        self.comma_after_structure = False
         self.open_state: tuple[str, Status] | None = None
         self.after_comma: _Mention | None = None
 
@@ -188,7 +178,7 @@ class _Reader:
     def _boundary(self, event: _Event) -> None:
         kind = event.kind
         if kind == "verb":
-            self.verb_behind_structure = True
+            self.verb_after_structure = True
             self.open_state = None
             return
         if kind == "stop_negation":
@@ -197,7 +187,7 @@ class _Reader:
             return
         self.broken = True
         if kind in ("comma", "new_statement"):
-            self.comma_behind_structure = True
+            self.comma_after_structure = True
         if kind in ("stop", "new_statement"):
             self.scope, self.open_state = "", None
             if self.sentence.startswith("there", event.start):
@@ -209,7 +199,7 @@ class _Reader:
         elif self.scope == "past":
             self.scope = ""
         elif kind == "comma" and self.scope == "hedged":
-            # A list keeps its hedge up to its "or" or "and"; elsewhere a comma begins another finding.
+            # A list keeps its hedge up to its "or" or "and"; otherwise a comma begins another finding.
             rest = self.sentence[event.end :]
             if " or " not in rest and " and " not in rest:
                 self.scope = ""
@@ -225,32 +215,22 @@ class _Reader:
         elif kind == "past":
             self.scope = "past"
         elif kind == "hedge_within_negation":
-            if self.scope != "negated":
-                self.scope = "hedged_firm"
+            self._hedge_firmly()
         elif kind in ("hedge_before", "hedge_before_firm"):
             # "No opacity that could be pneumonia" denies both; "no effusion, possible atelectasis" only the first.
             if self.scope != "negated" or self.broken:
                 self.scope, self.broken = ("hedged" if kind == "hedge_before" else "hedged_firm"), False
         elif kind == "versus":
-            for mention in self._before(index)[:1]:
-                self._hedge(mention)
-            if self.scope != "negated":
-                self.scope = "hedged_firm"
-        elif kind in ("hedge_after", "doubt_mark"):
-            if kind == "doubt_mark" and event.end < len(self.sentence):
-                self.scope = "hedged"
-            else:
-                targets = self._before(index)
-                for mention in targets:
-                    self._hedge(mention)
-                if not targets and self.scope != "negated":
-                    self.scope = "hedged_firm"
-        elif kind == "hedge_either_side":
-            targets = [] if self._mention_follows(index) else self._before(index)
-            for mention in targets:
-                self._hedge(mention)
-            if not targets and self.scope != "negated":
-                self.scope = "hedged_firm"
+            self._hedge(self._before(index)[:1])
+            self._hedge_firmly()
+        elif kind == "doubt_mark" and event.end < len(self.sentence):
+            self.scope = "hedged"
+        elif kind in ("hedge_after", "doubt_mark", "hedge_either_side"):
+            follows = kind == "hedge_either_side" and self._mention_follows(index)
+            targets = [] if follows else self._before(index)
+            self._hedge(targets)
+            if not targets:
+                self._hedge_firmly()
         elif kind == "removal_after":
             devices = [
                 e.mention
@@ -283,7 +263,7 @@ class _Reader:
         self.broken = False
 
     def _doubt_alternatives(self, index: int, event: _Event) -> None:
-        """Where nothing denies them, one finding "or" another leaves both in doubt."""
+        """If nothing denies them, one finding "or" another leaves both in doubt."""
         if self.events[index - 1].kind != "or" or any(earlier.kind == "no_cue" for earlier in self.events[:index]):
             return
         others = [m for m in self._before(index) if m.status == Status.POSITIVE and not m.stated]
@@ -292,19 +272,18 @@ class _Reader:
         elif self.events[index - 2].kind != "comma":
             return
         others = [m for m in others if m.observations not in (event.meaning, (SUPPORT_DEVICES,))]
-        for mention in (*others, *([event.mention] if others else [])):
-            self._hedge(mention)
+        self._hedge([*others, event.mention] if others else [])
 
     def _structure(self, event: _Event) -> None:
-        if self.verb_behind_structure:
+        if self.verb_after_structure:
             self.waiting.clear()
         if self.open_state and event.meaning in _STRUCTURES_OF_STATE[self.open_state[0]]:
             mention = self._add_state(event.meaning, *self.open_state)
             event.mention = mention
-            self.after_comma = mention if self.comma_behind_structure else None
+            self.after_comma = mention if self.comma_after_structure else None
         else:
             self.waiting.append((event.meaning, event.end))
-        self.verb_behind_structure = self.comma_behind_structure = False
+        self.verb_after_structure = self.comma_after_structure = False
 
     def _state(self, index: int, event: _Event) -> None:
         state = event.meaning
@@ -315,26 +294,26 @@ class _Reader:
         found = [(structure, end) for structure, end in self.waiting if structure in structures]
         follows = index + 1 < len(self.events) and self.events[index + 1].kind == "structure"
         if not found and self.after_comma and self.open_state and not follows:
-            # "Enlarged heart, mediastinum normal": the state behind the second structure is its own.
+            # "Enlarged heart, mediastinum normal": the state after the second structure is its own.
             for structure, observations in _OBSERVATIONS_OF_STRUCTURE.items():
                 if observations == self.after_comma.observations and structure in structures:
                     self.mentions.remove(self.after_comma)
                     found = [(structure, event.start)]
         if found:
             self.waiting = [item for item in self.waiting if item not in found]
-            status = self._status_behind(index, found[-1][1]) if state != "enlargement" else self._status()
+            status = self._status_after(index, found[-1][1]) if state != "enlargement" else self._status()
             for structure, _ in found:
                 event.mention = self._add_state(structure, state, status)
             self.open_state = None
-        elif follows or not (self.waiting and self.verb_behind_structure):
+        elif follows or not (self.waiting and self.verb_after_structure):
             self.open_state = (state, self._status())
         self.after_comma = None
 
     def _status(self) -> Status:
         return _STATUS_OF_SCOPE.get(self.scope, Status.POSITIVE)
 
-    def _status_behind(self, index: int, position: int) -> Status:
-        """Status of a state behind its structure: only cues between the two bear on it."""
+    def _status_after(self, index: int, position: int) -> Status:
+        """Status of a state after its structure: only cues between the two affect it."""
         for event in reversed(self.events[:index]):
             if event.start < position:
                 break
@@ -358,9 +337,14 @@ class _Reader:
         return mention
 
     @staticmethod
-    def _hedge(mention: _Mention) -> None:
-        if mention.status == Status.POSITIVE:
-            mention.status = Status.UNCERTAIN
+    def _hedge(mentions: list[_Mention]) -> None:
+        for mention in mentions:
+            if mention.status == Status.POSITIVE:
+                mention.status = Status.UNCERTAIN
+
+    def _hedge_firmly(self) -> None:
+        if self.scope != "negated":
+            self.scope = "hedged_firm"
 
     def _mention_follows(self, index: int) -> bool:
         for event in self.events[index + 1 :]:
@@ -371,13 +355,9 @@ class _Reader:
         return False
 
     def _before(self, index: int, loosely: bool = False) -> list[_Mention]:
-        """Mentions that a cue behind them bears on, nearest first: one, or the list that it closes.
+        """Mentions that a cue after them affects, nearest first: one, or the list that it closes.
 
-        Args:
-            index (`int`):
-                Event of the cue.
-            loosely (`bool`, *optional*, defaults to `False`):
-                Also mentions that nothing but prepositions part ("opacity consistent with pneumonia has resolved").
+        With `loosely` also mentions with nothing but prepositions between ("opacity consistent with pneumonia has resolved").
         """
         found: list[_Mention] = []
         link, listed = "", False
@@ -425,7 +405,7 @@ def _stronger(first: Status | None, second: Status) -> Status:
 
 
 def _plain(text: str) -> str:
-    """Lower case, one kind of dash, blanks where a stop lacks them, without indication, history and comparison."""
+    """Lower case, one kind of dash, missing spaces after stops added, without indication, history and comparison."""
     text = _ITEM.sub("\n\n", text.lower().translate(_SIGNS))
     text = _OTHER_SECTION.sub(" ", text) if ":" in text else text
     return _MISSING_SPACE.sub(r"\1 ", _HYPHEN.sub(" ", text))
@@ -440,15 +420,7 @@ def _label_text(text: str) -> Labels:
 
 
 def label_sentence(sentence: str) -> Labels:
-    """Observations that a sentence mentions.
-
-    Args:
-        sentence (`str`):
-            One sentence of a report, in any case and with any white space; several are read as in [`label_report`].
-
-    Returns:
-        `Labels`: in the order of `OBSERVATIONS`, without `No Finding`.
-    """
+    """Observations that a sentence or more mentions, in the order of `OBSERVATIONS`, without `No Finding`."""
     labels = _label_text(sentence)
     return {name: labels[name] for name in OBSERVATIONS if name in labels}
 
@@ -457,14 +429,11 @@ def label_report(findings: str, impression: str = "") -> Labels:
     """Observations that a report mentions, each with its status; positive outranks uncertain, uncertain negative.
 
     Args:
-        findings (`str`):
-            The section, or a whole text: indication, history and comparison under their headings are not labelled.
-        impression (`str`, *optional*, defaults to `""`):
-            The section.
+        findings: The section, or a complete text: indication, history and comparison after their headings are not labelled.
 
     Returns:
-        `Labels`: in the order of `OBSERVATIONS`. `No Finding` is positive where no observation beside support devices is
-        positive or uncertain and there is any text; else it is left out.
+        In the order of `OBSERVATIONS`. `No Finding` is positive if there is any text and no observation, except support devices,
+        is positive or uncertain; otherwise it is left out.
     """
     labels = _label_text(findings)
     for name, status in _label_text(impression).items():

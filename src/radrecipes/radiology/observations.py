@@ -1,4 +1,4 @@
-"""The 14 CheXpert observations and what a report can say of each: the structured findings that a report is written from."""
+"""The 14 CheXpert observations and what a report can state about each."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from radrecipes.errors import InputError
 
 NO_FINDING = "No Finding"
 SUPPORT_DEVICES = "Support Devices"
-# The order of the CheXpert paper (Irvin et al. 2019), by which every list of observations here is sorted.
+# The order of the CheXpert paper (Irvin et al. 2019), in which every list of observations here is sorted.
 OBSERVATIONS = (
     "Enlarged Cardiomediastinum",
     "Cardiomegaly",
@@ -27,13 +27,13 @@ OBSERVATIONS = (
     SUPPORT_DEVICES,
     NO_FINDING,
 )
-# The five that the CheXpert competition scored, customary beside the 14.
+# The five that the CheXpert competition scored, often reported in addition to the 14.
 FIVE_OBSERVATIONS = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
 NONE_STATED = "none stated"
 
 
 class Status(StrEnum):
-    """What a report says of an observation; an observation that it does not mention has no status."""
+    """What a report states about an observation; an observation that it does not mention has no status."""
 
     POSITIVE = "positive"
     NEGATIVE = "negative"
@@ -49,40 +49,26 @@ _SPELLINGS = {
     **dict.fromkeys(("uncertain", "-1", "-1.0", "possible", "u"), Status.UNCERTAIN),
 }
 _BY_KEY = {name.casefold(): name for name in OBSERVATIONS}
-# The radiologist-labelled test set of MIMIC-CXR-JPG 2.1.0 calls it so.
+# Its name in the radiologist-labelled test set of MIMIC-CXR-JPG 2.1.0.
 _BY_KEY["airspace opacity"] = "Lung Opacity"
 
 
 def observation_name(text: str, where: str | None = None) -> str:
     """The canonical name of an observation, whatever its case and spacing.
 
-    Args:
-        text (`str`):
-            For example `"pleural  effusion"`.
-        where (`str`, *optional*):
-            Source for the error.
-
     Raises:
-        [`InputError`]: there is no such observation; says which was probably meant.
+        InputError: There is no such observation; suggests a similar one. `where` is the source in the message.
     """
     key = " ".join(text.split()).casefold()
     if key in _BY_KEY:
         return _BY_KEY[key]
     near = process.extractOne(key, list(_BY_KEY), scorer=fuzz.ratio, score_cutoff=60)
-    hint = f"did you mean {_BY_KEY[near[0]]!r}?" if near else f"there are {', '.join(OBSERVATIONS)}"
+    hint = f"did you mean {_BY_KEY[near[0]]!r}?" if near else f"choose one of {', '.join(OBSERVATIONS)}"
     raise InputError(f"no observation {' '.join(text.split())[:60]!r}; {hint}", where)
 
 
 def format_observations(labels: Mapping[str, Status]) -> str:
-    """Labels as one line: `Cardiomegaly: positive; Pneumonia: uncertain; Pleural Effusion: negative`.
-
-    Args:
-        labels (`Mapping[str, Status]`):
-            Mentioned observations.
-
-    Returns:
-        `str`: in the order of `OBSERVATIONS`; `none stated` where nothing is mentioned.
-    """
+    """Labels as one line in the order of `OBSERVATIONS`: `Cardiomegaly: positive; Pneumonia: uncertain`; or `none stated`."""
     return "; ".join(f"{name}: {labels[name].value}" for name in OBSERVATIONS if name in labels) or NONE_STATED
 
 
@@ -90,16 +76,12 @@ def parse_observations(text: str, where: str | None = None) -> Labels:
     """Read what [`format_observations`] writes, and what people write by hand.
 
     Args:
-        text (`str`):
-            `name: status` pairs between `;`, `,` or line breaks. A status is positive, negative or uncertain, or 1, 0, -1.
-        where (`str`, *optional*):
-            Source for errors.
-
-    Returns:
-        `Labels`: in the order of `OBSERVATIONS`.
+        text: `name: status` pairs, separated by `;`, `,` or line breaks. A status is positive, negative or uncertain, or 1, 0,
+            -1.
+        where: The source in error messages.
 
     Raises:
-        [`InputError`]: an unknown observation or status, an observation that stands twice, or `No Finding` beside a finding.
+        InputError: An unknown observation or status, a repeated observation, or `No Finding` together with a finding.
     """
     found: Labels = {}
     stripped = text.strip().rstrip(".;, ")
@@ -115,7 +97,7 @@ def parse_observations(text: str, where: str | None = None) -> Labels:
         if status not in _SPELLINGS:
             raise InputError(f"{name} cannot be {status[:40]!r}; write positive, negative or uncertain", where)
         if name in found:
-            raise InputError(f"{name} stands twice; keep one", where)
+            raise InputError(f"{name} occurs twice; keep one", where)
         found[name] = _SPELLINGS[status]
     if not found:
         raise InputError("no observations; write for example `Edema: positive; Pneumothorax: negative`", where)
@@ -126,7 +108,7 @@ def parse_observations(text: str, where: str | None = None) -> Labels:
 
 
 def findings_present(labels: Mapping[str, Status]) -> list[str]:
-    """Observations that rule `No Finding` out: positive or uncertain, support devices aside."""
+    """Observations that exclude `No Finding`: positive or uncertain, except support devices."""
     return [
         name
         for name, status in labels.items()

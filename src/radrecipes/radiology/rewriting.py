@@ -1,12 +1,12 @@
-"""How a sentence is mended after words were cut out of it."""
+"""Repairing a sentence after words were cut out of it."""
 
 import re
 
 from radrecipes.radiology.sentences import split_sentences
 
-# Stands where words were cut out; articles and loose ends are found by it.
+# Marks where words were cut out; articles and loose ends are found by it.
 CUT = "\x00"
-# What a cut may not leave: a word that something has to follow, or a verb or preposition that lost its object.
+# What a cut may not leave: a word that needs a following one, or a verb or preposition without its object.
 _OPEN_WORD = (
     r"(?:is|are|was|were|be|been|the|an?|of|in|on|at|to|by|with|and|or|nor|than|from|measur(?:es?|ed|ing)|which|that|those|as|"
     r"no|within|between|into|over|under|about|approximately|for|per|its|appears?|has|have|spans?|seen as|size|up)"
@@ -19,7 +19,7 @@ _LOOSE_END = re.compile(
     re.IGNORECASE,
 )
 _ARTICLE = re.compile(rf"\b(a|an)(\s*{CUT}[\s{CUT}]*)([^\W_]+)", re.IGNORECASE)
-# Letters that are spoken with a vowel in front: an NG tube, an SVC filter.
+# Letters whose names begin with a vowel: an NG tube, an SVC filter.
 _SPELT_WITH_A_VOWEL = frozenset("AEFHILMNORSX")
 _CONSONANT_SOUND = re.compile(r"(?:uni(?!n|m)|use|usu|eu|one\b|once)", re.IGNORECASE)
 _SILENT_H = re.compile(r"(?:hour|honest|heir)", re.IGNORECASE)
@@ -30,21 +30,18 @@ _SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;:)])|(?<=\()\s+|\(\s*\)\s*")
 _DOUBLE_STOP = re.compile(r"[,;:](?=[.,;])")
 
 
-def mended(cut: str, sentence: str) -> str:
-    """Set right what cuts left behind: spaces, commas, `a` and `an`, the first letter.
+def repair(cut: str, sentence: str) -> str:
+    """Correct spaces, commas, `a` and `an` and the first letter of a sentence with `CUT` wherever words were cut out.
 
     Args:
-        cut (`str`):
-            A sentence with `CUT` wherever words were taken out of it.
-        sentence (`str`):
-            The sentence as it was, whose first letter says whether it begins with a capital.
+        sentence: The original sentence, which decides whether the first letter is a capital.
 
     Returns:
-        `str`: one sentence, or `""` where the cut left no sentence: a verb without its object, an article without its noun.
+        One sentence, or `""` if the cut left none: a verb without its object, an article without its noun.
     """
     if _LOOSE_END.search(cut):
         return ""
-    cut = _ARTICLE.sub(lambda match: f"{article(match[1], match[3])}{match[2]}{match[3]}", cut)
+    cut = _ARTICLE.sub(lambda match: f"{_article(match[1], match[3])}{match[2]}{match[3]}", cut)
     cut = _SPACES.sub(" ", _LONE_COMMA.sub(" ", cut).replace(CUT, " ")).strip()
     cut = _DOUBLE_STOP.sub("", _SPACE_BEFORE_STOP.sub("", cut)).strip()
     if len(split_sentences(cut)) != 1:
@@ -52,8 +49,8 @@ def mended(cut: str, sentence: str) -> str:
     return cut[0].upper() + cut[1:] if sentence[0].isupper() else cut
 
 
-def article(given: str, word: str) -> str:
-    """`a` or `an` before a word, in the case of the article that stood there."""
+def _article(given: str, word: str) -> str:
+    """`a` or `an` before a word, in the case of the given article."""
     if word.isupper() and len(word) > 1:
         vowel = word[0] in _SPELT_WITH_A_VOWEL
     else:

@@ -1,6 +1,6 @@
 """Findings, impression and comparison of a chest X-ray report, whatever the layout of its headers.
 
-Header names, their frequencies and the studies that need rules of their own are facts published with MIMIC-CXR
+Header names, their frequencies and the studies with rules of their own are facts published with MIMIC-CXR
 (https://github.com/MIT-LCP/mimic-cxr, `txt/section_parser.py`). Unlike there, a header is also found without the leading
 space, in mixed case and within a line, a findings section keeps its sub-headings (`LUNGS:`), wet reads and addenda are set
 aside, and the special studies get their sections too.
@@ -12,63 +12,28 @@ from functools import lru_cache
 
 _IMPRESSION, _FINDINGS, _COMPARISON, _LAST_PARAGRAPH = "impression", "findings", "comparison", "last_paragraph"
 _PREAMBLE, _DIVIDER, _SUB_HEADING = "preamble", "divider", "sub-heading"
-# Whatever stands under these is no last paragraph; the preamble is one where there is nothing beside them.
+# Text under these is no last paragraph; the preamble is one only if there is nothing else.
 _WITHOUT_CONCLUSION = frozenset({"addendum", "wet read", "notification", "recommendations", _PREAMBLE, _DIVIDER})
 
-# Spellings of each section's header in MIMIC-CXR, typing errors included.
+# Spellings of each section's header in MIMIC-CXR, including typing errors.
 _SPELLINGS = {
     _IMPRESSION: (
-        "impression",
-        "impressions",
-        "conclusion",
-        "conclusions",
-        "opinion",
-        "findings and impression",
-        "findings/impression",
-        "findings/ impression",
-        "findings / impression",
-        "impresson",
-        "imprression",
-        "imoression",
-        "impressoin",
-        "imprssion",
-        "impresion",
-        "imperssion",
-        "mpression",
-        "impession",
+        "impression", "impressions", "conclusion", "conclusions", "opinion", "findings and impression",
+        "findings/impression", "findings/ impression", "findings / impression", "impresson", "imprression",
+        "imoression", "impressoin", "imprssion", "impresion", "imperssion", "mpression", "impession",
     ),
     _FINDINGS: (
-        "findings",
-        "finding",
-        "reference findings",
-        "chest, two views",
-        "findins",
-        "findindgs",
-        "findgings",
-        "findngs",
-        "findnings",
-        "finidngs",
+        "findings", "finding", "reference findings", "chest, two views", "findins", "findindgs", "findgings",
+        "findngs", "findnings", "finidngs",
     ),
     _COMPARISON: (
-        "comparison",
-        "comparisons",
-        "reference exam",
-        "comparison exam",
-        "comparison film",
-        "comparision",
-        "comparsion",
-        "comparrison",
-        "comparisions",
+        "comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparision",
+        "comparsion", "comparrison", "comparisions",
     ),
     # One report of MIMIC-CXR has `NDICATION:`, which the published table takes for an impression.
     "indication": (
-        "indication",
-        "indications",
-        "clinical indication",
-        "reason for examination",
-        "reason for exam",
-        "idication",
-        "ndication",
+        "indication", "indications", "clinical indication", "reason for examination", "reason for exam",
+        "idication", "ndication",
     ),
     "history": ("history", "clinical history", "clinical information", "patient history", "pfi"),
     "examination": ("examination", "exam", "type of examination"),
@@ -79,9 +44,9 @@ _SPELLINGS = {
     "wet read": ("wet read", "wetread"),
     "date": ("date",),
     "comment": ("comment",),
-}
+}  # fmt: skip
 _KINDS = {spelling: kind for kind, spellings in _SPELLINGS.items() for spelling in spellings}
-# A header in capitals that is not in the table is what it has in it, the first of these that fits.
+# A header in capitals that is not in the table has the kind of the first of these that it contains.
 _PARTS = (
     (re.compile("impression"), _IMPRESSION),
     (re.compile("findings"), _FINDINGS),
@@ -111,13 +76,13 @@ _PARTS = (
     ),
 )
 _CAPITALS = re.compile(r"[A-Z][A-Z0-9 ()/,&.+'-]*\Z")
-# Within a line only these are headers: in capitals anywhere, capitalised behind the end of a sentence.
+# Within a line only these are headers: in capitals anywhere, capitalised after the end of a sentence.
 _WITHIN_A_LINE = "|".join(
     re.escape(spelling)
     for spelling in sorted(_KINDS, key=len, reverse=True)
     if spelling not in ("date", "exam", "pfi", "comment", "opinion", "chest, two views", "finding", "conclusion")
 )
-_BEHIND_TEXT = re.compile(
+_AFTER_TEXT = re.compile(
     rf"\s({_WITHIN_A_LINE.upper()})\s*\Z|[.!?_)]\s+((?=[A-Z])(?i:{_WITHIN_A_LINE}))\s*\Z|[.!?_]\s+([A-Z][A-Z ()/,&-]{{5,}})\Z"
 )
 _LONGEST_HEADER = 80
@@ -130,81 +95,41 @@ _LINE = re.compile(
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _LETTER = re.compile(r"[^\W\d_]")
 
-# Study → section in which its conclusion stands, in place of findings and impression.
+# Studies whose conclusion is in another section, instead of findings and impression.
 _CONCLUSION_UNDER = {
-    "50058765": "indication",
-    "50743547": "examination",
-    "50808053": "technique",
-    "50913680": "recommendations",
-    "51491012": "history",
-    "51966317": "indication",
-    "53202765": "technique",
-    "53356173": "examination",
-    "54365831": "indication",
-    "54654948": "indication",
-    "55124749": "indication",
-    "55157853": "examination",
-    "56451190": "note",
-    "56482935": "recommendations",
-    "57936451": "indication",
-    "58157373": "recommendations",
-    "58375018": "recommendations",
-    "59067458": "recommendations",
-    "59087630": "recommendations",
-    "59215320": "examination",
-    "59279892": "technique",
-    "59363654": "examination",
-    "59768032": "recommendations",
+    study: section
+    for section, studies in {
+        "indication": "50058765 51966317 54365831 54654948 55124749 57936451",
+        "examination": "50743547 53356173 55157853 59215320 59363654",
+        "technique": "50808053 53202765 59279892",
+        "recommendations": "50913680 56482935 58157373 58375018 59067458 59087630 59768032",
+        "history": "51491012",
+        "note": "56451190",
+    }.items()
+    for study in studies.split()
 }
-# Study → first and last character of its conclusion in the file as published; (0, 0): it has none.
+# Study → first and last character of its conclusion in the published file; (0, 0): it has none.
 _CONCLUSION_AT = {
-    "50196495": (59, 399),
-    "50525523": (201, 349),
-    "50798377": (0, 0),
-    "51410602": (47, 320),
-    "52035334": (0, 0),
-    "52119491": (179, 454),
-    "52648681": (292, 631),
-    "52674888": (145, 296),
-    "53071062": (0, 0),
-    "53182247": (59, 412),
-    "53488209": (149, 475),
-    "53514462": (73, 377),
-    "53607029": (0, 0),
-    "54168089": (0, 0),
-    "54231141": (0, 0),
-    "54875119": (234, 988),
-    "54986978": (59, 306),
-    "55258338": (192, 568),
-    "56412866": (522, 822),
-    "56579911": (59, 218),
-    "56724958": (0, 0),
-    "56760320": (219, 457),
-    "57150433": (61, 394),
-    "57564132": (233, 554),
-    "58235663": (0, 0),
-    "59003148": (262, 505),
-    "59330497": (140, 655),
-    "59505494": (59, 450),
-    "59562049": (158, 348),
-    "59889364": (172, 453),
+    "50196495": (59, 399), "50525523": (201, 349), "50798377": (0, 0), "51410602": (47, 320), "52035334": (0, 0),
+    "52119491": (179, 454), "52648681": (292, 631), "52674888": (145, 296), "53071062": (0, 0),
+    "53182247": (59, 412), "53488209": (149, 475), "53514462": (73, 377), "53607029": (0, 0), "54168089": (0, 0),
+    "54231141": (0, 0), "54875119": (234, 988), "54986978": (59, 306), "55258338": (192, 568),
+    "56412866": (522, 822), "56579911": (59, 218), "56724958": (0, 0), "56760320": (219, 457),
+    "57150433": (61, 394), "57564132": (233, 554), "58235663": (0, 0), "59003148": (262, 505),
+    "59330497": (140, 655), "59505494": (59, 450), "59562049": (158, 348), "59889364": (172, 453),
     "59982525": (313, 717),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Sections:
-    """Sections of one report, each a single line with collapsed white space, empty where the report has none.
+    """Sections of one report, each a single line with collapsed white space, empty if the report has none.
 
     Args:
-        findings (`str`, *optional*, defaults to `""`):
-            What is seen.
-        impression (`str`, *optional*, defaults to `""`):
-            What is concluded; findings and impression under one header stand here.
-        last_paragraph (`str`, *optional*, defaults to `""`):
-            Text behind the first blank line of the last section, where neither findings nor impression has a header.
-        comparison (`str`, *optional*, defaults to `""`):
-            Earlier studies that the report names.
+        findings: What is seen.
+        impression: What is concluded, or findings and impression with one header.
+        last_paragraph: Text after the first blank line of the last section, if neither findings nor impression has a header.
+        comparison: Earlier studies that the report names.
     """
 
     findings: str = ""
@@ -217,11 +142,7 @@ def split_sections(text: str) -> Sections:
     """Split a report into its sections; of several sections of one kind the last that has words counts.
 
     Args:
-        text (`str`):
-            A report as a file of MIMIC-CXR holds it, or with its lines stripped, re-wrapped or joined.
-
-    Returns:
-        [`Sections`]
+        text: A report as in a file of MIMIC-CXR, or with its lines stripped, re-wrapped or joined.
     """
     bodies = _bodies(text)
     last = {kind: body for kind, body in bodies if _LETTER.search(body)}
@@ -235,17 +156,15 @@ def split_sections(text: str) -> Sections:
 
 
 def study_sections(text: str, study_id: str) -> Sections:
-    """Sections of a MIMIC-CXR report, with the rules for the 54 studies whose conclusion no header marks.
+    """Sections of a MIMIC-CXR report, with the rules for the 54 studies whose conclusion has no header.
 
     Args:
-        text (`str`):
-            The report, exactly as its file holds it: some rules count characters.
-        study_id (`str`):
-            `50414267` or `s50414267`.
+        text: The report, exactly as in its file: some rules count characters.
+        study_id: `50414267` or `s50414267`.
 
     Returns:
-        [`Sections`]: for the special studies the conclusion is `last_paragraph`, as nobody has said whether it is findings or
-        impression; eight of them have none.
+        For the special studies the conclusion is `last_paragraph`, because it is unknown whether it is findings or impression;
+        eight of them have none.
     """
     study = study_id.removeprefix("s")
     if study in _CONCLUSION_AT:
@@ -269,7 +188,7 @@ def _bodies(text: str) -> list[tuple[str, str]]:
         marks.append((match.start(), match.end(), kind or _KINDS[match["alone"].casefold()]))
     colon, floor = text.find(":"), 0
     while colon >= 0:
-        # Behind an earlier header of the same line a further one stands within the line.
+        # After an earlier header of the same line, another one is within the line.
         floor = max(floor, colon - _LONGEST_HEADER)
         start = max(floor, text.rfind("\n", floor, colon))
         header = _read_header(text[start:colon])
@@ -301,7 +220,7 @@ def _bodies(text: str) -> list[tuple[str, str]]:
 
 @lru_cache(maxsize=8192)
 def _read_header(line: str) -> tuple[int, str] | None:
-    """Where in what stands before a colon a header begins, and its kind; `None` where there is no header."""
+    """Start of the header in the text before a colon, and its kind; `None` if there is no header."""
     if line[-1:].isdigit():
         return None
     if line.startswith("\n"):
@@ -312,7 +231,7 @@ def _read_header(line: str) -> tuple[int, str] | None:
             return 0, kind
         if _CAPITALS.match(header) and sum(character.isalpha() for character in header) >= 4:
             return 0, _kind_by_parts(header) or header.lower()
-    match = _BEHIND_TEXT.search(line)
+    match = _AFTER_TEXT.search(line)
     if match:
         header = match[match.lastindex]
         kind = _KINDS.get(header.casefold()) or _kind_by_parts(header)
@@ -328,7 +247,7 @@ def _kind_by_parts(header: str) -> str | None:
 
 
 def _last_paragraph(bodies: list[tuple[str, str]]) -> tuple[str, str]:
-    """Text behind the first blank line of the last section that may hold a conclusion, and that section's kind."""
+    """Kind of the last section that may contain a conclusion, and its text after the first blank line."""
     for kind, body in reversed(bodies):
         if kind in _WITHOUT_CONCLUSION and kind != _PREAMBLE:
             continue

@@ -1,8 +1,18 @@
-"""A report in fixed sentences from requested observations: a baseline, and what the guard falls back to."""
+"""A report in fixed sentences from requested observations: a baseline, and the fallback of the guard."""
 
 from collections.abc import Mapping
 
 from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, SUPPORT_DEVICES, Status
+
+
+def _there_is(thing: str, article: str = "a ", denied: str = "") -> tuple[str, str, str, str]:
+    return (
+        f"There is {article}{thing}.",
+        f"There is no {denied or thing}.",
+        f"There may be {article}{thing}.",
+        thing,
+    )
+
 
 # Per observation: sentences for present, denied and hedged, and the noun of the impression.
 _SENTENCES = {
@@ -18,66 +28,16 @@ _SENTENCES = {
         "The heart may be enlarged.",
         "cardiomegaly",
     ),
-    "Lung Opacity": (
-        "There is a pulmonary opacity.",
-        "There is no pulmonary opacity.",
-        "There may be a pulmonary opacity.",
-        "pulmonary opacity",
-    ),
-    "Lung Lesion": (
-        "There is a pulmonary nodule.",
-        "There is no pulmonary nodule or mass.",
-        "There may be a pulmonary nodule.",
-        "pulmonary nodule",
-    ),
-    "Edema": (
-        "There is pulmonary edema.",
-        "There is no pulmonary edema.",
-        "There may be pulmonary edema.",
-        "pulmonary edema",
-    ),
-    "Consolidation": (
-        "There is consolidation.",
-        "There is no focal consolidation.",
-        "There may be consolidation.",
-        "consolidation",
-    ),
-    "Pneumonia": (
-        "There is pneumonia.",
-        "There is no evidence of pneumonia.",
-        "There may be pneumonia.",
-        "pneumonia",
-    ),
-    "Atelectasis": (
-        "There is atelectasis.",
-        "There is no atelectasis.",
-        "There may be atelectasis.",
-        "atelectasis",
-    ),
-    "Pneumothorax": (
-        "There is a pneumothorax.",
-        "There is no pneumothorax.",
-        "There may be a pneumothorax.",
-        "pneumothorax",
-    ),
-    "Pleural Effusion": (
-        "There is a pleural effusion.",
-        "There is no pleural effusion.",
-        "There may be a pleural effusion.",
-        "pleural effusion",
-    ),
-    "Pleural Other": (
-        "There is pleural thickening.",
-        "There is no pleural thickening.",
-        "There may be pleural thickening.",
-        "pleural thickening",
-    ),
-    "Fracture": (
-        "There is a rib fracture.",
-        "There is no rib fracture.",
-        "There may be a rib fracture.",
-        "rib fracture",
-    ),
+    "Lung Opacity": _there_is("pulmonary opacity"),
+    "Lung Lesion": _there_is("pulmonary nodule", denied="pulmonary nodule or mass"),
+    "Edema": _there_is("pulmonary edema", article=""),
+    "Consolidation": _there_is("consolidation", article="", denied="focal consolidation"),
+    "Pneumonia": _there_is("pneumonia", article="", denied="evidence of pneumonia"),
+    "Atelectasis": _there_is("atelectasis", article=""),
+    "Pneumothorax": _there_is("pneumothorax"),
+    "Pleural Effusion": _there_is("pleural effusion"),
+    "Pleural Other": _there_is("pleural thickening", article=""),
+    "Fracture": _there_is("rib fracture"),
     SUPPORT_DEVICES: (
         "Support lines and tubes are in place.",
         "There are no support lines or tubes.",
@@ -87,29 +47,22 @@ _SENTENCES = {
 }
 _PLACES = {Status.POSITIVE: 0, Status.NEGATIVE: 1, Status.UNCERTAIN: 2}
 _NOUN = 3
-# Customary in one sentence where both are denied, and as close to the usual wording as fixed sentences come.
+# Usually one sentence if both are denied, and as close to common wording as fixed sentences can be.
 _DENIED_TOGETHER = {
     ("Lung Opacity", "Consolidation"): "The lungs are clear.",
     ("Pneumothorax", "Pleural Effusion"): "There is no pleural effusion or pneumothorax.",
 }
-# With one of these present, "the lungs are clear" would be wrong although it denies neither.
+# If one of these is present, "the lungs are clear" would be wrong although it denies neither.
 _NOT_CLEAR = ("Lung Lesion", "Edema", "Pneumonia", "Atelectasis")
 _NOTHING_STATED = "No acute cardiopulmonary abnormality is seen."
 _NORMAL_IMPRESSION = "No acute cardiopulmonary process."
 
 
 def write_report(labels: Mapping[str, Status]) -> tuple[str, str]:
-    """Write a report in fixed sentences, without sides, sizes and earlier studies.
+    """Findings and impression in fixed sentences, without sides, sizes and earlier studies.
 
-    The labeller reads from it exactly what was requested, `No Finding` as it derives it.
-
-    Args:
-        labels (`Mapping[str, Status]`):
-            Requested observations. Every status of every observation can be written.
-
-    Returns:
-        `tuple[str, str]`: findings and impression. The impression names what is present or possible, support devices
-        aside, and calls the study normal where there is nothing of the kind.
+    The labeller reads exactly what was requested from it, with `No Finding` as it derives it. Every status of every observation can
+    be written. The impression names what is present or possible, except support devices, and is normal if there is nothing.
     """
     return _write_findings(labels), _write_impression(labels)
 

@@ -23,12 +23,12 @@ def verdicts_table(verdicts: Sequence[Verdict], published: str) -> str:
     lines = [f"{'':<24}{published:<16}{'must lie in':<20}{'now':<10}".rstrip()]
     for verdict in verdicts:
         # One decimal more than in the READMEs, so that a figure at the edge of its band shows on which side it is.
-        digits = verdict.figure.digits + 1
+        digits = verdict.metric.digits + 1
         mean, now = ("–" if value is None else f"{value:.{digits}f}" for value in (verdict.published, verdict.now))
         unknown = "nothing to compare" if verdict.published is None else "any value"
         band = unknown if verdict.low is None else f"{verdict.low:.{digits}f} to {verdict.high:.{digits}f}"
         words = {True: "PASS", False: "FAIL", None: "–"}[verdict.passed]
-        lines.append(f"{verdict.figure.title:<24}{mean:<16}{band:<20}{now:<10}{words}")
+        lines.append(f"{verdict.metric.title:<24}{mean:<16}{band:<20}{now:<10}{words}")
     return "\n".join(lines)
 
 

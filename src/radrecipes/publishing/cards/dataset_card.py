@@ -57,7 +57,7 @@ def render_preparation_summary(manifest: Mapping[str, Any]) -> str:
     heading = "".join(f"{column:>8}" for column in columns)
     lines += [
         "",
-        f"{'':<{12 + len(heading)}}{manifest['columns'][2]}s that occur in training",
+        f"{'':<{12 + len(heading)}}rows whose {manifest['columns'][2]} occurs in training",
         f"{'split':<12}{heading}",
     ]
     lines[-1] += f"{'verbatim':>10}{'normalised':>12}{'near-identical':>16}{'closest':>9}"
