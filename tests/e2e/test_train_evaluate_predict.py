@@ -143,7 +143,7 @@ def test_the_report_stands_alone_and_names_the_recipe(finished):
 def test_an_evaluation_that_is_there_is_shown_again(finished_copy, call):
     before = files_in(finished_copy)
     shown = call("evaluate_model", "--run", RUN)
-    assert shown.code == 0 and "was there already" in shown.stdout and "tfidf_logistic_regression" in shown.stdout
+    assert shown.code == 0 and "exists already" in shown.stdout and "tfidf_logistic_regression" in shown.stdout
     assert files_in(finished_copy) == before
 
 

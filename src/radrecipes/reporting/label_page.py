@@ -10,6 +10,7 @@ from radrecipes.evaluation.label_metrics import ADAPTER, BASE, LINEAR, MAJORITY,
 from radrecipes.reporting import label_tables
 from radrecipes.reporting.confusion_matrix import confusion_matrix
 from radrecipes.reporting.figures import reliability_svg, risk_coverage_svg
+from radrecipes.tasks import TASKS
 
 TEMPLATE = "label_page.html.jinja"
 LEAKAGE = frozenset(("verbatim", "normalised", "near_duplicate"))
@@ -39,11 +40,12 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
     """Values of the template."""
     references = predictions["reference"].tolist()
     answers = [None if pd.isna(label) else label for label in predictions[f"{ADAPTER}_label"]]
-    may_show_notes = access in SHOWABLE_ACCESS and "note" in predictions
-    wrong = label_tables.wrong_answers(predictions, metrics) if may_show_notes else []
+    column = TASKS[metrics["task"]].input_column
+    may_show_inputs = access in SHOWABLE_ACCESS and column in predictions
+    wrong = label_tables.wrong_answers(predictions, metrics, column) if may_show_inputs else []
     best = label_tables.best_baseline(metrics)
     return {
-        "words": {"rows": "orders", "answer": "protocol", "answers": "protocols"},
+        "words": TASKS[metrics["task"]].words,
         "systems": metrics["systems"],
         "system_titles": {name: SYSTEM_TITLES.get(name, name) for name in metrics["systems"]},
         "adapter": metrics["systems"][ADAPTER],
@@ -58,7 +60,7 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
         "matrix": confusion_matrix(references, answers, label_tables.label_facts(metrics)),
         "confusions": label_tables.frequent_confusions(references, answers),
         "label_table": label_tables.label_rows(metrics),
-        "may_show_notes": may_show_notes,
+        "may_show_inputs": may_show_inputs,
         "wrong_answers": wrong[:_MOST_WRONG_ANSWERS],
         "number_wrong": sum(reference != answer for reference, answer in zip(references, answers, strict=True)),
     }

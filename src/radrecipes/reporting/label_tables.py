@@ -21,7 +21,7 @@ _COSTLY_KINDS = {
 }
 
 _MOST_CONFUSIONS = 15
-_LONGEST_NOTE = 1200
+_LONGEST_INPUT = 1200
 _LONGEST_ANSWER = 200
 
 
@@ -119,7 +119,7 @@ def label_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any], input_column: str) -> list[dict[str, Any]]:
     """The fine-tuned model's wrong answers with their inputs: automatic ones first, the most confident at the top.
 
     `confidence` and `decision` are `None` if they are not known.
@@ -141,7 +141,7 @@ def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> list
         wrong.append(
             {
                 "id": row["id"],
-                "note": cut(row["note"], _LONGEST_NOTE),
+                "input": cut(row[input_column], _LONGEST_INPUT),
                 "expected": row["reference"],
                 "answered": answered,
                 "text": cut(row[f"{ADAPTER}_text"], _LONGEST_ANSWER),

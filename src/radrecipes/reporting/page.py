@@ -9,7 +9,7 @@ import pandas as pd
 from radrecipes.reporting import label_page, text_page
 from radrecipes.reporting.figures import loss_curve_svg
 from radrecipes.reporting.page_html import render_page
-from radrecipes.tasks.headline_figures import writes_text
+from radrecipes.tasks import TASKS, LabelTask
 
 
 def write_page(
@@ -34,7 +34,7 @@ def write_page(
         run_manifest: `manifest.json` of the run, nested as it likes.
         train_log: Entries of `train_log.jsonl`; may be empty.
     """
-    page = text_page if writes_text(metrics) else label_page
+    page = label_page if isinstance(TASKS[metrics["task"]], LabelTask) else text_page
     figures = {"loss_curve": loss_curve_svg(train_log), **page.figures(metrics)}
     figures = {name: svg for name, svg in figures.items() if svg is not None}
     html = render_page(

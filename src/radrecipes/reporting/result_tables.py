@@ -8,7 +8,7 @@ from typing import Any
 from radrecipes.errors import InputError
 from radrecipes.evaluation.label_metrics import ADAPTER, BASE
 from radrecipes.reporting.label_tables import decisions
-from radrecipes.tasks.headline_figures import HEADLINES, HeadlineFigure, figure_value, task_of, writes_text
+from radrecipes.tasks import TASKS, HeadlineMetric, LabelTask, Task, metric_value
 
 BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
 
@@ -16,11 +16,19 @@ BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results --
 def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The systems of a `metrics.json` with their 95 % intervals, for a terminal."""
     head = [f"{metrics['split']} split: {metrics['rows']:,} rows of {metrics['groups']:,} groups, 95 % intervals", ""]
-    return "\n".join(head + (_text_lines(metrics) if writes_text(metrics) else _label_lines(metrics)))
+    return "\n".join(head + (_label_lines(metrics) if _is_label(metrics) else _text_lines(metrics)))
+
+
+def _task(document: Mapping[str, Any]) -> Task:
+    return TASKS[document["task"]]
+
+
+def _is_label(document: Mapping[str, Any]) -> bool:
+    return isinstance(_task(document), LabelTask)
 
 
 def _label_lines(metrics: Mapping[str, Any]) -> list[str]:
-    columns = HEADLINES[task_of(metrics)].figures
+    columns = _task(metrics).headline
     lines = [" " * 28 + "".join(f"{metric.heading:<22}" for metric in columns)]
     for name, system in metrics["systems"].items():
         lines.append(f"{name:<28}" + "".join(f"{metric_with_interval(system, metric):<22}" for metric in columns))
@@ -42,7 +50,7 @@ def _text_lines(metrics: Mapping[str, Any]) -> list[str]:
     """A row for each metric: text tasks have more metrics than a terminal has columns."""
     systems = metrics["systems"]
     lines = [" " * 22 + "".join(f"{name:<22}" for name in systems)]
-    for metric in HEADLINES[task_of(metrics)].figures:
+    for metric in _task(metrics).headline:
         cells = [metric_with_interval(system, metric) for system in systems.values()]
         lines.append(f"{metric.heading:<22}" + "".join(f"{cell:<22}" for cell in cells))
     lines.append("")
@@ -52,7 +60,7 @@ def _text_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{pair['first']} − {pair['second']}: {difference_with_interval(pair['difference'])} in {pair['figure']}"
         )
-    guard = systems[HEADLINES[task_of(metrics)].system]["guard"]
+    guard = systems[_task(metrics).main_system]["guard"]
     lines.append(
         f"guard: {guard['first_try']:,} passed at the first attempt, {guard['later_try']:,} at a later one, "
         f"{guard['template']:,} replaced"
@@ -60,13 +68,13 @@ def _text_lines(metrics: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def metric_with_interval(system: Mapping[str, Any], metric: HeadlineFigure) -> str:
+def metric_with_interval(system: Mapping[str, Any], metric: HeadlineMetric) -> str:
     """A metric of a system, with its interval if it has one, for example `0.928 (0.884–0.966)`; `–` if there is none."""
     cell, digits = system[metric.name], metric.digits
-    if figure_value(cell) is None:
+    if metric_value(cell) is None:
         return "–"
     interval = f" ({cell['low']:.{digits}f}–{cell['high']:.{digits}f})" if isinstance(cell, Mapping) else ""
-    return f"{figure_value(cell):.{digits}f}{interval}"
+    return f"{metric_value(cell):.{digits}f}{interval}"
 
 
 def difference_with_interval(difference: Mapping[str, float]) -> str:
@@ -116,23 +124,23 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
         "|---" * 6 + "|",
     ]
     for result in _in_order(results):
-        headlines = HEADLINES[task_of(result)]
+        task = _task(result)
         rows = [
             (metric, {name: figures[metric.name] for name, figures in result["systems"].items()})
-            for metric in headlines.published[:2]
+            for metric in task.published[:2]
         ]
         if decided := result.get("decisions"):
             title = f"coverage at {100 * decided['target_accuracy']:g} % target accuracy"
             coverage = {name: figures["coverage"] for name, figures in decided["systems"].items()}
-            rows.append((HeadlineFigure("coverage", title), coverage))
+            rows.append((HeadlineMetric("coverage", title), coverage))
         for number, (metric, systems) in enumerate(rows):
-            ours, base = (_over_seeds(systems.get(name), None, metric.digits) for name in (headlines.system, BASE))
-            start = (headlines.title, result["recipe"]) if number == 0 else ("", "")
+            ours, base = (_over_seeds(systems.get(name), None, metric.digits) for name in (task.main_system, BASE))
+            start = (task.words.title, result["recipe"]) if number == 0 else ("", "")
             lines.append(_row(*start, metric.heading, ours, base, _best_baseline(systems, metric)))
     return "\n".join([*lines, "", "Mean ± standard deviation over seeds, on test rows not seen in training."])
 
 
-def _best_baseline(systems: Mapping[str, Mapping[str, Any]], metric: HeadlineFigure) -> str:
+def _best_baseline(systems: Mapping[str, Mapping[str, Any]], metric: HeadlineMetric) -> str:
     baselines = {
         name: cell for name, cell in systems.items() if cell is not None and not name.startswith((ADAPTER, BASE))
     }
@@ -150,19 +158,21 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     """
     tables: dict[str, list[Mapping[str, Any]]] = {}
     for result in _in_order(results):
-        tables.setdefault(task_of(result), []).append(result)
+        tables.setdefault(result["task"], []).append(result)
     if len(tables) == 1:
-        return "".join(_task_table(task, found) for task, found in tables.items())
-    return "\n\n".join(f"**{HEADLINES[task].title}**\n\n{_task_table(task, found)}" for task, found in tables.items())
+        return "".join(_task_table(TASKS[name], found) for name, found in tables.items())
+    return "\n\n".join(
+        f"**{TASKS[name].words.title}**\n\n{_task_table(TASKS[name], found)}" for name, found in tables.items()
+    )
 
 
 def _in_order(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The results in the order of the tasks."""
-    return sorted(results, key=lambda result: list(HEADLINES).index(task_of(result)))
+    return sorted(results, key=lambda result: list(TASKS).index(result["task"]))
 
 
-def _task_table(task: str, results: Sequence[Mapping[str, Any]]) -> str:
-    columns = HEADLINES[task].published
+def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
+    columns = task.published
     lines = [_row("recipe", "system", *(metric.heading for metric in columns)), "|---" * (2 + len(columns)) + "|"]
     for result in results:
         for system, figures in result["systems"].items():
@@ -181,15 +191,15 @@ def _row(*cells: str) -> str:
 
 def _system_title(result: Mapping[str, Any], system: str) -> str:
     fewer = result.get("system_rows", {}).get(system)
-    return system.replace("_", " ") + (f" ({fewer:,} {HEADLINES[task_of(result)].rows} only)" if fewer else "")
+    return system.replace("_", " ") + (f" ({fewer:,} {_task(result).words.rows} only)" if fewer else "")
 
 
 def _note(result: Mapping[str, Any]) -> str:
-    headlines = HEADLINES[task_of(result)]
+    words = _task(result).words
     seeds = ", ".join(str(row["seed"]) for row in result["seeds"])
-    tests = _differences(result) if writes_text(result) else _mcnemar_tests(result)
+    tests = _mcnemar_tests(result) if _is_label(result) else _differences(result)
     return (
-        f"{result['recipe']}: {result['rows']:,} {headlines.rows} of {result['groups']} {headlines.groups} not seen in "
+        f"{result['recipe']}: {result['rows']:,} {words.rows} of {result['groups']} {words.groups} not seen in "
         f"training; seeds {seeds}; mean ± standard deviation over seeds{tests}; "
         f"training {result['seeds'][0]['seconds'] / 60:.1f} minutes (first seed), {result['peak_memory_gib']:.1f} GiB, "
         f"{result['hardware']['cores']} cores ({result['hardware']['processor']})."
@@ -213,8 +223,8 @@ def _mcnemar_tests(result: Mapping[str, Any]) -> str:
 
 def _differences(result: Mapping[str, Any]) -> str:
     """How the guarded texts differ from each other system's, with the widest extent of the intervals over seeds."""
-    headlines = HEADLINES[task_of(result)]
-    titles = {metric.name: metric.title for metric in headlines.figures}
+    task = _task(result)
+    titles = {metric.name: metric.title for metric in task.headline}
     by_pair: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     for row in result["seeds"]:
         for pair in row["comparisons"]:
@@ -229,7 +239,7 @@ def _differences(result: Mapping[str, Any]) -> str:
     total = sum(sum(decided.values()) for decided in guard)
     shares = [100 * sum(decided[way] for decided in guard) / total for way in ("first_try", "later_try", "template")]
     return (
-        f"; {headlines.system.replace('_', ' ')}: {', '.join(words)}, intervals spanning those of all seeds"
+        f"; {task.main_system.replace('_', ' ')}: {', '.join(words)}, intervals spanning those of all seeds"
         f"; {shares[0]:.1f} % passed at the first attempt, {shares[1]:.1f} % later, {shares[2]:.1f} % were replaced"
     )
 

@@ -7,18 +7,20 @@ import pandas as pd
 
 from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
 from radrecipes.evaluation.report_metrics import NEAREST_LABELS, TEMPLATE_WRITER
-from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE
+from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, NEAREST
 from radrecipes.reporting.figures import failure_rates_svg
 from radrecipes.reporting.label_tables import cut
+from radrecipes.tasks import TASKS, ReportWritingTask, TextTask
 
-REPORT_TASK = "report"
 TEMPLATE = "text_page.html.jinja"
 LEAKAGE = frozenset(("verbatim", "shared_groups"))
+# Ours first, then what it has to beat.
 SYSTEM_TITLES = {
     ADAPTER_GUARDED: "Fine-tuned model with guard",
     ADAPTER: "Fine-tuned model without guard",
     BASE: "Base model without fine-tuning",
     NEAREST_LABELS: "Training text with the nearest labels",
+    NEAREST: "Text of the nearest training row",
     TEMPLATE_WRITER: "Template sentences",
 }
 _SHORT_TITLES = {
@@ -26,6 +28,7 @@ _SHORT_TITLES = {
     ADAPTER: "without guard",
     BASE: "base model",
     NEAREST_LABELS: "nearest labels",
+    NEAREST: "nearest row",
     TEMPLATE_WRITER: "templates",
 }
 _FAILURES = {
@@ -41,12 +44,8 @@ _GUARD_OUTCOMES = {
     "first_try": "Accepted at the first attempt",
     "later_try": "Accepted at a later attempt",
     "template": "Rejected every time, replaced by template sentences",
+    "refused": "Rejected every time, last attempt returned",
 }
-_WORDS = {
-    "report": {"rows": "studies", "groups": "patients", "answer": "report", "answers": "reports"},
-    "impression": {"rows": "studies", "groups": "patients", "answer": "impression", "answers": "impressions"},
-}
-
 # The worst first: a report that says the opposite misleads most. The start of each reason of `ReportCheck.reasons`.
 _WORST_REASONS = ("contradicts ", "invents ", "missing ", "changed ")
 _MOST_FAILED = 80
@@ -58,79 +57,86 @@ _LONGEST_TEXT = 1100
 
 def figures(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Rates of failures of every system."""
-    return {
-        "failures": failure_rates_svg(_systems(metrics), _SHORT_TITLES, _FAILURES, (ADAPTER_GUARDED, ADAPTER)),
-    }
+    systems = _systems(metrics)
+    return {"failures": failure_rates_svg(systems, _SHORT_TITLES, _failures(systems), (ADAPTER_GUARDED, ADAPTER))}
 
 
 def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | None) -> dict[str, Any]:
     """Values of the template."""
-    systems = _systems(metrics)
+    task, systems = TASKS[metrics["task"]], _systems(metrics)
     may_show_texts = access in SHOWABLE_ACCESS and f"{ADAPTER}_text" in predictions
-    failed = failed_texts(predictions, metrics["task"]) if may_show_texts else []
+    failed = failed_texts(predictions, task) if may_show_texts else []
     guard = systems[ADAPTER_GUARDED]["guard"]
     return {
-        "words": _WORDS[metrics["task"]],
+        "words": task.words,
         "systems": systems,
-        "system_titles": SYSTEM_TITLES,
+        "system_titles": {name: SYSTEM_TITLES.get(name, name) for name in systems},
         "alone": systems[ADAPTER],
         "guarded": systems[ADAPTER_GUARDED],
         "best_comparison": _closest_baseline(metrics),
-        "ways": _guard_outcomes(guard),
+        "outcomes": _guard_outcomes(guard),
         "reasons": dict(list(guard["reasons"].items())[:_MOST_REASONS]),
-        "failures": _FAILURES,
-        "fallback": True,
-        "states_all": metrics["task"] == REPORT_TASK,
+        "falls_back": task.fallback_writer is not None,
+        "failures": _failures(systems),
+        "checks_reports": isinstance(task, ReportWritingTask),
+        "states_all": isinstance(task, ReportWritingTask) and task.states_all,
         "may_show_texts": may_show_texts,
         "failed": failed[:_MOST_FAILED],
         "number_failed": len(failed),
-        "passed": passed_texts(predictions, metrics["task"], _MOST_PASSED) if may_show_texts else [],
+        "passed": passed_texts(predictions, task, _MOST_PASSED) if may_show_texts else [],
     }
 
 
 def _systems(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The systems in one order on every page: ours first."""
-    return {name: metrics["systems"][name] for name in SYSTEM_TITLES if name in metrics["systems"]}
+    """The systems in one order on every page."""
+    names = [*SYSTEM_TITLES, *(name for name in metrics["systems"] if name not in SYSTEM_TITLES)]
+    return {name: metrics["systems"][name] for name in names if name in metrics["systems"]}
+
+
+def _failures(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Titles of the kinds of failures that were counted for every system."""
+    return {rate: title for rate, title in _FAILURES.items() if all(rate in system for system in systems.values())}
 
 
 def _closest_baseline(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The comparison with the baseline whose wording is closest to the reference."""
-    pairs = [pair for pair in metrics["comparisons"] if pair["second"] in (NEAREST_LABELS, TEMPLATE_WRITER)]
+    pairs = [pair for pair in metrics["comparisons"] if pair["second"] not in (ADAPTER, BASE)]
     return max(pairs, key=lambda pair: metrics["systems"][pair["second"]]["rouge_l"]["value"], default=None)
 
 
-def _guard_outcomes(guard: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How many texts were accepted at the first attempt, at a later one, or replaced."""
-    total = sum(guard[way] for way in _GUARD_OUTCOMES)
-    return [
-        {"name": way, "title": title, "count": guard[way], "share": guard[way] / total}
-        for way, title in _GUARD_OUTCOMES.items()
-    ]
+def _guard_outcomes(guard: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """How many texts were accepted at the first attempt, at a later one, or never."""
+    titles = {name: title for name, title in _GUARD_OUTCOMES.items() if name in guard}
+    total = sum(guard[name] for name in titles)
+    return {
+        name: {"title": title, "count": guard[name], "share": guard[name] / total} for name, title in titles.items()
+    }
 
 
-def failed_texts(predictions: pd.DataFrame, task: str) -> list[dict[str, Any]]:
+def failed_texts(predictions: pd.DataFrame, task: TextTask) -> list[dict[str, Any]]:
     """Texts that failed a check, with what the guard made of them; the worst first, those that fail with guard before all."""
     rows = [row for row in _compared(predictions, task) if row["reasons"] or row["guarded_reasons"]]
     return sorted(rows, key=lambda row: (_badness(row["guarded_reasons"]), _badness(row["reasons"])), reverse=True)
 
 
-def passed_texts(predictions: pd.DataFrame, task: str, most: int) -> list[dict[str, Any]]:
+def passed_texts(predictions: pd.DataFrame, task: TextTask, most: int) -> list[dict[str, Any]]:
     """At most `most` texts that passed every check at the first attempt, evenly over the rows."""
     rows = [row for row in _compared(predictions, task) if not row["reasons"] and not row["guarded_reasons"]]
     return rows[:: -(-len(rows) // most)] if rows else []
 
 
-def _compared(predictions: pd.DataFrame, task: str) -> list[dict[str, Any]]:
+def _compared(predictions: pd.DataFrame, task: TextTask) -> list[dict[str, Any]]:
     compared = []
     for row in predictions.to_dict("records"):
-        findings, impression = row["reference_findings"], row["reference_impression"]
-        is_report = task == REPORT_TASK
-        reference = f"FINDINGS: {findings}\nIMPRESSION: {impression}" if is_report else impression
+        read = row.get(f"reference_{task.input_column}", row.get(task.input_column))
+        reference = row.get("reference")
+        if isinstance(task, ReportWritingTask):
+            reference = task.compose(row["reference_findings"], row["reference_impression"])
         compared.append(
             {
                 "id": row["id"],
-                "observations": row["observations"],
-                "input": "" if is_report else cut(findings, _LONGEST_TEXT),
+                "input": cut(read, _LONGEST_TEXT),
+                "observations": row.get("observations", ""),
                 "reference": cut(reference, _LONGEST_TEXT),
                 "text": cut(row[f"{ADAPTER}_text"], _LONGEST_TEXT),
                 "reasons": _reasons(row[f"{ADAPTER}_check"]),

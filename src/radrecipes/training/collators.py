@@ -1,4 +1,4 @@
-"""How a batch is laid out: no padding, and the beginning that all prompts share computed once a row."""
+"""The layout of a batch: without padding, the prefix that all prompts share computed once a row."""
 
 import heapq
 import math
@@ -15,11 +15,11 @@ _ATTENTION_PARITY_TOKENS = 1260
 
 @dataclass
 class SharedPrefixCollator:
-    """Lays several examples in one row, side by side behind the beginning that their prompts share.
+    """Puts several examples into one row, after the prefix that their prompts share.
 
-    A row reads `[beginning][rest of example 1][rest of example 2]…`. Every rest sees the beginning and itself, and counts its
-    positions from the beginning's end, so that each token gets exactly the attention that it has in a row of its own. The
-    beginning never holds the last prompt token, whose next token differs between examples.
+    A row reads `[prefix][rest of example 1][rest of example 2]…`. Every rest sees the prefix and itself, and counts its positions
+    from the prefix's end, so that each token gets exactly the attention that it has in a row of its own. The prefix never holds
+    the last prompt token, whose next token differs between examples.
 
     Args:
         pad_token_id (`int`):
@@ -27,11 +27,11 @@ class SharedPrefixCollator:
         dtype (`torch.dtype`):
             Dtype of the additive attention mask: the model's compute dtype.
         row_tokens (`int`, *optional*, defaults to `384`):
-            Longest row to aim for. Longer rows share the beginning among more examples, but attention grows with the square;
-            of the possible divisions the cheapest is taken.
+            Longest row to aim for. Longer rows share the prefix among more examples, but attention grows with the square; the
+            cheapest of the possible divisions is used.
         round_to (`int`, *optional*, defaults to `32`):
-            Rows are padded to a multiple of it. oneDNN keeps compiled kernels for every new shape: with a length of its own for
-            every batch, training grew by 25 MB a step.
+            Rows are padded to a multiple of it: oneDNN keeps compiled kernels for every new shape, and without rounding training
+            grew by 25 MB a step.
     """
 
     pad_token_id: int
@@ -40,15 +40,11 @@ class SharedPrefixCollator:
     round_to: int = 32
 
     def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Lay out one batch.
-
-        Args:
-            examples (`Sequence[dict[str, list[int]]]`):
-                Each with `input_ids` and `labels` of one length, labels -100 where nothing is scored; an `index` travels along.
+        """Lay out one batch of examples with `input_ids` and `labels`, -100 where nothing is scored, and optionally an `index`.
 
         Returns:
             `dict[str, torch.Tensor]`: `input_ids`, `labels`, `position_ids` of shape `(rows, length)`, the additive
-            `attention_mask` of shape `(rows, 1, length, length)`, and `index` of shape `(examples,)` where they have one.
+            `attention_mask` of shape `(rows, 1, length, length)`, and `index` of shape `(examples,)` if they have one.
         """
         examples = without_empty(examples)
         prefix = shared_prefix_length(examples)
@@ -60,7 +56,7 @@ class SharedPrefixCollator:
         input_ids = torch.full((len(rows), length), self.pad_token_id)
         labels = torch.full((len(rows), length), IGNORED)
         position_ids = torch.zeros((len(rows), length), dtype=torch.long)
-        segment = torch.full((len(rows), length), -1)  # 0 for the beginning, 1, 2, … for the rests, -1 for padding
+        segment = torch.full((len(rows), length), -1)  # 0 for the prefix, 1, 2, … for the rests, -1 for padding
         for index, row in enumerate(rows):
             input_ids[index, :prefix] = torch.tensor(row[0]["input_ids"][:prefix], dtype=torch.long)
             position_ids[index, :prefix] = torch.arange(prefix)
@@ -89,12 +85,7 @@ class SharedPrefixCollator:
 
 @dataclass
 class PaddedCollator:
-    """One example a row, padded on the right: for models whose attention cannot take a mask of its own.
-
-    Args:
-        pad_token_id (`int`):
-            Fills the rows up to the longest; never attended to, never scored.
-    """
+    """One example a row, padded on the right: for models whose attention takes no custom mask."""
 
     pad_token_id: int
 
@@ -118,20 +109,12 @@ def _indices(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def without_empty(examples: Sequence[dict[str, list[int]]]) -> Sequence[dict[str, list[int]]]:
-    """The examples of a batch that something is learned from; one where there is none, because every process needs a batch."""
+    """The examples of a batch with scored tokens; if there are none, one example, because every process needs a batch."""
     return [example for example in examples if any(label != IGNORED for label in example["labels"])] or examples[:1]
 
 
 def shared_prefix_length(examples: Sequence[dict[str, list[int]]]) -> int:
-    """Tokens that all examples begin with and that predict no scored token.
-
-    Args:
-        examples (`Sequence[dict[str, list[int]]]`):
-            Each with `input_ids` and `labels`.
-
-    Returns:
-        `int`: 0 where the examples share nothing.
-    """
+    """Number of tokens that all examples begin with and that predict no scored token."""
     # The token before the first scored one predicts it, so it must stay in the example's own part.
     limit = min(
         next((index for index, label in enumerate(example["labels"]) if label != IGNORED), len(example["labels"])) - 1
@@ -144,34 +127,29 @@ def shared_prefix_length(examples: Sequence[dict[str, list[int]]]) -> int:
     return max(length, 0)
 
 
-def divide_into_rows(lengths: Sequence[int], beginning: int, row_tokens: int, round_to: int) -> list[list[int]]:
-    """The cheapest division of sequences over rows of near-equal length.
+def divide_into_rows(lengths: Sequence[int], prefix: int, row_tokens: int, round_to: int) -> list[list[int]]:
+    """The cheapest division of sequences over rows of near-equal length, as the indices of each row's sequences.
 
     Args:
         lengths (`Sequence[int]`):
-            Tokens of each sequence behind the shared beginning.
-        beginning (`int`):
+            Tokens of each sequence after the shared prefix.
+        prefix (`int`):
             Tokens that every row begins with.
-        row_tokens (`int`):
-            Longest row to aim for, in tokens.
-        round_to (`int`):
-            Rows are padded to a multiple of it.
-
-    Returns:
-        `list[list[int]]`: the indices of each row's sequences.
+        row_tokens, round_to (`int`):
+            As for [`SharedPrefixCollator`].
     """
-    room = max(row_tokens - beginning, max(lengths), 1)
-    whole, longest = sum(lengths), max(lengths)
+    room = max(row_tokens - prefix, max(lengths), 1)
+    total, longest = sum(lengths), max(lengths)
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
 
     def cost(count: int, fullest: int) -> float:
-        length = -(-(beginning + fullest) // round_to) * round_to
+        length = -(-(prefix + fullest) // round_to) * round_to
         return count * length * (1 + length / _ATTENTION_PARITY_TOKENS)
 
     cheapest, lowest = [], math.inf
-    for count in range(max(min(len(lengths), -(-whole // room)), 1), len(lengths) + 1):
+    for count in range(max(min(len(lengths), -(-total // room)), 1), len(lengths) + 1):
         # No division over so many rows has a shorter one as its longest: most counts need not be tried
-        if cost(count, max(longest, -(-whole // count))) < lowest:
+        if cost(count, max(longest, -(-total // count))) < lowest:
             rows = _divide(lengths, order, count)
             found = cost(count, max(sum(lengths[index] for index in row) for row in rows))
             if found < lowest:
@@ -180,7 +158,7 @@ def divide_into_rows(lengths: Sequence[int], beginning: int, row_tokens: int, ro
 
 
 def _divide(lengths: Sequence[int], order: Sequence[int], count: int) -> list[list[int]]:
-    """Indices divided over `count` rows: the longest example left goes to the shortest row, the first of equals."""
+    """Divide over `count` rows: the longest remaining sequence goes to the shortest row, the first of equals."""
     rows: list[list[int]] = [[] for _ in range(count)]
     shortest_first = [(0, number) for number in range(count)]
     for index in order:

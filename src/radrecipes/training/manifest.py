@@ -1,9 +1,9 @@
 """The manifest of a finished run: what it was made of, so that somebody else can make it again and compare."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from radrecipes import environment
 from radrecipes.data.prepared import PreparedDataset
@@ -12,7 +12,10 @@ from radrecipes.models.base import is_text_part, weights_digest
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
-from radrecipes.training.data import TokenisedRows
+from radrecipes.training.run_folder import read_train_log
+
+if TYPE_CHECKING:
+    from radrecipes.training.run import Run
 
 # Steps at the beginning of training that a short check repeats.
 FIRST_STEPS = 10
@@ -64,50 +67,34 @@ def made_with() -> dict[str, Any]:
 
 
 def describe_run(
-    recipe: Recipe,
-    facts: Mapping[str, Any],
-    rows: TokenisedRows,
-    base: PreTrainedModel,
-    trainer: Trainer,
-    log: Sequence[Mapping[str, Any]],
-    progress: Mapping[str, Any],
-    weights: Mapping[str, Any],
+    run: "Run", trainer: Trainer, counted: Mapping[str, Any], weights: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The content of a finished run's `manifest.json`.
 
     Args:
-        facts (`Mapping`):
-            From [`made_of`].
-        log (`Sequence[Mapping]`):
-            The lines of `train_log.jsonl`.
-        progress (`Mapping`):
+        counted (`Mapping`):
             From [`~training.checkpoints.Progress.so_far`], over all tries of the run.
         weights (`Mapping`):
             From [`~models.weights.Weights.verify`].
     """
     return {
-        **facts,
+        **run.facts,
         "base": {
-            **facts["base"],
-            "dtype": str(base.dtype).removeprefix("torch."),
-            "attention": base.config._attn_implementation,
-            "text_part": is_text_part(recipe.model),
+            **run.facts["base"],
+            "dtype": str(run.base.dtype).removeprefix("torch."),
+            "attention": run.base.config._attn_implementation,
+            "text_part": is_text_part(run.recipe.model),
         },
-        "training": _training_facts(recipe, rows, trainer, log, progress),
+        "training": _training_facts(run, trainer, counted),
         "adapter": dict(weights),
         **made_with(),
         "determinism": environment.determinism(),
     }
 
 
-def _training_facts(
-    recipe: Recipe,
-    rows: TokenisedRows,
-    trainer: Trainer,
-    log: Sequence[Mapping[str, Any]],
-    progress: Mapping[str, Any],
-) -> dict[str, Any]:
-    args, losses = trainer.args, [line["loss"] for line in log]
+def _training_facts(run: "Run", trainer: Trainer, counted: Mapping[str, Any]) -> dict[str, Any]:
+    recipe, rows, args, log = run.recipe, run.data.rows, trainer.args, read_train_log(run.folder)
+    losses = [line["loss"] for line in log]
     trained_rows = trainer.state.epoch * len(rows.rows)
     return {
         "rows": len(rows.rows),
@@ -125,9 +112,7 @@ def _training_facts(
         "processes": trainer.accelerator.num_processes,
         "seed": recipe.training.seed,
         "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
-        "seconds": round(progress["seconds"], 1),
-        "samples_per_second": round(trained_rows / max(progress["seconds"], 1e-9), 3),
-        "peak_memory_gib": progress["peak_memory_gib"],
-        "checkpoint_seconds": progress["checkpoint_seconds"],
-        "resumes": progress["resumes"],
+        "seconds": round(counted["seconds"], 1),
+        "samples_per_second": round(trained_rows / max(counted["seconds"], 1e-9), 3),
+        **{key: counted[key] for key in ("peak_memory_gib", "checkpoint_seconds", "resumes")},
     }

@@ -184,7 +184,5 @@ def save(trainer: CompletionTrainer, run: Run) -> dict[str, Any]:
         run.data.tokenizer.save_pretrained(folder)
         if dataset.label_set:
             shutil.copy(dataset.folder / LABEL_SET_FILE, folder)
-        log = run_folder.read_train_log(run.folder)
-        manifest = describe_run(run.recipe, run.facts, run.data.rows, run.base, trainer, log, counted, found)
-        run_folder.finish(run.folder, manifest, folder)
+        run_folder.finish(run.folder, describe_run(run, trainer, counted, found), folder)
     return counted
