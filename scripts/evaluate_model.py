@@ -1,17 +1,17 @@
-"""Evaluate a finished run on its dataset's test split, beside the untuned base and the baselines of its task.
+"""Evaluate a finished run on its dataset's test split, compared with the untuned base and the baselines of its task.
 
     python scripts/evaluate_model.py --run runs/smollm2-135m/protocol_lora/seed-42
     python scripts/evaluate_model.py --run runs/smollm2-135m/report_lora/seed-42
 
-Several processes share the rows, and the files are those of one process with as many threads:
+With several processes the rows are split across them, and the files are those of one process with as many threads:
 
     python scripts/launch.py --config_file accelerate_configs/ddp.yaml scripts/evaluate_model.py \
         --run runs/smollm2-135m/protocol_lora/seed-42
 
-Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, report.html, figures/. Where labels are scored, it
-fits a temperature and the thresholds for automatic answers on the validation split and stores them in the adapter's folder,
-where scripts/predict.py finds them. Where reports are written, it judges them with and without the guard; the base, which seldom
-stops, on a sample. An evaluation that is there already is shown as it is; --restart makes it anew.
+Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, report.html, figures/. If labels are scored, it fits
+a temperature and the thresholds for automatic answers on the validation split and stores them in the adapter's folder, where
+scripts/predict.py finds them. Texts are evaluated with and without the guard; the untuned base, which seldom stops, on a sample.
+An existing evaluation is shown as it is; --restart evaluates again.
 """
 
 import argparse
@@ -23,25 +23,12 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import fraction, positive, run
-from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
-from radrecipes.environment import code_version
-from radrecipes.errors import InputError
-from radrecipes.evaluation.evaluate import EvaluationOptions, evaluate
-from radrecipes.hub.pull import pull
-from radrecipes.inference.distributed import join_processes
-from radrecipes.inference.predictors import is_reference, load_predictor, run_of
-from radrecipes.recipe import header
-from radrecipes.reporting.page import write_page
-from radrecipes.reporting.result_tables import metrics_table
-from radrecipes.training import run_folder
 
 
-def main() -> None:
-    """Answer every row with every system, fit the thresholds, measure, write."""
+def parse_args() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--run", required=True, help="folder of a finished run, or a release on the Hub, org/name@v1.0"
@@ -52,28 +39,34 @@ def main() -> None:
         "--decode", choices=["score", "generate"], help="default: the recipe's; another has its own folder"
     )
     parser.add_argument(
-        "--target-accuracy", type=fraction, help="labels: accuracy that automatic answers shall have (default: 0.95)"
+        "--target-accuracy", type=fraction, help="labels: target accuracy of automatic answers (default: 0.95)"
     )
-    parser.add_argument("--tries", type=positive, help="reports: tries before the template writer (default: 4)")
+    parser.add_argument("--tries", type=positive, help="texts: tries before the fallback (default: 4)")
     parser.add_argument("--max-rows", type=positive, help="only the first rows of each split, for a quick look")
     parser.add_argument("--skip-base", action="store_true", help="leave the untuned base out")
-    parser.add_argument("--batch-size", type=positive, default=32, help="rows a batch (default: 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="rows per batch (default: 32)")
     parser.add_argument("--similarity-model", help="labels: sentence-transformers model, a name or folder")
     parser.add_argument(
-        "--output", help="folder to write to (default: evaluation/ of the run, with its thresholds beside the adapter)"
+        "--output", help="folder to write to (default: evaluation/ of the run, thresholds in the adapter's folder)"
     )
-    parser.add_argument("--restart", action="store_true", help="replace an evaluation that is there")
+    parser.add_argument("--restart", action="store_true", help="replace an existing evaluation")
     parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")
-    args = parser.parse_args()
+    return parser.parse_args()
 
-    # Processes: they meet after every system, so that one that hangs or is cut off is known by then
+
+def main() -> None:
+    """Evaluate, or show the evaluation that exists."""
+    args = parse_args()
+    from radrecipes.errors import InputError
+    from radrecipes.inference.distributed import join_processes
+    from radrecipes.inference.predictors import is_reference, run_of
+    from radrecipes.reporting.result_tables import metrics_table
+
+    # The processes meet after every system, so a lost one is noticed by then
     processes = join_processes(longest_wait=timedelta(minutes=30))
-
-    # An evaluation that is there already
-    folder, recipe, task = run_of(args.run)
-    manifest = run_folder.read_manifest(folder)
+    folder, recipe, _ = run_of(args.run)
     same_decoding = args.decode in (None, recipe.arguments.decode)
-    # A release is read only, and its thresholds are part of it: what is measured of it lies beside one's own runs.
+    # A release is read-only, and its thresholds are part of it: its evaluation is written next to one's own runs.
     place = Path("runs", "pulled", args.run) if is_reference(args.run) else folder
     output = Path(args.output or place / ("evaluation" if same_decoding else f"evaluation-{args.decode}"))
     if output.exists() and not (output / "metrics.json").is_file() and args.output:
@@ -81,10 +74,22 @@ def main() -> None:
     if (output / "metrics.json").is_file() and not args.restart:
         if processes.is_main_process:
             print(metrics_table(json.loads((output / "metrics.json").read_text(encoding="utf-8"))))
-            print(f"{output} was there already; --restart evaluates anew")
+            print(f"{output} exists already; --restart evaluates again")
         return
+    evaluate_run(args, processes, folder, output, keep_policy=place == folder)
 
-    # Data: the very rows that the run was split from
+
+def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path, keep_policy: bool) -> None:
+    """Answer every row with every system; the first process fits the thresholds, measures and writes."""
+    from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
+    from radrecipes.errors import InputError
+    from radrecipes.evaluation.evaluate import EvaluationOptions, evaluate
+    from radrecipes.hub.pull import pull
+    from radrecipes.inference.predictors import is_reference, load_predictor, run_of
+    from radrecipes.training import run_folder
+
+    # Data: the rows that the run was split from
+    manifest = run_folder.read_manifest(folder)
     source = args.dataset or manifest["data"]["folder"]
     dataset = load_prepared_dataset(pull(source, "dataset") if is_reference(source) else source)
     own = dataset.digest == manifest["data"]["digest"]
@@ -92,9 +97,9 @@ def main() -> None:
         raise InputError(
             "the dataset changed since training, so its test rows may have been trained on; train again", str(folder)
         )
-    task.check_dataset(dataset)
+    run_of(folder)[2].check_dataset(dataset)
 
-    # Answers of all systems, and from the first process figures
+    # Answers of all systems, and from the first process metrics
     predictor = load_predictor(
         folder,
         args.allow_other_weights,
@@ -112,8 +117,19 @@ def main() -> None:
     processes.destroy_process_group()
     if evaluated is None:
         return
+    keep_policy = keep_policy and own and not args.output and not args.max_rows
+    write(evaluated, output, folder, dataset.manifest, keep_policy)
 
-    # Files: beside, then renamed, so that the folder is whole or absent
+
+def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_policy: bool) -> None:
+    """Write the files of an evaluation, and its policy into the adapter's folder."""
+    from radrecipes.environment import code_version
+    from radrecipes.recipe import header
+    from radrecipes.reporting.page import write_page
+    from radrecipes.reporting.result_tables import metrics_table
+    from radrecipes.training import run_folder
+
+    # Into another folder, then renamed, so that the output is complete or absent
     unfinished = output.with_name(output.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -123,13 +139,13 @@ def main() -> None:
         metrics=evaluated.metrics,
         predictions=evaluated.predictions,
         title=header(folder / "recipe.yaml").split(". ")[0],
-        dataset_manifest=dataset.manifest,
-        run_manifest=manifest,
+        dataset_manifest=dataset_manifest,
+        run_manifest=run_folder.read_manifest(folder),
         train_log=run_folder.read_train_log(folder),
     )
     metrics = json.dumps(evaluated.metrics | {"code": code_version()}, indent=2) + "\n"
     (unfinished / "metrics.json").write_text(metrics, encoding="utf-8")
-    if evaluated.policy and own and place == folder and not args.output and not args.max_rows:
+    if evaluated.policy and keep_policy:
         evaluated.policy.save(folder / "adapter")
     shutil.rmtree(output, ignore_errors=True)
     unfinished.rename(output)
@@ -139,6 +155,8 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _progress(title: str, rows: int, hidden: bool) -> Iterator[Callable[[int], None]]:
+    from tqdm import tqdm
+
     with tqdm(total=rows, unit="row", desc=title, disable=hidden) as bar:
         yield bar.update
 

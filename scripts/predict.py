@@ -6,14 +6,14 @@
     python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 \
         --input orders.csv --text-column note --id-column order --output answers.csv
 
-A table may have any size. A killed prediction is continued by the same command and gives the same file. Rows that cannot be
-read go to OUTPUT.rejects.csv with line and reason. Under `accelerate launch` several processes share the work:
+A table may have any size. The same command continues a killed prediction and writes the same file. Rows that cannot be read go
+to OUTPUT.rejects.csv with line and reason. Under `accelerate launch` the work is split across several processes:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml scripts/predict.py \
         --adapter runs/smollm2-135m/protocol_lora/seed-42 --input orders.csv --text-column note --output shared.csv
 
-Reports are checked: what contradicts its request is written again, at last by the template writer, and the output says which.
-With --audit-log every row leaves one entry in a chained log that holds no text: see scripts/audit_log.py.
+Texts are checked by their task: a report that contradicts its request is written again, at last by the template writer, and the
+output says which. With --audit-log every row leaves one entry in a chained log without any text: see scripts/audit_log.py.
 The answers are drafts for review by a person; this is not a medical device.
 """
 
@@ -23,62 +23,104 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
-from tqdm import tqdm
-
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.cli import run
-from radrecipes.data.example import Example
+from radrecipes.cli import positive, run
 from radrecipes.errors import InputError
-from radrecipes.inference import vllm_engine
-from radrecipes.inference.audit_log import AuditLog
-from radrecipes.inference.distributed import join_processes
-from radrecipes.inference.prediction_stream import (
-    OUTPUT_SUFFIXES,
-    examine_input,
-    iterate_chunks,
-    iterate_inputs,
-    write_answers,
-    write_rejects,
-)
-from radrecipes.inference.predictors import Predictor, load_predictor, run_of
-from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
+from radrecipes.inference import ENGINES
 
-from prediction.arguments import prediction_arguments
+# What an output depends on, apart from its input and the run: batches of another size round differently.
+_OPTIONS_IN_STATE = ("text_column", "id_column", "keep_text", "batch_size", "chunk_rows", "target_accuracy", "engine")
+_OPTIONS_IN_STATE += ("audit_log",)  # and what is to be logged
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", required=True, metavar="RUN", help="folder of a finished run, or org/name@v1.0")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", "--note", help="one input as the run's task reads it, for example a note")
+    source.add_argument("--input", metavar="FILE", help="a CSV, TSV or JSONL file, also with .gz, or a Parquet file")
+    parser.add_argument("--text-column", help="its column to read (default: the input column of the task)")
+    parser.add_argument("--id-column", help="its column that identifies a row (default: the row's number)")
+    parser.add_argument("--output", metavar="FILE", help="the file to write, .csv, .jsonl or .parquet")
+    parser.add_argument(
+        "--keep-text", "--keep-note", action="store_true", help="copy the input into the output (default: id only)"
+    )
+    parser.add_argument(
+        "--audit-log", metavar="FILE", help="append an entry per row: ids, digests, decisions; no text"
+    )
+    parser.add_argument("--batch-size", type=positive, default=32, help="rows per batch (default: 32)")
+    parser.add_argument("--chunk-rows", type=positive, default=2048, help="rows that a kill may cost (default: 2048)")
+    parser.add_argument("--label-set", metavar="FILE", help="labels: a label set with labels added to the run's")
+    parser.add_argument("--target-accuracy", type=float, help="labels: decide by the threshold for this accuracy")
+    parser.add_argument("--tries", type=positive, help="texts: tries before the fallback (default: 4)")
+    parser.add_argument("--engine", choices=ENGINES, default="transformers", help="vllm: generation only")
+    parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")
+    parser.add_argument("--restart", action="store_true", help="discard unfinished work on this output")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Parse arguments, predict, write."""
-    args = prediction_arguments(__doc__)
+    """Predict one input or a table."""
+    args = parse_args()
+    from radrecipes.inference import vllm_engine
+    from radrecipes.inference.audit_log import AuditLog
+    from radrecipes.inference.distributed import join_processes
+
     if args.engine == "vllm":
         vllm_engine.check_usable()
-
     processes = join_processes(longest_wait=timedelta(days=365))  # they may finish days apart
-    task = run_of(args.adapter)[2]
     log = AuditLog(args.audit_log) if args.audit_log else None
-
-    # One input: to the terminal
     if args.text is not None:
-        inputs = task.read_input(args.text, "--text")
-        if log:
-            log.check_usable()
-        predictor = _load(args)
-        answers = predictor.answer([inputs], batch_size=1)
-        if log:  # first: no answer is given out that is not in the log
-            one = [Example(id="1", group="1", inputs=inputs, target="")]
-            table = predictor.answers_table(one, answers, keep_input=False)
-            appended = log.append(log.entries(one, table, predictor), uuid4().hex)
-        print(predictor.as_text(answers[0]))
-        if log:
-            print(appended.as_text())
+        predict_one(args, log)
         return
+    predict_table(args, log, processes)
+    processes.destroy_process_group()
 
-    # A table: the whole input is read once before any work
+
+def predict_one(args: argparse.Namespace, log) -> None:
+    """Answer one input on the terminal."""
+    from radrecipes.data.example import Example
+    from radrecipes.inference.predictors import run_of
+
+    inputs = run_of(args.adapter)[2].read_input(args.text, "--text")
+    if log:
+        log.check_usable()
+    predictor = _load(args)
+    answers = predictor.answer([inputs], batch_size=1)
+    if log:  # first: no answer is shown that is not in the log
+        one = [Example(id="1", group="1", inputs=inputs, target="")]
+        table = predictor.answers_table(one, answers, keep_input=False)
+        appended = log.append(log.entries(one, table, predictor), uuid4().hex)
+    print(predictor.as_text(answers[0]))
+    if log:
+        print(appended.as_text())
+
+
+# Long: the phases of one output share its state.
+def predict_table(args: argparse.Namespace, log, processes) -> None:
+    """Answer every row of a table, chunk by chunk."""
+    from tqdm import tqdm
+
+    from radrecipes.inference.prediction_stream import (
+        OUTPUT_SUFFIXES,
+        examine_input,
+        iterate_chunks,
+        iterate_inputs,
+        write_answers,
+        write_rejects,
+    )
+    from radrecipes.inference.predictors import run_of
+    from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
+
+    # The complete input is read once before any work
+    task = run_of(args.adapter)[2]
     if args.output is None:
         raise InputError("--input needs --output, the file to write", "command line")
     output, columns = Path(args.output), (task, args.text_column or task.input_column, args.id_column)
     if output.suffix not in OUTPUT_SUFFIXES:
         raise InputError(
-            f"cannot tell the format from the name; it must end with {', '.join(OUTPUT_SUFFIXES)}", str(output)
+            f"the format is not clear from the name; it must end with {', '.join(OUTPUT_SUFFIXES)}", str(output)
         )
     work = UnfinishedPrediction(output)
     work.check_output()
@@ -86,7 +128,7 @@ def main() -> None:
         log.check_usable([args.input, output, work.rejects])
     facts = examine_input(args.input, *columns)
 
-    # Model, and what an earlier, killed try must have been made of to be continued
+    # Model, and what an earlier, killed try must have used to be continued
     predictor = _load(args)
     state = {
         "input": facts.sha256,
@@ -96,7 +138,7 @@ def main() -> None:
     if not args.restart:
         work.check_state(state)
 
-    # Every process takes each of its chunks and leaves the finished ones; only the first begins and ends the work
+    # Every process does its chunks and skips the finished ones; only the first begins and ends the work
     with work.begun(state, args.restart) if processes.is_main_process else contextlib.nullcontext():
         processes.wait_for_everyone()
         mine = range(processes.process_index, -(-facts.rows // args.chunk_rows), processes.num_processes)
@@ -117,7 +159,7 @@ def main() -> None:
                     work.save(number, table, log.entries(chunk, table, predictor) if log else ())
         processes.wait_for_everyone()
 
-        # The output: assembled from the chunks beside, then renamed, so that it is whole or absent
+        # The output: assembled from the chunks in another place, then renamed, so that it is complete or absent
         if processes.is_main_process:
             if examine_input(args.input, *columns) != facts:
                 raise InputError("changed while it was read; run the command again with --restart", args.input)
@@ -133,15 +175,11 @@ def main() -> None:
                 print(f"{facts.rejected:,} rows rejected: {work.rejects} names line and reason of each")
             if log:
                 print(appended.as_text())
-    processes.destroy_process_group()
 
 
-# What an output depends on, beside its input and its adapter: batches of another size round differently.
-_OPTIONS_IN_STATE = ("text_column", "id_column", "keep_text", "batch_size", "chunk_rows", "target_accuracy", "engine")
-_OPTIONS_IN_STATE += ("audit_log",)  # and what is to be logged
+def _load(args: argparse.Namespace):
+    from radrecipes.inference.predictors import load_predictor
 
-
-def _load(args: argparse.Namespace) -> Predictor:
     return load_predictor(
         args.adapter,
         args.allow_other_weights,

@@ -16,6 +16,7 @@ from conftest import REPOSITORY
 
 from radrecipes import environment
 from radrecipes.publishing.gates import ReleaseFacts, check_release
+from radrecipes.tasks import TASKS
 
 
 def test_packages_are_the_installed_versions():
@@ -27,7 +28,7 @@ def test_packages_are_the_installed_versions():
 
 def test_packages_cover_what_the_code_imports_to_get_a_result():
     # Beside them: those that only draw, show, check files or reach the Hub.
-    decides_nothing = {"httpx2", "markupsafe", "matplotlib", "psutil", "pyyaml", "rich", "tqdm", "gguf"}
+    decides_nothing = {"filelock", "httpx2", "markupsafe", "matplotlib", "psutil", "pyyaml", "rich", "tqdm", "gguf"}
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
     installed = set(setup["options"]["install_requires"].split())
@@ -138,7 +139,7 @@ def test_nothing_in_it_stops_a_publication(driver, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
     release = ReleaseFacts(
         kind="adapter", access="synthetic", visibility="private", licence="apache-2.0", source_licences={}, rows=[],
-        base="tiny/llama", writes="label",
+        base="tiny/llama", task=TASKS["protocol"],
     )  # fmt: skip
     found = {result.gate: result.findings for result in check_release(tmp_path, release)}
     assert [found[gate] for gate in ("identifiers", "secrets", "paths")] == [(), (), ()]

@@ -305,9 +305,9 @@ def _method(in_4bit: bool | None, in_8bit: bool | None) -> str:
 
 
 def _predicts_label(task: str) -> bool:
-    from radrecipes.tasks import TASKS
+    from radrecipes.tasks import TASKS, LabelTask
 
-    return TASKS[task].writes == "label"
+    return isinstance(TASKS[task], LabelTask)
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

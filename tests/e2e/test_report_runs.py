@@ -155,7 +155,7 @@ def test_scoring_a_report_is_refused_in_a_recipe(writing_copy, call):
     refused = call("sft", "--config", RECIPE, "--decode", "score", "--output_dir", "runs/new")
     assert (
         refused.code == 2
-        and "error: --decode: task report writes a text, and only labels can be scored" in refused.stderr
+        and "error: --decode: task report writes text, and only labels can be scored" in refused.stderr
     )
     assert not Path("runs/new").exists()
 
@@ -211,4 +211,4 @@ def test_a_dataset_of_another_task_is_refused(writing_copy, call):
     )
     edit_json(Path(RUN, "manifest.json"), prompt={"style": "chat", "sha256": "0"})
     refused = call("predict", "--adapter", RUN, "--text", KNOWN)
-    assert refused.code == 2 and "the prompt template is another one than in training" in refused.stderr
+    assert refused.code == 2 and "the prompt template differs from that of training" in refused.stderr

@@ -362,7 +362,7 @@ def test_wrong_arguments_are_refused(rows, systems, embedder):
         compute(replace(rows, notes=rows.notes[1:]), systems, embedder)
     with pytest.raises(ValueError, match="'base' has 199 answers for 200 rows"):
         compute(rows, {**systems, BASE: systems[BASE][1:]}, embedder)
-    with pytest.raises(ValueError, match="bootstrap"):
+    with pytest.raises(KeyError, match="bootstrap"):
         compute(rows, systems, embedder, seeds={})
     with pytest.raises(ValueError, match="'majority' has 200 answers for 199 rows"):
         fewer = EvaluationRows(*(column[1:] for column in (rows.ids, rows.groups, rows.notes, rows.references)))

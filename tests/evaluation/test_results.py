@@ -128,14 +128,14 @@ def test_generated_answers_have_no_calibration_and_no_decisions():
 def test_runs_of_other_origin_are_not_averaged(part, key):
     second = copy.deepcopy(run_of(1, 0.8))
     second[0][part][key] = "other"
-    with pytest.raises(InputError, match=f"seed 1 differs in {part}.{key}; train it anew"):
+    with pytest.raises(InputError, match=f"seed 1 differs in {part}.{key}; train it from scratch"):
         summarise([run_of(42, 0.9), second], "command")
 
 
 def test_runs_of_other_recipes_are_not_averaged():
     second = copy.deepcopy(run_of(1, 0.8))
     second[0]["recipe"]["fields"]["learning_rate"] = 0.5
-    with pytest.raises(InputError, match="seed 1 differs in recipe; train it anew"):
+    with pytest.raises(InputError, match="seed 1 differs in recipe; train it from scratch"):
         summarise([run_of(42, 0.9), second], "command")
 
 

@@ -278,7 +278,7 @@ class TestTextPartOfAModelThatReadsImages:
 
     def test_vllm_which_would_load_the_whole_model_is_refused(self, folder, workspace):
         recipe = parse_recipe("recipes/tiny/protocol_lora.yaml", ["--model_name_or_path", "tiny/sees"])
-        with pytest.raises(InputError, match="--engine vllm: the adapter is of the text part of tiny/sees"):
+        with pytest.raises(InputError, match="--engine vllm: the adapter belongs to the text part of tiny/sees"):
             VllmEngine(recipe, workspace / "adapter", [1])
         assert not models.is_text_part(ModelConfig(model_name_or_path=TINY_MODEL))
 

@@ -1,4 +1,4 @@
-"""From what each system wrote for each row to the figures of `metrics.json` and the rows of `predictions.parquet`."""
+"""From the labels that each system chose to the metrics of `metrics.json` and the rows of `predictions.parquet`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import pandas as pd
 from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
+from radrecipes.evaluation import metrics
 from radrecipes.evaluation.baselines import (
     fit_linear_baseline,
     fit_nearest_neighbour,
@@ -22,7 +23,7 @@ from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.slices import slice_masks, slice_metrics
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_metrics
-from radrecipes.statistics import bootstrap_interval, macro_f1_statistic, mcnemar_exact, mean_statistic
+from radrecipes.statistics import bootstrap_interval, mcnemar_exact, mean_statistic
 
 ADAPTER = "adapter"
 BASE = "base"
@@ -32,7 +33,7 @@ LINEAR = "tfidf_logistic_regression"
 SVM = "tfidf_linear_svm"
 BASELINES = (MAJORITY, NEAREST, LINEAR, SVM)
 
-# What the confidence of a system is, where it has one.
+# What a system's confidence is, if it has one.
 CONFIDENCES = {
     ADAPTER: "probability",
     BASE: "probability",
@@ -46,18 +47,7 @@ TOP_COLUMNS = 3
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """The rows that every system answered, in one order.
-
-    Args:
-        ids (`Sequence[str]`):
-            Identifier of each row.
-        groups (`Sequence[str]`):
-            Patient, order or scenario of each row.
-        notes (`Sequence[str]`):
-            What the systems read.
-        references (`Sequence[str]`):
-            The right label of each row, canonical.
-    """
+    """The rows that every system answers, in one order: what it reads and the right label."""
 
     ids: Sequence[str]
     groups: Sequence[str]
@@ -68,17 +58,7 @@ class EvaluationRows:
 def classifier_outputs(
     labels: Sequence[str], confidences: Sequence[float] | np.ndarray | None = None
 ) -> list[SystemOutput]:
-    """The answers of a system that can only answer with labels.
-
-    Args:
-        labels (`Sequence[str]`):
-            The predicted label of each row.
-        confidences (`Sequence[float]` or `np.ndarray` of shape `(rows,)`, *optional*):
-            How sure the system is of each.
-
-    Returns:
-        `list[SystemOutput]`: one per row.
-    """
+    """The answers of a system that can answer with labels only, with its confidence in each if it has one."""
     if confidences is None:
         return [SystemOutput(text=label, label=label) for label in labels]
     return [
@@ -88,17 +68,7 @@ def classifier_outputs(
 
 
 def confident_answers(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> ConfidentAnswers | None:
-    """What abstaining needs of a system's answers.
-
-    Args:
-        rows ([`EvaluationRows`]):
-            The rows.
-        outputs (`Sequence[SystemOutput]`):
-            The answers, row by row.
-
-    Returns:
-        [`ConfidentAnswers`] or `None`: `None` where an answer has no confidence.
-    """
+    """What selective prediction needs of a system's answers; `None` if an answer has no confidence."""
     if any(output.confidence is None for output in outputs):
         return None
     confidences = np.array([output.confidence for output in outputs], dtype=np.float64)
@@ -108,21 +78,10 @@ def confident_answers(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> 
 def baseline_outputs(
     train: EvaluationRows, validation: EvaluationRows, rows: EvaluationRows
 ) -> tuple[dict[str, list[SystemOutput]], dict[str, list[SystemOutput]]]:
-    """Fit every baseline on the rows that the model was trained on, and let it answer.
-
-    Args:
-        train ([`EvaluationRows`]):
-            Rows to learn from.
-        validation ([`EvaluationRows`]):
-            Rows to choose the strength of regularisation by.
-        rows ([`EvaluationRows`]):
-            Rows to answer.
-
-    Returns:
-        `tuple[dict, dict]`: the answers of each of `BASELINES` to the validation rows, and to the rows.
+    """The answers of each of `BASELINES`, fitted on `train`, to the validation rows and to the rows.
 
     Raises:
-        InputError: The training labels are fewer than two, the validation split is empty, or no note holds a word.
+        InputError: There are fewer than two training labels, the validation split is empty, or no note contains a word.
     """
     learned = (train.notes, train.references)
     chosen_by = (validation.notes, validation.references)
@@ -131,10 +90,10 @@ def baseline_outputs(
         LINEAR: fit_linear_baseline(*learned, *chosen_by),
         SVM: fit_support_vector_baseline(*learned, *chosen_by),
     }
-    commonest = majority_class(train.references)
+    majority = majority_class(train.references)
     answers = []
     for asked in (validation, rows):
-        systems = {MAJORITY: classifier_outputs([commonest] * len(asked.ids))}
+        systems = {MAJORITY: classifier_outputs([majority] * len(asked.ids))}
         for name, baseline in fitted.items():
             systems[name] = classifier_outputs(baseline.predict(asked.notes), baseline.confidences(asked.notes))
         answers.append(systems)
@@ -142,17 +101,9 @@ def baseline_outputs(
 
 
 def best_baseline(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> dict[str, Any] | None:
-    """The strongest baseline, to be asked on validation: chosen on test it would be flattered by chance.
+    """`name` and `validation_accuracy` of the most accurate baseline; `None` if no baseline answered.
 
-    Args:
-        rows ([`EvaluationRows`]):
-            The rows of the validation split.
-        systems (`Mapping[str, Sequence[SystemOutput]]`):
-            The answers of each system to them.
-
-    Returns:
-        `dict` or `None`: `name` and `validation_accuracy` of the baseline with the highest exact accuracy, the first of
-        `BASELINES` among equals; `None` where no baseline answered.
+    Call it with validation rows: selected on test rows, the baseline would profit from chance. The first of `BASELINES` wins ties.
     """
     accuracies = {name: float(_correct(rows, systems[name]).mean()) for name in BASELINES if name in systems}
     if not accuracies:
@@ -161,6 +112,7 @@ def best_baseline(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOut
     return {"name": name, "validation_accuracy": accuracies[name]}
 
 
+# Long: it assembles one document.
 def compute_metrics(
     rows: EvaluationRows,
     systems: Mapping[str, Sequence[SystemOutput]],
@@ -180,51 +132,25 @@ def compute_metrics(
     targets: Sequence[float] = TARGETS,
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """Everything that `metrics.json` holds.
+    """Everything in `metrics.json`: plain values, ready for JSON.
+
+    Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups. Systems whose answers have a
+    confidence have `selective`.
 
     Args:
-        rows ([`EvaluationRows`]):
-            The rows.
-        systems (`Mapping[str, Sequence[SystemOutput]]`):
-            The answers of each system, row by row. `adapter` is compared with the best baseline, with
-            `tfidf_logistic_regression` and with `base`, where they are there.
-        task (`str`):
-            Name of the task.
-        label_set ([`LabelSet`]):
-            Every label, and what is said about it.
-        train_notes (`Sequence[str]`):
-            Notes of the train split.
-        train_labels (`Sequence[str]`):
-            Their labels.
-        embedder ([`TextEmbedder`]):
-            Embeds answers and references for the semantic similarity.
-        split (`str`):
-            Name of the split that the rows are from.
-        dataset (`Mapping[str, Any]`):
-            At least `name`, `access` and `digest` of the dataset.
-        decoding (`Mapping[str, Any]`):
-            How the answers were made.
-        seeds (`Mapping[str, int]`):
-            The seeds in play; `bootstrap` among them.
-        validation_rows ([`EvaluationRows`], *optional*):
-            Rows that thresholds and the best baseline are chosen on. Left out, there are none.
-        validation_systems (`Mapping[str, Sequence[SystemOutput]]`, *optional*):
-            Answers to the validation rows. A system without them gets no thresholds.
-        calibration (`Mapping[str, Any]`, *optional*):
-            Temperature and calibration figures of the adapter, as they stand in the result.
-        targets (`Sequence[float]`, *optional*, defaults to `(0.90, 0.95, 0.98)`):
-            Target accuracies of the thresholds.
-        resamples (`int`, *optional*, defaults to 2000):
-            Bootstrap resamples.
-
-    Returns:
-        `dict`: plain values only, ready for JSON. Every `{"value", "low", "high"}` is a figure with its 95 % bootstrap
-        interval over groups. `selective` is there for the systems whose answers have a confidence.
+        systems: Answers of each system; `adapter` is compared with the best baseline, `tfidf_logistic_regression` and `base`.
+        embedder: Embeds answers and references for the semantic similarity.
+        dataset: At least `name`, `access` and `digest` of the dataset.
+        decoding: How the answers were generated.
+        seeds: Includes `bootstrap`.
+        validation_rows: Rows that thresholds and the best baseline are chosen on.
+        validation_systems: Answers to the validation rows; a system without them gets no thresholds.
+        calibration: Temperature and calibration error of the model.
+        targets: Target accuracies of the thresholds.
 
     Raises:
         InputError: There are no rows, or no training rows.
-        ValueError: The columns of `rows` differ in length, a system has not one answer per row, or `seeds` lacks
-            `bootstrap`.
+        ValueError: The columns of `rows` differ in length, or a system has not one answer per row.
     """
     if not len(rows.ids):
         raise InputError("there are no rows to evaluate; choose a split that holds some")
@@ -234,12 +160,10 @@ def compute_metrics(
     else:
         validation_systems = validation_systems or {}
         _check_answers(validation_rows, validation_systems)
-    if "bootstrap" not in seeds:
-        raise ValueError("seeds must hold `bootstrap`")
     draws = {"resamples": resamples, "seed": seeds["bootstrap"]}
-    commonest_label = majority_class(train_labels)
+    majority = majority_class(train_labels)
 
-    # One call embeds every distinct text, so that later calls only look vectors up.
+    # One call embeds every distinct text; later calls only look vectors up.
     texts = [output.text for outputs in systems.values() for output in outputs]
     embedder.embed([*label_set.names, *rows.references, *texts])
 
@@ -299,9 +223,9 @@ def compute_metrics(
         "slices": slice_metrics(masks, rows.groups, {name: _correct(rows, systems[name]) for name in shown}, **draws),
         "semantic_similarity": {
             "model": embedder.name,
-            "chance": similarity_chance_levels(rows.references, label_set.names, commonest_label, embedder),
+            "chance": similarity_chance_levels(rows.references, label_set.names, majority, embedder),
         },
-        "train_majority_label": commonest_label,
+        "train_majority_label": majority,
     }
 
 
@@ -326,11 +250,11 @@ def _accuracy_figures(
 ) -> dict[str, Any]:
     labels = [output.label for output in outputs]
     statistics = {
-        "exact_accuracy": mean_statistic(_correct(rows, outputs)),
-        "macro_f1": macro_f1_statistic(rows.references, labels),
-        "out_of_vocabulary_rate": mean_statistic([label is None for label in labels]),
-        "semantic_similarity": mean_statistic(
-            embedder.similarities([output.text for output in outputs], rows.references)
+        "exact_accuracy": metrics.exact_accuracy(labels, rows.references),
+        "macro_f1": metrics.macro_f1(labels, rows.references),
+        "out_of_vocabulary_rate": metrics.out_of_vocabulary_rate(labels, label_set.names),
+        "semantic_similarity": metrics.semantic_similarity(
+            [output.text for output in outputs], rows.references, embedder
         ),
     }
     return {
@@ -357,21 +281,9 @@ def _comparison(
 def similarity_chance_levels(
     references: Sequence[str], label_names: Sequence[str], train_majority_label: str, embedder: TextEmbedder
 ) -> dict[str, float]:
-    """How similar to the references answers are that know nothing of the note.
+    """Similarity to the references of answers that ignore the note: a random label of the set, and the majority class.
 
-    Args:
-        references (`Sequence[str]`):
-            The right labels.
-        label_names (`Sequence[str]`):
-            Every label of the label set.
-        train_majority_label (`str`):
-            The commonest label of the train split.
-        embedder ([`TextEmbedder`]):
-            Embeds the labels.
-
-    Returns:
-        `dict[str, float]`: `random_label`, the expected similarity to a label drawn uniformly from the set (computed,
-        not drawn), and `majority_label`.
+    `random_label` is the expected value, computed and not sampled.
     """
     # The mean of the dot products with all labels is the dot product with the mean of all labels.
     mean_label = embedder.embed(label_names).mean(axis=0)
@@ -384,20 +296,7 @@ def similarity_chance_levels(
 def per_label_table(
     references: Sequence[str], predictions: Sequence[str | None], label_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """How well each label is recognised.
-
-    Args:
-        references (`Sequence[str]`):
-            The right labels.
-        predictions (`Sequence[str]` or `Sequence[None]`):
-            The predicted labels.
-        label_names (`Sequence[str]`):
-            Every label of the label set; the order of the result.
-
-    Returns:
-        `list[dict]`: per label `label`, `support` (rows with this reference), `predicted` (rows with this
-        prediction), and `precision`, `recall`, `f1`, each `None` where it would divide by zero.
-    """
+    """Support, number of predictions, precision, recall and F1 of each label; `None` where it would divide by zero."""
     support, predicted = Counter(references), Counter(predictions)
     right = Counter(label for label, prediction in zip(references, predictions, strict=True) if label == prediction)
 
@@ -422,19 +321,13 @@ def predictions_table(
 ) -> pd.DataFrame:
     """The rows of `predictions.parquet`.
 
-    Args:
-        rows ([`EvaluationRows`]):
-            The rows.
-        systems (`Mapping[str, Sequence[SystemOutput]]`):
-            The answers of each system, row by row.
-        access (`str`):
-            Access level of the dataset. Unless it is `synthetic` or `open`, the columns with free text (`note` and
-            `<system>_text`) are left out, because a model may repeat what it read.
+    Unless access is `synthetic` or `open`, columns with free text (the input and `<system>_text`) are left out: a model may repeat
+    what it read.
 
     Returns:
-        `pd.DataFrame`: `id`, `group`, `note`, `reference`, and per system `<system>_text`, `<system>_label` (missing
-        where the answer was no label), `<system>_stopped`, and where the answers have them `<system>_confidence` and
-        the most probable labels, `<system>_top1_label`, `<system>_top1_probability` and so on to the third.
+        `id`, `group`, the input, `reference`, and per system `<system>_text`, `<system>_label` (missing if the answer was no
+        label), `<system>_stopped`, and, if the answers have them, `<system>_confidence` and the most probable labels with
+        `<system>_top1_label`, `<system>_top1_probability` and so on to the third.
     """
     showable = access in SHOWABLE_ACCESS
     columns: dict[str, Any] = {"id": list(rows.ids), "group": list(rows.groups)}

@@ -1,4 +1,4 @@
-"""A published result: what a recipe reached over several seeds, as one file beside the recipe."""
+"""A recorded result: what a recipe reached over several seeds, as one file next to the recipe."""
 
 import math
 import statistics
@@ -11,24 +11,29 @@ from scipy import stats
 from radrecipes.errors import InputError
 from radrecipes.evaluation.label_metrics import ADAPTER
 from radrecipes.inference.selective import DEFAULT_TARGET
-from radrecipes.tasks.headline_figures import HEADLINES, HeadlineFigure, figure_value, task_of, writes_text
+from radrecipes.tasks import TASKS, HeadlineMetric, LabelTask, Task, metric_value
 from radrecipes.training.identity import NOT_OF_RESULT, without
 
 # In a release
 RESULTS_FILE = "results.json"
 DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
-# What of a manifest the runs of one result have in common, beside the recipe.
+# What the manifests of all runs of one result have in common, in addition to the recipe.
 _SAME_IN_ALL_RUNS = (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256"))
 _FIRST_SEED = 42
-# What is reproduced of automatic answers, beside the headline figures.
+# What is reproduced of automatic answers, in addition to the headline metrics.
 _DECIDED = (
-    HeadlineFigure("coverage", f"settled alone at {100 * DEFAULT_TARGET:g} %"),
-    HeadlineFigure("accuracy", "of these right"),
+    HeadlineMetric("coverage", f"coverage at {100 * DEFAULT_TARGET:g} % target accuracy"),
+    HeadlineMetric("accuracy", "selective accuracy"),
 )
 
 
+def task_of(document: Mapping[str, Any]) -> Task:
+    """The task of a `metrics.json` or a `*.results.json`."""
+    return TASKS[document["task"]]
+
+
 def results_path(recipe: str | Path) -> Path:
-    """Where a recipe's result stands: `recipes/<model>/<recipe>.results.json`."""
+    """`recipes/<model>/<recipe>.results.json`."""
     return Path(recipe).with_suffix(".results.json")
 
 
@@ -38,14 +43,7 @@ def seeds_to_record(count: int) -> list[int]:
 
 
 def results_fit(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
-    """Whether a run is one of the seeds that a recipe's result tells of.
-
-    Args:
-        manifest (`Mapping[str, Any]`):
-            `manifest.json` of the run.
-        results (`Mapping[str, Any]`):
-            Content of a `*.results.json`.
-    """
+    """Whether the run with this manifest is one of the seeds of a recipe's result."""
     return (
         results["fields"] == _decisive_fields(manifest)
         and manifest["training"]["seed"] in [row["seed"] for row in results["seeds"]]
@@ -57,22 +55,17 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
     """One result from the runs of one recipe over seeds.
 
     Args:
-        runs (`Sequence[tuple[dict, dict]]`):
-            `manifest.json` and `evaluation/metrics.json` of each run, one seed each.
-        command (`str`):
-            The command that made them.
+        runs: `manifest.json` and `evaluation/metrics.json` of each run, one seed each.
+        command: The command that made them.
 
     Returns:
-        `dict`: per system and headline figure the mean, the standard deviation and the 95 % Student-t interval over
-        seeds; one row a seed, with the adapter's sha256, the losses of its first steps, the code that trained it and that
-        evaluated it, its time and hardware; hashes of base, data, prompt and recipe; versions and memory. Where labels are
-        chosen the same for `calibration` (`temperature` and `expected_calibration_error` behind it) and for `decisions`
-        (`coverage` and `accuracy` at the threshold for 95 %, `area_under_risk_coverage`; per system), each `None` where
-        the answers were generated and have no probability. Where text is written `system_rows` for systems
-        that wrote fewer rows than the others.
+        Per system and headline metric the mean, the standard deviation and the 95 % Student-t interval over seeds; one row per
+        seed; hashes of base, data, prompt and recipe; versions and memory. Label tasks: `calibration` and, per system,
+        `decisions`, each `None` if the answers were generated and have no probability. Text tasks: `system_rows` of systems that
+        wrote fewer rows than the others.
 
     Raises:
-        [`InputError`]: the runs differ in recipe, data, base or prompt, so that their mean would mean nothing.
+        [`InputError`]: the runs differ in recipe, data, base or prompt, so that their mean would be meaningless.
     """
     first, metrics = runs[0]
     fields = _decisive_fields(first)
@@ -80,8 +73,11 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         differing = [f"{part}.{key}" for part, key in _SAME_IN_ALL_RUNS if manifest[part][key] != first[part][key]]
         differing += [] if _decisive_fields(manifest) == fields else ["recipe"]
         if differing:
-            raise InputError(f"seed {manifest['training']['seed']} differs in {', '.join(differing)}; train it anew")
+            raise InputError(
+                f"seed {manifest['training']['seed']} differs in {', '.join(differing)}; train it from scratch"
+            )
     metrics_of_seeds = [found for _, found in runs]
+    about = _about_choices(metrics_of_seeds) if isinstance(task_of(metrics), LabelTask) else _about_texts(metrics)
     return {
         "recipe": first["recipe"]["name"],
         "fields": fields,
@@ -90,20 +86,8 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         "split": metrics["split"],
         "rows": metrics["rows"],
         "groups": metrics["groups"],
-        "systems": {
-            system: {
-                figure.name: _over_some(
-                    [
-                        figure_value(found["systems"][system][figure.name])
-                        for found in metrics_of_seeds
-                        if system in found["systems"]
-                    ]
-                )
-                for figure in HEADLINES[task_of(metrics)].figures
-            }
-            for system in metrics["systems"]
-        },
-        **(_about_texts(metrics) if writes_text(metrics) else _about_choices(metrics_of_seeds)),
+        "systems": {system: _headline_over_seeds(metrics_of_seeds, system) for system in metrics["systems"]},
+        **about,
         "seeds": [_seed_row(manifest, found) for manifest, found in runs],
         "base": first["base"],
         "data": first["data"],
@@ -119,68 +103,46 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
     }
 
 
-def figures_to_compare(document: Mapping[str, Any]) -> list[HeadlineFigure]:
-    """What a run is compared by: the headline figures of its task, and what it settles alone where it chooses labels.
-
-    Args:
-        document (`Mapping[str, Any]`):
-            Content of a `metrics.json` or of a `*.results.json`.
-    """
-    return [*HEADLINES[task_of(document)].figures, *(() if writes_text(document) else _DECIDED)]
+def figures_to_compare(document: Mapping[str, Any]) -> list[HeadlineMetric]:
+    """What a `metrics.json` or a result is compared by: the headline metrics, for label tasks also those of automatic answers."""
+    task = task_of(document)
+    return [*task.headline, *(_DECIDED if isinstance(task, LabelTask) else ())]
 
 
 def figures_of_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """The values of [`figures_to_compare`] in a `metrics.json`; `None` where there is none, as without any automatic answer."""
-    system = metrics["systems"][HEADLINES[task_of(metrics)].system]
+    """The values of [`figures_to_compare`] in a `metrics.json`; `None` if there is none, as without any automatic answer."""
+    system = metrics["systems"][task_of(metrics).main_system]
     decided = _decisions_of(metrics, ADAPTER) if "selective" in system else {}
     return {
-        figure.name: decided.get(figure.name) if figure in _DECIDED else figure_value(system[figure.name])
-        for figure in figures_to_compare(metrics)
+        metric.name: decided.get(metric.name) if metric in _DECIDED else metric_value(system[metric.name])
+        for metric in figures_to_compare(metrics)
     }
 
 
 def figures_of_seed(results: Mapping[str, Any], seed: int) -> dict[str, float | None]:
-    """The same of one recorded seed.
-
-    Args:
-        results (`Mapping[str, Any]`):
-            Content of a `*.results.json`.
-        seed (`int`):
-            One of its seeds.
-    """
+    """The values of [`figures_to_compare`] of one recorded seed."""
     row = next(row for row in results["seeds"] if row["seed"] == seed)
     decided = (row.get("decisions") or {}).get(ADAPTER, {})
     return {
-        figure.name: decided.get(figure.name) if figure in _DECIDED else row[figure.name]
-        for figure in figures_to_compare(results)
+        metric.name: decided.get(metric.name) if metric in _DECIDED else row[metric.name]
+        for metric in figures_to_compare(results)
     }
 
 
 def figures_over_seeds(results: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
-    """The same over all recorded seeds, each as [`over_seeds`] gives it.
-
-    Args:
-        results (`Mapping[str, Any]`):
-            Content of a `*.results.json`.
-    """
-    system = results["systems"][HEADLINES[task_of(results)].system]
+    """The values of [`figures_to_compare`] over all recorded seeds, each as [`over_seeds`] returns it."""
+    system = results["systems"][task_of(results).main_system]
     decided = ((results.get("decisions") or {}).get("systems") or {}).get(ADAPTER, {})
     return {
-        figure.name: (decided if figure in _DECIDED else system).get(figure.name)
-        for figure in figures_to_compare(results)
+        metric.name: (decided if metric in _DECIDED else system).get(metric.name)
+        for metric in figures_to_compare(results)
     }
 
 
 def code_of_seeds(results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Which code trained and evaluated the seeds of a result.
+    """By commit, followed by `(changed)` if the checkout had other changes, what it did, for example `"training of 42"`.
 
-    Args:
-        results (`Mapping[str, Any]`):
-            Content of a `*.results.json`.
-
-    Returns:
-        `dict[str, list[str]]`: by commit, with `(changed)` behind it where the checkout held other changes, what it did:
-        `"training of 42"`. More than one commit means that the seeds were not made by the same code.
+    More than one commit means that the seeds were not made by the same code.
     """
     done: dict[str, list[str]] = {}
     for row in results["seeds"]:
@@ -193,15 +155,7 @@ def code_of_seeds(results: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Mean, standard deviation and 95 % Student-t interval of the mean; the last three are `None` for one seed.
-
-    Args:
-        values (`Sequence[float]`):
-            One figure a seed.
-
-    Returns:
-        `dict`: `mean`, `sd`, `low`, `high`, `n`.
-    """
+    """`mean`, `sd`, `low` and `high` of the mean's 95 % Student-t interval, and `n`; for one seed only `mean` and `n`."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return {"mean": mean, "sd": None, "low": None, "high": None, "n": len(values)}
@@ -211,28 +165,37 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def _decisive_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of a run without what differs from seed to seed."""
+    """The recipe of a run without what may differ between seeds."""
     return without(manifest["recipe"]["fields"], NOT_OF_RESULT)
 
 
 def _resolved(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with defaults written out."""
+    """The same with defaults filled in."""
     return without(manifest["recipe"]["resolved"], NOT_OF_RESULT)
 
 
 def _over_some(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
-    """The same where some seeds, or all, have no such figure."""
+    """[`over_seeds`] of the seeds that have the metric; `None` if none has it."""
     known = [value for value in values if value is not None]
     return over_seeds(known) if known else None
 
 
+def _headline_over_seeds(metrics_of_seeds: Sequence[dict[str, Any]], system: str) -> dict[str, Any]:
+    """The headline metrics of a system over the seeds that evaluated it."""
+    measured = [metrics["systems"][system] for metrics in metrics_of_seeds if system in metrics["systems"]]
+    return {
+        metric.name: _over_some([metric_value(found[metric.name]) for found in measured])
+        for metric in task_of(metrics_of_seeds[0]).headline
+    }
+
+
 def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    headlines = HEADLINES[task_of(metrics)]
-    system = metrics["systems"][headlines.system]
+    task = task_of(metrics)
+    system = metrics["systems"][task.main_system]
     return {
         "seed": manifest["training"]["seed"],
-        **{figure.name: figure_value(system[figure.name]) for figure in headlines.figures},
-        **(_texts_of_seed(metrics) if writes_text(metrics) else _choices_of_seed(metrics)),
+        **{metric.name: metric_value(system[metric.name]) for metric in task.headline},
+        **(_choices_of_seed(metrics) if isinstance(task, LabelTask) else _texts_of_seed(metrics)),
         "mean_loss": manifest["training"]["mean_loss"],
         **{key: manifest["training"][key] for key in ("first_losses",) if key in manifest["training"]},
         "seconds": manifest["training"]["seconds"],
@@ -245,14 +208,13 @@ def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, An
 
 def _about_texts(metrics: dict[str, Any]) -> dict[str, Any]:
     rows = {name: system["rows"] for name, system in metrics["systems"].items()}
-    fewer = {name: count for name, count in rows.items() if count < metrics["rows"]}
-    return {"system_rows": fewer}
+    return {"system_rows": {name: count for name, count in rows.items() if count < metrics["rows"]}}
 
 
 def _texts_of_seed(metrics: dict[str, Any]) -> dict[str, Any]:
-    guard = metrics["systems"][HEADLINES[metrics["task"]].system]["guard"]
+    guard = metrics["systems"][task_of(metrics).main_system]["guard"]
     return {
-        "guard": {way: guard[way] for way in ("first_try", "later_try", "template")},
+        "guard": {outcome: count for outcome, count in guard.items() if outcome != "reasons"},
         "comparisons": metrics["comparisons"],
     }
 
@@ -297,14 +259,14 @@ def _decisions(metrics_of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any] | N
 
 
 def _deciding_systems(metrics: dict[str, Any]) -> list[str]:
-    """The adapter and the best baseline, where their answers have a confidence."""
+    """The adapter and the best baseline, if their answers have a confidence."""
     best = (metrics.get("best_baseline") or {}).get("name")
     return [name for name in ("adapter", best) if "selective" in metrics["systems"].get(name, {})]
 
 
 def _decisions_of(metrics: dict[str, Any], system: str) -> dict[str, float | None]:
     selective = metrics["systems"][system]["selective"]
-    # Where validation could not support the target, nothing is automatic: no coverage, and no accuracy to speak of.
+    # If validation could not support the target, nothing is automatic: neither coverage nor accuracy.
     on_test = next((row["test"] for row in selective["thresholds"] if row["target_accuracy"] == DEFAULT_TARGET), None)
     accuracy = on_test["accuracy"] if on_test else None
     return {

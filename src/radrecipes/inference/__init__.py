@@ -1,0 +1,4 @@
+"""Predicting with finished runs."""
+
+# What generates.
+ENGINES = ("transformers", "vllm")

@@ -1,4 +1,4 @@
-"""Answers of a task that chooses a label: with probabilities and decisions where labels are scored."""
+"""Answers of a label task: with probabilities and decisions if labels are scored."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -28,23 +28,18 @@ _TOP = 3
 
 
 class LabelPredictor(Predictor):
-    """Labels for inputs, by a run's adapter or by its untuned base.
+    """Labels for inputs, by a run's weights or by its untuned base.
 
     Args:
-        folder, allow_other_weights, engine:
-            As for [`Predictor`].
-        label_set (`str` or `Path`, *optional*):
-            A label set to score instead of the adapter's; it must hold all of its labels and may hold more.
-        target_accuracy (`float`, *optional*):
-            Which of the fitted thresholds decides; left out, the policy's own.
-        decode (`str`, *optional*):
-            `"score"` or `"generate"`; left out, the recipe's.
-        load_policy (`bool`, *optional*, defaults to `True`):
-            Read the fitted temperature and thresholds; not before they are fitted anew.
+        folder, allow_other_weights, engine: As for [`Predictor`].
+        label_set: A label set to score instead of the run's; it must contain all of its labels and may contain more.
+        target_accuracy: Which of the fitted thresholds decides; by default the policy's own.
+        decode: `"score"` or `"generate"`; by default the recipe's.
+        load_policy: Read the fitted temperature and thresholds; not before they are fitted again.
 
     Raises:
-        [`InputError`]: as [`Predictor`]; a label set that changed or lacks a label of the adapter, thresholds of another
-            model, a target accuracy that was not fitted, or scoring with vLLM.
+        [`InputError`]: as [`Predictor`]; a label set that changed or lacks a label of the run, thresholds of another model, a
+            target accuracy that was not fitted, or scoring with vLLM.
     """
 
     OPTIONS = ("label_set", "target_accuracy", "decode", "load_policy")
@@ -84,19 +79,19 @@ class LabelPredictor(Predictor):
 
     @property
     def added_labels(self) -> set[str]:
-        """Labels that the adapter was not trained on."""
+        """Labels that the model was not trained on."""
         return set(self.label_set.names) - set(self.trained_label_set.names)
 
     @cached_property
     def scorer(self) -> LabelScorer:
-        """Scores the label set with the adapter."""
+        """Scores the label set with the fine-tuned model."""
         return self._new_scorer()
 
     @cached_property
     def untuned_scorer(self) -> LabelScorer:
-        """Scores the label set with the untuned base, of which only the best label is of interest.
+        """Scores the label set with the untuned base, of which only the best label matters.
 
-        Its doubts are spread wide, which makes it slow; the best of n labels holds at least 1/n, so what cannot hold a tenth of
+        Its probability is spread widely, which makes it slow; the best of n labels has at least 1/n, so what cannot have a tenth of
         that is left out.
         """
         return self._new_scorer(left_out_mass=0.1 / len(self.label_set.names))
@@ -112,20 +107,9 @@ class LabelPredictor(Predictor):
         on_progress: Callable[[int], None] | None = None,
         untuned: bool = False,
     ) -> list[SystemOutput]:
-        """Answers, each with its probability and decision where labels are scored.
+        """See [`Predictor`]: each with its probability and decision if labels are scored.
 
-        Args:
-            inputs (`Sequence[dict[str, str]]`):
-                Input columns of each row, for example `{"note": "..."}`.
-            batch_size (`int`, *optional*, defaults to `32`):
-                Rows a batch.
-            on_progress (`Callable[[int], None]`, *optional*):
-                Called after every batch with the number of rows done in it.
-            untuned (`bool`, *optional*, defaults to `False`):
-                Answer with the base model, the adapter switched off.
-
-        Returns:
-            `list[SystemOutput]`: one a row, in order. Without a fitted threshold `automatic` is `None`.
+        `untuned` answers with the base model. Without a fitted threshold `automatic` is `None`.
         """
         if self.decode == "generate":
             return self._written(inputs, batch_size, untuned, on_progress)
@@ -139,11 +123,7 @@ class LabelPredictor(Predictor):
         on_progress: Callable[[int], None] | None = None,
         untuned: bool = False,
     ) -> LabelScores:
-        """Log-likelihood of every label of the label set; the arguments are those of [`answer`].
-
-        Returns:
-            [`~label_scoring.LabelScores`]: columns in the order of `label_set.names`.
-        """
+        """Log-likelihood of every label, columns in the order of `label_set.names`; arguments as for [`answer`]."""
         scorer = self.untuned_scorer if untuned else self.scorer
         return self._with(untuned, lambda: scorer.score(self.prompts(inputs), batch_size, on_progress, self.shared))
 
@@ -159,21 +139,12 @@ class LabelPredictor(Predictor):
         """Fit temperature and thresholds on validation rows; from then on answers are decided by them.
 
         Args:
-            scores ([`~label_scoring.LabelScores`]):
-                What [`score`] gave for the rows.
-            references (`Sequence[str]`):
-                The right label of each.
-            groups (`Sequence[str]`):
-                Patient, order or scenario of each.
-            dataset_digest (`str`):
-                Digest of the dataset that they are from.
-            targets (`Sequence[float]`, *optional*, defaults to `(0.90, 0.95, 0.98)`):
-                Target accuracies to choose a threshold for.
-            target_accuracy (`float`, *optional*, defaults to 0.95):
-                The target that decides from then on; one of `targets`.
-
-        Returns:
-            [`~abstention.DecisionPolicy`]
+            scores: What [`score`] returned for the rows.
+            references: The right label of each row.
+            groups: Patient, order or scenario of each row.
+            dataset_digest: Digest of their dataset.
+            targets: Target accuracies to choose a threshold for.
+            target_accuracy: The one of `targets` that decides from then on.
         """
         names = self.label_set.names
         temperature = fit_temperature(scores.log_likelihoods, self._indices(references))
@@ -196,20 +167,14 @@ class LabelPredictor(Predictor):
         return self.policy
 
     def probabilities(self, scores: LabelScores) -> np.ndarray:
-        """Probabilities of the labels, shape `(rows, labels)`, at the fitted temperature; at 1 where none was fitted."""
+        """Probabilities of shape `(rows, labels)` at the fitted temperature; at 1 if none was fitted."""
         return label_probabilities(scores.log_likelihoods, self.policy.temperature if self.policy else 1.0)
 
     def calibration(self, scores: LabelScores, references: Sequence[str]) -> dict[str, Any]:
-        """How far the probabilities can be taken at their word, before and after the fitted temperature.
-
-        Args:
-            scores ([`~label_scoring.LabelScores`]):
-                What [`score`] gave for rows that nothing was fitted on.
-            references (`Sequence[str]`):
-                The right label of each.
+        """Calibration before and after the fitted temperature, from scores of rows that nothing was fitted on.
 
         Returns:
-            `dict`: `temperature`, `before` and `after` (as of [`~calibration.calibration_metrics`]) and `fitted_on`.
+            `temperature`, `before` and `after` (as of [`~calibration.calibration_figures`]) and `fitted_on`.
         """
         right = self._indices(references)
         return {
@@ -220,15 +185,7 @@ class LabelPredictor(Predictor):
         }
 
     def decided(self, probabilities: np.ndarray) -> list[SystemOutput]:
-        """Probabilities of the labels as answers with decisions.
-
-        Args:
-            probabilities (`np.ndarray` of shape `(rows, labels)`):
-                At the policy's temperature.
-
-        Returns:
-            `list[SystemOutput]`: one a row.
-        """
+        """Probabilities of shape `(rows, labels)`, at the policy's temperature, as answers with decisions."""
         always_review = self.label_set.always_review | self.added_labels
         threshold = np.inf if self.threshold is None else self.threshold
         outputs = []
@@ -251,7 +208,7 @@ class LabelPredictor(Predictor):
         return outputs
 
     def _written(self, inputs, batch_size, untuned, on_progress) -> list[SystemOutput]:
-        """Greedy answers; what is written freely has no probability over the label set."""
+        """Greedy answers; generated text has no probability over the label set."""
         return [
             SystemOutput(
                 written.text, self.task.read_output(written.text, self.label_set), written.stopped, written.tokens
@@ -290,7 +247,7 @@ class LabelPredictor(Predictor):
         return DecisionPolicy.load(self.adapter_folder, self.adapter_sha256, self.prompt_sha256)
 
     def _threshold(self, target_accuracy: float | None) -> float | None:
-        """The threshold in force; `None` where none was fitted, or validation cannot support the policy's own target."""
+        """The current threshold; `None` if none was fitted, or validation cannot support the policy's own target."""
         if target_accuracy is not None:
             if self.decode == "generate":
                 raise InputError("--target-accuracy needs probabilities; score the labels (decode: score)")
@@ -337,22 +294,12 @@ class LabelPredictor(Predictor):
 def label_answers_table(
     examples: Sequence[Example], answers: Sequence[SystemOutput], decode: str, kept_column: str | None
 ) -> pa.Table:
-    """The output's rows for one chunk.
-
-    Args:
-        examples (`Sequence[Example]`):
-            The rows.
-        answers (`Sequence[SystemOutput]`):
-            The answer of each.
-        decode (`str`):
-            `"score"` or `"generate"`.
-        kept_column (`str` or `None`):
-            Input column to copy.
+    """The output's rows for one chunk, with the input if its column is given.
 
     Returns:
-        `pa.Table`: `id`, the input where kept, `label`, and for `"score"` `probability` (6 decimals), `decision`, `reason`, and
-        `top_1`, `top_1_probability` to `top_3_probability` (missing where the set has fewer labels); for `"generate"`
-        `answer`, the text as written (`label` is missing where it names none).
+        `id`, the input, `label`, and for `decode` `"score"` `probability` (6 decimals), `decision`, `reason`, and `top_1`,
+        `top_1_probability` to `top_3_probability` (missing if the set has fewer labels); for `"generate"` `answer`, the text as
+        written (`label` is missing if it names none).
     """
     columns: dict[str, Any] = {"id": [example.id for example in examples]}
     if kept_column:
@@ -374,7 +321,7 @@ def label_answers_table(
 
 
 def _decision(answer: SystemOutput) -> str:
-    """`"auto"` or `"NEEDS_REVIEW"`; without a threshold to decide by, a person must look."""
+    """`"auto"` or `"NEEDS_REVIEW"`; the latter if there is no threshold."""
     return AUTO if answer.automatic else NEEDS_REVIEW
 
 

@@ -1,4 +1,4 @@
-"""A finished run, loaded to answer: base, adapter, tokenizer and prompt, each checked against what it was trained with."""
+"""A finished run, loaded to answer: base, weights, tokenizer and prompt, each compared with those of training."""
 
 import hashlib
 import json
@@ -16,28 +16,31 @@ from radrecipes.errors import InputError
 from radrecipes.hub.pull import pull
 from radrecipes.inference import vllm_engine
 from radrecipes.inference.generation import Generation, Sampling, generate
-from radrecipes.models import base as models
+from radrecipes.models.base import (
+    inference_device,
+    load_base,
+    load_config,
+    load_tokenizer,
+    stop_token_ids,
+    weights_digest,
+)
 from radrecipes.recipe import Recipe, parse_recipe
-from radrecipes.tasks import TASKS
+from radrecipes.tasks import TASKS, Task
 from radrecipes.tasks.rendering import prompt_template_digest, render_prompt
-from radrecipes.tasks.task import Task
 from radrecipes.training import run_folder
-
-ENGINES = ("transformers", "vllm")
 
 
 def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
     """The folder of a run, its recipe and its task; loads no weights.
 
-    A chat template that the recipe names is read from the run's tokenizer: the file may have changed since, and a release comes
-    without it.
+    A chat template that the recipe names is read from the run's tokenizer: the file may have changed since, and a release does not
+    contain it.
 
     Args:
-        run (`str` or `Path`):
-            A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`, which is pulled and verified.
+        run: A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`, which is pulled and verified.
 
     Raises:
-        [`InputError`]: no finished run, or a release that is not there or not what was published.
+        [`InputError`]: no finished run, or a release that does not exist or is not what was published.
     """
     folder = pull(str(run)) if is_reference(run) else Path(run)
     if (folder / "adapter_config.json").is_file() and not run_folder.is_release(folder):
@@ -51,24 +54,20 @@ def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
 
 
 def is_reference(name: str | Path) -> bool:
-    """Whether this names a release on the Hub, and no folder that is here."""
+    """Whether this names a release on the Hub, and not a local folder."""
     return isinstance(name, str) and "@" in name and not Path(name).exists()
 
 
 class Predictor(ABC):
-    """What predictors of all tasks share. A subclass checks what is its own, then calls `_load_model`.
+    """What the predictors of all families share. A subclass checks its own arguments, then calls `_load_model`.
 
     Args:
-        folder (`str` or `Path`):
-            A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`.
-        allow_other_weights (`bool`, *optional*, defaults to `False`):
-            Load the adapter onto base weights of another hash than it was trained on.
-        engine (`str`, *optional*, defaults to `"transformers"`):
-            What generates: one of `ENGINES`.
+        folder: A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`.
+        allow_other_weights: Accept base weights of another hash than in training.
+        engine: What generates: one of `ENGINES`.
 
     Attributes:
-        shared (`bool`):
-            Whether all processes of a job ask the same of it, so that each answers a part of the batches; `False` until it is set.
+        shared: Whether all processes of a job ask the same of it, so that each answers a part of the batches; set by the caller.
 
     Raises:
         [`InputError`]: no finished run, other base weights, another base, another prompt template than in training.
@@ -83,13 +82,13 @@ class Predictor(ABC):
         self.shared = False
         self._allow_other_weights = allow_other_weights
         self._check_base()
-        self.tokenizer = models.load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
-        self.stops = models.stop_token_ids(self.tokenizer)
+        self.tokenizer = load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
+        self.stops = stop_token_ids(self.tokenizer)
         self.style = self.recipe.arguments.prompt_style
         self.prompt_sha256 = prompt_template_digest(self.task, self.tokenizer, self.style)
         if self.prompt_sha256 != self.manifest["prompt"]["sha256"]:
             raise InputError(
-                "the prompt template is another one than in training (instruction or chat template); train again",
+                "the prompt template differs from that of training (instruction or chat template); train again",
                 str(self.folder),
             )
         self.adapter_sha256 = self.weights.sha256
@@ -104,21 +103,18 @@ class Predictor(ABC):
         """Answers to inputs of the task, in order.
 
         Args:
-            inputs (`Sequence[dict[str, str]]`):
-                What [`~tasks.task.Task.read_input`] gave for each row.
-            batch_size (`int`, *optional*, defaults to `32`):
-                Rows a batch.
-            on_progress (`Callable[[int], None]`, *optional*):
-                Called with the number of rows done since.
+            inputs: What [`~tasks.task.Task.read_input`] returned for each row.
+            batch_size: Rows per batch.
+            on_progress: Called with the number of rows done since the last call.
         """
 
     @abstractmethod
     def answers_table(self, examples: Sequence[Example], answers: Sequence[Any], keep_input: bool) -> pa.Table:
-        """The rows of an output file, `id` first: of one schema whatever the rows; the input only where it is to be kept."""
+        """The rows of an output file, `id` first, of one schema for any rows; with the input only if it is kept."""
 
     @abstractmethod
     def summary(self, table_counts: dict[str | None, int]) -> str:
-        """What a whole output holds, in words, from the counts of its column `counted_column`."""
+        """What a complete output contains, in words, from the counts of its column `counted_column`."""
 
     @abstractmethod
     def as_text(self, answer: Any) -> str:
@@ -131,7 +127,7 @@ class Predictor(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of everything that decides an answer beside the input."""
+        """sha256 of everything that decides an answer, apart from the input."""
         return hashlib.sha256(json.dumps(self._decisive_parts(), sort_keys=True).encode()).hexdigest()
 
     def _decisive_parts(self) -> dict[str, Any]:
@@ -157,18 +153,12 @@ class Predictor(ABC):
         """What the model writes, greedily unless `sampling` is given.
 
         Args:
-            inputs, batch_size, on_progress:
-                As for [`answer`].
-            untuned (`bool`, *optional*, defaults to `False`):
-                Write with the base model, the adapter switched off.
-            sampling ([`~inference.Sampling`], *optional*):
-                Draw instead of taking the most probable token.
-
-        Returns:
-            `list[Generation]`: one a row, in order.
+            inputs, batch_size, on_progress: As for [`answer`].
+            untuned: Write with the base model without fine-tuning.
+            sampling: Sample tokens instead of taking the most probable one.
         """
         prompts = self.prompts(inputs)
-        longest = self._room_behind(prompts)
+        longest = self._room_after(prompts)
         if self.engine == "vllm":
             return self._vllm.generate(prompts, longest, untuned, sampling, on_progress)
         return self._with(
@@ -186,10 +176,10 @@ class Predictor(ABC):
             ),
         )
 
-    def _room_behind(self, prompts: Sequence[list[int]]) -> int:
-        """The recipe's `max_new_tokens`, or fewer where the base has no more positions: learned ones end in an index error."""
+    def _room_after(self, prompts: Sequence[list[int]]) -> int:
+        """The recipe's `max_new_tokens`, or fewer if the base has no more positions: beyond learned ones is an index error."""
         longest = max(map(len, prompts), default=0)
-        positions = getattr(models.load_config(self.recipe.model), "max_position_embeddings", None) or np.inf
+        positions = getattr(load_config(self.recipe.model), "max_position_embeddings", None) or np.inf
         if longest >= positions:
             raise InputError(
                 f"a prompt has {longest} tokens and the base takes {positions}; shorten the input", str(self.folder)
@@ -200,26 +190,26 @@ class Predictor(ABC):
         if self.engine == "vllm":
             self._vllm = vllm_engine.VllmEngine(self.recipe, self.adapter_folder, self.stops)
         else:
-            base = models.load_base(self.recipe.model)
+            base = load_base(self.recipe.model)
             if not getattr(base, "is_quantized", False):  # quantised weights are placed as they are loaded
-                base.to(models.inference_device())
+                base.to(inference_device())
             self.model = self.weights.load(base, self.recipe.model.model_name_or_path)
         self._check_base(loaded=True)
 
     def _with(self, untuned: bool, work: Callable):
-        """Run with the adapter, or with it switched off."""
+        """Run with the fine-tuned model, or with the base model."""
         if not untuned:
             return work()
         with self.weights.untuned(self.model):
             return work()
 
     def _check_base(self, loaded: bool = False) -> None:
-        """Compare the base's weights with those of training; what is yet to be downloaded is compared once it is loaded."""
+        """Compare the base's weights with those of training; weights not yet downloaded are compared once they are loaded."""
         model_id, revision = self.recipe.model.model_name_or_path, self.recipe.model.model_revision
         trained_on = self.manifest["base"]["weights_sha256"]
         if not trained_on or self._allow_other_weights:
             return
-        present = models.weights_digest(model_id, revision)
+        present = weights_digest(model_id, revision)
         if present is None and not loaded:
             return
         if present != trained_on:

@@ -1,1 +1,0 @@
-"""The metric `exact_accuracy`."""

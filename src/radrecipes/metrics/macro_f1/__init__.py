@@ -1,1 +1,0 @@
-"""The metric `macro_f1`."""

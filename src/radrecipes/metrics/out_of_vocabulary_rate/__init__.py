@@ -1,1 +1,0 @@
-"""The metric `out_of_vocabulary_rate`."""

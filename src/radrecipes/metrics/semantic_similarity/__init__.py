@@ -1,1 +1,0 @@
-"""The metric `semantic_similarity`."""
