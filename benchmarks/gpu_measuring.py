@@ -138,7 +138,7 @@ class StepClock(TrainerCallback):
 
 
 def known_as(device_name: str) -> str | None:
-    """The name in `planning.gpu.GPUS` of the GPU that PyTorch calls so, if any."""
+    """The name in `planning.gpus.GPUS` of the GPU that PyTorch calls so, if any."""
     known = [name for name in GPUS if all(word in device_name.lower() for word in name.split("-"))]
     return max(known, key=len, default=None)
 
@@ -170,7 +170,7 @@ def utilisation(model: torch.nn.Module, tokens: float, computed: float, notes_pe
     if not torch.cuda.is_available():
         return rates | {"utilisation": NEEDS_A_GPU, "utilisation_of_computed": NEEDS_A_GPU}
     if (known := known_as(torch.cuda.get_device_name())) is None:
-        unknown = f"planning.gpu does not know the peak of {torch.cuda.get_device_name()}"
+        unknown = f"planning.gpus does not know the peak of {torch.cuda.get_device_name()}"
         return rates | {"utilisation": unknown, "utilisation_of_computed": unknown}
     peak = GPUS[known].bf16_flops
     own, done = flops_of_note(model, tokens), computed / tokens * flops_of_note(model, tokens)

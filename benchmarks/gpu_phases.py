@@ -41,9 +41,11 @@ from radrecipes.inference.generation import generate
 from radrecipes.inference.label_scoring import LabelScorer
 from radrecipes.inference.predictors import LabelPredictor
 from radrecipes.models import base as models
-from radrecipes.planning import cpu as planning
-from radrecipes.planning.gpu import make_gpu_plan
+from radrecipes.planning.basis import Basis
+from radrecipes.planning.counting import count_padded_tokens, lay_out
+from radrecipes.planning.gpu_plan import make_gpu_plan
 from radrecipes.planning.gpus import GPUS
+from radrecipes.planning.machine_plan import measure_products
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_completions, render_prompt
@@ -78,7 +80,7 @@ def machine(rows: Rows, scratch: Path, size: Size) -> None:
         with rows.attempt(
             f"products_{tokens}", f"bfloat16 product of {tokens} tokens with a layer of {layer}"
         ) as found:
-            rate = planning.measure_products(torch.bfloat16, tokens, layer, 1.0 if size.on_gpu else 0.05)
+            rate = measure_products(torch.bfloat16, tokens, layer, 1.0 if size.on_gpu else 0.05)
             found["tflops"] = round(rate / 1e12, 3)
 
 
@@ -270,8 +272,9 @@ def plan(rows: Rows, scratch: Path, size: Size) -> None:
     for method, words in (("lora", _lora_words(size)), ("qlora", [])):
         with rows.attempt(f"{method}_planned", f"plan of the phase {method} for {name}") as found:
             recipe = _protocol_recipe(scratch, *words)
-            tokenizer = models.load_tokenizer(recipe.model)
-            planned = make_gpu_plan(recipe, _notes(scratch), tokenizer, GPUS[name], ["single_gpu"]).costs[0]
+            tokenizer, config = models.load_tokenizer(recipe.model), models.load_config(recipe.model)
+            basis = Basis(_notes(scratch), tokenizer, config)
+            planned = make_gpu_plan(recipe, basis, GPUS[name], ["single_gpu"]).costs[0]
             found |= {
                 "planned_memory_gib": round(planned.memory.total / 2**30, 2),
                 "planned_without_context_gib": round((planned.memory.total - planned.memory.context) / 2**30, 2),
@@ -325,7 +328,7 @@ def _run_trainer(recipe: Recipe, tokenizer: Any, notes: Dataset, size: Size, fou
     sample = notes.select(range(min(len(notes), 100 * batch)))
     micro = recipe.training.per_device_train_batch_size
     tokens = statistics.fmean(len(ids) for ids in sample["input_ids"])
-    computed = planning.lay_out(sample, trainer.data_collator, micro, SEED).tokens / len(sample)
+    computed = lay_out(sample, trainer.data_collator, micro, SEED).tokens / len(sample)
     found["computed_tokens_a_note"] = round(computed, 1)
     if "notes_per_second" in found:
         found |= utilisation(trainer.model, tokens, computed, found["notes_per_second"])
@@ -353,7 +356,7 @@ def _train_trl(rows: Rows, scratch: Path, size: Size, name: str, *words: str) ->
             found |= clock.speed(batch, size.notes)
             notes = _notes(scratch)
             sample = notes.select(range(min(len(notes), 100 * batch)))
-            padded = planning.count_padded_tokens(sample, batch // halves, SEED)
+            padded = count_padded_tokens(sample, batch // halves, SEED)
             tokens = statistics.fmean(len(ids) for ids in sample["input_ids"])
             found["computed_tokens_a_note"] = round(padded / len(sample), 1)
             if "notes_per_second" in found:

@@ -25,9 +25,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from radrecipes import environment
-from radrecipes.planning import cpu as planning
+from radrecipes.planning import counting
+from radrecipes.planning.basis import load_basis
+from radrecipes.planning.machine_plan import make_plan
 from radrecipes.recipe import parse_recipe
-from radrecipes.training import data as training_data
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import PaddedCollator, SharedPrefixCollator
 
@@ -121,7 +122,7 @@ def train(recipe: str, words: list[str]) -> dict:
         ):
             runpy.run_path("scripts/sft.py", run_name="__main__")
         memory = json.loads(Path(folder, "run", "manifest.json").read_text("utf-8"))["training"]["peak_memory_gib"]
-    largest = planning.Layout(shapes).largest
+    largest = counting.Layout(shapes).largest
     return {"memory_gib": memory, "largest": largest, "shapes": len({s[:2] for s in shapes}), "batches": shapes}
 
 
@@ -130,13 +131,13 @@ def plan(recipe: str, words: list[str]) -> dict:
     batches = [word.partition("=")[2] for word in words if word.startswith("--batches=")]
     parsed = parse_recipe(recipe, [word for word in words if not word.startswith("--batches=")])
     training.divide_batch(parsed, processes=1)
-    data = training_data.load_training_data(parsed)
+    basis = load_basis(parsed)
     if batches:
-        seen = planning.Layout([tuple(batch) for batch in json.loads(batches[0])])
-        with patch.object(planning, "lay_out", return_value=seen):
-            made = planning.make_plan(parsed, data.rows.rows, data.tokenizer)
+        seen = counting.Layout([tuple(batch) for batch in json.loads(batches[0])])
+        with patch.object(counting, "lay_out", return_value=seen):
+            made = make_plan(parsed, basis)
     else:
-        made = planning.make_plan(parsed, data.rows.rows, data.tokenizer)
+        made = make_plan(parsed, basis)
     parts = ("weights", "adapter", "activation", "framework")
     return {
         "memory_gib": round(made.memory_bytes / 2**30, 3),

@@ -131,23 +131,19 @@ def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     recipe = parse_recipe(args.recipe, overrides)
     if not args.gpu and (args.config or args.processes or args.utilisation):
         raise InputError("--config, --processes and --utilisation need --gpu; without it the plan is for this machine")
-    from radrecipes.planning import cpu as planning
-    from radrecipes.planning import gpu as gpu_planning
+    from radrecipes.planning import gpu_plan, machine_plan
+    from radrecipes.planning.basis import load_basis
     from radrecipes.training.trainer import divide_batch
 
     if args.gpu:
-        gpu = find_gpu(args.gpu)
-        basis = planning.load_basis(recipe)
+        gpu, basis = find_gpu(args.gpu), load_basis(recipe)
         chosen = [args.config] if args.config else None
-        found = gpu_planning.make_gpu_plan(
-            *(recipe, basis.rows, basis.tokenizer, gpu, chosen, args.processes, args.utilisation), config=basis.config
-        )
-        lines = gpu_planning.describe(found, recipe, args.gpu)
+        found = gpu_plan.make_gpu_plan(recipe, basis, gpu, chosen, args.processes, args.utilisation)
+        lines = gpu_plan.describe(found, recipe, args.gpu)
     else:
         divide_batch(recipe, processes=1)
-        basis = planning.load_basis(recipe)
-        found = planning.make_plan(recipe, basis.rows, basis.tokenizer, config=basis.config)
-        lines = planning.describe(found, recipe)
+        basis = load_basis(recipe)
+        lines = machine_plan.describe(machine_plan.make_plan(recipe, basis), recipe)
     if basis.note:
         print(f"note         {basis.note}")
     print("\n".join(lines))

@@ -12,6 +12,7 @@ import pytest
 from conftest import REPOSITORY
 
 from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.tasks import TASKS, LabelTask, TaskWords, TextTask
 
 COLUMNS = ["--text-column", "order", "--label-column", "protocol"]
 LABEL_SET = "name: ours\nversion: 1\nlabels:\n  - {name: CT Head, aliases: [CT Brain]}\n  - {name: MR Brain}\n"
@@ -227,3 +228,51 @@ def test_help_teaches_by_example(tmp_path):
     text = prepare(tmp_path, "--help").stdout
     assert "--source orders.csv --text-column text" in text
     assert "--synthetic --seed 0 --output data/protocol_synthetic" in text
+
+
+class Urgency(LabelTask):
+    name = "urgency"
+    input_column = "request"
+    instruction = "How urgent is it?"
+    words = TaskWords(title="Urgency", summary="Rates urgency.", example="fall", rows="requests", answer="urgency")
+
+
+class Summary(TextTask):
+    name = "summary"
+    input_column = "dictation"
+    target_column = "summary"
+    instruction = "Summarise."
+    words = TaskWords(title="Summaries", summary="Summarises.", example="fall", rows="dictations", answer="summary")
+
+
+def test_every_task_whose_data_are_a_table_has_a_subcommand(tmp_path, monkeypatch, call):
+    for task in (Urgency(), Summary()):
+        monkeypatch.setitem(TASKS, task.name, task)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+    write_orders(tmp_path / "orders.csv", ORDERS)
+    source = ("--source", "orders.csv", "--text-column", "order", "--group-column", "patient")
+
+    done = call("prepare_data", "urgency", *source, "--label-column", "protocol", "--output", "urgency")
+    assert done.code == 0, done.stderr
+    dataset = load_prepared_dataset(tmp_path / "urgency")
+    assert (dataset.task, dataset.label_set.names) == ("urgency", ["CT Head", "MR Brain"])
+    assert dataset.manifest["columns"] == ["id", "group", "request", "label"]
+    Urgency().check_dataset(dataset)
+    assert "Requests, each with its urgency." in (tmp_path / "urgency" / "README.md").read_text("utf-8")
+
+    done = call("prepare_data", "summary", *source, "--target-column", "protocol", "--output", "summary")
+    assert done.code == 0, done.stderr
+    dataset = load_prepared_dataset(tmp_path / "summary")
+    assert (dataset.task, dataset.label_set, dataset.access) == ("summary", None, "credentialed")
+    assert dataset.manifest["columns"] == ["id", "group", "dictation", "summary"]
+    assert dataset.splits["test"]["dictation"][0].startswith("r/o number")
+    Summary().check_dataset(dataset)
+    missing = call("prepare_data", "summary", *source, "--output", "other")
+    assert (missing.code, missing.stderr) == (
+        2, "error: orders.csv: --target-column is missing; name the column, see --help\n"
+    )  # fmt: skip
+    # Only a task with a generator has --synthetic, and only labels have a label set.
+    assert "--synthetic" not in call("prepare_data", "urgency", "--help").stdout
+    assert "--label-set" not in call("prepare_data", "summary", "--help").stdout
+    assert "--synthetic" in call("prepare_data", "protocol", "--help").stdout

@@ -13,6 +13,8 @@ from report_trees import FINDINGS, write_mimic, write_openi
 
 from e2e.conftest import Called
 from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.data.sources.registry import REPORT_SOURCES
+from radrecipes.data.sources.report_source import Report, ReportSource
 
 PLANTED = "Zanzibar quokka"
 
@@ -222,3 +224,54 @@ def test_all_faults_are_listed_by_path_and_reason(tmp_path):
     ):
         assert line in listed, (line, listed)
     assert not (tmp_path / "out").exists()
+
+
+class Notebook(ReportSource):
+    """A source that exists in this test only: a text file with one report per line."""
+
+    name = "notebook"
+    layout = "a text file"
+    title = "a notebook"
+    group = "the report itself"
+    access = "open"
+
+    def __init__(self, root):
+        self._lines = root.read_text("utf-8").splitlines()
+        self.count, self.rejected, self.files = len(self._lines), [], []
+
+    def items(self):
+        return enumerate(self._lines)
+
+    def read(self, item):
+        number, line = item
+        return Report(str(number), str(number), *line.split("|"), f"line {number}")
+
+
+def test_a_new_source_is_one_class_and_its_registration(tmp_path, monkeypatch, call):
+    monkeypatch.setitem(REPORT_SOURCES, "notebook", Notebook)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+    lines = [f"{text}|{text}" for text in (FINDINGS["edema"], FINDINGS["effusion"]) for _ in range(40)]
+    (tmp_path / "notes.txt").write_text("\n".join(lines), encoding="utf-8")
+    done = call("prepare_data", "report", "--source", "notebook", "--root", "notes.txt", "--output", "out")
+    assert done.code == 0, done.stderr
+    dataset = load_prepared_dataset(tmp_path / "out")
+    assert (dataset.access, dataset.manifest["origin"]) == ("open", "notebook")
+    assert len(set(dataset.splits["train"]["observations"])) == 2 and sum(map(len, dataset.splits.values())) == 80
+    assert "Read from a notebook" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    one_line(
+        call(
+            "prepare_data",
+            "report",
+            "--source",
+            "notebook",
+            "--root",
+            "notes.txt",
+            "--output",
+            "x",
+            "--split",
+            "official",
+        ),
+        "--source notebook has no official split",
+    )
+    assert "notebook: a text file" in " ".join(call("prepare_data", "report", "--help").stdout.split())

@@ -87,7 +87,7 @@ def test_plan_for_a_gpu_shows_every_configuration(workspace, call):
         "gpu          h100: 74.5 GiB, 989 TFLOP/s dense bfloat16, 3.35 TB/s (NVIDIA's data sheet, H100 SXM)"
     )
     table = lines[lines.index("") + 1 :]
-    assert table[0].split()[:5] == ["GiB", "on", "each", "GPU", "GPUs"]
+    assert table[0].split()[:5] == ["GiB", "per", "GPU", "GPUs", "batch"]
     rows = {line.split()[0]: line for line in table[1 : table.index("")]}
     assert list(rows) == ["single_gpu", "ddp", "fsdp2", "fsdp1_qlora", "zero2", "zero3"]
     assert re.search(r"8 refused: that configuration is for 4-bit base models; use fsdp2.yaml", rows["fsdp1_qlora"])

@@ -15,17 +15,14 @@ def audit_leakage(
     input_column: str,
     label_column: str | None,
 ) -> dict[str, Any]:
-    """Count the held-out rows that also occur in training. Knows nothing of how the splits were made.
+    """Count the held-out rows that also occur in training. Knows nothing about how the splits were made.
 
     Args:
-        splits: Rows of `train`, `validation` and `test`, with the columns `group` and those named here.
-        threshold: Jaccard similarity of word 5-grams from which on two texts are near-identical.
         label_column: `None` if the target is free text.
 
     Returns:
-        `near_duplicate_threshold` and, for each held-out split, the number of rows whose text occurs in training
-        `verbatim`, `normalised` (by [`matching_key`]) and as a `near_duplicate` (each count includes the one before),
-        `largest_similarity` to a training text, `shared_groups`, and the sorted `labels_missing_from_training`.
+        For each held-out split the number of rows whose text occurs in training `verbatim`, `normalised` (by
+        [`matching_key`]) and as a `near_duplicate` (each count includes the one before), and more.
     """
     training = splits["train"]
     texts = [row[input_column] for row in training]

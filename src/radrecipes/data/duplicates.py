@@ -27,11 +27,8 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> np.nd
     """One group number per text, the same for texts that are near-identical, directly or through others.
 
     Exact: candidate pairs come from prefix filtering (two sets of this similarity must share one of their rarest members;
-    Chaudhuri et al. 2006, Bayardo et al. 2007), and each candidate's Jaccard similarity is computed. Unlike MinHash it
-    misses no pair.
-
-    Args:
-        threshold: Jaccard similarity of the sets of [`shingles`] from which on two texts are near-identical, in (0, 1].
+    Chaudhuri et al. 2006, Bayardo et al. 2007), and each candidate's Jaccard similarity of [`shingles`] is computed. Unlike
+    MinHash it misses no pair.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], not {threshold}")

@@ -8,7 +8,6 @@ class Example:
     """One row on its way from a source file to a prepared dataset or a prediction.
 
     Args:
-        id: Unique in its source.
         group: What a split must keep together: a patient, an order, a clinical scenario.
         inputs: The task's input columns, for example `{"note": "..."}`.
         target: What the model is to write: a label or a text.

@@ -38,11 +38,7 @@ class Label:
 
     Args:
         name: Canonical name, the one that training writes and evaluation compares.
-        aliases: Other spellings of the same label.
-        modality: One of `MODALITIES`.
-        contrast: One of `CONTRASTS`.
-        loinc: Code of the procedure in LOINC.
-        playbook: Code of the procedure in the RSNA Playbook.
+        loinc, playbook: Codes of the procedure in LOINC and in the RSNA Playbook.
         always_review: A person looks at every answer with this label, however confident the model is.
     """
 

@@ -31,11 +31,7 @@ def drop_reasons(input_column: str, target_column: str) -> dict[str, str]:
 
 
 def derive_label_set(examples: Sequence[Example], name: str, source: str) -> LabelSet:
-    """Derive a label set from the labels of examples, ignoring empty ones; see [`LabelSet.derive`].
-
-    Args:
-        source: Name of the source, for the comment at the top of the file and for errors.
-    """
+    """Derive a label set from the labels of examples, ignoring empty ones; `source` is named in it and in errors."""
     labels = Counter(_one_line(example.target) for example in examples)
     labels.pop("", None)
     if not labels:
@@ -63,14 +59,10 @@ def prepare_rows(
         label_set: Labels and aliases; every kept row gets a canonical name. `None` if the target is free text.
         conflicts: For texts that are the same by [`matching_key`] but have different labels: `"drop"` them all, or
             `"vote"` and keep the rows with the majority's label. Needs a label set, like `on_unknown_label`.
-        on_bad_row: `"error"` or `"drop"` for an empty text, target or group.
-        on_unknown_label: `"error"` or `"drop"` for a label that the set does not know.
-        near_duplicate_threshold: Texts with at least this Jaccard similarity of word 5-grams stay in one split.
         max_dropped: Largest fraction of the rows that may be dropped; merged duplicates do not count.
 
     Returns:
-        Rows by split with the columns `id`, `group`, `input_column` and `target_column`, in the order of the source,
-        and the facts that the manifest reports.
+        Rows by split, in the order of the source, and the facts that the manifest reports.
 
     Raises:
         InputError: An identifier is repeated, a row is bad or its label unknown and the option is `"error"`, more rows

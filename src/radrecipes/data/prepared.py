@@ -23,14 +23,8 @@ from radrecipes.files import file_sha256
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_MANIFEST_KEYS = {
-    "format_version": int,
-    "task": str,
-    "access": str,
-    "columns": list,
-    "splits": dict,
-    "digest": str,
-}
+_MANIFEST_KEYS = {"format_version": int, "task": str, "access": str, "columns": list, "splits": dict, "digest": str}
+_AGAIN = "prepare the dataset again with scripts/prepare_data.py"
 
 
 @dataclass(frozen=True)
@@ -71,70 +65,69 @@ def load_prepared_dataset(folder: str | Path, verify: bool = True) -> PreparedDa
     from datasets import Dataset
 
     folder = Path(folder)
-    again = "prepare the dataset again with scripts/prepare_data.py"
     if not folder.is_dir():
         raise InputError("no such dataset folder; make it with scripts/prepare_data.py", where=str(folder))
-    manifest = _read_manifest(folder, again)
+    manifest = _read_manifest(folder)
     if verify and manifest["digest"] != dataset_digest(manifest):
         raise InputError(
-            f"the digest does not match the hashes in the same file; {again}", where=str(folder / MANIFEST_FILE)
+            f"the digest does not match the hashes in the same file; {_AGAIN}", where=str(folder / MANIFEST_FILE)
         )
 
     splits = {}
     for split in SPLITS:
         path = folder / f"{split}.parquet"
-        _check_file(path, manifest["splits"][split]["sha256"], verify, again)
+        _check_file(path, manifest["splits"][split]["sha256"], verify)
         try:
             # Dataset.from_parquet would copy the rows into a cache outside the folder.
             table = pq.read_table(path, partitioning=None)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"not readable as Parquet ({str(error).splitlines()[0]}); {again}", str(path)) from None
+            raise InputError(f"not readable as Parquet ({str(error).splitlines()[0]}); {_AGAIN}", str(path)) from None
         missing = [column for column in manifest["columns"] if column not in table.column_names]
         if missing:
-            raise InputError(f"column {missing[0]!r} is missing; {again}", where=str(path))
+            raise InputError(f"column {missing[0]!r} is missing; {_AGAIN}", where=str(path))
         splits[split] = Dataset(table)
 
     label_set = None
     if "label_set" in manifest:
         path = folder / LABEL_SET_FILE
-        _check_file(path, manifest["label_set"]["sha256"], verify, again)
+        _check_file(path, manifest["label_set"]["sha256"], verify)
         label_set = LabelSet.load(path)
     return PreparedDataset(folder, manifest, label_set, splits)
 
 
-def _read_manifest(folder: Path, again: str) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise InputError(f"has no {MANIFEST_FILE}, so it is not a prepared dataset; {again}", str(folder)) from None
+        raise InputError(f"has no {MANIFEST_FILE}, so it is not a prepared dataset; {_AGAIN}", str(folder)) from None
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error.msg}; {again}", where=f"{path}:{error.lineno}") from None
+        raise InputError(f"not valid JSON: {error.msg}; {_AGAIN}", where=f"{path}:{error.lineno}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"not readable: {error}; {again}", where=str(path)) from None
+        raise InputError(f"not readable: {error}; {_AGAIN}", where=str(path)) from None
     if not isinstance(manifest, dict):
-        raise InputError(f"must contain one JSON object; {again}", where=str(path))
+        raise InputError(f"must contain one JSON object; {_AGAIN}", where=str(path))
     for key, kind in _MANIFEST_KEYS.items():
         if not isinstance(manifest.get(key), kind):
-            raise InputError(f"key {key!r} is missing or of the wrong type; {again}", where=str(path))
+            raise InputError(f"key {key!r} is missing or of the wrong type; {_AGAIN}", where=str(path))
     if manifest["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"format version {manifest['format_version']} is not the {FORMAT_VERSION} that is read here; {again}",
+            f"format version {manifest['format_version']} is not the {FORMAT_VERSION} that is read here; {_AGAIN}",
             where=str(path),
         )
     if manifest["access"] not in ACCESS_LEVELS:
-        raise InputError(f"access must be one of {', '.join(ACCESS_LEVELS)}; {again}", where=str(path))
+        raise InputError(f"access must be one of {', '.join(ACCESS_LEVELS)}; {_AGAIN}", where=str(path))
     hashed = {f"splits.{split}": manifest["splits"].get(split) for split in SPLITS}
     if "label_set" in manifest:
         hashed["label_set"] = manifest["label_set"]
     for key, entry in hashed.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise InputError(f"key '{key}.sha256' is missing; {again}", where=str(path))
+            raise InputError(f"key '{key}.sha256' is missing; {_AGAIN}", where=str(path))
     return manifest
 
 
-def _check_file(path: Path, expected: str, verify: bool, again: str) -> None:
+def _check_file(path: Path, expected: str, verify: bool) -> None:
     if not path.is_file():
-        raise InputError(f"is missing; {again}", where=str(path))
+        raise InputError(f"is missing; {_AGAIN}", where=str(path))
     if verify and file_sha256(path) != expected:
-        raise InputError(f"changed since the manifest was written (its sha256 differs); {again}", where=str(path))
+        raise InputError(f"changed since the manifest was written (its sha256 differs); {_AGAIN}", where=str(path))

@@ -117,16 +117,11 @@ def prepare_reports(
     Raises:
         InputError: More reports than `max_dropped` are bad, none is left, or there are too few patients to split.
     """
-    rejected = list(source.rejected)
-    counts = {"filtered": Counter(), "changed": Counter()}
-    table, stated_splits, hashed = _read(source, options, processes, progress, rejected, counts)
-
+    table, stated_splits, hashed, rejected, filtered, changed = _read(source, options, processes, progress)
     read = source.count + len(source.rejected)
-    rejected.sort()
     _write_rejected(Path(rejected_path), rejected)
     dropped = Counter(report.reason for report in rejected)
     _refuse_many_dropped(dropped, rejected, read, max_dropped, Path(rejected_path))
-    filtered = counts["filtered"]
     if table is None:
         reasons = ", ".join(f"{count} because {FILTERS[name]}" for name, count in filtered.most_common())
         raise InputError(f"no report is left of {read}: {reasons}; try --sections any, or keep what the filters drop")
@@ -147,7 +142,7 @@ def prepare_reports(
             "kept": table.num_rows,
             "dropped": {reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]},
             "filtered": {name: filtered[name] for name in FILTERS if filtered[name]},
-            "changed": dict(sorted(counts["changed"].items())),
+            "changed": dict(sorted(changed.items())),
         },
         "splits": {
             split: {
@@ -168,10 +163,11 @@ def _read(
     options: ReportOptions,
     processes: int | None,
     progress: Callable[[int], None] | None,
-    rejected: list[RejectedReport],
-    counts: dict[str, Counter[str]],
-) -> tuple[pa.Table | None, list[str | None], dict[str, Any]]:
-    """The kept reports, the split that the source states for each, and number and hash of all; adds to the last two."""
+) -> tuple[pa.Table | None, list[str | None], dict[str, Any], list[RejectedReport], Counter[str], Counter[str]]:
+    """The kept reports, the split that the source states for each, number and hash of all files, the sorted rejected reports,
+    and counts of filtered and changed ones.
+    """
+    rejected, filtered, changed = list(source.rejected), Counter(), Counter()
     tree, hashed, seen = hashlib.sha256(), 0, set()
     parts: list[pa.Table] = []
     stated_splits: list[str | None] = []
@@ -188,9 +184,9 @@ def _read(
                     rejected.append(RejectedReport(outcome.path, "duplicate_study"))
                 else:
                     seen.add(outcome.id)
-                    counts["changed"].update(outcome.changed)
+                    changed.update(outcome.changed)
                     if outcome.filtered:
-                        counts["filtered"][outcome.filtered] += 1
+                        filtered[outcome.filtered] += 1
                     else:
                         rows.append(outcome.row)
                         stated_splits.append(outcome.split)
@@ -200,7 +196,8 @@ def _read(
             if progress:
                 progress(len(chunk))
     table = pa.concat_tables(parts).combine_chunks() if parts else None
-    return table, stated_splits, {"reports": hashed, "sha256": tree.hexdigest()}
+    hashes = {"reports": hashed, "sha256": tree.hexdigest()}
+    return table, stated_splits, hashes, sorted(rejected), filtered, changed
 
 
 @contextmanager

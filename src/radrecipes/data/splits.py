@@ -9,11 +9,7 @@ DEFAULT_FRACTIONS = {"train": 0.75, "validation": 0.10, "test": 0.15}
 
 
 def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> list[str]:
-    """Join two groupings: rows that share a group in either of them share one in the result.
-
-    Returns:
-        Per row the alphabetically first of the `groups` that were joined.
-    """
+    """Join two groupings: rows that share a group in either of them share the alphabetically first of `groups`."""
     # Each group points to one that it was joined with, an alphabetically earlier one; the first points to itself.
     joined = {group: group for group in groups}
 
@@ -44,12 +40,7 @@ def split_by_group(
     with a label that training lacks goes to training, so every label of validation and test occurs in training, and a label
     with a single group is in training alone.
 
-    Args:
-        fractions: Fraction of the rows for each split, with a sum of 1; the first split is the one to train on.
-        seed: Orders groups of equal size. The order of the rows does not matter.
-
-    Returns:
-        Name of the split of each row.
+    The first of `fractions` is the split to train on; `seed` orders groups of equal size. The order of the rows does not matter.
     """
     fractions = dict(DEFAULT_FRACTIONS if fractions is None else fractions)
     if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) <= 0:

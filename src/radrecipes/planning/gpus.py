@@ -6,6 +6,9 @@ from rapidfuzz import fuzz, process
 
 from radrecipes.errors import InputError
 
+# CUDA context and libraries of one process in bytes: assumed, not measured.
+CONTEXT_BYTES = 2**30
+
 
 @dataclass(frozen=True)
 class Gpu:

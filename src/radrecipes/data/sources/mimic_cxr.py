@@ -24,6 +24,7 @@ from radrecipes.data.sources.report_source import (
     Report,
     ReportSource,
 )
+from radrecipes.data.sources.tables import text_lines
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.radiology.observations import (
@@ -40,8 +41,6 @@ from radrecipes.radiology.sections import study_sections
 ARCHIVE = "mimic-cxr-reports.zip"
 
 _REPORT_PATH = re.compile(r"(?:.*/)?(files/p\d{2}/p(\d+)/s(\d+)\.txt(?:\.gz)?)")
-# Bytes to read at once: more than nearly every report has, few enough to need no memory from the system.
-_READ = 1 << 14
 _HEADER = re.compile(r"^[ \t]*(?:FINDINGS|IMPRESSION)[ \t]*:", re.MULTILINE | re.IGNORECASE)
 _STATUSES = {
     **dict.fromkeys(("1.0", "1"), Status.POSITIVE),
@@ -64,17 +63,15 @@ class MimicCxr(ReportSource):
     folder = "files"
 
     def __init__(self, root: str | Path, *, labels: str | None = None, official_split: bool = False):
-        """Find the reports, and read the CSV files that are asked for.
+        """Find the reports, and read the CSV files that are asked for, each with or without `.gz`.
 
         Args:
-            root: Folder with `files/`, `mimic-cxr-reports/files/` or `mimic-cxr-reports.zip`, and the CSV files, each
-                with or without `.gz`.
+            root: Folder with `files/`, `mimic-cxr-reports/files/` or `mimic-cxr-reports.zip`, and the CSV files.
             labels: Read the labels of this labeller, `"chexpert"` or `"negbio"`.
             official_split: Read the split CSV.
 
         Raises:
-            InputError: There are no reports, a CSV file is missing or broken (names line and column), or the archive
-                is damaged.
+            InputError: There are no reports, or a CSV file or the archive is missing or broken.
         """
         self.root = Path(root)
         self.files = []
@@ -94,7 +91,7 @@ class MimicCxr(ReportSource):
         return cls(root, labels=options["labels"], official_split=options["split"] == "official")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it opens the archive itself and receives the items one by one."""
+        """What another process needs: it opens the archive itself."""
         return {"_base": self._base, "_archive_path": self._archive_path, "_archive": None}
 
     def items(self) -> Iterator[tuple]:
@@ -134,13 +131,8 @@ class MimicCxr(ReportSource):
             data = self._archive.read(self._members[path])
         else:
             # Without Python's buffered file object, which costs more than the reading itself.
-            descriptor = os.open(f"{self._base}/{path}", os.O_RDONLY)
-            try:
-                data = os.read(descriptor, _READ)
-                while len(data) % _READ == 0 and (more := os.read(descriptor, _READ)):
-                    data += more
-            finally:
-                os.close(descriptor)
+            with io.FileIO(f"{self._base}/{path}") as file:
+                data = file.readall()
         return gzip.decompress(data) if path.endswith(".gz") else data
 
     def _match(
@@ -237,43 +229,35 @@ def _stated(values: tuple[str, ...], where: str) -> str:
 def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
     line = 1
     try:
-        with (
-            gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as binary,
-            io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="") as text,
-        ):
-            reader = csv.reader(text, strict=True)
-            header = [_column(name) for name in next(reader, [])]
-            positions = []
-            for column in columns:
-                if header.count(column) != 1:
-                    problem = "is missing" if column not in header else "occurs twice"
+        reader = csv.reader(text_lines(path), strict=True)
+        header = [_column(name) for name in next(reader, [])]
+        positions = []
+        for column in columns:
+            if header.count(column) != 1:
+                problem = "is missing" if column not in header else "occurs twice"
+                raise InputError(f"column {column!r} {problem} in the header; download the file again", f"{path}:1")
+            positions.append(header.index(column))
+        width, study_at, patient_at = len(header), positions[0], positions[1]
+        wanted = itemgetter(*positions)
+        for fields in reader:
+            line = reader.line_num
+            if len(fields) != width:
+                if not fields:
+                    continue
+                short = header[len(fields)] if len(fields) < width else header[-1]
+                raise InputError(
+                    f"the row has {len(fields)} fields, the header {width} (column {short!r}); download the file again",
+                    f"{path}:{line}",
+                )
+            for position in (study_at, patient_at):
+                if not (fields[position].isdecimal() and fields[position].isascii()):
                     raise InputError(
-                        f"column {column!r} {problem} in the header; download the file again", f"{path}:1"
-                    )
-                positions.append(header.index(column))
-            width, study_at, patient_at = len(header), positions[0], positions[1]
-            wanted = itemgetter(*positions)
-            for fields in reader:
-                line = reader.line_num
-                if len(fields) != width:
-                    if not fields:
-                        continue
-                    short = header[len(fields)] if len(fields) < width else header[-1]
-                    raise InputError(
-                        f"the row has {len(fields)} fields, the header {width} (column {short!r}); download the file again",
+                        f"column {header[position]!r} is not an integer; save the file without changing its numbers",
                         f"{path}:{line}",
                     )
-                for position in (study_at, patient_at):
-                    if not (fields[position].isdecimal() and fields[position].isascii()):
-                        raise InputError(
-                            f"column {header[position]!r} is not an integer; save the file without changing its numbers",
-                            f"{path}:{line}",
-                        )
-                yield line, wanted(fields)
+            yield line, wanted(fields)
     except csv.Error as error:
         raise InputError(f"the row is broken ({error}); download the file again", f"{path}:{line + 1}") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise InputError("is not a complete gzip file; download it again", f"{path}:{line + 1}") from None
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from None
 
@@ -314,26 +298,16 @@ def _find_reports(root: Path) -> tuple[Path | None, Path | None, list[tuple[str,
 
 
 def _scan(base: Path) -> list[tuple[str, str, str]]:
-    found = []
-    for group in sorted(os.listdir(base / "files")):
-        if not re.fullmatch(r"p\d{2}", group) or not (base / "files" / group).is_dir():
-            continue
-        for patient in sorted(os.listdir(base / "files" / group)):
-            if patient[:1] != "p" or not patient[1:].isdecimal():
-                continue
-            prefix = f"files/{group}/{patient}"
-            try:
-                names = os.listdir(f"{base}/{prefix}")
-            except NotADirectoryError:
-                continue
-            except OSError as error:
-                raise InputError(f"cannot be listed ({error.strerror}); check its permissions", prefix) from None
-            for name in names:
-                study, _, ending = name.partition(".")
-                if ending in ("txt", "txt.gz") and study[0] == "s" and study[1:].isdecimal():
-                    found.append((f"{prefix}/{name}", patient[1:], study[1:]))
-    found.sort()
-    return found
+    def refuse(error: OSError) -> None:
+        raise InputError(f"cannot be listed ({error.strerror}); check its permissions", error.filename)
+
+    paths = (
+        f"{os.path.relpath(folder, base)}/{name}"
+        for folder, _, names in os.walk(base / "files", onerror=refuse, followlinks=True)
+        for name in names
+    )
+    matches = (_REPORT_PATH.fullmatch(path) for path in paths)
+    return sorted((match[1], match[2], match[3]) for match in matches if match and match[1] == match.string)
 
 
 def _relative(name: str) -> str | None:

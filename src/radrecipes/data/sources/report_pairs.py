@@ -45,7 +45,6 @@ class ReportPairs(ReportSource):
             completion_column: The report. Without headers all of it is findings.
             id_column: Study id; without it rows are identified by their line.
             group_column: Patient; without it each row is its own group, and a patient can be in several splits.
-            read_prompts: Take the labels from the prompts; otherwise prompts are not read.
 
         Raises:
             InputError: The file is missing, empty or damaged.

@@ -116,9 +116,9 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, s
     if kind == [".parquet"] and not compressed:
         return _parquet_rows(path, columns)
     if kind == [".jsonl"]:
-        return _json_rows(path, _text_lines(path, compressed), columns)
+        return _json_rows(path, text_lines(path), columns)
     if kind and kind[0] in _DELIMITERS:
-        return _delimited_rows(path, _text_lines(path, compressed), columns, _DELIMITERS[kind[0]])
+        return _delimited_rows(path, text_lines(path), columns, _DELIMITERS[kind[0]])
     raise InputError(f"the format is not clear from the name; it must end with {_SUFFIXES}", where=str(path))
 
 
@@ -126,10 +126,15 @@ class _CellError(Exception):
     """A cell that cannot be used; the message is the reason."""
 
 
-def _text_lines(path: Path, compressed: bool) -> Iterator[str]:
+def text_lines(path: Path) -> Iterator[str]:
+    """Lines of a file in UTF-8, also gzipped, each with its end.
+
+    Raises:
+        InputError: A gzip file is damaged.
+    """
     # Undecodable bytes become lone surrogates, so that their line can be named.
     with (
-        gzip.open(path, "rb") if compressed else path.open("rb") as binary,
+        gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as binary,
         io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="") as lines,
     ):
         number = 0

@@ -14,14 +14,11 @@ class Scenario:
     """One clinical situation, whose question decides the protocol.
 
     Args:
-        identifier: Unique in the bank; the group of every order written from it.
-        protocol: Canonical name of the protocol.
+        identifier: The group of every order written from it.
         questions: Several ways to ask the same question.
         spellings: The protocol's name as different order lists spell it, canonical name first.
         systems: Body systems that the question is about; history of them is relevant.
         unfit: Body systems whose history would itself change the protocol.
-        age: Youngest and oldest plausible age, both included.
-        sex: `F` or `M` if only one is possible.
     """
 
     identifier: str
@@ -39,8 +36,6 @@ class HistoryItem:
     """One piece of past history, with the gaps `{side}` and `{year}`.
 
     Args:
-        region: Body region of the system, `general` for diseases of the whole body.
-        sex: `F` or `M` if only one is possible.
         youngest: Age below which it is implausible.
         kind: `past` (diagnoses, surgeries, medication), `studies` (what earlier imaging showed) or `organ_gone` (the organ
             was removed, so the item does not fit a question about it).

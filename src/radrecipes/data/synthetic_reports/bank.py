@@ -34,10 +34,7 @@ class Wording:
 class Combination:
     """Texts that state several observations at once.
 
-    Args:
-        labels: What each of the texts states.
-        texts: The most frequent first.
-        unless: Observations that exclude the texts if they are present or possible.
+    Texts have the most frequent first; none is used if one of `unless` is present or possible.
     """
 
     labels: Labels
@@ -50,7 +47,6 @@ class Device:
     """One kind of support device.
 
     Args:
-        weight: How often it is chosen.
         bedside: Used in intensive care and soon removed; the others stay for years.
         texts: By section; under `removed` how its removal is stated.
     """

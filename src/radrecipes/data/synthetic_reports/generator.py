@@ -46,14 +46,12 @@ def write_synthetic_tree(
     labels follow from how the reports were made.
 
     Args:
-        folder: Must not exist.
         patients: Number of patients, each with 1 to 8 studies.
         studies: Number of reports in total.
         on_progress: Called with the number of reports just written.
 
     Returns:
-        The content of `generator.json`: `generator`, `seed`, `patients`, `studies`, `images`, `splits` (studies of each)
-        and `normal_studies`.
+        The content of `generator.json`.
 
     Raises:
         InputError: The folder exists or cannot be made, or the numbers do not fit together.

@@ -31,13 +31,7 @@ VIEW_HEADERS = ("CHEST, TWO VIEWS", "PORTABLE AP CHEST RADIOGRAPH", "PA AND LATE
 
 @dataclass(frozen=True)
 class Report:
-    """A report, and what was written into it.
-
-    Args:
-        text: The complete file.
-        findings: Of the findings section, or of the text of a report without sections.
-        impression: Of the impression section.
-    """
+    """The file of a report, and the statements in its sections; `findings` also for a report without sections."""
 
     text: str
     findings: tuple[Statement, ...]

@@ -41,13 +41,7 @@ _STRENGTH = {Status.NEGATIVE: 0, Status.UNCERTAIN: 1, Status.POSITIVE: 2}
 
 @dataclass(frozen=True)
 class Statement:
-    """One sentence, or a few that belong together.
-
-    Args:
-        text: As in the report.
-        area: Part of the chest, by which findings are ordered.
-        labels: What it states; empty if it names no observation.
-    """
+    """One sentence, or a few that belong together; findings are ordered by `area`, and `labels` is what it states."""
 
     text: str
     area: str
@@ -97,12 +91,7 @@ class Writer:
         return self.write_findings(in_findings, hedged), self.write_impression(in_impression)
 
     def write_findings(self, names: Iterable[str], hedged: Iterable[str] = ()) -> list[Statement]:
-        """Findings about some observations.
-
-        Args:
-            names: The observations to name; devices are always named.
-            hedged: Observations that are only called possible here.
-        """
+        """Findings about some observations and all devices; the `hedged` ones are only called possible."""
         rng, frame = self._rng, self._bank.frame
         named = {name: self._study.findings[name].status for name in self._study.findings if name in set(names)}
         named.update(dict.fromkeys(hedged, Status.UNCERTAIN))
@@ -122,12 +111,7 @@ class Writer:
         return sorted(statements, key=lambda statement: order.index(statement.area))
 
     def write_impression(self, names: Iterable[str], all_devices: bool = False) -> list[Statement]:
-        """Impression about some observations; says so if there is nothing to conclude.
-
-        Args:
-            names: The observations to name, except devices.
-            all_devices: Name every device instead of a few.
-        """
+        """Impression about some observations and a few or all devices; says so if there is nothing to conclude."""
         rng, frame = self._rng, self._bank.frame
         names = set(names)
         statements = self._state(

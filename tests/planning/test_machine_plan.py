@@ -7,13 +7,18 @@ import pytest
 import torch
 from peft import get_peft_model
 from tiny_model import build_tiny_biogpt, build_tiny_model
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from radrecipes.errors import InputError
 from radrecipes.models import base as models
 from radrecipes.models.lm_head import at_positions, lm_head_input
-from radrecipes.planning import cpu as planning
+from radrecipes.planning import counting
+from radrecipes.planning.basis import Basis
+from radrecipes.planning.machine_plan import assumptions, make_plan, measure_products
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import data as inspection
 from radrecipes.training import trainer as training
@@ -34,13 +39,18 @@ def data(recipe):
     return inspection.load_training_data(recipe)
 
 
+def plan_of(recipe, data):
+    basis = Basis(data.rows.rows, data.tokenizer, models.load_config(recipe.model))
+    return make_plan(recipe, basis, measure_seconds=0.01)
+
+
 def real_model(recipe):
     base = models.load_base(recipe.model, training.longest_row(recipe))
     return get_peft_model(base, training.lora_config(recipe)).train()
 
 
 def test_plan_counts_what_training_will_do(recipe, data):
-    plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    plan = plan_of(recipe, data)
     model = real_model(recipe)
     assert (plan.trainable_parameters, plan.total_parameters) == model.get_nb_trainable_parameters()
     assert (plan.rows, plan.steps, plan.epochs) == (48, 6, 1)
@@ -60,7 +70,7 @@ def test_steps_are_those_of_the_trainer(workspace, override, steps):
     recipe = parse_recipe(RECIPE, [override, "--output_dir=runs/steps", "--disable_tqdm=true"])
     training.divide_batch(recipe, processes=1)
     data = inspection.load_training_data(recipe)
-    plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    plan = plan_of(recipe, data)
     base = models.load_base(recipe.model, training.longest_row(recipe))
     trainer = training.sft_trainer(recipe, base, data.tokenizer, data.rows.rows)
     assert plan.steps == trainer.train().global_step == steps
@@ -76,22 +86,22 @@ def test_counted_step_is_the_real_step(recipe, data, layout):
     labels = batch.pop("labels")
     scored = torch.nn.functional.pad(labels[:, 1:] != -100, (0, 1))
     model, targets = real_model(recipe), labels[labels != -100]
-    counter, living = FlopCounterMode(display=False), planning.LivingBytes()
+    counter, living = FlopCounterMode(display=False), counting.LivingBytes()
     living.ignore(model.parameters(), model.buffers(), batch.values(), [labels, targets, scored])
     scored_only = lm_head_input(model, at_positions(training.scored_positions(scored)))
     with counter, living, scored_only:
         logits = model(**batch, use_cache=False).logits
         torch.nn.functional.cross_entropy(logits[: len(targets)], targets).backward()
 
-    meta = planning.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+    meta = counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
     shape = batch["input_ids"].shape
-    counted = planning.count_step(meta, torch.float32, *shape, len(targets), own_mask=shared)
+    counted = counting.count_step(meta, torch.float32, *shape, len(targets), own_mask=shared)
     assert counted.flops == counter.get_total_flops()
     assert counted.peak_bytes == pytest.approx(living.peak, rel=0.03)
 
 
 def test_living_bytes_are_those_of_storages_not_of_views():
-    with planning.LivingBytes() as living:
+    with counting.LivingBytes() as living:
         first = torch.zeros(1000)
         view, second = first[:10], torch.zeros(500)
         assert living.now == living.peak == 6000
@@ -105,18 +115,18 @@ def test_living_bytes_are_those_of_storages_not_of_views():
 
 def test_an_adapter_on_a_quantised_base_takes_half(recipe, data):
     """TRL casts it to bfloat16, and AdamW's moments follow."""
-    model = planning.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
-    assert planning.count_sizes(recipe, model).bytes_per_trained == (4, 4, 8)
+    model = counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+    assert counting.count_sizes(recipe, model).bytes_per_trained == (4, 4, 8)
     for field in ("load_in_4bit", "load_in_8bit"):
         setattr(recipe.model, field, True)
-        plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+        plan = plan_of(recipe, data)
         assert plan.adapter_bytes == 8 * plan.trainable_parameters
         setattr(recipe.model, field, False)
 
 
 def test_padded_tokens_are_those_of_the_collator(data):
-    layout = planning.lay_out(data.rows.rows, PaddedCollator(0), batch_size=8, seed=3)
-    assert planning.count_padded_tokens(data.rows.rows, batch_size=8, seed=3) == layout.tokens
+    layout = counting.lay_out(data.rows.rows, PaddedCollator(0), batch_size=8, seed=3)
+    assert counting.count_padded_tokens(data.rows.rows, batch_size=8, seed=3) == layout.tokens
     assert sum(rows for rows, _, _ in layout.batches) == 48
     assert sum(scored for _, _, scored in layout.batches) == data.rows.scored_tokens
     assert math.prod(layout.largest[:2]) == max(rows * length for rows, length, _ in layout.batches)
@@ -133,8 +143,8 @@ def test_padded_tokens_are_those_of_the_collator(data):
 def test_quantised_bytes_are_those_of_bitsandbytes(words, module, workspace):
     build_tiny_model(workspace / "models", "tiny/llama", hidden_size=64)
     recipe = parse_recipe(RECIPE, ["--dtype=bfloat16", *words])
-    model = planning.build_on_meta(recipe, models.load_config(recipe.model), torch.bfloat16, eager=True)
-    sizes = planning.count_sizes(recipe, model)
+    model = counting.build_on_meta(recipe, models.load_config(recipe.model), torch.bfloat16, eager=True)
+    sizes = counting.count_sizes(recipe, model)
     real = models.load_base(recipe.model)
     layers = [layer for layer in real.modules() if isinstance(layer, module)]
     assert len(layers) == 2 * 7
@@ -164,7 +174,7 @@ def test_biogpt_is_planned_from_its_configuration_alone(words, workspace):
     recipe = parse_recipe(RECIPE, [*fields, "--dtype=bfloat16", *words])
     training.divide_batch(recipe, processes=1)
     data = inspection.load_training_data(recipe)
-    plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    plan = plan_of(recipe, data)
     assert plan.trainable_parameters == 2 * 2 * 2 * 128 * 4  # two layers, two targets, A and B of rank 4
     assert plan.total_parameters == base.num_parameters() + plan.trainable_parameters
     quantised = 2 * (4 * 128 * 128 + 2 * 128 * 256)
@@ -180,25 +190,34 @@ def test_a_plan_without_configuration_or_layer_is_one_line(workspace):
         inspection.load_training_data(parse_recipe(RECIPE, ["--model_name_or_path=tiny/none"]))
     recipe = parse_recipe(RECIPE, ["--lora_target_modules=[q_proj, out_proj]"])
     with pytest.raises(InputError, match=r"tiny/llama has no layer out_proj; it has .*o_proj"):
-        planning.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+        counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
 
 
 def test_checkpointing_trades_memory_for_products(recipe, data):
-    plain = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    plain = plan_of(recipe, data)
     recipe.training.activation_checkpointing = True
-    checkpointed = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
+    checkpointed = plan_of(recipe, data)
     assert checkpointed.activation_bytes < plain.activation_bytes
     assert checkpointed.flops_per_step > plain.flops_per_step
 
 
 def test_measured_rate_is_that_of_the_products():
     shape, tokens = (256, 512), 128
-    rate = planning.measure_products(torch.float32, tokens, shape, seconds=0.05)
+    rate = measure_products(torch.float32, tokens, shape, seconds=0.05)
     assert 1e8 < rate < 1e16
 
 
 def test_assumptions_name_what_was_measured(recipe, data):
-    plan = planning.make_plan(recipe, data.rows.rows, data.tokenizer, measure_seconds=0.01)
-    lines = planning.assumptions(plan)
+    plan = plan_of(recipe, data)
+    lines = assumptions(plan)
     assert f"{plan.flops_per_second / 1e9:,.0f} GFLOP/s in float32" in lines[0]
     assert all("\n" not in line for line in lines)
+
+
+def test_private_parts_of_torch_behave_as_used():
+    with FakeTensorMode():
+        assert torch.empty(10**12).shape == (10**12,)
+    assert tree_leaves([{"a": 1}, (2, [3])]) == [1, 2, 3]
+    assert callable(TorchDispatchMode.__torch_dispatch__)
+    tensor, other = torch.zeros(4), torch.zeros(4)
+    assert tensor[:2].untyped_storage()._cdata == tensor.untyped_storage()._cdata != other.untyped_storage()._cdata

@@ -1,5 +1,7 @@
 """Sizes of bases that are not on this machine: those of the shipped recipes, with the parameters that their makers publish."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -7,8 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from radrecipes.errors import InputError
 from radrecipes.models.convert import DEFAULT_BASE
-from radrecipes.planning import cpu as planning
+from radrecipes.planning import basis as basis_module
 from radrecipes.planning.base_shapes import SHAPES, shape_of
+from radrecipes.planning.basis import load_basis
+from radrecipes.planning.machine_plan import make_plan
 from radrecipes.recipe import find_recipes, parse_recipe
 from radrecipes.training import trainer as training
 
@@ -52,11 +56,11 @@ def test_sizes_and_another_tokenizer_stand_in_for_what_is_not_here(workspace, mo
     with pytest.raises(
         InputError, match=rf"tokenizer of {model_id} is not on this machine \(`hf download .*make model"
     ):
-        planning.load_basis(recipe)
-    monkeypatch.setattr(planning, "DEFAULT_BASE", "tiny/llama")
-    basis = planning.load_basis(recipe)
+        load_basis(recipe)
+    monkeypatch.setattr(basis_module, "DEFAULT_BASE", "tiny/llama")
+    basis = load_basis(recipe)
     assert (basis.config.num_hidden_layers, basis.config.hidden_size) == (32, 960)
-    own = planning.load_basis(parse_recipe(RECIPE))
+    own = load_basis(parse_recipe(RECIPE))
     assert basis.rows["input_ids"] == own.rows["input_ids"]
     assert own.note == "" and own.config.hidden_size == 32
     assert f"`hf download {model_id}" in basis.note and "lengths by tiny/llama's tokenizer" in basis.note
@@ -64,5 +68,5 @@ def test_sizes_and_another_tokenizer_stand_in_for_what_is_not_here(workspace, mo
     config = own.config
     config.num_hidden_layers = 1
     training.divide_batch(recipe, processes=1)
-    plan = planning.make_plan(recipe, basis.rows, basis.tokenizer, measure_seconds=0.01, config=config)
+    plan = make_plan(recipe, replace(basis, config=config), measure_seconds=0.01)
     assert plan.trainable_parameters == 4 * (4 * 32 + 2 * (32 + 16) + 3 * (32 + 64))  # q, o; k, v; gate, up, down

@@ -1,0 +1,368 @@
+"""Counts what a recipe computes and keeps in memory, without weights: steps, tokens, parameters, FLOPs and bytes.
+
+The model is built on the meta device, and one training step of its largest batch runs on fake tensors, which have shapes but
+no values ([`torch._subclasses.FakeTensorMode`]). PyTorch's own FLOP formulas (`torch.utils.flop_counter`) count every matrix
+product, and every tensor counts with its storage for as long as it lives.
+"""
+
+import contextlib
+import math
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's usual name)
+from datasets import Dataset
+from peft import PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+
+from radrecipes.models.lm_head import lm_head_input
+from radrecipes.recipe import Recipe
+from radrecipes.training import trainer as training
+from radrecipes.training.collators import IGNORED
+
+# bitsandbytes 0.50.2, functional.py: one float32 constant per 64 weights; nested, one byte per 64 and one float32 per 64 x 256;
+# and per layer a table of 16, nested also one of 256 and an offset. 8-bit: one float32 per output row.
+_BLOCK, _NESTED_BLOCK = 64, 256
+_TABLE_BYTES, _NESTED_TABLE_BYTES = 16 * 4, 256 * 4 + 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shapes of one epoch's micro batches: rows, row length in tokens, and scored tokens of each."""
+
+    batches: list[tuple[int, int, int]]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed in the epoch, padding included."""
+        return sum(rows * length for rows, length, _ in self.batches)
+
+    @property
+    def largest(self) -> tuple[int, int, int]:
+        """The batch with the most tokens."""
+        return max(self.batches, key=lambda batch: (batch[0] * batch[1], batch))
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One forward and backward pass of a micro batch.
+
+    Args:
+        flops: operations of all matrix products; a multiplication and an addition count as two.
+        peak_bytes: maximum of the bytes of all living tensors, without weights and inputs.
+    """
+
+    flops: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a base model, and parameters of its adapter.
+
+    Args:
+        packed: weights of quantised layers; 0 if nothing is quantised.
+        constants: the constants that unpack them.
+        plain: the rest of the base model in its dtype: embeddings, norms, LM head; everything if nothing is quantised.
+        before: the quantised layers as they are loaded, before they are packed.
+        unpacked: the largest quantised weight in the compute dtype; the backward pass unpacks one after the other.
+        trained: parameters of the adapter.
+        bytes_per_trained: of each of them: the weight, its gradient, and AdamW's two moments.
+    """
+
+    packed: int
+    constants: int
+    plain: int
+    before: int
+    unpacked: int
+    trained: int
+    bytes_per_trained: tuple[int, int, int]
+
+    @property
+    def base(self) -> int:
+        """Bytes of the complete base model."""
+        return self.packed + self.constants + self.plain
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a recipe trains, on any machine.
+
+    Args:
+        rows: training rows.
+        steps: optimizer steps of the complete training.
+        steps_per_epoch: optimizer steps of one pass over the rows.
+        tokens: of all rows, without padding.
+        trainable_parameters: of the adapter.
+        total_parameters: of adapter and base model.
+    """
+
+    rows: int
+    steps: int
+    steps_per_epoch: int
+    tokens: int
+    trainable_parameters: int
+    total_parameters: int
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the rows."""
+        return self.steps / self.steps_per_epoch
+
+    def describe(self, recipe: Recipe) -> tuple[str, str]:
+        """The lines of steps and parameters for a terminal."""
+        fraction = self.trainable_parameters / self.total_parameters
+        return (
+            f"steps        {self.steps:,} of {recipe.arguments.global_batch_size} rows, {self.epochs:g} epochs",
+            f"parameters   {self.trainable_parameters:,} of {self.total_parameters:,} trained ({fraction:.2%})",
+        )
+
+
+def count_workload(recipe: Recipe, rows: Dataset, model: PeftModel) -> Workload:
+    """Steps, tokens and parameters; `model` is from [`build_on_meta`]."""
+    args, steps_per_epoch = recipe.training, math.ceil(len(rows) / recipe.arguments.global_batch_size)
+    trained, total = model.get_nb_trainable_parameters()
+    return Workload(
+        rows=len(rows),
+        steps=args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        tokens=sum(map(len, rows["input_ids"])),
+        trainable_parameters=trained,
+        total_parameters=total,
+    )
+
+
+def lay_out_recipe(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> Layout:
+    """[`lay_out`] with a recipe's micro batch, layout and seed."""
+    collator = training.collator_for(recipe.arguments.batch_layout, tokenizer, dtype)
+    return lay_out(rows, collator, recipe.training.per_device_train_batch_size, recipe.training.seed)
+
+
+def lay_out(rows: Dataset, collator, batch_size: int, seed: int) -> Layout:
+    """Shapes of the micro batches of one epoch over shuffled rows; any order has nearly the same."""
+    batches = []
+    for examples in _shuffled_batches(rows.to_list(), batch_size, seed):
+        batch = collator(examples)
+        batches.append((*batch["input_ids"].shape, int((batch["labels"] != IGNORED).sum())))
+    return Layout(batches)
+
+
+def count_padded_tokens(rows: Dataset, batch_size: int, seed: int) -> int:
+    """Tokens of one epoch with one example per row, each batch padded to its longest, as TRL's collator does."""
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    return sum(max(batch) * len(batch) for batch in _shuffled_batches(lengths, batch_size, seed))
+
+
+def _shuffled_batches(items: list, batch_size: int, seed: int) -> Iterator[list]:
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
+    for start in range(0, len(order), batch_size):
+        yield [items[index] for index in order[start : start + batch_size]]
+
+
+def build_on_meta(recipe: Recipe, config: PretrainedConfig, dtype: torch.dtype, eager: bool) -> PeftModel:
+    """The base model with a fresh adapter on the meta device: every shape, no memory.
+
+    Args:
+        dtype: of the base model; also of layers that training quantises.
+        eager: whether attention keeps its matrix.
+
+    Raises:
+        [`InputError`]: the base model lacks a layer that the recipe adapts.
+    """
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager" if eager else "sdpa")
+        training.check_targets(recipe, base)
+        return get_peft_model(base, training.lora_config(recipe), low_cpu_mem_usage=True)
+
+
+def count_largest(recipe: Recipe, model: PeftModel, dtype: torch.dtype, layout: Layout) -> StepCost:
+    """[`count_step`] of a recipe's largest batch."""
+    return count_step(
+        model,
+        dtype,
+        *layout.largest,
+        own_mask=recipe.arguments.batch_layout == "shared_prefix",
+        adapter_dtype=_adapter_dtype(recipe),
+        keeps_inputs=recipe.model.load_in_8bit,
+        checkpointing=recipe.training.activation_checkpointing,
+    )
+
+
+def _adapter_dtype(recipe: Recipe) -> torch.dtype:
+    """PEFT widens an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
+    return torch.bfloat16 if recipe.model.load_in_4bit or recipe.model.load_in_8bit else torch.float32
+
+
+def count_step(
+    model: PeftModel,
+    dtype: torch.dtype,
+    rows: int,
+    length: int,
+    scored: int,
+    own_mask: bool = True,
+    adapter_dtype: torch.dtype = torch.float32,
+    keeps_inputs: bool = False,
+    checkpointing: bool = False,
+) -> StepCost:
+    """Run one training step of a micro batch of shape `(rows, length)` on fake tensors and count it.
+
+    Args:
+        model: from [`build_on_meta`].
+        dtype: compute dtype; below float32 the step runs under autocast, as in training.
+        scored: positions that the LM head sees.
+        own_mask: whether the batch has its own additive mask of shape `(rows, 1, length, length)`.
+        keeps_inputs: whether frozen layers keep their input, as bitsandbytes' 8-bit ones do (0.50.2, `MatMul8bitLt.forward`).
+        checkpointing: whether activations are checkpointed.
+    """
+    kept: list[torch.Tensor] = []
+    at_head: list[int] = []
+    counter, living = FlopCounterMode(display=False), LivingBytes()
+    filled = -(-scored // training.SCORED_ROUND_TO) * training.SCORED_ROUND_TO
+
+    def narrow(hidden: torch.Tensor) -> torch.Tensor:
+        at_head.append(living.now)
+        return hidden.flatten(0, 1)[:filled]
+
+    with FakeTensorMode(), contextlib.ExitStack() as hooks:
+        weights = _fake_weights(model, adapter_dtype)
+        inputs = {
+            "input_ids": torch.zeros(rows, length, dtype=torch.long),
+            "position_ids": torch.zeros(rows, length, dtype=torch.long),
+            "use_cache": False,
+        }
+        if own_mask:
+            inputs["attention_mask"] = torch.zeros(rows, 1, length, length, dtype=dtype)
+        hooks.enter_context(lm_head_input(model, narrow))
+        for layer in _frozen_linear(model) if keeps_inputs else ():
+            handle = layer.register_forward_pre_hook(lambda module, args: kept.append(args[0]))
+            hooks.callback(handle.remove)
+        model.train()
+        living.ignore(weights.values(), inputs.values())
+        # As in training.train
+        with counter, living, disable_input_dtype_casting(model, active=dtype != torch.float32):
+            torch.func.functional_call(_Step(model, scored, dtype), weights, (inputs,))
+    cost = StepCost(counter.get_total_flops(), living.peak)
+    if not checkpointing:
+        return cost
+    config = model.config
+    inputs_bytes = config.num_hidden_layers * rows * length * config.hidden_size * dtype.itemsize
+    return _with_checkpointing(cost, at_head[0], config.num_hidden_layers, inputs_bytes)
+
+
+def _fake_weights(model: PeftModel, adapter_dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Empty tensors for all parameters and buffers, by their names in [`_Step`]."""
+    weights = {
+        f"model.{name}": torch.empty(
+            weight.shape,
+            dtype=adapter_dtype if weight.requires_grad else weight.dtype,
+            requires_grad=weight.requires_grad,
+        )
+        for name, weight in model.named_parameters()
+    }
+    return weights | {f"model.{name}": torch.empty(it.shape, dtype=it.dtype) for name, it in model.named_buffers()}
+
+
+class _Step(torch.nn.Module):
+    """Forward and backward pass in one call, so that both see the fake weights."""
+
+    def __init__(self, model: PeftModel, scored: int, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.scored, self.dtype = model, scored, dtype
+
+    def forward(self, inputs: dict) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.dtype != torch.float32):
+            logits = self.model(**inputs).logits
+            loss = F.cross_entropy(logits[: self.scored].float(), torch.zeros(self.scored, dtype=torch.long))
+        loss.backward()
+
+
+class LivingBytes(TorchDispatchMode):
+    """Within the context, the bytes of living tensors that were made there, now and at most.
+
+    Attributes:
+        now, peak: tensors that share their storage count once.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def ignore(self, *groups) -> None:
+        """Do not count these tensors: they existed before."""
+        for tensor in tree_leaves([list(group) for group in groups]):
+            if isinstance(tensor, torch.Tensor):
+                self._sizes[tensor.untyped_storage()._cdata] = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Run an operation and count its results."""
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._remove, key)
+
+    def _remove(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+def _with_checkpointing(cost: StepCost, body: int, layers: int, inputs: int) -> StepCost:
+    """Checkpointing keeps each layer's input and one layer's tensors, and runs the forward pass twice (Chen et al. 2016).
+
+    With a frozen base model a forward pass is about half of the products, because the backward pass computes no gradients of
+    its weights. `body` is what lives when the LM head begins.
+    """
+    return StepCost(cost.flops * 3 // 2, cost.peak_bytes - body + body // layers + inputs)
+
+
+def count_sizes(recipe: Recipe, model: PeftModel) -> Sizes:
+    """Sizes of a model from [`build_on_meta`], its base model quantised as the recipe says.
+
+    Embeddings, norms and the LM head keep their dtype (Transformers, `get_keys_to_not_convert`).
+    """
+    four, eight = recipe.model.load_in_4bit, recipe.model.load_in_8bit
+    layers = {id(layer.weight): layer.weight for layer in _frozen_linear(model)} if four or eight else {}
+    packed = list(layers.values())
+    others = [weight for weight in model.parameters() if not weight.requires_grad and id(weight) not in layers]
+    width = _adapter_dtype(recipe).itemsize
+    return Sizes(
+        packed=sum(-(-weight.numel() // 2) if four else weight.numel() for weight in packed),
+        constants=sum(
+            _four_bit_constants(weight.numel(), recipe.model.use_bnb_nested_quant) if four else 4 * weight.shape[0]
+            for weight in packed
+        ),
+        plain=sum(weight.nbytes for weight in others),
+        before=sum(weight.nbytes for weight in packed),
+        unpacked=max((weight.nbytes for weight in packed), default=0),
+        trained=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        bytes_per_trained=(width, width, 2 * width),
+    )
+
+
+def _frozen_linear(model: PeftModel) -> list[torch.nn.Linear]:
+    """The layers that bitsandbytes quantises: all linear ones of the base model except the LM head."""
+    head = model.get_output_embeddings()
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    return [module for module in linear if not module.weight.requires_grad]
+
+
+def _four_bit_constants(weights: int, nested: bool) -> int:
+    blocks = -(-weights // _BLOCK)
+    if not nested:
+        return 4 * blocks + _TABLE_BYTES
+    return blocks + 4 * -(-blocks // _NESTED_BLOCK) + _TABLE_BYTES + _NESTED_TABLE_BYTES

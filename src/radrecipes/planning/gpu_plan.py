@@ -1,0 +1,357 @@
+"""What a recipe costs on GPUs that need not be available: memory per GPU under every launch configuration, and time.
+
+The FLOPs and bytes of a step from `counting.py` meet the data sheet of a GPU and what DDP, FSDP and ZeRO shard.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from peft import PeftModel
+from rapidfuzz import fuzz, process
+
+from radrecipes.errors import InputError
+from radrecipes.launch import compatibility
+from radrecipes.launch.spec import Engine
+from radrecipes.planning import counting
+from radrecipes.planning.basis import Basis
+from radrecipes.planning.gpus import CONTEXT_BYTES, Gpu, find_gpu
+from radrecipes.recipe import Recipe
+from radrecipes.training.trainer import divide_batch
+
+# Fraction of a GPU's memory that a plan may fill; the allocator cannot use the rest.
+USABLE = 0.95
+# Fraction of the peak that matrix products reach, by method. Assumed: no run of these recipes on a GPU was measured yet. Two
+# published runs of bf16 LoRA are below and above it: PEFT's method comparison (Llama-3.2-3B, L40S, 840 tokens per batch, query
+# and value projections adapted) at 24 %, NeMo AutoModel (Llama-3-8B, H100, packed rows of 4,096, custom kernels) at 41 %.
+# Unpacking 4-bit and 8-bit weights takes additional time.
+ASSUMED_UTILISATION = {compatibility.LORA: 0.30, compatibility.INT4: 0.25, compatibility.INT8: 0.08}
+# Launching the kernels of one layer, forward and backward, takes at least this long. Assumed: 250 kernels of 8 microseconds.
+_KERNEL_LAUNCH_SECONDS_PER_LAYER = 0.002
+# DeepSpeed's defaults (deepspeed/runtime/zero/config.py): elements of its reduction buffer, and maximum number of parameters that
+# ZeRO-3 keeps gathered.
+_ZERO_BUCKET, _ZERO_LIVE = 500_000_000, 1_000_000_000
+_FSDP = (Engine.FSDP1, Engine.FSDP2)
+# Default number of GPUs: the first of these that divides the recipe's batch.
+_USUAL_PROCESSES = (8, 4, 2)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Bytes that sharding gathers temporarily, in the compute dtype.
+
+    Args:
+        block: the largest layer of the base model as it is stored; FSDP gathers one at a time.
+        tail: LM head and last norm, which FSDP2 keeps from the forward to the backward pass (accelerate 1.15,
+            `fsdp2_prepare_model`).
+        outside: everything outside the layers, which FSDP1 keeps (torch, `_post_forward_reshard`).
+    """
+
+    block: int
+    tail: int
+    outside: int
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Peak of one GPU in bytes, by what takes it.
+
+    Args:
+        base: this process's part of the base model, packed as it is stored.
+        adapter: weights, gradients, AdamW's moments, and communication buffers for gradients.
+        gathered: layers of a sharded base model that are temporarily complete.
+        activations: tensors of the largest micro batch.
+        loading: what loading needs before anything else exists.
+    """
+
+    base: int
+    adapter: int
+    gathered: int
+    activations: int
+    loading: int = 0
+    context: int = CONTEXT_BYTES
+
+    @property
+    def total(self) -> int:
+        """What must fit on the GPU."""
+        training_bytes = self.base + self.adapter + self.gathered + self.activations
+        return max(training_bytes, self.loading) + self.context
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one launch configuration costs.
+
+    Args:
+        configuration: a file of `accelerate_configs/`, without its suffix.
+        refused: why there is no plan; the fields below are then empty.
+        batch: examples per micro batch of one GPU.
+        fits: whether the memory fits into [`USABLE`] of the GPU's.
+        fitting_batch: if it does not fit, the largest of the halved micro batches that does; 0 if none does.
+        seconds_per_step: of an optimizer step.
+        bound: what limits it.
+    """
+
+    configuration: str
+    processes: int
+    refused: str = ""
+    batch: int = 0
+    memory: GpuMemory | None = None
+    fits: bool = False
+    fitting_batch: int = 0
+    seconds_per_step: float = 0.0
+    bound: str = ""
+
+
+@dataclass(frozen=True)
+class GpuPlan(counting.Workload):
+    """What a recipe costs on a kind of GPU.
+
+    Args:
+        utilisation: fraction of the peak that products reach.
+        assumed: whether that is [`ASSUMED_UTILISATION`].
+        costs: one per configuration.
+    """
+
+    utilisation: float
+    assumed: bool
+    costs: list[Cost]
+
+
+def make_gpu_plan(
+    recipe: Recipe,
+    basis: Basis,
+    gpu: Gpu,
+    configurations: Sequence[str] | None = None,
+    processes: int | None = None,
+    utilisation: float | None = None,
+) -> GpuPlan:
+    """Plan a recipe for a kind of GPU under launch configurations.
+
+    Args:
+        configurations: names in [`~launch.compatibility.GPU_CONFIGURATIONS`]; all by default.
+        processes: GPUs of the configurations for several; by default the most of 8, 4 and 2 that divide the recipe's batch.
+        utilisation: fraction of the peak that products reach; [`ASSUMED_UTILISATION`] by default.
+
+    Raises:
+        [`InputError`]: an unknown configuration, or the base model lacks a layer that the recipe adapts.
+    """
+    known = compatibility.GPU_CONFIGURATIONS
+    for name in configurations or ():
+        if name not in known:
+            match = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=50)
+            hint = f"did you mean `{match[0]}`? " if match else ""
+            raise InputError(f"no configuration `{name}` for GPUs; {hint}({', '.join(known)})", "--config")
+    counter = _Counter(recipe, basis)
+    workload = counting.count_workload(recipe, basis.rows, counter.model)
+    reached = utilisation or ASSUMED_UTILISATION[recipe.method]
+    usual = next((count for count in _USUAL_PROCESSES if recipe.arguments.global_batch_size % count == 0), 2)
+    costs = []
+    for name in configurations or known:
+        engine, _ = compatibility.CONFIGURATIONS[name]
+        count = 1 if engine == Engine.ONE_PROCESS else processes or usual
+        costs.append(_cost(counter, gpu, reached, name, engine, count, workload.steps_per_epoch))
+    return GpuPlan(**vars(workload), utilisation=reached, assumed=utilisation is None, costs=costs)
+
+
+def describe(plan: GpuPlan, recipe: Recipe, name: str) -> list[str]:
+    """The plan for a terminal, one line each."""
+    gpu, gib = find_gpu(name), 2**30
+    steps, parameters = plan.describe(recipe)
+    lines = [
+        f"gpu          {name}: {gpu.memory_bytes / gib:.1f} GiB, {gpu.bf16_flops / 1e12:,.0f} TFLOP/s dense bfloat16, "
+        f"{gpu.bytes_per_second / 1e12:.2f} TB/s ({gpu.source})",
+        steps,
+        f"tokens       {plan.tokens:,} in {plan.rows:,} rows",
+        parameters,
+        "",
+        f"GiB per GPU        {'GPUs':>4} {'batch':>5} {'base':>6} {'adapter':>7} {'gathered':>8} {'activations':>11} "
+        f"{'total':>8}   time",
+    ]
+    for cost in plan.costs:
+        if cost.memory is None:
+            lines.append(f"{cost.configuration:<18} {cost.processes:>4} refused: {cost.refused}")
+            continue
+        memory, seconds = cost.memory, cost.seconds_per_step
+        parts = [memory.base, memory.adapter, memory.gathered, memory.activations, memory.total]
+        columns = [f"{part / gib:>{width}.2f}" for part, width in zip(parts, (6, 7, 8, 11, 8), strict=True)]
+        duration = f"{seconds * plan.steps / 60:.1f} minutes, {seconds:.2f} s a step ({cost.bound})"
+        lines.append(
+            f"{cost.configuration:<18} {cost.processes:>4} {cost.batch:>5} {' '.join(columns)}   {duration}; {_fit(cost)}"
+        )
+    return [*lines, "", "assumed      " + "\n             ".join(assumptions(plan))]
+
+
+def assumptions(plan: GpuPlan) -> list[str]:
+    """What the estimate assumes, one line each."""
+    origin = "assumed, not measured on a GPU; --utilisation sets another" if plan.assumed else "from --utilisation"
+    return [
+        f"products reach {plan.utilisation:.0%} of the peak ({origin})",
+        "a step takes at least the time to read, or to communicate, the base model twice per micro batch, and "
+        f"{_KERNEL_LAUNCH_SECONDS_PER_LAYER * 1000:g} ms per layer and micro batch to launch kernels (assumed)",
+        "loading and saving are not included",
+        "activations: the tensors of the largest batch, counted on fake ones; verified on CPUs only",
+        "adapter: with gradients, AdamW's moments and communication buffers for gradients",
+        f"total: with {CONTEXT_BYTES / 2**30:.1f} GiB for CUDA (assumed); fits if it is at most {USABLE:.0%} of the memory",
+    ]
+
+
+def _fit(cost: Cost) -> str:
+    if cost.fits:
+        return "fits"
+    if cost.fitting_batch:
+        return f"does NOT fit; --per_device_train_batch_size {cost.fitting_batch} would"
+    return "does NOT fit with any batch; shard it, quantise it, or try --activation_checkpointing true"
+
+
+class _Counter:
+    """Counts a recipe's largest micro batch, once per batch size."""
+
+    def __init__(self, recipe: Recipe, basis: Basis):
+        self.recipe, self.basis = recipe, basis
+        # `models.base.compute_dtype` and `attention_for` would depend on the processor of this machine.
+        self.dtype = torch.float32 if recipe.model.dtype in (None, "auto", "float32") else torch.bfloat16
+        eager = recipe.model.attn_implementation == "eager"
+        self.model = counting.build_on_meta(recipe, basis.config, self.dtype, eager)
+        self.sizes = counting.count_sizes(recipe, self.model)
+        self._counted: dict[int, tuple[counting.Layout, counting.StepCost]] = {}
+
+    def of(self, batch: int) -> tuple[counting.Layout, counting.StepCost]:
+        """Layout of an epoch in micro batches of that many examples, and the cost of the largest."""
+        if batch not in self._counted:
+            recipe = replace(self.recipe, training=copy.copy(self.recipe.training))
+            recipe.training.per_device_train_batch_size = batch
+            layout = counting.lay_out_recipe(recipe, self.basis.rows, self.basis.tokenizer, self.dtype)
+            self._counted[batch] = layout, counting.count_largest(recipe, self.model, self.dtype, layout)
+        return self._counted[batch]
+
+
+def _cost(
+    counter: _Counter, gpu: Gpu, utilisation: float, name: str, engine: Engine, processes: int, steps_per_epoch: int
+) -> Cost:
+    recipe = replace(counter.recipe, training=copy.copy(counter.recipe.training))
+    try:
+        compatibility.check(recipe, name)
+        divide_batch(recipe, processes)
+    except InputError as error:
+        return Cost(name, processes, refused=str(error).partition(": ")[2])
+    batch, accumulation = recipe.training.per_device_train_batch_size, recipe.training.gradient_accumulation_steps
+    units = count_units(recipe, counter.model, counter.dtype)
+
+    def memory_of(size: int) -> GpuMemory:
+        activations = counter.of(size)[1].peak_bytes + counter.sizes.unpacked
+        return memory_per_gpu(counter.sizes, units, engine, processes, activations)
+
+    def fits(size: int) -> bool:
+        return memory_of(size).total <= USABLE * gpu.memory_bytes
+
+    smaller = [batch // 2**times for times in range(1, batch.bit_length()) if batch % 2**times == 0]
+    layout, cost = counter.of(batch)
+    rows, length, _ = layout.largest
+    flops = cost.flops / (rows * length) * layout.tokens / steps_per_epoch
+    layers = counter.model.config.num_hidden_layers
+    seconds, bound = seconds_per_step(
+        flops, accumulation, layers, counter.sizes.base, gpu, engine, processes, utilisation
+    )
+    return Cost(
+        configuration=name,
+        processes=processes,
+        batch=batch,
+        memory=memory_of(batch),
+        fits=fits(batch),
+        fitting_batch=0 if fits(batch) else next((size for size in smaller if fits(size)), 0),
+        seconds_per_step=seconds,
+        bound=bound,
+    )
+
+
+def count_units(recipe: Recipe, model: PeftModel, dtype: torch.dtype) -> Units:
+    """What sharding gathers of a model from [`~counting.build_on_meta`] in its compute dtype."""
+    head = model.get_output_embeddings()
+    wrapped = model.get_base_model()._no_split_modules or ()
+    blocks = [module for module in model.modules() if type(module).__name__ in wrapped]
+    inside = {id(weight) for block in blocks for weight in block.parameters()}
+    outside = sum(weight.nbytes for weight in model.parameters() if id(weight) not in inside)
+    per_weight = 0.5 if recipe.model.load_in_4bit else dtype.itemsize
+
+    def stored(block: torch.nn.Module) -> float:
+        return sum(
+            weight.numel() * (per_weight if weight.dim() > 1 else dtype.itemsize) for weight in block.parameters()
+        )
+
+    largest = max(map(stored, blocks), default=0)
+    return Units(block=round(largest), tail=head.weight.nbytes, outside=outside)
+
+
+def memory_per_gpu(sizes: counting.Sizes, units: Units, engine: Engine, processes: int, activations: int) -> GpuMemory:
+    """Memory of each GPU.
+
+    FSDP and ZeRO-3 shard the base model (Rajbhandari et al. 2020, ZeRO, section 5). accelerate keeps trained parameters in
+    float32 under FSDP. Per trained parameter DeepSpeed counts 4 bytes and 16 sharded under ZeRO-2, 18 sharded under ZeRO-3
+    (its documentation, memory.rst). DDP copies the gradients into buckets.
+
+    Args:
+        sizes: unsharded.
+        activations: bytes of the largest micro batch of one process.
+    """
+    quantised, trained = sizes.packed > 0, sizes.trained
+    # Constants count unsharded. There is no evidence that ZeRO-3 shards packed weights, so they count unsharded there.
+    packed = sizes.packed // processes if engine in _FSDP else sizes.packed
+    plain = sizes.plain // processes if engine in (*_FSDP, Engine.ZERO3) else sizes.plain
+    adapter = {
+        Engine.ONE_PROCESS: trained * sum(sizes.bytes_per_trained),
+        Engine.DDP: trained * (sum(sizes.bytes_per_trained) + sizes.bytes_per_trained[1]),
+        Engine.FSDP1: trained * 16 // processes,
+        Engine.FSDP2: trained * 16 // processes,
+        Engine.ZERO2: trained * 4 + trained * 16 // processes + 2 * _ZERO_BUCKET,
+        Engine.ZERO3: trained * 18 // processes + 2 * _ZERO_BUCKET,
+    }[engine]
+    gathered = {
+        # The current layer, and the prefetched one.
+        Engine.FSDP1: 2 * units.block + units.outside,
+        Engine.FSDP2: 2 * units.block + units.tail,
+        Engine.ZERO3: min(sizes.plain, 2 * _ZERO_LIVE),
+    }.get(engine, 0)
+    shards_packed = quantised and engine in (Engine.FSDP1, Engine.ZERO3)
+    return GpuMemory(
+        base=packed + sizes.constants + plain,
+        adapter=adapter,
+        gathered=gathered,
+        activations=activations,
+        loading=sizes.base
+        if shards_packed
+        else 0,  # each process first quantises the complete base (bitsandbytes#1249)
+    )
+
+
+def seconds_per_step(
+    flops: float,
+    micro_batches: int,
+    layers: int,
+    base_bytes: int,
+    gpu: Gpu,
+    engine: Engine,
+    processes: int,
+    utilisation: float,
+) -> tuple[float, str]:
+    """Time of an optimizer step: the slowest of four things that overlap.
+
+    Args:
+        flops: products of the step over all processes.
+        micro_batches: per process and step.
+        base_bytes: the base model as it is stored.
+        utilisation: fraction of the peak that products reach.
+
+    Returns:
+        Seconds, and what limits them: `"products"`, `"reading"`, `"sending"` or `"starting kernels"`.
+    """
+    others = (processes - 1) / processes if engine in (*_FSDP, Engine.ZERO3) else 0.0
+    times = {
+        "products": flops / processes / gpu.bf16_flops / utilisation,
+        "reading": 2 * micro_batches * base_bytes / gpu.bytes_per_second,
+        "sending": 2 * micro_batches * base_bytes * others / gpu.link_bytes_per_second,
+        "starting kernels": micro_batches * layers * _KERNEL_LAUNCH_SECONDS_PER_LAYER,
+    }
+    bound = max(times, key=lambda name: times[name])
+    return times[bound], bound

@@ -1,0 +1,173 @@
+"""What a recipe costs in one process of this machine: memory, and time at a measured rate of matrix products."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import psutil
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's usual name)
+from peft import PeftModel
+
+from radrecipes.models.base import attention_for, compute_dtype
+from radrecipes.planning import counting
+from radrecipes.planning.basis import Basis
+from radrecipes.planning.gpus import CONTEXT_BYTES
+from radrecipes.recipe import Recipe
+from radrecipes.training.trainer import longest_row
+
+# Fraction of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the default
+# recipe on 2 cores: 0.44 to 0.47 in six steps, each with its own measurement of products.
+PRODUCT_FRACTION = 0.45
+# Growth of a CPU process's heap in addition to the living tensors: a fraction of them for freed blocks that fit no later tensor,
+# and oneDNN's kernels, which it caches for every batch shape. Fitted to runs of the default recipes of 8 to 515 steps
+# (benchmarks/README.md). A GPU's allocator reuses its blocks.
+HEAP_FRACTION, KERNEL_BYTES_PER_SHAPE, MAX_KERNEL_BYTES = 0.15, 40 * 2**20, 2**29
+
+
+@dataclass(frozen=True)
+class MachinePlan(counting.Workload):
+    """What a recipe costs on this machine.
+
+    Args:
+        computed_tokens: computed per epoch with the recipe's layout.
+        padded_tokens: computed per epoch with one padded example per row, as TRL does.
+        weights_bytes: of the base model.
+        adapter_bytes: of the adapter with gradients and AdamW states.
+        activation_bytes: for the largest batch.
+        framework_bytes: Python with its libraries; on a CPU also what quantising the base model leaves in the heap.
+        flops_per_step: matrix products of an average optimizer step.
+        flops_per_second: measured on this machine in the compute dtype.
+    """
+
+    computed_tokens: int
+    padded_tokens: int
+    weights_bytes: int
+    adapter_bytes: int
+    activation_bytes: int
+    framework_bytes: int
+    flops_per_step: float
+    flops_per_second: float
+    compute_dtype: str
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimated peak."""
+        return self.weights_bytes + self.adapter_bytes + self.activation_bytes + self.framework_bytes
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Time of the products at the measured rate, divided by their fraction of a step."""
+        return self.flops_per_step / self.flops_per_second / PRODUCT_FRACTION
+
+    @property
+    def seconds(self) -> float:
+        """The complete training without loading."""
+        return self.steps * self.seconds_per_step
+
+
+def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> MachinePlan:
+    """Plan a recipe for one process of this machine.
+
+    Args:
+        recipe: [`~training.trainer.divide_batch`] has been applied.
+        measure_seconds: how long matrix products are timed.
+
+    Raises:
+        [`InputError`]: the base model lacks a layer that the recipe adapts.
+    """
+    dtype, args, rows = compute_dtype(recipe.model.dtype), recipe.training, basis.rows
+    layout = counting.lay_out_recipe(recipe, rows, basis.tokenizer, dtype)
+    # Only "eager" keeps the attention matrix; every fused kernel keeps about as much as SDPA.
+    eager = attention_for(recipe.model, longest_row(recipe)) == "eager"
+    model = counting.build_on_meta(recipe, basis.config, dtype, eager)
+    cost, sizes = counting.count_largest(recipe, model, dtype, layout), counting.count_sizes(recipe, model)
+    workload = counting.count_workload(recipe, rows, model)
+
+    on_gpu = torch.cuda.is_available()
+    living = cost.peak_bytes + sizes.unpacked
+    shapes = len({batch[:2] for batch in layout.batches})
+    kernels = min(living, shapes * KERNEL_BYTES_PER_SHAPE, MAX_KERNEL_BYTES)
+    growth = 0.0 if on_gpu else HEAP_FRACTION * living + kernels
+    # Layers are packed one after the other; their unpacked form stays in a CPU's heap, with 8 bits a float16 copy as well
+    # (bitsandbytes 0.50.2). Measured: 0.39 GiB after loading an 8-bit SmolLM2-135M, 0.18 after a 4-bit one.
+    left = sizes.before * (2 if recipe.model.load_in_8bit else 1)
+    largest_rows, largest_length, _ = layout.largest
+    tokens = largest_rows * largest_length
+    return MachinePlan(
+        **vars(workload),
+        computed_tokens=layout.tokens,
+        padded_tokens=counting.count_padded_tokens(rows, args.per_device_train_batch_size, args.seed),
+        weights_bytes=sizes.base,
+        adapter_bytes=sum(sizes.bytes_per_trained) * sizes.trained,
+        activation_bytes=round(living + growth),
+        framework_bytes=CONTEXT_BYTES if on_gpu else psutil.Process().memory_info().rss + left,
+        flops_per_step=cost.flops / tokens * layout.tokens / workload.steps_per_epoch,
+        flops_per_second=measure_products(dtype, tokens, largest_linear_shape(model), measure_seconds),
+        compute_dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def assumptions(plan: MachinePlan) -> list[str]:
+    """What the estimate assumes, one line each."""
+    on_gpu = torch.cuda.is_available()
+    heap = f", plus {HEAP_FRACTION:.0%} and up to {MAX_KERNEL_BYTES / 2**30:g} GiB for a CPU's heap"
+    process = "this process with its libraries loaded, and what quantising a base model leaves in the heap"
+    return [
+        f"products at {plan.flops_per_second / 1e9:,.0f} GFLOP/s in {plan.compute_dtype}, as just measured here; "
+        "other work on the machine makes it slower",
+        f"products take {PRODUCT_FRACTION:.0%} of a step (default recipe, 2 cores); loading and saving are not included",
+        f"one process; activations are the tensors of the largest batch, counted on fake ones{'' if on_gpu else heap}",
+        f"{plan.adapter_bytes // plan.trainable_parameters} bytes per trained parameter: weight, gradient, two AdamW moments",
+        f"framework: {'GPU context' if on_gpu else process}",
+    ]
+
+
+def describe(plan: MachinePlan, recipe: Recipe) -> list[str]:
+    """The plan for a terminal, one line each."""
+    gib, ratio = 2**30, plan.padded_tokens / plan.computed_tokens
+    steps, parameters = plan.describe(recipe)
+    return [
+        steps,
+        f"tokens       {plan.tokens:,} in {plan.rows:,} rows; computed per epoch: {plan.computed_tokens:,} as",
+        f"             {recipe.arguments.batch_layout}, {plan.padded_tokens:,} as TRL pads ({ratio:.2f} times as many)",
+        parameters,
+        f"memory       {plan.memory_bytes / gib:.1f} GiB: weights {plan.weights_bytes / gib:.2f}, adapter with "
+        f"gradients and AdamW {plan.adapter_bytes / gib:.2f}, activations {plan.activation_bytes / gib:.2f}, "
+        f"framework {plan.framework_bytes / gib:.2f}",
+        f"time         {plan.seconds / 60:.1f} minutes, {plan.seconds_per_step:.2f} s a step",
+        "assumed      " + "\n             ".join(assumptions(plan)),
+    ]
+
+
+def largest_linear_shape(model: PeftModel) -> tuple[int, int]:
+    """Output and input features of the largest linear layer inside the model: most of a step's products have its shape."""
+    head = model.get_output_embeddings()
+    shapes = [
+        tuple(module.weight.shape)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    ]
+    return max(shapes, key=math.prod, default=tuple(head.weight.shape))
+
+
+def measure_products(dtype: torch.dtype, tokens: int, shape: tuple[int, int], seconds: float = 1.0) -> float:
+    """Matrix products of this machine in operations per second: the rate of the fastest 5 %, as on an idle machine.
+
+    Args:
+        tokens: rows of the activations.
+        shape: output and input features of the layer.
+        seconds: how long to measure.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    left = torch.randn(tokens, shape[1], device=device).to(dtype)
+    right = torch.randn(*shape, device=device).to(dtype)
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < deadline:
+        began = time.perf_counter()
+        F.linear(left, right)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return 2 * tokens * math.prod(shape) / sorted(times)[len(times) // 20]
