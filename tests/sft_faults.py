@@ -129,6 +129,12 @@ def two_ranks(
     ]
 
 
+def losses_of(run: Path) -> list[float]:
+    """The losses that a run logged."""
+    lines = (run / "train_log.jsonl").read_text("utf-8").splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens at.
 

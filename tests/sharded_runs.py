@@ -26,7 +26,7 @@ import torch
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from safetensors.torch import load_file
-from sft_faults import all_of, before, break_weight, die, in_step, two_ranks
+from sft_faults import all_of, before, break_weight, die, in_step, losses_of, two_ranks
 
 from radrecipes.errors import DivergedError
 from radrecipes.training.sharded import local_part
@@ -139,11 +139,6 @@ def train(
     for script in two_ranks(workspace, *words, "--output_dir", run, faults=calls, environment=environment):
         assert script.end(120).code == code, script.stderr
     return losses_of(run)
-
-
-def losses_of(run: Path) -> list[float]:
-    """The losses that a run logged."""
-    return [json.loads(line)["loss"] for line in (run / "train_log.jsonl").read_text("utf-8").splitlines()]
 
 
 def environment_of(configuration: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import write_tiny_dataset
 from safetensors.torch import load_file
-from sft_faults import Script, before, die, two_ranks
+from sft_faults import Script, before, die, losses_of, two_ranks
 
 from e2e.conftest import RECIPE, adapter_hash, files_in
 
@@ -29,8 +29,7 @@ def train(workspace, processes, batch, layout, folder, *more, code=0):
         assert script.end(120).code == code, script.stderr
     if code:
         return None
-    lines = Path(folder, "train_log.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line)["loss"] for line in lines], load_file(Path(folder, "adapter/adapter_model.safetensors"))
+    return losses_of(Path(folder)), load_file(Path(folder, "adapter/adapter_model.safetensors"))
 
 
 @pytest.mark.parametrize("layout", ["shared_prefix", "padded"])

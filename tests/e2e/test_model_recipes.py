@@ -17,7 +17,7 @@ import pytest
 from bitsandbytes.nn import Linear4bit
 from conftest import REPOSITORY, write_tiny_dataset, write_tiny_reports
 from safetensors.torch import load_file
-from sft_faults import before
+from sft_faults import before, losses_of
 from sharded_runs import environment_of, train
 from tiny_model import build_markup_tokenizer, build_tiny_gemma_with_images, build_tiny_model
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
@@ -285,7 +285,7 @@ def test_recipe_trains_evaluates_and_predicts(path, clone, call, monkeypatch):
     trained = call("sft", "--config", name, *smaller)
     assert trained.code == 0, trained.stderr
     assert "adapter checked and saved" in trained.stdout
-    losses = [json.loads(line)["loss"] for line in (run / "train_log.jsonl").read_text("utf-8").splitlines()]
+    losses = losses_of(run)
     assert len(losses) == 6 and losses[-1] < losses[0]
     check_the_adapter(recipe, base, load_file(run / "adapter" / LoraAdapter.TENSORS))
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from conftest import TINY_REPORTS, run_script, slow_after
+from sft_faults import losses_of
 from tiny_model import build_tiny_biogpt, build_tiny_model
 
 from radrecipes.inference.generation import generate
@@ -53,11 +54,6 @@ def words_for(base, **fields):
     return ["--config", RECIPE, *(word for key, value in fields.items() for word in (f"--{key}", str(value)))]
 
 
-def losses():
-    lines = Path("runs/one/train_log.jsonl").read_text("utf-8").splitlines()
-    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
-
-
 def write(untuned=False):
     """What the finished run writes to every tiny request, its base quantised and loaded anew."""
     recipe = parse_recipe("runs/one/recipe.yaml")
@@ -80,7 +76,7 @@ def test_a_quantised_base_trains_saves_loads_and_writes(base, quantisation, base
     trained = call("sft", *words_for(base, num_train_epochs=6, **{quantisation: "true"}))
     assert trained.code == 0, trained.stderr
     assert "adapter checked and saved" in trained.stdout
-    log = losses()
+    log = losses_of(Path("runs/one"))
     assert log[-1] < 0.8 * log[0]
     manifest = json.loads(Path("runs/one/manifest.json").read_text("utf-8"))
     assert manifest["adapter"]["tensors"] == 2 * 2 * base.adapted  # A and B of two layers
@@ -106,11 +102,11 @@ def test_a_quantised_base_trains_on_two_processes_as_on_one(quantisation, bases,
     launch = ("scripts/launch.py", "--config_file", "accelerate_configs/cpu_2proc.yaml", "scripts/sft.py")
     two = run_script(bases, *launch, *words)
     assert two.returncode == 0, two.stderr
-    of_two = losses()
+    of_two = losses_of(Path("runs/one"))
     assert json.loads(Path("runs/one/manifest.json").read_text("utf-8"))["training"]["processes"] == 2
     one = call("sft", *words, "--restart")
     assert one.code == 0, one.stderr
-    assert of_two == pytest.approx(losses(), rel=0.01)  # bfloat16 has three digits
+    assert of_two == pytest.approx(losses_of(Path("runs/one")), rel=0.01)  # bfloat16 has three digits
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY, TINY_MODEL, run_script, write_tiny_dataset
+from sft_faults import losses_of
 
 from e2e.conftest import LAUNCH, ORDERS, RECIPE, RUN, TRAIN, files_in
 from radrecipes.data.label_sets import LabelSet
@@ -33,11 +34,6 @@ torch.distributed.destroy_process_group = watched
 runpy.run_path("scripts/sft.py", run_name="__main__")
 """
 SECRET = "Mrs Quillfeather of Lantern Lane"
-
-
-def losses(folder):
-    lines = (folder / "train_log.jsonl").read_text("utf-8").splitlines()
-    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
 
 
 def test_the_run_folder_holds_what_is_documented_and_nothing_else(finished):
@@ -80,7 +76,7 @@ def test_the_manifest_says_what_was_trained_on_what(finished):
     assert manifest["training"]["truncated"] == manifest["training"]["left_out_as_too_long"] == 0
     assert manifest["adapter"]["output_change"] > 0
     assert {"torch", "transformers", "trl", "peft"} <= manifest["packages"].keys()
-    log = losses(finished.folder)
+    log = losses_of(finished.folder)
     assert len(log) == steps and log[-1] < log[0]
     recipe = yaml.safe_load((finished.folder / "recipe.yaml").read_text("utf-8"))
     assert recipe["num_train_epochs"] == 20 and recipe["learning_rate"] == 0.01
@@ -306,7 +302,7 @@ def test_two_processes_train_as_one_does(workspace, call):
     assert sorted(os.listdir("runs/two")) == sorted(os.listdir("runs/one"))
     manifests = [json.loads(Path(f"runs/{name}/manifest.json").read_text("utf-8")) for name in ("one", "two")]
     assert [manifest["training"]["processes"] for manifest in manifests] == [1, 2]
-    assert len(losses(Path("runs/one"))) == len(losses(Path("runs/two"))) > 1
-    assert losses(Path("runs/two")) == pytest.approx(losses(Path("runs/one")), abs=1e-4)
+    assert len(losses_of(Path("runs/one"))) == len(losses_of(Path("runs/two"))) > 1
+    assert losses_of(Path("runs/two")) == pytest.approx(losses_of(Path("runs/one")), abs=1e-4)
     one_predicts = call("predict", "--adapter", "runs/two", "--note", "knee pain")
     assert one_predicts.code == 0, one_predicts.stderr

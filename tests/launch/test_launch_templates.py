@@ -262,7 +262,7 @@ def test_a_machine_that_is_taken_away_is_replaced_by_one_that_goes_on(machine, t
     lost.communicate()
 
     told = machine("second", 1000, 0.05)
-    assert told.stdout.readline().startswith("read back")
+    assert told.stdout.readline().startswith("restored")
     assert int(told.stdout.readline().split()[-1]) > 0
     told.terminate()
     told.communicate(timeout=60)

@@ -32,6 +32,16 @@ class ImpressionTask(ReportWritingTask):
         answers="impressions",
         categories="observations",
         tags=("chest-x-ray", "radiology-report"),
+        intended_use=(
+            "For drafting the impression of a chest X-ray report from its findings, for a radiologist to review. Meant for "
+            "research."
+        ),
+        limits=(
+            "It sees no image: what the findings lack, the impression lacks too.",
+            "An impression may weigh findings wrongly, leave one out or state another. The metrics below say how often; "
+            "every draft needs a reader.",
+            "It learned the sentences of its training data; other departments write differently.",
+        ),
     )
 
     def check_dataset(self, dataset: "PreparedDataset") -> None:

@@ -23,4 +23,14 @@ class ProtocolTask(LabelTask):
         answers="protocols",
         categories="labels",
         tags=("imaging-protocol",),
+        intended_use=(
+            "For proposing an imaging protocol to whoever assigns protocols. Meant for research, and for evaluation on a "
+            "department's own orders before any use."
+        ),
+        limits=(
+            "No order may be assigned a protocol without a person who is responsible for it, whatever the probability.",
+            "It knows only the protocols of its list and the style of its training data. Other hospitals write differently: "
+            "evaluate it there first.",
+            "It reads the order alone: no allergies, kidney function, implants or pregnancy that the order does not mention.",
+        ),
     )

@@ -29,6 +29,18 @@ class ReportTask(ReportWritingTask):
         answers="reports",
         categories="observations",
         tags=("chest-x-ray", "radiology-report"),
+        intended_use=(
+            "For drafting a chest X-ray report from observations that a person has made, for a radiologist to review. Meant "
+            "for research."
+        ),
+        limits=(
+            "It sees no image and detects nothing: what is missing or wrong in the list of observations is missing or wrong "
+            "in the report.",
+            "A draft may state what was not requested, or leave out what was. The metrics below say how often; every draft "
+            "needs a reader.",
+            "It learned the sentences of its training data, without sides, measurements or comparisons with earlier studies "
+            "if these were removed from them.",
+        ),
     )
 
     @property

@@ -59,6 +59,8 @@ class TaskWords:
         answers: The same, plural.
         categories: What [`Task.categories`] returns, plural.
         tags: Tags of the model on the Hub.
+        intended_use: What the model is for, one or two sentences of the model card.
+        limits: Limits of the model that its card lists, a sentence or two each.
     """
 
     title: str
@@ -70,6 +72,8 @@ class TaskWords:
     answers: str = "answers"
     categories: str = "categories"
     tags: tuple[str, ...] = ()
+    intended_use: str = "Meant for research, and for evaluation on your own data before any use."
+    limits: tuple[str, ...] = ("Every answer needs a qualified person who is responsible for it.",)
 
 
 class Task(ABC):

@@ -18,7 +18,7 @@ from radrecipes.errors import InputError
 from radrecipes.evaluation.results import results_fit, summarise
 from radrecipes.models import base as models
 from radrecipes.publishing.cards.card_checks import check_card
-from radrecipes.publishing.cards.model_card import EXAMPLES, energy_estimate, render_model_card
+from radrecipes.publishing.cards.model_card import energy_estimate, render_model_card
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_prompt
 
@@ -98,12 +98,14 @@ def test_reports_are_indexed_behind_the_guard_and_alone(task, make_metrics):
     metrics = metrics_of(task, make_metrics)
     card = ModelCard(render_model_card(manifest_of(task), metrics, **RELEASE))
     passed = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    guarded = passed["passes all checks (fine-tuned model behind the guard)"]
-    alone = passed["passes all checks (fine-tuned model alone)"]
+    guarded = passed["passes all checks (fine-tuned model with guard)"]
+    alone = passed["passes all checks (fine-tuned model without guard)"]
     assert guarded == round(metrics["systems"]["adapter_guarded"]["passed_rate"]["value"], 4)
     assert alone == round(metrics["systems"]["adapter"]["passed_rate"]["value"], 4) < guarded
     guard = metrics["systems"]["adapter_guarded"]["guard"]
-    assert f"{guard['first_try']} texts passed at the first try, {guard['later_try']} at a later one" in card.text
+    assert (
+        f"{guard['first_try']} texts passed at the first attempt and {guard['later_try']} at a later one" in card.text
+    )
 
 
 @pytest.mark.parametrize("access", ["synthetic", "open", "registered", "credentialed"])
@@ -183,7 +185,7 @@ def test_an_evaluation_without_baselines_base_or_older_keys_still_makes_a_card(m
     metrics["decoding"] = {"method": "greedy", "max_new_tokens": 16}
     metrics["systems"] = {"adapter": metrics["systems"]["adapter"]}
     metrics["comparisons"] = []
-    assert "16 at most" in render_model_card(manifest_of(), metrics, **RELEASE)
+    assert "16 tokens at most" in render_model_card(manifest_of(), metrics, **RELEASE)
 
 
 def test_the_result_over_seeds_stands_beside_that_of_this_model(make_metrics):
@@ -250,12 +252,14 @@ def test_interruptions_and_what_repeats_are_told(make_metrics):
     manifest |= {"determinism": determinism(), "constraints_sha256": "c" * 64}
     manifest["determinism"]["threads"] = 1
     text = render_model_card(manifest, metrics, **RELEASE)
-    assert "continued from a checkpoint 2 times:" in text
+    assert "resumed from a checkpoint 2 times:" in text
     assert "\n- after step 1,200: nothing had changed\n" in text
     changed = f"- after step 1,500: processes `2` became `1`; recipe `{'a' * 64}` became `{'b' * 64}`\n\n"
     assert changed in text
     assert f"\n| sha256 of constraints.txt, all versions | `{'c' * 64}` |\n\n" in text
-    assert "repeats to the bit on the same machine" in text and "(1 processor thread a process). The last bits" in text
+    assert (
+        "repeats to the bit on the same machine" in text and "(1 processor thread per process). The last bits" in text
+    )
 
     manifest["training"]["resumes"] = manifest["training"]["resumes"][:1]
     assert "from a checkpoint once:" in render_model_card(manifest, metrics, **RELEASE)
@@ -325,7 +329,7 @@ def test_the_snippet_runs_and_asks_as_training_did(
     found = {}
     exec(snippet_of(card), found)
     prompt, answer = found["prompt"][0].tolist(), found["answer"][0].tolist()
-    inputs = TASKS[task].read_input(EXAMPLES[task])
+    inputs = TASKS[task].read_input(TASKS[task].words.example)
     assert prompt == render_prompt(TASKS[task], inputs, tokenizer, style)
     expected = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=16, do_sample=False)
     assert answer == expected[0].tolist() != prompt
@@ -442,4 +446,4 @@ def test_what_a_release_measured_besides_stands_in_the_card(make_metrics):
     manifest = manifest_of("report") | {"memory": memory | {"common_from_groups": 3}, "merged": merged_as}
     text = render_model_card(manifest, metrics_of("report", make_metrics), **RELEASE, merged=True)
     assert "of 200 texts that it wrote to training prompts, 4 hold a run of 9 tokens or more" in text
-    assert "470 of 476 answers to test rows are those of base and adapter" in text
+    assert "470 of 476 answers to test rows are those of base model and adapter" in text

@@ -18,49 +18,22 @@ from radrecipes.recipe import RecipeArguments
 from radrecipes.reporting import label_page, text_page
 from radrecipes.reporting.label_tables import best_baseline, decisions
 from radrecipes.reporting.result_tables import difference_with_interval, metric_with_interval, results_table
-from radrecipes.tasks import TASKS
-from radrecipes.tasks.headline_figures import HEADLINES, figure_value, task_of, writes_text
+from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task, metric_value
 from radrecipes.tasks.rendering import plain_prompt
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# Watts assumed of each processor core and each GPU in use: of a server's share, and the board power of an H100 SXM.
+# Watts assumed for each processor core and each GPU in use: a fraction of a server, and the board power of an H100 SXM.
 CORE_WATTS = 10
 GPU_WATTS = 700
 
-# The inputs of the commands and snippets: invented, and the same whatever the model was trained on.
-EXAMPLES = {
-    "protocol": "58F r/o renal recurrence, hx RCC",
-    "report": "Pleural Effusion: positive; Pneumothorax: negative; Pneumonia: uncertain",
-    "impression": "There is a small pleural effusion. The heart is enlarged. No pneumothorax.",
-}
-_SUMMARIES = {
-    "protocol": "Chooses the imaging protocol for the free text of an imaging order, from a fixed list of protocols.",
-    "report": "Drafts findings and impression of a chest X-ray report from a list of observations.",
-    "impression": "Drafts the impression of a chest X-ray report from its findings.",
-}
-_TASK_TAGS = {
-    "protocol": ["imaging-protocol"],
-    "report": ["chest-x-ray", "radiology-report"],
-    "impression": ["chest-x-ray", "radiology-report"],
-}
-# The Hub's metric ids, for those of our figures that it knows.
-_METRIC_IDS = {
-    "exact_accuracy": "accuracy",
-    "macro_f1": "f1",
-    "rouge_l": "rouge",
-    "bleu": "bleu",
-    "label_recall": "recall",
-    "label_precision": "precision",
-}
-_HUB_METRICS = {"label": ["accuracy", "f1"], "report": ["rouge", "bleu", "recall", "precision"]}
 _FIELDS = {
     "lora_r": "LoRA rank",
     "lora_alpha": "LoRA alpha",
     "lora_dropout": "LoRA dropout",
     "learning_rate": "learning rate",
     "lr_scheduler_type": "schedule",
-    "max_length": "longest row in tokens",
+    "max_length": "maximum length in tokens",
 }
 _GPU_SOFTWARE = {"cuda": "CUDA", "driver": "driver"}
 _LIBRARIES = ("python", "torch", "transformers", "peft", "trl")
@@ -82,114 +55,66 @@ def render_model_card(
     dataset_id: str | None = None,
     dataset_tag: str | None = None,
 ) -> str:
-    """Write the card of a release.
+    """Write the card of a release: Markdown with the YAML front matter of a Hub model card, as [`check_card`] accepts it.
 
     Args:
-        manifest (`Mapping[str, Any]`):
-            `manifest.json` of the run; with `memory` and `merged` where a release measured what the model recites and how well it
-            was merged.
-        metrics (`Mapping[str, Any]`):
-            `evaluation/metrics.json` of the run.
-        repo_id (`str`):
-            Where it is published: `"org/name"`.
-        tag (`str`):
-            Under which tag, for example `"v1.0"`.
-        license (`str`):
-            Licence of the repository, one of the Hub's identifiers.
-        license_name, license_link (`str`, *optional*):
-            What the licence is called and where it stands, for `license="other"`.
-        base_license (`str`, *optional*):
-            Licence of the base; left out, as this project knows it.
-        results (`Mapping[str, Any]`, *optional*):
-            The recipe's `*.results.json` over seeds, where [`results_fit`] says that this run is one of them.
-        merged (`bool`, *optional*, defaults to `False`):
-            Whether the repository holds the adapter merged into its base.
-        dataset (`Mapping[str, Any]`, *optional*):
-            `manifest.json` of the training data, for its language, licence and origin.
-        dataset_id (`str`, *optional*):
-            Where the training data are published on the Hub.
-        dataset_tag (`str`, *optional*):
-            Under which tag.
-
-    Returns:
-        `str`: Markdown with the YAML front matter of a Hub model card, as [`check_card`] accepts it.
+        manifest: `manifest.json` of the run; with `memory` and `merged` if the release measured memorisation and the merge.
+        metrics: `evaluation/metrics.json` of the run.
+        repo_id: Repository of the release, `"org/name"`.
+        license: Licence of the repository, an identifier of the Hub.
+        license_name, license_link: Name and address of the licence, for `license="other"`.
+        base_license: Licence of the base model, if this project does not know it.
+        results: The recipe's `*.results.json` over seeds, if [`results_fit`] accepts it for this run.
+        merged: Whether the repository holds the adapter merged into its base model.
+        dataset: `manifest.json` of the training data, for its language, licence and origin.
+        dataset_id, dataset_tag: Where the training data are published on the Hub, and the tag.
 
     Raises:
-        [`InputError`]: the evaluation or the result is of another run, no figure was measured, or [`check_card`] refuses the text.
+        InputError: evaluation or results are of another run, no metric was measured, or [`check_card`] refuses the text.
     """
-    fields = manifest["recipe"]["fields"]
-    task = TASKS[fields["task"]]
+    fields, base = manifest["recipe"]["fields"], manifest["base"]
+    task, dataset = TASKS[fields["task"]], dataset or {}
     _check_same_run(manifest, metrics, results)
-    dataset = dataset or {}
     licence = {"license": license, "license_name": license_name, "license_link": license_link}
-    data = _card_data(manifest, metrics, repo_id, merged, dataset, dataset_id, licence)
-    kilowatt_hours, assumption = energy_estimate(manifest)
-    question = task.question(task.read_input(EXAMPLES[task.name]))
-    chat = manifest["prompt"]["style"] == "chat"
-    text = _environment().get_template("model_card.md.jinja").render(
-        card_data=data.to_yaml(),
-        title=repo_id.split("/")[1],
-        summary=_SUMMARIES[task.name],
-        repo_id=repo_id,
-        tag=tag,
-        license=license,
-        license_name=license_name,
-        merged=merged,
-        manifest=manifest,
-        metrics=metrics,
-        results=results,
-        task=task,
-        example=EXAMPLES[task.name],
-        max_new_tokens=_longest_answer(fields, metrics),
-        quantised_bits=_quantised_bits(fields),
-        prompt=question if chat else plain_prompt(question),
-        chat=chat,
-        base=manifest["base"],
-        text_part_keys=TEXT_PART_KEYS if manifest["base"].get("text_part") and not merged else None,
-        base_license=base_license or BASE_LICENCES.get(manifest["base"]["model_id"]),
-        memory=manifest.get("memory"),
-        merged_as=manifest.get("merged"),
-        method=_method(fields),
-        settings=_settings(manifest),
-        resumes=_resumes(manifest),
-        determinism=manifest.get("determinism"),
-        constraints_sha256=manifest.get("constraints_sha256"),
-        data=manifest["data"],
-        data_name=Path(manifest["data"]["folder"]).name,
-        dataset=dataset,
-        generator=dataset.get("generator"),
-        dataset_id=dataset_id,
-        dataset_tag=dataset_tag,
-        same_data=metrics["dataset"]["digest"] == manifest["data"]["digest"],
-        headlines=HEADLINES[task.name],
-        table=_systems_table(metrics),
-        system_titles=_system_titles(metrics),
-        best_baseline=None if writes_text(metrics) else best_baseline(metrics),
-        comparisons=_comparisons(metrics),
-        guard=metrics["systems"].get("adapter_guarded", {}).get("guard"),
-        thresholds=_thresholds(metrics),
-        seeds_table=results_table([results]) if results else None,
-        libraries={name: manifest["packages"][name] for name in _LIBRARIES if name in manifest["packages"]},
-        machine=_machine(manifest),
-        launch=_launch(manifest),
-        energy=_energy_words(kilowatt_hours),
-        energy_assumption=assumption,
-    )  # fmt: skip
+    data = _card_data(task, manifest, metrics, repo_id, merged, dataset, dataset_id, licence)
+    text = (
+        _environment()
+        .get_template("model_card.md.jinja")
+        .render(
+            card_data=data.to_yaml(),
+            repo_id=repo_id,
+            tag=tag,
+            license=license,
+            license_name=license_name,
+            merged=merged,
+            manifest=manifest,
+            metrics=metrics,
+            results=results,
+            task=task,
+            words=task.words,
+            is_label=isinstance(task, LabelTask),
+            checks_reports=isinstance(task, ReportWritingTask),
+            base=base,
+            text_part_keys=TEXT_PART_KEYS if base.get("text_part") and not merged else None,
+            base_license=base_license or BASE_LICENCES.get(base["model_id"]),
+            data=manifest["data"],
+            data_name=Path(manifest["data"]["folder"]).name,
+            dataset=dataset,
+            dataset_id=dataset_id,
+            dataset_tag=dataset_tag,
+            seeds_table=results_table([results]) if results else None,
+            **_prompt_values(task, manifest, metrics),
+            **_training_values(manifest),
+            **_evaluation_values(task, metrics),
+        )
+    )
     text = text.rstrip() + "\n"
     check_card(text)
     return text
 
 
 def energy_estimate(manifest: Mapping[str, Any]) -> tuple[float, str]:
-    """What training used, estimated from time and hardware; nothing was measured.
-
-    Args:
-        manifest (`Mapping[str, Any]`):
-            `manifest.json` of the run, with `training` and `hardware`.
-
-    Returns:
-        `tuple[float, str]`: kilowatt hours, and the assumption in words.
-    """
+    """Kilowatt hours of training, estimated from time and hardware, and the assumption in words."""
     training, hardware = manifest["training"], manifest["hardware"]
     processes = training["processes"]
     cores, gpus = hardware["threads"] * processes, processes if hardware.get("gpus") else 0
@@ -204,20 +129,21 @@ def _check_same_run(
     manifest: Mapping[str, Any], metrics: Mapping[str, Any], results: Mapping[str, Any] | None
 ) -> None:
     task, seed = manifest["recipe"]["fields"]["task"], manifest["training"]["seed"]
-    if task_of(metrics) != task or metrics["seeds"]["training"] != seed:
+    if metrics["task"] != task or metrics["seeds"]["training"] != seed:
         raise InputError(
-            f"is the evaluation of task {task_of(metrics)}, seed {metrics['seeds']['training']}, and the run is of task "
+            f"is the evaluation of task {metrics['task']}, seed {metrics['seeds']['training']}, and the run is of task "
             f"{task}, seed {seed}; evaluate this run with scripts/evaluate_model.py",
             "metrics.json",
         )
     if results is not None and not results_fit(manifest, results):
         raise InputError(
-            "the recipe's result is of other fields, seeds, data, base or prompt than this run; leave it out, or record it anew",
+            "the recipe's results are of other fields, seeds, data, base or prompt than this run; leave it out, or record it again",
             f"{results['recipe']}.results.json",
         )
 
 
 def _card_data(
+    task: Task,
     manifest: Mapping[str, Any],
     metrics: Mapping[str, Any],
     repo_id: str,
@@ -226,104 +152,134 @@ def _card_data(
     dataset_id: str | None,
     licence: Mapping[str, str | None],
 ) -> ModelCardData:
-    task, base = TASKS[task_of(metrics)], manifest["base"]["model_id"]
-    tags = ["radiology", "medical", *_TASK_TAGS[task.name], "trl", "sft", "lora"]
+    base = manifest["base"]["model_id"]
+    tags = ["radiology", "medical", *task.words.tags, "trl", "sft", "lora"]
     if not merged:
-        tags += ["transformers", f"base_model:adapter:{base}"]  # PEFT's own tags, which the Hub lists adapters by
-    access = manifest["data"]["access"]
+        tags += ["transformers", f"base_model:adapter:{base}"]  # PEFT's own tags, by which the Hub lists adapters
     return ModelCardData(
         base_model=base,
-        # The Hub calls `merge` what was made from several models; one base with its adapter merged in is a fine-tune.
+        # The Hub calls `merge` what was made of several models; a base model with its adapter merged in is a fine-tune.
         base_model_relation="finetune" if merged else "adapter",
         library_name="transformers" if merged else "peft",
         pipeline_tag="text-generation",
         **licence,
         language=[dataset.get("language", "en")],
         datasets=[dataset_id] if dataset_id else None,
-        metrics=_HUB_METRICS[task.writes],
+        metrics=[metric.hub_id for metric in task.published if metric.hub_id],
         tags=tags,
         model_name=repo_id.split("/")[1],
-        eval_results=_eval_results(metrics, dataset_id),
-        **gated_form(access, "model"),
+        eval_results=_eval_results(task, metrics, dataset_id),
+        **gated_form(manifest["data"]["access"], "model"),
     )
 
 
-def _eval_results(metrics: Mapping[str, Any], dataset_id: str | None) -> list[EvalResult]:
-    """The headline figures of this very model; where reports are written, behind the guard and alone."""
-    headlines, name = HEADLINES[task_of(metrics)], metrics["dataset"]["name"]
-    titles = _system_titles(metrics)
+def _eval_results(task: Task, metrics: Mapping[str, Any], dataset_id: str | None) -> list[EvalResult]:
+    """The headline metrics of this model; of a text task with and without guard."""
+    name, titles = metrics["dataset"]["name"], _system_titles(task, metrics)
+    systems = [system for system in dict.fromkeys((task.main_system, ADAPTER)) if system in metrics["systems"]]
     return [
         EvalResult(
-            task_type="text-generation" if writes_text(metrics) else "text-classification",
-            task_name=headlines.title,
+            task_type=task.hub_task,
+            task_name=task.words.title,
             dataset_type=dataset_id or name,
             dataset_name=name.replace("_", " "),
             dataset_split=metrics["split"],
-            metric_type=_METRIC_IDS.get(figure.name, figure.name),
+            metric_type=metric.hub_id or metric.name,
             metric_value=round(value, 4),
-            metric_name=figure.title + (f" ({titles[system].lower()})" if writes_text(metrics) else ""),
+            metric_name=metric.title + (f" ({titles[system].lower()})" if len(systems) > 1 else ""),
         )
-        for system in dict.fromkeys((headlines.system, ADAPTER))
-        if system in metrics["systems"]
-        for figure in headlines.published
-        if (value := figure_value(metrics["systems"][system][figure.name])) is not None
+        for system in systems
+        for metric in task.published
+        if (value := metric_value(metrics["systems"][system][metric.name])) is not None
     ]
 
 
-def _system_titles(metrics: Mapping[str, Any]) -> dict[str, str]:
-    titles = (text_page if writes_text(metrics) else label_page).SYSTEM_TITLES
+def _prompt_values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    fields, chat = manifest["recipe"]["fields"], manifest["prompt"]["style"] == "chat"
+    question = task.question(task.read_input(task.words.example))
+    longest = fields.get("max_new_tokens") or metrics["decoding"].get("max_new_tokens")
+    return {
+        "chat": chat,
+        "prompt": question if chat else plain_prompt(question),
+        "max_new_tokens": longest or RecipeArguments.max_new_tokens,
+        "quantised_bits": _quantised_bits(fields),
+    }
+
+
+def _training_values(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    kilowatt_hours, assumption = energy_estimate(manifest)
+    energy = f"{1000 * kilowatt_hours:.1f} Wh" if kilowatt_hours < 0.1 else f"{kilowatt_hours:.1f} kWh"
+    return {
+        "memory": manifest.get("memory"),
+        "merged_as": manifest.get("merged"),
+        "method": _method(manifest["recipe"]["fields"]),
+        "settings": _settings(manifest),
+        "resumes": _resumes(manifest),
+        "determinism": manifest.get("determinism"),
+        "constraints_sha256": manifest.get("constraints_sha256"),
+        "libraries": {name: manifest["packages"][name] for name in _LIBRARIES if name in manifest["packages"]},
+        "machine": _machine(manifest),
+        "launch": _launch(manifest),
+        "energy": energy,
+        "energy_assumption": assumption,
+    }
+
+
+def _evaluation_values(task: Task, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    is_label, titles = isinstance(task, LabelTask), _system_titles(task, metrics)
+    rows = decisions(metrics) if is_label else []
+    return {
+        "table": _systems_table(task, metrics, titles),
+        "system_titles": titles,
+        "best_baseline": best_baseline(metrics) if is_label else None,
+        "comparisons": _comparisons(task, metrics, titles),
+        "guard": metrics["systems"].get(task.main_system, {}).get("guard"),
+        "thresholds": [
+            {"target": row["target"], **row["systems"][ADAPTER]} for row in rows if row["systems"].get(ADAPTER)
+        ],
+    }
+
+
+def _system_titles(task: Task, metrics: Mapping[str, Any]) -> dict[str, str]:
+    titles = (label_page if isinstance(task, LabelTask) else text_page).SYSTEM_TITLES
     return {name: titles.get(name, name.replace("_", " ")) for name in metrics["systems"]}
 
 
-def _systems_table(metrics: Mapping[str, Any]) -> str:
-    """A row for each system, a column for each headline figure, with intervals."""
-    headlines, titles = HEADLINES[task_of(metrics)], _system_titles(metrics)
-    rows = [["system", *(figure.heading for figure in headlines.published)]]
+def _systems_table(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """A row for each system, a column for each headline metric, with intervals."""
+    rows = [["system", *(metric.heading for metric in task.published)]]
     rows.append(["---"] * len(rows[0]))
     for name, system in metrics["systems"].items():
         fewer = system.get("rows", metrics["rows"]) < metrics["rows"]
-        title = titles[name] + (f" ({system['rows']:,} {headlines.rows} only)" if fewer else "")
-        rows.append([title, *(metric_with_interval(system, figure) for figure in headlines.published)])
+        title = titles[name] + (f" ({system['rows']:,} {task.words.rows} only)" if fewer else "")
+        rows.append([title, *(metric_with_interval(system, metric) for metric in task.published)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def _comparisons(metrics: Mapping[str, Any]) -> list[str]:
+def _comparisons(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     """The paired comparisons in words."""
-    titles = {name: title[0].lower() + title[1:] for name, title in _system_titles(metrics).items()}
-    figures = {figure.name: figure.title for figure in HEADLINES[task_of(metrics)].figures}
+    titles = {name: title[0].lower() + title[1:] for name, title in titles.items()}
+    names = {metric.name: metric.title for metric in task.headline}
     lines = []
     for pair in metrics["comparisons"]:
         against = f"{titles[pair['first']]} against {titles[pair['second']]}"
-        if writes_text(metrics):
-            difference = difference_with_interval(pair["difference"])
-            lines.append(f"{against}: {difference} in {figures[pair['figure']]}")
-        else:
-            difference = difference_with_interval(pair["difference_in_exact_accuracy"])
-            lines.append(
-                f"{against}: {difference} in {figures['exact_accuracy']}, exact McNemar test p = {pair['p_value']:.2g}"
-            )
+        metric = names[pair.get("figure", "exact_accuracy")]
+        difference = difference_with_interval(
+            pair["difference" if "difference" in pair else "difference_in_exact_accuracy"]
+        )
+        test = f", exact McNemar test p = {pair['p_value']:.2g}" if "p_value" in pair else ""
+        lines.append(f"{against}: {difference} in {metric}{test}")
     return lines
-
-
-def _thresholds(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the model settles alone at each target accuracy; empty where answers have no probability."""
-    rows = [] if writes_text(metrics) else decisions(metrics)
-    return [{"target": row["target"], **row["systems"][ADAPTER]} for row in rows if row["systems"].get(ADAPTER)]
 
 
 def _method(fields: Mapping[str, Any]) -> str:
     bits = _quantised_bits(fields)
     name = "QLoRA" if bits == 4 else "LoRA"
-    return f"{name}: a low-rank adapter on the base" + (f" in {bits} bit" if bits else "")
+    return f"{name}: a low-rank adapter on the base model" + (f" in {bits} bit" if bits else "")
 
 
 def _quantised_bits(fields: Mapping[str, Any]) -> int | None:
     return next((bits for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), None)
-
-
-def _longest_answer(fields: Mapping[str, Any], metrics: Mapping[str, Any]) -> int:
-    named = fields.get("max_new_tokens") or metrics["decoding"].get("max_new_tokens")
-    return named or RecipeArguments.max_new_tokens
 
 
 def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -338,12 +294,12 @@ def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "steps": f"{training['steps']:,}",
         "seed": training["seed"],
         "prompt style": manifest["prompt"]["style"],
-        "base loaded in": manifest["base"]["dtype"],
+        "dtype of the base model": manifest["base"]["dtype"],
     }
 
 
 def _resumes(manifest: Mapping[str, Any]) -> list[str]:
-    """Where training was interrupted and continued, and what had changed; none in a manifest that does not say."""
+    """Where training was interrupted and resumed, and what had changed."""
     lines = []
     for resume in manifest["training"].get("resumes", []):
         changes = [f"{name} `{before}` became `{now}`" for name, (before, now) in resume["changed"].items()]
@@ -361,17 +317,13 @@ def _machine(manifest: Mapping[str, Any]) -> str:
 
 
 def _launch(manifest: Mapping[str, Any]) -> str:
-    """The words of `accelerate launch` that start as many processes on the same kind of hardware."""
+    """Arguments of `accelerate launch` for the same number of processes on the same kind of hardware."""
     processes = manifest["training"]["processes"]
     if not manifest["hardware"].get("gpus"):
         return "--config_file accelerate_configs/cpu.yaml"
     if processes == 1:
         return "--config_file accelerate_configs/single_gpu.yaml"
     return f"--config_file accelerate_configs/ddp.yaml --num_processes {processes}"
-
-
-def _energy_words(kilowatt_hours: float) -> str:
-    return f"{1000 * kilowatt_hours:.1f} Wh" if kilowatt_hours < 0.1 else f"{kilowatt_hours:.1f} kWh"
 
 
 def _environment() -> Environment:
