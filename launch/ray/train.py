@@ -1,11 +1,11 @@
-"""Several machines under Ray Train: one worker a machine, each starts scripts/launch.py, which starts a process a GPU.
+"""Several machines under Ray Train: one worker per machine starts scripts/launch.py, which starts one process per GPU.
 
     ray job submit -- python /shared/radrecipes/launch/ray/train.py --repository /shared/radrecipes \
         --machines 2 --gpus 8 --config recipes/smollm2-135m/protocol_lora.yaml [--learning_rate 1e-4 …]
 
-Needs Ray on the cluster (tried with 2.60; it is no dependency of this project) and a file system that all machines see, with the
-repository, its .venv, data/, models/ and runs/. Ray starts launchers and not training processes, because exit codes, signals and
-checkpoints are then the same as anywhere else. See launch/README.md.
+Needs Ray on the cluster (tested with 2.60; it is not a dependency of this project) and a file system that all machines share, with
+the repository, its .venv, data/, models/ and runs/. Ray starts launchers instead of training processes, so exit codes, signals and
+checkpoints are the same as everywhere else. See launch/README.md.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig, TorchTrainer
 
-# By these a script says in one line why it stopped for good; everything else Ray tries again.
-FOR_GOOD = (2, 3, 4)
-# Set by Ray for its own workers; the launcher would take them for its own.
-OF_RAY = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+# Exit codes of errors that a retry does not fix; Ray retries after all others.
+FINAL = (2, 3, 4)
+# Ray sets them for its own workers; the launcher would read them.
+RAY_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def launch_words(settings: dict[str, Any], rank: int, machines: int, address: str, port: int) -> list[str]:
@@ -39,7 +39,7 @@ def launch_words(settings: dict[str, Any], rank: int, machines: int, address: st
 
 
 def train_on_this_machine(settings: dict[str, Any]) -> int:
-    """Ray's training function: one launcher, and its exit code."""
+    """Ray's training function: run one launcher and return its exit code."""
     context = ray.train.get_context()
     rank, machines = context.get_world_rank(), context.get_world_size()
     with socket.socket() as free:
@@ -48,35 +48,37 @@ def train_on_this_machine(settings: dict[str, Any]) -> int:
     address, port = broadcast_from_rank_zero((ray.util.get_node_ip_address(), port))
 
     words = [settings["python"], *launch_words(settings, rank, machines, address, port)]
-    environment = {name: value for name, value in os.environ.items() if name not in OF_RAY}
+    environment = {name: value for name, value in os.environ.items() if name not in RAY_VARIABLES}
     launcher = subprocess.Popen(words, cwd=settings["repository"], env=environment, preexec_fn=end_with_ray)
     code = launcher.wait()
-    if code not in (0, *FOR_GOOD):
+    if code not in (0, *FINAL):
         raise RuntimeError(f"scripts/launch.py ended with {code} on machine {rank}")
     return code
 
 
 def end_with_ray() -> None:
-    """Have the system stop the launcher when Ray's worker dies; it would go on and keep the GPUs."""
+    """Let the system stop the launcher when Ray's worker dies; it would continue and keep the GPUs."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def main() -> None:
-    """Parse arguments, train, leave with the exit code of the training."""
+    """Parse arguments, train, exit with the exit code of the training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repository", required=True, metavar="FOLDER", help="on a file system that all machines see")
+    parser.add_argument(
+        "--repository", required=True, metavar="FOLDER", help="on a file system that all machines share"
+    )
     parser.add_argument("--config", required=True, metavar="RECIPE", help="the recipe, a YAML file")
-    parser.add_argument("--machines", type=int, default=1, metavar="N", help="how many (default: 1)")
-    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="of each machine, 0: CPU only (default: 8)")
+    parser.add_argument("--machines", type=int, default=1, metavar="N", help="number of machines (default: 1)")
+    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="per machine; 0: CPU only (default: 8)")
     parser.add_argument("--launch-config", default="accelerate_configs/ddp.yaml", metavar="FILE")
-    parser.add_argument("--python", default=".venv/bin/python", metavar="PROGRAM", help="within the repository")
-    parser.add_argument("--tries", type=int, default=3, metavar="N", help="starts behind a failure (default: 3)")
+    parser.add_argument("--python", default=".venv/bin/python", metavar="PROGRAM", help="relative to the repository")
+    parser.add_argument("--tries", type=int, default=3, metavar="N", help="restarts after a failure (default: 3)")
     args, overrides = parser.parse_known_args()
 
     trainer = TorchTrainer(
         train_on_this_machine,
         train_loop_config={**vars(args), "processes": max(args.gpus, 1), "overrides": overrides},
-        torch_config=TorchConfig(backend="gloo"),  # of Ray's workers, which compute nothing
+        torch_config=TorchConfig(backend="gloo"),  # for Ray's workers, which compute nothing
         scaling_config=ScalingConfig(
             num_workers=args.machines,
             use_gpu=args.gpus > 0,
@@ -88,7 +90,7 @@ def main() -> None:
             failure_config=FailureConfig(max_failures=args.tries),
         ),
     )
-    sys.exit(trainer.fit().return_value)  # raises where all tries failed
+    sys.exit(trainer.fit().return_value)  # raises if all tries failed
 
 
 if __name__ == "__main__":
