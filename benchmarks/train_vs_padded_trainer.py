@@ -1,14 +1,13 @@
 """`scripts/sft.py` against a plain Trainer loop that pads every row to 512 tokens, as most notebooks do."""
 
 import sys
-from functools import cached_property
 from pathlib import Path
 
 from measuring import BIN, run_with_peak_memory
-from training_side import TrainingRows, samples_per_second
+from training_side import TrainingComparison, samples_per_second
 
 
-class TrainVsPaddedTrainer:
+class TrainVsPaddedTrainer(TrainingComparison):
     """The padded side runs two steps only: each takes as long as about ten of ours."""
 
     description = (
@@ -16,23 +15,10 @@ class TrainVsPaddedTrainer:
         "SmolLM2-135M-Instruct, LoRA r 16 on all linear layers, the same rows, batch 16, bfloat16, no gradient checkpointing"
     )
 
-    @cached_property
-    def rows(self) -> TrainingRows:
-        """The rows of both sides."""
-        return TrainingRows(steps=12)
-
-    def ours(self) -> dict[str, float]:
-        """Our side."""
-        return self.rows.run_ours()
-
     def theirs(self) -> dict[str, float]:
         """The padded side, in its own process."""
         peak, printed = run_with_peak_memory([BIN / "python", Path(__file__), self.rows.base, self.rows.folder])
         return {"samples_per_second": samples_per_second(printed), "peak_memory_gib": peak}
-
-    def checks(self) -> dict:
-        """Nothing in addition to the speed."""
-        return {}
 
 
 def train_padded(base: str, folder: Path, steps: int = 2, length: int = 512) -> None:

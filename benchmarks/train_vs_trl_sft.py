@@ -1,30 +1,20 @@
 """`scripts/sft.py` against TRL's own `trl sft`: same model, rows, batch, dtype, adapter and seed."""
 
 import json
-from functools import cached_property
 
 from measuring import BIN, run_with_peak_memory
-from training_side import TrainingRows, samples_per_second
+from training_side import TrainingComparison, samples_per_second
 
 _LOSS_STEPS = 5
 
 
-class TrainVsTrlSft:
+class TrainVsTrlSft(TrainingComparison):
     """TRL's script gets the same token ids and labels; gradient checkpointing, its default, is off on both sides."""
 
     description = (
         "samples per second of scripts/sft.py against `trl sft`; SmolLM2-135M-Instruct, LoRA r 16 on all linear layers, the same "
         "rows as token ids with labels, batch 16, bfloat16, no gradient checkpointing on either side"
     )
-
-    @cached_property
-    def rows(self) -> TrainingRows:
-        """The rows of both sides."""
-        return TrainingRows(steps=12)
-
-    def ours(self) -> dict[str, float]:
-        """Our side."""
-        return self.rows.run_ours()
 
     def theirs(self) -> dict[str, float]:
         """TRL's side."""

@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from functools import cached_property
 from pathlib import Path
 
 from measuring import BIN, run_with_peak_memory
@@ -52,6 +53,23 @@ class TrainingRows:
         peak, _ = run_with_peak_memory(command)
         manifest = json.loads((output / "manifest.json").read_text())
         return {"samples_per_second": manifest["training"]["samples_per_second"], "peak_memory_gib": peak}
+
+
+class TrainingComparison:
+    """A comparison of `scripts/sft.py` with another trainer on the same rows."""
+
+    @cached_property
+    def rows(self) -> TrainingRows:
+        """The rows of both sides."""
+        return TrainingRows(steps=12)
+
+    def ours(self) -> dict[str, float]:
+        """Our side."""
+        return self.rows.run_ours()
+
+    def checks(self) -> dict:
+        """Results in addition to the speed."""
+        return {}
 
 
 def samples_per_second(output: str) -> float:

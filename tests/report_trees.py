@@ -17,7 +17,7 @@ LABEL_COLUMNS = sorted(OBSERVATIONS)
 
 
 def report_text(kind="clear", extra=""):
-    """A report as MIMIC-CXR holds it: each line behind one space, headers in capitals."""
+    """A report as in MIMIC-CXR: each line after one space, headers in capitals."""
     return (
         "                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___ year old with"
         f" cough\n \n FINDINGS: \n \n {FINDINGS[kind]}\n {extra}\n \n IMPRESSION: \n \n {IMPRESSIONS[kind]}\n"

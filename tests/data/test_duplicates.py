@@ -2,6 +2,7 @@ import random
 
 import numpy as np
 import pytest
+from conftest import slow_after
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ def similar_notes(count, seed, length):
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.9, 1.0])
-@pytest.mark.parametrize("length", [3, 6, 14, 40])
+@pytest.mark.parametrize("length", slow_after(3, [3, 6, 14, 40]))
 def test_groups_are_those_of_all_pairs(threshold, length):
     notes = similar_notes(160, seed=length, length=length)
     groups = near_duplicate_groups(notes, threshold)

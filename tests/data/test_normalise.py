@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from radrecipes.data.normalise import matching_key, normalise_note
 
 
-def test_note_keeps_what_it_says_and_loses_what_nobody_sees():
+def test_the_text_stays_and_invisible_characters_go():
     assert (
         normalise_note("  R/O  PE,\tD-dimer 2.1 \r\n\r\n\u200bs/p\x00 CABG\u00a0x3 ")
         == "R/O PE, D-dimer 2.1\ns/p CABG x3"

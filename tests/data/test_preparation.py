@@ -83,7 +83,7 @@ def test_identical_notes_merge_and_tie_the_groups_that_share_them():
     rows = [(split, row) for split in SPLITS for row in preparation[0][split]]
     assert len({split for split, row in rows if "only p" in row["note"] or row["note"] == "same words"}) == 1
     assert {row["group"] for _, row in rows if "only p" in row["note"]} == {"p1"}
-    # The first row of the file stands for both.
+    # The first row of the file represents both.
     assert [row["id"] for _, row in rows if row["note"] == "same words"] == ["2"]
 
 
@@ -145,7 +145,7 @@ def test_options_out_of_range_are_refused(options):
         prepare(examples_of(FILLER), **options)
 
 
-def test_labels_too_rare_to_be_judged_are_reported():
+def test_labels_too_rare_to_be_evaluated_are_reported():
     preparation = prepare(examples_of([("fall from height", "CT Chest"), *FILLER]))
     assert preparation[1]["labels_only_in_training"] == ["CT Chest"]
     assert preparation[1]["labels"]["CT Chest"] == {"train": 1, "validation": 0, "test": 0}

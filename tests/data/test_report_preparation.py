@@ -97,7 +97,7 @@ def test_archive_and_tree_give_the_same_dataset(tree, tmp_path, monkeypatch):
             archive.write(path, path.relative_to(tree))
     expected = prepare(tree, tmp_path)[1]
     assert prepare(tmp_path, tmp_path)[1] == expected
-    # Other processes may inherit the archive open; they must not share the place in the file.
+    # Other processes may inherit the archive open; they must not share the position in the file.
     monkeypatch.setattr("radrecipes.data.report_preparation._CHUNK", 7)
     source = MimicCxr(tmp_path)
     source.read(next(source.items()))
@@ -105,7 +105,7 @@ def test_archive_and_tree_give_the_same_dataset(tree, tmp_path, monkeypatch):
     assert again[1] == expected
 
 
-def test_the_official_split_is_taken_as_it_stands(tree, tmp_path):
+def test_the_official_split_is_taken_unchanged(tree, tmp_path):
     preparation = prepare(tree, tmp_path, STATED, labels="negbio", official=True)
     assert [preparation[1]["splits"][split]["rows"] for split in SPLITS] == [48, 21, 21]
     assert preparation[1]["options"]["split"] == "official"
@@ -117,7 +117,7 @@ def test_the_official_split_is_taken_as_it_stands(tree, tmp_path):
     }  # fmt: skip
 
 
-def test_normal_studies_stand_everywhere_in_like_proportion(tmp_path):
+def test_every_split_has_a_similar_proportion_of_normal_studies(tmp_path):
     write_mimic(tmp_path, patients=100, studies=1)
     facts = prepare(tmp_path, tmp_path)[1]
     shares = [facts["splits"][split]["normal"] / facts["splits"][split]["rows"] for split in SPLITS]
@@ -191,7 +191,7 @@ def test_what_is_missing_by_choice_is_filtered_and_not_dropped(tmp_path):
 
 
 def break_rows(tmp_path):
-    """One report of each kind of fault."""
+    """One report with each kind of error."""
     written = write_mimic(tmp_path)
     written[0][2].write_bytes(b"\xff\xfe")
     written[1][2].write_text("\n")
@@ -215,7 +215,7 @@ FAULTS = {
 }
 
 
-def test_every_fault_is_counted_and_listed_with_path_and_reason(tmp_path):
+def test_every_error_is_counted_and_listed_with_path_and_reason(tmp_path):
     break_rows(tmp_path)
     preparation = prepare(tmp_path, tmp_path, STATED, labels="chexpert", max_dropped=0.1)
     rows = preparation[1]["rows"]
@@ -228,7 +228,7 @@ def _quoted(text):
     return f'"{text}"' if "," in text else text
 
 
-def test_too_many_faults_are_an_error_and_are_still_listed(tmp_path):
+def test_too_many_rejected_reports_are_an_error_and_are_still_listed(tmp_path):
     break_rows(tmp_path)
     with pytest.raises(InputError) as error:
         prepare(tmp_path, tmp_path, STATED, labels="chexpert")

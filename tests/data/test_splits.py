@@ -13,7 +13,7 @@ rows_of_groups_and_labels = st.lists(
 
 
 @given(rows_of_groups_and_labels, st.integers(0, 5))
-def test_no_group_is_torn_and_what_is_judged_was_trained(rows, seed):
+def test_no_group_is_in_two_splits_and_every_held_out_label_is_in_training(rows, seed):
     groups, labels = [row[0] for row in rows], [row[1] for row in rows]
     splits = split_by_group(groups, labels, seed=seed)
     assert len(splits) == len(rows) and set(splits) <= set(DEFAULT_FRACTIONS)
@@ -52,7 +52,7 @@ def test_labels_and_rows_come_in_the_wanted_proportions(labels_per_group, seed):
     per_label = Counter(zip(labels, splits, strict=True))
     for label, count in Counter(labels).items():
         for split, fraction in DEFAULT_FRACTIONS.items():
-            # One group of 15 rows more or less than wanted is what whole groups may cost.
+            # Keeping groups together may cost one group of 15 rows more or less than wanted.
             assert abs(per_label[label, split] - fraction * count) <= 16
 
 

@@ -42,7 +42,7 @@ def named_history(note):
     return [item for start, item in starts if len(start) > 3 and start in note]
 
 
-def test_the_bank_is_as_large_as_promised():
+def test_the_bank_is_large_enough():
     scenarios = load_scenarios()
     per_protocol = Counter(scenario.protocol for scenario in scenarios)
     assert len(scenarios) >= 340
@@ -120,7 +120,7 @@ def test_some_words_are_misspelt(orders):
     assert len(near) >= 200
 
 
-def test_some_questions_also_say_what_they_are_not_about(orders):
+def test_some_questions_also_name_what_they_are_not_about(orders):
     negated = sum(bool(re.search("no concern for|not concerned for|not suspected", o["note"], re.I)) for o in orders)
     assert 0.03 <= negated / len(orders) <= 0.15
 

@@ -181,7 +181,7 @@ def test_labels_of_neutral_and_device_sentences_name_nothing_else(reports):
         for statement in (*report.findings, *report.impression):
             for name in NAMED_BY.keys() - statement.labels.keys() - {"Lung Opacity", "Consolidation"}:
                 hit = re.search(NAMED_BY[name], statement.text, re.IGNORECASE)
-                # A heart has failure, valves and clips; a mediastinum has contours beside those of the heart.
+                # A heart has failure, valves and clips; a mediastinum has contours other than those of the heart.
                 if hit and hit[0].lower() not in {"heart", "cardiac", "mediastin", "cardiomegaly"}:
                     raise AssertionError((name, statement))
             if not statement.labels:
@@ -201,7 +201,7 @@ def test_present_outweighs_possible_which_outweighs_absent():
 
 
 def test_sections_read_back_are_what_was_written(reports):
-    """Regular reports: what stands under FINDINGS and IMPRESSION is exactly the statements."""
+    """Regular reports: the text under FINDINGS and IMPRESSION is exactly the statements."""
     read = 0
     for report in reports:
         if not (report.findings and report.impression):
@@ -215,7 +215,7 @@ def test_sections_read_back_are_what_was_written(reports):
     assert read / len(reports) > 0.8
 
 
-def test_tables_describe_the_impression_and_truth_the_whole(tree):
+def test_tables_describe_the_impression_and_truth_the_complete_report(tree):
     folder, _ = tree
     chexpert = {row["study_id"]: as_labels(row) for row in read_table(folder / CHEXPERT)}
     truth = {row["study_id"]: as_labels(row) for row in read_table(folder / "truth.csv.gz")}
@@ -297,7 +297,7 @@ def test_findings_and_impression_agree_on_the_side():
     assert seen > 20
 
 
-def test_the_bank_has_many_ways_to_say_everything():
+def test_the_bank_has_many_wordings_of_everything():
     bank = load_bank()
     assert set(bank.wordings) == set(OBSERVATIONS) - {NO_FINDING, SUPPORT_DEVICES}
     gaps = {**fill_gaps(random.Random(0)), "noun": "", "bare": ""}

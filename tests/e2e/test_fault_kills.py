@@ -241,17 +241,15 @@ def test_a_run_that_is_killed_once_more_while_it_resumes_goes_on_to_the_same_ada
     assert_is(workspace / RUN, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "point", "nth", "behind"),
-    slow_after(
-        1,
-        [
-            (1, "batch", 13, 6),
-            (1, "batch", 12, 4),
-            (0, f"rename {_CHECKPOINT}", 1, 6),
-            (0, "write checkpoints/unfinished/adapter/", 2, 12),
-        ],
-    ),
+    [
+        (1, "batch", 13, 6),
+        (1, "batch", 12, 4),
+        (0, f"rename {_CHECKPOINT}", 1, 6),
+        (0, "write checkpoints/unfinished/adapter/", 2, 12),
+    ],
 )
 def test_a_killed_rank_ends_both_and_both_go_on_to_the_same_adapter(
     rank, point, nth, behind, workspace, reference_two
@@ -350,6 +348,7 @@ def test_a_run_that_is_to_write_no_checkpoints_writes_none_but_when_it_is_stoppe
     assert_is(workspace / RUN, reference)
 
 
+@pytest.mark.slow
 def test_where_no_checkpoint_is_valid_the_user_decides(stopped, reference):
     for step in (6, 8):
         (stopped / RUN / f"checkpoints/checkpoint-{step}/optimizer.pt").unlink()
@@ -364,7 +363,7 @@ def test_where_no_checkpoint_is_valid_the_user_decides(stopped, reference):
     assert_is(stopped / RUN, reference)
 
 
-@pytest.mark.parametrize("fault", [Path.unlink, cut])
+@pytest.mark.parametrize("fault", slow_after(1, [cut, Path.unlink]))
 def test_a_log_that_lost_steps_is_named_instead_of_continued_with_a_hole(fault, stopped):
     fault(stopped / RUN / "train_log.jsonl")  # also cut within a line
     before = files_in(stopped / RUN)

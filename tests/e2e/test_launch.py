@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from accelerate.utils import str_to_bool
-from conftest import REPOSITORY
+from conftest import REPOSITORY, slow_after
 
 from radrecipes.launch.spec import Engine, LaunchSpec, spec_from_environment
 
@@ -106,13 +106,13 @@ def signals(rank):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("code", [0, 2, 4, 75])
+@pytest.mark.parametrize("code", slow_after(1, [75, 0, 2, 4]))
 def test_the_exit_code_is_the_script_s_own_and_it_alone_says_why(processes, code, start):
     assert end_of(start(processes, "ends.py", code)) == (code, "")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("processes", slow_after(1, [2, 1]))
+@pytest.mark.parametrize("number", slow_after(1, [signal.SIGTERM, signal.SIGINT]))
 def test_a_signal_reaches_each_worker_once_and_the_launcher_waits_for_them(processes, number, start):
     launcher = start(processes, "saves.py", 0.5, 0.5)
     workers = wait_until_ready(processes)
@@ -124,6 +124,7 @@ def test_a_signal_reaches_each_worker_once_and_the_launcher_waits_for_them(proce
     assert all(Path(f"saved.{rank}").exists() for rank in range(processes))
 
 
+@pytest.mark.slow
 def test_a_worker_that_saved_sooner_does_not_cut_the_other_one_short(start):
     launcher = start(2, "saves.py", 0, 2)
     wait_until_ready(2)
@@ -132,6 +133,7 @@ def test_a_worker_that_saved_sooner_does_not_cut_the_other_one_short(start):
     assert signals(1) == ["SIGTERM"] and Path("saved.1").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_alone_was_told_to_stop_takes_the_other_one_with_it(start):
     launcher = start(2, "saves.py", 0, 0.5)
     workers = wait_until_ready(2)
@@ -140,6 +142,7 @@ def test_a_worker_that_alone_was_told_to_stop_takes_the_other_one_with_it(start)
     assert Path("saved.1").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_ends_the_job_and_is_named(start):
     launcher = start(2, "saves.py", 0, 0)
     workers = wait_until_ready(2)
@@ -151,12 +154,14 @@ def test_a_worker_that_was_killed_ends_the_job_and_is_named(start):
     assert not any(psutil.pid_exists(worker) for worker in workers)
 
 
+@pytest.mark.slow
 def test_a_crash_keeps_its_code_and_torch_s_summary(start):
     # accelerate with --debug and rich leaves with 0.
     code, said = end_of(start(2, "--debug", "ends.py", 1, ACCELERATE_ENABLE_RICH="true"))
     assert code == 1 and "ends.py FAILED" in said
 
 
+@pytest.mark.slow
 def test_a_second_signal_is_handed_on_and_leaves_no_worker_behind(start):
     launcher = start(2, "saves.py", 0.8, 1)
     workers = wait_until_ready(2)
@@ -168,6 +173,7 @@ def test_a_second_signal_is_handed_on_and_leaves_no_worker_behind(start):
     assert not any(psutil.pid_exists(worker) for worker in workers)
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_end_are_killed_in_time(start):
     launcher = start(2, "saves.py", 60, 60, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="1")
     workers = wait_until_ready(2)
@@ -177,6 +183,7 @@ def test_workers_that_do_not_end_are_killed_in_time(start):
     assert not any(psutil.pid_exists(worker) for worker in workers)
 
 
+@pytest.mark.slow
 def test_a_job_that_was_told_to_stop_is_not_restarted(start):
     launcher = start(2, "--max_restarts", 3, "saves.py", 0, 0)
     wait_until_ready(2)
@@ -185,6 +192,7 @@ def test_a_job_that_was_told_to_stop_is_not_restarted(start):
     assert signals(0) == signals(1) == ["SIGTERM"]
 
 
+@pytest.mark.slow
 def test_a_signal_that_was_ignored_stays_ignored(start):
     launcher = start(2, "saves.py", 0, 0, ignored=signal.SIGHUP)
     wait_until_ready(2)
@@ -195,6 +203,7 @@ def test_a_signal_that_was_ignored_stays_ignored(start):
     assert signals(0) == ["SIGTERM"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_arguments_and_environment_are_those_that_accelerate_gives(processes, folder):
     script = "import json, os, sys\nname = sys.argv.pop(1) + os.environ.get('RANK', '')\n"
@@ -216,6 +225,7 @@ def test_arguments_and_environment_are_those_that_accelerate_gives(processes, fo
         )
 
 
+@pytest.mark.slow
 def test_a_program_that_is_no_python_script_finds_the_usual_signals(start):
     # Python ignores SIGPIPE, and whatever it becomes would too.
     assert end_of(start(1, "--no_python", "sh", "-c", "kill -s PIPE $$; exit 3"))[0] == -signal.SIGPIPE

@@ -45,7 +45,7 @@ def contents(folder):
 
 
 def test_own_orders_become_a_dataset_that_datasets_loads(tmp_path):
-    # More spellings of one label than of the other: the derived set names each by its commonest.
+    # More spellings of one label than of the other: the derived set names each by its most frequent one.
     rows = [
         [patient, note, label.upper() if number % 3 == 0 else label]
         for number, (patient, note, label) in enumerate(ORDERS)
@@ -114,7 +114,7 @@ def test_the_generator_gives_a_dataset_that_repeats(tmp_path):
     assert "no real patient text" in (tmp_path / "one" / "orders" / "README.md").read_text()
 
 
-def test_the_shipped_dataset_is_whole_and_keeps_its_promises():
+def test_the_shipped_dataset_is_complete_and_audited():
     dataset = load_prepared_dataset(REPOSITORY / "data" / "protocol_synthetic")
     assert dataset.access == "synthetic" and dataset.manifest["generator"]["seed"] == 0
     assert sum(rows.num_rows for rows in dataset.splits.values()) >= 6000

@@ -28,7 +28,7 @@ def contents(folder):
 
 
 def one_line(done, *parts):
-    """Exit code 2 and one line on standard error, which holds these parts."""
+    """Exit code 2 and one line on standard error, which contains these parts."""
     lines = [line for line in done.stderr.split("\n") if line and "reports/s]" not in line]
     code = done.code if isinstance(done, Called) else done.returncode
     assert code == 2 and len(lines) == 1 and lines[0].startswith("error: "), done.stderr
@@ -143,7 +143,7 @@ def test_a_wrong_call_gets_one_line_and_leaves_nothing(tmp_path, monkeypatch, ca
 
 
 def plant(root):
-    """Real-looking reports that all hold the planted words, some of them with a fault."""
+    """Realistic reports that all contain the planted words."""
     written = write_mimic(root, patients=240)
     for number, (_, _, path) in enumerate(written):
         text = path.read_text().replace("cough", PLANTED).replace(".\n", f". {PLANTED} number {number}.\n")
@@ -152,7 +152,7 @@ def plant(root):
 
 
 def break_reports(written):
-    """A fault of every kind, each in a report that holds the planted words."""
+    """An error of every kind, each in a report that contains the planted words."""
     whole = written[0][2].read_bytes()
     written[0][2].write_bytes(whole.replace(b"FINDINGS", b"F\xcdNDINGS"))
     written[1][2].write_text(f" {PLANTED}\n FINDINGS: \n IMPRESSION: {PLANTED}\n")
@@ -164,7 +164,7 @@ def break_reports(written):
 
 
 @pytest.mark.parametrize("failing", ["no", "too many", "wrong csv", "line", "xml"])
-def test_text_of_a_report_stands_in_the_parquet_files_alone(tmp_path, failing):
+def test_text_of_a_report_is_in_the_parquet_files_only(tmp_path, failing):
     """The planted words are looked for in all that is written and printed."""
     source, root, more = "mimic-cxr", tmp_path / "mimic", []
     if failing == "line":
@@ -208,7 +208,7 @@ def test_text_of_a_report_stands_in_the_parquet_files_alone(tmp_path, failing):
     assert PLANTED.split()[1] not in done.stdout + done.stderr
 
 
-def test_all_faults_are_listed_by_path_and_reason(tmp_path):
+def test_all_rejected_reports_are_listed_by_path_and_reason(tmp_path):
     break_reports(plant(tmp_path / "mimic"))
     command = ["--source", "mimic-cxr", "--root", "mimic", "--output", "out", "--label-source", "csv"]
     done = prepare(tmp_path, *command)

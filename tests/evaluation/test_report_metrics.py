@@ -336,6 +336,7 @@ def test_figures_without_anything_to_count_are_left_out_and_wrong_shapes_are_ref
         metrics_of(rows, {ADAPTER: [WrittenText(text)] * 2})
 
 
+@pytest.mark.slow
 def test_a_thousand_reports_of_five_systems_take_well_under_a_minute():
     requests, generator = made_up_requests(1000), random.Random(0)
     rows = rows_of(requests, *zip(*map(write_report, requests), strict=True))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import slow_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -162,7 +163,7 @@ def clustered_answers(generator, group_count, correlation, accuracy, signal, row
 
 @pytest.mark.parametrize(
     ("correlation", "accuracy", "signal", "least_coverage"),
-    [(0.1, 0.8, 1.5, 0.3), (0.4, 0.8, 1.5, 0.15), (0.4, 0.89, 0.0, 0.0)],
+    slow_after(1, [(0.1, 0.8, 1.5, 0.3), (0.4, 0.8, 1.5, 0.15), (0.4, 0.89, 0.0, 0.0)]),
     ids=["informative", "informative, groups alike", "uninformative, a hair below the target"],
 )
 def test_the_accuracy_above_the_threshold_holds_as_often_as_stated(correlation, accuracy, signal, least_coverage):

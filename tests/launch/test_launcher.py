@@ -148,6 +148,7 @@ with launcher._exit_after_failed_workers():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the launcher ends itself")
 @pytest.mark.parametrize(
     ("ends", "expected", "after"),

@@ -193,6 +193,7 @@ def test_unknown_names_are_one_line_with_the_nearest(recipe, data):
             plan_of(recipe, data, configurations=[name])
 
 
+@pytest.mark.slow
 def test_a_published_measurement_on_a_gpu_is_met(workspace):
     """PEFT's method comparison, `lora--llama-3.2-3B-rank32.json`: bf16 LoRA on an L40S, 4 rows of 210 tokens on average.
 

@@ -58,7 +58,7 @@ def test_a_right_report_passes():
         ("FINDINGS: ", "", ["no FINDINGS section"]),
     ],
 )
-def test_one_fault_gives_its_own_reason(old, new, reasons):
+def test_every_error_has_its_own_reason(old, new, reasons):
     assert old in RIGHT
     assert check_report(RIGHT.replace(old, new), REQUEST).reasons == reasons
 
@@ -106,7 +106,7 @@ def test_sections_are_read_however_headers_are_written(text, findings, impressio
     assert read_sections(text) == {FINDINGS: findings, IMPRESSION: impression}
 
 
-def test_headers_that_are_missing_twice_or_empty_are_told():
+def test_missing_repeated_and_empty_headers_are_recognised():
     assert check_report("", REQUEST).missing_sections == (FINDINGS, IMPRESSION)
     assert check_report("FINDINGS: IMPRESSION:", REQUEST).missing_sections == (FINDINGS, IMPRESSION)
     assert check_report(RIGHT.replace("\n", " "), REQUEST).passed

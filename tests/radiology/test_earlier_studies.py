@@ -98,7 +98,7 @@ def test_no_sentence_keeps_a_comparison_and_twice_is_once(text):
     assert not mentions_earlier_study(kept)
     assert not any(map(mentions_earlier_study, split_sentences(kept)))
     assert without_earlier_studies(kept) == kept
-    # Nothing is said that was not there, but for `There is` and the like.
+    # Nothing is added, except `There is` and similar words.
     said = set(re.findall(r"\w+", kept.lower())) - {"there", "is", "are", "was", "a", "an", "demonstrated"}
     assert kept == text or said <= set(re.findall(r"\w+", text.lower()))
 

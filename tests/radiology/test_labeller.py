@@ -25,7 +25,7 @@ NEUTRAL = [
     "Low lung volumes.",
 ]
 STRENGTH = {None: 0, Status.NEGATIVE: 1, Status.UNCERTAIN: 2, Status.POSITIVE: 3}
-# A list item and a text of several sentences are no single sentences, and a question mark needs no stop behind it.
+# A list item and a text of several sentences are not single sentences, and a question mark needs no stop after it.
 JOINABLE = [sentence for _, sentence, _ in SENTENCES if sentence.endswith(".") and ":" not in sentence]
 
 

@@ -102,7 +102,7 @@ def test_template_that_rewrites_the_prompt_when_an_answer_follows_is_refused():
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}{% endif %}"
     )
-    with pytest.raises(InputError, match="no beginning of prompt and answer"):
+    with pytest.raises(InputError, match="not a prefix of prompt and answer"):
         render("x", "chat", tokenizer=with_template(template))
 
 

@@ -98,6 +98,7 @@ def test_any_bit_of_any_file_that_changed_is_noticed_and_the_file_named(two_chec
     assert checkpoints.find_last_valid(two_checkpoints).newest.step == 4
 
 
+@pytest.mark.slow
 def test_each_single_bit_of_the_manifest_counts(two_checkpoints):
     folder = two_checkpoints / "checkpoints" / "checkpoint-4"
     manifest = folder / "MANIFEST.json"

@@ -127,6 +127,7 @@ def test_stop_after_is_the_step_itself():
         stop.raise_if_stopped(4)
 
 
+@pytest.mark.slow
 def test_the_death_of_a_launcher_is_heard_and_that_of_a_shell_is_not(tmp_path):
     environments = {
         "accelerate": {"ACCELERATE_MIXED_PRECISION": "no"},

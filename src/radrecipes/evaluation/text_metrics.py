@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 
 import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
+
+from radrecipes.tasks import text_task
 
 
 def rouge_l(references: Sequence[str], texts: Sequence[str]) -> list[float]:
-    """ROUGE-L F1 of each text (Lin, 2004), 0 to 1, by `rouge-score` without stemming."""
-    scorer = RougeScorer(["rougeL"])
-    return [
-        scorer.score(reference, text)["rougeL"].fmeasure for reference, text in zip(references, texts, strict=True)
-    ]
+    """ROUGE-L of each text, 0 to 1; rewards use the same function."""
+    return [text_task.rouge_l(reference, text) for reference, text in zip(references, texts, strict=True)]
 
 
 def corpus_bleu(references: Sequence[str], texts: Sequence[str]) -> float:

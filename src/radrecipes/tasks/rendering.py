@@ -1,4 +1,4 @@
-"""From a task's question and answer to token ids, the same way for training, evaluation and prediction."""
+"""From a task's question and answer to token ids, in the same way for training, evaluation and prediction."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,14 +12,7 @@ from radrecipes.tasks.task import Task
 
 @dataclass(frozen=True)
 class RenderedExample:
-    """Token ids of one training example.
-
-    Args:
-        prompt_ids (`list[int]`):
-            What the model reads; carries no loss.
-        completion_ids (`list[int]`):
-            What the model learns to write; its last id is a stop token.
-    """
+    """Token ids of one training example: the prompt carries no loss, the completion ends with a stop token."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
@@ -29,20 +22,11 @@ def render_prompt(task: Task, inputs: dict[str, str], tokenizer: PreTrainedToken
     """Token ids of the prompt, up to where the model begins to write.
 
     Args:
-        task ([`Task`]):
-            The task.
-        inputs (`dict[str, str]`):
-            The row's input columns.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The model's tokenizer.
-        style (`str`):
-            `"chat"` or `"plain"`, as in the recipe.
-
-    Returns:
-        `list[int]`
+        inputs: The row's input columns.
+        style: `"chat"` or `"plain"`, as in the recipe.
 
     Raises:
-        [`InputError`]: style `"chat"` with a tokenizer that has no chat template.
+        [`InputError`]: style `"chat"` with a tokenizer without a chat template.
     """
     return _prompts(_questions(task, [inputs], tokenizer), tokenizer, style)[0]
 
@@ -58,19 +42,13 @@ def render_example(
     """Token ids of prompt and completion of one training row.
 
     Args:
-        task, inputs, tokenizer, style:
-            As in [`render_prompt`].
-        target (`str`):
-            What the model is to write.
-        stop_token_ids (`list[int]`):
-            Tokens that end generation; the first is appended where the template writes none.
-
-    Returns:
-        [`RenderedExample`]
+        task, inputs, tokenizer, style: As for [`render_prompt`].
+        target: What the model learns to write.
+        stop_token_ids: Tokens that end generation; the first is appended if style `"plain"` writes none.
 
     Raises:
-        [`InputError`]: the template rewrites the prompt when an answer follows (so that training and prediction would differ), or
-            writes no stop token behind the answer (so that the model would never learn to stop).
+        [`InputError`]: the template changes the prompt when an answer follows (training and prediction would differ), or writes no
+            stop token after the answer (the model would never learn to stop).
     """
     return render_examples(task, [inputs], [target], tokenizer, style, stop_token_ids)[0]
 
@@ -83,17 +61,7 @@ def render_examples(
     style: str,
     stop_token_ids: list[int],
 ) -> list[RenderedExample]:
-    """[`render_example`] of many rows, 1.4 times as fast as one after the other.
-
-    Args:
-        inputs (`Sequence[dict[str, str]]`), targets (`Sequence[str]`):
-            Of each row.
-        task, tokenizer, style, stop_token_ids:
-            As in [`render_example`].
-
-    Returns:
-        `list[RenderedExample]`
-    """
+    """[`render_example`] of many rows, 1.4 times as fast as one by one."""
     questions = _questions(task, inputs, tokenizer)
     prompts = _prompts(questions, tokenizer, style)
     if style == "plain":
@@ -113,17 +81,17 @@ def render_examples(
 def _split_up(prompt_ids: list[int], whole: list[int], style: str, stop_token_ids: list[int]) -> RenderedExample:
     if whole[: len(prompt_ids)] != prompt_ids:
         raise InputError(
-            "the rendered prompt is no beginning of prompt and answer together: training and prediction would differ; "
+            "the rendered prompt is not a prefix of prompt and answer together: training and prediction would differ; "
             "use another prompt_style or chat_template_path"
         )
     stops = [index for index, token in enumerate(whole) if token in stop_token_ids and index >= len(prompt_ids)]
     if stops:
-        # What stands behind the first stop token (a line break of the template, say) is never generated, so it is not trained.
+        # What follows the first stop token, such as a line break of the template, is never generated, so it is not trained.
         whole = whole[: stops[0] + 1]
     elif style == "plain":
         whole = [*whole, stop_token_ids[0]]
     else:
-        raise InputError("the chat template writes no stop token behind the answer: the model would never stop")
+        raise InputError("the chat template writes no stop token after the answer: the model would never stop")
     return RenderedExample(prompt_ids, whole[len(prompt_ids) :])
 
 
@@ -134,17 +102,7 @@ def render_completions(
     style: str,
     stop_token_ids: list[int],
 ) -> list[list[int]]:
-    """Token ids of what the model would write for each target, its stop token last: the same behind every prompt.
-
-    Args:
-        targets (`Sequence[str]`):
-            For example the labels of a label set.
-        task, tokenizer, style, stop_token_ids:
-            As in [`render_example`].
-
-    Returns:
-        `list[list[int]]`
-    """
+    """Token ids of each target as the model writes it, including its stop token: the same after every prompt."""
     inputs = {task.input_column: "x"}
     return [
         render_example(task, inputs, target, tokenizer, style, stop_token_ids).completion_ids for target in targets
@@ -170,14 +128,14 @@ def _in_template(
     turns: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, **options: bool
 ) -> list[list[int]]:
     texts = tokenizer.apply_chat_template(turns, tokenize=False, **options)
-    # As apply_chat_template does it, but for what it wraps around the ids: special tokens stand in the text already.
+    # As apply_chat_template does, except for what it wraps around the ids: the text contains the special tokens already.
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def _questions(task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The user's turns, with a space inside whatever the tokenizer would read as one of its special tokens.
 
-    A note that holds `<|im_end|>` would else end the user's turn, and what follows it could pose as an instruction.
+    Otherwise a note with `<|im_end|>` would end the user's turn, and what follows could pose as an instruction.
     """
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(tokenizer.all_special_tokens)
@@ -193,7 +151,7 @@ def _questions(task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrain
 
 
 def plain_prompt(question: str) -> str:
-    """A question as style `"plain"` puts it, for base models without a chat template."""
+    """A question in style `"plain"`, for base models without a chat template."""
     return f"{question}\nAnswer:"
 
 

@@ -80,7 +80,7 @@ def test_columns_are_found_by_name_and_values_mean_what_the_documentation_says(t
     }
 
 
-def test_blank_rows_and_contradictory_rows_are_told_from_missing_ones(tree):
+def test_blank_rows_and_contradictory_rows_differ_from_missing_ones(tree):
     root, written = tree
     rows = []
     for position, (patient, study, _) in enumerate(written[:-1]):
@@ -170,7 +170,7 @@ def test_a_damaged_member_of_the_archive_is_rejected_and_a_damaged_archive_refus
         MimicCxr(root)
 
 
-def test_a_report_longer_than_one_read_is_read_whole(tree):
+def test_a_long_report_is_read_completely(tree):
     root, written = tree
     for size in (1 << 14, (1 << 14) + 1, 3 << 14):
         text = report_text()
@@ -178,7 +178,7 @@ def test_a_report_longer_than_one_read_is_read_whole(tree):
         assert len(read_all(MimicCxr(root))[0].impression) > size - len(text)
 
 
-def test_a_header_without_words_is_told_from_a_missing_header(tree):
+def test_a_header_without_words_differs_from_a_missing_header(tree):
     root, written = tree
     written[0][2].write_text(" FINAL REPORT\n FINDINGS: \n \n IMPRESSION: \n \n Normal.\n", encoding="utf-8")
     written[1][2].write_text(" FINAL REPORT\n IMPRESSION: \n \n Normal.\n", encoding="utf-8")
@@ -187,7 +187,7 @@ def test_a_header_without_words_is_told_from_a_missing_header(tree):
     assert [report.findings for report in reports[:2]] == ["", ""]
 
 
-def test_a_wrong_root_says_what_it_looked_for(tmp_path):
+def test_a_wrong_root_names_what_was_looked_for(tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such folder; give the one with files/"):
         MimicCxr(tmp_path / "nowhere")
     (tmp_path / "files" / "p10").mkdir(parents=True)

@@ -68,7 +68,7 @@ def test_a_report_without_its_number_is_known_by_its_file(tmp_path):
     assert read_all(OpenI(tmp_path))[0].id == "17"
 
 
-def test_a_wrong_root_says_what_it_looked_for(tmp_path):
+def test_a_wrong_root_names_what_was_looked_for(tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such folder; give the one with ecgen-radiology/"):
         OpenI(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"looked for ecgen-radiology/\*.xml, \*.xml and NLMCXR_reports.tgz"):

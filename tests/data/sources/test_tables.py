@@ -152,7 +152,7 @@ def stream(path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        # A quote left open costs its own line, wherever the next quote stands.
+        # An open quote costs its own line, wherever the next quote is.
         ('a,A\n"b,B\nc,C\nd,D\n', [("a", "A"), "3", ("c", "C"), ("d", "D")]),
         ('a,A\n"b,B\nc,C\n"d, e",D\nf,F\n', [("a", "A"), "3", ("c", "C"), ("d, e", "D"), ("f", "F")]),
         ('"b,B\nc,"C"\n', ["2", ("c", "C")]),
@@ -170,13 +170,13 @@ def stream(path):
         ("5'2\" tall,A\nb,B\n", [("5'2\" tall", "A"), ("b", "B")]),
     ],
 )
-def test_reading_goes_on_behind_a_broken_csv_row(tmp_path, content, expected):
+def test_reading_continues_after_a_broken_csv_row(tmp_path, content, expected):
     path = tmp_path / "orders.csv"
     path.write_bytes(b"text,label\n" + content.encode())
     assert stream(path)[0] == expected
 
 
-def test_a_span_and_a_rest_are_said_to_be_that(tmp_path):
+def test_spanned_lines_and_the_rest_of_a_row_are_named(tmp_path):
     path = tmp_path / "orders.csv"
     path.write_text('text,label\n"a\nb",A,x\n"c "d"\ne",E\n')
     _, reasons = stream(path)
@@ -203,7 +203,7 @@ def test_an_open_quote_swallows_no_row_of_a_long_file(tmp_path, place):
     st.integers(0, 8),
     st.sampled_from(['"x,CT', "x", "x,CT,y", '"x" y,CT', "\0,CT"]),
 )
-def test_one_broken_line_among_whole_rows_costs_only_itself(tmp_path_factory, rows, place, broken):
+def test_one_broken_line_among_good_rows_costs_only_itself(tmp_path_factory, rows, place, broken):
     # A letter first, so that no row can close the broken quote as if it were meant to.
     rows = [tuple("a" + re.sub(r"[\r\n]", " ", cell) for cell in row) for row in rows]
     place = min(place, len(rows))

@@ -12,12 +12,12 @@ from radrecipes.data.synthetic_protocol.bank import HistoryItem, Scenario, load_
 from radrecipes.errors import InputError
 
 # Fractions of the orders, tuned so that a linear bag of words gets 0.70 to 0.85 of unseen scenarios right.
-NO_HISTORY_SHARE = 0.15
-RELEVANT_HISTORY_SHARE = 0.3
-NEGATION_SHARE = 0.08
-DEMOGRAPHICS_SHARE = 0.7
-TYPO_SHARE = 0.12
-FILLER_SHARE = 0.15
+NO_HISTORY_FRACTION = 0.15
+RELEVANT_HISTORY_FRACTION = 0.3
+NEGATION_FRACTION = 0.08
+DEMOGRAPHICS_FRACTION = 0.7
+TYPO_FRACTION = 0.12
+FILLER_FRACTION = 0.15
 HISTORY_ITEM_COUNTS = (1, 2, 3, 4, 5)
 HISTORY_ITEM_WEIGHTS = (1, 4, 4, 2, 1)
 # Words. Headers, patient and spelled-out abbreviations are added to a full note.
@@ -120,20 +120,20 @@ def generate_orders(seed: int, rows: int) -> list[dict[str, str]]:
 def _write_note(scenario: Scenario, rng: random.Random) -> str:
     patient = _Patient(sex=scenario.sex or rng.choice("FM"), age=rng.randint(*scenario.age))
     question = rng.choice(scenario.questions)
-    if rng.random() < NEGATION_SHARE:
+    if rng.random() < NEGATION_FRACTION:
         question = f"{question}, {_choose_negation(scenario, rng)}"
-    history = [] if rng.random() < NO_HISTORY_SHARE else _choose_history(scenario, patient, rng)
+    history = [] if rng.random() < NO_HISTORY_FRACTION else _choose_history(scenario, patient, rng)
     # Shorten the history, never the question.
     while history and len(f"{question} {' '.join(history)}".split()) > FULL_NOTE:
         history.pop()
     note = _lay_out(question, history, _describe(patient, rng), rng)
     for filler in rng.sample(_FILLERS, len(_FILLERS)):
         words = len(note.split())
-        if words > FULL_NOTE or (words >= SHORTEST_NOTE and rng.random() >= FILLER_SHARE):
+        if words > FULL_NOTE or (words >= SHORTEST_NOTE and rng.random() >= FILLER_FRACTION):
             break
         note = f"{note}. {filler}"
     note = _vary_wording(note, rng)
-    if rng.random() < TYPO_SHARE:
+    if rng.random() < TYPO_FRACTION:
         note = _misspell(note, rng)
     return " ".join(_vary_case(note, rng).split())
 
@@ -151,7 +151,7 @@ def _choose_history(scenario: Scenario, patient: _Patient, rng: random.Random) -
     ]
     relevant = [item for item in possible if item.system in scenario.systems and item.kind != "organ_gone"]
     chosen: list[HistoryItem] = []
-    if relevant and rng.random() < RELEVANT_HISTORY_SHARE:
+    if relevant and rng.random() < RELEVANT_HISTORY_FRACTION:
         chosen.append(rng.choice(relevant))
     # At most one item per system, so that the list never contradicts itself.
     other_systems = sorted({item.system for item in possible} - set(scenario.systems))
@@ -171,7 +171,7 @@ def _write_year(patient: _Patient, rng: random.Random) -> str:
 
 
 def _describe(patient: _Patient, rng: random.Random) -> str:
-    if rng.random() >= DEMOGRAPHICS_SHARE:
+    if rng.random() >= DEMOGRAPHICS_FRACTION:
         return rng.choice(("", "", "pt", "Pt"))
     sex, age = patient.sex, patient.age
     word = {"F": "female", "M": "male"}[sex]

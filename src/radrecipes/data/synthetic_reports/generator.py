@@ -21,8 +21,8 @@ from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Labels, 
 MOST_STUDIES = 8
 MOST_PATIENTS, MOST_REPORTS = 1_000_000, 2_000_000
 # Of the labels in the second table, which imitates another labeller.
-NOISE_SHARE = 0.025
-SPLIT_SHARES = (("train", 0.85), ("validate", 0.05), ("test", 0.1))
+NOISE_FRACTION = 0.025
+SPLIT_FRACTIONS = (("train", 0.85), ("validate", 0.05), ("test", 0.1))
 GENERATOR_FILE = "generator.json"
 TRUTH_FILE = "truth.csv.gz"
 TABLES = ("mimic-cxr-2.0.0-chexpert.csv.gz", "mimic-cxr-2.0.0-negbio.csv.gz", "mimic-cxr-2.0.0-split.csv.gz")
@@ -78,7 +78,7 @@ def _write_tree(
     split_of = _split(patients, rng)
 
     chexpert, negbio, truth, images = [], [], [], []
-    splits: Counter[str] = Counter({name: 0 for name, _ in SPLIT_SHARES})
+    splits: Counter[str] = Counter({name: 0 for name, _ in SPLIT_FRACTIONS})
     normal = 0
     for patient, (patient_id, count) in enumerate(zip(patient_ids, counts, strict=True)):
         patient_folder = folder / "files" / f"p{patient_id // 1_000_000}" / f"p{patient_id}"
@@ -132,7 +132,7 @@ def _studies_per_patient(studies: int, patients: int, rng: random.Random) -> lis
 
 def _split(patients: int, rng: random.Random) -> list[str]:
     """A split for each patient: exact fractions in random order."""
-    held_out = {name: max(round(patients * share), min(1, patients - 2)) for name, share in SPLIT_SHARES[1:]}
+    held_out = {name: max(round(patients * fraction), min(1, patients - 2)) for name, fraction in SPLIT_FRACTIONS[1:]}
     names = [name for name, count in held_out.items() for _ in range(max(count, 0))]
     names += ["train"] * (patients - len(names))
     rng.shuffle(names)
@@ -150,7 +150,7 @@ def _add_noise(labels: Labels, rng: random.Random) -> Labels:
     for name, status in labels.items():
         if name == NO_FINDING:
             continue
-        if rng.random() >= NOISE_SHARE:
+        if rng.random() >= NOISE_FRACTION:
             noisy[name] = status
         elif rng.random() < 0.7:
             noisy[name] = rng.choice([other for other in Status if other != status])

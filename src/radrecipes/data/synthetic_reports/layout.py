@@ -13,9 +13,15 @@ LINE_LENGTH = 79
 TITLE = " " * 33 + "FINAL REPORT"
 RULE = " " + "_" * (LINE_LENGTH - 1)
 # Fractions of reports by their sections. The rest has both.
-FINDINGS_ONLY_SHARE, IMPRESSION_ONLY_SHARE, NO_SECTION_SHARE, ONE_SECTION_SHARE = 0.04, 0.04, 0.02, 0.02
+FINDINGS_ONLY_FRACTION, IMPRESSION_ONLY_FRACTION, NO_SECTION_FRACTION, ONE_SECTION_FRACTION = 0.04, 0.04, 0.02, 0.02
 # Irregularities, each independent of the others.
-MIXED_CASE_SHARE, LOST_SPACE_SHARE, WET_READ_SHARE, ADDENDUM_SHARE, NOTIFICATION_SHARE = 0.03, 0.03, 0.02, 0.02, 0.04
+MIXED_CASE_FRACTION, LOST_SPACE_FRACTION, WET_READ_FRACTION, ADDENDUM_FRACTION, NOTIFICATION_FRACTION = (
+    0.03,
+    0.03,
+    0.02,
+    0.02,
+    0.04,
+)
 _EXAMINATION_HEADERS = ("EXAMINATION",) * 8 + ("EXAM", "TYPE OF EXAMINATION")
 _INDICATION_HEADERS = ("INDICATION",) * 12 + (
     "HISTORY",
@@ -45,18 +51,18 @@ def write_report(study: Study, rng: random.Random) -> Report:
     impression: list[Statement] = []
     # Header and paragraphs; no header for a report without sections.
     blocks: list[tuple[str | None, list[str]]] = []
-    kind = rng.random() - FINDINGS_ONLY_SHARE
+    kind = rng.random() - FINDINGS_ONLY_FRACTION
     if kind < 0:
         findings = writer.write_findings(study.findings)
         header = rng.choice(VIEW_HEADERS) if rng.random() < 0.3 else "FINDINGS"
         blocks.append((header, [writer.join(_texts(findings))]))
-    elif (kind := kind - IMPRESSION_ONLY_SHARE) < 0:
+    elif (kind := kind - IMPRESSION_ONLY_FRACTION) < 0:
         impression = writer.write_impression(study.findings, all_devices=True)
         blocks.append(("IMPRESSION", writer.lay_out_impression(impression)))
-    elif (kind := kind - NO_SECTION_SHARE) < 0:
+    elif (kind := kind - NO_SECTION_FRACTION) < 0:
         findings = writer.write_findings(study.findings)
         blocks.append((None, [writer.join(_texts(findings))]))
-    elif kind - ONE_SECTION_SHARE < 0:
+    elif kind - ONE_SECTION_FRACTION < 0:
         impression = writer.write_findings(study.findings)
         header = rng.choice(("FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION"))
         blocks.append((header, [writer.join(_texts(impression))]))
@@ -64,10 +70,10 @@ def write_report(study: Study, rng: random.Random) -> Report:
         findings, impression = writer.write_both()
         blocks.append((rng.choice(FINDINGS_HEADERS), [writer.join(_texts(findings))]))
         blocks.append((rng.choice(_IMPRESSION_HEADERS), writer.lay_out_impression(impression)))
-    if blocks[-1][0] and rng.random() < NOTIFICATION_SHARE:
+    if blocks[-1][0] and rng.random() < NOTIFICATION_FRACTION:
         blocks.append(("NOTIFICATION", [rng.choice(frame["notifications"])]))
 
-    mixed_case = rng.random() < MIXED_CASE_SHARE
+    mixed_case = rng.random() < MIXED_CASE_FRACTION
     own_line = rng.random() < 0.5
     lines = [*_above(writer, study, rng), TITLE]
     for header, paragraphs in _opening(study, rng) + blocks:
@@ -82,7 +88,7 @@ def write_report(study: Study, rng: random.Random) -> Report:
         else:
             lines += _wrap(f"{header}:  {paragraphs[0]}")
         lines.append(" ")
-    if rng.random() < LOST_SPACE_SHARE:
+    if rng.random() < LOST_SPACE_FRACTION:
         lines = [line if line == TITLE else line.removeprefix(" ") for line in lines]
     return Report("\n".join(lines) + "\n", tuple(findings), tuple(impression))
 
@@ -111,11 +117,11 @@ def _opening(study: Study, rng: random.Random) -> list[tuple[str | None, list[st
 
 def _above(writer: Writer, study: Study, rng: random.Random) -> list[str]:
     """A wet read or an addendum, with a rule below; its words are not part of the report's sections."""
-    chance = rng.random() - WET_READ_SHARE
+    chance = rng.random() - WET_READ_FRACTION
     if chance < 0:
         header = f"WET READ: ___ ___ ___ {rng.randint(1, 12)}:{rng.randint(0, 59):02d} {rng.choice(('AM', 'PM'))}"
         return [f" {header}", *_wrap(writer.join(_texts(writer.write_impression(study.findings)))), RULE]
-    if chance - ADDENDUM_SHARE < 0:
+    if chance - ADDENDUM_FRACTION < 0:
         return [*_wrap(f"ADDENDUM  {rng.choice(load_bank().frame['addenda'])}"), RULE]
     return []
 

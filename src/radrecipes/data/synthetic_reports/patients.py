@@ -41,8 +41,8 @@ _DENIED = {
 _IN_THE_LUNG = ("Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
 _BOTH_SIDES = ("Lung Opacity", "Atelectasis", "Pleural Effusion")
 _LASTING = ("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Lesion", "Pleural Other", "Fracture")
-NORMAL_SHARE, NEW_DISEASE_SHARE = 0.57, 0.3
-SECOND_DISEASE_SHARE = 0.65
+NORMAL_FRACTION, NEW_DISEASE_FRACTION = 0.57, 0.3
+SECOND_DISEASE_FRACTION = 0.65
 LASTS, PASSES = 0.8, 0.5
 DEVICE_LASTS, DEVICE_PASSES, STRAY_DEVICE = 0.97, 0.5, 0.08
 
@@ -80,8 +80,8 @@ def follow_patient(studies: int, rng: random.Random) -> Iterator[Study]:
     previous: dict[str, Finding] | None = None
     devices: dict[str, tuple[Device, Finding]] = {}
     for _ in range(studies):
-        shown, device_share = _diseases(previous or {}, rng)
-        devices = _devices(devices, device_share, rng)
+        shown, device_probability = _diseases(previous or {}, rng)
+        devices = _devices(devices, device_probability, rng)
         findings = {**shown, **_denials(shown, previous or {}, rng)}
         yield Study(findings, devices, previous)
         previous = findings
@@ -137,25 +137,25 @@ def _diseases(previous: dict[str, Finding], rng: random.Random) -> tuple[dict[st
             # The next study often settles a doubt, and sometimes a certainty is lost.
             settled = rng.choice((Status.POSITIVE, Status.UNCERTAIN)) if rng.random() < 0.4 else finding.status
             shown[name] = Finding(settled, finding.gaps)
-    fresh = rng.random() < NEW_DISEASE_SHARE if shown else rng.random() >= NORMAL_SHARE
+    fresh = rng.random() < NEW_DISEASE_FRACTION if shown else rng.random() >= NORMAL_FRACTION
     if not fresh:
         return shown, 0.12 if shown else STRAY_DEVICE
-    device_share = 0.0
-    for _ in range(2 if rng.random() < SECOND_DISEASE_SHARE else 1):
-        _, pattern_share, observations = rng.choices(_PATTERNS, [weight for weight, _, _ in _PATTERNS])[0]
-        device_share = max(device_share, pattern_share)
-        for name, (share, sure) in observations.items():
-            if name not in shown and rng.random() < share:
+    device_probability = 0.0
+    for _ in range(2 if rng.random() < SECOND_DISEASE_FRACTION else 1):
+        _, pattern_probability, observations = rng.choices(_PATTERNS, [weight for weight, _, _ in _PATTERNS])[0]
+        device_probability = max(device_probability, pattern_probability)
+        for name, (probability, sure) in observations.items():
+            if name not in shown and rng.random() < probability:
                 status = Status.POSITIVE if rng.random() < sure else Status.UNCERTAIN
                 shown[name] = Finding(status, fill_gaps(rng, name))
-    return shown, device_share
+    return shown, device_probability
 
 
 def _denials(shown: dict[str, Finding], previous: dict[str, Finding], rng: random.Random) -> dict[str, Finding]:
     names = set()
     gone = {name for name, finding in previous.items() if finding.status != Status.NEGATIVE} - set(shown)
-    for name, share in _DENIED.items():
-        if name not in shown and rng.random() < (0.8 if name in gone else share):
+    for name, probability in _DENIED.items():
+        if name not in shown and rng.random() < (0.8 if name in gone else probability):
             names.add(name)
     if any(name in shown for name in _IN_THE_LUNG):
         names.discard("Lung Opacity")
@@ -175,7 +175,7 @@ def _denials(shown: dict[str, Finding], previous: dict[str, Finding], rng: rando
 
 
 def _devices(
-    before: dict[str, tuple[Device, Finding]], share: float, rng: random.Random
+    before: dict[str, tuple[Device, Finding]], probability: float, rng: random.Random
 ) -> dict[str, tuple[Device, Finding]]:
     now = {}
     for name, (device, finding) in before.items():
@@ -185,7 +185,7 @@ def _devices(
             now[name] = (device, finding)
         elif device.texts["removed"] and rng.random() < 0.6:
             now[name] = (device, Finding(Status.NEGATIVE, finding.gaps))
-    if rng.random() < share:
+    if rng.random() < probability:
         kinds = load_bank().devices
         for device in rng.choices(kinds, [kind.weight for kind in kinds], k=rng.choice((1, 1, 2, 3))):
             now.setdefault(device.name, (device, Finding(Status.POSITIVE, fill_gaps(rng))))

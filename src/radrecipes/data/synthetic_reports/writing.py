@@ -10,16 +10,16 @@ from radrecipes.radiology.observations import NO_FINDING, SUPPORT_DEVICES, Label
 
 READERS = 12
 # How often a text is the most frequent one, or otherwise the reader's favourite.
-MOST_FREQUENT_SHARE, FAVOURITE_SHARE = 0.36, 0.3
-COMBINED_SHARE = 0.8
-NORMAL_TEMPLATE_SHARE = 0.6
+MOST_FREQUENT_FRACTION, FAVOURITE_FRACTION = 0.36, 0.3
+COMBINED_FRACTION = 0.8
+NORMAL_TEMPLATE_FRACTION = 0.6
 # Of findings that the study before had, of new ones, and of denials without an earlier finding.
-COMPARED_SHARE, CALLED_NEW_SHARE, NOT_NEW_SHARE = 0.3, 0.06, 0.04
-HEDGED_SHARE = 0.05
-MARKED_SHARE, CLOSING_SHARE = 0.07, 0.2
+COMPARED_FRACTION, CALLED_NEW_FRACTION, NOT_NEW_FRACTION = 0.3, 0.06, 0.04
+HEDGED_FRACTION = 0.05
+MARKED_FRACTION, CLOSING_FRACTION = 0.07, 0.2
 # Sentences that name no observation.
-NEUTRAL_SHARES = {"views": 0.45, "volumes": 0.45, "other": 0.8}
-NUMBERED_SHARE = 0.2
+NEUTRAL_FRACTIONS = {"views": 0.45, "volumes": 0.45, "other": 0.8}
+NUMBERED_FRACTION = 0.2
 # How often findings and impression name what is present, and the impression denies what is not.
 IN_FINDINGS, IN_IMPRESSION = {"Pneumonia": 0.35}, 0.78
 DENIED_IN_IMPRESSION = {
@@ -87,7 +87,9 @@ class Writer:
                 in_impression |= {name} if not described or rng.random() < IN_IMPRESSION else set()
         # In the order of the findings: that of a set differs from process to process.
         in_both = [name for name in findings if name in in_findings and name in in_impression]
-        hedged = [name for name in in_both if findings[name].status == Status.POSITIVE and rng.random() < HEDGED_SHARE]
+        hedged = [
+            name for name in in_both if findings[name].status == Status.POSITIVE and rng.random() < HEDGED_FRACTION
+        ]
         return self.write_findings(in_findings, hedged), self.write_impression(in_impression)
 
     def write_findings(self, names: Iterable[str], hedged: Iterable[str] = ()) -> list[Statement]:
@@ -96,7 +98,7 @@ class Writer:
         named = {name: self._study.findings[name].status for name in self._study.findings if name in set(names)}
         named.update(dict.fromkeys(hedged, Status.UNCERTAIN))
         statements = [self._device(name, "findings") for name in self._study.devices]
-        if not self._study.present and rng.random() < NORMAL_TEMPLATE_SHARE:
+        if not self._study.present and rng.random() < NORMAL_TEMPLATE_FRACTION:
             template = self._bank.normals[self._rank(len(self._bank.normals))]
             statements.append(Statement(self._choose(template.texts), "lungs", template.labels))
             statements += self._neutral("views") + self._neutral("other")
@@ -105,7 +107,7 @@ class Writer:
             statements += self._neutral("views") + self._neutral("other")
             if not any("expanded" in statement.text or "inflated" in statement.text for statement in statements):
                 statements += self._neutral("volumes")
-        if rng.random() < MARKED_SHARE or not statements:
+        if rng.random() < MARKED_FRACTION or not statements:
             statements.append(Statement(rng.choice(frame["marked"]), "marked"))
         order = _ORDERS[self._reader % len(_ORDERS)]
         return sorted(statements, key=lambda statement: order.index(statement.area))
@@ -133,14 +135,14 @@ class Writer:
                 "unchanged_conclusions" if self._study.previous and rng.random() < 0.5 else "normal_conclusions"
             ]
             statements.insert(0, Statement(texts[0] if rng.random() < 0.5 else rng.choice(texts[:3]), "other"))
-        elif rng.random() < CLOSING_SHARE:
+        elif rng.random() < CLOSING_FRACTION:
             devices.append(Statement(rng.choice(frame["closings"]), "other"))
         return statements + devices
 
     def lay_out_impression(self, statements: Sequence[Statement]) -> list[str]:
         """Paragraphs of an impression, sometimes a numbered list."""
         texts = [statement.text for statement in statements]
-        if len(texts) > 1 and self._rng.random() < NUMBERED_SHARE:
+        if len(texts) > 1 and self._rng.random() < NUMBERED_FRACTION:
             return [f"{number}. {text}" for number, text in enumerate(texts, start=1)]
         return [self.join(texts)]
 
@@ -154,7 +156,7 @@ class Writer:
         area_of = areas()
         while left:
             fitting = [group for group in self._bank.combinations[section] if self._fits(group, left)]
-            if fitting and rng.random() < COMBINED_SHARE:
+            if fitting and rng.random() < COMBINED_FRACTION:
                 group = rng.choices(fitting, [len(group.labels) ** 2 for group in fitting])[0]
                 first = min(group.labels, key=lambda name: group.labels[name] == Status.NEGATIVE)
                 text = self._choose(group.texts, self._study.findings[first].gaps)
@@ -185,13 +187,13 @@ class Writer:
         if status == Status.NEGATIVE:
             if was_there and wording.changes and name != "Cardiomegaly" and rng.random() < 0.6:
                 return self._fill_comparison(kinds["gone"], wording.changes, finding)
-            if not was_there and name in kinds["bare"] and rng.random() < NOT_NEW_SHARE:
+            if not was_there and name in kinds["bare"] and rng.random() < NOT_NEW_FRACTION:
                 return rng.choice(kinds["never"]).format(bare=rng.choice(kinds["bare"][name]))
-        elif was_there and rng.random() < COMPARED_SHARE:
+        elif was_there and rng.random() < COMPARED_FRACTION:
             if wording.changes and rng.random() < 0.5:
                 return self._fill_comparison(kinds[rng.choice(("better", "worse"))], wording.changes, finding)
             return self._fill_comparison(kinds["stable"], wording.stays, finding)
-        elif not was_there and wording.changes and rng.random() < CALLED_NEW_SHARE:
+        elif not was_there and wording.changes and rng.random() < CALLED_NEW_FRACTION:
             return self._fill_comparison(kinds["new"], wording.stays, finding)
         return None
 
@@ -202,7 +204,7 @@ class Writer:
     def _neutral(self, area: str) -> list[Statement]:
         rng, texts = self._rng, self._bank.frame[area]
         count = rng.choice((1, 1, 2)) if area == "other" else 1
-        chosen = rng.sample(texts, count) if rng.random() < NEUTRAL_SHARES[area] else []
+        chosen = rng.sample(texts, count) if rng.random() < NEUTRAL_FRACTIONS[area] else []
         return [Statement(_fill(text, fill_gaps(rng)), area) for text in chosen]
 
     def _device(self, name: str, section: str) -> Statement:
@@ -213,9 +215,9 @@ class Writer:
     def _rank(self, count: int) -> int:
         """The index of one of `count` texts: often the first, often the reader's own."""
         chance = self._rng.random()
-        if chance < MOST_FREQUENT_SHARE or count == 1:
+        if chance < MOST_FREQUENT_FRACTION or count == 1:
             return 0
-        if chance < MOST_FREQUENT_SHARE + FAVOURITE_SHARE:
+        if chance < MOST_FREQUENT_FRACTION + FAVOURITE_FRACTION:
             return 1 + self._reader % (count - 1)
         return 1 + self._rng.randrange(count - 1)
 

@@ -1,0 +1,108 @@
+"""A text task without anything of its own is evaluated by word overlap and by its check."""
+
+import json
+
+import pytest
+
+from radrecipes.errors import InputError
+from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, NEAREST, TextEvaluation
+from radrecipes.inference.answers import WrittenText
+from radrecipes.tasks import TextCheck, TextTask
+
+
+class Explaining(TextTask):
+    """Explanations, which must not be empty."""
+
+    name = "explaining"
+    input_column = "finding"
+    target_column = "explanation"
+    instruction = "Explain."
+
+    def check(self, inputs, text):
+        return TextCheck(() if text else ("empty",))
+
+
+PAIRS = [("acute bleed", "There is fresh blood."), ("old stroke", "A part died long ago."), ("tear", "It is torn.")]
+
+
+def rows_of(pairs=PAIRS):
+    rows = [
+        {"id": f"r{number}", "group": f"g{number}", "finding": finding, "explanation": explanation}
+        for number, (finding, explanation) in enumerate(pairs)
+    ]
+    return TextEvaluation(Explaining(), rows)
+
+
+def metrics_of(rows, systems):
+    return rows.metrics(
+        systems,
+        rows.checks(systems),
+        split="test",
+        dataset={"name": "tiny", "access": "synthetic", "digest": "0"},
+        decoding={"method": "generate"},
+        seeds={"bootstrap": 0},
+        resamples=20,
+    )
+
+
+def test_metrics_of_every_system_without_a_word_of_observations():
+    rows = rows_of()
+    right = [WrittenText(explanation, generated_tokens=5) for _, explanation in PAIRS]
+    alone = [right[0], WrittenText(""), WrittenText("It is torn.", stopped=False)]
+    guarded = [right[0], WrittenText("A part died.", tries=2, reasons=("empty",)), WrittenText("", tries=4)]
+    systems = {ADAPTER: alone, ADAPTER_GUARDED: guarded, BASE: [None, None, WrittenText("the the")]}
+    systems |= rows.baselines(rows_of())
+    metrics = metrics_of(rows, systems)
+    json.dumps(metrics, allow_nan=False)
+    assert metrics["task"] == "explaining" and metrics["figures"] == list(TextEvaluation.figures)
+    assert {name: system["rows"] for name, system in metrics["systems"].items()} == {
+        ADAPTER: 3,
+        ADAPTER_GUARDED: 3,
+        BASE: 1,
+        NEAREST: 3,
+    }
+    measured = metrics["systems"][ADAPTER]
+    assert set(measured) == {
+        "rows",
+        "rouge_l",
+        "bleu",
+        "passed_rate",
+        "never_stopped_rate",
+        "mean_generated_tokens",
+    }
+    # One is empty, and one was cut off.
+    assert measured["passed_rate"]["value"] == pytest.approx(1 / 3)
+    assert measured["rouge_l"]["value"] == pytest.approx(2 / 3)
+    assert metrics["systems"][ADAPTER_GUARDED]["guard"] == {
+        "first_try": 1,
+        "later_try": 1,
+        "template": 0,
+        "refused": 1,
+        "reasons": {"empty": 1},
+    }
+    assert [pair["second"] for pair in metrics["comparisons"]] == [NEAREST, ADAPTER]
+
+
+def test_the_nearest_input_of_the_train_split_lends_its_text():
+    train = rows_of()
+    asked = rows_of([("an acute bleed again", "?"), ("zzz", "?")])
+    found = [text.text for text in asked.baselines(train)[NEAREST]]
+    assert found[0] == "There is fresh blood."
+    with pytest.raises(InputError):
+        asked.baselines(rows_of([]))
+
+
+def test_the_table_has_input_and_reference_only_where_they_may_be_shown():
+    rows = rows_of()
+    systems = {ADAPTER: [WrittenText("secret"), WrittenText(""), None]}
+    checks = rows.checks(systems)
+    shown = rows.table(systems, checks, "open")
+    assert list(shown) == ["id", "group", "finding", "reference", "adapter_text", "adapter_check", "adapter_stopped"]
+    assert shown["adapter_check"].tolist()[:2] == ["ok", "empty"] and shown["adapter_check"].isna()[2]
+    assert shown["reference"].tolist() == [explanation for _, explanation in PAIRS]
+    assert list(rows.table(systems, checks, "credentialed")) == ["id", "group", "adapter_check", "adapter_stopped"]
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(InputError, match="no rows"):
+        metrics_of(rows_of([]), {})

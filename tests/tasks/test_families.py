@@ -1,0 +1,94 @@
+"""What every task of a family has: headline metrics, words, checks, rewards."""
+
+import dataclasses
+
+import pytest
+
+from radrecipes.errors import InputError
+from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, TaskWords, TextCheck, TextTask
+
+REPORT_ROW = {
+    "observations": "Pneumothorax: negative; Pleural Effusion: positive",
+    "findings": "There is a pleural effusion. No pneumothorax.",
+    "impression": "Pleural effusion.",
+}
+
+
+class Translation(TextTask):
+    """A text task that says nothing but what it must."""
+
+    name = "translation"
+    input_column = "source"
+    target_column = "english"
+    instruction = "Translate this report."
+    words = TaskWords("Translations", "Translates a report.", "Kein Pneumothorax.")
+
+
+class Shouting(Translation):
+    """A text task with a check."""
+
+    def check(self, inputs, text):
+        return TextCheck(() if text.isupper() else ("not upper case",))
+
+
+@pytest.mark.parametrize("task", [*TASKS.values(), Translation()], ids=lambda task: task.name)
+def test_every_task_describes_itself(task):
+    assert task.input_column and task.instruction and isinstance(task, LabelTask) != isinstance(task, TextTask)
+    assert all(dataclasses.asdict(task.words)[name] for name in ("title", "summary", "example", "rows", "answer"))
+    names = [metric.name for metric in task.headline]
+    assert len(names) == len(set(names)) and task.published and set(task.published) <= set(task.headline)
+    # The example is an input that the task can read.
+    assert task.question(task.read_input(task.words.example)).startswith(task.instruction)
+
+
+def test_the_names_in_recipes_lead_to_the_tasks():
+    assert list(TASKS) == ["protocol", "report", "impression"]
+    assert all(TASKS[name].name == name for name in TASKS)
+    assert [isinstance(task, ReportWritingTask) for task in TASKS.values()] == [False, True, True]
+
+
+def test_metrics_of_reports_are_those_of_texts_and_of_observations():
+    text, report = ([metric.name for metric in kind.headline] for kind in (TextTask, ReportWritingTask))
+    assert text == ["passed_rate", "rouge_l", "bleu", "never_stopped_rate"]
+    assert set(report) - set(text) == {
+        "label_recall",
+        "label_precision",
+        "contradiction_rate",
+        "invented_positive_rate",
+    }
+
+
+@pytest.mark.parametrize(("text", "reward"), [("CT Head", 1.0), (" CT Head\n", 1.0), ("ct head", 0.0), ("MR", 0.0)])
+def test_a_label_is_rewarded_if_it_is_the_right_one(text, reward):
+    assert TASKS["protocol"].reward({"note": "r/o bleed", "label": "CT Head"}, text) == reward
+
+
+def test_a_text_is_rewarded_by_its_overlap_with_the_reference():
+    row = {"source": "Kein Pneumothorax.", "english": "No pneumothorax is seen."}
+    assert Translation().reward(row, "No pneumothorax is seen.") == 1.0
+    # Two of two words are in common, and two of four: F1 2/3.
+    assert Translation().reward(row, "no Pneumothorax") == pytest.approx(2 / 3)
+    assert Translation().reward(row, "") == 0.0
+
+
+def test_a_text_that_its_check_refuses_is_worth_nothing():
+    row = {"source": "Kein Pneumothorax.", "english": "No pneumothorax."}
+    assert Shouting().reward(row, "No pneumothorax.") == 0.0
+    assert Shouting().reward(row, "NO PNEUMOTHORAX.") == 1.0
+
+
+def test_a_report_is_rewarded_only_if_it_agrees_with_its_request():
+    task = TASKS["report"]
+    assert task.reward(REPORT_ROW, task.target(REPORT_ROW)) == 1.0
+    assert task.reward(REPORT_ROW, "FINDINGS: No pleural effusion.\nIMPRESSION: Normal.") == 0.0
+    assert 0.0 < task.reward(REPORT_ROW, task.fallback(task.inputs(REPORT_ROW))) < 1.0
+    assert TASKS["impression"].reward(REPORT_ROW, "Pleural effusion.") == 1.0
+
+
+def test_without_more_a_text_task_accepts_every_text_and_has_no_fallback():
+    task = Translation()
+    assert task.check({"source": "x"}, "anything").passed and task.fallback({"source": "x"}) is None
+    assert (task.categories({}), task.dataset_task, task.fallback_writer) == ([], "translation", None)
+    assert task.read_input(" Kein\u200b  Pneumothorax.\r\n") == {"source": "Kein Pneumothorax."}
+    with pytest.raises(InputError, match="--text: the source is empty"):
+        task.read_input(" \n", "--text")
