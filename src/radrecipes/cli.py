@@ -1,8 +1,8 @@
 """The `radrecipes` command, and how every script ends: its exit code, and one line on standard error instead of a traceback."""
 
 import os
-import runpy
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +54,10 @@ def _run_verb() -> None:
         )
     sys.argv = [f"radrecipes {verb}", *words]
     sys.path[0] = str(script.parent)  # as Python does for a script
-    runpy.run_path(str(script), run_name="__main__")
+    # Not `runpy.run_path`, which sets sys.argv[0], and with it the program's name in `--help`, to the file.
+    sys.modules["__main__"] = script_module = types.ModuleType("__main__")
+    script_module.__file__ = str(script)
+    exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), vars(script_module))
 
 
 def run(main: Callable[[], None]) -> None:
