@@ -403,7 +403,7 @@ def _unknown_key(key: str, where: str) -> InputError:
     if key in _REFUSED:
         return InputError(f"`{key}` is not allowed in a recipe: {_REFUSED[key]}", where)
     match = process.extractOne(key, sorted(RECIPE_FIELDS), score_cutoff=60)
-    hint = f"; did you mean `{match[0]}`?" if match else "; see README.md, section Recipes"
+    hint = f"; did you mean `{match[0]}`?" if match else "; see docs/recipes.md"
     return InputError(f"unknown key `{key}`{hint}", where)
 
 
