@@ -79,7 +79,6 @@ _TRL_FIELDS = """
 """.split()  # noqa: SIM905  (one field per line would be long)
 RECIPE_FIELDS = frozenset([*_TRL_FIELDS, *(entry.name for entry in fields(RecipeArguments))])
 _CHOICES = {
-    "stage": [_STAGE],
     "prompt_style": ["chat", "plain"],
     "batch_layout": ["shared_prefix", "padded"],
     "decode": ["score", "generate"],
@@ -241,7 +240,7 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     values, places = _read_yaml(path)
-    from trl import ModelConfig, SFTConfig, TrlParser
+    from trl import ModelConfig, TrlParser
 
     for key, value in _read_overrides(overrides).items():
         values[key] = value
@@ -250,7 +249,8 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     _check_required(checked, path)
     _check_together(checked, places, path)
 
-    parser = TrlParser((RecipeArguments, SFTConfig, ModelConfig), allow_abbrev=False)
+    configuration = _stage_configurations()[checked.get("stage", _STAGE)]
+    parser = TrlParser((RecipeArguments, configuration, ModelConfig), allow_abbrev=False)
     left_over = parser.set_defaults_with_config(**{**_OUR_DEFAULTS, **checked, **_derived(checked)})
     if left_over:
         raise InputError(f"TRL does not know {left_over}", str(path))
@@ -375,23 +375,36 @@ def _value_of(key: str, node: yaml.Node) -> Any:
     return yaml.SafeLoader("").construct_object(node, deep=True)
 
 
-def _trl_fields() -> set[str]:
-    from trl import ModelConfig, SFTConfig
+def _stage_configurations() -> dict[str, type]:
+    """TRL's configuration class of each stage; the trainer of each is in `training/stages.py`."""
+    from trl import SFTConfig
 
-    return {entry.name for kind in (SFTConfig, ModelConfig) for entry in fields(kind)}
+    return {"sft": SFTConfig}
+
+
+def _trl_fields() -> set[str]:
+    from trl import ModelConfig
+
+    return {entry.name for kind in (*_stage_configurations().values(), ModelConfig) for entry in fields(kind)}
 
 
 @functools.cache
 def _known_fields() -> dict[str, tuple[Any, Any]]:
     """Name -> (type hint, choices or `None`) of every field that a recipe may set."""
     from transformers.integrations import INTEGRATION_TO_CALLBACK
-    from trl import ModelConfig, SFTConfig
+    from trl import ModelConfig
 
     from radrecipes.tasks import TASKS
 
-    choices = {**_CHOICES, "task": sorted(TASKS), "report_to": ["none", "all", *INTEGRATION_TO_CALLBACK]}
+    stages = _stage_configurations()
+    choices = {
+        **_CHOICES,
+        "stage": list(stages),
+        "task": sorted(TASKS),
+        "report_to": ["none", "all", *INTEGRATION_TO_CALLBACK],
+    }
     known = {}
-    for dataclass_type in (RecipeArguments, SFTConfig, ModelConfig):
+    for dataclass_type in (RecipeArguments, *stages.values(), ModelConfig):
         hints = typing.get_type_hints(dataclass_type)
         for entry in fields(dataclass_type):
             if entry.name in RECIPE_FIELDS:
@@ -403,7 +416,7 @@ def _unknown_key(key: str, where: str) -> InputError:
     if key in _REFUSED:
         return InputError(f"`{key}` is not allowed in a recipe: {_REFUSED[key]}", where)
     match = process.extractOne(key, sorted(RECIPE_FIELDS), score_cutoff=60)
-    hint = f"; did you mean `{match[0]}`?" if match else "; see README.md, section Recipes"
+    hint = f"; did you mean `{match[0]}`?" if match else "; see docs/recipes.md"
     return InputError(f"unknown key `{key}`{hint}", where)
 
 
