@@ -133,17 +133,17 @@ def _rates_table(results: dict[str, Any]) -> str:
     measured = ["| stage | measured | of what |", "|---|---:|---|"]
     texts = f"reports of {_short(rates['words_a_report'])} words, {_short(rates['tokens_a_report'])} tokens"
     for what, rate, of in (
-        ("prepare, all filters, relabelled", "prepare_reports_per_second", f"{texts}, a second"),
-        ("identifiers", "identifiers_reports_per_second", f"{texts}, a second"),
-        ("render and tokenise, as `sft.py` does", "render_and_tokenise_rows_per_second", f"{texts}, a second"),
-        ("tokenise alone", "tokeniser_tokens_per_second", "tokens a second"),
-        ("memory that `sft.py` needs to tokenise", "tokenised_bytes_a_token", "bytes a token"),
+        ("prepare, all filters, relabelled", "prepare_reports_per_second", f"{texts}, per second"),
+        ("identifiers", "identifiers_reports_per_second", f"{texts}, per second"),
+        ("render and tokenise, as `sft.py` does", "render_and_tokenise_rows_per_second", f"{texts}, per second"),
+        ("tokenise alone", "tokeniser_tokens_per_second", "tokens per second"),
+        ("memory that `sft.py` needs to tokenise", "tokenised_bytes_a_token", "bytes per token"),
     ):
         measured.append(f"| {what} | {_short(rates[rate])} | {of} |")
     for what, entry in (("label scoring, 36 labels", "score_vs_generate"), ("fine-tuning", "train_vs_trl_sft")):
         rate = _short(results[entry]["ours"]["samples_per_second"])
         measured.append(
-            f"| {what}, SmolLM2-135M | {rate} | orders of about 90 tokens, a second on {results[entry]['cores']} cores |"
+            f"| {what}, SmolLM2-135M | {rate} | orders of about 90 tokens, per second on {results[entry]['cores']} cores |"
         )
     return "\n".join(measured)
 

@@ -259,6 +259,7 @@ def _add_terms(parser: argparse.ArgumentParser, rows: str, access: str, syntheti
     terms.add_argument("--language", default="en", help=f"language code of the {rows} (default: en)")
 
 
+# Long: one statement an option
 def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) -> None:
     labels = isinstance(task, LabelTask)
     target, words, synthetic = "label" if labels else "target", task.words, labels and task.generate

@@ -91,6 +91,7 @@ def main() -> None:
         )
 
 
+# Long: one release, step by step.
 def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "ReleaseFacts"]:
     from radrecipes.data.prepared import load_prepared_dataset
     from radrecipes.hub.reference import Reference

@@ -167,7 +167,7 @@ FAULTS = {
     "another chat template": (
         lambda: replace(BASE / "chat_template.jinja", "assistant", "helper"),
         ONE,
-        ["the prompt template is another one"],
+        ["the prompt template differs from that of training"],
     ),
     "changed label set of the run": (
         lambda: replace(Path(RUN, "adapter", "label_set.yaml"), "MR Knee", "MR Joint"),
@@ -243,6 +243,7 @@ def test_a_fault_gets_one_line_and_nothing_is_written(name, finished_copy, call)
     assert "⟦" not in done.stdout
 
 
+@pytest.mark.slow
 def test_real_processes_end_with_the_code_and_without_a_traceback(finished_copy):
     refused = run_script(finished_copy, "scripts/sft.py", "--config", "recipes/none.yaml")
     check_refused(refused, ["no such recipe"])

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from e2e.conftest import RECIPE, RUN
+from radrecipes.inference.predictors import predictor
 from radrecipes.models import base as models
 from radrecipes.training import run
 
@@ -60,7 +61,7 @@ def test_weights_that_arrive_while_they_are_loaded_are_compared_then(changed, ca
         shutil.copy("elsewhere/model.safetensors", snapshot)
         return load_base(*words)
 
-    monkeypatch.setattr(models, "load_base", download_and_load)
+    monkeypatch.setattr(predictor, "load_base", download_and_load)
     done = call(*PREDICT)
     assert done.code == (2 if changed else 0), done.stderr
     assert ("trained on other weights" in done.stderr) is changed

@@ -41,6 +41,7 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.slow
 def test_an_adapter_is_published_whole_private_tagged_and_a_second_time_changes_nothing(finished_copy, hub):
     before = files_in(finished_copy / RUN)
     done = publish(finished_copy, *ADAPTER, "--dataset-repo", DATASET_REPO)

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from conftest import TINY_RECIPE, run_script
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
@@ -66,6 +67,7 @@ def test_inspect_counts_observations_where_reports_are_written(workspace, call):
     )
 
 
+@pytest.mark.slow
 def test_plan_estimates_without_weights(workspace):
     (workspace / "models" / "tiny" / "llama" / "model.safetensors").unlink()
     planned = run_script(workspace, "scripts/recipes.py", "plan", RECIPE, "--num_train_epochs", "2", "--lora_r=8")

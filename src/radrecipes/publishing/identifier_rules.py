@@ -1,11 +1,8 @@
-"""The rules by which texts are searched for identifiers, each a regular expression, in the order in which they are asked.
-
-They were written beside one half of the test corpus and are judged on the other (tests/publishing/test_identifiers.py).
-"""
+"""Regular expressions for identifiers, in order; written on one half of the test corpus and evaluated on the other."""
 
 import re
 
-# Numbers behind a label ---------------------------------------------------------------------------------------------------------
+# Numbers after a label ---------------------------------------------------------------------------------------------------------
 
 _NUMBER_WORD = r"(?:\s*(?:numbers?|num|no|nr|id|identifier)\b\.?|\s*\#)"
 
@@ -16,7 +13,7 @@ def _code(digits: int) -> str:
 
 
 def _labelled(labels: str, digits: int = 4, number_word: str = "?") -> re.Pattern[str]:
-    """A code behind one of `labels`; `number_word` is `""` where `number`, `no.`, `ID` or `#` must stand between."""
+    """A code after one of `labels`; `number_word` is `""` if `number`, `no.`, `ID` or `#` must be between them."""
     return re.compile(rf"(?i)(?<![A-Z])(?:{labels}){_NUMBER_WORD}{number_word}[\s:=#]{{0,4}}{_code(digits)}")
 
 
@@ -57,14 +54,14 @@ STATE = (
     r"(?:AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA|MI|MN|MS|MO|MT|NE|NV|NH|NJ|NM|NY|NC|ND|OH|OK|OR|PA"
     r"|RI|SC|SD|TN|TX|UT|VT|VA|WA|WV|WI|WY|DC)"
 )
-# States whose two letters mean nothing in a report, for a town without its postal code.
+# States whose two letters have no other meaning in a report, for a town without postal code.
 PLAIN_STATE = r"(?:AZ|DE|FL|GA|IL|KS|KY|MA|MN|NE|NH|NJ|NM|NY|TN|UT|WA|WI|WV|WY|DC)"
 _TOWN = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}},?\s(?:{STATE}\s+\d{{5}}(?:-\d{{4}})?|(?<=,\s){PLAIN_STATE}\b)"
-# Behind a street or a box, whatever two letters stand there are a state.
+# After a street or a box, any two letters are a state.
 _TOWN_BEHIND = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}(?:,?\s{STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)?"
 _DOOR = r"(?:,?\s(?:apt|apartment|unit|suite|ste|\#)\.?\s?\w+)"
 _TOWN_ANY_CASE = rf"(?:,\s[a-zà-ÿ]+(?:\s[a-zà-ÿ]+){{0,2}},?\s{STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)"
-# Clinics that every hospital has name no place.
+# Clinics that every hospital has identify no place.
 PLAIN_CLINIC = (
     r"(?:Outpatient|Pain|Body|Breast|Cardiac|Cancer|Chest|Children|Dental|Diagnostic|Emergency|Endocrine|Fracture|General|GI|Hand"
     r"|Heart|High|Infusion|Interventional|Liver|Lung|Magnetic|Medical|Memory|Musculoskeletal|Neuro\w*|Nuclear|Oncology|Ortho\w*"
@@ -131,7 +128,7 @@ _PUBLIC_HOSTS = (
 )
 _UNIT_BEHIND = r"(?!\s?(?:parameters|tokens|bytes|rows|steps|examples|words|characters|x\b|mm|cm|mL|mg|weeks|months|days|hours|%))"
 
-# First come, first served: what a rule found, no later rule may find again. The part named `it` is the identifier.
+# A later rule does not match again what an earlier one found. The group `it` is the identifier.
 RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("email", re.compile(r"(?<![\w.+-])(?P<it>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)")),
     (
@@ -203,7 +200,7 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"(?i)(?<![\w.-])(?P<it>(?:\+?1[\s.-]?)?(?:\(\d{3}\)\s?|\d{3}(?:\s|\s?[./-]\s?))\d{3}(?:\s|\s?[.-]\s?)\d{4}(?:\s?(?:x|ext\.?)\s?\d{1,5})?)(?!\w)"
         ),
     ),
-    # A country's code begins with 1 to 9, and a signed decimal such as `+1.25` is a difference of two figures.
+    # A country code begins with 1 to 9; a signed decimal such as `+1.25` is a difference of two metrics.
     (
         "phone number",
         re.compile(
@@ -303,7 +300,7 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
     ("address", re.compile(rf"(?i)(?P<it>\bP\.?\s?O\.?\s?Box\s\d+{_TOWN_ANY_CASE}?)")),
-    # Streets and facilities in capitals, or in small letters; fewer endings, as CT and DR mean other things there.
+    # Streets and facilities in one case; fewer endings, because CT and DR have other meanings there.
     (
         "address",
         re.compile(
@@ -369,7 +366,7 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ),
     ("name", re.compile(rf"(?i:\b{ROLE}\s?:\s*){NO_NAME_WORD}(?P<it>{_TWO_UPPER_WORDS})")),
     ("name", re.compile(rf"(?i:\b(?:{TOLD},?\s+|{ROLE}\s?:\s*)){NO_NAME_WORD}(?P<it>{_TWO_WORDS})")),
-    # Whom one tells, and who signs, is a person even where the name is also an eponym.
+    # The recipient of a message, or a signer, is a person even if the name is also an eponym.
     (
         "name",
         re.compile(
@@ -388,7 +385,7 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ),
 )
 
-# Kinds that are never without a digit: looked for only where there is one.
+# Kinds that always contain a digit, searched only in texts with one.
 NEED_DIGIT = frozenset(
     (
         "study UID",
@@ -406,5 +403,5 @@ NEED_DIGIT = frozenset(
     )
 )
 
-# Kinds that show by their capitals: looked for in the usual case, too.
+# Kinds that depend on capitals, searched in the usual case too.
 BY_CAPITALS = frozenset(("name", "address", "facility"))

@@ -1,21 +1,12 @@
-"""What looks like a person in a text: names, dates, numbers, places. A tripwire in front of publishing, not de-identification.
+"""What looks like a person in a text: names, dates, numbers, places. A tripwire before publishing, not de-identification.
 
-It is a cascade, because a language model over every sentence would take hours where rules take seconds. Own rules come first;
-then the recognisers of presidio-analyzer that check what they find, only where a long number is left over; then the small
-recogniser of names of spaCy, only for lines in which capitalised words that no list explains stand side by side, or alone where
-a person may stand. Radiology is full of eponyms (Bosniak, Swan-Ganz) and of what looks like a date (L4/5, image 3/12): those are
-let through.
+A cascade, because a language model over every sentence would take hours: own rules; presidio-analyzer's recognisers with check
+digits, only for the remaining long numbers; spaCy's small recogniser, only for capitalised words that no list explains. Text in one
+case is searched a second time as it would be written in prose. The 18 identifiers of the HIPAA safe harbor (45 CFR 164.514(b)(2)),
+and facilities and DICOM UIDs, are searched. tests/publishing/test_identifiers.py measures recall.
 
-Much clinical text is in capitals or in small letters, where names do not stand out. Such text is read a second time as it would
-be written in prose: what is no word of English, or may be a name and stands beside one, capitalised, the rest small. On the test
-corpus in capitals that finds 98 of 100 names and 95 addresses, in small letters 96 and 95; written as usual, 99 and 100.
-
-Known gaps: in one case, names of which each part is a word or has at most four letters and no title or role stands before
-them; in a sentence written as usual, names in small letters without a title; given names alone; towns without a state; languages
-other than English.
-
-What to look for follows the 18 identifiers of the HIPAA safe harbor, 45 CFR 164.514(b)(2), and adds facilities and DICOM UIDs.
-Nothing here returns, logs or quotes the text that it found.
+Known gaps: in text of one case, names made of other words or of at most four letters, without title or role; names in lower case
+without a title; given names alone; towns without a state; languages other than English.
 """
 
 import functools
@@ -27,7 +18,7 @@ from radrecipes.publishing.identifier_rules import BY_CAPITALS, NEED_DIGIT, RULE
 from radrecipes.publishing.person_names import in_usual_case, person_names
 from radrecipes.publishing.text_span import TextSpan
 
-# Other dashes, spaces and wide letters are read as the plain ones, each as one character, so that places stay.
+# Other dashes, spaces and wide letters are read as plain ones, one character for one, so that offsets stay the same.
 _PLAIN = str.maketrans(
     dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63", "-")
     | dict.fromkeys("\u00a0\u2002\u2003\u2007\u2008\u2009\u200a\u200b\u200c\u200d\u202f\u2060\u3000\ufeff", " ")
@@ -37,22 +28,15 @@ _PLAIN = str.maketrans(
 _LONG_NUMBER = re.compile(r"\b[A-Z]{0,2}\d(?:[ ().+-]{0,2}[\dA-Z]){7,}\b")
 _DIGIT = re.compile(r"\d")
 _AT = re.compile(r"(?i)@|[\[(]\s?at\s?[\])]")
-# Presidio gives patterns without a check less.
+# Presidio scores patterns without a check lower.
 _LOWEST_SCORE = 0.4
 
 
 def find_identifiers(text: str) -> list[TextSpan]:
-    """Find what looks like a person: a name, or a date, number or place that may lead to one.
-
-    Args:
-        text (`str`):
-            Any text: a sentence, a report, a card.
-
-    Returns:
-        `list[TextSpan]`: by place, without overlaps.
+    """Find names, and dates, numbers and places that may lead to a person, in order and without overlaps.
 
     Raises:
-        InputError: The extra `publish` is not installed.
+        InputError: the extra `publish` is not installed.
     """
     found: list[TextSpan] = []
     text = text.translate(_PLAIN)
@@ -89,7 +73,7 @@ def _checked_numbers(text: str) -> Iterator[tuple[str, int, int]]:
 
 @functools.lru_cache(maxsize=1)
 def _checked_recognisers() -> list[tuple[str, Callable]]:
-    """Presidio's recognisers that check what they find: national telephone plans, check digits."""
+    """Presidio's recognisers with telephone plans or check digits."""
     try:
         from presidio_analyzer import predefined_recognizers as recognisers
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Licences in the Hub's words, and whether a repository's licence keeps to those of what it was made from."""
+"""Licences as the Hub names them, and whether a repository's licence is compatible with its sources."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ _BY_TERMS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encodin
 _TERMS = {licence: terms for terms, licences in _BY_TERMS.items() for licence in licences}
 HUB_LICENCES = frozenset(_TERMS)
 
-# Licences of the bases that the recipes name, as their repositories on the Hub state them.
+# Licences of the base models in the recipes, from their repositories on the Hub.
 BASE_LICENCES = {
     "BioMistral/BioMistral-7B": "apache-2.0",
     "EPFLiGHT/Meditron3-8B": "llama3.1",
@@ -35,39 +35,26 @@ BASE_LICENCES = {
 
 
 def check_licence(licence: str, where: str) -> None:
-    """Make sure that a licence is one of the Hub's identifiers, which are lower-case and not all of SPDX.
-
-    Args:
-        licence (`str`):
-            For example `"apache-2.0"`.
-        where (`str`):
-            Where it stands, for the error.
+    """Check that a licence is an identifier of the Hub: lower-case, and not all of SPDX.
 
     Raises:
-        [`InputError`]: it is none; the nearest one is suggested.
+        InputError: it is not; names the nearest one.
     """
     if licence in HUB_LICENCES:
         return
     match = process.extractOne(str(licence).lower(), sorted(HUB_LICENCES), score_cutoff=75)
     hint = f"did you mean `{match[0]}`?" if match else "write `other` and name it in `license_name`"
-    raise InputError(f"`{licence}` is no licence identifier of the Hub; {hint}", where)
+    raise InputError(f"`{licence}` is not a licence identifier of the Hub; {hint}", where)
 
 
 def licence_conflicts(repository: str, sources: Mapping[str, str | None]) -> list[str]:
-    """What speaks against publishing under a licence, given the licences of what goes into the repository.
+    """Why nothing may be published under a licence, given the licences of what goes into the repository; empty if it may.
 
-    A model is taken to derive from its base and from its training data alike. This reads identifiers, not contracts: it finds
-    what cannot be right, and is no legal advice.
+    A model counts as derived from its base model and its training data. This compares identifiers, not contracts: it finds what
+    cannot be right, and is no legal advice.
 
     Args:
-        repository (`str`):
-            Licence of the repository, one of the Hub's identifiers.
-        sources (`Mapping[str, str | None]`):
-            Licence by source, for example `{"the base org/model": "llama3.2", "the data our_orders": "other"}`; `None` where
-            it is not known.
-
-    Returns:
-        `list[str]`: a line for each conflict, empty where there is none.
+        sources: Licence by source, for example `{"the base org/model": "llama3.2"}`; `None` if unknown.
     """
     conflicts = {source: _conflict(repository, licence) for source, licence in sources.items()}
     return [f"{source}: {conflict}" for source, conflict in conflicts.items() if conflict]
@@ -77,13 +64,13 @@ def _conflict(repository: str, licence: str | None) -> str | None:
     """Why what comes under `licence` may not go into a repository under `repository`."""
     asked, given = _TERMS.get(licence, "unknown"), _TERMS.get(repository, "unknown")
     if asked == "unknown":
-        return "its licence is not known, so nothing permits passing it on; find it out and state it"
+        return "its licence is unknown, so redistribution is not permitted; find it and name it"
     if asked == "no_derivatives":
-        return f"its licence {licence} forbids passing on what was made from it"
+        return f"its licence {licence} forbids redistributing derivatives"
     if asked in ("same", "non_commercial_same") and repository != licence:
-        return f"its licence {licence} asks for the same terms again, not {repository}"
+        return f"its licence {licence} requires the same terms, not {repository}"
     if asked == "non_commercial" and given not in ("non_commercial", "non_commercial_same"):
         return f"its licence {licence} forbids commercial use, and {repository} does not"
     if asked == "permissive" and given == "public_domain":
-        return f"its licence {licence} asks to be named, which {repository} gives up"
+        return f"its licence {licence} requires attribution, which {repository} does not keep"
     return None

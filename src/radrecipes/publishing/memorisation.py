@@ -1,4 +1,4 @@
-"""Verbatim memory: how much of what an adapter writes it copies from its training texts."""
+"""Memorisation: how much of its output an adapter copies verbatim from its training texts."""
 
 import re
 from collections import defaultdict
@@ -11,26 +11,23 @@ import numpy as np
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.inference.predictors import TextPredictor
 
-# Tokens, words and punctuation marks alike, from which on a shared run is looked at.
+# Shortest shared run that counts, in words and punctuation marks.
 SHORTEST_RUN = 8
-# What stands in the texts of this many groups is how reports are written; what stands in fewer points to a person.
+# Phrases of this many groups are how reports are written; phrases of fewer point to a person.
 COMMON_FROM = 5
-# Training rows that are asked for when a run is published.
+# Training rows that the model is asked about when a run is published.
 ROWS = 64
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class VerbatimOverlap:
-    """What outputs share with training texts, prompts, the base's own outputs and common phrases left out.
+    """What outputs share with training texts, except prompts, the base model's own output and common phrases.
 
     Args:
-        longest (`tuple[int, ...]`):
-            Tokens of the longest shared run of each output; 0 where none reaches `SHORTEST_RUN`.
-        repeated (`int`):
-            Tokens of all outputs that stand in such a run.
-        tokens (`int`):
-            Tokens of all outputs.
+        longest: Tokens of the longest shared run of each output; 0 if none reaches `SHORTEST_RUN`.
+        repeated: Tokens of all outputs that are in such a run.
+        tokens: Tokens of all outputs.
     """
 
     longest: tuple[int, ...]
@@ -38,7 +35,7 @@ class VerbatimOverlap:
     tokens: int
 
     def figures(self) -> dict[str, Any]:
-        """Plain values for a manifest: `rows`, `longest_run`, `rows_with_a_run`, `repeated_share` and how they were found."""
+        """Plain values for a manifest."""
         return {
             "rows": len(self.longest),
             "longest_run": max(self.longest, default=0),
@@ -56,26 +53,14 @@ def verbatim_overlap(
     base_outputs: Sequence[str],
     groups: Sequence[Hashable] | None = None,
 ) -> VerbatimOverlap:
-    """Longest runs of tokens that outputs share with a training text, but neither with their prompt nor with the base.
+    """Longest runs of tokens that outputs share with a training text, but not with their prompt or the base model's output.
 
-    A run is counted in windows of `SHORTEST_RUN` tokens, case ignored. A window is left out where it stands in the output's
-    prompt, in anything that the base wrote, or in the texts of `COMMON_FROM` groups: "no pleural effusion or pneumothorax" is
-    nobody's. A run goes on only as long as one and the same training text does.
+    A run is counted in windows of `SHORTEST_RUN` tokens, case-insensitive. A window is left out if it is in the output's prompt, in
+    any output of the base model, or in the texts of `COMMON_FROM` groups. A run continues only within one training text.
 
     Args:
-        outputs (`Sequence[str]`):
-            What the adapter wrote.
-        training_texts (`Sequence[str]`):
-            All texts that it was trained to write.
-        prompts (`Sequence[str]`):
-            What stood before each output.
-        base_outputs (`Sequence[str]`):
-            What the untuned base wrote to the same prompts.
-        groups (`Sequence[Hashable]`, *optional*):
-            Patient of each training text; left out, each text is a group of its own.
-
-    Returns:
-        [`VerbatimOverlap`]
+        base_outputs: What the untuned base model wrote to the same prompts.
+        groups: Patient of each training text; by default each text is a group.
     """
     written = [_windows(text) for text in outputs]
     by_base = {window for text in base_outputs for window in _windows(text)}
@@ -112,22 +97,11 @@ def measure_memory(
     batch_size: int = 32,
     on_progress: Callable[[int], None] | None = None,
 ) -> VerbatimOverlap:
-    """Ask a run for reports that it was trained on, and compare what it writes, unguarded, with all its training texts.
+    """Ask a run for training texts, and compare its output without guard with all of them.
 
     Args:
-        predictor ([`TextPredictor`]):
-            The run.
-        dataset ([`PreparedDataset`]):
-            The dataset that it was trained on.
-        rows (`int`, *optional*, defaults to 64):
-            How many training rows, evenly over the split.
-        batch_size (`int`, *optional*, defaults to 32):
-            Rows a batch.
-        on_progress (`Callable[[int], None]`, *optional*):
-            Called after every batch with the number of answers in it; two a row, the adapter's and the base's.
-
-    Returns:
-        [`VerbatimOverlap`]
+        rows: How many training rows, evenly over the split.
+        on_progress: Called after every batch with the number of answers in it; two per row, the adapter's and the base model's.
     """
     train, task = dataset.splits["train"], predictor.task
     places = np.linspace(0, len(train) - 1, min(rows, len(train))).round().astype(int).tolist()

@@ -1,8 +1,7 @@
-"""Names of people that no rule knows, and texts in capitals or in small letters, where names do not stand out.
+"""Names of people that no rule matches, and text in capitals or lower case, in which names do not stand out.
 
-Text in one case is read as it would be written in prose: what is no word of English, or may be a name and stands beside one,
-capitalised, the rest small. Then spaCy's small recogniser of names is asked, only for lines in which capitalised words that no
-list explains stand side by side, or alone where a person may stand.
+Such text is rewritten as in prose: words that are not English, or may be a name next to another one, are capitalised. Then spaCy's
+small recogniser checks lines with capitalised words that no list explains.
 """
 
 import functools
@@ -38,7 +37,7 @@ _BEHIND_TITLE = re.compile(r"\.? (?:[Oo][’'])?")
 _GIVEN, _FAMILY = frozenset(("any", "given", "both")), frozenset(("any", "family", "both"))
 _LONGEST_CUE = 60
 _A_ROLE = re.compile(rf"(?:{ROLE}|{TOLD}|doctors?|dr|drs)")
-# Behind the first, two words of which the last may be a family name are a person's, behind the second any two, behind the last one.
+# After the first, two words of which the last may be a family name are a person; after the second any two; after the last one word.
 _TOLD_BEFORE = re.compile(rf"(?i:\b(?:{TOLD},?\s+|{ROLE}\s?:\s*))$")
 _ROLE_BEFORE = re.compile(rf"(?i:\b{ROLE}\s?:\s*)$")
 _PERSON_FOLLOWS = re.compile(rf"(?i:\b(?:{TOLD_A_PERSON},?\s+|{STAFF}\s?:\s*|drs\.?\s[a-z'’-]+\sand\s))$")
@@ -49,21 +48,21 @@ _MEDICAL_ENDING = re.compile(
     r"|ectas[ei]s|ectatic|pnea|plegia|physis|densit(?:y|ies)|intens(?:e|ity)|penia|cardiac|sclerotic|sclerosis|mab|nib|statin|lateral|ial)$"
 )
 
-# A single capitalised word where a person may stand; whether it is one, lists and the recogniser say.
+# A single capitalised word in the place of a person; lists and the recogniser decide.
 _LONE_NAME = re.compile(
     rf"(?i:\b(?:{TOLD}|{ROLE}\s?:|to|by|with|from|cc)\s+){NO_NAME_WORD}(?P<it>{WORD})\b(?!\s?[A-ZÀ-Þ]|-|\s(?:[a-z]+\s)?(?:type|protocol|sign|disease))"
 )
-# Capitalised words side by side; the recogniser says whether they are a name.
+# Adjacent capitalised words; the recogniser decides whether they are a name.
 _SIDE_BY_SIDE = re.compile(rf"{WORD}(?:\s[A-ZÀ-Þ]\.?)?(?:\s{WORD})+")
 _FAMILY_FIRST = re.compile(rf"^\s*{WORD},\s?{WORD}(?:\s[A-Z]\.?)?$")
 _WORD_ONLY = re.compile(r"[A-Za-zÀ-ÿ]+")
-# Facilities and towns in a line of one case; words that every hospital or clinic may have before it name none.
+# Facilities and towns in a line of one case; words that may precede any hospital or clinic identify none.
 _PLACE_WORD = (
     rf"(?:(?!(?:{PLAIN_CLINIC}|all|and|another|any|care|city|clinic|county|day|dental|diabetes|each|every|eye|family|field|for|from|her|his|hospital|into|its|large|local"
     r"|near|nearby|new|old|other|one|our|out|own|prior|private|public|rural|same|school|skin|small|some|that|their|these|two|was|were|which|with|your"
     r"|\w+(?:ologist|ology|iatry|ics?|ed|ing|al|ary|ent|ous))\b)[a-zà-ÿ’'-]{3,})"
 )
-# One of these is in every place; looked for first, as it takes less time.
+# Every place contains one of these; searched first, because it is faster.
 _PLACE_CUE = re.compile(
     r"(?i)hospi|clinic|infirmary|health|cent(?:er|re)\b|system|group|home|associates|memorial|\d{5}|,\s[a-z]{2}\b"
 )
@@ -76,11 +75,7 @@ _LINE = re.compile(r"[^\n]+")
 
 
 def in_usual_case(text: str) -> str:
-    """The text with words in capitals, or in a line without capitals, written as in prose: what may be a name capitalised.
-
-    Returns:
-        `str`: as long as `text`, so that places in it hold for both.
-    """
+    """The text with words in capitals, and lines in lower case, written as in prose; as long as `text`, so offsets are the same."""
     written = list(text)
     for line in _LINE.finditer(text):
         if _PLACE_CUE.search(line[0]) and _is_one_case(line[0]):
@@ -113,7 +108,7 @@ def in_usual_case(text: str) -> str:
 
 
 def person_names(text: str, found: Sequence[TextSpan]) -> Iterator[tuple[int, int]]:
-    """Names that no rule knows: capitalised words that no list explains and that the recogniser takes for a name."""
+    """Capitalised words that no list explains and that the recogniser takes for a person."""
     for line in _LINE.finditer(text):
         doubtful = []
         for pattern in (_SIDE_BY_SIDE, _FAMILY_FIRST, _LONE_NAME):
@@ -139,7 +134,7 @@ def _is_one_case(line: str) -> bool:
 
 
 def _capitalised(word: re.Match[str]) -> str:
-    """A word of a place as it is written in prose; two letters are a state."""
+    """A word of a place as in prose; two letters are a state."""
     small = word[0].lower()
     if len(small) == 1 or small == "of":
         return small
@@ -147,12 +142,12 @@ def _capitalised(word: re.Match[str]) -> str:
 
 
 def _between_names(word: re.Match[str]) -> str:
-    """An initial, or a word like `de`, as it is written in prose."""
+    """An initial, or a word like `de`, as in prose."""
     return word[0].upper() if len(word[0]) == 1 else word[0].lower()
 
 
 def _named(text: str, line_start: int, words: list[re.Match[str]], parts: list[str]) -> list[bool]:
-    """Which words of a line in one case belong to a name: what is no other word, or may be a name and stands beside one."""
+    """Which words of a line in one case belong to a name: non-words, and possible names next to one."""
     named = [part == "any" for part in parts]
     # Capitals among small letters are rarely prose.
     stands_out = not _is_one_case(_LINE.match(text, line_start)[0])
@@ -178,9 +173,9 @@ def _named(text: str, line_start: int, words: list[re.Match[str]], parts: list[s
 
 
 def _are_one_name(first: str, part: str, between: str, following: str) -> bool:
-    """Whether a word, as which part of a name it may stand, and the next one are a name, or a title and a name."""
+    """Whether a word and the next one are a name, or a title and a name."""
     if first in _TITLES and _BEHIND_TITLE.fullmatch(between):
-        # MR and MS are methods and diseases, too, and MR IAC is an examination; the full stop behind MS may end a sentence.
+        # MR and MS are also methods and diseases, and MR IAC is an examination; the full stop after MS may end a sentence.
         if first == "mr":
             return following != "no" if between[0] == "." else following not in ("", "no", "short")
         return following not in ("", "no")
@@ -197,11 +192,11 @@ def _are_one_name(first: str, part: str, between: str, following: str) -> bool:
 
 @functools.lru_cache(maxsize=100_000)
 def _part_of_name(word: str) -> str:
-    """Which part of a name a word in small letters may be.
+    """Which part of a name a lower-case word may be.
 
     Returns:
-        `str`: `"given"`, `"family"` or `"both"` for names that are also words, `"any"` for what is no word, `"short"` for what is
-        none but may be an abbreviation, `"no"` for words that never are, `""` for other words.
+        `"given"`, `"family"` or `"both"` for names that are also words, `"any"` for non-words, `"short"` for non-words that may be
+        abbreviations, `"no"` for words that never are, `""` for other words.
     """
     _, things, heading_words = _not_people()
     words, endings, given, family = _word_lists()
@@ -226,7 +221,7 @@ def _part_of_name(word: str) -> str:
 
 
 def _is_thing(line: str, start: int, end: int) -> bool:
-    """Whether lists explain capitalised words: eponyms and products, or a thing behind them that is called after somebody."""
+    """Whether lists explain capitalised words: eponyms, products, or a following thing that is named after a person."""
     eponyms, things, words = _not_people()
     following = _WORD_ONLY.search(line, end)
     if following and line[end : following.start()].strip(" -") == "" and following[0].lower() in things:
@@ -261,7 +256,7 @@ def _name_recogniser() -> Callable:
 
 @functools.lru_cache(maxsize=1)
 def _word_lists() -> tuple[frozenset[str], tuple[tuple[str, str], ...], frozenset[str], frozenset[str]]:
-    """Words of English, endings of their forms and what stands in their place, ambiguous given names, ambiguous family names."""
+    """English words, endings of their forms with replacements, ambiguous given names, ambiguous family names."""
     pipeline = _name_recogniser()
     lookups = pipeline.get_pipe("lemmatizer").lookups
     tables = [lookups.get_table(name).values() for name in ("lemma_index", "lemma_exc")]

@@ -1,4 +1,4 @@
-"""Tokens, keys and passwords in a text. What is found is told by kind and place only, never quoted."""
+"""Tokens, keys and passwords in a text, reported by kind and place, never quoted."""
 
 import re
 
@@ -6,11 +6,11 @@ from radrecipes.publishing.text_span import TextSpan
 
 
 def _token(pattern: str) -> re.Pattern[str]:
-    """A token of a known form that is no part of a longer word; behind an escape of an address (`%3D`) a new word begins."""
+    """A token of a known form that is not part of a longer word; a new word begins after an escape in a URL (`%3D`)."""
     return re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))(?P<secret>{pattern})")
 
 
-# What an assigned secret cannot be: a placeholder, a reference to a variable, or a word that says there is none.
+# Not a secret: a placeholder, a reference to a variable, or a word for an absent value.
 _NOT_A_VALUE = (
     r"(?!(?:none|null|true|false|required|optional|hidden|redacted|removed|changeme|placeholder|example|your|my|the|xxx)"
     r"(?![A-Za-z0-9])|your[_-]|my[_-]|os\.|env[.:\[]|getenv|process\.|x{4}|\*{3}|\.{3})"
@@ -20,7 +20,7 @@ _SECRET_NAME = (
     r"|(?:api|access|account|auth|private|secret|signing|client)[_-]?key)"
 )
 
-# In order; a text is told once, by the first that finds it. Forms of tokens: documentation of each issuer.
+# In order: the first rule that matches reports a text. Forms of tokens: documentation of each issuer.
 _RULES = (
     ("private key", re.compile(r"(?P<secret>-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----)")),
     ("private key", re.compile(r"(?P<secret>PuTTY-User-Key-File-\d|AGE-SECRET-KEY-1[0-9A-Z]{50,})")),
@@ -64,7 +64,7 @@ _RULES = (
         "bearer token",
         re.compile(r"(?i)\b(?:bearer|authorization:\s*(?:basic|token))\s+(?P<secret>[A-Za-z0-9._~+/-]{16,}=*)"),
     ),
-    # A value in quotes or behind an equals sign is meant as one; behind a colon it may be prose, so it needs a digit.
+    # A value in quotes or after an equals sign is a value; after a colon it may be prose, so it needs a digit.
     (
         "password or key",
         re.compile(
@@ -94,15 +94,7 @@ _RULES = (
 
 
 def find_secrets(text: str) -> list[TextSpan]:
-    """Find tokens, keys and passwords.
-
-    Args:
-        text (`str`):
-            Any text: a card, a log, YAML, JSON.
-
-    Returns:
-        `list[TextSpan]`: by place, without overlaps.
-    """
+    """Find tokens, keys and passwords in a text, in order and without overlaps."""
     found: list[TextSpan] = []
     for kind, pattern in _RULES:
         for match in pattern.finditer(text):

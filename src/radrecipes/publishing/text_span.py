@@ -1,20 +1,11 @@
-"""Where something stands in a text, told without quoting it."""
+"""A place in a text, reported without quoting it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class TextSpan:
-    """A place in a text, and what stands there.
-
-    Args:
-        kind (`str`):
-            What it is, or looks like, in words: `"medical record number"`, `"Hugging Face token"`.
-        start (`int`):
-            Offset of its first character.
-        end (`int`):
-            Offset behind its last character.
-    """
+    """A place in a text, and the kind of what is there, for example `"medical record number"`."""
 
     kind: str
     start: int

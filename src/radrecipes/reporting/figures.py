@@ -1,4 +1,4 @@
-"""The figures of the report pages as SVG: loss curve, reliability diagram, risk-coverage curve, rates of failures."""
+"""Figures of the evaluation pages as SVG: loss curve, reliability diagram, risk-coverage curve, failure rates."""
 
 import io
 import math
@@ -15,24 +15,16 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, Perce
 
 from radrecipes.evaluation.label_metrics import ADAPTER, BASE
 
-# Plain colours for the files in figures/; the page replaces them by its own, which follow light and dark.
+# Plain colours for the files in figures/; the page replaces them by its own, which follow light and dark mode.
 INK, FAINT, ACCENT, CONTRAST = "#33414e", "#9fb3c0", "#0b6e75", "#b3402a"
 
-# With fewer answers the share of right ones says little: such a bin is drawn hollow, such a start of a curve not at all.
+# With fewer answers an accuracy says little: such a bin is drawn hollow, such a start of a curve not at all.
 _FEWEST_ROWS = 10
 _BASELINE_DASHES = ("-", "--", ":", "-.")
 
 
 def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
-    """Draw the training loss over the optimiser steps.
-
-    Args:
-        train_log (`Sequence[Mapping[str, Any]]`):
-            Entries of `train_log.jsonl`. Those without a `step` and a finite `loss` or `eval_loss` are passed over.
-
-    Returns:
-        `str` or `None`: an SVG document from its `<svg` tag on; `None` where fewer than two steps have a loss.
-    """
+    """Training loss over optimiser steps; `None` if fewer than two entries of `train_log.jsonl` have a finite loss."""
     steps, losses = _series(train_log, "loss")
     if len(steps) < 2:
         return None
@@ -54,7 +46,7 @@ def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
             )
         axes.set_xlabel("optimiser step", color=INK)
         axes.set_ylabel("loss per token", color=INK)
-        # An early spike must not press the rest of the curve flat.
+        # An early spike must not flatten the rest of the curve.
         if min(losses) > 0 and max(losses) / min(losses) > 30:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
@@ -67,17 +59,7 @@ def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def reliability_svg(calibration: Mapping[str, Any]) -> str:
-    """Draw how often answers were right against how sure the model was, before and after temperature.
-
-    Args:
-        calibration (`Mapping[str, Any]`):
-            `calibration` of `metrics.json`: `temperature`, and `before` and `after` with `expected_calibration_error`
-            and `bins`, each bin with `low`, `high`, `count`, and `confidence` and `accuracy`, `None` where it is empty.
-
-    Returns:
-        `str`: an SVG document from its `<svg` tag on. Each bin with answers is a point at its mean confidence, hollow
-        where it holds fewer than 10; below stands how many answers each bin holds.
-    """
+    """Reliability diagrams before and after temperature scaling, from `calibration` of `metrics.json`."""
     titles = {"before": "before temperature scaling", "after": f"after temperature {calibration['temperature']:.2f}"}
     with _same_bytes():
         figure = _new_figure(5.2)
@@ -88,7 +70,7 @@ def reliability_svg(calibration: Mapping[str, Any]) -> str:
             filled = [item for item in figures["bins"] if item["count"]]
             confidences, accuracies = ([item[key] for item in filled] for key in ("confidence", "accuracy"))
             diagram.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
-            # From each point to the diagonal: by how much the bin is off.
+            # From each point to the diagonal: the error of the bin.
             diagram.vlines(confidences, confidences, accuracies, color=CONTRAST, linewidth=1.5)
             diagram.plot(confidences, accuracies, color=ACCENT, linewidth=1, alpha=0.5)
             for item in filled:
@@ -132,21 +114,11 @@ def reliability_svg(calibration: Mapping[str, Any]) -> str:
 def risk_coverage_svg(
     systems: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], rows: int, best_baseline: str | None
 ) -> str | None:
-    """Draw the accuracy of what each system decides over the share of orders that it decides.
+    """Selective accuracy over coverage of each system with confidences, and the thresholds; `None` if there is no such system.
 
     Args:
-        systems (`Mapping[str, Mapping[str, Any]]`):
-            `systems` of `metrics.json`; those without `selective` are passed over.
-        titles (`Mapping[str, str]`):
-            What each system is called in the legend.
-        rows (`int`):
-            Number of evaluated rows. The first rows of a curve, fewer than 10, are not drawn.
-        best_baseline (`str`, *optional*):
-            The baseline whose thresholds are marked beside those of the fine-tuned model.
-
-    Returns:
-        `str` or `None`: an SVG document from its `<svg` tag on, with a mark where each threshold chosen on validation
-        came out; `None` where no system has scores.
+        rows: Number of evaluated rows. The start of a curve, with fewer than 10 rows, is not drawn.
+        best_baseline: The baseline whose thresholds are marked besides those of the fine-tuned model.
     """
     curves = {name: _curve(system["selective"], rows) for name, system in systems.items() if system.get("selective")}
     if not curves:
@@ -188,7 +160,7 @@ def risk_coverage_svg(
         axes.set_xlabel("coverage: fraction answered automatically, highest confidence first", color=INK)
         axes.set_ylabel("selective accuracy", color=INK)
         _plain(axes)
-        # Above the drawing: inside, one curve or another always runs through it.
+        # Outside the axes, where no curve crosses it.
         figure.legend(frameon=False, labelcolor=INK, loc="outside upper left", ncols=2)
         return _svg(figure)
 
@@ -196,21 +168,11 @@ def risk_coverage_svg(
 def failure_rates_svg(
     systems: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], rates: Mapping[str, str], ours: Sequence[str]
 ) -> str:
-    """Draw for each kind of failure how many of its texts each system failed in.
+    """A panel for each rate, with a bar and its interval for each system, all of one scale.
 
     Args:
-        systems (`Mapping[str, Mapping[str, Any]]`):
-            `systems` of `metrics.json`, each with `value`, `low` and `high` under every key of `rates`.
-        titles (`Mapping[str, str]`):
-            What each system is called; short.
-        rates (`Mapping[str, str]`):
-            Title of each rate.
-        ours (`Sequence[str]`):
-            Systems that are drawn in the colour of the fine-tuned model.
-
-    Returns:
-        `str`: an SVG document from its `<svg` tag on: a panel for each rate with a bar for each system and its interval,
-        all of one scale.
+        rates: Title of each rate, by its key in a system of `metrics.json`.
+        ours: Systems in the colour of the fine-tuned model.
     """
     names = list(systems)
     highest = max(0.01, *(systems[name][rate]["high"] for name in names for rate in rates))
@@ -238,7 +200,7 @@ def failure_rates_svg(
             _plain(axes)
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
-            # Room for the figures behind the bars.
+            # Room for the numbers after the bars.
             axes.set_xlim(0, 1.4 * highest)
         for axes in panels[len(rates) :]:
             axes.set_axis_off()
@@ -248,7 +210,7 @@ def failure_rates_svg(
         panels[0].set_xticks(
             [tick for tick in MaxNLocator(3).tick_values(0, highest) if tick <= min(1.0, 1.4 * highest)]
         )
-        # Below the last row there may be no panel to carry the labels.
+        # There may be no panel below to carry the labels.
         for axes in panels[max(0, len(rates) - columns) : len(rates)]:
             axes.tick_params(labelbottom=True)
         return _svg(figure)
@@ -262,19 +224,19 @@ def _curve(selective: Mapping[str, Any], rows: int) -> tuple[list[float], list[f
 
 
 def _marks(selective: Mapping[str, Any]) -> dict[tuple[float, float], list[float]]:
-    """Where the thresholds came out, and the targets of each; thresholds that decide nothing have no place."""
+    """Coverage and accuracy of the thresholds, with their targets; thresholds without automatic answers have none."""
     marks: dict[tuple[float, float], list[float]] = {}
     for row in selective["thresholds"]:
         if row["threshold"] is not None and row["test"]["accuracy"] is not None:
             place = (row["test"]["coverage"]["value"], row["test"]["accuracy"]["value"])
-            # Marks that lie on each other share one label.
+            # Overlapping marks share one label.
             near = next((known for known in marks if math.dist(known, place) < 0.03), place)
             marks.setdefault(near, []).append(row["target_accuracy"])
     return marks
 
 
 def _looks(names: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Line of each system: the model in one colour, the baselines in another, told apart by their dashes."""
+    """Line style of each system: the model in one colour, the baselines in another with different dashes."""
     looks: dict[str, dict[str, Any]] = {
         ADAPTER: {"color": ACCENT, "linewidth": 2.4, "zorder": 3},
         BASE: {"color": ACCENT, "linewidth": 1.4, "linestyle": "--"},
@@ -287,7 +249,7 @@ def _looks(names: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _lowest_worth_showing(curves: Mapping[str, tuple[list[float], list[float]]], best_baseline: str | None) -> float:
-    """The lower end of the accuracy axis: an untuned base must not press the rest of the drawing flat."""
+    """The lower end of the accuracy axis: the base model must not flatten the rest."""
     wanted = [curves[name] for name in (ADAPTER, best_baseline) if name in curves] or list(curves.values())
     lowest = min((min(accuracy) for _, accuracy in wanted if accuracy), default=0.0)
     return max(0.0, math.floor(20 * (min(lowest, 0.88) - 0.01)) / 20)
@@ -295,7 +257,7 @@ def _lowest_worth_showing(curves: Mapping[str, tuple[list[float], list[float]]],
 
 @contextmanager
 def _same_bytes() -> Iterator[None]:
-    """Settings under which text stays text and the same input gives the same bytes."""
+    """Settings for text as text, and the same bytes for the same input."""
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "radrecipes", "font.size": 10}):
         yield
 
@@ -316,7 +278,7 @@ def _plain(axes: Axes) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an SVG document from its `<svg` tag on, without date or name of a program."""
+    """The figure as an SVG document from its `<svg` tag on, without date or program."""
     target = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(target, format="svg", transparent=True, metadata=metadata)

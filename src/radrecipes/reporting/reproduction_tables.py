@@ -1,25 +1,15 @@
-"""What a reproduction shows in a terminal: figures, losses and differences beside the published ones."""
+"""Tables of a reproduction for a terminal: metrics, losses and differences against published ones."""
 
 from collections.abc import Sequence
 
 from radrecipes.evaluation.reproduction import Difference, Verdict
 
-# Longest value of a field that is shown whole; digests show what tells them apart long before.
+# Longer values are shortened; digests differ long before.
 _LONGEST = 60
 
 
 def verdicts_table(verdicts: Sequence[Verdict], published: str) -> str:
-    """How figures compare with published ones, for a terminal.
-
-    Args:
-        verdicts (`Sequence[Verdict]`):
-            One a figure.
-        published (`str`):
-            What the published values are.
-
-    Returns:
-        `str`: a row a figure with the published value, where it must lie, the value now, and `PASS` or `FAIL`.
-    """
+    """A row for each metric: the published value, the accepted range, the value now, and `PASS` or `FAIL`."""
     lines = [f"{'':<24}{published:<16}{'must lie in':<20}{'now':<10}".rstrip()]
     for verdict in verdicts:
         # One decimal more than in the READMEs, so that a figure at the edge of its band shows on which side it is.
@@ -33,14 +23,7 @@ def verdicts_table(verdicts: Sequence[Verdict], published: str) -> str:
 
 
 def losses_table(recorded: Sequence[float], now: Sequence[float], same: Sequence[bool]) -> str:
-    """Losses of the first steps beside the recorded ones, a row a step.
-
-    Args:
-        recorded, now (`Sequence[float]`):
-            One loss a step; fewer now where the run ended before.
-        same (`Sequence[bool]`):
-            Whether each is the recorded one.
-    """
+    """Losses of the first steps against the recorded ones, a row per step; `now` may be shorter."""
     lines = [f"{'step':>4} {'recorded':>12} {'now':>12} {'difference':>12}"]
     for step, (before, right) in enumerate(zip(recorded, same, strict=True)):
         found = f"{now[step]:>12.7g} {now[step] - before:>12.2g}" if step < len(now) else f"{'–':>12} {'–':>12}"

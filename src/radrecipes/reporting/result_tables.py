@@ -237,10 +237,11 @@ def _differences(result: Mapping[str, Any]) -> str:
     ]
     guard = [row["guard"] for row in result["seeds"]]
     total = sum(sum(decided.values()) for decided in guard)
-    shares = [100 * sum(decided[way] for decided in guard) / total for way in ("first_try", "later_try", "template")]
+    first, later = (100 * sum(decided[way] for decided in guard) / total for way in ("first_try", "later_try"))
+    replaced = 100 * sum(decided["template"] for decided in guard) / total
     return (
         f"; {task.main_system.replace('_', ' ')}: {', '.join(words)}, intervals spanning those of all seeds"
-        f"; {shares[0]:.1f} % passed at the first attempt, {shares[1]:.1f} % later, {shares[2]:.1f} % were replaced"
+        f"; {first:.1f} % passed at the first attempt, {later:.1f} % later, {replaced:.1f} % were replaced"
     )
 
 

@@ -106,7 +106,8 @@ def _closest_baseline(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _guard_outcomes(guard: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """How many texts were accepted at the first attempt, at a later one, or never."""
-    titles = {name: title for name, title in _GUARD_OUTCOMES.items() if name in guard}
+    last = "refused" if "refused" in guard else "template"
+    titles = {name: _GUARD_OUTCOMES[name] for name in ("first_try", "later_try", last)}
     total = sum(guard[name] for name in titles)
     return {
         name: {"title": title, "count": guard[name], "share": guard[name] / total} for name, title in titles.items()

@@ -25,7 +25,6 @@ class LabelTask(Task):
     target_column = "label"
     main_system = "adapter"
     hub_task = "text-classification"
-    writes = "label"  # old name, goes with its last reader
     headline = (
         HeadlineMetric("exact_accuracy", "exact accuracy", hub_id="accuracy"),
         HeadlineMetric("macro_f1", "macro-F1", hub_id="f1"),

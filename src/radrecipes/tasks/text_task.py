@@ -42,7 +42,6 @@ class TextTask(Task):
 
     main_system = "adapter_guarded"
     hub_task = "text-generation"
-    writes = "report"  # old name, goes with its last reader
     headline = (
         HeadlineMetric("passed_rate", "passes all checks"),
         HeadlineMetric("rouge_l", "ROUGE-L", hub_id="rouge"),

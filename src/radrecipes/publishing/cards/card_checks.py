@@ -1,4 +1,4 @@
-"""What a card must be before it is published, checked without the Hub."""
+"""Checks of a card before it is published, without the Hub."""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _RELATIONS = ("adapter", "merge", "finetune", "quantized")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LICENCE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
-# Two parts at least, and no word, dot or slash before: `1/2`, `r/o` and the paths of addresses are no local paths.
+# At least two parts, and no word, dot or slash before: `1/2`, `r/o` and paths in URLs are not local paths.
 _LOCAL_PATH = re.compile(
     r"(?<![\w/.~<])/[\w.-]+/[\w./-]+"
     r"|(?<![\w/])~/[\w.-]+"
@@ -37,23 +37,15 @@ _HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 
 
 def check_card(text: str, repo_type: str = "model", where: str = "README.md") -> dict[str, Any]:
-    """Refuse a card that the Hub would reject, or that a reader could not use.
+    """Refuse a card that the Hub would reject or a reader could not use, and return its front matter.
 
     Args:
-        text (`str`):
-            The card, Markdown with YAML front matter.
-        repo_type (`str`, *optional*, defaults to `"model"`):
-            `"model"` or `"dataset"`.
-        where (`str`, *optional*, defaults to `"README.md"`):
-            Its name, for errors.
-
-    Returns:
-        `dict[str, Any]`: the front matter.
+        repo_type: `"model"` or `"dataset"`.
+        where: Its name, for errors.
 
     Raises:
-        [`InputError`]: no front matter, or none that YAML reads; a required key is missing or empty; a licence that the Hub does
-            not know, or `other` without a name; a base or dataset that is no Hub id; a `model-index` that is none; a local path;
-            a placeholder; a heading without text.
+        InputError: front matter is missing, invalid or incomplete; a wrong licence, id or `model-index`; a local path, a
+            placeholder, or a heading without text.
     """
     lines = text.splitlines()
     end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
@@ -66,7 +58,7 @@ def check_card(text: str, repo_type: str = "model", where: str = "README.md") ->
         line = f"{where}:{mark.line + 2}" if mark else where
         raise InputError(f"the front matter is not valid YAML: {getattr(error, 'problem', None)}", line) from error
     if not isinstance(data, dict):
-        raise InputError("the front matter is no mapping of `key: value` lines", where)
+        raise InputError("the front matter is not a mapping of `key: value` lines", where)
     for key in _REQUIRED[repo_type]:
         if not data.get(key):
             raise InputError(f"the front matter lacks `{key}`", where)
@@ -82,44 +74,44 @@ def check_card(text: str, repo_type: str = "model", where: str = "README.md") ->
 def _check_values(data: Mapping[str, Any], where: str) -> None:
     check_licence(data["license"], where)
     if data["license"] == "other" and not data.get("license_name"):
-        raise InputError("`license: other` needs `license_name`, what the licence is called", where)
+        raise InputError("`license: other` needs `license_name`, the name of the licence", where)
     if "license_name" in data and not _LICENCE_NAME.fullmatch(str(data["license_name"])):
         raise InputError("`license_name` must be an identifier, for example `our-terms-1.0`", where)
     for language in _listed(data["language"]):
         if not _LANGUAGE.fullmatch(str(language)):
-            raise InputError(f"`{language}` is no language code of ISO 639, for example `en`", where)
+            raise InputError(f"`{language}` is not a language code of ISO 639, for example `en`", where)
     for dataset in _listed(data.get("datasets") or []):
         if not _REPOSITORY.fullmatch(str(dataset)):
-            raise InputError(f"`datasets` names {dataset!r}, which is no Hub id `org/name`", where)
+            raise InputError(f"`datasets` names {dataset!r}, which is not a Hub id `org/name`", where)
 
 
 def _check_model(data: Mapping[str, Any], where: str) -> None:
     for base in _listed(data["base_model"]):
         if not _REPOSITORY.fullmatch(str(base)):
-            raise InputError(f"`base_model` is {base!r}, which is no Hub id `org/name`", where)
+            raise InputError(f"`base_model` is {base!r}, which is not a Hub id `org/name`", where)
     if data["base_model_relation"] not in _RELATIONS:
         raise InputError(f"`base_model_relation` must be one of {', '.join(_RELATIONS)}", where)
     try:
         results = ModelCardData(**data).eval_results
     except (ValueError, TypeError) as error:
         raise InputError(
-            "`model-index` is not as the Hub reads it; every result needs task, dataset, metrics", where
+            "the Hub cannot read `model-index`; every result needs task, dataset, metrics", where
         ) from error
     if not results or any(not isinstance(result.metric_value, int | float) for result in results):
-        raise InputError("`model-index` has no results, or one whose value is no number", where)
+        raise InputError("`model-index` has no results, or one whose value is not a number", where)
 
 
 def _check_line(line: str, where: str) -> None:
     if found := _LOCAL_PATH.search(line):
         raise InputError(
-            f"holds what looks like a path of this machine, at column {found.start() + 1}; leave it out", where
+            f"contains what looks like a path of this machine, at column {found.start() + 1}; leave it out", where
         )
     if found := _PLACEHOLDERS.search(line):
-        raise InputError(f"holds the placeholder `{found.group()}`; write what belongs there, or leave it out", where)
+        raise InputError(f"contains the placeholder `{found.group()}`; fill it in, or leave it out", where)
 
 
 def _check_sections(lines: list[str], start: int, where: str) -> None:
-    """Every heading is followed by text, or by a heading below it."""
+    """Every heading is followed by text or by a lower heading."""
     open_heading: tuple[int, int] | None = None  # its level and line
     fence: str | None = None
     for number, line in enumerate([*lines[start:], "# end"], start + 1):

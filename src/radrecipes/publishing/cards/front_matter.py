@@ -1,4 +1,4 @@
-"""The YAML front matter that the Hub reads from the cards of prepared datasets, and the form before gated repositories."""
+"""YAML front matter of dataset cards for the Hub, and the access form of gated repositories."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from huggingface_hub.repocard_data import DatasetCardData
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.publishing.licences import check_licence
 
-# The Hub's size classes, by the number of rows below which each holds.
+# The Hub's size classes, each with its upper limit of rows.
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
-# What `license: other` is called where the card says no more: its text names whose terms bind.
+# Name of `license: other` in dataset cards, whose text names the source.
 TERMS_OF_THE_SOURCE = "terms-of-the-source"
 
 
@@ -21,17 +21,13 @@ def card_title(manifest: Mapping[str, Any]) -> str:
 
 
 def gated_form(access: str, what: str) -> dict[str, Any]:
-    """The form that the Hub shows before it gives files of a gated repository out.
+    """Front matter for the form that the Hub shows before it grants access; empty for data that anyone may read.
+
+    It only words the form: whether the repository is gated is a setting of the repository.
 
     Args:
-        access (`str`):
-            Access class of the data, as in a dataset's manifest.
-        what (`str`):
-            What is given out, for example `"model"`.
-
-    Returns:
-        `dict[str, Any]`: keys of a card's front matter; empty for data that anyone may read. The keys only word the form:
-        that it stands before the files is a setting of the repository.
+        access: Access class of the data, as in a dataset's manifest.
+        what: `"model"` or `"dataset"`.
     """
     if access not in ("registered", "credentialed"):
         return {}
@@ -65,27 +61,18 @@ def dataset_card_data(
     tags: Sequence[str],
     extends: str | None = None,
 ) -> DatasetCardData:
-    """What every prepared dataset says of itself to the Hub.
+    """Front matter of a prepared dataset.
 
     Args:
-        manifest (`Mapping[str, Any]`):
-            With `name`, `license`, `language`, `access`, `rows` and `splits`.
-        columns (`Sequence[str]`):
-            Columns of every split, all text.
-        task_category (`str`):
-            The Hub's name for the task, for example `"text-generation"`.
-        annotations (`str`):
-            Where the labels come from, in the Hub's words, for example `"found"`.
-        tags (`Sequence[str]`):
-            Beside `radiology`, `medical` and, where it is so, `synthetic`.
-        extends (`str`, *optional*):
-            The published dataset that the rows were taken from; left out, they are original.
-
-    Returns:
-        `DatasetCardData`
+        manifest: With `name`, `license`, `language`, `access`, `rows` and `splits`.
+        columns: Columns of every split, all text.
+        task_category: The Hub's name of the task, for example `"text-generation"`.
+        annotations: Origin of the labels, as the Hub names it, for example `"found"`.
+        tags: In addition to `radiology`, `medical` and, if it is, `synthetic`.
+        extends: The published dataset that the rows are from; original if left out.
 
     Raises:
-        [`InputError`]: the Hub does not know the licence.
+        InputError: the Hub does not know the licence.
     """
     check_licence(manifest["license"], "license of the dataset")
     synthetic = manifest["access"] == "synthetic"
@@ -106,7 +93,7 @@ def dataset_card_data(
                 "data_files": [{"split": split, "path": f"{split}.parquet"} for split in SPLITS],
             }
         ],
-        # Made anew with every card: what an earlier push said of columns would make other ones unreadable (datasets#8608).
+        # Written with every card: columns of an earlier push would make others unreadable (datasets#8608).
         dataset_info={
             "config_name": "default",
             "features": [{"name": column, "dtype": "string"} for column in columns],

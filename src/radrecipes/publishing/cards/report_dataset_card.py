@@ -1,4 +1,4 @@
-"""The dataset card of prepared reports, and the tables that the terminal shows when they are made: counts, never text."""
+"""The dataset card of prepared reports, and tables for the terminal: counts, never text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,15 +22,10 @@ _CHANGES = {
 
 
 def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
-    """Write the card of a prepared report dataset from its manifest.
+    """Write the card of a prepared report dataset: Markdown with the YAML front matter of a Hub dataset card.
 
     Args:
-        manifest (`Mapping[str, Any]`):
-            What the dataset's manifest says, with `name`, `license`, `language`, `access`, `generator`, `origin`,
-            `label_source`, `labels` and the facts of a [`ReportPreparation`]; hashes are not needed.
-
-    Returns:
-        `str`: Markdown with the YAML front matter of a Hub dataset card.
+        manifest: The dataset's manifest, with the facts of [`~data.report_preparation.prepare_reports`]; hashes are not needed.
     """
     source = REPORT_SOURCES[manifest["origin"]]
     relabelled = manifest["label_source"] == "relabel"
@@ -60,15 +55,7 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
 
 
 def render_report_summary(manifest: Mapping[str, Any]) -> str:
-    """Lay out what was read, kept and found as tables for the terminal.
-
-    Args:
-        manifest (`Mapping[str, Any]`):
-            A manifest as for [`render_report_dataset_card`].
-
-    Returns:
-        `str`: Several lines; reasons that left out no report are not listed.
-    """
+    """Tables of what was read, kept and found, for the terminal; reasons that dropped no report are left out."""
     rows, audit = manifest["rows"], manifest["leakage_audit"]
     counts = [("reports read", rows["read"])]
     counts += [(f"dropped: {DROP_REASONS[reason]}", count) for reason, count in rows["dropped"].items()]
