@@ -84,35 +84,23 @@ _CHOICES = {
     "decode": ["score", "generate"],
 }
 # Why a recipe must not set a field that one could expect in it, and what to do instead.
-_PUBLISHING = "publishing is a separate step with its own checks: scripts/publish.py; remove the key"
-_EVALUATION = "evaluation is a separate step: scripts/evaluate_model.py; remove the key"
-_PACKING = "it would mix examples, and batch_layout: shared_prefix already computes no padding; remove the key"
-_LOGGING = "every step is logged, because a NaN or infinite loss must end the run at once; remove the key"
 _REFUSED = {
     "env": "a recipe must not set environment variables (it could redirect HF_ENDPOINT); set them in your shell",
     "trust_remote_code": "recipes never run code from a model repository; use a model that Transformers implements",
     "hub_token": "never write a token into a recipe; run `hf auth login`",
-    "push_to_hub": _PUBLISHING,
-    "hub_model_id": _PUBLISHING,
+    "push_to_hub": "publishing is a separate step with its own checks: scripts/publish.py; remove the key",
     "gradient_accumulation_steps": "it follows from global_batch_size and the number of processes; remove the key",
     "gradient_checkpointing": "Transformers 5 renamed it; use activation_checkpointing",
     "use_cpu": "the launch configuration decides: accelerate_configs/cpu.yaml",
-    "auto_find_batch_size": "it would change the batch that the results depend on; set per_device_train_batch_size",
     "bf16": "it follows from dtype; set dtype: bfloat16",
     "fp16": "it follows from dtype; set dtype: bfloat16",
-    "packing": _PACKING,
-    "padding_free": _PACKING,
-    "assistant_only_loss": "the loss is always on the completion only; remove the key",
-    "dataset_text_field": "each task defines its columns; remove the key",
+    "packing": "it would mix examples, and batch_layout: shared_prefix already computes no padding; remove the key",
     "model_init_kwargs": "set model_revision, dtype or attn_implementation instead",
     "eos_token": "rows end with the tokenizer's own stop token; set chat_template_path to change the template",
     "resume_from_checkpoint": "run the same command again instead; remove the key",
     "save_total_limit": "the two newest valid checkpoints are kept; remove the key",
-    "load_best_model_at_end": _EVALUATION,
-    "eval_strategy": _EVALUATION,
-    "per_device_eval_batch_size": _EVALUATION,
-    "logging_steps": _LOGGING,
-    "logging_strategy": _LOGGING,
+    "eval_strategy": "evaluation is a separate step: scripts/evaluate_model.py; remove the key",
+    "logging_steps": "every step is logged, because a NaN or infinite loss must end the run at once; remove the key",
     "deepspeed": "choose it with accelerate launch --config_file accelerate_configs/zero3.yaml",
     "fsdp": "choose it with accelerate launch --config_file accelerate_configs/fsdp2.yaml",
 }
