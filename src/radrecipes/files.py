@@ -12,8 +12,7 @@ class LockedError(Exception):
     """Another process holds a lock.
 
     Args:
-        holder (`str`):
-            That process, as `process <pid> on <host>`.
+        holder: That process, as `process <pid> on <host>`.
     """
 
     def __init__(self, holder: str):
@@ -36,8 +35,7 @@ def write_atomically(path: Path, content: str | Callable[[Path], None]) -> None:
     """Replace a file at once: a kill, a full disk or a power cut leaves the old one or the new one.
 
     Args:
-        content (`str` or `Callable`):
-            The text, or a function that writes a file at the path that it is given.
+        content: The text, or a function that writes a file at the path that it is given.
     """
     temporary = path.with_name(f".{path.name}")
     try:
@@ -75,10 +73,8 @@ def lock(path: Path, wait: bool = True) -> Iterator[str]:
     The lock file names its holder and is removed with the lock. It is left behind only by a process that was killed.
 
     Args:
-        path (`Path`):
-            The lock file; a missing one is made.
-        wait (`bool`, *optional*, defaults to `True`):
-            Wait until another process frees it.
+        path: The lock file; a missing one is made.
+        wait: Wait until another process frees it.
 
     Yields:
         `str`: who held it and was killed, as `process <pid> on <host>`; empty if nobody.

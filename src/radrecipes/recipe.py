@@ -79,41 +79,28 @@ _TRL_FIELDS = """
 """.split()  # noqa: SIM905  (one field per line would be long)
 RECIPE_FIELDS = frozenset([*_TRL_FIELDS, *(entry.name for entry in fields(RecipeArguments))])
 _CHOICES = {
-    "stage": [_STAGE],
     "prompt_style": ["chat", "plain"],
     "batch_layout": ["shared_prefix", "padded"],
     "decode": ["score", "generate"],
 }
 # Why a recipe must not set a field that one could expect in it, and what to do instead.
-_PUBLISHING = "publishing is a separate step with its own checks: scripts/publish.py; remove the key"
-_EVALUATION = "evaluation is a separate step: scripts/evaluate_model.py; remove the key"
-_PACKING = "it would mix examples, and batch_layout: shared_prefix already computes no padding; remove the key"
-_LOGGING = "every step is logged, because a NaN or infinite loss must end the run at once; remove the key"
 _REFUSED = {
     "env": "a recipe must not set environment variables (it could redirect HF_ENDPOINT); set them in your shell",
     "trust_remote_code": "recipes never run code from a model repository; use a model that Transformers implements",
     "hub_token": "never write a token into a recipe; run `hf auth login`",
-    "push_to_hub": _PUBLISHING,
-    "hub_model_id": _PUBLISHING,
+    "push_to_hub": "publishing is a separate step with its own checks: scripts/publish.py; remove the key",
     "gradient_accumulation_steps": "it follows from global_batch_size and the number of processes; remove the key",
     "gradient_checkpointing": "Transformers 5 renamed it; use activation_checkpointing",
     "use_cpu": "the launch configuration decides: accelerate_configs/cpu.yaml",
-    "auto_find_batch_size": "it would change the batch that the results depend on; set per_device_train_batch_size",
     "bf16": "it follows from dtype; set dtype: bfloat16",
     "fp16": "it follows from dtype; set dtype: bfloat16",
-    "packing": _PACKING,
-    "padding_free": _PACKING,
-    "assistant_only_loss": "the loss is always on the completion only; remove the key",
-    "dataset_text_field": "each task defines its columns; remove the key",
+    "packing": "it would mix examples, and batch_layout: shared_prefix already computes no padding; remove the key",
     "model_init_kwargs": "set model_revision, dtype or attn_implementation instead",
     "eos_token": "rows end with the tokenizer's own stop token; set chat_template_path to change the template",
     "resume_from_checkpoint": "run the same command again instead; remove the key",
     "save_total_limit": "the two newest valid checkpoints are kept; remove the key",
-    "load_best_model_at_end": _EVALUATION,
-    "eval_strategy": _EVALUATION,
-    "per_device_eval_batch_size": _EVALUATION,
-    "logging_steps": _LOGGING,
-    "logging_strategy": _LOGGING,
+    "eval_strategy": "evaluation is a separate step: scripts/evaluate_model.py; remove the key",
+    "logging_steps": "every step is logged, because a NaN or infinite loss must end the run at once; remove the key",
     "deepspeed": "choose it with accelerate launch --config_file accelerate_configs/zero3.yaml",
     "fsdp": "choose it with accelerate launch --config_file accelerate_configs/fsdp2.yaml",
 }
@@ -241,7 +228,7 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     values, places = _read_yaml(path)
-    from trl import ModelConfig, SFTConfig, TrlParser
+    from trl import ModelConfig, TrlParser
 
     for key, value in _read_overrides(overrides).items():
         values[key] = value
@@ -250,7 +237,8 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     _check_required(checked, path)
     _check_together(checked, places, path)
 
-    parser = TrlParser((RecipeArguments, SFTConfig, ModelConfig), allow_abbrev=False)
+    configuration = _stage_configurations()[checked.get("stage", _STAGE)]
+    parser = TrlParser((RecipeArguments, configuration, ModelConfig), allow_abbrev=False)
     left_over = parser.set_defaults_with_config(**{**_OUR_DEFAULTS, **checked, **_derived(checked)})
     if left_over:
         raise InputError(f"TRL does not know {left_over}", str(path))
@@ -375,23 +363,36 @@ def _value_of(key: str, node: yaml.Node) -> Any:
     return yaml.SafeLoader("").construct_object(node, deep=True)
 
 
-def _trl_fields() -> set[str]:
-    from trl import ModelConfig, SFTConfig
+def _stage_configurations() -> dict[str, type]:
+    """TRL's configuration class of each stage; the trainer of each is in `training/stages.py`."""
+    from trl import SFTConfig
 
-    return {entry.name for kind in (SFTConfig, ModelConfig) for entry in fields(kind)}
+    return {"sft": SFTConfig}
+
+
+def _trl_fields() -> set[str]:
+    from trl import ModelConfig
+
+    return {entry.name for kind in (*_stage_configurations().values(), ModelConfig) for entry in fields(kind)}
 
 
 @functools.cache
 def _known_fields() -> dict[str, tuple[Any, Any]]:
     """Name -> (type hint, choices or `None`) of every field that a recipe may set."""
     from transformers.integrations import INTEGRATION_TO_CALLBACK
-    from trl import ModelConfig, SFTConfig
+    from trl import ModelConfig
 
     from radrecipes.tasks import TASKS
 
-    choices = {**_CHOICES, "task": sorted(TASKS), "report_to": ["none", "all", *INTEGRATION_TO_CALLBACK]}
+    stages = _stage_configurations()
+    choices = {
+        **_CHOICES,
+        "stage": list(stages),
+        "task": sorted(TASKS),
+        "report_to": ["none", "all", *INTEGRATION_TO_CALLBACK],
+    }
     known = {}
-    for dataclass_type in (RecipeArguments, SFTConfig, ModelConfig):
+    for dataclass_type in (RecipeArguments, *stages.values(), ModelConfig):
         hints = typing.get_type_hints(dataclass_type)
         for entry in fields(dataclass_type):
             if entry.name in RECIPE_FIELDS:

@@ -141,7 +141,7 @@ def test_check_refuses_a_method_where_it_does_not_run(workspace, call):
     assert wrong.code == 2 and wrong.stderr.startswith("error: wrong.yaml: accelerate cannot read it: ")
 
 
-def test_fault_gets_one_line(workspace, call):
+def test_an_error_is_one_line(workspace, call):
     ended = call("recipes", "plan", RECIPE, "--lora_rr", "3")
     message = "error: --lora_rr: unknown key `lora_rr`; did you mean `lora_r`?\n"
     assert (ended.code, ended.stdout, ended.stderr) == (2, "", message)

@@ -1,4 +1,4 @@
-"""The table of methods and configurations: whole, and true to the tests that it names."""
+"""The table of methods and configurations: complete, and true to the tests that it names."""
 
 import ast
 

@@ -47,7 +47,7 @@ signal.signal(signal.SIGTERM, lambda *ignored: told.append(1))
 (run / "checkpoints" / "unfinished").mkdir(parents=True, exist_ok=True)
 log = run / "train_log.jsonl"
 done = len(log.read_text().splitlines()) if log.exists() else 0
-print("begins behind", done, flush=True)
+print("begins after", done, flush=True)
 for step in range(done + 1, steps + 1):
     with log.open("a") as stream:
         print(step, file=stream)
@@ -147,7 +147,7 @@ def test_slurm_without_a_recipe_starts_nothing(slurm):
     assert code != 0 and not called
 
 
-def test_the_shell_scripts_have_no_fault_that_shellcheck_knows():
+def test_the_shell_scripts_pass_shellcheck():
     scripts = [path for path in LAUNCH.rglob("*") if path.suffix in (".sbatch", ".sh")]
     assert scripts
     checked = subprocess.run([SHELLCHECK, "--shell=bash", *scripts], capture_output=True, text=True)
@@ -271,7 +271,7 @@ def test_a_machine_that_is_taken_away_is_replaced_by_one_that_goes_on(machine, t
 
     last = machine("third", steps + 1, 0)
     said, _ = last.communicate(timeout=60)
-    assert last.returncode == 0 and f"begins behind {steps}" in said, "nothing of a run that saved is lost"
+    assert last.returncode == 0 and f"begins after {steps}" in said, "nothing of a run that saved is lost"
     assert len(list((tmp_path / "bucket").glob("*.tar"))) == 2
     machine("fourth", steps + 1, 0).communicate(timeout=60)
     assert (tmp_path / "fourth" / "runs" / "mine" / "COMPLETE").exists()
@@ -285,7 +285,7 @@ def test_copies_that_were_cut_give_way_to_the_one_before(machine, tmp_path):
         good.with_name(f"run-999999999999999999{number}-{size}.tar").write_bytes(good.read_bytes()[:cut])
     second = machine("second", 6, 0)
     said, _ = second.communicate(timeout=60)
-    assert second.returncode == 0 and "begins behind 6" in said
+    assert second.returncode == 0 and "begins after 6" in said
 
 
 @pytest.mark.parametrize("machines", [1, 2])

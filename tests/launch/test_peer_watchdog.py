@@ -12,7 +12,7 @@ from sft_faults import Script, free_port
 
 from radrecipes.launch import peer_watchdog
 
-# What every process does, with the rest of it behind.
+# What every process does, followed by the rest of it.
 BEGIN = """\
 import os, signal, sys, time
 from pathlib import Path

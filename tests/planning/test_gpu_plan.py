@@ -197,7 +197,7 @@ def test_unknown_names_are_one_line_with_the_nearest(recipe, data):
 def test_a_published_measurement_on_a_gpu_is_met(workspace):
     """PEFT's method comparison, `lora--llama-3.2-3B-rank32.json`: bf16 LoRA on an L40S, 4 rows of 210 tokens on average.
 
-    It reserved 11.87 GB on average, the blocks of up to ten steps together, and 6.92 GB were left behind a step: weights,
+    It reserved 11.87 GB on average, the blocks of up to ten steps together, and 6.92 GB were left after a step: weights,
     adapter with gradients and moments, and the last logits.
     """
     recipe = parse_recipe(RECIPE, ["--lora_r=32", "--lora_target_modules=[q_proj, v_proj]", "--dtype=bfloat16"])

@@ -55,7 +55,7 @@ def test_every_value_belongs_to_a_part_that_can_be_allowed(engine):
 
 
 def test_every_stage_of_a_recipe_can_be_trained():
-    assert list(STAGES) == recipes._CHOICES["stage"]
+    assert list(STAGES) == list(recipes._stage_configurations())
     for stage in STAGES.values():
         assert isinstance(stage.load_data, Callable) and isinstance(stage.make_trainer, Callable)
         assert issubclass(stage.weights, Weights)

@@ -135,9 +135,8 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
     """The base model, quantised as the recipe says; only the text part of a model that also reads images.
 
     Args:
-        row_tokens (`int`, *optional*):
-            Longest row of a training batch, in tokens; decides the attention implementation if the recipe does not. Without
-            it, for inference, the library decides.
+        row_tokens: Longest row of a training batch, in tokens; decides the attention implementation if the recipe does
+            not. Without it, for inference, the library decides.
 
     Raises:
         [`InputError`]: the weights are neither under `models/` nor on the Hub, are no safetensors, or some are missing

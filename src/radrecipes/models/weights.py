@@ -19,8 +19,7 @@ class Weights(ABC):
     """Trained weights in a folder; each kind is a subclass, chosen by [`weights_in`] and by a training stage.
 
     Args:
-        folder (`Path`):
-            Where they are, or will be saved.
+        folder: Where they are, or will be saved.
     """
 
     def __init__(self, folder: Path):
@@ -43,8 +42,7 @@ class Weights(ABC):
         """Save a trained model's weights as safetensors that name the base's Hub id and revision, never a local path.
 
         Args:
-            state_dict (`dict[str, torch.Tensor]`):
-                The trained tensors, gathered from all processes.
+            state_dict: The trained tensors, gathered from all processes.
         """
 
     @abstractmethod
@@ -54,10 +52,9 @@ class Weights(ABC):
         """Load the saved weights back and compare them with those of the trained model.
 
         Args:
-            probe_ids (`list[int]`, *optional*):
-                Token ids of a prompt to compare outputs on; `None` if the model is sharded and one process cannot run it.
-            state_dict (`dict[str, torch.Tensor]`):
-                The trained tensors, gathered from all processes.
+            probe_ids: Token ids of a prompt to compare outputs on; `None` if the model is sharded and one process
+                cannot run it.
+            state_dict: The trained tensors, gathered from all processes.
 
         Returns:
             `dict`: what the manifest records, `sha256` in it.

@@ -45,10 +45,8 @@ class Progress:
     """What a run counts over all its tries; every checkpoint records it.
 
     Args:
-        last ([`Checkpoint`], *optional*):
-            The checkpoint that this try resumes from.
-        changed (`Mapping`, *optional*):
-            What differs from the run that wrote it, as the user allowed.
+        last: The checkpoint that this try resumes from.
+        changed: What differs from the run that wrote it, as the user allowed.
     """
 
     def __init__(self, last: Checkpoint | None = None, changed: Mapping[str, Any] | None = None):

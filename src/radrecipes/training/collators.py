@@ -22,16 +22,12 @@ class SharedPrefixCollator:
     the last prompt token, whose next token differs between examples.
 
     Args:
-        pad_token_id (`int`):
-            Fills the rows up to the longest; never attended to, never scored.
-        dtype (`torch.dtype`):
-            Dtype of the additive attention mask: the model's compute dtype.
-        row_tokens (`int`, *optional*, defaults to `384`):
-            Longest row to aim for. Longer rows share the prefix among more examples, but attention grows with the square; the
-            cheapest of the possible divisions is used.
-        round_to (`int`, *optional*, defaults to `32`):
-            Rows are padded to a multiple of it: oneDNN keeps compiled kernels for every new shape, and without rounding training
-            grew by 25 MB a step.
+        pad_token_id: Fills the rows up to the longest; never attended to, never scored.
+        dtype: Dtype of the additive attention mask: the model's compute dtype.
+        row_tokens: Longest row to aim for. Longer rows share the prefix among more examples, but attention grows with
+            the square; the cheapest of the possible divisions is used.
+        round_to: Rows are padded to a multiple of it: oneDNN keeps compiled kernels for every new shape, and without
+            rounding training grew by 25 MB a step.
     """
 
     pad_token_id: int
@@ -131,12 +127,9 @@ def divide_into_rows(lengths: Sequence[int], prefix: int, row_tokens: int, round
     """The cheapest division of sequences over rows of near-equal length, as the indices of each row's sequences.
 
     Args:
-        lengths (`Sequence[int]`):
-            Tokens of each sequence after the shared prefix.
-        prefix (`int`):
-            Tokens that every row begins with.
-        row_tokens, round_to (`int`):
-            As for [`SharedPrefixCollator`].
+        lengths: Tokens of each sequence after the shared prefix.
+        prefix: Tokens that every row begins with.
+        row_tokens, round_to: As for [`SharedPrefixCollator`].
     """
     room = max(row_tokens - prefix, max(lengths), 1)
     total, longest = sum(lengths), max(lengths)

@@ -34,14 +34,11 @@ class TokenisedRows:
     """A split as token ids.
 
     Args:
-        rows (`~datasets.Dataset`):
-            Columns `input_ids`, `labels` and `index`, the row's place in `ids`.
-        ids (`list[str]`):
-            Ids of these rows.
-        too_long (`list[str]`):
-            Ids of rows longer than `max_length`, which are left out: a cut answer would be learned without its end.
-        longest, tokens, scored_tokens (`int`):
-            Of these rows: tokens of the longest, of all, and those that carry loss.
+        rows: Columns `input_ids`, `labels` and `index`, the row's place in `ids`.
+        ids: Ids of these rows.
+        too_long: Ids of rows longer than `max_length`, which are left out: a cut answer would be learned without its
+            end.
+        longest, tokens, scored_tokens: Of these rows: tokens of the longest, of all, and those that carry loss.
     """
 
     rows: Dataset
@@ -76,10 +73,8 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
     """Load and tokenise the training split of a recipe as `scripts/sft.py` does.
 
     Args:
-        max_dropped_fraction (`float`, *optional*):
-            Fraction of rows that may be too long, instead of the recipe's.
-        keep (`bool`, *optional*, defaults to `False`):
-            Write the token cache, see [`~training.token_cache`].
+        max_dropped_fraction: Fraction of rows that may be too long, instead of the recipe's.
+        keep: Write the token cache, see [`~training.token_cache`].
 
     Raises:
         [`InputError`]: dataset, tokenizer, chat template or row lengths are wrong, or rows are longer than the base model reads.
@@ -127,12 +122,10 @@ def tokenise(
     """Render and tokenise a split of a prepared dataset, the prompt masked.
 
     Args:
-        max_length (`int`):
-            Longest row in tokens, answer included.
-        max_dropped_fraction (`float`):
-            Fraction of rows, 0 to 1, that may be longer and be left out.
-        cached (`Callable`, *optional*):
-            Called with a function that tokenises rows of any length; returns its result, or that of an earlier call.
+        max_length: Longest row in tokens, answer included.
+        max_dropped_fraction: Fraction of rows, 0 to 1, that may be longer and be left out.
+        cached: Called with a function that tokenises rows of any length; returns its result, or that of an earlier
+            call.
 
     Raises:
         [`InputError`]: more rows are too long than allowed, or there are none.

@@ -32,16 +32,11 @@ class DivergenceGuard(TrainerCallback):
     step whose loss is three times the median of the 50 before it, and a nat above, is logged with `loss_spike: true`.
 
     Args:
-        run (`Path`):
-            The run's folder; gets `diverged.json` with the step and the ids of its rows.
-        rows ([`~training.trainer.RowsOfStep`]):
-            The rows of the running step.
-        ids (`Sequence[str]`):
-            Ids of all rows.
-        on_spike (`Callable[[str], None]`):
-            Called in the first process with a message.
-        losses (`Sequence[float]`, *optional*):
-            Losses of the steps before the run was resumed.
+        run: The run's folder; gets `diverged.json` with the step and the ids of its rows.
+        rows: The rows of the running step.
+        ids: Ids of all rows.
+        on_spike: Called in the first process with a message.
+        losses: Losses of the steps before the run was resumed.
     """
 
     def __init__(

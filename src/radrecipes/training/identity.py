@@ -27,8 +27,7 @@ class RunIdentity:
     """What must stay the same when a run is resumed.
 
     Args:
-        values (`Mapping[str, Any]`):
-            By names that begin with one of [`PARTS`], and `engine`. Plain values: checkpoints hold them as JSON.
+        values: By names that begin with one of [`PARTS`], and `engine`. Plain values: checkpoints hold them as JSON.
     """
 
     values: Mapping[str, Any]
@@ -38,10 +37,8 @@ class RunIdentity:
         """The identity of a run.
 
         Args:
-            facts (`Mapping`):
-                From [`~training.manifest.made_of`].
-            launch ([`LaunchSpec`]):
-                World size and engine. DDP and one process write the same checkpoints.
+            facts: From [`~training.manifest.made_of`].
+            launch: World size and engine. DDP and one process write the same checkpoints.
         """
         return cls(
             {

@@ -72,10 +72,8 @@ def describe_run(
     """The content of a finished run's `manifest.json`.
 
     Args:
-        counted (`Mapping`):
-            From [`~training.checkpoints.Progress.so_far`], over all tries of the run.
-        weights (`Mapping`):
-            From [`~models.weights.Weights.verify`].
+        counted: From [`~training.checkpoints.Progress.so_far`], over all tries of the run.
+        weights: From [`~models.weights.Weights.verify`].
     """
     return {
         **run.facts,

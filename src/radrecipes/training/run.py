@@ -29,16 +29,12 @@ class Run:
     """A run that is being trained, or was; [`open_run`] makes it.
 
     Attributes:
-        is_finished (`bool`):
-            Whether the folder holds this run already; then nothing else but data and folder is set.
-        base ([`~transformers.PreTrainedModel`]):
-            The loaded base model.
+        is_finished: Whether the folder holds this run already; then nothing else but data and folder is set.
+        base: The loaded base model.
         facts (`dict`), identity ([`RunIdentity`]):
             What it is made of.
-        resumption ([`~run_folder.Resumption`]):
-            Where it begins.
-        killed (`str`):
-            The process of an earlier try that was killed; empty if none.
+        resumption: Where it begins.
+        killed: The process of an earlier try that was killed; empty if none.
     """
 
     base: PreTrainedModel
@@ -120,10 +116,8 @@ def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collect
     Within the context the loss of another machine ends this process, see [`~launch.peer_watchdog.watched`].
 
     Args:
-        restart (`bool`):
-            Replace what the folder holds.
-        allowed (`Collection[str]`):
-            What may differ from an earlier try, of [`~training.PARTS`].
+        restart: Replace what the folder holds.
+        allowed: What may differ from an earlier try, of [`~training.PARTS`].
 
     Raises:
         [`InputError`]: the folder holds something else, or data or base model are wrong.
@@ -147,8 +141,7 @@ def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> C
     """The trainer of a run's stage, with the callbacks of every stage: divergence, log, stop requests, checkpoints.
 
     Args:
-        warn (`Callable[[str], None]`):
-            Called in the first process with a message about a loss spike.
+        warn: Called in the first process with a message about a loss spike.
 
     Raises:
         [`InputError`]: the recipe does not fit the base model, or accelerate runs another engine than requested.

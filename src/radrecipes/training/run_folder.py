@@ -78,10 +78,8 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
     """Refuse an output folder that holds anything but an earlier try of this recipe.
 
     Args:
-        restart (`bool`):
-            Whether the user gave `--restart`; files of something else than a run are refused even then.
-        allowed (`Collection[str]`, *optional*):
-            Of [`PARTS`], those that may differ from an unfinished try.
+        restart: Whether the user gave `--restart`; files of something else than a run are refused even then.
+        allowed: Of [`PARTS`], those that may differ from an unfinished try.
 
     Raises:
         [`InputError`]: the folder holds files that are no run, or a run of another recipe.
@@ -119,8 +117,7 @@ def find_resumption(folder: Path, identity: RunIdentity, allowed: Collection[str
     """Where an earlier try of a run got to.
 
     Args:
-        allowed (`Collection[str]`):
-            Of [`PARTS`], those that may differ.
+        allowed: Of [`PARTS`], those that may differ.
 
     Raises:
         [`NoCheckpointError`]: there are checkpoints, and none is valid; or the log lacks steps before it.

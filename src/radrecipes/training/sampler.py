@@ -26,12 +26,9 @@ class EpochSampler(Sampler[int]):
     """Row numbers in the order of one process, then the empty row until the last step is full.
 
     Args:
-        rows (`int`):
-            Rows without the empty one, whose number this is.
-        step_rows (`int`):
-            Rows an optimizer step, over all processes.
-        seed (`int`):
-            Seed of the order, which differs between epochs.
+        rows: Rows without the empty one, whose number this is.
+        step_rows: Rows an optimizer step, over all processes.
+        seed: Seed of the order, which differs between epochs.
     """
 
     def __init__(self, rows: int, step_rows: int, seed: int):

@@ -22,8 +22,7 @@ def gather_trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     machine, and of a 4-bit base under FSDP1 it may not be possible (bitsandbytes#1405).
 
     Args:
-        model (`torch.nn.Module`):
-            The Trainer's model: as it is under one process, DDP, FSDP2, ZeRO-2 and ZeRO-3, wrapped under FSDP1.
+        model: The Trainer's model: as it is under one process, DDP, FSDP2, ZeRO-2 and ZeRO-3, wrapped under FSDP1.
     """
     gathered = {}
     modules = dict(model.named_modules())

@@ -41,10 +41,8 @@ def cached_rows(dataset: Path, key: str, make: Callable[[], pa.Table], keep: boo
     Of several processes on one disk only one calls `make`. Cached rows are read only if their sha256 is right.
 
     Args:
-        dataset (`Path`):
-            Folder of the prepared dataset.
-        key (`str`):
-            From [`cache_key`].
+        dataset: Folder of the prepared dataset.
+        key: From [`cache_key`].
     """
     folder = dataset / FOLDER
     found = _read(folder, key)

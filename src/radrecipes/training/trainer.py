@@ -138,10 +138,8 @@ def sft_trainer(
     """The trainer of a recipe: a base model with a new adapter, and the recipe's batch layout.
 
     Args:
-        recipe ([`Recipe`]):
-            [`divide_batch`] has been applied.
-        rows ([`~datasets.Dataset`]):
-            Columns `input_ids`, `labels` and `index`.
+        recipe: [`divide_batch`] has been applied.
+        rows: Columns `input_ids`, `labels` and `index`.
 
     Raises:
         [`InputError`]: the base model lacks a layer that the recipe adapts.
@@ -198,8 +196,7 @@ def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
     """Score the longest examples with shared prefix and padded; if the losses differ, the model's attention ignores the mask.
 
     Args:
-        tolerance (`float`, *optional*, defaults to `0.02`):
-            Largest relative difference of the mean loss; bfloat16 differs by about 0.001.
+        tolerance: Largest relative difference of the mean loss; bfloat16 differs by about 0.001.
 
     Raises:
         [`InputError`]: the model cannot take the mask, its sliding window is shorter than an example (a custom mask replaces
@@ -329,10 +326,8 @@ def save_and_verify(
     """Save the trained weights from the first process, gathered from all, then load them back and verify them.
 
     Args:
-        weights ([`Weights`]):
-            Where to save, and of which kind they are.
-        probe_ids (`list[int]`):
-            Token ids to compare outputs on.
+        weights: Where to save, and of which kind they are.
+        probe_ids: Token ids to compare outputs on.
 
     Returns:
         `dict[str, float]` or `None`: what [`Weights.verify`] found, in the first process.
