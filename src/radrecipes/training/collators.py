@@ -18,8 +18,8 @@ class SharedPrefixCollator:
     """Puts several examples into one row, after the prefix that their prompts share.
 
     A row reads `[prefix][rest of example 1][rest of example 2]…`. Each rest attends to the prefix and itself, with positions that
-    count from the prefix's end, so every token gets exactly the attention that it has in a row of its own. The prefix never includes
-    the last prompt token, whose next token differs between examples.
+    count from the prefix's end, so every token gets exactly the attention that it has in a row of its own. The prefix never has the
+    last prompt token, whose next token differs between examples.
 
     Args:
         dtype: Of the additive attention mask: the model's compute dtype.

@@ -156,7 +156,7 @@ def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> C
 
 
 def save(trainer: CompletionTrainer, run: Run) -> dict[str, Any]:
-    """Save and verify the trained weights and finish the folder, in all processes; returns what [`Progress`] counted in training."""
+    """Save and verify the trained weights and finish the folder, in all processes; returns what [`Progress`] counted before."""
     counted = run.progress.so_far()
     trainer.accelerator.wait_for_everyone()
     folder, dataset = checkpoints.unfinished_folder(run.folder) / "adapter", run.data.dataset

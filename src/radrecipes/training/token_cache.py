@@ -38,8 +38,8 @@ def cache_key(tokenizer: PreTrainedTokenizerBase, **facts: Any) -> str:
 def cached_rows(dataset: Path, key: str, make: Callable[[], pa.Table], keep: bool) -> pa.Table:
     """The rows cached under `key` in the dataset's folder, memory-mapped; otherwise what `make` returns, cached if `keep`.
 
-    Of several processes on one disk only one calls `make`. Cached rows are used only if their sha256 matches; a folder that cannot be
-    written is no error.
+    Of several processes on one disk only one calls `make`. Cached rows are used only if their sha256 matches; a cache that cannot
+    be written is no error.
     """
     folder = dataset / FOLDER
     found = _read(folder, key)
