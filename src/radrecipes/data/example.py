@@ -10,8 +10,7 @@ class Example:
     Args:
         group: What a split must keep together: a patient, an order, a clinical scenario.
         inputs: The task's input columns, for example `{"note": "..."}`.
-        target: What the model is to write: a label or a text.
-        where: Source of the row for error messages, for example `orders.csv:17`.
+        where: Location in the source for error messages, for example `orders.csv:17`.
     """
 
     id: str

@@ -20,8 +20,8 @@ class Wording:
     Args:
         area: Part of the chest, by which findings are ordered.
         texts: By status and section, the most frequent first.
-        stays: What it is called in a comparison with an earlier study if it has not changed.
-        changes: The same if it has; empty if it does not change within weeks.
+        stays: Its name in a comparison with an earlier study if it has not changed.
+        changes: The same if it has changed; empty if it does not change within weeks.
     """
 
     area: str
@@ -32,9 +32,8 @@ class Wording:
 
 @dataclass(frozen=True)
 class Combination:
-    """Texts that state several observations at once.
-
-    Texts have the most frequent first; none is used if one of `unless` is present or possible.
+    """Texts that state several observations at once, most frequent first; not used if one of `unless` is present or
+    possible.
     """
 
     labels: Labels
@@ -48,7 +47,7 @@ class Device:
 
     Args:
         bedside: Used in intensive care and soon removed; the others stay for years.
-        texts: By section; under `removed` how its removal is stated.
+        texts: By section; `removed` has the texts that state its removal.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Bank:
 
     Args:
         wordings: By observation, except support devices and `No Finding`.
-        combinations: By section.
         normals: Complete findings of a normal chest, the most frequent first.
         comparisons: Sentences that compare with an earlier study, by kind.
         frame: Texts around the statements, by kind.
