@@ -65,14 +65,8 @@ def sync_tree(folder: Path) -> None:
 def lock(path: Path, wait: bool = True) -> Iterator[str]:
     """Hold an exclusive lock; the system frees it when the process ends, however it ends.
 
-    The lock file names its holder. It is removed with the lock, and left behind only by a killed process.
-
-    Yields:
-        The process that held it and was killed, as `process <pid> on <host>`; empty if none.
-
-    Raises:
-        [`LockedError`]: another process holds it, and `wait` is `False`.
-        [`OSError`]: the lock file cannot be written.
+    The lock file names its holder. It is removed with the lock; a killed process leaves it behind, and is then yielded as
+    `process <pid> on <host>`, otherwise an empty string. A [`LockedError`] if another process holds it and `wait` is `False`.
     """
     from filelock import FileLock, Timeout
 

@@ -48,12 +48,8 @@ def publish_folder(
         folder: Its `manifest.json` names the repository, the tag, and under `published` all other files with their sha256.
         repo_id: Created if missing; refused if its visibility differs from `private`.
         tag: Refused if it exists with other content: published tags do not move.
-        message: Title of the commit and message of the tag.
         gated: Access setting, applied before any file is sent; by default unchanged.
         on_step: Receives a line of text before each step and each wait.
-
-    Raises:
-        [`InputError`]: names the repository, the step and the fix. The tag is then either not set or complete.
     """
     folder = Path(folder)
     check_repo_id(repo_id)

@@ -46,14 +46,8 @@ class Weights(ABC):
     ) -> dict[str, Any]:
         """Load the saved weights back and compare them with the trained `state_dict`, gathered from all processes.
 
-        Args:
-            probe_ids: Token ids of a prompt to compare outputs on; `None` if the model is sharded, so one process cannot run it.
-
-        Returns:
-            What the manifest records, including `sha256`.
-
-        Raises:
-            [`RuntimeError`]: the saved weights are not the trained ones, or nothing was trained.
+        Outputs are compared on the token ids of a prompt; `probe_ids` is `None` if the model is sharded, so one process cannot run
+        it. Returns what the manifest records, including `sha256`. A [`RuntimeError`] if they differ or nothing was trained.
         """
 
     @abstractmethod

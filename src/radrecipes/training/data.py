@@ -69,14 +69,9 @@ class Lengths:
 
 
 def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None, keep: bool = False) -> TrainingData:
-    """Load and tokenise the training split of a recipe, as `scripts/sft.py` does.
+    """Load and tokenise the training split of a recipe, as `scripts/sft.py` does; an [`InputError`] if anything is wrong with it.
 
-    Args:
-        max_dropped_fraction: Overrides the recipe's fraction of rows that may be too long.
-        keep: Write the token cache, see [`~training.token_cache`].
-
-    Raises:
-        [`InputError`]: dataset, tokenizer, chat template or row lengths are wrong, or rows exceed the base model's context length.
+    `max_dropped_fraction` overrides the recipe's fraction of rows that may be too long; `keep` writes the token cache.
     """
     dataset = load_prepared_dataset(recipe.arguments.dataset)
     task, style, split = TASKS[recipe.arguments.task], recipe.arguments.prompt_style, dataset.splits["train"]
@@ -191,11 +186,9 @@ def rows_key(
 def check_data(recipe: Recipe) -> str:
     """Check a recipe's dataset and, if its tokenizer is on this machine, everything that depends on it.
 
-    Returns one line with what was found and what could not be checked.
-
-    Raises:
-        [`InputError`]: the dataset does not match its manifest, the template writes no stop token or rewrites the prompt, too many
-            rows are longer than `max_length`, or an answer is longer than `max_new_tokens`.
+    Returns one line with what was found and what could not be checked. An [`InputError`] if the dataset does not match its
+    manifest, the template writes no stop token or rewrites the prompt, too many rows are too long, or an answer exceeds
+    `max_new_tokens`.
     """
     if not tokenizer_is_local(recipe):
         dataset = load_prepared_dataset(recipe.arguments.dataset)

@@ -28,11 +28,8 @@ from radrecipes.training.trainer import CompletionTrainer, TrainLog, divide_batc
 class Run:
     """A run that is being trained, or was; [`open_run`] makes it.
 
-    Attributes:
-        is_finished: Whether the folder already holds this run; then only data and folder are set.
-        facts, identity: What it is made of.
-        resumption: Where it begins.
-        killed: The process of an earlier attempt that was killed; empty if none.
+    If `is_finished`, the folder already holds this run, and only data and folder are set. `facts` and `identity` say what it is
+    made of, `killed` names the process of an earlier attempt that was killed; empty if none.
     """
 
     base: PreTrainedModel
@@ -116,10 +113,6 @@ def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collect
     Args:
         restart: Replace the folder's content.
         allowed: Members of [`~training.PARTS`] that may differ from an earlier attempt.
-
-    Raises:
-        [`InputError`]: the folder holds something else, or data or base model are wrong.
-        [`OutputInUseError`], [`NoCheckpointError`], [`FullDiskError`]: see [`locked`], [`find_resumption`], [`room_for`].
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(peer_watchdog.watched())

@@ -46,11 +46,7 @@ def is_complete(folder: Path) -> bool:
 def locked(folder: Path) -> Iterator[str]:
     """Lock a folder for one process, see [`~files.lock`]; a missing folder is made, an empty one is removed at the end.
 
-    Yields the process that had locked it and was killed; empty if none.
-
-    Raises:
-        [`OutputInUseError`]: another process has locked it.
-        [`InputError`]: the folder cannot be written.
+    Yields the process that had locked it and was killed; empty if none. An [`OutputInUseError`] if another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

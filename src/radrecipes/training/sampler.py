@@ -22,12 +22,9 @@ def with_empty_row(rows: Dataset, pad_token_id: int) -> Dataset:
 
 
 class EpochSampler(Sampler[int]):
-    """Row numbers in the order that one process uses, then the empty row until the last step is full.
+    """Numbers of `rows` rows in the order that one process uses, then the empty row, numbered `rows`, until the last step is full.
 
-    Args:
-        rows: Number of rows without the empty one, and so also the empty row's number.
-        step_rows: Rows per optimizer step, over all processes.
-        seed: Seed of the order, which differs between epochs.
+    A step takes `step_rows` rows over all processes; the order differs between epochs.
     """
 
     def __init__(self, rows: int, step_rows: int, seed: int):

@@ -186,12 +186,8 @@ def collator_for(
 def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
     """Score the longest examples in both layouts; if the losses differ, the model's attention ignores the shared-prefix mask.
 
-    Args:
-        tolerance: Largest relative difference of the mean loss; bfloat16 differs by about 0.001.
-
-    Raises:
-        [`InputError`]: the model cannot take the mask, its sliding window, which a custom mask replaces, is shorter than an
-            example, or the losses differ.
+    An [`InputError`], too, if the model's sliding window, which a custom mask replaces, is shorter than an example. `tolerance` is
+    the largest relative difference of the mean loss; bfloat16 differs by about 0.001.
     """
     if not isinstance(trainer.data_collator, SharedPrefixCollator):
         return
@@ -238,12 +234,8 @@ def _compare_layouts(trainer: CompletionTrainer, lengths: list[int], tolerance: 
 def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequests) -> None:
     """Train to the end, from a verified checkpoint if there is one; `stop` is one of the trainer's callbacks.
 
-    From a checkpoint of the last step nothing is trained; the Trainer by itself would train one more step.
-
-    Raises:
-        [`InterruptedRunError`]: the run was asked to stop.
-        [`DivergedError`]: NaN or infinite loss, gradient or weights.
-        [`OutOfMemoryError`]: a batch did not fit; the message suggests what to change.
+    From a checkpoint of the last step nothing is trained; the Trainer by itself would train one more step. Raises an
+    [`InterruptedRunError`], a [`DivergedError`] (NaN or infinite loss, gradient or weights) or an [`OutOfMemoryError`].
     """
     trainer.add_callback(_EndIfDone())
     if checkpoint and engine_of(trainer.accelerator) == Engine.FSDP1:
