@@ -1,4 +1,4 @@
-"""Finds possible identifiers of people in a text (names, dates, numbers, places): a tripwire before publishing, not a de-identifier.
+"""Finds possible identifiers of people in a text: names, dates, numbers, places. A tripwire for releases, not de-identification.
 
 A cascade, because a language model on every sentence would take hours: own rules; presidio-analyzer's checksum recognisers, only
 for remaining long numbers; spaCy's small NER model, only for capitalised words that no list explains. Text in one case is searched

@@ -87,7 +87,7 @@ def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> None:
 def compare_logits(
     recipe: Recipe, adapter: Path, merged: PreTrainedModel, rows: Sequence[Sequence[int]]
 ) -> LogitComparison:
-    """Compare every position of `rows` (token ids) in float32, so that only rounding shows; a RuntimeError if the merge failed."""
+    """Compare every position of `rows` (token ids) in float32, to see only rounding; a [`RuntimeError`] if the merge failed."""
     reference = _with_adapter(recipe, adapter)
     positions, same, divergence, largest = 0, 0, 0.0, 0.0
     with torch.inference_mode():

@@ -39,7 +39,7 @@ _HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 def check_card(text: str, repo_type: str = "model", where: str = "README.md") -> dict[str, Any]:
     """Refuse a card that the Hub would reject or a reader could not use, and return its front matter.
 
-    An InputError names missing, invalid or incomplete front matter, a local path, a placeholder, or a heading without text.
+    An [`InputError`] names missing, invalid or incomplete front matter, a local path, a placeholder, or a heading without text.
     """
     lines = text.splitlines()
     end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)

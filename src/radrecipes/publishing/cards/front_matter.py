@@ -11,7 +11,7 @@ from radrecipes.publishing.licences import check_licence
 # The Hub's size classes, each with its upper limit on rows.
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
-# License name for `license: other` in dataset cards, whose text names the source.
+# Licence name for `license: other` in dataset cards, whose text names the source.
 TERMS_OF_THE_SOURCE = "terms-of-the-source"
 
 

@@ -59,7 +59,7 @@ def render_model_card(
 
     Args:
         manifest: `manifest.json` of the run; includes `memory` and `merged` if the release measured memorisation and the merge.
-        metrics: `evaluation/metrics.json` of the run; an InputError if they are from another run.
+        metrics: `evaluation/metrics.json` of the run; an [`InputError`] if they are from another run.
         license_name, license_link: Name and URL of the licence, for `license="other"`.
         base_license: Licence of the base model, if this project does not know it.
         results: The recipe's `*.results.json` over seeds, if [`results_fit`] accepts it for this run.
