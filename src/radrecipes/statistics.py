@@ -24,8 +24,7 @@ def mean_statistic(values: Sequence[float] | np.ndarray) -> Statistic:
 def macro_f1_statistic(references: Sequence[str | None], predictions: Sequence[str | None]) -> Statistic:
     """The unweighted mean of F1 over the labels that occur in the references of each resample.
 
-    A prediction that is not a label of the references (`None`, free text, another label) is only a false negative of its
-    reference.
+    A prediction outside these labels (`None`, free text, another label) is only a false negative of its reference.
     """
     labels = sorted(set(references))
     code_of = {label: code for code, label in enumerate(labels)}
@@ -62,8 +61,8 @@ def bootstrap_interval(
     """A statistic with its percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13), resampling whole groups.
 
     Notes of one patient or scenario are correlated, so resampling single rows would give intervals that are too narrow. The
-    same groups and seed give the same resamples for every statistic, whatever the order of the rows. `value` is of the rows as
-    they are.
+    same groups and seed give the same resamples for every statistic, in any order of the rows. `value` is of the rows as they
+    are.
     """
     if len(groups) == 0:
         raise ValueError("a bootstrap interval needs at least one row")
@@ -88,11 +87,9 @@ def _resampled_counts(groups: Sequence[str], resamples: int, seed: int) -> Itera
 def mcnemar_exact(
     first_correct: Sequence[bool] | np.ndarray, second_correct: Sequence[bool] | np.ndarray
 ) -> dict[str, int | float]:
-    """McNemar's exact test (1947, with the binomial distribution) of whether two systems have the same accuracy on the same
-    rows.
+    """McNemar's exact test (1947, with the binomial distribution) of whether two systems have the same accuracy.
 
-    Returns `n10` (rows that only the first got right), `n01` (only the second) and the two-sided `p_value`, 1.0 if no row
-    differs.
+    Returns `n10` (rows that only the first got right), `n01` (only the second) and the two-sided `p_value`, 1.0 if both are 0.
     """
     from scipy.stats import binomtest
 

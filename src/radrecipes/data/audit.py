@@ -17,9 +17,7 @@ def audit_leakage(
 ) -> dict[str, Any]:
     """Count the held-out rows that also occur in training; knows nothing about how the splits were made.
 
-    Returns:
-        For each held-out split, among others, the number of rows whose text occurs in training `verbatim`,
-        `normalised` (by [`matching_key`]) and as a `near_duplicate`; each count includes the one before.
+    Each count for `verbatim`, `normalised` (by [`matching_key`]) and `near_duplicate` texts includes the one before.
     """
     training = splits["train"]
     texts = [row[input_column] for row in training]

@@ -34,9 +34,7 @@ def write_dataset_folder(
     label_set: LabelSet | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a complete prepared dataset, or leave the disk unchanged.
-
-    The same arguments give the same bytes: no time, path or host is written.
+    """Write a complete prepared dataset, or leave the disk unchanged; the same arguments give the same bytes.
 
     Args:
         splits: Rows or a table for each of `train`, `validation` and `test`; every column is text.

@@ -34,12 +34,7 @@ _DERIVED_HEADER = """\
 
 @dataclass(frozen=True)
 class Label:
-    """One label of a label set; training writes its canonical `name`, and evaluation compares it.
-
-    Args:
-        loinc, playbook: Codes of the procedure in LOINC and in the RSNA Playbook.
-        always_review: A person reviews every answer with this label, however confident the model is.
-    """
+    """One label, with its codes in LOINC and the RSNA Playbook; a person reviews every `always_review` answer."""
 
     name: str
     aliases: tuple[str, ...] = ()

@@ -52,16 +52,13 @@ def prepare_rows(
     max_dropped: float = 0.005,
     split_seed: int = 0,
 ) -> tuple[Splits, dict[str, Any]]:
-    """Clean, merge and split rows of a text and its target, and audit the result.
+    """Clean, merge and split rows; returns the rows by split, in the order of the source, and facts for the manifest.
 
     Args:
         label_set: Labels and aliases; every kept row gets a canonical name. `None` if the target is free text.
         conflicts: For texts with the same [`matching_key`] but different labels: `"drop"` them all, or `"vote"` and
             keep the rows with the majority label. Needs a label set, like `on_unknown_label`.
         max_dropped: Largest fraction of the rows that may be dropped; merged duplicates do not count.
-
-    Returns:
-        Rows by split, in the order of the source, and the facts that the manifest reports.
     """
     if not 0 < near_duplicate_threshold <= 1:
         raise InputError(f"near-duplicate threshold is {near_duplicate_threshold}; choose one above 0 and up to 1")

@@ -101,18 +101,16 @@ def prepare_reports(
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, pa.Table], dict[str, Any]]:
-    """Read, clean, label and split the reports of a source. Any number of processes gives the same result.
+    """Read, clean, label and split the reports of a source; any number of processes gives the same result.
+
+    Returns a table with `COLUMNS` for each split, in the order of the source, and the facts that the manifest reports.
 
     Args:
         rejected_path: CSV file for path and reason of every dropped report; removed if none is dropped.
         official_split: Take the split that the source states; otherwise patients are assigned, with the same
             proportion of normal studies in every split.
         max_dropped: Largest fraction of the reports that may be dropped; filtered ones do not count.
-        processes: By default one per core.
         progress: Called with the number of reports just processed.
-
-    Returns:
-        A table with `COLUMNS` for each split, in the order of the source, and the facts that the manifest reports.
     """
     table, stated_splits, hashed, rejected, filtered, changed = _read(source, options, processes, progress)
     read = source.count + len(source.rejected)

@@ -97,10 +97,9 @@ def baseline_outputs(
 
 
 def best_baseline(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> dict[str, Any] | None:
-    """`name` and `validation_accuracy` of the most accurate baseline; `None` if no baseline answered.
+    """`name` and `validation_accuracy` of the most accurate baseline, ties to the first of `BASELINES`; `None` without answers.
 
-    Call it with validation rows, because a selection on test rows would profit from chance. Ties go to the first of
-    `BASELINES`.
+    Call it with validation rows, because a selection on test rows would profit from chance.
     """
     accuracies = {name: float(_correct(rows, systems[name]).mean()) for name in BASELINES if name in systems}
     if not accuracies:

@@ -107,7 +107,7 @@ class ReportEvaluation(TextEvaluation):
 def ratio_statistic(numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray) -> Statistic:
     """A ratio of two sums over rows, for example micro recall from the counts of each row.
 
-    A resample whose denominator is zero gets the ratio of all rows; a `ValueError` if that of all rows is zero.
+    A resample whose denominator is zero gets the ratio of all rows; raises a `ValueError` if all rows together have zero.
     """
     above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if not below.sum():

@@ -116,9 +116,7 @@ def read_claim(name: str) -> Claim:
 
 
 def find_dataset(claim: Claim, named: str | None = None) -> PreparedDataset:
-    """The dataset of a claim: the named folder or `org/name@tag`, else the recipe's folder, else that in the release's
-    manifest.
-    """
+    """The named dataset, a folder or `org/name@tag`; by default the recipe's folder, or what the release's manifest names."""
     if named:
         return load_prepared_dataset(pull(named, "dataset") if is_reference(named) else named)
     folder = Path(claim.recipe.arguments.dataset)
@@ -143,7 +141,7 @@ def facts_here(recipe: Recipe, dataset: PreparedDataset) -> dict[str, Any]:
     """What a run would be made from here and now, as in [`facts_of`]; nothing is trained, and no weights are loaded."""
     tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
     manifest = made_of(recipe, dataset, tokenizer) | made_with()
-    return facts_of(json.loads(json.dumps(manifest, default=str)))  # with the types that a file has
+    return facts_of(json.loads(json.dumps(manifest, default=str)))  # with the types as read from a file
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

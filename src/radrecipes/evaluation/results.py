@@ -54,16 +54,14 @@ def results_fit(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> bool
 def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: str) -> dict[str, Any]:
     """One result from the runs of one recipe over seeds.
 
-    `runs` are `manifest.json` and `evaluation/metrics.json` of each run, one seed each; `command` is what made them.
+    `runs` are `manifest.json` and `evaluation/metrics.json` of each run, one seed each; `command` is what made them. Raises an
+    [`InputError`] if they differ in recipe, data, base model or prompt, because their mean would be meaningless.
 
     Returns:
         Per system and headline metric the mean, the standard deviation and the 95 % Student-t interval over seeds; one row per
         seed; hashes of base model, data, prompt and recipe; versions and memory. Label tasks: `calibration` and, per system,
-        `decisions`, each `None` if the answers were generated and have no probability. Text tasks: `system_rows` of systems
-        that wrote fewer rows than the others.
-
-    Raises:
-        [`InputError`]: the runs differ in recipe, data, base model or prompt, so their mean would be meaningless.
+        `decisions`, each `None` for generated answers, which have no probability. Text tasks: `system_rows` of systems that
+        wrote fewer rows than the others.
     """
     first, metrics = runs[0]
     fields = _decisive_fields(first)
@@ -102,17 +100,13 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
 
 
 def figures_to_compare(document: Mapping[str, Any]) -> list[HeadlineMetric]:
-    """The metrics to compare of a `metrics.json` or a result: headline metrics, for label tasks also those of automatic
-    answers.
-    """
+    """The headline metrics of a `metrics.json` or a result; for label tasks also the metrics of automatic answers."""
     task = task_of(document)
     return [*task.headline, *(_DECIDED if isinstance(task, LabelTask) else ())]
 
 
 def figures_of_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """The values of [`figures_to_compare`] in a `metrics.json`; `None` for one without a value, as without any automatic
-    answer.
-    """
+    """The values of [`figures_to_compare`] in a `metrics.json`; `None` for missing ones, for example without automatic answers."""
     system = metrics["systems"][task_of(metrics).main_system]
     decided = _decisions_of(metrics, ADAPTER) if "selective" in system else {}
     return {

@@ -75,8 +75,8 @@ class TextEvaluation:
     ) -> dict[str, Any]:
         """Everything in `metrics.json`: plain values, ready for JSON.
 
-        Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups; `None` if its denominator is
-        zero.
+        Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups; `None` for a zero
+        denominator.
 
         Args:
             systems: `adapter_guarded` is compared with each of `opponents`, on the rows that both wrote.

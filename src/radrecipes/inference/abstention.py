@@ -195,10 +195,7 @@ class DecisionPolicy:
 
     @classmethod
     def load(cls, folder: str | Path, adapter_sha256: str, prompt_sha256: str) -> "DecisionPolicy":
-        """Read the file from the adapter's folder.
-
-        Raises an [`InputError`] unless it was fitted for this adapter and prompt template.
-        """
+        """Read the adapter's file; raises an [`InputError`] unless it was fitted for this adapter and prompt template."""
         path = Path(folder) / POLICY_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -113,9 +113,7 @@ class AuditLog:
     def entries(
         self, examples: Sequence[Example], answers: "pa.Table", predictor: "Predictor"
     ) -> list[dict[str, Any]]:
-        """The entries to [`append`] for rows that were just predicted; `answers` are their rows of the output, in the same
-        order.
-        """
+        """The entries to [`append`] for predicted rows; `answers` are the same rows of the output, in the same order."""
         key = self._key()
         time = datetime.now(UTC).isoformat(timespec="seconds")
         answer = next(name for name in _ANSWER_COLUMNS if name in answers.column_names)

@@ -103,9 +103,7 @@ def generate(
 
 
 def shared_prefix(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
-    """Length and key/value cache of the prefix that all prompts share; 0 and `None` if it is too short for its own forward
-    pass.
-    """
+    """Length and key/value cache of the prefix that all prompts share; 0 and `None` if it is too short for a separate pass."""
     if len(prompts) < 2:
         return 0, None
     # The lexicographically first and last prompts differ at the first token where any two do.

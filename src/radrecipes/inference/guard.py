@@ -1,6 +1,4 @@
-"""The guard: the task checks what a model wrote; refused texts are generated again, and finally replaced by the task's
-fallback.
-"""
+"""The guard: the task checks the model's texts; refused ones are generated again, and finally replaced by the task's fallback."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +29,7 @@ def guard_texts(
     task: TextTask,
     tries: int,
 ) -> list[GuardedText]:
-    """Accept each text whose check passes; the others are written again, up to `tries` times, then replaced by the fallback.
+    """Accept each text whose check passes; the others get `tries` attempts in all, then the task's fallback.
 
     `write_again` gets the indices of the refused texts and the number of the attempt (2, 3, …). Without a fallback the last
     text is returned, refused as it is.

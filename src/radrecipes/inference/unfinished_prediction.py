@@ -38,8 +38,7 @@ class UnfinishedPrediction:
     def check_output(self) -> None:
         """Refuse an existing output; clean up after a process that was killed after its last rename.
 
-        Raises an [`InputError`] also for a rejects file without unfinished work that it could belong to, or a folder with other
-        content.
+        Raises an [`InputError`] also for a rejects file without unfinished work, or a folder with other content.
         """
         if self.output.exists():
             if (self.folder / _ASSEMBLED).is_file() and not self.assembling(self.output).exists():

@@ -168,7 +168,7 @@ def count_largest(recipe: Recipe, model: PeftModel, dtype: torch.dtype, layout: 
 
 
 def _adapter_dtype(recipe: Recipe) -> torch.dtype:
-    """PEFT widens an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
+    """PEFT casts an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
     return torch.bfloat16 if recipe.model.load_in_4bit or recipe.model.load_in_8bit else torch.float32
 
 

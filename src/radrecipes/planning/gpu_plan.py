@@ -280,7 +280,7 @@ def memory_per_gpu(sizes: counting.Sizes, units: Units, engine: Engine, processe
         activations=activations,
         loading=sizes.base
         if shards_packed
-        else 0,  # each process first quantises the complete base (bitsandbytes#1249)
+        else 0,  # each process first quantises the complete base model (bitsandbytes#1249)
     )
 
 
@@ -294,13 +294,10 @@ def seconds_per_step(
     processes: int,
     utilisation: float,
 ) -> tuple[float, str]:
-    """Seconds of an optimizer step, the slowest of four things that overlap, and which one: `"products"`, `"reading"`,
-    `"sending"` or `"starting kernels"`.
+    """Seconds of an optimizer step, and which of four overlapping things limits them.
 
-    Args:
-        flops: Matrix products of the step over all processes.
-        micro_batches: Per process and step.
-        base_bytes: The base model as it is stored.
+    The limit is `"products"`, `"reading"`, `"sending"` or `"starting kernels"`. `flops` are of the matrix products of the step
+    over all processes, `micro_batches` are per process and step, `base_bytes` of the base model as it is stored.
     """
     others = (processes - 1) / processes if engine in (*_FSDP, Engine.ZERO3) else 0.0
     times = {

@@ -56,10 +56,9 @@ class MachinePlan(counting.Workload):
 
 
 def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> MachinePlan:
-    """Plan a recipe for one process of this machine.
+    """Plan a recipe for one process of this machine; matrix products are timed for `measure_seconds`.
 
-    [`~training.trainer.divide_batch`] must have been applied to the recipe; `measure_seconds` is how long matrix products are
-    timed.
+    [`~training.trainer.divide_batch`] must have been applied to the recipe.
     """
     dtype, args, rows = compute_dtype(recipe.model.dtype), recipe.training, basis.rows
     layout = counting.lay_out_recipe(recipe, rows, basis.tokenizer, dtype)

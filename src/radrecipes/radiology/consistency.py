@@ -93,11 +93,7 @@ def read_sections(text: str, headless: str = FINDINGS) -> dict[str, str]:
 
 
 def complete_request(request: Mapping[str, Status]) -> Labels:
-    """A request in the order of `OBSERVATIONS`, with `No Finding` derived as by the labeller, whatever the source
-    states.
-
-    It is positive exactly if no other observation, except support devices, is positive or uncertain.
-    """
+    """A request in the order of `OBSERVATIONS`, with `No Finding` as the labeller derives it, not as stated."""
     completed = {name: request[name] for name in OBSERVATIONS if name in request and name != NO_FINDING}
     if not findings_present(completed):
         completed[NO_FINDING] = Status.POSITIVE
@@ -121,11 +117,8 @@ def check_report(
     """Label a generated report, which may be any text, and compare it with what was requested.
 
     Normal statements are always accepted: an observation that was not requested may be written negative, and one that
-    was requested negative may be left out. `No Finding` is derived, not compared: whatever contradicts it is invented.
-
-    Args:
-        sections: Sections that the text should have. A text of one section needs no header.
-        require_all: Whether every requested observation must be mentioned. An impression may leave out minor ones.
+    was requested negative may be left out. An uncertain one must be hedged. Without `require_all` (for impressions)
+    requested observations may be left out. A text of one section needs no header.
     """
     read = read_sections(text, headless=sections[0])
     written = label_report(read[FINDINGS], read[IMPRESSION])

@@ -53,7 +53,7 @@ _AFTER_A_NOUN = (
     r"(?=\s*(?:[.,;:)!?]|\Z)|\s+(?:and|or|with|without|which|that|is|are|was|were|but|as|in|at|may|could|has|have|likely|"
     r"there|while|where|suggest\w*|consistent|compatible|reflect\w*|represent\w*|due|from|since|than)\b)"
 )
-# Each cut after the strings that it needs (any of them, in lower case), because most sentences need two or three cuts.
+# Each cut with strings of which a sentence must contain one, in lower case; most sentences need two or three cuts.
 _CUTS = tuple(
     (needles, re.compile(pattern, re.IGNORECASE))
     for needles, pattern in (

@@ -1,14 +1,12 @@
 """Comparisons with earlier studies, which a report that is written from findings alone could only invent.
 
-A word of comparison counts anywhere: `unchanged`, `interval`, `stable`, `prior`, `again`, `new`, `persistent`,
-`improved`, `remains`, `now`. So do `stable position` and `new line`, which imply an earlier position of a device, and
-`has been removed`.
+A word of comparison (`unchanged`, `interval`, `stable`, `prior`, `again`, `new`, `remains`, `now` and others) counts
+anywhere. So do `stable position` and `new line`, which imply an earlier position of a device, and `has been removed`.
 
-Not counted: `stable` about a patient or hardware (`hemodynamically stable`, `stable fixation`); `new` within other
-words (`renewed`) and in `new onset`, `newly diagnosed`; earlier illness and operations visible in this image (`prior
-sternotomy`, `previous granulomatous disease`) and `prior to`; plans (`to document resolution`, `short interval
-follow-up`); `degenerative changes`, `increased markings` and `low or decreased lung volumes` as descriptions;
-`chronic` and `old`; one side compared with the other.
+Not counted: `stable` about a patient or hardware; `new onset`, `newly diagnosed`; earlier illness and operations
+visible in this image (`prior sternotomy`) and `prior to`; plans (`to document resolution`, `short interval
+follow-up`); `degenerative changes`, `increased markings` and `low or decreased lung volumes`; `chronic` and `old`; one
+side compared with the other.
 """
 
 import re

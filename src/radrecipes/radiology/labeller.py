@@ -426,8 +426,7 @@ def label_sentence(sentence: str) -> Labels:
 
 
 def label_report(findings: str, impression: str = "") -> Labels:
-    """Observations that a report mentions, in the order of `OBSERVATIONS`; positive outranks uncertain, uncertain
-    negative.
+    """Observations that a report mentions, in the order of `OBSERVATIONS`: positive over uncertain over negative.
 
     `findings` may be a complete text: indication, history and comparison with a heading are skipped. `No Finding` is
     positive if there is any text and no observation, except support devices, is positive or uncertain; otherwise it is

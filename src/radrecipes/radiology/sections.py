@@ -127,9 +127,7 @@ class Sections:
 
     Args:
         impression: What is concluded, or findings and impression with one header.
-        last_paragraph: Text after the first blank line of the last section, if neither findings nor impression has a
-            header.
-        comparison: Earlier studies that the report names.
+        last_paragraph: Text after the first blank line of the last section, if findings and impression have no header.
     """
 
     findings: str = ""
@@ -139,9 +137,7 @@ class Sections:
 
 
 def split_sections(text: str) -> Sections:
-    """Split a report, also with re-wrapped or joined lines, into sections; of several of a kind the last with words
-    counts.
-    """
+    """Split a report, also with re-wrapped lines, into sections; of several of one kind the last with words counts."""
     bodies = _bodies(text)
     last = {kind: body for kind, body in bodies if _LETTER.search(body)}
     findings, impression = last.get(_FINDINGS, ""), last.get(_IMPRESSION, "")

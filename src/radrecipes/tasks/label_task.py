@@ -12,12 +12,7 @@ if TYPE_CHECKING:
 
 
 class LabelTask(Task):
-    """A task that chooses a label. A subclass gives name, input column, instruction and words.
-
-    Attributes:
-        generate: Generates synthetic rows from `seed` and number of `rows`, if the task has a generator.
-        synthetic_label_set: File in the repository with the labels of generated rows.
-    """
+    """A task that chooses a label; `generate` makes synthetic rows with the labels of `synthetic_label_set`."""
 
     generate: Callable[..., list[dict[str, str]]] | None = None
     synthetic_label_set: str | None = None

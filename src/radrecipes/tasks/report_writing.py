@@ -12,12 +12,7 @@ from radrecipes.tasks.text_task import TextTask
 
 
 class ReportWritingTask(TextTask):
-    """A task on prepared reports, whose text must agree with a request.
-
-    Attributes:
-        sections: Sections that a text must have.
-        states_all: Whether a text must state every positive and uncertain observation of the request.
-    """
+    """A task on prepared reports; with `states_all` a text must state all that is requested positive or uncertain."""
 
     dataset_task = "report"
     output_column = "report"

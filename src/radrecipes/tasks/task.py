@@ -18,8 +18,6 @@ class HeadlineMetric:
 
     Args:
         name: Its key in `metrics.json`, where it is a number or has `value`, `low` and `high`.
-        title: Its name in tables.
-        digits: Decimals in tables.
         published: Whether tables in documents and cards show it.
         largest: Its largest possible value; the smallest is 0.
         hub_id: Its id among the metrics of the Hub, if any.
@@ -49,14 +47,11 @@ class TaskWords:
     """What cards, pages and tables call the parts of a task.
 
     Args:
-        title: Heading of the task's tables.
-        summary: One sentence for the model card: what the model does.
         example: An invented input for commands and snippets.
         rows, groups: What a row is, and what rows are grouped by, plural.
         answer, answers: What the model returns, singular and plural.
         categories: What [`Task.categories`] returns, plural.
-        tags: Tags of the model on the Hub.
-        intended_use, limits: Sentences of the model card, one or two for each limit.
+        summary, intended_use, limits: Sentences of the model card: what the model does, what for, and each limit.
     """
 
     title: str
@@ -76,7 +71,6 @@ class Task(ABC):
     """Everything that is specific to a task; subclass [`LabelTask`] or [`TextTask`].
 
     Attributes:
-        name: The value of `task` in a recipe, in `metrics.json` and in results.
         input_column, target_column: Columns of the prepared dataset that the model reads and learns to write.
         instruction: First line of the user's turn, so that all prompts have a shared prefix.
         headline: The metrics in summaries and tables, in this order.
@@ -133,9 +127,7 @@ class Task(ABC):
         """What a dataset row is an example of, for counts: its label, or each observation with its status."""
 
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
-        """The input as the model reads it, from a user's text as from a dataset; an [`InputError`] if it is
-        unsuitable.
-        """
+        """The input as the model reads it, from a user's text; an [`InputError`] if the text is unsuitable."""
         cleaned = normalise_note(text)
         if not cleaned:
             raise InputError(f"the {self.input_column} is empty; remove the row or give it a text", where)

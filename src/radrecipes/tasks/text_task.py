@@ -33,12 +33,7 @@ class TextCheck:
 
 
 class TextTask(Task):
-    """A task that writes text. A subclass gives name, input and target column, instruction and words.
-
-    Attributes:
-        output_column: Column of the text in tables of predictions.
-        fallback_writer: Name of the writer of [`fallback`], for messages; `None` if there is no fallback.
-    """
+    """A task that writes text; `output_column` is its column in tables of predictions."""
 
     main_system = "adapter_guarded"
     hub_task = "text-generation"

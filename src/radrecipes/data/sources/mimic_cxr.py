@@ -65,10 +65,8 @@ class MimicCxr(ReportSource):
     def __init__(self, root: str | Path, *, labels: str | None = None, official_split: bool = False):
         """Find the reports, and read the requested CSV files, each with or without `.gz`.
 
-        Args:
-            root: Folder with `files/`, `mimic-cxr-reports/files/` or `mimic-cxr-reports.zip`, and the CSV files.
-            labels: Read the labels of this labeller, `"chexpert"` or `"negbio"`.
-            official_split: Read the split CSV.
+        `root` has `files/`, `mimic-cxr-reports/files/` or `mimic-cxr-reports.zip`, and the CSV files; `labels` is the
+        labeller to read, `"chexpert"` or `"negbio"`.
         """
         self.root = Path(root)
         self.files = []

@@ -51,12 +51,7 @@ class Report(NamedTuple):
 
 
 class RejectedReport(NamedTuple):
-    """A report that cannot be used; `path` and `sha256` as for [`Report`].
-
-    Args:
-        reason: A key of `DROP_REASONS`.
-        hint: How to fix it; never quotes the report.
-    """
+    """A report that cannot be used; `reason` is a key of `DROP_REASONS`; `hint` never quotes the report."""
 
     path: str
     reason: str
@@ -68,14 +63,11 @@ class ReportSource(ABC):
     """A reader. It is pickled for every process, so it must be small: what belongs to one report is in its item.
 
     Attributes:
-        name: The value of `--source`.
-        layout: What `--root` has to be, for `--help`.
-        title: Where the reports come from, for the dataset card, after "Read from".
-        group: What the column `group` contains, for the dataset card.
+        name, layout: The value of `--source`, and what `--root` has to be, for `--help`.
+        title, group: Where the reports come from ("Read from …"), and what the column `group` contains, for the card.
         published: The source in a card's `source_datasets`, if it is published.
         access: Access level of the source's reports, if they were not generated.
         label_sources: The possible values of `--label-source`, the default first.
-        official_split: Whether the source states a split.
         rejected: Reports that are known to be unusable before any is read.
         files: For the manifest: `file` and `sha256` of every file that was read completely.
         folder: Name of the folder or archive whose reports are hashed one by one, if any.

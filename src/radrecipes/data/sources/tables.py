@@ -25,12 +25,7 @@ _SUFFIXES = ".csv, .tsv, .jsonl (each also with .gz) or .parquet"
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that cannot be read.
-
-    Args:
-        where: `file:line`, or `file:row number` for Parquet.
-        reason: What is wrong and how to fix it; never quotes the row's content.
-    """
+    """A row that cannot be read; `reason` says what is wrong and how to fix it, and never quotes the row."""
 
     where: str
     reason: str
@@ -68,16 +63,13 @@ def iterate_examples(
     are rejected too as long as they have the wrong number of fields or an odd number of quotes. A row with the wrong
     number of fields but intact quotes is rejected with all lines that it spans.
 
+    Without `target` every target is empty; without `id_column` all rows, also rejected ones, are numbered from 1;
+    without `group_column` each row is its own group. Empty cells are empty text. `where` is
+    `file:line`, with the line on which the row starts in a text editor, or `file:row number` for Parquet.
+
     Args:
         path: A `.csv`, `.tsv` or `.jsonl` file in UTF-8, also gzipped, or a `.parquet` file.
         inputs: Column of the file for each input of the task, for example `{"note": "order_text"}`.
-        target: Column of the target; without it every target is empty, as for rows to predict.
-        id_column: Column that identifies a row; without it all rows, also rejected ones, are numbered from 1.
-        group_column: Column of what a split must keep together; without it each row is its own group.
-
-    Yields:
-        One item per row, in file order, empty cells as empty text. `where` is the line on which the row starts in a
-        text editor.
     """
     path = Path(path)
     columns = list(dict.fromkeys(column for column in (*inputs.values(), target, id_column, group_column) if column))

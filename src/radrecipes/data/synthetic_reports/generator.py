@@ -38,18 +38,12 @@ def write_synthetic_tree(
     studies: int = 5600,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write synthetic reports in the layout of MIMIC-CXR, completely or not at all. The same arguments give the same
-    bytes.
+    """Write synthetic reports in the layout of MIMIC-CXR, completely or not at all; equal arguments give equal bytes.
 
     Next to the reports (`files/p10/p10000000/s50000000.txt`) are the tables of MIMIC-CXR-JPG: true labels of the
     impression (of the findings if there is no impression), the same with a little noise, and a split by patient with
     one row per image. `truth.csv.gz` has the labels of findings and impression together. `generator.json`, whose
-    content is returned, marks the tree as synthetic.
-
-    Args:
-        patients: Number of patients, each with 1 to 8 studies.
-        studies: Number of reports in total.
-        on_progress: Called with the number of reports just written.
+    content is returned, marks the tree as synthetic. Patients have 1 to 8 studies; `studies` is the total.
     """
     folder = Path(folder)
     if not 1 <= patients <= MOST_PATIENTS or not patients <= studies <= min(MOST_STUDIES * patients, MOST_REPORTS):

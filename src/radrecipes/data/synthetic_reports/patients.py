@@ -57,13 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Study:
-    """What one study shows.
-
-    Args:
-        findings: Observations that the report may mention, except devices.
-        devices: Devices in place, and those just removed as negative.
-        previous: Findings of the previous study; `None` at the first.
-    """
+    """What one study shows; `devices` that were just removed are negative, `previous` is `None` at the first study."""
 
     findings: dict[str, Finding]
     devices: dict[str, tuple[Device, Finding]]

@@ -59,7 +59,7 @@ class Predictor(ABC):
     Args:
         folder: A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`.
         allow_other_weights: Accept base weights with a different hash than in training.
-        engine: What generates: one of `ENGINES`.
+        engine: Generates the texts; one of `ENGINES`.
 
     Attributes:
         shared: Whether all processes of a job make the same calls, so that each answers some of the batches; set by the caller.
@@ -95,10 +95,9 @@ class Predictor(ABC):
         batch_size: int = 32,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Any]:
-        """Answers to inputs of the task, in order.
+        """Answers to inputs from [`~tasks.task.Task.read_input`], in order.
 
-        `inputs` are what [`~tasks.task.Task.read_input`] returned; `on_progress` gets the number of rows done since its last
-        call.
+        `on_progress` gets the number of rows done since its last call.
         """
 
     @abstractmethod
@@ -164,9 +163,7 @@ class Predictor(ABC):
         )
 
     def _room_after(self, prompts: Sequence[list[int]]) -> int:
-        """The recipe's `max_new_tokens`, or fewer if the base model has no more positions: beyond learned ones is an index
-        error.
-        """
+        """The recipe's `max_new_tokens`, or fewer if the base model has no more positions: more would be an index error."""
         longest = max(map(len, prompts), default=0)
         positions = getattr(load_config(self.recipe.model), "max_position_embeddings", None) or np.inf
         if longest >= positions:

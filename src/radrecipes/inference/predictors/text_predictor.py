@@ -109,7 +109,8 @@ class TextPredictor(Predictor):
 
     def answers_table(self, examples: Sequence[Example], answers: Sequence[GuardedText], keep_input: bool) -> pa.Table:
         """See [`Predictor`]: `id`, the input if kept, the text, `check` (`ok`, or what is wrong), `written_by` (`model` or
-        `template`), `tries` of the model, and `refused`, what was wrong with the earlier tries."""
+        `template`), `tries` of the model, and `refused`, what was wrong with the earlier attempts.
+        """
         columns: dict[str, list[str]] = {"id": [example.id for example in examples]}
         if keep_input:
             columns[self.task.input_column] = [example.inputs[self.task.input_column] for example in examples]
