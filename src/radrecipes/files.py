@@ -65,8 +65,8 @@ def sync_tree(folder: Path) -> None:
 def lock(path: Path, wait: bool = True) -> Iterator[str]:
     """Hold an exclusive lock; the system frees it when the process ends, however it ends.
 
-    The lock file names its holder. It is removed with the lock; a killed process leaves it behind, and is then yielded as
-    `process <pid> on <host>`, otherwise an empty string. A [`LockedError`] if another process holds it and `wait` is `False`.
+    The lock file names its holder and is removed with the lock, unless the holder is killed. Yields the killed holder, as
+    `process <pid> on <host>`, or an empty string. A [`LockedError`] if another process holds the lock and `wait` is `False`.
     """
     from filelock import FileLock, Timeout
 
