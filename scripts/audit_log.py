@@ -6,7 +6,7 @@
 
 A line that was edited, removed, inserted or moved is reported. A truncated end, or a log that was rewritten from some line on, is
 detected only with a head that you kept elsewhere (both commands print it): pass it with --head. A log that has grown since then
-still contains it.
+still passes.
 
 Texts are logged as HMAC-SHA256 under the key in predictions.jsonl.key. To compute the digest of a text:
 

@@ -1,4 +1,4 @@
-"""Evaluate a finished run on its dataset's test split, compared with the untuned base and the baselines of its task.
+"""Evaluate a finished run on its dataset's test split, compared with the untuned base model and its task's baselines.
 
     python scripts/evaluate_model.py --run runs/smollm2-135m/protocol_lora/seed-42
     python scripts/evaluate_model.py --run runs/smollm2-135m/report_lora/seed-42
@@ -10,8 +10,8 @@ With several processes the rows are split across them, and the files are those o
 
 Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, report.html, figures/. If labels are scored, it fits
 a temperature and the thresholds for automatic answers on the validation split and stores them in the adapter's folder, where
-scripts/predict.py finds them. Texts are evaluated with and without the guard; the untuned base, which seldom stops, on a sample.
-An existing evaluation is shown as it is; --restart evaluates again.
+scripts/predict.py finds them. Texts are evaluated with and without the guard; the untuned base model, which seldom stops, is
+evaluated on a sample. An existing evaluation is only shown; --restart evaluates again.
 """
 
 import argparse
@@ -62,11 +62,11 @@ def main() -> None:
     from radrecipes.inference.predictors import is_reference, run_of
     from radrecipes.reporting.result_tables import metrics_table
 
-    # The processes meet after every system, so a lost one is noticed by then
+    # The processes synchronise after every system, so a lost one is noticed by then
     processes = join_processes(longest_wait=timedelta(minutes=30))
     folder, recipe, _ = run_of(args.run)
     same_decoding = args.decode in (None, recipe.arguments.decode)
-    # A release is read-only, and its thresholds are part of it: its evaluation is written next to one's own runs.
+    # A release is read-only and includes its thresholds, so its evaluation is written next to the user's own runs.
     place = Path("runs", "pulled", args.run) if is_reference(args.run) else folder
     output = Path(args.output or place / ("evaluation" if same_decoding else f"evaluation-{args.decode}"))
     if output.exists() and not (output / "metrics.json").is_file() and args.output:
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path, keep_policy: bool) -> None:
-    """Answer every row with every system; the first process fits the thresholds, measures and writes."""
+    """Run every system on every row; the first process fits the thresholds, computes metrics and writes."""
     from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
     from radrecipes.errors import InputError
     from radrecipes.evaluation.evaluate import EvaluationOptions, evaluate
@@ -99,7 +99,7 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
         )
     run_of(folder)[2].check_dataset(dataset)
 
-    # Answers of all systems, and from the first process metrics
+    # Answers of all systems; the first process computes the metrics
     predictor = load_predictor(
         folder,
         args.allow_other_weights,

@@ -1,9 +1,9 @@
-"""Start a script on one or several processes: `accelerate launch`, with the script's own exit codes and with its signals.
+"""Start a script on one or several processes: `accelerate launch`, but with the script's own exit codes and signal handling.
 
     python scripts/launch.py --config_file accelerate_configs/cpu.yaml scripts/sft.py --config RECIPE
 
-It takes all arguments of `accelerate launch`, which works as well, but whose exit code is 0 or 1, and which does not wait for
-the script to save after SIGTERM. Jobs that are requeued if they end with exit code 75 need this script.
+It takes all arguments of `accelerate launch`, which works as well, but exits with 0 or 1 only and does not wait for the
+script to save after SIGTERM. Jobs that are requeued if they end with exit code 75 need this script.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
 
-# The options that most launches need; accelerate's own parser reads these and all others.
+# The options that most launches need; accelerate's own parser handles these and all others.
 OPTIONS = {
     "--config_file FILE": "what to start: a file of accelerate_configs/, or your own",
     "--num_processes N": "total number of processes over all machines, one per GPU",

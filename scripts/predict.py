@@ -12,8 +12,9 @@ to OUTPUT.rejects.csv with line and reason. Under `accelerate launch` the work i
     accelerate launch --config_file accelerate_configs/ddp.yaml scripts/predict.py \
         --adapter runs/smollm2-135m/protocol_lora/seed-42 --input orders.csv --text-column note --output shared.csv
 
-Texts are checked by their task: a report that contradicts its request is written again, at last by the template writer, and the
-output says which. With --audit-log every row leaves one entry in a chained log without any text: see scripts/audit_log.py.
+Texts are checked by their task: a report that contradicts its request is generated again, and finally replaced by the template
+writer's; the output shows which. With --audit-log every row adds one entry, without any text, to a chained log
+(scripts/audit_log.py).
 The answers are drafts for review by a person; this is not a medical device.
 """
 
@@ -28,9 +29,9 @@ from radrecipes.cli import positive, run
 from radrecipes.errors import InputError
 from radrecipes.inference import ENGINES
 
-# What an output depends on, apart from its input and the run: batches of another size round differently.
+# What an output depends on, apart from its input and the run; the batch size affects rounding.
 _OPTIONS_IN_STATE = ("text_column", "id_column", "keep_text", "batch_size", "chunk_rows", "target_accuracy", "engine")
-_OPTIONS_IN_STATE += ("audit_log",)  # and what is to be logged
+_OPTIONS_IN_STATE += ("audit_log",)  # and what is logged
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,7 +70,7 @@ def main() -> None:
 
     if args.engine == "vllm":
         vllm_engine.check_usable()
-    processes = join_processes(longest_wait=timedelta(days=365))  # they may finish days apart
+    processes = join_processes(longest_wait=timedelta(days=365))  # processes may finish days apart
     log = AuditLog(args.audit_log) if args.audit_log else None
     if args.text is not None:
         predict_one(args, log)
@@ -88,7 +89,7 @@ def predict_one(args: argparse.Namespace, log) -> None:
         log.check_usable()
     predictor = _load(args)
     answers = predictor.answer([inputs], batch_size=1)
-    if log:  # first: no answer is shown that is not in the log
+    if log:  # first, so that no answer is shown that is not in the log
         one = [Example(id="1", group="1", inputs=inputs, target="")]
         table = predictor.answers_table(one, answers, keep_input=False)
         appended = log.append(log.entries(one, table, predictor), uuid4().hex)
@@ -128,7 +129,7 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
         log.check_usable([args.input, output, work.rejects])
     facts = examine_input(args.input, *columns)
 
-    # Model, and what an earlier, killed try must have used to be continued
+    # Model, and the state that a killed run must share to be continued
     predictor = _load(args)
     state = {
         "input": facts.sha256,
@@ -138,7 +139,7 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
     if not args.restart:
         work.check_state(state)
 
-    # Every process does its chunks and skips the finished ones; only the first begins and ends the work
+    # Every process does its own unfinished chunks; only the first starts and completes the work
     with work.begun(state, args.restart) if processes.is_main_process else contextlib.nullcontext():
         processes.wait_for_everyone()
         mine = range(processes.process_index, -(-facts.rows // args.chunk_rows), processes.num_processes)
@@ -159,7 +160,7 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
                     work.save(number, table, log.entries(chunk, table, predictor) if log else ())
         processes.wait_for_everyone()
 
-        # The output: assembled from the chunks in another place, then renamed, so that it is complete or absent
+        # Output: assembled from the chunks elsewhere, then renamed, so that it is complete or absent
         if processes.is_main_process:
             if examine_input(args.input, *columns) != facts:
                 raise InputError("changed while it was read; run the command again with --restart", args.input)

@@ -180,7 +180,7 @@ def prepare_report(args: argparse.Namespace) -> None:
 
 
 def _check_report_arguments(args: argparse.Namespace) -> None:
-    """Fill in the defaults that depend on the source; refuse what the source does not have."""
+    """Fill in the defaults that depend on the source; reject what the source does not have."""
     source = REPORT_SOURCES[args.source]
     if not 0 <= args.max_dropped <= 1:
         raise InputError(f"--max-dropped is {args.max_dropped}; choose a fraction between 0 and 1, for example 0.02")
@@ -212,7 +212,7 @@ def make_synthetic_reports(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar that begins with the first reports, so that a refusal is printed alone."""
+    """A bar that starts with the first reports, so that an earlier error is printed alone."""
     from tqdm import tqdm
 
     bar = None
@@ -259,7 +259,7 @@ def _add_terms(parser: argparse.ArgumentParser, rows: str, access: str, syntheti
     terms.add_argument("--language", default="en", help=f"language code of the {rows} (default: en)")
 
 
-# Long: one statement an option
+# Long: one statement per option
 def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) -> None:
     labels = isinstance(task, LabelTask)
     target, words, synthetic = "label" if labels else "target", task.words, labels and task.generate

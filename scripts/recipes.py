@@ -24,7 +24,7 @@ from radrecipes.launch.spec import spec_from_file
 from radrecipes.planning.gpus import GPUS, find_gpu
 from radrecipes.recipe import find_recipes, parse_recipe, summarise_recipe
 
-# torch and the libraries on top of it are imported by the functions that need them: `list` and `--help` answer at once.
+# torch and libraries based on it are imported by the functions that need them, so that `list` and `--help` are fast.
 
 RECIPES_FOLDER = Path("recipes")
 PLAN_HELP = """Estimate what a recipe costs, from its data and the configuration of the base model; weights are not needed.
@@ -93,7 +93,7 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     data = training_data.load_training_data(recipe, max_dropped_fraction=1.0)
     tokenizer, rows, console = data.tokenizer, data.rows, Console(highlight=False, soft_wrap=True)
 
-    # Examples: colour on a terminal, the brackets everywhere
+    # Examples: colour on a terminal, brackets everywhere
     for number in range(min(shown, len(rows.rows))):
         prompt, answer = training_data.prompt_and_answer(rows.rows[number], tokenizer)
         console.print(Text(f"example {number + 1}; only ⟦…⟧ carries loss", style="bold"))
@@ -205,7 +205,7 @@ def main() -> None:
             raise InputError(f"list takes no arguments: {' '.join(overrides)}")
         list_recipes()
     elif args.command == "check":
-        # argparse would take the value of an override for another RECIPE
+        # argparse would treat the value of an override as another RECIPE
         _, words = launching.parse_known_args(sys.argv[sys.argv.index("check") + 1 :])
         named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
         check([Path(word) for word in named], args.launch, words[len(named) :])

@@ -6,12 +6,12 @@
 
 record trains and evaluates every seed (42, 1, 2, …; finished ones are kept), writes <recipe>.results.json, and updates the tables
 of README.md and of the model's README.md. The untuned base model is evaluated with the first seed only, because it does not depend
-on the seed. An existing evaluation is kept if it is of this adapter on this dataset.
+on the seed. An existing evaluation of this adapter on this dataset is kept.
 
 check takes a recipe with a result file, or a release, org/name@v1.0. It first compares recipe, data, prompt and base weights with
 the published digests, and stops if one differs. Then it evaluates the published adapter again, whose metrics must be the same, and
 trains with a new seed, whose metrics must be in the 95 % prediction interval of the recorded seeds, mean ± t · sd · √(1 + 1/n); a
-better one fails, too. One in 20 correct runs is outside: try another --seed before you look for an error. --smoke only compares
+better one fails, too. One in 20 correct runs is outside, so try another --seed before you look for an error. --smoke only compares
 the losses of the first steps.
 
 Exit codes: 0 everything passed, 1 something failed, 2 wrong input, 75 interrupted. The same command continues what was
@@ -105,7 +105,7 @@ def record(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> bool:
-    """Compare digests, then metrics; whether everything is as published."""
+    """Compare digests, then metrics; returns whether everything is as published."""
     from radrecipes.evaluation import reproduction
 
     claim = reproduction.read_claim(args.claim)
@@ -166,7 +166,7 @@ def compare_first_losses(launch: str, words: Sequence[object], claim: "Claim", h
 
 
 def _open_work_folder(claim: "Claim", here: dict[str, Any], restart: bool) -> None:
-    """Keep what an earlier check left only if nothing has changed since then."""
+    """Keep the results of an earlier check only if nothing has changed since then."""
     from radrecipes.evaluation.reproduction import code_digest
 
     folder, state = claim.work_folder, claim.work_folder / "state.json"
@@ -180,7 +180,7 @@ def _open_work_folder(claim: "Claim", here: dict[str, Any], restart: bool) -> No
 def evaluate_published(
     claim: "Claim", dataset: "PreparedDataset", decisive: Sequence["Difference"]
 ) -> list["Verdict"]:
-    """Evaluate the published adapter again, if it is here and the prompt is the same."""
+    """Evaluate the published adapter again, if it is available and the prompt is the same."""
     from radrecipes.evaluation.reproduction import compare_same_weights
     from radrecipes.reporting.reproduction_tables import verdicts_table
 
@@ -217,7 +217,7 @@ def train_new_seed(
 def _print_result(
     claim: "Claim", verdicts: Sequence["Verdict"], of_seed: Sequence["Verdict"], trained: Path, as_published: bool
 ) -> bool:
-    """Print the result; after a failure also what may explain it, as the run itself recorded it."""
+    """Print the result; after a failure also possible causes, as the run itself recorded them."""
     from radrecipes.evaluation.reproduction import differences, facts_of
     from radrecipes.training.run_folder import read_manifest
 
@@ -258,7 +258,7 @@ def evaluate(
     output: Path | None = None,
     options: Sequence[object] = (),
 ) -> dict[str, Any]:
-    """The metrics of a run on the test split of a dataset, by scripts/evaluate_model.py unless a matching evaluation exists."""
+    """A run's test metrics on a dataset, by scripts/evaluate_model.py unless a matching evaluation exists."""
     from radrecipes.evaluation.label_metrics import BASE
     from radrecipes.evaluation.reproduction import existing_evaluation
 
@@ -272,12 +272,12 @@ def evaluate(
 
 
 def run_step(words: Sequence[object], accepted: Sequence[int] = (0,), **environment: str) -> None:
-    """Run a script in its own process and exit with its code if it fails; a signal to this process is forwarded first.
+    """Run a script in its own process and exit with its code if it fails; signals are forwarded to it.
 
-    A step that such a signal killed before it could stop in order counts as interrupted, too.
+    A step that such a signal killed before it could stop cleanly counts as interrupted, too.
     """
     command = [sys.executable, *map(str, words)]
-    # In its own session, so that Ctrl-C in a terminal reaches it only once, from here.
+    # In its own session, so that Ctrl-C in a terminal reaches it only once, through this process.
     step = subprocess.Popen(command, start_new_session=True, env=os.environ | environment)
     forwarded: set[int] = set()
 

@@ -1,4 +1,4 @@
-"""Fine-tune a model by a recipe: loss on the completion only, an adapter as result.
+"""Fine-tune a model with a recipe: the loss is on the completion only, the result is an adapter.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml scripts/sft.py \
         --config recipes/smollm2-135m/protocol_lora.yaml
@@ -19,7 +19,7 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import positive, run
 from radrecipes.training import PARTS
 
-if TYPE_CHECKING:  # `--help` is to answer without the seconds that these take
+if TYPE_CHECKING:  # these take seconds, which would delay `--help`
     from radrecipes.training.interruption import StopRequests
 
 
@@ -42,9 +42,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse arguments; from here on a signal ends the run in order."""
+    """Parse arguments; from here on a signal ends the run cleanly."""
     args, overrides = make_parser().parse_known_args()
-    import radrecipes.training.run  # noqa: F401  (takes seconds, so it is done before signals are handled)
+    import radrecipes.training.run  # noqa: F401  (takes seconds, so it is imported before signals are handled)
     from radrecipes.training.interruption import StopRequests, stop_with_launcher
 
     stop_with_launcher()
@@ -59,7 +59,7 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
     from radrecipes.training.run import make_trainer, open_run, save
     from radrecipes.training.trainer import check_layout, close, train
 
-    # Launcher and recipe: every error of the user's shows before any work
+    # Launcher and recipe: every user error is reported before any work
     requested = spec.spec_from_environment(os.environ)
     spec.check_gpus(requested)
     recipe = parse_recipe(args.config, overrides)

@@ -1,4 +1,4 @@
-"""The `radrecipes` command, and how every script ends: its exit code, and one line on standard error instead of a traceback."""
+"""The `radrecipes` command, and how every script ends: an exit code, and a line on standard error, not a traceback."""
 
 import os
 import sys
@@ -54,7 +54,7 @@ def _run_verb() -> None:
         )
     sys.argv = [f"radrecipes {verb}", *words]
     sys.path[0] = str(script.parent)  # as Python does for a script
-    # Not `runpy.run_path`, which sets sys.argv[0], and with it the program's name in `--help`, to the file.
+    # Not `runpy.run_path`, which sets sys.argv[0], and so the program's name in `--help`, to the file.
     sys.modules["__main__"] = script_module = types.ModuleType("__main__")
     script_module.__file__ = str(script)
     exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), vars(script_module))
@@ -78,7 +78,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def positive(text: str) -> int:
-    """An integer of at least 1, as the `type` of an argument; argparse names the argument in its error."""
+    """Argparse `type`: an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise ValueError
@@ -86,7 +86,7 @@ def positive(text: str) -> int:
 
 
 def non_negative(text: str) -> int:
-    """An integer of at least 0, as the `type` of an argument."""
+    """Argparse `type`: an integer of at least 0."""
     value = int(text)
     if value < 0:
         raise ValueError
@@ -94,7 +94,7 @@ def non_negative(text: str) -> int:
 
 
 def fraction(text: str) -> float:
-    """A number between 0 and 1, exclusive, as the `type` of an argument."""
+    """Argparse `type`: a number between 0 and 1, exclusive."""
     value = float(text)
     if not 0 < value < 1:
         raise ValueError

@@ -36,9 +36,9 @@ _PACKAGES = (
     "transformers",
     "trl",
 )
-# These affect a result only if they are installed and used.
+# These affect a result only if installed and used.
 _OPTIONAL_PACKAGES = ("deepspeed", "flash-attn", "kernels", "radeval", "triton", "vllm")
-# With these values of `CUBLAS_WORKSPACE_CONFIG` cuBLAS is deterministic with several streams, too (cuBLAS documentation).
+# With these values of `CUBLAS_WORKSPACE_CONFIG` cuBLAS is deterministic even with several streams (cuBLAS documentation).
 _DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")
 
 
@@ -61,7 +61,7 @@ def constraints_sha256() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory in GiB, torch's threads; GPUs, CUDA and driver if this process uses a GPU.
+    """CPU, cores, memory in GiB, torch's threads; GPUs, CUDA and driver if this process uses a GPU.
 
     `instruction_set` and `bfloat16_instructions` decide the order of sums in PyTorch's kernels, and so the last bits.
     """
@@ -89,10 +89,10 @@ def hardware() -> dict[str, Any]:
 
 
 def determinism() -> dict[str, Any]:
-    """What is deterministic in this process as it is configured now, and what is not, one sentence each.
+    """What is deterministic in this process as currently configured, and what is not, one sentence each.
 
     Sources: PyTorch's notes on reproducibility and the documentation of `torch.use_deterministic_algorithms` and
-    `torch.nn.functional.scaled_dot_product_attention`; tests of interrupted runs measure it on a CPU.
+    `torch.nn.functional.scaled_dot_product_attention`; tests of interrupted runs confirm it on a CPU.
     """
     import torch
 
@@ -175,13 +175,13 @@ def _driver_version() -> str | None:
 
 
 def _processor_version() -> str:
-    """Generation and cache size of the processor: clouds give many the same name, and matrix products block by cache size."""
+    """Generation and cache size of the CPU: clouds give many CPUs one name, and matrix products block by cache size."""
     fields = ("cpu family", "model", "stepping", "cache size")
     return ", ".join(f"{name} {value}" for name in fields if (value := _of_processor(name)))
 
 
 def _of_processor(field: str) -> str:
-    """A field of the first processor in Linux's `/proc/cpuinfo`; empty if there is none."""
+    """A field of the first CPU in Linux's `/proc/cpuinfo`; empty if there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

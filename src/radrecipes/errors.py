@@ -2,7 +2,7 @@
 
 
 class RadrecipesError(Exception):
-    """An error with one clear line for the user; scripts print it and exit with `exit_code`.
+    """An error with a one-line message for the user; scripts print it and exit with `exit_code`.
 
     If every process of a run raises it at the same point (`met_by_all`), only the first one prints it.
     """
@@ -14,9 +14,8 @@ class RadrecipesError(Exception):
 class InputError(RadrecipesError):
     """The recipe or the input is wrong; nothing was written.
 
-    Args:
-        message: one line that names the file, line, row or key, and how to fix it.
-        where: the location, for example `recipes/x.yaml:12`, printed before the message.
+    The message names the file, line, row or key, and how to fix it; `where`, for example `recipes/x.yaml:12`, is
+    printed before it.
     """
 
     exit_code = 2
@@ -57,7 +56,7 @@ class DivergedError(RadrecipesError):
 
 
 class InterruptedRunError(RadrecipesError):
-    """The run was asked to stop and did; the same command continues it. The exit code is `EX_TEMPFAIL` of sysexits.h."""
+    """The run stopped on request; the same command continues it. The exit code is `EX_TEMPFAIL` of sysexits.h."""
 
     exit_code = 75
     met_by_all = True

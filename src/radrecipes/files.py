@@ -9,11 +9,7 @@ from pathlib import Path
 
 
 class LockedError(Exception):
-    """Another process holds a lock.
-
-    Args:
-        holder: That process, as `process <pid> on <host>`.
-    """
+    """Another process holds a lock: `holder`, as `process <pid> on <host>`."""
 
     def __init__(self, holder: str):
         super().__init__(holder)
@@ -21,7 +17,7 @@ class LockedError(Exception):
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file in pieces, so that its size does not matter."""
+    """Hash a file in chunks, so that its size does not matter."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -32,10 +28,9 @@ def text_sha256(text: str) -> str:
 
 
 def write_atomically(path: Path, content: str | Callable[[Path], None]) -> None:
-    """Replace a file at once: a kill, a full disk or a power cut leaves the old one or the new one.
+    """Replace a file with a text, or with what a function writes to the path that it gets.
 
-    Args:
-        content: The text, or a function that writes a file at the path that it is given.
+    A kill, a full disk or a power cut leaves either the old file or the new one.
     """
     temporary = path.with_name(f".{path.name}")
     try:
@@ -51,7 +46,7 @@ def write_atomically(path: Path, content: str | Callable[[Path], None]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Write one file or folder to the disk."""
+    """Flush one file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -60,7 +55,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Write every file and folder below `folder` to the disk, so that a power cut loses none."""
+    """Flush every file and folder below `folder` to disk, so that a power cut loses none."""
     for path in sorted(folder.rglob("*")):
         sync(path)
     sync(folder)
@@ -70,22 +65,12 @@ def sync_tree(folder: Path) -> None:
 def lock(path: Path, wait: bool = True) -> Iterator[str]:
     """Hold an exclusive lock; the system frees it when the process ends, however it ends.
 
-    The lock file names its holder and is removed with the lock. It is left behind only by a process that was killed.
-
-    Args:
-        path: The lock file; a missing one is made.
-        wait: Wait until another process frees it.
-
-    Yields:
-        `str`: who held it and was killed, as `process <pid> on <host>`; empty if nobody.
-
-    Raises:
-        [`LockedError`]: another process holds it, and `wait` is `False`.
-        [`OSError`]: the lock file cannot be written.
+    The lock file names its holder and is removed with the lock, unless the holder is killed. Yields the killed holder, as
+    `process <pid> on <host>`, or an empty string. A [`LockedError`] if another process holds the lock and `wait` is `False`.
     """
     from filelock import FileLock, Timeout
 
-    # A file that its holder removed while it was opened here is no lock: filelock compares.
+    # A file that its holder removed while it was opened here is no lock: filelock checks this.
     held = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
     try:
         held.acquire()

@@ -1,7 +1,7 @@
 """A recipe: one flat YAML file for one model and one task, checked strictly before [`~trl.TrlParser`] sees it.
 
 TRL's own parser accepts a misspelt key, a wrong type and a value outside its choices, and lets an `env:` block set any
-environment variable. Torch, Transformers and TRL are imported only by functions that need them, so that listing recipes is fast.
+environment variable. Torch, Transformers and TRL are imported only where needed, so that listing recipes is fast.
 """
 
 import enum
@@ -32,18 +32,13 @@ class RecipeArguments:
     """The fields of a recipe that are not TRL's.
 
     Args:
-        task: what the model learns to write.
-        dataset: folder of a prepared dataset, relative to the working directory.
-        stage: kind of training.
         prompt_style: `"chat"` uses the tokenizer's chat template, `"plain"` is for base models without one.
-        global_batch_size: examples per optimizer step over all processes; gradient accumulation follows from it.
-        batch_layout: `"shared_prefix"` puts several examples in one row after the prefix that they share, so that neither
-            padding nor the repeated prefix is computed; `"padded"` is one example per row, for models whose attention accepts
-            no custom mask.
-        decode: `"score"` gives every label of the label set a probability, `"generate"` generates an answer. By default
-            labels are scored and texts generated.
-        max_new_tokens: maximum length of a generated answer.
-        max_dropped_fraction: fraction of the training rows that may exceed `max_length` and be left out.
+        global_batch_size: Examples per optimizer step over all processes; gradient accumulation follows from it.
+        batch_layout: `"shared_prefix"` puts several examples in one row after their shared prefix, so that neither
+            padding nor the repeated prefix is computed; `"padded"` is one example per row, for models whose attention
+            accepts no custom mask.
+        decode: `"score"` (default for labels) gives every label a probability, `"generate"` generates an answer.
+        max_dropped_fraction: Largest fraction of training rows that may be dropped because they exceed `max_length`.
     """
 
     task: str
@@ -57,7 +52,7 @@ class RecipeArguments:
     max_dropped_fraction: float = 0.005
 
     def __post_init__(self) -> None:
-        """Fill in what follows from the task."""
+        """Set the defaults that depend on the task."""
         if self.decode is None:
             self.decode = "score" if _predicts_label(self.task) else "generate"
 
@@ -83,7 +78,7 @@ _CHOICES = {
     "batch_layout": ["shared_prefix", "padded"],
     "decode": ["score", "generate"],
 }
-# Why a recipe must not set a field that one could expect in it, and what to do instead.
+# Why a recipe must not set a field that users might expect, and what to do instead.
 _REFUSED = {
     "env": "a recipe must not set environment variables (it could redirect HF_ENDPOINT); set them in your shell",
     "trust_remote_code": "recipes never run code from a model repository; use a model that Transformers implements",
@@ -114,9 +109,9 @@ _OUR_DEFAULTS = {
     "save_strategy": "steps",
     "save_steps": 0.1,  # a fraction of all steps
     "remove_unused_columns": False,  # the number of each row travels with its batch
-    "report_to": "none",  # no data leaves the machine unasked
+    "report_to": "none",  # no data leaves the machine unless requested
     "dataloader_pin_memory": False,
-    "ddp_find_unused_parameters": False,  # every adapter weight gets a gradient in every step; the search costs a graph pass
+    "ddp_find_unused_parameters": False,  # every adapter weight gets a gradient; the search costs a pass over the graph
     "output_dir": "",
     "max_length": 256,
 }
@@ -144,15 +139,7 @@ _PLAIN_TYPES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A parsed and checked recipe.
-
-    Args:
-        path: the YAML file.
-        fields: what the file and the command line set, in the order of the file.
-        arguments: our fields.
-        training: TRL's training fields.
-        model: TRL's model and LoRA fields.
-    """
+    """A parsed and checked recipe; `fields` is what the file and the command line set, in the order of the file."""
 
     path: Path
     fields: dict[str, Any]
@@ -172,10 +159,9 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """sha256 of [`decisive_fields`].
+        """sha256 of [`decisive_fields`]; key order and the notation of numbers (`1e-3`, `0.001`) do not matter.
 
-        The order of keys and the notation of numbers (`1e-3`, `0.001`) do not count. A default that is written out does:
-        defaults can change with the pinned libraries, the text of a recipe cannot.
+        An explicit default does: defaults can change with the pinned libraries, the text of a recipe cannot.
         """
         return hashlib.sha256(json.dumps(self.decisive_fields, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -186,9 +172,9 @@ class Recipe:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """The fields with this project's defaults and what follows from them; TRL's defaults hold for the rest.
+        """The fields with this project's defaults and what follows from them; TRL's defaults apply to the rest.
 
-        `stage` is left out if it is the default, so that what was recorded before that field existed compares equal.
+        The default `stage` is left out, so that records from before that field existed compare equal.
         """
         with_defaults = {**_OUR_DEFAULTS, **vars(self.arguments), **self.fields, **_derived(self.fields)}
         if with_defaults["stage"] == _STAGE:
@@ -201,12 +187,12 @@ class Recipe:
         return Path(self.training.output_dir or f"runs/{self.name}/seed-{self.training.seed}")
 
     def to_yaml(self) -> str:
-        """The recipe as YAML, overrides included, that `parse_recipe` reads back to the same digest."""
+        """The recipe as YAML, overrides included; `parse_recipe` reads it back to the same digest."""
         return f"# {header(self.path)}\n" + yaml.safe_dump(self.fields, sort_keys=False, allow_unicode=True)
 
 
 class RecipeSummary(NamedTuple):
-    """What a list of recipes shows of one."""
+    """What a list of recipes shows for each."""
 
     name: str
     task: str
@@ -217,14 +203,10 @@ class RecipeSummary(NamedTuple):
 
 
 def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, apply command-line overrides, and check every key and value.
+    """Read a recipe, apply overrides (`["--learning_rate", "2e-4", "--seed=1"]`), and check every key and value.
 
-    Args:
-        overrides: command-line words such as `["--learning_rate", "2e-4", "--seed=1"]`.
-
-    Raises:
-        [`InputError`]: the file is missing or no flat YAML mapping; a key is duplicate, unknown or refused; a value has the
-            wrong type or is outside its choices; fields contradict each other.
+    Duplicate, unknown and refused keys, wrong types, values outside the choices, and fields that contradict each other
+    are errors.
     """
     path = Path(path)
     values, places = _read_yaml(path)
@@ -250,11 +232,7 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def summarise_recipe(path: str | Path) -> RecipeSummary:
-    """What a list shows of a recipe, without importing TRL: key names are checked, values are not.
-
-    Raises:
-        [`InputError`]: the file is no flat YAML mapping, a key is duplicate, unknown or refused, or a required one is missing.
-    """
+    """Summarise a recipe without importing TRL: key names are checked, values are not."""
     path = Path(path)
     values, places = _read_yaml(path)
     for key in values:
@@ -277,7 +255,7 @@ def find_recipes(root: str | Path = "recipes") -> list[Path]:
 
 
 def header(path: str | Path) -> str:
-    """The first comment line of a recipe: what it is, where it runs, how long it takes; empty if there is none."""
+    """The first comment line of a recipe: what it is, where it runs, how long it takes; empty if none."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return lines[0].lstrip("#").strip() if lines and lines[0].startswith("#") else ""
 
@@ -324,7 +302,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             raise InputError(f"`{key}` appears twice, first in line {places[key].rsplit(':', 1)[1]}; keep one", where)
         try:
             values[key] = _value_of(key, value_node)
-        except (yaml.YAMLError, ValueError) as error:  # the second for a day such as 2024-02-30
+        except (yaml.YAMLError, ValueError) as error:  # ValueError for a date such as 2024-02-30
             raise InputError(f"`{key}` has a value that YAML cannot read", where) from error
         places[key] = where
     return values, places
@@ -354,7 +332,7 @@ def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _value_of(key: str, node: yaml.Node) -> Any:
-    """A YAML node as a value; `no` stays a word if the field takes words and no boolean."""
+    """The value of a YAML node; `no` stays a word if the field takes words and no boolean."""
     if node.tag == "tag:yaml.org,2002:bool" and node.value.lower() in _WORDS_OF_YAML_1_2:
         hint, _ = _known_fields().get(key, (None, None))
         kinds = _members(hint)
@@ -494,7 +472,7 @@ def _describe(hint: Any) -> str:
 
 
 def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path) -> None:
-    """Refuse combinations that would train something other than what the recipe says."""
+    """Reject combinations that would train something other than what the recipe says."""
     quantised = [key for key in ("load_in_4bit", "load_in_8bit") if checked.get(key)]
     if not checked.get("use_peft"):
         raise InputError("a recipe trains an adapter; set `use_peft: true`", places.get("use_peft", str(path)))

@@ -24,8 +24,7 @@ def mean_statistic(values: Sequence[float] | np.ndarray) -> Statistic:
 def macro_f1_statistic(references: Sequence[str | None], predictions: Sequence[str | None]) -> Statistic:
     """The unweighted mean of F1 over the labels that occur in the references of each resample.
 
-    A prediction that is no label of the references (`None`, free text, another label) is a false negative of its reference and
-    a false positive of no label.
+    A prediction outside these labels (`None`, free text, another label) is only a false negative of its reference.
     """
     labels = sorted(set(references))
     code_of = {label: code for code, label in enumerate(labels)}
@@ -61,14 +60,9 @@ def bootstrap_interval(
 ) -> dict[str, float]:
     """A statistic with its percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13), resampling whole groups.
 
-    Notes of one patient or scenario are correlated, so resampling single rows would give intervals that are too narrow. The same
-    groups and seed give the same resamples for every statistic, whatever the order of the rows.
-
-    Returns:
-        `value` (of the rows as they are), `low` and `high`.
-
-    Raises:
-        ValueError: There are no rows.
+    Notes of one patient or scenario are correlated, so resampling single rows would give intervals that are too narrow. The
+    same groups and seed give the same resamples for every statistic, in any order of the rows. `value` is of the rows as they
+    are.
     """
     if len(groups) == 0:
         raise ValueError("a bootstrap interval needs at least one row")
@@ -93,10 +87,9 @@ def _resampled_counts(groups: Sequence[str], resamples: int, seed: int) -> Itera
 def mcnemar_exact(
     first_correct: Sequence[bool] | np.ndarray, second_correct: Sequence[bool] | np.ndarray
 ) -> dict[str, int | float]:
-    """McNemar's exact test (1947, with the binomial distribution) of whether two systems have the same accuracy on the same rows.
+    """McNemar's exact test (1947, with the binomial distribution) of whether two systems have the same accuracy.
 
-    Returns:
-        `n10` (rows that only the first got right), `n01` (only the second) and the two-sided `p_value`, 1.0 if no row differs.
+    Returns `n10` (rows that only the first got right), `n01` (only the second) and the two-sided `p_value`, 1.0 if both are 0.
     """
     from scipy.stats import binomtest
 
@@ -146,15 +139,9 @@ def effective_rows(
     """The effective sample size of clustered rows for a one-sided bound of their accuracy (Korn and Graubard, 1998).
 
     The number of rows over the design effect (the variance of the accuracy under sampling of groups over that under sampling of
-    rows), corrected for few groups by the squared ratio of two quantiles of Student's t. The design effect is at least
-    `1 + (m - 1) * least_correlation` (Kish, 1965), `m` being the size of the group of a random row: a handful of errors may
-    show no clustering by chance.
-
-    Returns:
-        Above 0, at most the number of rows; 1.0 for a single group.
-
-    Raises:
-        ValueError: There are no rows, or the lengths differ.
+    rows), corrected for few groups by the squared ratio of two quantiles of Student's t; 1.0 for a single group. The design
+    effect is at least `1 + (m - 1) * least_correlation` (Kish, 1965), `m` being the size of the group of a random row: a
+    handful of errors may show no clustering by chance.
     """
     from scipy.stats import t
 

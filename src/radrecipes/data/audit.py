@@ -1,4 +1,4 @@
-"""Leakage audit: what validation and test have in common with training, looked for in the finished splits alone."""
+"""Leakage audit of finished splits: what validation and test have in common with training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,14 +15,9 @@ def audit_leakage(
     input_column: str,
     label_column: str | None,
 ) -> dict[str, Any]:
-    """Count the held-out rows that also occur in training. Knows nothing about how the splits were made.
+    """Count the held-out rows that also occur in training; knows nothing about how the splits were made.
 
-    Args:
-        label_column: `None` if the target is free text.
-
-    Returns:
-        For each held-out split the number of rows whose text occurs in training `verbatim`, `normalised` (by
-        [`matching_key`]) and as a `near_duplicate` (each count includes the one before), and more.
+    Each count for `verbatim`, `normalised` (by [`matching_key`]) and `near_duplicate` texts includes the one before.
     """
     training = splits["train"]
     texts = [row[input_column] for row in training]

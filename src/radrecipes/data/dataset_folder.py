@@ -1,4 +1,4 @@
-"""Writing the folder of a prepared dataset: a Parquet file per split, the label set, the card and the manifest."""
+"""Writes the folder of a prepared dataset: a Parquet file per split, the label set, the card and the manifest."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from radrecipes.files import file_sha256, text_sha256
 
 SPLITS = ("train", "validation", "test")
 ACCESS_LEVELS = ("synthetic", "open", "registered", "credentialed")
-# Free text may be shown and stored only for these; every other value, known or not, counts as closed.
+# Free text may be shown and stored only for these; every other value, even an unknown one, counts as closed.
 SHOWABLE_ACCESS = ("synthetic", "open")
 LABEL_SET_FILE = "label_set.yaml"
 MANIFEST_FILE = "manifest.json"
@@ -34,20 +34,12 @@ def write_dataset_folder(
     label_set: LabelSet | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a complete prepared dataset, or leave the disk as it was.
-
-    The same arguments give the same bytes: no time, path or host is written.
+    """Write a complete prepared dataset, or leave the disk unchanged; the same arguments give the same bytes.
 
     Args:
         splits: Rows or a table for each of `train`, `validation` and `test`; every column is text.
-        manifest: At least `task`, `access` and `columns`. Format version, file names, hashes and digest are added; facts
-            that `manifest["splits"]` already holds are kept.
-
-    Returns:
-        The manifest as it was written.
-
-    Raises:
-        InputError: The folder exists and may not be replaced, or cannot be made.
+        manifest: At least `task`, `access` and `columns`; returned with format version, file names, hashes and digest
+            added. Facts already in `manifest["splits"]` are kept.
     """
     folder = Path(folder)
     check_output_folder(folder, overwrite)
@@ -84,11 +76,7 @@ def write_dataset_folder(
 
 
 def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
-    """Report before the work, not after it, that a dataset cannot be written to this folder.
-
-    Raises:
-        InputError: The folder is not empty and either `overwrite` is false or it is no prepared dataset.
-    """
+    """Check before any work that the folder can be written: empty, or with `overwrite` a prepared dataset."""
     folder = Path(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -108,13 +96,9 @@ def dataset_digest(manifest: Mapping[str, Any]) -> str:
 
 @contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
-    """A new empty folder that takes the place of `folder` at the end, or is removed after an error.
-
-    Raises:
-        InputError: The folder cannot be made.
-    """
+    """Yield a new empty folder that replaces `folder` at the end, or is removed after an error."""
     target = folder.resolve()
-    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only their owner can read.
+    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only the owner can read.
     temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
         temporary.mkdir(parents=True)

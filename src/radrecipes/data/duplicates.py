@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from radrecipes.data.normalise import matching_key
 
 SHINGLE_WORDS = 5
-# Rows and pairs of a block that is in memory at once.
+# Rows and pairs per block in memory.
 _BLOCK_ROWS = 2000
 _BLOCK_PAIRS = 10_000_000
 
@@ -26,9 +26,9 @@ def shingles(text: str) -> frozenset[str]:
 def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> np.ndarray:
     """One group number per text, the same for texts that are near-identical, directly or through others.
 
-    Exact: candidate pairs come from prefix filtering (two sets of this similarity must share one of their rarest members;
-    Chaudhuri et al. 2006, Bayardo et al. 2007), and each candidate's Jaccard similarity of [`shingles`] is computed. Unlike
-    MinHash it misses no pair.
+    Exact, unlike MinHash: candidates come from prefix filtering (two sets of this similarity share one of their rarest
+    members; Chaudhuri et al. 2006, Bayardo et al. 2007), then the Jaccard similarity of their [`shingles`] is
+    computed.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], not {threshold}")
@@ -39,7 +39,7 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> np.nd
     members = _membership(list(distinct), _vocabulary(list(distinct)))
     sizes = np.diff(members.indptr)
 
-    # Columns are ordered from the rarest shingle on, so the first entries of a row are its rarest members.
+    # Columns are ordered from the rarest shingle to the most frequent, so a row begins with its rarest members.
     prefix_lengths = [size - math.ceil(threshold * size - 1e-9) + 1 for size in sizes]
     starts = members.indptr[:-1]
     kept = np.concatenate(
@@ -84,7 +84,7 @@ def largest_similarity(texts: Sequence[str], others: Sequence[str]) -> np.ndarra
     other_sizes = np.diff(other_members.indptr)
     transposed = other_members.T.tocsr()
     largest = np.zeros(len(sets))
-    # A phrase that occurs in every text makes blocks dense, so their size is bounded by that case.
+    # Bounded for the worst case: a phrase that occurs in every text makes the blocks dense.
     block_rows = max(1, min(_BLOCK_ROWS, _BLOCK_PAIRS // len(other_sets)))
     for start in range(0, len(sets), block_rows):
         shared = members[start : start + block_rows] @ transposed

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 class Example:
     """One row on its way from a source file to a prepared dataset or a prediction.
 
-    Args:
-        group: What a split must keep together: a patient, an order, a clinical scenario.
-        inputs: The task's input columns, for example `{"note": "..."}`.
-        target: What the model is to write: a label or a text.
-        where: Source of the row for error messages, for example `orders.csv:17`.
+    `group` is what a split must keep together (a patient, an order, a scenario), `where` the location for errors
+    (`orders.csv:17`).
     """
 
     id: str

@@ -19,7 +19,7 @@ _CHOICES = {"modality": MODALITIES, "contrast": CONTRASTS}
 _REQUIRED_SET_KEYS = ("name", "version", "labels")
 _SET_KEYS = (*_REQUIRED_SET_KEYS, "costly_confusions")
 _LABEL_KEYS = ("name", "aliases", "modality", "body_region", "contrast", "loinc", "playbook", "always_review")
-# Below this a "did you mean" misleads more often than it helps.
+# Below this score a "did you mean" misleads more often than it helps.
 _SUGGESTION_SCORE = 60
 
 _DERIVED_HEADER = """\
@@ -34,13 +34,7 @@ _DERIVED_HEADER = """\
 
 @dataclass(frozen=True)
 class Label:
-    """One label of a label set.
-
-    Args:
-        name: Canonical name, the one that training writes and evaluation compares.
-        loinc, playbook: Codes of the procedure in LOINC and in the RSNA Playbook.
-        always_review: A person looks at every answer with this label, however confident the model is.
-    """
+    """One label, with its codes in LOINC and the RSNA Playbook; a person reviews every `always_review` answer."""
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -54,11 +48,10 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """A list of labels that distinguishes every known spelling from every unknown one.
+    """A list of labels and their known spellings; names and aliases are unique after [`matching_key`].
 
     Args:
-        version: Raised by its author whenever a label changes.
-        labels: Names and aliases are unique after [`matching_key`].
+        version: Raised by the author whenever a label changes.
         text: The YAML that the set was read from; it is copied unchanged into a prepared dataset.
         costly_confusions: Pairs of canonical names that must not be confused, in either direction.
     """
@@ -71,13 +64,7 @@ class LabelSet:
 
     @classmethod
     def load(cls, path: str | Path) -> "LabelSet":
-        """Read a label set from a YAML file.
-
-        Raises:
-            InputError: The file is missing or is not YAML, a key is unknown, missing or repeated, a value has the wrong
-                type or choice, a name or alias is repeated, or a costly pair is repeated or names no two labels. Names the
-                line.
-        """
+        """Read a label set from a YAML file; an [`InputError`] names the line of the first mistake."""
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -89,22 +76,16 @@ class LabelSet:
 
     @classmethod
     def from_text(cls, text: str, where: str = "label set") -> "LabelSet":
-        """Read a label set from YAML text; `where` is the file in error messages. Raises as [`load`] does."""
+        """Read a label set from YAML text as [`load`] does; `where` is the file in error messages."""
         return _parse(text, where)
 
     @classmethod
     def derive(cls, name: str, spellings: Counter[str], source: str) -> "LabelSet":
-        """Make a label set from the labels of a file, in alphabetical order.
+        """Make a label set from the labels of the file `source`, in alphabetical order.
 
-        Spellings with the same [`matching_key`] are one label. The most frequent is its name (the alphabetically first of
-        equals), because the users of the file recognise that one.
-
-        Args:
-            spellings: How often each label occurs.
-            source: Name of the file, for the comment at the top.
-
-        Raises:
-            InputError: A label has no letter or digit.
+        Spellings with the same [`matching_key`] are one label, named after the most frequent one (on a tie, the
+        alphabetically first), which users of the file recognise. A label without a letter or digit is an
+        [`InputError`].
         """
         by_key: dict[str, list[str]] = {}
         for spelling in spellings:
@@ -127,7 +108,7 @@ class LabelSet:
 
     @property
     def always_review(self) -> frozenset[str]:
-        """Canonical names of the labels that a person always looks at."""
+        """Canonical names of the labels that a person always reviews."""
         return frozenset(label.name for label in self.labels if label.always_review)
 
     def canonical(self, text: str) -> str | None:
@@ -139,7 +120,7 @@ class LabelSet:
         return self._label_by_name[name]
 
     def suggest(self, text: str) -> str | None:
-        """Canonical name of the known spelling nearest to an unknown one, or `None` if none is near."""
+        """Canonical name of the known spelling closest to an unknown one, or `None` if none is close."""
         match = process.extractOne(
             matching_key(text), list(self._name_by_key), scorer=fuzz.ratio, score_cutoff=_SUGGESTION_SCORE
         )
@@ -157,7 +138,7 @@ class LabelSet:
 
 
 def _parse(text: str, where: str) -> LabelSet:
-    # Composed nodes instead of loaded values: only they know their lines, and loading keeps the last of repeated keys.
+    # Composed nodes, not loaded values: they know their lines, and loading drops all but the last of repeated keys.
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

@@ -1,4 +1,4 @@
-"""Two forms of a text: the one that is kept, and the key by which two texts or labels count as the same."""
+"""Two forms of a text: the one that is kept, and the key that decides whether two texts or labels are the same."""
 
 import re
 import unicodedata
@@ -8,10 +8,10 @@ _LINE_SPACES = re.compile(r"[^\S\n]+")
 
 
 def normalise_note(text: str) -> str:
-    """Clean a text without changing its meaning.
+    """Clean a text without changing its meaning; case, punctuation and spelling stay. Idempotent.
 
-    Unicode is composed (NFC), line ends become `\\n`, control and zero-width characters are removed, runs of spaces become
-    one space and runs of empty lines one line end. Case, punctuation and spelling stay. Normalising twice changes nothing.
+    Unicode is composed (NFC), line ends become `\\n`, control and zero-width characters are removed, runs of spaces
+    become one space and runs of empty lines one line end.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
     # Cc are control characters, Cf zero-width ones, Cs halves of surrogate pairs, which no Parquet file can contain.
@@ -22,17 +22,17 @@ def normalise_note(text: str) -> str:
             else (" " if character.isspace() else "")
             for character in text
         )
-    # Composing comes after the removal: a zero-width character can be between a letter and its accent.
+    # Compose after the removal: a zero-width character can be between a letter and its accent.
     composed = unicodedata.normalize("NFC", text)
     lines = (_LINE_SPACES.sub(" ", line).strip() for line in composed.split("\n"))
     return "\n".join(line for line in lines if line)
 
 
 def matching_key(text: str) -> str:
-    """Reduce a text or a label to what makes it the same as another one; empty if it has no letter, digit or sign.
+    """Reduce a text or label to the key under which equal ones match; empty without a letter, digit or sign.
 
-    Compatibility forms are folded (NFKC), case is folded, every run of punctuation and spaces becomes one space.
-    Mathematical signs stay, as words of their own, because `C+` and `C-`, or `< 30` and `> 30`, do not mean the same.
+    Compatibility forms (NFKC) and case are folded, every run of punctuation and spaces becomes one space. Mathematical
+    signs stay, as separate words: `C+` and `C-`, or `< 30` and `> 30`, differ in meaning.
     """
     # Case folding can undo the compatibility form ("ſ" with an accent), so fold once more after it.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", normalise_note(text)).casefold())

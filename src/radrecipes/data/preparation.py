@@ -19,7 +19,7 @@ Splits = dict[str, list[dict[str, str]]]
 
 
 def drop_reasons(input_column: str, target_column: str) -> dict[str, str]:
-    """Why a row can be dropped, by the key that manifests use. A merged duplicate is not dropped: its text stays."""
+    """Why a row can be dropped, by manifest key. A merged duplicate is not dropped: its text stays."""
     return {
         f"empty_{input_column}": f"the {input_column} is empty",
         f"empty_{target_column}": f"the {target_column} is empty",
@@ -31,7 +31,7 @@ def drop_reasons(input_column: str, target_column: str) -> dict[str, str]:
 
 
 def derive_label_set(examples: Sequence[Example], name: str, source: str) -> LabelSet:
-    """Derive a label set from the labels of examples, ignoring empty ones; `source` is named in it and in errors."""
+    """Derive a label set from the labels of examples, ignoring empty ones; `source` appears in it and in errors."""
     labels = Counter(_one_line(example.target) for example in examples)
     labels.pop("", None)
     if not labels:
@@ -52,21 +52,13 @@ def prepare_rows(
     max_dropped: float = 0.005,
     split_seed: int = 0,
 ) -> tuple[Splits, dict[str, Any]]:
-    """Clean, merge and split rows of a text and its target, and audit the result.
+    """Clean, merge and split rows; returns the rows by split, in the order of the source, and facts for the manifest.
 
     Args:
-        examples: Rows of a source, each with the input `input_column`.
         label_set: Labels and aliases; every kept row gets a canonical name. `None` if the target is free text.
-        conflicts: For texts that are the same by [`matching_key`] but have different labels: `"drop"` them all, or
-            `"vote"` and keep the rows with the majority's label. Needs a label set, like `on_unknown_label`.
+        conflicts: For texts with the same [`matching_key`] but different labels: `"drop"` them all, or `"vote"` and
+            keep the rows with the majority label. Needs a label set, like `on_unknown_label`.
         max_dropped: Largest fraction of the rows that may be dropped; merged duplicates do not count.
-
-    Returns:
-        Rows by split, in the order of the source, and the facts that the manifest reports.
-
-    Raises:
-        InputError: An identifier is repeated, a row is bad or its label unknown and the option is `"error"`, more rows
-            than `max_dropped` would be dropped, fewer than two labels remain, or there are too few groups to split.
     """
     if not 0 < near_duplicate_threshold <= 1:
         raise InputError(f"near-duplicate threshold is {near_duplicate_threshold}; choose one above 0 and up to 1")
@@ -119,7 +111,7 @@ def _merge(
     examples: Sequence[Example], input_column: str, target_column: str, threshold: float
 ) -> tuple[list[dict[str, str]], int]:
     """Rows without duplicates, near-identical texts in one group, and the number of groups that were joined."""
-    # Groups are joined before duplicates merge: a text that two patients share ties all rows of both together.
+    # Join groups before merging duplicates: a text that two patients share puts all rows of both into one group.
     own_groups = [example.group for example in examples]
     near = near_duplicate_groups([example.inputs[input_column] for example in examples], threshold)
     groups = merge_groups(own_groups, near.tolist())

@@ -1,4 +1,4 @@
-"""Loading prepared datasets: one folder with a Parquet file per split, the label set, a card and a manifest."""
+"""Loads prepared datasets: a folder with a Parquet file per split, the label set, a card and a manifest."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _AGAIN = "prepare the dataset again with scripts/prepare_data.py"
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A prepared dataset, its rows in memory; `label_set` is `None` for a task without labels."""
+    """A prepared dataset with its rows in memory; `label_set` is `None` for a task without labels."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -38,7 +38,7 @@ class PreparedDataset:
 
     @property
     def task(self) -> str:
-        """The task that it was prepared for, for example `"protocol"`."""
+        """The task that the dataset was prepared for, for example `"protocol"`."""
         return self.manifest["task"]
 
     @property
@@ -53,15 +53,8 @@ class PreparedDataset:
 
 
 def load_prepared_dataset(folder: str | Path, verify: bool = True) -> PreparedDataset:
-    """Load a prepared dataset; nothing is written to a cache.
-
-    Args:
-        verify: Compare the sha256 of every file and the digest with the manifest.
-
-    Raises:
-        InputError: The folder, a file or a column is missing, a file is damaged, or a hash differs.
-    """
-    # Takes most of a second to import, which --help need not wait for.
+    """Load a prepared dataset without a cache; `verify` compares the sha256 of every file with the manifest."""
+    # Takes most of a second to import, which would delay --help.
     from datasets import Dataset
 
     folder = Path(folder)

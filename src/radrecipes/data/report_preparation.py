@@ -45,7 +45,7 @@ from radrecipes.radiology.observations import (
 
 COLUMNS = ("id", "group", "observations", "findings", "impression")
 
-# What the options leave out, and why; unlike DROP_REASONS these are no errors in the input.
+# What the options leave out, and why; unlike DROP_REASONS these are not errors in the input.
 FILTERS = {
     "no_section": "neither findings nor impression has a header",
     "no_findings": "there are no findings",
@@ -61,7 +61,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What happens to a report.
+    """How reports are filtered, changed and labelled.
 
     Args:
         labels: `"relabel"` labels the text as it is kept, `"stated"` takes what the source states.
@@ -101,21 +101,16 @@ def prepare_reports(
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, pa.Table], dict[str, Any]]:
-    """Read, clean, label and split the reports of a source. Any number of processes gives the same result.
+    """Read, clean, label and split the reports of a source; any number of processes gives the same result.
+
+    Returns a table with `COLUMNS` for each split, in the order of the source, and the facts that the manifest reports.
 
     Args:
         rejected_path: CSV file for path and reason of every dropped report; removed if none is dropped.
         official_split: Take the split that the source states; otherwise patients are assigned, with the same
             proportion of normal studies in every split.
         max_dropped: Largest fraction of the reports that may be dropped; filtered ones do not count.
-        processes: By default one per core.
-        progress: Called with the number of reports that were just done.
-
-    Returns:
-        A table with `COLUMNS` for each split, in the order of the source, and the facts that the manifest reports.
-
-    Raises:
-        InputError: More reports than `max_dropped` are bad, none is left, or there are too few patients to split.
+        progress: Called with the number of reports just processed.
     """
     table, stated_splits, hashed, rejected, filtered, changed = _read(source, options, processes, progress)
     read = source.count + len(source.rejected)
@@ -164,9 +159,7 @@ def _read(
     processes: int | None,
     progress: Callable[[int], None] | None,
 ) -> tuple[pa.Table | None, list[str | None], dict[str, Any], list[RejectedReport], Counter[str], Counter[str]]:
-    """The kept reports, the split that the source states for each, number and hash of all files, the sorted rejected reports,
-    and counts of filtered and changed ones.
-    """
+    """Kept reports, their stated splits, number and hash of all files, rejected reports, and counts."""
     rejected, filtered, changed = list(source.rejected), Counter(), Counter()
     tree, hashed, seen = hashlib.sha256(), 0, set()
     parts: list[pa.Table] = []
@@ -191,7 +184,7 @@ def _read(
                         rows.append(outcome.row)
                         stated_splits.append(outcome.split)
             if rows:
-                # Arrow holds the text without an object for each cell.
+                # Arrow stores the text without a Python object per cell.
                 parts.append(pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema))
             if progress:
                 progress(len(chunk))
@@ -221,7 +214,7 @@ def _outcomes(
 
 
 def _in_order(executor: ProcessPoolExecutor, chunks: Iterable[list], ahead: int) -> Iterator[list[_Outcome]]:
-    # Few chunks ahead, so that memory does not grow with the source.
+    # Only a few chunks ahead, so that memory does not grow with the source.
     waiting = deque()
     for chunk in chunks:
         waiting.append(executor.submit(_process_here, chunk))
@@ -231,7 +224,7 @@ def _in_order(executor: ProcessPoolExecutor, chunks: Iterable[list], ahead: int)
         yield waiting.popleft().result()
 
 
-# A worker's own source, so that an archive is opened once and not for every chunk.
+# The worker's own source, so that an archive is opened once and not for every chunk.
 _here: tuple[ReportSource, ReportOptions] | None = None
 
 

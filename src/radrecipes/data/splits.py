@@ -1,4 +1,4 @@
-"""Splitting rows by group, each label spread as evenly as its groups allow."""
+"""Splits rows by group, each label spread as evenly as its groups allow."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -9,8 +9,8 @@ DEFAULT_FRACTIONS = {"train": 0.75, "validation": 0.10, "test": 0.15}
 
 
 def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> list[str]:
-    """Join two groupings: rows that share a group in either of them share the alphabetically first of `groups`."""
-    # Each group points to one that it was joined with, an alphabetically earlier one; the first points to itself.
+    """Join two groupings: rows that share a group in either get the alphabetically first of their `groups`."""
+    # Each group points to an alphabetically earlier one that it was joined with; the first points to itself.
     joined = {group: group for group in groups}
 
     def first_of(group: str) -> str:
@@ -34,13 +34,12 @@ def split_by_group(
 ) -> list[str]:
     """Assign every row to a split, whole groups at a time, with each label in the proportions of the split sizes.
 
-    Greedy, after the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): labels are taken in ascending
-    order of their number of groups, their groups in descending order of size, and each group goes where it most reduces
-    the squared deviation from the wanted counts of labels and rows, relative to those counts (as in chi-square). A group
-    with a label that training lacks goes to training, so every label of validation and test occurs in training, and a label
-    with a single group is in training alone.
-
-    The first of `fractions` is the split to train on; `seed` orders groups of equal size. The order of the rows does not matter.
+    Greedy, after the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): labels are taken in
+    ascending order of their number of groups, their groups in descending order of size, and each group goes where it
+    most reduces the squared deviation from the target counts of labels and rows, relative to those counts (as in
+    chi-square). The first of `fractions` is the training split; a group with a label that it lacks goes there, so
+    every label of validation and test occurs in training. `seed` orders groups of equal size; the order of the rows
+    does not matter.
     """
     fractions = dict(DEFAULT_FRACTIONS if fractions is None else fractions)
     if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) <= 0:
@@ -63,7 +62,7 @@ def split_by_group(
     assigned_of_label: dict[str, Counter[str]] = {split: Counter() for split in fractions}
 
     def cost(split: str, group: str) -> float:
-        # Change of (assigned - wanted)² / wanted, summed over the labels and once for all rows.
+        # Change of (assigned - wanted)² / wanted, summed over the labels, plus once for all rows.
         counts = labels_of_group[group]
         terms = [(count, assigned_of_label[split][label], label_counts[label]) for label, count in counts.items()]
         terms.append((counts.total(), assigned_rows[split], len(labels)))

@@ -1,4 +1,4 @@
-"""Baselines for labels: TF-IDF with a logistic regression or a linear SVM, the nearest neighbour, the majority class."""
+"""Baselines for label tasks: TF-IDF with a logistic regression or a linear SVM, the nearest neighbour, the majority class."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ class SupportVectorBaseline(_LinearClassifier):
         decisions = self.pipeline.decision_function(list(notes))
         if (
             decisions.ndim == 1
-        ):  # of two labels scikit-learn returns only the second one's value, the negative of the first's
+        ):  # for two labels scikit-learn returns only the second one's value, the negative of the first's
             return 2 * np.abs(decisions)
         second, best = np.sort(decisions, axis=1)[:, -2:].T
         return best - second
@@ -74,7 +74,7 @@ class NearestNeighbour:
     train_labels: tuple[str, ...]
 
     def predict(self, notes: Sequence[str]) -> list[str]:
-        """The label of the most similar training note, the first among equals; the majority class without a common word."""
+        """The label of the most similar training note, ties to the first; the majority class if no note shares a word."""
         nearest, similarities = self._nearest(notes)
         majority = majority_class(self.train_labels)
         return [
@@ -103,10 +103,7 @@ def fit_linear_baseline(
 ) -> LinearBaseline:
     """Fit a logistic regression on TF-IDF of unigrams and bigrams; deterministic.
 
-    C is selected by exact accuracy on the validation split, the strongest regularisation among equals.
-
-    Raises:
-        InputError: There are fewer than two training labels, the validation split is empty, or no note contains a word.
+    C is selected by exact accuracy on the validation split; ties go to the strongest regularisation.
     """
     return _fit_best(
         LinearBaseline,
@@ -141,7 +138,7 @@ def fit_nearest_neighbour(train_notes: Sequence[str], train_labels: Sequence[str
 
 
 def majority_class(labels: Sequence[str]) -> str:
-    """The most frequent label, alphabetically first among equals; raises an [`InputError`] if there are no labels."""
+    """The most frequent label, ties alphabetically; raises an [`InputError`] if there are no labels."""
     if not len(labels):
         raise InputError("the train split is empty, so there is no majority class")
     counts = Counter(labels)

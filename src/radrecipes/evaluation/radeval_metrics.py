@@ -1,4 +1,4 @@
-"""Model-based report metrics (RadGraph, CheXbert, …) by the optional package `radeval`."""
+"""Model-based report metrics (RadGraph, CheXbert, …) from the optional package `radeval`."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,9 @@ _REMOTE_METRICS = ("crimson", "radfact_ct", "mammo_green")
 def radeval_metrics(references: Sequence[str], texts: Sequence[str], metrics: Sequence[str]) -> dict[str, float]:
     """Corpus metrics of RadEval (Xu et al., 2025), such as `radgraph` and `f1chexbert`, under RadEval's own keys.
 
-    Its models come from the Hub and are cached in `HF_HOME` and in `chexbert` and `radgraph` of the user's cache folder. Without
-    network, copy these folders from a machine that has run the metric once. Metrics that call a remote service are refused.
-
-    Raises:
-        InputError: `radeval` is not installed, a metric is unknown or remote, or its model cannot be loaded.
+    Its models come from the Hub and are cached in `HF_HOME` and in `chexbert` and `radgraph` of the user's cache folder.
+    Without network access, copy these folders from a machine that has run the metric once. Metrics that call a remote service
+    are refused.
     """
     try:
         from radeval import RadEval
@@ -29,7 +27,7 @@ def radeval_metrics(references: Sequence[str], texts: Sequence[str], metrics: Se
             metric = RadEval(metrics=[name], show_progress=False)
         except ValueError as error:
             raise InputError(_line(error)) from error
-        # RadGraph wraps a failed download into a bare Exception, the others raise whatever their libraries raise.
+        # RadGraph wraps a failed download in a bare Exception; the others raise whatever their libraries raise.
         except Exception as error:
             raise InputError(
                 f"metric {name} cannot be loaded ({_line(error)}); its model must be in HF_HOME or, for f1chexbert and "

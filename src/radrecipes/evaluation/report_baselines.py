@@ -1,4 +1,4 @@
-"""A baseline for reports without training: the report of the training study with the nearest labels."""
+"""A report baseline without training of a model: the report of the training study with the nearest labels."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,8 +26,8 @@ def label_states(labels: Sequence[Mapping[str, Status]]) -> np.ndarray:
 class NearestLabels:
     """Returns for a request the report of the training study whose labels differ in the fewest observations.
 
-    Studies with the same labels are represented by their medoid by cosine similarity of word frequencies. Among label vectors at
-    the same distance the most frequent in training wins. Nothing depends on the order of the training rows.
+    Studies with the same labels are represented by their medoid by cosine similarity of word frequencies. Ties go to the label
+    vector that is most frequent in training. Nothing depends on the order of the training rows.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class NearestLabels:
         vectors, vector_of_row, counts = np.unique(
             label_states(train_labels), axis=0, return_inverse=True, return_counts=True
         )
-        # Among equal distances the first wins below, so the most frequent vector comes first.
+        # Ties go to the first vector below, so the most frequent one comes first.
         order = np.argsort(-counts, kind="stable")
         self._vectors = vectors[order]
         self._medoids = _medoids(self._reports, vector_of_row.ravel())[order]
@@ -54,7 +54,7 @@ class NearestLabels:
         nearest = [np.zeros(0, dtype=int)]
         block = max(1, _MATCHES_PER_BLOCK // len(self._vectors))
         for start in range(0, len(states), block):
-            # Most equal states means fewest different ones.
+            # The most equal states are the fewest different ones.
             nearest.append((_one_hot(states[start : start + block]) @ trained).argmax(axis=1))
         return self._medoids[np.concatenate(nearest)]
 
@@ -68,7 +68,7 @@ def _one_hot(states: np.ndarray) -> np.ndarray:
 
 
 def _medoids(reports: Sequence[tuple[str, str]], cluster_of_row: np.ndarray) -> np.ndarray:
-    """Per cluster the row whose word frequencies are closest to their sum, the alphabetically first text among equals."""
+    """Per cluster the row whose word frequencies are closest to their sum; ties go to the alphabetically first text."""
     texts = [f"{findings} {impression}" for findings, impression in reports]
     words = HashingVectorizer(alternate_sign=False).transform(texts)
     rows = np.arange(len(texts))

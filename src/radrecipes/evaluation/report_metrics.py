@@ -1,4 +1,4 @@
-"""What the evaluation of chest X-ray reports has in addition: metrics of observations, and baselines that know the labels."""
+"""Additional evaluation of chest X-ray reports: metrics of observations, and baselines that know the labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,12 +44,8 @@ class ReportEvaluation(TextEvaluation):
         self._keys = [format_observations(request) for request in self.requests]
 
     def baselines(self, train: "ReportEvaluation") -> dict[str, list[WrittenText]]:
-        """The report of the training study with the nearest labels, and the template writer; both see what the model sees.
-
-        Raises:
-            [`InputError`]: the train split is empty.
-        """
-        # A task that writes no findings chooses among studies with the same labels by the impression alone.
+        """The report of the training study with the nearest labels, and the template writer; both see what the model sees."""
+        # A task without findings chooses among studies with the same labels by the impression alone.
         findings = [row["findings"] if FINDINGS in self.task.sections else "" for row in train.rows]
         nearest = NearestLabels(train.requests, findings, [row["impression"] for row in train.rows])
         return {
@@ -76,7 +72,7 @@ class ReportEvaluation(TextEvaluation):
         both = (requested_positive & written_positive).sum(axis=1)
         wanted, said = requested_positive.sum(axis=1), written_positive.sum(axis=1)
         flipped = (requested_positive & (written == NEGATIVE)) | ((requested == NEGATIVE) & written_positive)
-        # An invented No Finding is a missing observation, and counts there.
+        # An invented No Finding is a missing observation, and counts as one.
         may_be_positive = requested_positive | (requested == UNCERTAIN)
         may_be_positive[:, OBSERVATIONS.index(NO_FINDING)] = True
         invented = (written_positive & ~may_be_positive).any(axis=1)
@@ -111,10 +107,7 @@ class ReportEvaluation(TextEvaluation):
 def ratio_statistic(numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray) -> Statistic:
     """A ratio of two sums over rows, for example micro recall from the counts of each row.
 
-    A resample whose denominator is zero gets the ratio of all rows.
-
-    Raises:
-        ValueError: The denominators of all rows add up to zero.
+    A resample whose denominator is zero gets the ratio of all rows; raises a `ValueError` if all rows together have zero.
     """
     above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if not below.sum():
@@ -129,13 +122,13 @@ def ratio_statistic(numerators: Sequence[float] | np.ndarray, denominators: Sequ
 
 
 def _consistency(requested: np.ndarray, written: np.ndarray) -> dict[str, Any]:
-    """Precision, recall and F1 over all observations and over the customary five, pooled and as a mean."""
+    """Precision, recall and F1 over all observations and over the usual five, micro- and macro-averaged."""
     five = [OBSERVATIONS.index(name) for name in FIVE_OBSERVATIONS]
     figures = {}
     for name, columns in (("14", slice(None)), ("5", five)):
         both = (requested & written)[:, columns].sum(axis=0)
         wanted, said = requested[:, columns].sum(axis=0), written[:, columns].sum(axis=0)
-        # An observation that is in no request and no text says nothing about the system.
+        # An observation in no request and no text says nothing about the system.
         occurs = wanted + said > 0
         each = [_scores(*counts) for counts in zip(both[occurs], wanted[occurs], said[occurs], strict=True)]
         figures[name] = {

@@ -1,4 +1,4 @@
-"""Whether a published result can be reproduced: what differs from when it was made, and how the metrics compare."""
+"""Whether a published result can be reproduced: what has changed since it was made, and how the metrics compare."""
 
 import hashlib
 import json
@@ -31,16 +31,16 @@ from radrecipes.training import run_folder
 from radrecipes.training.identity import NOT_OF_REPRODUCTION, diff_values, without
 from radrecipes.training.manifest import made_of, made_with
 
-# Tolerance of a metric of the same weights, in units of the last decimal that tables show (0.01 of a rate). Other processors and
-# versions sum in another order, which flips answers between about equally probable labels: measured for one adapter with and
-# without bfloat16 instructions, 3 of 988 answers, and up to 0.005 of any rate. No prediction interval is narrower.
+# Tolerance of a metric of the same weights, in units of the last decimal that tables show (0.01 of a rate). Other CPUs and
+# versions sum in a different order, which flips answers between almost equally probable labels: measured for one adapter with
+# and without bfloat16 instructions, 3 of 988 answers, and up to 0.005 of any rate. No prediction interval is narrower.
 TOLERANCE_UNITS = 10
-# Relative tolerance of the first losses if processor, versions or threads differ; otherwise they must be bit-identical. Measured
-# with SmolLM2-135M in bfloat16: with the instructions of older processors (AVX2, AVX-512 without bfloat16) the first ten losses
-# move by at most 0.0064; one thread or two give the same bits.
+# Relative tolerance of the first losses if CPU, versions or threads differ; otherwise they must be bit-identical. Measured with
+# SmolLM2-135M in bfloat16: with the instructions of older CPUs (AVX2, AVX-512 without bfloat16) the first ten losses move by at
+# most 0.0064; one thread and two give the same bits.
 LOSS_TOLERANCE = 0.02
 
-# Parts of a manifest, the likeliest causes of another result first.
+# Parts of a manifest, the most likely causes of a different result first.
 _PARTS = ("recipe", "data", "prompt", "base", "code", "constraints_sha256", "packages", "hardware", "determinism")
 _DECISIVE_PARTS = ("recipe", "data", "prompt", "base.weights_sha256")
 _NOT_COMPARED = ("data.folder", "data.access")
@@ -55,12 +55,12 @@ class Claim:
     name: str  # `<model>/<recipe>` or `org/name@tag`
     recipe: Recipe
     results: dict[str, Any]  # over seeds
-    facts: dict[str, Any]  # what it was made of, from [`facts_of`]
-    seed: int  # a recorded seed, of which `first_losses` are
+    facts: dict[str, Any]  # what it was made from, see [`facts_of`]
+    seed: int  # the recorded seed that `first_losses` are from
     first_losses: list[float] | None  # None if an older run did not record them
-    run: Path | None  # a recorded run or a pulled release, whose evaluation can be repeated
+    run: Path | None  # a recorded run or a pulled release whose evaluation can be repeated
     run_name: str | None  # its name for `scripts/evaluate_model.py`
-    metrics: dict[str, float | None]  # what was published of this run
+    metrics: dict[str, float | None]  # published for this run
     data_repo: str | None = None  # `org/name@tag` of the published dataset
 
     @property
@@ -70,12 +70,12 @@ class Claim:
 
     @property
     def new_seed(self) -> int:
-        """The smallest seed from 1 on that is not recorded."""
+        """The smallest positive seed that is not recorded."""
         return min(set(range(1, len(self.seeds) + 2)) - set(self.seeds))
 
     @property
     def work_folder(self) -> Path:
-        """The folder of a check, in which it can be continued."""
+        """The folder of a check, in which it can be resumed."""
         return Path("runs", "check", self.name)
 
 
@@ -110,18 +110,13 @@ class Verdict:
 def read_claim(name: str) -> Claim:
     """The claim of a recipe with a result file next to it, or of a release, `org/name@tag`, which is pulled and verified.
 
-    Raises:
-        [`InputError`]: there is no such recipe or release, or it has no results over seeds.
+    Raises an [`InputError`] if there is no such recipe or release, or it has no results over seeds.
     """
     return _claim_of_release(name) if is_reference(name) else _claim_of_recipe(Path(name))
 
 
 def find_dataset(claim: Claim, named: str | None = None) -> PreparedDataset:
-    """The dataset of a claim: the named folder or `org/name@tag`, else the recipe's folder, else that of the release's manifest.
-
-    Raises:
-        [`InputError`]: it does not exist, cannot be pulled, or is damaged.
-    """
+    """The named dataset, a folder or `org/name@tag`; by default the recipe's folder, or what the release's manifest names."""
     if named:
         return load_prepared_dataset(pull(named, "dataset") if is_reference(named) else named)
     folder = Path(claim.recipe.arguments.dataset)
@@ -136,24 +131,23 @@ def find_dataset(claim: Claim, named: str | None = None) -> PreparedDataset:
 
 
 def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run or a result was made of, in one form: `fields` and `resolved` of its recipe, and other parts of a manifest."""
+    """What a run or a result was made from, in one form: `fields` and `resolved` of its recipe, and other parts of a manifest."""
     recipe = document if "fields" in document else document["recipe"]
     facts = {"recipe": {key: recipe[key] for key in ("fields", "resolved") if key in recipe}}
     return facts | {part: document[part] for part in _PARTS[1:] if document.get(part) is not None}
 
 
 def facts_here(recipe: Recipe, dataset: PreparedDataset) -> dict[str, Any]:
-    """What a run would be made of here and now, as from [`facts_of`]; nothing is trained, and no weights are loaded."""
+    """What a run would be made from here and now, as in [`facts_of`]; nothing is trained, and no weights are loaded."""
     tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
     manifest = made_of(recipe, dataset, tokenizer) | made_with()
-    return facts_of(json.loads(json.dumps(manifest, default=str)))  # with the types that a file has
+    return facts_of(json.loads(json.dumps(manifest, default=str)))  # with the types as read from a file
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """What differs between two [`facts_of`], the likeliest causes of another result first.
+    """What differs between two [`facts_of`], the most likely causes of a different result first.
 
-    Manifests of different versions record different facts, so a fact that only one side has is no difference, except for fields
-    of the recipe.
+    Manifests of different versions record different facts, so one that only one side has counts only if it is of the recipe.
     """
     kind = "resolved" if all("resolved" in facts["recipe"] for facts in (before, now)) else "fields"
     fields = diff_values(*(without(facts["recipe"][kind], NOT_OF_REPRODUCTION) for facts in (before, now)))
@@ -169,9 +163,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
 def prediction_interval(recorded: Mapping[str, Any] | None, smallest: float) -> tuple[float, float] | None:
     """The 95 % prediction interval for one more seed of the same recipe, from `mean`, `sd` and `n` of the recorded ones.
 
-    mean ± t(0.975, n − 1) · sd · √(1 + 1/n), for a normal distribution of unknown mean and variance (Hahn and Meeker, Statistical
-    Intervals, Wiley, 1991, chapter 4). Two-sided, because a better metric is no reproduction either. Its half width is at least
-    `smallest`; `None` for fewer than two seeds.
+    mean ± t(0.975, n − 1) · sd · √(1 + 1/n), for a normal distribution of unknown mean and variance (Hahn and Meeker,
+    Statistical Intervals, Wiley, 1991, chapter 4). Two-sided, because a better metric is not a reproduction either. Its half
+    width is at least `smallest`; `None` for fewer than two seeds.
     """
     if recorded is None or recorded["n"] < 2:
         return None
@@ -211,20 +205,20 @@ def compare_same_weights(claim: Claim, metrics: Mapping[str, Any]) -> list[Verdi
 def _verdict(
     metric: HeadlineMetric, published: float | None, interval: tuple[float, float] | None, now: float | None
 ) -> Verdict:
-    # An interval of all possible values cannot fail, so it proves nothing.
+    # An interval of all possible values cannot be missed, so it proves nothing.
     if interval is None or (interval[0] <= 0 and interval[1] >= metric.largest):
         return Verdict(metric, published, None, None, now)
     return Verdict(metric, published, *interval, now)
 
 
 def tolerance(metric: HeadlineMetric) -> float:
-    """How far a metric of the same weights may move; coverage by a step more, because thresholds are tested in such steps."""
+    """How far a metric of the same weights may move; coverage one step more, because thresholds are tested in such steps."""
     reach = TOLERANCE_UNITS * 10.0**-metric.digits
     return reach + COVERAGE_STEP if metric.name == "coverage" else reach
 
 
 def same_arithmetic(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether losses must be bit-identical: the same versions and processor, no GPU. The caller sets the recorded threads."""
+    """Whether losses must be bit-identical: same versions and CPU, no GPU. The caller sets the recorded number of threads."""
     processors = [[facts["hardware"].get(key) for key in _DECIDE_ROUNDING] for facts in (before, now)]
     return (
         before["packages"] == now["packages"]
@@ -242,7 +236,7 @@ def same_losses(recorded: Sequence[float], now: Sequence[float], exact: bool) ->
 
 
 def existing_evaluation(run: Path, folder: Path, dataset_digest: str) -> dict[str, Any] | None:
-    """The `metrics.json` in a folder if it is of this run's weights on the complete test split of this dataset, or `None`."""
+    """The `metrics.json` in a folder if it is for this run's weights and the complete test split of this dataset, or `None`."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         complete = metrics["rows"] == run_folder.read_manifest(run)["data"]["rows"]["test"]

@@ -1,4 +1,4 @@
-"""A recorded result: what a recipe reached over several seeds, as one file next to the recipe."""
+"""A recorded result: what a recipe achieved over several seeds, in one file next to the recipe."""
 
 import math
 import statistics
@@ -17,10 +17,10 @@ from radrecipes.training.identity import NOT_OF_RESULT, without
 # In a release
 RESULTS_FILE = "results.json"
 DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
-# What the manifests of all runs of one result have in common, in addition to the recipe.
+# What the manifests of all runs of one result share, in addition to the recipe.
 _SAME_IN_ALL_RUNS = (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256"))
 _FIRST_SEED = 42
-# What is reproduced of automatic answers, in addition to the headline metrics.
+# Metrics of automatic answers that are reproduced in addition to the headline metrics.
 _DECIDED = (
     HeadlineMetric("coverage", f"coverage at {100 * DEFAULT_TARGET:g} % target accuracy"),
     HeadlineMetric("accuracy", "selective accuracy"),
@@ -54,18 +54,14 @@ def results_fit(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> bool
 def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: str) -> dict[str, Any]:
     """One result from the runs of one recipe over seeds.
 
-    Args:
-        runs: `manifest.json` and `evaluation/metrics.json` of each run, one seed each.
-        command: The command that made them.
+    `runs` are `manifest.json` and `evaluation/metrics.json` of each run, one seed each; `command` is what made them. Raises an
+    [`InputError`] if they differ in recipe, data, base model or prompt, because their mean would be meaningless.
 
     Returns:
         Per system and headline metric the mean, the standard deviation and the 95 % Student-t interval over seeds; one row per
-        seed; hashes of base, data, prompt and recipe; versions and memory. Label tasks: `calibration` and, per system,
-        `decisions`, each `None` if the answers were generated and have no probability. Text tasks: `system_rows` of systems that
+        seed; hashes of base model, data, prompt and recipe; versions and memory. Label tasks: `calibration` and, per system,
+        `decisions`, each `None` for generated answers, which have no probability. Text tasks: `system_rows` of systems that
         wrote fewer rows than the others.
-
-    Raises:
-        [`InputError`]: the runs differ in recipe, data, base or prompt, so that their mean would be meaningless.
     """
     first, metrics = runs[0]
     fields = _decisive_fields(first)
@@ -104,13 +100,13 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
 
 
 def figures_to_compare(document: Mapping[str, Any]) -> list[HeadlineMetric]:
-    """What a `metrics.json` or a result is compared by: the headline metrics, for label tasks also those of automatic answers."""
+    """The headline metrics of a `metrics.json` or a result; for label tasks also the metrics of automatic answers."""
     task = task_of(document)
     return [*task.headline, *(_DECIDED if isinstance(task, LabelTask) else ())]
 
 
 def figures_of_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """The values of [`figures_to_compare`] in a `metrics.json`; `None` if there is none, as without any automatic answer."""
+    """The values of [`figures_to_compare`] in a `metrics.json`; `None` for missing ones, for example without automatic answers."""
     system = metrics["systems"][task_of(metrics).main_system]
     decided = _decisions_of(metrics, ADAPTER) if "selective" in system else {}
     return {
@@ -140,14 +136,14 @@ def figures_over_seeds(results: Mapping[str, Any]) -> dict[str, dict[str, Any] |
 
 
 def code_of_seeds(results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """By commit, followed by `(changed)` if the checkout had other changes, what it did, for example `"training of 42"`.
+    """For each commit, followed by `(changed)` if the checkout had other changes, what it did, for example `"training of 42"`.
 
-    More than one commit means that the seeds were not made by the same code.
+    More than one commit means that the seeds were not all made by the same code.
     """
     done: dict[str, list[str]] = {}
     for row in results["seeds"]:
         for step in ("training", "evaluation"):
-            # Older results do not say it.
+            # Older results lack it.
             code = row.get(f"{step}_code") or {}
             name = (code.get("commit") or "unknown")[:12] + (" (changed)" if code.get("changed") else "")
             done.setdefault(name, []).append(f"{step} of {row['seed']}")
@@ -165,7 +161,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def _decisive_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of a run without what may differ between seeds."""
+    """The recipe of a run without the fields that may differ between seeds."""
     return without(manifest["recipe"]["fields"], NOT_OF_RESULT)
 
 
@@ -175,7 +171,7 @@ def _resolved(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _over_some(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
-    """[`over_seeds`] of the seeds that have the metric; `None` if none has it."""
+    """[`over_seeds`] of the seeds that have the metric; `None` if none does."""
     known = [value for value in values if value is not None]
     return over_seeds(known) if known else None
 
@@ -266,7 +262,7 @@ def _deciding_systems(metrics: dict[str, Any]) -> list[str]:
 
 def _decisions_of(metrics: dict[str, Any], system: str) -> dict[str, float | None]:
     selective = metrics["systems"][system]["selective"]
-    # If validation could not support the target, nothing is automatic: neither coverage nor accuracy.
+    # If validation could not support the target, nothing is automatic, so there is neither coverage nor accuracy.
     on_test = next((row["test"] for row in selective["thresholds"] if row["target_accuracy"] == DEFAULT_TARGET), None)
     accuracy = on_test["accuracy"] if on_test else None
     return {

@@ -32,7 +32,7 @@ def slice_masks(
     frequencies = np.array([frequency_of[label] for label in references])
     words = np.array([len(note.split()) for note in notes])
     short, medium = _thirds([len(note.split()) for note in train_notes])
-    # The tolerance of the audit, so that both count the same notes.
+    # The same tolerance as in the audit, so that both count the same notes.
     duplicate = largest_similarity(notes, train_notes) >= near_duplicate_threshold - 1e-9
     masks = [
         ("label frequency", f"rare (under {RARE_BELOW} training rows)", frequencies < RARE_BELOW),
@@ -65,13 +65,9 @@ def slice_metrics(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Exact accuracy of each system on each slice.
+    """Exact accuracy of each system on each slice, with its interval; `correct` holds a mask of correct rows per system.
 
-    `correct` holds for each system whether each row is correct.
-
-    Returns:
-        `slice`, `value`, `rows`, `groups`, `too_few` and `systems` (accuracy with its interval per system). A slice of under 20
-        rows or of one group is `too_few` and has `None` for every system.
+    A slice of under 20 rows or of one group is `too_few` and has `None` for every system.
     """
     groups = np.asarray(groups)
     table = []
@@ -97,7 +93,7 @@ def slice_metrics(
 
 
 def _thirds(lengths: Sequence[int]) -> tuple[int, int]:
-    """The longest length of the first and of the second third."""
+    """The greatest length in the first and in the second third."""
     first, second = np.quantile(lengths, [1 / 3, 2 / 3], method="inverted_cdf")
-    # The bands must not overlap even if the lengths hardly differ.
+    # The bands must not overlap, even if the lengths hardly differ.
     return int(first), max(int(second), int(first) + 1)

@@ -23,22 +23,14 @@ NEAREST = "nearest_neighbour"
 # What each system wrote, row by row; `None` for a row that it was not asked about.
 Systems = Mapping[str, Sequence[WrittenText | None]]
 Checks = Mapping[str, Sequence[Check | None]]
-# Gives a statistic over the rows of a system its bootstrap interval.
+# Computes a statistic over the rows of a system with its bootstrap interval.
 Interval = Callable[[Statistic], dict[str, float]]
 
 
 class TextEvaluation:
-    """Evaluates systems on rows of a text task: word overlap, and how often the task's check accepts a text.
+    """Evaluates systems on rows of a text task: word overlap, and how often the task's check accepts a text."""
 
-    Args:
-        task: Says what is compared and how a text is checked.
-        rows: Rows of a prepared dataset.
-
-    Attributes:
-        figures: The metrics of a result at a glance, in this order.
-        opponents: Systems that `adapter_guarded` is compared with.
-    """
-
+    # The metrics of a result at a glance, in this order; systems that `adapter_guarded` is compared with
     figures: tuple[str, ...] = ("passed_rate", "rouge_l", "bleu", "never_stopped_rate")
     opponents: tuple[str, ...] = (NEAREST, ADAPTER)
 
@@ -48,11 +40,7 @@ class TextEvaluation:
         self.groups = [row["group"] for row in rows]
 
     def baselines(self, train: "TextEvaluation") -> dict[str, list[WrittenText]]:
-        """What systems without training write: the target of the training row with the most similar input.
-
-        Raises:
-            [`InputError`]: the train split is empty or holds no word.
-        """
+        """What systems without training write: the target of the training row with the most similar input."""
         column = self.task.input_column
         nearest = fit_nearest_neighbour(
             [row[column] for row in train.inputs], [self.task.target(row) for row in train.rows]
@@ -60,7 +48,7 @@ class TextEvaluation:
         return {NEAREST: [WrittenText(text) for text in nearest.predict([row[column] for row in self.inputs])]}
 
     def checks(self, systems: Systems) -> dict[str, list[Check | None]]:
-        """The task's check of every text, each distinct text and input once; `None` where nothing was asked."""
+        """The task's check of every text, once per distinct text and input; `None` where the system was not asked."""
         known: dict[tuple[str, str], Check] = {}
 
         def check(text: WrittenText | None, place: int) -> Check | None:
@@ -87,19 +75,15 @@ class TextEvaluation:
     ) -> dict[str, Any]:
         """Everything in `metrics.json`: plain values, ready for JSON.
 
-        Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups; a metric is `None` if it would
-        divide by zero.
+        Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups; `None` for a zero
+        denominator.
 
         Args:
             systems: `adapter_guarded` is compared with each of `opponents`, on the rows that both wrote.
             checks: What [`checks`] returned.
-            split: Name of the split that the rows are from.
             dataset: At least `name`, `access` and `digest` of the dataset.
             decoding: How the texts were generated.
             seeds: Includes `bootstrap`.
-
-        Raises:
-            [`InputError`]: there are no rows.
         """
         if not self.rows:
             raise InputError("there are no rows to evaluate; choose a split that holds some")
@@ -122,7 +106,7 @@ class TextEvaluation:
                 "rows": len(places),
                 "rouge_l": interval(mean_statistic(rouge[name][places])),
                 "bleu": corpus_bleu(*compared),
-                # A text that was cut off at the limit may pass its check, yet its end is missing.
+                # A text that was cut off at the limit may pass its check although its end is missing.
                 "passed_rate": interval(
                     mean_statistic([check.passed and text.stopped for check, text in zip(found, asked, strict=True)])
                 ),
@@ -151,14 +135,10 @@ class TextEvaluation:
         }
 
     def table(self, systems: Systems, checks: Checks, access: str) -> pd.DataFrame:
-        """The rows of `predictions.parquet`.
+        """The rows of `predictions.parquet`, with `<system>_…` columns for each system, missing where it was not asked.
 
-        Unless access is `synthetic` or `open`, columns with free text (input, reference and `<system>_text`) are left out: a model
-        may repeat what it read.
-
-        Returns:
-            `id`, `group`, input and reference, and per system `<system>_text`, `<system>_check` (`ok`, or the reasons against it,
-            joined by `; `; no word of a text) and `<system>_stopped`; missing where nothing was asked.
+        Unless access is `synthetic` or `open`, columns with free text (input, reference and `<system>_text`) are left out: a
+        model may repeat what it read. `<system>_check`, `ok` or the reasons against the text, quotes nothing of it.
         """
         showable = access in SHOWABLE_ACCESS
         columns: dict[str, Any] = {"id": [row["id"] for row in self.rows], "group": self.groups}
@@ -179,7 +159,7 @@ class TextEvaluation:
         return self.task.check(self.inputs[place], text)
 
     def _specific(self, places: Sequence[int], checks: Sequence[Check], interval: Interval) -> dict[str, Any]:
-        """More metrics of one system, over the rows at these places."""
+        """Additional metrics of one system, over the rows at these indices."""
         return {}
 
     def _row_columns(self, showable: bool) -> dict[str, list[str]]:
@@ -198,7 +178,7 @@ class TextEvaluation:
 
     def _guard_counts(self, texts: Sequence[WrittenText], checks: Sequence[Check]) -> dict[str, Any]:
         passed = [check.passed and text.stopped for check, text in zip(checks, texts, strict=True)]
-        # With a fallback nothing remains refused, whatever the labeller says of a sentence of the template.
+        # With a fallback nothing remains refused, whatever the labeller finds in a sentence of the template.
         kept = [
             text
             for text, accepted in zip(texts, passed, strict=True)

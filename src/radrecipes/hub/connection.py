@@ -1,4 +1,4 @@
-"""Calls of the Hub's client: retried if that can help, otherwise explained to the user in one line."""
+"""Calls of the Hub's client: retried if that can help, otherwise reported to the user in one line."""
 
 import json
 import re
@@ -28,36 +28,36 @@ RepoType = Literal["model", "dataset"]
 RETRY = "run the same command again; it continues where it stopped"
 # Seconds before each retry, in addition to the client's own retries.
 WAITS = (1, 2, 4, 8, 8)
-# The client itself would wait for ever.
+# The client itself would wait forever.
 TIMEOUT = httpx2.Timeout(120, connect=30)
-_LONGEST_WAIT = 300  # seconds that the Hub may ask us to wait before we give up
+_LONGEST_WAIT = 300  # seconds; if the Hub asks for more, give up
 _TRANSIENT_STATUSES = {408, 409, 412, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, json.JSONDecodeError)
-# What the client, `hf_xet` below it, and a malformed reply raise.
+# What the client, the `hf_xet` that it calls, and a malformed response raise.
 _CLIENT_ERRORS = (httpx2.HTTPError, OSError, RuntimeError, ValueError, LookupError)
 _Result = TypeVar("_Result")
 
 
 class Failure:
-    """An exception of the Hub's client, with the cause on the wire that the client wrapped."""
+    """An exception of the Hub's client, with the network error that the client wrapped."""
 
     def __init__(self, error: BaseException | None):
         self.error = self.cause = error
-        # A reply that is not JSON comes from something in front of the Hub, such as an error page of a gateway.
+        # A response that is not JSON comes from something in front of the Hub, such as a gateway's error page.
         while self.cause is not None and not isinstance(
             self.cause, HfHubHTTPError | httpx2.TransportError | json.JSONDecodeError
         ):
             self.cause = self.cause.__cause__
         self.response = self.cause.response if isinstance(self.cause, HfHubHTTPError) else None
-        # Files are in a storage of their own, which refuses expired addresses; a retry gets fresh ones.
+        # Files are in separate storage, which refuses expired URLs; a retry gets fresh ones.
         self.by_storage = self.response is not None and not str(self.response.url).startswith(f"{constants.ENDPOINT}/")
         self.offline = any(isinstance(e, OfflineModeIsEnabled) for e in (error, getattr(error, "__cause__", None)))
 
     @property
     def transient(self) -> bool:
-        """Whether a retry can help. `hf_xet` retries itself, so what it gives up on is not retried."""
+        """Whether a retry can help. `hf_xet` retries by itself, so its final errors are not retried."""
         if type(self.error) is RuntimeError and self.cause is not None:
-            return True  # the client wraps a failed upload of a large file; a retry gets fresh addresses
+            return True  # the client wraps a failed upload of a large file; a retry gets fresh URLs
         if self.response is not None:
             return self.response.status_code in _TRANSIENT_STATUSES or self.by_storage
         return isinstance(self.cause, _TRANSIENT_ERRORS)
@@ -75,7 +75,7 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """What happened, in one line without addresses, which may be signed, and without the token."""
+        """What happened, in one line without the token and without URLs, which may be signed."""
         if isinstance(self.cause, json.JSONDecodeError) or isinstance(self.error, LookupError):
             text = "the reply is malformed"
         elif self.by_storage:
@@ -120,7 +120,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Repository:
-    """One repository on the Hub; `on_step` is told about retries, and `sleep` waits before them."""
+    """A repository on the Hub; `on_step` gets a line before each retry, and `sleep` waits before it."""
 
     repo_id: str
     repo_type: RepoType
@@ -136,12 +136,9 @@ class Repository:
         landed: Callable[[Exception], _Result | None] = lambda error: None,
         waits: tuple[float, ...] = WAITS,
     ) -> _Result:
-        """Call the client and retry transient failures, a timeout only once.
+        """Call the client and retry transient failures (a timeout only once); a final failure is an [`InputError`] of one line.
 
-        Before each retry `landed` is asked for the result, in case the work was done and only the reply was lost.
-
-        Raises:
-            [`InputError`]: one line with the repository, the step, the reason and the fix.
+        Before each retry `landed` is asked for the result, in case the request succeeded and only the response was lost.
         """
         timed_out = False
         for wait in (*waits, None):

@@ -19,12 +19,12 @@ RepoInfo = ModelInfo | DatasetInfo
 
 @dataclass(frozen=True)
 class Published:
-    """A release on the Hub; `files` holds path to sha256, computed from the bytes that the Hub sent back."""
+    """A release on the Hub; `files` maps path to sha256, computed from the bytes that the Hub sent back."""
 
     commit: str
     tag: str
     files: dict[str, str]
-    changed: bool  # False if the same release was there already
+    changed: bool  # False if the same release was already there
 
 
 def publish_folder(
@@ -41,25 +41,15 @@ def publish_folder(
 ) -> Published:
     """Publish a release so that readers of the tag see all of it or nothing; the same call continues an interrupted one.
 
-    A commit or a tag whose reply was lost is recognised before it is sent again. `HfApi.create_commit` is used because
-    `HfApi.upload_folder` repeats a commit whose reply was lost, and splits one of more than 20 files after a failure.
+    A commit or tag whose response was lost is recognised before it is sent again. `HfApi.create_commit` is used because
+    `HfApi.upload_folder` repeats a commit whose response was lost, and splits one of more than 20 files after a failure.
 
     Args:
-        folder:
-            Its `manifest.json` names the repository, the tag, and under `published` all other files with their sha256.
-        repo_id:
-            Created if it does not exist; one of another visibility than `private` is refused.
-        tag:
-            A tag that exists with other content is refused: published tags do not move.
-        message:
-            Title of the commit and message of the tag.
-        gated:
-            Access setting, applied before any file is sent; by default left as it is.
-        on_step:
-            Receives a line of text before each step and each wait.
-
-    Raises:
-        [`InputError`]: names the repository, the step and the fix. The tag was not set, or is complete.
+        folder: Its `manifest.json` names the repository, the tag, and under `published` all other files with their sha256.
+        repo_id: Created if missing; refused if its visibility differs from `private`.
+        tag: Refused if it exists with other content: published tags do not move.
+        gated: Access setting, applied before any file is sent; by default unchanged.
+        on_step: Receives a line of text before each step and each wait.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
@@ -92,7 +82,7 @@ def publish_folder(
         return Published(tagged.sha, tag, files, changed=False)
 
     if _remote_difference(head, folder, files) is None:
-        commit = head.sha  # an earlier call was interrupted between its commit and its tag
+        commit = head.sha  # an earlier call was interrupted between commit and tag
     else:
         on_step(f"uploading {len(files)} files in one commit")
         commit = _commit(repository, folder, files, message, head)
@@ -109,7 +99,7 @@ def publish_folder(
 
 
 def _check_role(repository: Repository) -> None:
-    """Raise if the token is read-only: creating a repository that exists would not reveal it."""
+    """Raise if the token is read-only: creating a repository that exists would not reveal this."""
     facts = repository.call("token", repository.api.whoami)
     if ((facts.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
         raise InputError(
@@ -119,19 +109,19 @@ def _check_role(repository: Repository) -> None:
 
 
 def _create(repository: Repository, private: bool) -> RepoInfo:
-    """Create the repository; one that exists by then is left as it is."""
+    """Create the repository; leave it as it is if it exists by then."""
 
     def create_repo() -> bool:
         # Never `private=False`: organisations that forbid public repositories reject the argument itself.
         repository.api.create_repo(repository.repo_id, repo_type=repository.repo_type, private=private or None)
         return True
 
-    # 409 is also the answer while the Hub is busy with another repository of the same owner.
+    # The Hub also returns 409 while it is busy with another repository of the same owner.
     repository.call("create", create_repo, landed=lambda error: repository.info("create") and True)
     for wait in (*WAITS, None):
         if (head := repository.info("create")) is not None:
             return head
-        # A replica of the Hub that lags behind does not know it yet.
+        # A lagging replica of the Hub may not know it yet.
         if wait is not None:
             repository.on_step(f"create: it was created but is not visible yet; next try in {wait} s")
             repository.sleep(wait)
@@ -190,9 +180,9 @@ def _commit(repository: Repository, folder: Path, files: Mapping[str, str], mess
 
 
 def _check_content(repository: Repository, commit: str, folder: Path, files: Mapping[str, str], state: str) -> None:
-    """Raise unless every file at a commit comes back with the bytes that were sent."""
+    """Raise unless the Hub returns every file of a commit with the bytes that were sent."""
     for attempt in range(2):
-        # An empty cache, so that only the Hub can answer; next to the release, where there is room for it.
+        # An empty cache, so that files must come from the Hub; next to the release, where there is space.
         with tempfile.TemporaryDirectory(prefix=".read-back-", dir=folder.resolve().parent) as cache:
             received = sha256_of_files(repository.download(commit, cache_dir=cache, step="read back"))
         difference = difference_of(received, files)

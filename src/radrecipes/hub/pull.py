@@ -20,14 +20,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def pull(
     reference: Reference | str, repo_type: RepoType = "model", *, sleep: Callable[[float], None] = time.sleep
 ) -> Path:
-    """Download a release, `org/name@v1.0`, and verify every file; returns the folder in the cache, to be read only.
+    """Download a release, `org/name@v1.0`, and verify every file; returns the read-only folder in the cache.
 
-    The commit that a tag pointed to when it was first pulled is remembered in `$HF_HOME/radrecipes/tags.json`; a tag that moved
-    since then is refused. What was pulled once is found again without the Hub.
-
-    Raises:
-        [`InputError`]: it does not exist or is not accessible, the tag moved, a file is missing, changed or not listed, or
-            the Hub cannot be reached and it was never pulled.
+    The commit of a tag when first pulled is remembered in `$HF_HOME/radrecipes/tags.json`; a tag that moved since then is refused.
+    A release that was pulled once is found again without the Hub. Every failure is an [`InputError`].
     """
     if isinstance(reference, str):
         reference = Reference.parse(reference)
@@ -51,11 +47,11 @@ def pull(
 
 
 def _tagged_commit(repository: Repository, reference: Reference) -> str:
-    """The commit of a tag, which must be the one that it was first pulled at."""
+    """The commit of a tag, which must be the one that it pointed to when first pulled."""
     key = _tag_key(reference, repository.repo_type)
     remembered = _remembered_tags().get(key)
     try:
-        # With a remembered commit the cache may answer, so there is no need to wait for the Hub.
+        # With a remembered commit the cache is enough, so there is no need to wait for the Hub.
         info = repository.call(
             "tag",
             lambda: repository.api.repo_info(

@@ -17,7 +17,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> "Reference":
-        """Read `org/name@v1.0`; raises an [`InputError`] if it is no repository name, or has no tag or commit."""
+        """Read `org/name@v1.0`; raises an [`InputError`] if it is not a repository name with a tag or commit."""
         repo_id, _, revision = text.partition("@")
         check_repo_id(repo_id)
         if not revision:

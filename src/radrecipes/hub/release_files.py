@@ -18,7 +18,7 @@ HUB_FILE = ".gitattributes"
 
 
 def release_files(folder: Path, repo_id: str, tag: str) -> dict[str, str]:
-    """Path to sha256 of every file of a release; raises an [`InputError`] unless they are those of its manifest."""
+    """Path to sha256 of every file of a release; raises an [`InputError`] unless they match its manifest."""
     files = sha256_of_files(folder)
     if difference := manifest_difference(folder, files):
         raise InputError(f"{difference}; assemble the release again", where=str(folder))
@@ -47,7 +47,7 @@ def manifest_difference(folder: Path, files: Mapping[str, str]) -> str | None:
 
 
 def difference_of(found: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
-    """The first difference between two sets of files with their hashes, in words, or `None`."""
+    """The first difference between two sets of files with their hashes, as a message, or `None`."""
     for path in sorted(found.keys() | expected.keys()):
         if path not in found:
             return f"{path} is missing"

@@ -1,4 +1,4 @@
 """Predicting with finished runs."""
 
-# What generates.
+# Engines that generate text.
 ENGINES = ("transformers", "vllm")

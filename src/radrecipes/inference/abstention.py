@@ -22,7 +22,7 @@ POLICY_FILE = "decision_policy.json"
 POLICY_FORMAT = 1
 _EVALUATE_AGAIN = "evaluate again with scripts/evaluate_model.py --run ... --restart"
 
-# Of the starts and steps that keep the error rate at 36 groups of 18 rows, these give the highest coverage.
+# Of the starts and steps that keep the error rate with 36 groups of 18 rows, these give the highest coverage.
 _FIRST_COVERAGE = 0.3
 COVERAGE_STEP = 0.05
 
@@ -39,7 +39,7 @@ class ThresholdChoice:
     groups: int
     automatic_rows: int
     accuracy: float | None  # of the automatic rows
-    lower_bound: float | None  # lower confidence bound of it, at least the target
+    lower_bound: float | None  # its lower confidence bound, at least the target
     effective_rows: float | None  # effective sample size of the automatic rows
     confidence_level: float
     best_supported: float  # highest target that the rows support, rounded down to 0.001; 0.0 for none
@@ -52,7 +52,7 @@ class Decision:
     label: str
     probability: float
     automatic: bool
-    reason: str | None  # why it may not: `BELOW_THRESHOLD` or `ALWAYS_REVIEWED`
+    reason: str | None  # why it needs review: `BELOW_THRESHOLD` or `ALWAYS_REVIEWED`
     top: tuple[tuple[str, float], ...]  # the three most probable labels, descending
 
 
@@ -61,10 +61,7 @@ def risk_coverage(
 ) -> dict[str, list[float]]:
     """The risk-coverage curve: selective accuracy for every coverage that a threshold can reach.
 
-    Confidences may be on any scale. One point per distinct confidence, highest first.
-
-    Raises:
-        ValueError: There are no rows, the lengths differ, or a confidence is NaN.
+    Confidences may be on any scale; one point per distinct confidence, highest first.
     """
     confidences, correct = _validated(confidences, correct)
     order = np.argsort(-confidences, kind="stable")
@@ -81,7 +78,7 @@ def risk_coverage(
 def area_under_risk_coverage(confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray) -> float:
     """Mean error rate of the k most confident answers over k = 1 … rows (Geifman and El-Yaniv, 2017); lower is better.
 
-    Ties count as the mean over all their orders. Raises like [`risk_coverage`].
+    Ties count as the mean over all their orders.
     """
     confidences, correct = _validated(confidences, correct)
     _, block = np.unique(-confidences, return_inverse=True)
@@ -100,26 +97,22 @@ def choose_threshold(
 ) -> ThresholdChoice:
     """The threshold of highest coverage whose selective accuracy is at least the target with the given confidence.
 
-    Thresholds are tested in sequence, from a coverage of 30 % on in steps of 5 %, until the lower bound of the accuracy falls
-    below the target; the last that passed is chosen. The sequence is fixed by the confidences alone, so every test may use the
-    full error level (fixed-sequence testing in "Learn then Test", Angelopoulos et al., 2021). It starts later if so few rows
-    could not pass even without an error.
+    Thresholds are tested in sequence, from a coverage of 30 % in steps of 5 %, until the lower bound of the accuracy falls
+    below the target; the last one that passed is chosen. The confidences alone determine the sequence, so every test may use
+    the full error level (fixed-sequence testing in "Learn then Test", Angelopoulos et al., 2021). It starts later if so few
+    rows could not pass even without an error.
 
     The bound is Clopper and Pearson's on the effective sample size of Korn and Graubard (1998). A few errors above a threshold
     cannot show how they cluster, so the intraclass correlation is also estimated from the errors of all rows and scaled to the
-    error rate under test, assuming the same relative spread between groups above the threshold as below. The larger design
-    effect counts.
+    error rate under test, assuming the same relative spread between groups. The larger design effect counts.
 
-    Guarantee: if every row is its own group and the rows are a random sample, the accuracy above the threshold is at least the
-    target in `confidence_level` of all such samples. With larger groups it is approximate. In simulations at a level of 0.9 (36
-    groups of 18 rows, beta-binomial errors, correlations of 0.1 to 0.4, targets of 0.90 to 0.98) it failed in at most 5 % of the
-    samples with informative confidences; with uninformative ones and an accuracy just below the target in 2 to 9 %, at a target
-    of 0.98 and a correlation of 0.4 in 12 %, and with only 20 groups of 32 rows in up to 18 %: distrust thresholds from fewer
-    than 30 groups. Nothing is guaranteed for notes of another distribution, for single labels, or for `best_supported`, which
-    is found by search.
-
-    Raises:
-        ValueError: As for [`risk_coverage`], or a target or level is not between 0 and 1.
+    If every row is its own group and the rows are a random sample, the accuracy above the threshold is at least the target in
+    `confidence_level` of all such samples. With larger groups this is approximate. In simulations at a level of 0.9 (36 groups
+    of 18 rows, beta-binomial errors, correlations of 0.1 to 0.4, targets of 0.90 to 0.98) it failed in at most 5 % of the
+    samples with informative confidences; with uninformative ones and an accuracy just below the target in 2 to 9 % (12 % at a
+    target of 0.98 and a correlation of 0.4), and with only 20 groups of 32 rows in up to 18 %: do not trust thresholds from
+    fewer than 30 groups. Nothing is guaranteed for notes from another distribution, for single labels, or for `best_supported`,
+    which is found by search.
     """
     confidences, correct = _validated(confidences, correct)
     groups = np.asarray(groups)
@@ -154,7 +147,7 @@ def choose_threshold(
         return found
 
     chosen = last_that_passes(target_accuracy)
-    # Below an unsupported target only: a higher one starts its sequence later and may pass by chance.
+    # If the target is unsupported, only lower ones: a higher one starts its sequence later and may pass by chance.
     steps = [step / 1000 for step in range(999, 0, -1) if chosen or step / 1000 < target_accuracy]
     nothing = dict.fromkeys(("threshold", "accuracy", "lower_bound", "effective_rows")) | {"automatic_rows": 0}
     return ThresholdChoice(
@@ -202,11 +195,7 @@ class DecisionPolicy:
 
     @classmethod
     def load(cls, folder: str | Path, adapter_sha256: str, prompt_sha256: str) -> "DecisionPolicy":
-        """Read the file from the adapter's folder, for the adapter and the prompt template in use.
-
-        Raises:
-            InputError: The file is missing, broken, of an unknown format, or of another adapter or prompt.
-        """
+        """Read the adapter's file; raises an [`InputError`] unless it was fitted for this adapter and prompt template."""
         path = Path(folder) / POLICY_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -239,8 +228,7 @@ class DecisionPolicy:
     def threshold_for(self, target_accuracy: float | None = None) -> float:
         """The confidence threshold for a target accuracy, by default the policy's own.
 
-        Raises:
-            InputError: That target was not fitted, or the validation rows do not support it.
+        Raises an [`InputError`] if that target was not fitted, or the validation rows do not support it.
         """
         target_accuracy = self.target_accuracy if target_accuracy is None else target_accuracy
         for choice in self.thresholds:
@@ -264,16 +252,9 @@ class DecisionPolicy:
 def decide(
     probabilities: np.ndarray, label_names: Sequence[str], threshold: float, always_review: Collection[str] = ()
 ) -> list[Decision]:
-    """Decide which answers are automatic.
+    """Decide which answers are automatic; labels of `always_review` never are.
 
-    Args:
-        probabilities:
-            Calibrated, of shape `(rows, labels)`; among equally probable labels the first wins.
-        always_review:
-            Labels that are never automatic.
-
-    Raises:
-        ValueError: The shapes do not match, or a probability is NaN.
+    `probabilities` are calibrated, of shape `(rows, labels)`; the first of equally probable labels wins.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(label_names) or not len(label_names):
@@ -287,7 +268,7 @@ def decide(
         top = tuple((label_names[index], float(row[index])) for index in indices)
         label, probability = top[0]
         reason = None
-        # Checked first: no other threshold would change it.
+        # Checked first: no threshold can change it.
         if label in always_review:
             reason = ALWAYS_REVIEWED
         elif probability < threshold:

@@ -1,53 +1,33 @@
-"""What a system answered to one row: a label, or a text."""
+"""What a system answered for one row: a label or a text."""
 
 from dataclasses import dataclass
 
-# Sources of a written text.
+# Sources of a text.
 MODEL = "model"
 TEMPLATE = "template"
 
 
 @dataclass(frozen=True)
 class SystemOutput:
-    """The answer of one system to one row of a label task.
-
-    Args:
-        text: The answer as written.
-        label: The canonical label that it names; `None` if it names none.
-        stopped: Whether the system ended its answer itself, before the limit on its length.
-        generated_tokens: Including the stop token; 0 for a system that does not generate.
-        confidence: On a scale of the system's own; higher is more certain.
-        top: The most probable labels with their probabilities, descending.
-        automatic: Whether the answer may be used without review; `None` without a threshold.
-        review_reason: Why a person must review it.
-    """
+    """The answer of one system to one row of a label task."""
 
     text: str
-    label: str | None
-    stopped: bool = True
-    generated_tokens: int = 0
-    confidence: float | None = None
-    top: tuple[tuple[str, float], ...] = ()
-    automatic: bool | None = None
+    label: str | None  # the canonical label that `text` names; None if it names none
+    stopped: bool = True  # whether the system ended its answer itself, before the length limit
+    generated_tokens: int = 0  # including the stop token; 0 for a system that does not generate
+    confidence: float | None = None  # on the system's own scale; higher is more certain
+    top: tuple[tuple[str, float], ...] = ()  # the most probable labels with their probabilities, descending
+    automatic: bool | None = None  # whether it may be used without review; None without a threshold
     review_reason: str | None = None
 
 
 @dataclass(frozen=True)
 class WrittenText:
-    """The answer of one system to one row of a text task.
-
-    Args:
-        text: The text as written, including section headers.
-        stopped: Whether the system ended its text itself, before the limit on its length.
-        generated_tokens: Including the stop token; 0 for a system that does not generate.
-        source: `MODEL`, or `TEMPLATE` if the guard used the task's fallback.
-        tries: How many texts the model wrote for this row.
-        reasons: Why the earlier tries were refused, each reason once.
-    """
+    """The answer of one system to one row of a text task."""
 
     text: str
-    stopped: bool = True
+    stopped: bool = True  # as in `SystemOutput`
     generated_tokens: int = 0
-    source: str = MODEL
-    tries: int = 1
-    reasons: tuple[str, ...] = ()
+    source: str = MODEL  # or `TEMPLATE` if the guard used the task's fallback
+    tries: int = 1  # how many texts the model wrote for this row
+    reasons: tuple[str, ...] = ()  # why the earlier texts were refused, each reason once

@@ -1,19 +1,18 @@
 """A tamper-evident log of predictions that holds no text: one JSON object per predicted row, each chained to the one before.
 
 - `number` of the line; `time` of the prediction (UTC);
-- `prediction`, an id of the command's work, and `row`, the row's place in its output, from 1; `id` of the row;
+- `prediction`, an id of the command's work; `row`, the row's position in its output, from 1; `id` of the row;
 - `input_hmac_sha256` of the text as the model read it (what `--keep-text` writes), `output_hmac_sha256` of the returned answer;
-- what was decided: those of `DECISIONS` that the output has;
-- `adapter_sha256` and `prompt_sha256`;
+- what was decided: those of `DECISIONS` that the output has; `adapter_sha256` and `prompt_sha256`;
 - `previous`, the `sha256` of the line before (64 zeros in the first);
 - `sha256` of this line's bytes without this last member and without the newline.
 
-**Texts** are stored as HMAC-SHA256 (RFC 2104), because an order is so short that its plain hash can be found by trying. The key is
-next to the log (`<log>.key`). With both one can prove which text was read; the log alone only shows which texts are equal.
-**Labels** and verdicts on a report are in clear, because they come from closed lists. Free text, an answer or a report, is stored
-as a digest only. Ids are the input's own: the log is as confidential as they are.
+**Texts** are stored as HMAC-SHA256 (RFC 2104), because an order is so short that its plain hash could be found by guessing. The
+key is next to the log (`<log>.key`). With both one can prove which text was read; the log alone only shows which texts are
+equal. **Labels** and verdicts on a report are in plain text, because they come from closed lists. Ids are the input's own: the
+log is as confidential as they are.
 
-**The chain** uses plain hashes, so that anybody can verify it without the key. It detects changes inside the log. A truncated end,
+**The chain** uses plain hashes, so anybody can verify it without the key. It detects changes inside the log. A truncated end,
 or a log rewritten from some line on, is detected only with a head (the `sha256` of a last line) that was kept elsewhere.
 """
 
@@ -34,7 +33,7 @@ from radrecipes.data.example import Example
 from radrecipes.errors import InputError, RadrecipesError
 from radrecipes.files import lock, write_atomically
 
-if TYPE_CHECKING:  # verification must not wait for torch
+if TYPE_CHECKING:  # verification must not wait for the import of torch
     import pyarrow as pa
 
     from radrecipes.inference.predictors import Predictor
@@ -50,7 +49,7 @@ _LINE = re.compile(
 
 
 class BrokenLogError(RadrecipesError):
-    """A log was changed after it was written; `line`, from 1, is the first one that does not continue the chain."""
+    """A log was changed after it was written; `line`, from 1, is the first that does not continue the chain."""
 
     def __init__(self, path: Path, line: int, message: str):
         super().__init__(f"{path}:{line}: {message}")
@@ -62,9 +61,9 @@ class Appended:
     """The state of a log after an append."""
 
     path: Path
-    rows: int  # entries of this prediction, those of an earlier, killed try included
+    rows: int  # entries of this prediction, including those of an earlier attempt that was killed
     head: str
-    torn: bool  # an incomplete line of a killed writer was removed
+    torn: bool  # whether an incomplete line of a killed writer was removed
 
     def as_text(self) -> str:
         """One line for a terminal."""
@@ -86,7 +85,7 @@ class Verified:
 class AuditLog:
     """A log to append to; several processes may share it.
 
-    A missing log is created together with its key, both readable by their owner only.
+    A missing log is created together with its key, both readable only by their owner.
     """
 
     def __init__(self, path: str | Path):
@@ -94,11 +93,7 @@ class AuditLog:
         self.key_path = self.path.with_name(self.path.name + ".key")
 
     def check_usable(self, others: Iterable[str | Path] = ()) -> None:
-        """Refuse a log that could not be appended to, or that is one of the `others`; writes nothing.
-
-        Raises:
-            [`InputError`]: its folder is missing, it is no log or ends in a broken entry, cannot be written, or its key is missing.
-        """
+        """Raise an [`InputError`] if the log could not be appended to, or is one of the `others`; writes nothing."""
         for other in others:
             if Path(other).resolve() in (self.path.resolve(), self.key_path.resolve()):
                 raise InputError("is read or written already; choose another --audit-log", str(other))
@@ -118,17 +113,7 @@ class AuditLog:
     def entries(
         self, examples: Sequence[Example], answers: "pa.Table", predictor: "Predictor"
     ) -> list[dict[str, Any]]:
-        """The entries to [`append`] for rows that were just predicted: plain values, no text.
-
-        Args:
-            examples:
-                The rows, with the task's inputs as they were read.
-            answers:
-                Their rows of the output, in the same order.
-
-        Raises:
-            [`InputError`]: the log's key is missing or broken.
-        """
+        """The entries to [`append`] for predicted rows; `answers` are the same rows of the output, in the same order."""
         key = self._key()
         time = datetime.now(UTC).isoformat(timespec="seconds")
         answer = next(name for name in _ANSWER_COLUMNS if name in answers.column_names)
@@ -148,18 +133,13 @@ class AuditLog:
         return entries
 
     def append(self, entries: Iterable[dict[str, Any]], prediction: str) -> Appended:
-        """Append all entries of one prediction contiguously, skipping those that an earlier, killed try appended.
+        """Append all entries of one prediction contiguously, skipping those that an earlier, killed attempt appended.
 
-        A complete entry is never removed. When this returns, the entries are on the disk.
+        A complete entry is never removed. When this returns, the entries are on disk.
 
         Args:
-            entries:
-                In the order of the output; the same in every try except for the time.
-            prediction:
-                Unique id of the prediction, of letters and digits.
-
-        Raises:
-            [`InputError`]: as [`check_usable`].
+            entries: In the order of the output; the same in every attempt except for the time.
+            prediction: Unique id of the prediction, of letters and digits.
         """
         with lock(_lock_path(self.path)), _open_private(self.path, "r+b") as stream:
             found = _scan(stream, self.path, prediction)
@@ -179,7 +159,7 @@ class AuditLog:
         return Appended(self.path, row, head, found.torn)
 
     def _key(self) -> bytes:
-        """The key; created at the first use, which is before the first entry."""
+        """The key; created on first use, which is before the first entry."""
         if not self.key_path.exists() and not (self.path.exists() and self.path.stat().st_size):
             with lock(_lock_path(self.key_path)):
                 if not self.key_path.exists():  # another process may have been first
@@ -211,11 +191,8 @@ def text_digest(key: bytes, text: str) -> str:
 def verify(path: str | Path, head: str | None = None) -> Verified:
     """Recompute a log's chain; needs no key.
 
-    With `head`, a head that the log once had, it also checks that nothing up to there was removed or rewritten.
-
-    Raises:
-        [`BrokenLogError`]: with the first line at which the chain breaks.
-        [`InputError`]: the file cannot be read, or `head` is no sha256.
+    With `head`, a head that the log once had, it also checks that nothing up to there was removed or rewritten. Raises a
+    [`BrokenLogError`] with the first line at which the chain breaks.
     """
     path = Path(path)
     if head is not None and not re.fullmatch("[0-9a-f]{64}", head):
@@ -224,7 +201,7 @@ def verify(path: str | Path, head: str | None = None) -> Verified:
         raise InputError("no such file; give the file that was given to --audit-log", str(path))
     number, last_hash, first, last = 0, NO_ENTRY, None, None
     known_at = 0 if head == NO_ENTRY else None
-    # In a folder that is read-only, such as a copy for an auditor, nobody appends.
+    # Nobody appends in a read-only folder, such as an auditor's copy.
     locked = lock(_lock_path(path)) if os.access(path.parent, os.W_OK) else contextlib.nullcontext()
     with locked, path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
@@ -267,7 +244,7 @@ class _Scanned:
 
 
 def _scan(stream: BinaryIO, path: Path, prediction: str | None = None) -> _Scanned:
-    # Only the last entry's number and hash are checked: `verify` is there for the rest.
+    # Only the last entry's number and hash are checked; `verify` checks the rest.
     mark = None if prediction is None else f',"prediction":"{prediction}",'.encode()
     entries = rows = size = 0
     last = rest = b""
@@ -296,7 +273,7 @@ def _scan(stream: BinaryIO, path: Path, prediction: str | None = None) -> _Scann
     if match and match[4].decode() == head and _own_hash(match) == match[5].decode():
         rows += mark is not None and mark in rest
         return _Scanned(entries + 1, match[5].decode(), rows, size + len(rest), torn=False, unfinished_end=True)
-    # Another kind of file, given by mistake, must not lose its last line.
+    # A file of another kind, given by mistake, must not lose its last line.
     start = f'{{"number":{entries + 1},"time":"'.encode()
     if not rest.startswith(start[: len(rest)]):
         raise InputError(
@@ -322,7 +299,7 @@ def _lock_path(path: Path) -> Path:
 
 
 def _open_private(path: Path, mode: str) -> BinaryIO:
-    """Open a file that is created readable by its owner only."""
+    """Open a file that is created readable only by its owner."""
     return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), mode)
 
 

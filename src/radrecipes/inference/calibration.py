@@ -9,24 +9,16 @@ from scipy.special import log_softmax
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 
-# Clips the probability of the correct label: a single row of probability 0 would make the log loss infinite.
+# Clips the probability of the correct label: a single row with probability 0 would make the log loss infinite.
 _SMALLEST_LOG_PROBABILITY = np.log(1e-12)
 
 
 def fit_temperature(log_likelihoods: np.ndarray, reference_index: np.ndarray) -> float:
-    """The temperature, 0.05 to 20, that minimises the log loss (Guo et al., 2017, section 4.2); above 1 for an overconfident model.
+    """The temperature, 0.05 to 20, that minimises the log loss (Guo et al., 2017, section 4.2); above 1 means overconfidence.
 
-    The search runs over the logarithm of the temperature, in which the log loss is unimodal. Rows whose correct label was pruned
-    (`-inf`) are ignored; 1.0 if there are no others.
-
-    Args:
-        log_likelihoods:
-            Shape `(rows, labels)`.
-        reference_index:
-            Index of the correct label of each row.
-
-    Raises:
-        ValueError: The shapes do not match, there are no rows, a value is NaN, or a row has no finite value.
+    `log_likelihoods` are of shape `(rows, labels)`, `reference_index` holds the correct label of each row. The search runs over
+    the logarithm of the temperature, in which the log loss is unimodal. Rows whose correct label was pruned (`-inf`) are
+    ignored; 1.0 if there are no others.
     """
     log_likelihoods = _validated_rows(log_likelihoods)
     reference_index = _validated_references(reference_index, log_likelihoods)
@@ -47,11 +39,7 @@ def fit_temperature(log_likelihoods: np.ndarray, reference_index: np.ndarray) ->
 
 
 def label_probabilities(log_likelihoods: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Softmax of the log-likelihoods, shape `(rows, labels)`, over the temperature; a label of `-inf` gets 0.
-
-    Raises:
-        ValueError: The temperature is not above 0, a value is NaN, or a row has no finite value.
-    """
+    """Softmax of the log-likelihoods divided by the temperature, shape `(rows, labels)`; a label of `-inf` gets 0."""
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
     return np.exp(log_softmax(_validated_rows(log_likelihoods) / temperature, axis=1))
@@ -60,13 +48,10 @@ def label_probabilities(log_likelihoods: np.ndarray, temperature: float = 1.0) -
 def reliability_bins(
     confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray, bins: int = 15
 ) -> list[dict[str, Any]]:
-    """The bins of a reliability diagram: equal width, upper end included, the first one also with 0 (Guo et al., 2017).
+    """The bins of a reliability diagram: equal width, upper edge included, the first one also with 0 (Guo et al., 2017).
 
-    Returns:
-        `low`, `high`, `count`, and the means `confidence` and `accuracy`, `None` in an empty bin.
-
-    Raises:
-        ValueError: There are no rows, the lengths differ, or a confidence is outside 0 to 1.
+    Each has `low`, `high`, `count`, and the means `confidence` and `accuracy`, `None` in an empty bin. Raises a `ValueError`
+    for confidences outside 0 to 1.
     """
     confidences, correct = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
     if confidences.ndim != 1 or confidences.shape != correct.shape or not len(confidences):
@@ -95,7 +80,7 @@ def reliability_bins(
 def expected_calibration_error(
     confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray, bins: int = 15
 ) -> float:
-    """Expected calibration error (Guo et al., 2017, equation 3), 0 to 1; raises like [`reliability_bins`]."""
+    """Expected calibration error (Guo et al., 2017, equation 3), 0 to 1."""
     return _calibration_error(reliability_bins(confidences, correct, bins))
 
 
@@ -110,9 +95,7 @@ def brier_score(probabilities: np.ndarray, reference_index: np.ndarray) -> float
 def calibration_metrics(probabilities: np.ndarray, reference_index: np.ndarray, bins: int = 15) -> dict[str, Any]:
     """The calibration metrics of `metrics.json`, from probabilities of shape `(rows, labels)` and indices of correct labels.
 
-    Returns:
-        `expected_calibration_error`, `brier_score`, `log_loss` (natural logarithm, probabilities clipped at 1e-12) and `bins` as
-        from [`reliability_bins`].
+    `log_loss` uses the natural logarithm of probabilities clipped at 1e-12; `bins` are from [`reliability_bins`].
     """
     probabilities = _validated_rows(probabilities)
     reference_index = _validated_references(reference_index, probabilities)

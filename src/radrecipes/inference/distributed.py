@@ -1,6 +1,6 @@
-"""Inference over the processes of a job: batches are split across them, and every process gets all results.
+"""Inference across the processes of a job: each processes some of the batches and gets all results.
 
-Complete batches are distributed, so the results are bit-identical to those of a single process.
+Batches are never divided, so the results are bit-identical to those of a single process.
 """
 
 import os
@@ -20,10 +20,9 @@ Result = TypeVar("Result")
 
 
 def join_processes(longest_wait: timedelta) -> PartialState:
-    """Join the other processes of this job; call it before a recipe is read, whose settings would join them with another timeout.
+    """Join the other processes of this job; call it before reading a recipe, whose settings join them with another timeout.
 
-    Raises:
-        [`InputError`]: the launch spec shards the model, or requested another number of processes.
+    Raises an [`InputError`] if the launch spec shards the model, or requested a different number of processes.
     """
     spec = spec_from_environment(os.environ)
     check_unsharded(spec)
@@ -40,10 +39,8 @@ def map_batches(
 ) -> list[Result]:
     """The results of all batches, in order; if `distributed`, all processes call this with the same batches and share the work.
 
-    `process` must return what can be pickled. `on_done` is called for every batch, those of other processes included.
-
-    Raises:
-        [`LostProcessError`]: another process ended before its results arrived.
+    `process` must return something that can be pickled. `on_done` is called for every batch, including those of other
+    processes. Raises a [`LostProcessError`] if another process ends before its results arrive.
     """
     processes, rank = (PartialState().num_processes, PartialState().process_index) if distributed else (1, 0)
     results = []

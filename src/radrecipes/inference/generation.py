@@ -20,12 +20,12 @@ class Generation:
 
     text: str  # without the stop token, stripped
     stopped: bool  # False if it was cut at `max_new_tokens`
-    tokens: int  # the stop token included
+    tokens: int  # including the stop token
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling instead of greedy decoding; the same seed and the same batches give the same texts."""
+    """Sampling instead of greedy decoding; the same seed and batches give the same texts."""
 
     temperature: float
     seed: int
@@ -48,21 +48,12 @@ def generate(
     middle changes nothing.
 
     Args:
-        model:
-            In evaluation mode; its generation settings are replaced.
-        tokenizer:
-            Its padding token must not be a stop token.
-        prompts:
-            Token ids of the rendered prompts.
-        stops:
-            Token ids that end a completion.
-        sampling:
-            Greedy decoding by default.
-        on_progress:
-            Called after every batch with its number of prompts.
-        distributed:
-            All processes call this with the same prompts and share the batches; with `sampling` each process generates all,
-            because the random state of a batch follows from the one before.
+        model: In evaluation mode; its generation settings are replaced.
+        tokenizer: Its padding token must not be a stop token.
+        stops: Token ids that end a completion.
+        on_progress: Called after every batch with its number of prompts.
+        distributed: All processes call this with the same prompts and share the batches; with `sampling` each process generates
+            all, because the random state of a batch follows from the one before.
     """
     temperature = {"temperature": sampling.temperature, "top_k": 0} if sampling else {}
     decoding = GenerationConfig(
@@ -78,7 +69,7 @@ def generate(
     if sampling:
         torch.manual_seed(sampling.seed)
     prefix, cache = shared_prefix(model, prompts)
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))  # longest first: memory peaks at once
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))  # longest first: memory peaks first
 
     def complete(batch: list[int]) -> list[Generation]:
         length = len(prompts[batch[0]])
@@ -104,7 +95,7 @@ def generate(
 
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     on_done = (lambda batch: on_progress(len(batch))) if on_progress else None
-    # The last position is a strided slice, for which torch would copy the whole head once per row: 40 % of the time on a CPU.
+    # The last position is a strided slice, for which torch would copy the LM head once per row: 40 % of the time on a CPU.
     with lm_head_input(model, torch.Tensor.contiguous):
         completed = map_batches(batches, complete, distributed and not sampling, on_done)
     answers = dict(zip(order, itertools.chain.from_iterable(completed), strict=True))
@@ -112,10 +103,10 @@ def generate(
 
 
 def shared_prefix(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
-    """Length and key/value cache of the prefix that all prompts share; 0 and `None` if it is too short for a pass of its own."""
+    """Length and key/value cache of the prefix that all prompts share; 0 and `None` if it is too short for a separate pass."""
     if len(prompts) < 2:
         return 0, None
-    # The lexicographically first and last prompt differ at the first token where any two do.
+    # The lexicographically first and last prompts differ at the first token where any two do.
     pairs = zip(min(prompts), max(prompts), strict=False)
     length = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
     length = min(length, min(map(len, prompts)) - 1)  # each prompt keeps a token to predict from

@@ -1,4 +1,4 @@
-"""The guard: the task checks what a model wrote; what it refuses is written again, and at last by the task's fallback."""
+"""The guard: the task checks the model's texts; refused ones are generated again, and finally replaced by the task's fallback."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ NEVER_STOPPED = "never stopped"
 
 @dataclass(frozen=True)
 class GuardedText:
-    """A text with its check; `written` says who wrote it, in which try, and why earlier tries were refused."""
+    """A text with its check; `written` records its source, the attempt, and why earlier ones were refused."""
 
     written: WrittenText
     check: Check
 
     @property
     def reasons(self) -> list[str]:
-        """Why it is refused; empty if it is accepted."""
+        """Why the text is refused; empty if it is accepted."""
         return [*self.check.reasons, *[NEVER_STOPPED] * (not self.written.stopped)]
 
 
@@ -29,14 +29,10 @@ def guard_texts(
     task: TextTask,
     tries: int,
 ) -> list[GuardedText]:
-    """Accept each text whose check passes; have the others written again, and at last by the task's fallback.
+    """Accept each text whose check passes; the others get `tries` attempts in all, then the task's fallback.
 
-    Args:
-        inputs: What each text must agree with.
-        first_tries: What the model wrote first.
-        write_again: Has the model write again, given the places of refused texts and the number of the try (2, 3, …).
-        task: Checks the texts; without a fallback the last try is returned, refused as it is.
-        tries: Tries of the model, including the first.
+    `write_again` gets the indices of the refused texts and the number of the attempt (2, 3, …). Without a fallback the last
+    text is returned, refused as it is.
     """
     taken = [GuardedText(text, task.check(row, text.text)) for text, row in zip(first_tries, inputs, strict=True)]
 

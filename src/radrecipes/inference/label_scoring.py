@@ -18,8 +18,8 @@ _ROOT = 0  # the trie's root represents the prompt itself
 _PADDING = -1  # where a row has no node
 _ROW_TOKENS = 16  # nodes per row: shorter rows copy a note's keys more often, longer ones hold more padding
 _ROUND_TO = 8  # row lengths are padded to a multiple of it: oneDNN caches compiled kernels for every new shape
-_CHECKED_NOTES = 5  # scored once more separately
-_LOOKAHEAD = 4  # the first tokens of the labels are fed with the prompt if there are no more than this
+_CHECKED_NOTES = 5  # scored again separately
+_LOOKAHEAD = 4  # the labels' first tokens are fed with the prompt if there are at most this many
 # Logits that are converted to float32 together: few on a CPU, so that they stay in its cache
 _LOGITS_AT_ONCE = {"cpu": 2_000_000, "cuda": 64_000_000}
 
@@ -29,11 +29,9 @@ class LabelScores:
     """Log-likelihoods of all labels for all notes.
 
     Args:
-        log_likelihoods:
-            Shape `(notes, labels)`, in nats, stop token included. For a pruned label the log-likelihood of its branch minus the
-            logarithm of the number of labels in it: an upper bound on their mean.
-        left_out:
-            Shape `(notes, labels)`, `True` for pruned labels, whose branch holds at most `left_out_mass`.
+        log_likelihoods: Shape `(notes, labels)`, in nats, including the stop token. For a pruned label the log-likelihood of
+            its branch minus the logarithm of the number of labels in it: an upper bound on their mean.
+        left_out: Shape `(notes, labels)`, `True` for pruned labels, whose branch holds at most `left_out_mass`.
     """
 
     log_likelihoods: np.ndarray
@@ -43,8 +41,8 @@ class LabelScores:
 class LabelTrie:
     """The labels as a tree of tokens, so that shared prefixes are computed once.
 
-    Node 0 is the root, every other node the token that follows its parent. The last token of a label (its stop token) is a leaf:
-    it is predicted, never fed.
+    Node 0 is the root, every other node the token that follows its parent. The last token of a label (its stop token) is a
+    leaf: it is predicted, never fed.
     """
 
     def __init__(self, completions: Sequence[list[int]]):
@@ -81,7 +79,7 @@ class LabelTrie:
         return len(self.tokens) - 1
 
     def path(self, node: int) -> list[int]:
-        """The nodes on the way from the root (excluded) to a node (included)."""
+        """The nodes from the root (excluded) to a node (included)."""
         nodes = []
         while node != _ROOT:
             nodes.append(node)
@@ -93,7 +91,7 @@ class LabelTrie:
         return not self.children[node]
 
     def chain(self, node: int) -> list[int]:
-        """A node and its forced successors, down to the next fork or to the last token before a leaf."""
+        """A node and its only possible successors, down to the next fork or to the last token before a leaf."""
         nodes = [node]
         while len(self.children[nodes[-1]]) == 1 and not self.is_leaf(self.children[nodes[-1]][0]):
             nodes.append(self.children[nodes[-1]][0])
@@ -101,21 +99,14 @@ class LabelTrie:
 
 
 class LabelScorer:
-    """Scores a fixed list of labels with one model.
+    """Scores a fixed list of labels with one model, which may be quantised, merged or a PEFT model.
 
-    The shared prefix of all prompts comes from a cache; a first pass reads the notes. Further passes feed the likely branches of
-    the trie, complete chains at once and several branches per row, where each node attends to its note and its ancestors only.
+    The shared prefix of all prompts comes from a cache; a first pass reads the notes. Further passes feed the likely branches
+    of the trie, whole chains at once and several branches per row, where each node attends only to its note and its ancestors.
 
     Args:
-        model:
-            In evaluation mode; may be quantised, merged or a PEFT model.
-        completions:
-            Token ids of each label, its stop token last.
-        left_out_mass:
-            A branch that cannot hold more than this fraction of the labels' probability is pruned; 0 prunes nothing.
-
-    Raises:
-        [`InputError`]: two labels have the same tokens, or one has none.
+        completions: Token ids of each label, its stop token last.
+        left_out_mass: A branch that cannot hold more than this fraction of the labels' probability is pruned; 0 prunes nothing.
     """
 
     def __init__(
@@ -141,18 +132,14 @@ class LabelScorer:
     ) -> LabelScores:
         """Score every label for every prompt; equal prompts are computed once.
 
-        `on_progress` is called after every batch with its number of prompts; if `distributed`, all processes call this with the
-        same prompts and share the batches.
-
-        Raises:
-            [`InputError`]: the model's attention window is too short, or it does not support the attention mask that separates
-                the labels of a row, so only `decode: generate` works with it.
+        If `distributed`, all processes call this with the same prompts and share the batches. Raises an [`InputError`] if the
+        model's attention window is too short, or it does not support the attention mask that separates the labels of a row.
         """
         _check_window(self.model, max(map(len, prompts), default=0) + max(map(len, self.completions)))
         places: dict[tuple[int, ...], list[int]] = {}
         for index, prompt in enumerate(prompts):
             places.setdefault(tuple(prompt), []).append(index)
-        distinct = sorted(places, key=len, reverse=True)  # longest first: memory peaks at once
+        distinct = sorted(places, key=len, reverse=True)  # longest first: memory peaks first
         log_likelihoods = np.empty((len(prompts), len(self.completions)))
         left_out = np.empty(log_likelihoods.shape, dtype=bool)
         with torch.inference_mode():
@@ -184,15 +171,15 @@ class LabelScorer:
             ) from error
 
     def _check_once(self, prompts: Sequence[tuple[int, ...]], prefix: int, cache: DynamicCache | None) -> None:
-        """Compare the likeliest label of some notes with its separate score, to detect a model that ignores the mask."""
+        """Compare the most likely label of some notes with its separate score, to detect a model that ignores the mask."""
         if self._checked or not prompts:
             return
         notes = [
             prompts[index] for index in np.linspace(0, len(prompts) - 1, min(_CHECKED_NOTES, len(prompts))).astype(int)
         ]
         scored = self._score_batch(notes, prefix, cache).log_likelihoods
-        # bfloat16 and quantised logits differ by some hundredths per token, by more on a note of which the model is unsure, so the
-        # median over several notes counts; labels that attend to each other differ by whole units nearly everywhere.
+        # bfloat16 and quantised logits differ by a few hundredths per token, and by more on notes where the model is unsure, so the
+        # median over several notes counts; labels that attend to each other differ by whole units almost everywhere.
         exact = self.model.dtype == torch.float32 and not getattr(self.model, "is_quantized", False)
         compared = []
         for note, row in zip(notes, scored, strict=True):
@@ -257,8 +244,8 @@ class _BatchOfNotes:
         ]
         if not open_nodes:
             return []
-        # The known labels bound the total mass from below. While an open branch is likelier than all of them, it replaces them as
-        # the bound, and what is postponed because of it is examined again once it is known.
+        # The known labels bound the total mass from below. While an open branch is likelier than all of them, it is the bound
+        # instead, and branches postponed because of it are examined again once it is known.
         done = [known[leaf] for leaf in self.trie.leaves if not np.isnan(known[leaf])]
         likeliest = max(known[node] for node in open_nodes)
         mass = max(logsumexp(done), likeliest) if done else likeliest
@@ -267,7 +254,7 @@ class _BatchOfNotes:
         return [self.trie.chain(node) for node in open_nodes if known[node] >= least]
 
     def _feed_branches(self, branches: Sequence[tuple[int, list[int]]]) -> None:
-        """Rows of a few branches of one note each, after a copy of the note's keys and values.
+        """Feed a few branches of one note per row, after a copy of the note's keys and values.
 
         The ancestors of a branch that are not in the copy are fed again: few tokens, cheaper than a cache per row.
         """
@@ -311,15 +298,15 @@ class _BatchOfNotes:
     ) -> np.ndarray:
         """Run the model on new tokens and record the log-likelihoods of the children of the wanted nodes.
 
-        `key_nodes` holds the node of each key in the cache, shape `(rows, keys)`, and is returned with the new tokens; `wanted`
-        holds row, place in the row and node, parents before children.
+        `key_nodes` holds the node of each key in the cache, shape `(rows, keys)`, and is returned extended by the new tokens;
+        `wanted` holds row, position in the row and node, parents before children.
         """
         device = self.model.device
         length = -(-max(map(len, tokens)) // _ROUND_TO) * _ROUND_TO
         nodes = _padded(nodes, length, _PADDING)
         past = key_nodes.shape[1]
         key_nodes = np.concatenate([key_nodes, nodes], axis=1)
-        # A token attends to its ancestors in the trie and to the earlier tokens of its prompt. Padding does too, but is not read.
+        # A token attends to its ancestors in the trie and to the earlier tokens of its prompt. So does padding, which is not read.
         visible = self.trie.ancestors[nodes[:, :, None], key_nodes[:, None, :]] & (key_nodes != _PADDING)[:, None, :]
         visible[:, :, past:] &= np.tri(length, dtype=bool)
         dtype = self.model.dtype
@@ -351,7 +338,7 @@ class _BatchOfNotes:
         return key_nodes
 
     def _collect(self) -> LabelScores:
-        """The paths to the leaves; a pruned label gets an equal part of its branch."""
+        """The log-likelihoods of the leaves; a pruned label gets an equal part of its branch."""
         leaves = self.trie.leaves
         log_likelihoods = self.paths[:, leaves]
         left_out = np.isnan(log_likelihoods)
@@ -370,7 +357,7 @@ def score_separately(
     completions: Sequence[list[int]],
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Log-likelihoods of shape `(prompts, labels)`, each label as a separate sequence: slow, and correct by inspection."""
+    """Log-likelihoods of shape `(prompts, labels)`, each label as a separate sequence: slow, but obviously correct."""
     pairs = [(prompt, completion) for prompt in prompts for completion in completions]
     found = []
     for start in range(0, len(pairs), batch_size):

@@ -1,4 +1,4 @@
-"""Streaming over a table of any size: read the inputs of a task in chunks, write a table of answers."""
+"""Streaming over a table of any size: read a task's inputs in chunks, write a table of answers."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from radrecipes.files import file_sha256
 from radrecipes.tasks.task import Task
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
-# Far beyond any order or report: a longer text is a whole document, or rows that an unclosed quote swallowed.
+# Far longer than any order or report: a longer text is a whole document, or rows swallowed by an unclosed quote.
 LONGEST_INPUT = 20_000  # characters
 
 
@@ -36,7 +36,7 @@ def iterate_inputs(
 ) -> Iterator[Example | RejectedRow]:
     """The rows of a table in order, read as in training; what the task cannot read, and overlong texts, are rejected.
 
-    Without `id_column` rows are numbered. Raises like [`~radrecipes.data.sources.tables.iterate_examples`].
+    Without `id_column` rows are numbered.
     """
     for row in iterate_examples(path, inputs={task.input_column: text_column}, id_column=id_column):
         if isinstance(row, RejectedRow):
@@ -59,8 +59,7 @@ def iterate_inputs(
 def examine_input(path: str | Path, task: Task, text_column: str, id_column: str | None) -> InputFacts:
     """Read a table once completely, so that its errors show before any work; arguments as for [`iterate_inputs`].
 
-    Raises:
-        InputError: as `iterate_examples`, or no row can be predicted; names the first error.
+    Raises an [`InputError`] with the first error if no row can be predicted.
     """
     kinds: Counter[bool] = Counter()
     first_rejected = None
@@ -89,10 +88,9 @@ def iterate_chunks(rows: Iterator[Example | RejectedRow], chunk_rows: int) -> It
 
 
 def write_answers(parts: Sequence[Path], path: Path, suffix: str, counted_column: str) -> Counter[str | None]:
-    """Concatenate Parquet files of one schema into a file of the format of `suffix`, with one of them in memory at a time.
+    """Concatenate Parquet files of one schema into one file in the format of `suffix`, one at a time in memory.
 
-    Returns:
-        Rows per value of `counted_column`.
+    Returns the number of rows per value of `counted_column`.
     """
     schema = pq.read_schema(parts[0])
     counted: Counter[str | None] = Counter()

@@ -1,4 +1,4 @@
-"""Selective prediction metrics: risk-coverage curve, and what thresholds chosen on validation give on other rows."""
+"""Selective prediction metrics: risk-coverage curve, and what thresholds chosen on validation achieve on other rows."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ class ConfidentAnswers:
     groups: Sequence[str]  # patient, order or scenario
 
     def may_be_automatic(self, always_review: Collection[str]) -> np.ndarray:
-        """Mask of the answers that are a label, and not one that is always reviewed."""
+        """Mask of the answers that are labels, and not ones that are always reviewed."""
         return np.array([label is not None and label not in always_review for label in self.labels], dtype=bool)
 
 
@@ -60,21 +60,13 @@ def selective_metrics(
 ) -> dict[str, Any]:
     """The risk-coverage curve of a system, the area under it, and the result of each threshold.
 
-    Args:
-        test:
-            The evaluated answers.
-        costly:
-            Whether each answer is a costly confusion.
-        choices:
-            Thresholds that were chosen on other rows.
-        always_review:
-            Labels that are never automatic.
+    `costly` is a mask of costly confusions; `choices` are thresholds that were chosen on other rows.
 
     Returns:
         `area_under_risk_coverage` with its interval, `curve` (`coverage` and `accuracy` at up to 200 points, `always_review`
-        ignored) and `thresholds`: per target `target_accuracy`, `threshold`, `best_supported`, `confidence_level`, `validation`
-        (statistics of the choice) and `test` (`automatic_rows`, `coverage`, `accuracy`, `errors`, `costly_errors`). The interval
-        of `accuracy` resamples the groups that have automatic rows; it is `None` without any.
+        ignored) and `thresholds`: per target the choice with its `validation` statistics, and `test` (`automatic_rows`,
+        `coverage`, `accuracy`, `errors`, `costly_errors`). The interval of `accuracy` resamples the groups that have automatic
+        rows; it is `None` without any.
     """
 
     def interval(statistic: Statistic, groups: Sequence[str]) -> dict[str, float]:

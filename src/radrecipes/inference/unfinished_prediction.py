@@ -1,4 +1,4 @@
-"""The folder next to an output that holds its finished chunks, so that a killed prediction can be continued."""
+"""The folder next to an output that holds its finished chunks, so that a killed prediction can be resumed."""
 
 import contextlib
 import json
@@ -36,11 +36,9 @@ class UnfinishedPrediction:
         self.folder = output.with_name(output.name + ".unfinished")
 
     def check_output(self) -> None:
-        """Refuse an existing output; remove what a process left that was killed after its last rename.
+        """Refuse an existing output; clean up after a process that was killed after its last rename.
 
-        Raises:
-            [`InputError`]: the output exists, or a rejects file without unfinished work that it could belong to, or the folder
-                holds something else.
+        Raises an [`InputError`] also for a rejects file without unfinished work, or a folder with other content.
         """
         if self.output.exists():
             if (self.folder / _ASSEMBLED).is_file() and not self.assembling(self.output).exists():
@@ -62,10 +60,7 @@ class UnfinishedPrediction:
             )
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise an [`InputError`] if the folder holds another prediction.
-
-        `state` says what is predicted with what: plain values, under names for the user.
-        """
+        """Raise an [`InputError`] if the folder holds another prediction; the keys of `state` appear in its message."""
         path = self.folder / _STATE
         if not path.is_file():
             return
@@ -83,10 +78,9 @@ class UnfinishedPrediction:
 
     @contextlib.contextmanager
     def begun(self, state: Mapping[str, Any], restart: bool) -> Iterator[None]:
-        """Lock the folder, in the first process; begin or continue the work, or discard it first with `restart`.
+        """Lock the folder, in the main process; start or resume the work, or discard it first with `restart`.
 
-        Raises:
-            [`OutputInUseError`]: another process works on this output.
+        Raises an [`OutputInUseError`] if another process works on this output.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -105,7 +99,7 @@ class UnfinishedPrediction:
 
     @property
     def id(self) -> str:
-        """Id of the work: the same in every try until it is finished or discarded."""
+        """Id of the work: the same in every attempt until it is finished or discarded."""
         return (self.folder / _ID).read_text("ascii")
 
     def has(self, chunk: int) -> bool:
@@ -117,7 +111,7 @@ class UnfinishedPrediction:
         return self.folder / f"{chunk:09d}.parquet"
 
     def save(self, chunk: int, table: pa.Table, audited: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write a finished chunk, and before it its entries for the audit log."""
+        """Write a finished chunk, after its entries for the audit log."""
         if audited:
             write_atomically(self._audited(chunk), "".join(json.dumps(entry) + "\n" for entry in audited))
         write_atomically(self.part(chunk), lambda path: pq.write_table(table, path))
@@ -144,7 +138,7 @@ class UnfinishedPrediction:
         return self.part(chunk).with_suffix(".jsonl")
 
     def _empty(self) -> None:
-        # The state goes last: a half-emptied folder must still be recognised.
+        # The state is removed last: a half-emptied folder must still be recognised.
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name == _STATE):
             if path.name != _LOCK:
                 path.unlink()

@@ -23,11 +23,7 @@ def check_usable() -> None:
 
 
 class VllmEngine:
-    """Generation by vLLM with the base model and the adapter of a run, up to the same stop tokens.
-
-    Raises:
-        [`InputError`]: the adapter belongs to the text part of a multimodal model.
-    """
+    """Generation by vLLM with the base model and the adapter of a run, up to the same stop tokens."""
 
     def __init__(self, recipe: Recipe, adapter: Path, stops: Sequence[int]):
         if models.is_text_part(recipe.model):
@@ -59,7 +55,7 @@ class VllmEngine:
         sampling: Sampling | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Generation]:
-        """As [`~inference.generation.generate`]; vLLM forms its own batches and returns results in order."""
+        """Like [`~inference.generation.generate`]; vLLM forms its own batches and returns results in order."""
         from vllm import SamplingParams
 
         decoding = {"temperature": sampling.temperature, "seed": sampling.seed} if sampling else {"temperature": 0.0}

@@ -12,7 +12,7 @@ from radrecipes.recipe import Recipe
 FULL = "full training"
 LORA, INT8, INT4 = "LoRA", "LoRA, 8-bit base", "QLoRA, 4-bit base"  # as `Recipe.method` names them
 METHODS = (FULL, LORA, INT8, INT4)
-# File under accelerate_configs/ -> engine, and whether on the CPU.
+# File under accelerate_configs/ -> engine, and whether it runs on the CPU.
 CONFIGURATIONS = {
     "cpu": (Engine.ONE_PROCESS, True),
     "cpu_2proc": (Engine.DDP, True),
@@ -28,7 +28,7 @@ BEGIN, END = "<!-- compatibility: generated, do not edit -->", "<!-- end of comp
 
 
 class Verdict(enum.StrEnum):
-    """What is known of a method under a configuration."""
+    """What is known about a method under a configuration."""
 
     PROVED = "proved"
     EXPECTED = "expected"
@@ -37,14 +37,13 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one method under one configuration, and from where.
+    """What is known about one method under one configuration, and from where.
 
     Args:
-        note: why it is refused and what to use instead, or what to consider; printed unchanged.
-        tests: `file::test` that prove it; for expected ones, those that test the part which needs no GPU.
-        sources: issues as `project#number`, and guides by name.
-        needs: fields that the recipe must set.
-        excludes: values that a field must not have.
+        note: Why it is refused and what to use instead, or what to consider; printed unchanged.
+        tests: `file::test` that prove it; for expected ones, tests of the part that needs no GPU.
+        sources: Issues as `project#number`, and guides by name.
+        needs, excludes: Fields that the recipe must set, and values that a field must not have.
     """
 
     verdict: Verdict
@@ -149,12 +148,8 @@ TABLE: dict[tuple[str, str], Entry] = {
 
 
 def configuration_of(spec: LaunchSpec) -> str:
-    """The name in [`CONFIGURATIONS`] that does what a launch spec requests, also for a user's own file.
-
-    Raises:
-        [`InputError`]: none does.
-    """
-    # DDP of one process is one process.
+    """The name in [`CONFIGURATIONS`] that matches a launch spec, also for a user's own file."""
+    # DDP with one process is one process.
     alone = spec.processes == 1 and spec.engine == Engine.DDP
     wanted = (Engine.ONE_PROCESS if alone else spec.engine, bool(spec.on_cpu))
     names = [name for name, found in CONFIGURATIONS.items() if found == wanted]
@@ -164,11 +159,7 @@ def configuration_of(spec: LaunchSpec) -> str:
 
 
 def check(recipe: Recipe, configuration: str) -> None:
-    """Refuse a recipe under a configuration where its method is known to fail, or where it lacks a field.
-
-    Raises:
-        [`InputError`]: with the reason, where it was reported, and how to fix it.
-    """
+    """Reject a recipe if its method is known to fail under a configuration, or if it lacks a required field."""
     entry = TABLE[recipe.method, configuration]
     where = f"{recipe.path} with {configuration}.yaml"
     if entry.verdict == Verdict.REFUSED:
@@ -219,7 +210,7 @@ def markdown() -> str:
 
 
 def with_table(document: str) -> str:
-    """A Markdown document with the table between its two markers; an [`InputError`] if one is missing."""
+    """A Markdown document with the table inserted between its two markers."""
     head, begin, rest = document.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:

@@ -38,8 +38,8 @@ LAUNCHER_VARIABLE = "RADRECIPES_LAUNCHER"
 EXPLAINED = (2, 3, 4, 5)
 # Exit code of a script that was asked to stop and did.
 INTERRUPTED = InterruptedRunError.exit_code
-# torch's variable: seconds until workers that were asked to stop are killed. torch's default is 30, but a checkpoint may take
-# longer; schedulers often grant five minutes.
+# Seconds until torch kills workers that were asked to stop. Its default is 30, but a checkpoint may take longer;
+# schedulers often grant five minutes.
 _SHUTDOWN_VARIABLE, _SHUTDOWN_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "280"
 _FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # torch's agent sets it for its workers only, not for helper processes that look for GPUs.
@@ -56,12 +56,7 @@ _LOG_LEVELS = {
 
 
 class Outcome(NamedTuple):
-    """How the launched processes ended.
-
-    Attributes:
-        exit_code: 0 if all ended with 0; otherwise the code of the first failure, 128 + N for signal N.
-        unexplained: torch's summary of the failures if no worker's exit code explains them; otherwise empty.
-    """
+    """How the launched processes ended; `unexplained` is torch's summary of failures that no exit code explains."""
 
     exit_code: int
     unexplained: str = ""
@@ -70,17 +65,10 @@ class Outcome(NamedTuple):
 def launch(args: argparse.Namespace) -> Outcome:
     """Do what `accelerate launch` does. A single process replaces this one, and the call never returns.
 
-    Several processes run under torch's agent in this process. SIGTERM, SIGINT and SIGHUP are forwarded to each of them once;
-    workers that still run after `TORCH_ELASTIC_SHUTDOWN_TIMEOUT` seconds (default: 280) are killed. A signal that was
-    ignored, as under nohup, stays ignored.
-
-    Args:
-        args: parsed by `accelerate.commands.launch.launch_command_parser()`.
-
-    Raises:
-        [`InputError`]: the configuration file is missing or wrong, accelerate would start something other than requested,
-            or a package is missing.
-        [`RadrecipesError`]: several machines did not connect in time.
+    Several processes run under torch's agent in this process. SIGTERM, SIGINT and SIGHUP are forwarded to each of them
+    once; workers that still run after `TORCH_ELASTIC_SHUTDOWN_TIMEOUT` seconds (default: 280) are killed. A signal
+    that was ignored, as under nohup, stays ignored. `args` are parsed by
+    `accelerate.commands.launch.launch_command_parser()`.
     """
     if args.config_file is not None and not Path(args.config_file).is_file():
         raise InputError(
@@ -90,7 +78,7 @@ def launch(args: argparse.Namespace) -> Outcome:
     os.environ.setdefault(_SHUTDOWN_VARIABLE, _SHUTDOWN_SECONDS)
     _set_torch_options(args)
     codes: dict[int, int] = {}
-    # With restarts there may be no worker for as long as the machines take to connect.
+    # With restarts there may be no worker until the machines have connected.
     watched = nullcontext() if args.max_restarts or sys.platform != "linux" else _exit_after_failed_workers()
     try:
         with _forward_signals(codes), watched:
@@ -115,7 +103,7 @@ def launch(args: argparse.Namespace) -> Outcome:
 
 
 def _set_torch_options(args: argparse.Namespace) -> None:
-    # accelerate copies every argument that torchrun knows to torchrun.
+    # accelerate passes every argument that torchrun knows on to torchrun.
     args.signals_to_handle = _TORCH_SIGNAL
     if args.max_restarts and (args.num_machines or 1) == 1:
         # By default torch keeps one store for all attempts, where the second attempt may find an address of the first.
@@ -123,14 +111,14 @@ def _set_torch_options(args: argparse.Namespace) -> None:
         args.rdzv_backend, args.rdzv_endpoint = "c10d", "localhost:0"
     # With quiet, accelerate turns every exit code of DeepSpeed's launcher for several machines into 1.
     args.quiet = False
-    # torch logs every signal and failure; the workers print them themselves, or the outcome does. Filters, because torch
+    # torch logs every signal and failure, which the workers or the outcome already report. Filters, because torch
     # sets the levels when it imports these modules.
     for name, level in _LOG_LEVELS.items():
         logging.getLogger(name).addFilter(lambda record, level=level: record.levelno >= level)
 
 
 def _start(args: argparse.Namespace) -> None:
-    """What accelerate's `launch_command` does, but with the spec checked first; a single process replaces this one."""
+    """What accelerate's `launch_command` does, but with the spec checked first."""
     args, defaults, precision_from_file = _validate_launch_command(args)
     spec = spec_from_arguments(args)
     check_gpus(spec)
@@ -152,15 +140,10 @@ def _start(args: argparse.Namespace) -> None:
 
 
 def exit_code_of_failures(codes: Sequence[int]) -> int:
-    """The exit code of a job some of whose workers failed.
+    """The exit code of a job with failed workers: the first that explains why a script stopped, or the first of all.
 
-    Args:
-        codes: exit codes of the failed workers in the order in which they ended, `-N` for signal `N`. When one fails, torch
-            sends SIGTERM to the others, so their codes may only be the answer to that.
-
-    Returns:
-        The first code with which a script explains why it stopped; otherwise the first failure's, but 75 of a worker that
-        saved takes precedence over SIGTERM.
+    `codes` are in the order in which workers ended, `-N` for signal `N`. After a failure torch sends SIGTERM to the
+    other workers, so code 75 of a worker that saved takes precedence over SIGTERM.
     """
     explained = [code for code in codes if code in EXPLAINED]
     if explained:
@@ -173,12 +156,8 @@ def exit_code_of_failures(codes: Sequence[int]) -> int:
 def exit_code_after_signal(codes: Sequence[int], number: int) -> int:
     """The exit code of a job that signal `number` asked to stop.
 
-    Args:
-        codes: exit codes of all workers, `-N` for signal `N`; empty if the signal came before they started.
-
-    Returns:
-        The first code with which a script explains why it stopped; 0 if all had finished; 75 if all finished or saved;
-        otherwise 128 + the signal.
+    The first of the workers' `codes` that explains why a script stopped; 0 if all finished; 75 if all finished or
+    saved; otherwise, or if no worker had started, 128 + the signal.
     """
     explained = [code for code in codes if code in EXPLAINED]
     if explained:
@@ -189,7 +168,7 @@ def exit_code_after_signal(codes: Sequence[int], number: int) -> int:
 
 
 def _as_shell_code(code: int) -> int:
-    """`subprocess` returns `-N` for signal `N`, a shell 128 + N."""
+    """Convert `-N` for signal `N`, as `subprocess` returns it, to a shell's 128 + N."""
     return code if code >= 0 else 128 - code
 
 
@@ -209,8 +188,8 @@ def _replace_this_process(args: argparse.Namespace) -> NoReturn:
 def _forward_signals(codes: dict[int, int]) -> Iterator[None]:
     """Forward signals to the children of this process, and raise `SignalException` after they have ended.
 
-    torch's own handler does not report the workers' exit codes and leaves the workers running when a second signal comes.
-    `codes` receives the exit code of every child that ends after the first signal, by its process id.
+    torch's own handler does not report the workers' exit codes and leaves workers running after a second signal. After
+    the first signal `codes` receives the exit code of every child that ends, by process id.
     """
     waiting = False
 
@@ -250,10 +229,10 @@ def _forward_signals(codes: dict[int, int]) -> Iterator[None]:
 
 @contextmanager
 def _exit_after_failed_workers() -> Iterator[None]:
-    """End this process at the latest ten seconds after its last worker, if one of them failed.
+    """End this process at most ten seconds after its last worker, if one of them failed.
 
-    torch's agent asks a store on another machine for the state of the job. If that machine is gone, it waits until TCP gives
-    up, a quarter of an hour, and handles no signal meanwhile.
+    torch's agent asks a store on another machine for the state of the job. If that machine is gone, it waits for a TCP
+    timeout of a quarter of an hour, and handles no signal meanwhile.
     """
     over = threading.Event()
     threading.Thread(target=_watch_workers, args=(over,), daemon=True).start()

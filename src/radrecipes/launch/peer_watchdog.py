@@ -1,9 +1,9 @@
 """For runs over several machines: all train the same run, and if one is lost, all fail within a minute.
 
-A machine that loses its network or power closes no connection, and its peers wait: gloo and NCCL for half an hour, torch's
-launchers forever. A shorter timeout of collectives would end healthy runs in which one process writes for long. So every
-process holds an idle connection to the first one, and the operating systems probe it every few seconds (TCP keepalive,
-tcp(7)). A process that is slow or stopped does not count as lost.
+A machine that loses its network or power closes no connection, and its peers wait: gloo and NCCL for half an hour,
+torch's launchers forever. A shorter timeout of collectives would end healthy runs in which one process writes for
+long. So every process keeps an idle connection to the first one, probed by TCP keepalive (tcp(7)) every few seconds. A
+slow or stopped process does not count as lost.
 """
 
 import os
@@ -25,23 +25,20 @@ from radrecipes.errors import InputError
 # A machine counts as lost after this many seconds without an answer, and is probed after this many idle seconds.
 SILENT_SECONDS = 40
 _PROBE_SECONDS = 5
-# How long a process has to end with its own error after another one ended.
+# Time for a process to end with its own error after another one ended.
 _GRACE_SECONDS = 10
-# A network file system may answer from its cache for 60 seconds (acdirmax of nfs(5)), plus a margin.
+# A network file system may answer from its cache for 60 seconds (acdirmax in nfs(5)); plus a margin.
 _CACHED_SECONDS = 65
 _DONE = b"done"
 
 
 @contextmanager
 def watched(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Within the context, this process exits with code 1 and one line when another machine or process of the job is lost.
+    """Within the context, exit with code 1 and one line when another machine or process of the job is lost.
 
     All processes of the job have to enter it. On one machine, or on a system other than Linux, nothing is watched.
-    The main thread may be in a collective that neither an exception nor a signal interrupts, hence `os._exit`. Complete files
-    stay complete, and the lock of the run folder ends with the process.
-
-    Args:
-        environment: with the launcher's `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE` and `MASTER_ADDR`.
+    Exits by `os._exit`, because the main thread may be in a collective that neither an exception nor a signal
+    interrupts; complete files stay complete, and the lock of the run folder ends with the process.
     """
     if not _on_several_machines(environment) or sys.platform != "linux":
         yield
@@ -63,18 +60,10 @@ def watched(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
 def check_same_run(
     folder: Path, identity: Mapping[str, Any], step: int, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Refuse machines that do not share the run folder, or would train something different. Does nothing on one machine.
+    """Reject machines that do not share the run folder, or would train something different; a no-op on one machine.
 
-    Nothing else would notice: gradients are averaged whatever they belong to.
-
-    Args:
-        folder: the run folder, locked by the first process.
-        identity: what the run trains, by name.
-        step: of the checkpoint from which this process would resume.
-        environment: with the launcher's variables.
-
-    Raises:
-        [`InputError`]: in all processes; names a machine and what differs there.
+    Nothing else would notice: gradients are averaged whatever they belong to. All processes raise the [`InputError`].
+    `step` is that of the checkpoint from which this process would resume.
     """
     if not _on_several_machines(environment):
         return
@@ -113,7 +102,7 @@ def _read(path: Path) -> str | None:
 
 
 def _connect(rank: int, processes: int, address: str) -> list[socket.socket]:
-    """The first process's connections to all others, or another one's to it; fewer, with a warning, if any fails."""
+    """The first process's connections to all others, or another one's to the first; warns if any is missing."""
     connections = []
     try:
         if rank == 0:
@@ -138,7 +127,7 @@ def _connect(rank: int, processes: int, address: str) -> list[socket.socket]:
 
 
 def _accept(server: socket.socket, count: int, connections: list[socket.socket]) -> None:
-    greeting = secrets.token_bytes(16)  # unknown to anything else that tries this port
+    greeting = secrets.token_bytes(16)  # secret, in case something else connects to this port
     broadcast_object_list([(server.getsockname()[1], greeting)])
     server.settimeout(SILENT_SECONDS)
     while len(connections) < count:
@@ -166,7 +155,7 @@ def _watch(connections: list[socket.socket], over: threading.Event, prints: bool
             message = message or b"another process of this run ended (its own output says why)"
             _send(connections, message)
             if prints:
-                # The Trainer's progress bar may be in this line.
+                # A new line, because the Trainer's progress bar may be on this one.
                 line = f"\nerror: {message.decode()}; run the same command again on all machines to continue"
                 print(line, file=sys.stderr, flush=True)
             os._exit(1)

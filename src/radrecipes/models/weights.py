@@ -16,11 +16,7 @@ from radrecipes.files import file_sha256
 
 
 class Weights(ABC):
-    """Trained weights in a folder; each kind is a subclass, chosen by [`weights_in`] and by a training stage.
-
-    Args:
-        folder: Where they are, or will be saved.
-    """
+    """Trained weights in a folder; each kind is a subclass, chosen by [`weights_in`] and by a training stage."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -39,41 +35,28 @@ class Weights(ABC):
     def save(
         self, model: PreTrainedModel, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]
     ) -> None:
-        """Save a trained model's weights as safetensors that name the base's Hub id and revision, never a local path.
+        """Save a trained model's tensors, gathered from all processes, as safetensors.
 
-        Args:
-            state_dict: The trained tensors, gathered from all processes.
+        They name the base model's Hub id and revision, never a local path.
         """
 
     @abstractmethod
     def verify(
         self, model: PreTrainedModel, probe_ids: list[int] | None, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, Any]:
-        """Load the saved weights back and compare them with those of the trained model.
+        """Load the saved weights back and compare them with the trained `state_dict`, gathered from all processes.
 
-        Args:
-            probe_ids: Token ids of a prompt to compare outputs on; `None` if the model is sharded and one process
-                cannot run it.
-            state_dict: The trained tensors, gathered from all processes.
-
-        Returns:
-            `dict`: what the manifest records, `sha256` in it.
-
-        Raises:
-            [`RuntimeError`]: the saved weights are not the trained ones, or nothing was trained.
+        Outputs are compared on the token ids of a prompt; `probe_ids` is `None` if the model is sharded, so one process cannot run
+        it. Returns what the manifest records, including `sha256`. A [`RuntimeError`] if they differ or nothing was trained.
         """
 
     @abstractmethod
     def load(self, base: PreTrainedModel, model_id: str) -> PreTrainedModel:
-        """The base model with these weights, ready to predict.
-
-        Raises:
-            [`InputError`]: no weights there, weights for another base, or tensors that do not fit.
-        """
+        """The base model with these weights, ready to predict; an [`InputError`] if they are missing or do not fit."""
 
     @abstractmethod
     def untuned(self, model: PreTrainedModel) -> contextlib.AbstractContextManager:
-        """A context in which a model from [`load`] answers as its base model."""
+        """A context in which a model from [`load`] answers like its base model."""
 
 
 class LoraAdapter(Weights):
@@ -84,12 +67,12 @@ class LoraAdapter(Weights):
 
     @property
     def sha256(self) -> str:
-        """Of the adapter's safetensors."""
+        """Digest of the adapter's safetensors."""
         return file_sha256(self._tensors())
 
     @property
     def base_model(self) -> str:
-        """As PEFT's configuration names it."""
+        """From PEFT's configuration."""
         try:
             return json.loads((self.folder / self.CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
         except (OSError, ValueError, AttributeError) as error:
@@ -98,7 +81,7 @@ class LoraAdapter(Weights):
             ) from error
 
     def save(self, model, model_id, revision, state_dict) -> None:
-        """In PEFT's own format."""
+        """Save in PEFT's own format."""
         for config in model.peft_config.values():
             config.base_model_name_or_path, config.revision = model_id, revision
         # `save_embedding_layers=False`: otherwise PEFT asks the Hub whether the vocabulary grew, which no recipe does.
@@ -144,12 +127,12 @@ class LoraAdapter(Weights):
         return output_change
 
     def load(self, base: PreTrainedModel, model_id: str) -> PeftModel:
-        """As PEFT's model, in the base's dtype."""
+        """Load as a PEFT model, in the base model's dtype."""
         if self.base_model != model_id:
             raise InputError(f"the adapter belongs to {self.base_model}, not to {model_id}", str(self.folder))
         self._tensors()
         try:
-            # Float32 matrices would cast every activation twice, and the products run in it anyway.
+            # With float32 LoRA matrices PEFT would cast every activation twice.
             return PeftModel.from_pretrained(base, str(self.folder), autocast_adapter_dtype=False).eval()
         except RuntimeError as error:  # torch's error for tensors of another shape
             raise InputError(
@@ -157,7 +140,7 @@ class LoraAdapter(Weights):
             ) from error
 
     def untuned(self, model: PeftModel) -> contextlib.AbstractContextManager:
-        """With the adapter switched off."""
+        """Disable the adapter."""
         return model.disable_adapter()
 
     def _tensors(self) -> Path:
@@ -168,5 +151,5 @@ class LoraAdapter(Weights):
 
 
 def weights_in(folder: Path) -> Weights:
-    """The weights that a folder holds; the only place that decides of which kind they are."""
+    """The weights in a folder; the only place that decides which kind they are."""
     return LoraAdapter(folder)

@@ -1,7 +1,7 @@
-"""Shapes of the base models of the recipes, so that a plan needs neither their files nor access to them.
+"""Shapes of the recipes' base models, so that a plan needs neither their files nor access to them.
 
-From each model's `config.json` as public code repeats it (litgpt's `config.py`, defaults of Transformers' configuration classes);
-only what determines the shape of a tensor. A configuration on this machine takes precedence.
+Only what determines the shape of a tensor, from each model's `config.json` as public code repeats it (litgpt's `config.py`,
+defaults of Transformers' configuration classes). A configuration on this machine takes precedence.
 """
 
 from typing import Any
@@ -85,7 +85,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "num_key_value_heads": 1,
     },
-    # The text model, which is what recipes train
+    # The text model, the part that recipes train
     "google/medgemma-4b-it": {
         **_GEMMA3,
         "vocab_size": 262_208,
@@ -146,5 +146,5 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def shape_of(model_id: str) -> PreTrainedConfig | None:
-    """A configuration with the shape of that base model; `None` if it is not known."""
+    """A configuration with the shape of that base model; `None` if it is unknown."""
     return AutoConfig.for_model(**SHAPES[model_id]) if model_id in SHAPES else None

@@ -1,4 +1,4 @@
-"""What a plan is made from: training rows, tokenizer and configuration of a recipe's base model, without its weights."""
+"""The inputs of a plan: training rows, tokenizer and configuration of a recipe's base model, without its weights."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -16,17 +16,12 @@ from radrecipes.training.data import load_training_data, tokenizer_is_local
 
 @dataclass(frozen=True)
 class Basis:
-    """What a plan is made from.
-
-    Args:
-        rows: training rows, with columns `input_ids` and `labels`.
-        note: what replaces files that are not on this machine, and how to get them; otherwise empty.
-    """
+    """The inputs of a plan; `rows` have the columns `input_ids` and `labels`."""
 
     rows: Dataset
     tokenizer: PreTrainedTokenizerBase
     config: PretrainedConfig
-    note: str = ""
+    note: str = ""  # what replaces files that are not on this machine, and how to get them
 
 
 def load_basis(recipe: Recipe) -> Basis:
@@ -34,9 +29,6 @@ def load_basis(recipe: Recipe) -> Basis:
 
     If the files of a base model are not on this machine and its shape is known ([`~base_shapes.SHAPES`]), the shape and the
     default base model's tokenizer replace them, and nothing is downloaded.
-
-    Raises:
-        [`InputError`]: dataset, tokenizer or configuration cannot be loaded.
     """
     model_id = recipe.model.model_name_or_path
     shape = shape_of(model_id)

@@ -1,8 +1,8 @@
 """Counts what a recipe computes and keeps in memory, without weights: steps, tokens, parameters, FLOPs and bytes.
 
-The model is built on the meta device, and one training step of its largest batch runs on fake tensors, which have shapes but
-no values ([`torch._subclasses.FakeTensorMode`]). PyTorch's own FLOP formulas (`torch.utils.flop_counter`) count every matrix
-product, and every tensor counts with its storage for as long as it lives.
+The model is built on the meta device, and one training step of its largest batch runs on fake tensors, which have shapes but no
+values ([`torch._subclasses.FakeTensorMode`]). PyTorch's own FLOP formulas (`torch.utils.flop_counter`) count every matrix
+product, and the storage of every tensor counts for as long as it lives.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Layout:
 
     @property
     def tokens(self) -> int:
-        """Tokens computed in the epoch, padding included."""
+        """Tokens computed in the epoch, including padding."""
         return sum(rows * length for rows, length, _ in self.batches)
 
     @property
@@ -52,38 +52,23 @@ class Layout:
 
 @dataclass(frozen=True)
 class StepCost:
-    """One forward and backward pass of a micro batch.
+    """One forward and backward pass of a micro batch."""
 
-    Args:
-        flops: operations of all matrix products; a multiplication and an addition count as two.
-        peak_bytes: maximum of the bytes of all living tensors, without weights and inputs.
-    """
-
-    flops: int
-    peak_bytes: int
+    flops: int  # of all matrix products; a multiplication and an addition count as two
+    peak_bytes: int  # of all live tensors, without weights and inputs
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a base model, and parameters of its adapter.
+    """Bytes of a base model, and parameters of its adapter; without quantisation `plain` is the whole base model."""
 
-    Args:
-        packed: weights of quantised layers; 0 if nothing is quantised.
-        constants: the constants that unpack them.
-        plain: the rest of the base model in its dtype: embeddings, norms, LM head; everything if nothing is quantised.
-        before: the quantised layers as they are loaded, before they are packed.
-        unpacked: the largest quantised weight in the compute dtype; the backward pass unpacks one after the other.
-        trained: parameters of the adapter.
-        bytes_per_trained: of each of them: the weight, its gradient, and AdamW's two moments.
-    """
-
-    packed: int
-    constants: int
-    plain: int
-    before: int
-    unpacked: int
-    trained: int
-    bytes_per_trained: tuple[int, int, int]
+    packed: int  # weights of quantised layers
+    constants: int  # the constants that unpack them
+    plain: int  # the rest in its dtype: embeddings, norms, LM head
+    before: int  # the quantised layers as they are loaded, before they are packed
+    unpacked: int  # the largest quantised weight in the compute dtype; the backward pass unpacks one at a time
+    trained: int  # parameters of the adapter
+    bytes_per_trained: tuple[int, int, int]  # of each parameter: the weight, its gradient, and AdamW's two moments
 
     @property
     def base(self) -> int:
@@ -93,23 +78,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a recipe trains, on any machine.
-
-    Args:
-        rows: training rows.
-        steps: optimizer steps of the complete training.
-        steps_per_epoch: optimizer steps of one pass over the rows.
-        tokens: of all rows, without padding.
-        trainable_parameters: of the adapter.
-        total_parameters: of adapter and base model.
-    """
+    """What a recipe trains, on any machine."""
 
     rows: int
-    steps: int
+    steps: int  # optimizer steps of the complete training
     steps_per_epoch: int
-    tokens: int
+    tokens: int  # of all rows, without padding
     trainable_parameters: int
-    total_parameters: int
+    total_parameters: int  # of base model and adapter
 
     @property
     def epochs(self) -> float:
@@ -117,7 +93,7 @@ class Workload:
         return self.steps / self.steps_per_epoch
 
     def describe(self, recipe: Recipe) -> tuple[str, str]:
-        """The lines of steps and parameters for a terminal."""
+        """The lines on steps and parameters for the terminal."""
         fraction = self.trainable_parameters / self.total_parameters
         return (
             f"steps        {self.steps:,} of {recipe.arguments.global_batch_size} rows, {self.epochs:g} epochs",
@@ -146,7 +122,7 @@ def lay_out_recipe(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizer
 
 
 def lay_out(rows: Dataset, collator, batch_size: int, seed: int) -> Layout:
-    """Shapes of the micro batches of one epoch over shuffled rows; any order has nearly the same."""
+    """Shapes of the micro batches of one epoch over shuffled rows; they are nearly the same for any order."""
     batches = []
     for examples in _shuffled_batches(rows.to_list(), batch_size, seed):
         batch = collator(examples)
@@ -167,14 +143,10 @@ def _shuffled_batches(items: list, batch_size: int, seed: int) -> Iterator[list]
 
 
 def build_on_meta(recipe: Recipe, config: PretrainedConfig, dtype: torch.dtype, eager: bool) -> PeftModel:
-    """The base model with a fresh adapter on the meta device: every shape, no memory.
+    """The base model with a new adapter on the meta device: every shape, no memory.
 
-    Args:
-        dtype: of the base model; also of layers that training quantises.
-        eager: whether attention keeps its matrix.
-
-    Raises:
-        [`InputError`]: the base model lacks a layer that the recipe adapts.
+    `dtype` is the base model's, also of layers that training quantises; with `eager` attention keeps its matrix. Raises an
+    [`InputError`] if the base model lacks a layer that the recipe adapts.
     """
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager" if eager else "sdpa")
@@ -196,7 +168,7 @@ def count_largest(recipe: Recipe, model: PeftModel, dtype: torch.dtype, layout: 
 
 
 def _adapter_dtype(recipe: Recipe) -> torch.dtype:
-    """PEFT widens an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
+    """PEFT casts an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
     return torch.bfloat16 if recipe.model.load_in_4bit or recipe.model.load_in_8bit else torch.float32
 
 
@@ -214,12 +186,10 @@ def count_step(
     """Run one training step of a micro batch of shape `(rows, length)` on fake tensors and count it.
 
     Args:
-        model: from [`build_on_meta`].
-        dtype: compute dtype; below float32 the step runs under autocast, as in training.
-        scored: positions that the LM head sees.
-        own_mask: whether the batch has its own additive mask of shape `(rows, 1, length, length)`.
-        keeps_inputs: whether frozen layers keep their input, as bitsandbytes' 8-bit ones do (0.50.2, `MatMul8bitLt.forward`).
-        checkpointing: whether activations are checkpointed.
+        dtype: Compute dtype; below float32 the step runs under autocast, as in training.
+        scored: Positions that the LM head sees.
+        own_mask: Whether the batch has its own additive mask of shape `(rows, 1, length, length)`.
+        keeps_inputs: Whether frozen layers keep their input, as bitsandbytes' 8-bit ones do (0.50.2, `MatMul8bitLt.forward`).
     """
     kept: list[torch.Tensor] = []
     at_head: list[int] = []
@@ -284,11 +254,7 @@ class _Step(torch.nn.Module):
 
 
 class LivingBytes(TorchDispatchMode):
-    """Within the context, the bytes of living tensors that were made there, now and at most.
-
-    Attributes:
-        now, peak: tensors that share their storage count once.
-    """
+    """Counts the bytes of live tensors created within the context: current (`now`) and `peak`. Shared storage counts once."""
 
     def __init__(self):
         super().__init__()
@@ -296,7 +262,7 @@ class LivingBytes(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
 
     def ignore(self, *groups) -> None:
-        """Do not count these tensors: they existed before."""
+        """Do not count these tensors, which existed before."""
         for tensor in tree_leaves([list(group) for group in groups]):
             if isinstance(tensor, torch.Tensor):
                 self._sizes[tensor.untyped_storage()._cdata] = 0
@@ -324,14 +290,14 @@ class LivingBytes(TorchDispatchMode):
 def _with_checkpointing(cost: StepCost, body: int, layers: int, inputs: int) -> StepCost:
     """Checkpointing keeps each layer's input and one layer's tensors, and runs the forward pass twice (Chen et al. 2016).
 
-    With a frozen base model a forward pass is about half of the products, because the backward pass computes no gradients of
-    its weights. `body` is what lives when the LM head begins.
+    With a frozen base model a forward pass is about half of the matrix products, because the backward pass computes no
+    gradients of its weights. `body` is what is live when the LM head begins.
     """
     return StepCost(cost.flops * 3 // 2, cost.peak_bytes - body + body // layers + inputs)
 
 
 def count_sizes(recipe: Recipe, model: PeftModel) -> Sizes:
-    """Sizes of a model from [`build_on_meta`], its base model quantised as the recipe says.
+    """Sizes of a model from [`build_on_meta`], its base model quantised as in the recipe.
 
     Embeddings, norms and the LM head keep their dtype (Transformers, `get_keys_to_not_convert`).
     """

@@ -1,7 +1,4 @@
-"""What a recipe costs on GPUs that need not be available: memory per GPU under every launch configuration, and time.
-
-The FLOPs and bytes of a step from `counting.py` meet the data sheet of a GPU and what DDP, FSDP and ZeRO shard.
-"""
+"""What a recipe costs on GPUs that need not be available: time, and memory per GPU, under every launch configuration."""
 
 import copy
 from collections.abc import Sequence
@@ -22,7 +19,7 @@ from radrecipes.training.trainer import divide_batch
 
 # Fraction of a GPU's memory that a plan may fill; the allocator cannot use the rest.
 USABLE = 0.95
-# Fraction of the peak that matrix products reach, by method. Assumed: no run of these recipes on a GPU was measured yet. Two
+# Fraction of the peak that matrix products reach, by method. Assumed: no run of these recipes on a GPU has been measured yet. Two
 # published runs of bf16 LoRA are below and above it: PEFT's method comparison (Llama-3.2-3B, L40S, 840 tokens per batch, query
 # and value projections adapted) at 24 %, NeMo AutoModel (Llama-3-8B, H100, packed rows of 4,096, custom kernels) at 41 %.
 # Unpacking 4-bit and 8-bit weights takes additional time.
@@ -39,37 +36,22 @@ _USUAL_PROCESSES = (8, 4, 2)
 
 @dataclass(frozen=True)
 class Units:
-    """Bytes that sharding gathers temporarily, in the compute dtype.
+    """Bytes that sharding gathers temporarily, in the compute dtype."""
 
-    Args:
-        block: the largest layer of the base model as it is stored; FSDP gathers one at a time.
-        tail: LM head and last norm, which FSDP2 keeps from the forward to the backward pass (accelerate 1.15,
-            `fsdp2_prepare_model`).
-        outside: everything outside the layers, which FSDP1 keeps (torch, `_post_forward_reshard`).
-    """
-
-    block: int
-    tail: int
-    outside: int
+    block: int  # the largest layer of the base model as it is stored; FSDP gathers one at a time
+    tail: int  # LM head and last norm, which FSDP2 keeps until the backward pass (accelerate 1.15, `fsdp2_prepare_model`)
+    outside: int  # everything outside the layers, which FSDP1 keeps (torch, `_post_forward_reshard`)
 
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Peak of one GPU in bytes, by what takes it.
+    """Peak memory of one GPU in bytes, by use."""
 
-    Args:
-        base: this process's part of the base model, packed as it is stored.
-        adapter: weights, gradients, AdamW's moments, and communication buffers for gradients.
-        gathered: layers of a sharded base model that are temporarily complete.
-        activations: tensors of the largest micro batch.
-        loading: what loading needs before anything else exists.
-    """
-
-    base: int
-    adapter: int
-    gathered: int
-    activations: int
-    loading: int = 0
+    base: int  # this process's part of the base model, packed as it is stored
+    adapter: int  # weights, gradients, AdamW's moments, and communication buffers for gradients
+    gathered: int  # layers of a sharded base model that are temporarily complete
+    activations: int  # tensors of the largest micro batch
+    loading: int = 0  # what loading needs before anything else exists
     context: int = CONTEXT_BYTES
 
     @property
@@ -81,41 +63,25 @@ class GpuMemory:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one launch configuration costs.
+    """The cost of one launch configuration."""
 
-    Args:
-        configuration: a file of `accelerate_configs/`, without its suffix.
-        refused: why there is no plan; the fields below are then empty.
-        batch: examples per micro batch of one GPU.
-        fits: whether the memory fits into [`USABLE`] of the GPU's.
-        fitting_batch: if it does not fit, the largest of the halved micro batches that does; 0 if none does.
-        seconds_per_step: of an optimizer step.
-        bound: what limits it.
-    """
-
-    configuration: str
+    configuration: str  # a file of `accelerate_configs/`, without its suffix
     processes: int
-    refused: str = ""
-    batch: int = 0
+    refused: str = ""  # why there is no plan; the fields below are then empty
+    batch: int = 0  # examples per micro batch of one GPU
     memory: GpuMemory | None = None
-    fits: bool = False
-    fitting_batch: int = 0
-    seconds_per_step: float = 0.0
-    bound: str = ""
+    fits: bool = False  # into the fraction `USABLE` of the GPU's memory
+    fitting_batch: int = 0  # if not, the largest halving of the micro batch that fits; 0 if none does
+    seconds_per_step: float = 0.0  # of an optimizer step
+    bound: str = ""  # what limits it
 
 
 @dataclass(frozen=True)
 class GpuPlan(counting.Workload):
-    """What a recipe costs on a kind of GPU.
+    """What a recipe costs on one kind of GPU, with one cost per launch configuration."""
 
-    Args:
-        utilisation: fraction of the peak that products reach.
-        assumed: whether that is [`ASSUMED_UTILISATION`].
-        costs: one per configuration.
-    """
-
-    utilisation: float
-    assumed: bool
+    utilisation: float  # fraction of the peak that matrix products reach
+    assumed: bool  # whether it is from `ASSUMED_UTILISATION`
     costs: list[Cost]
 
 
@@ -130,12 +96,9 @@ def make_gpu_plan(
     """Plan a recipe for a kind of GPU under launch configurations.
 
     Args:
-        configurations: names in [`~launch.compatibility.GPU_CONFIGURATIONS`]; all by default.
-        processes: GPUs of the configurations for several; by default the most of 8, 4 and 2 that divide the recipe's batch.
-        utilisation: fraction of the peak that products reach; [`ASSUMED_UTILISATION`] by default.
-
-    Raises:
-        [`InputError`]: an unknown configuration, or the base model lacks a layer that the recipe adapts.
+        configurations: Names in [`~launch.compatibility.GPU_CONFIGURATIONS`]; all by default.
+        processes: GPUs of multi-GPU configurations; by default the most of 8, 4 and 2 that divide the recipe's batch.
+        utilisation: Fraction of the peak that matrix products reach; [`ASSUMED_UTILISATION`] by default.
     """
     known = compatibility.GPU_CONFIGURATIONS
     for name in configurations or ():
@@ -156,7 +119,7 @@ def make_gpu_plan(
 
 
 def describe(plan: GpuPlan, recipe: Recipe, name: str) -> list[str]:
-    """The plan for a terminal, one line each."""
+    """The plan for the terminal, one string per line."""
     gpu, gib = find_gpu(name), 2**30
     steps, parameters = plan.describe(recipe)
     lines = [
@@ -184,7 +147,7 @@ def describe(plan: GpuPlan, recipe: Recipe, name: str) -> list[str]:
 
 
 def assumptions(plan: GpuPlan) -> list[str]:
-    """What the estimate assumes, one line each."""
+    """What the estimate assumes, one string per line."""
     origin = "assumed, not measured on a GPU; --utilisation sets another" if plan.assumed else "from --utilisation"
     return [
         f"products reach {plan.utilisation:.0%} of the peak ({origin})",
@@ -267,7 +230,7 @@ def _cost(
 
 
 def count_units(recipe: Recipe, model: PeftModel, dtype: torch.dtype) -> Units:
-    """What sharding gathers of a model from [`~counting.build_on_meta`] in its compute dtype."""
+    """What sharding gathers for a model from [`~counting.build_on_meta`] in its compute dtype."""
     head = model.get_output_embeddings()
     wrapped = model.get_base_model()._no_split_modules or ()
     blocks = [module for module in model.modules() if type(module).__name__ in wrapped]
@@ -285,18 +248,14 @@ def count_units(recipe: Recipe, model: PeftModel, dtype: torch.dtype) -> Units:
 
 
 def memory_per_gpu(sizes: counting.Sizes, units: Units, engine: Engine, processes: int, activations: int) -> GpuMemory:
-    """Memory of each GPU.
+    """Memory of each GPU; `sizes` are unsharded, `activations` in bytes of the largest micro batch of one process.
 
     FSDP and ZeRO-3 shard the base model (Rajbhandari et al. 2020, ZeRO, section 5). accelerate keeps trained parameters in
-    float32 under FSDP. Per trained parameter DeepSpeed counts 4 bytes and 16 sharded under ZeRO-2, 18 sharded under ZeRO-3
-    (its documentation, memory.rst). DDP copies the gradients into buckets.
-
-    Args:
-        sizes: unsharded.
-        activations: bytes of the largest micro batch of one process.
+    float32 under FSDP. Per trained parameter DeepSpeed counts 4 bytes and 16 sharded under ZeRO-2, 18 sharded under ZeRO-3 (its
+    documentation, memory.rst). DDP copies the gradients into buckets.
     """
     quantised, trained = sizes.packed > 0, sizes.trained
-    # Constants count unsharded. There is no evidence that ZeRO-3 shards packed weights, so they count unsharded there.
+    # Constants count as unsharded, and so do packed weights under ZeRO-3, as there is no evidence that it shards them.
     packed = sizes.packed // processes if engine in _FSDP else sizes.packed
     plain = sizes.plain // processes if engine in (*_FSDP, Engine.ZERO3) else sizes.plain
     adapter = {
@@ -321,7 +280,7 @@ def memory_per_gpu(sizes: counting.Sizes, units: Units, engine: Engine, processe
         activations=activations,
         loading=sizes.base
         if shards_packed
-        else 0,  # each process first quantises the complete base (bitsandbytes#1249)
+        else 0,  # each process first quantises the complete base model (bitsandbytes#1249)
     )
 
 
@@ -335,16 +294,10 @@ def seconds_per_step(
     processes: int,
     utilisation: float,
 ) -> tuple[float, str]:
-    """Time of an optimizer step: the slowest of four things that overlap.
+    """Seconds of an optimizer step, and which of four overlapping things limits them.
 
-    Args:
-        flops: products of the step over all processes.
-        micro_batches: per process and step.
-        base_bytes: the base model as it is stored.
-        utilisation: fraction of the peak that products reach.
-
-    Returns:
-        Seconds, and what limits them: `"products"`, `"reading"`, `"sending"` or `"starting kernels"`.
+    The limit is `"products"`, `"reading"`, `"sending"` or `"starting kernels"`. `flops` are of the matrix products of the step
+    over all processes, `micro_batches` are per process and step, `base_bytes` of the base model as it is stored.
     """
     others = (processes - 1) / processes if engine in (*_FSDP, Engine.ZERO3) else 0.0
     times = {

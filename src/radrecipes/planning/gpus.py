@@ -12,19 +12,12 @@ CONTEXT_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU, by its data sheet.
-
-    Args:
-        bf16_flops: peak of dense bfloat16 products per second (NVIDIA's data sheets print twice as much, with sparsity).
-        bytes_per_second: memory bandwidth.
-        link_bytes_per_second: to its neighbours, in one direction (data sheets print the sum of both).
-        source: where the numbers are from.
-    """
+    """One kind of GPU, according to its data sheet."""
 
     memory_bytes: int
-    bf16_flops: float
-    bytes_per_second: float
-    link_bytes_per_second: float
+    bf16_flops: float  # dense peak (NVIDIA's data sheets print twice as much, with sparsity)
+    bytes_per_second: float  # memory bandwidth
+    link_bytes_per_second: float  # to its neighbours, in one direction (data sheets print the sum of both)
     source: str
 
 

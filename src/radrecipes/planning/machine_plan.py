@@ -19,62 +19,46 @@ from radrecipes.training.trainer import longest_row
 # Fraction of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the default
 # recipe on 2 cores: 0.44 to 0.47 in six steps, each with its own measurement of products.
 PRODUCT_FRACTION = 0.45
-# Growth of a CPU process's heap in addition to the living tensors: a fraction of them for freed blocks that fit no later tensor,
-# and oneDNN's kernels, which it caches for every batch shape. Fitted to runs of the default recipes of 8 to 515 steps
+# Growth of a CPU process's heap in addition to the live tensors: a fraction of them for freed blocks that fit no later tensor,
+# and oneDNN's kernels, which it caches for every batch shape. Fitted to runs of the default recipes with 8 to 515 steps
 # (benchmarks/README.md). A GPU's allocator reuses its blocks.
 HEAP_FRACTION, KERNEL_BYTES_PER_SHAPE, MAX_KERNEL_BYTES = 0.15, 40 * 2**20, 2**29
 
 
 @dataclass(frozen=True)
 class MachinePlan(counting.Workload):
-    """What a recipe costs on this machine.
+    """What a recipe costs on this machine; tokens are per epoch."""
 
-    Args:
-        computed_tokens: computed per epoch with the recipe's layout.
-        padded_tokens: computed per epoch with one padded example per row, as TRL does.
-        weights_bytes: of the base model.
-        adapter_bytes: of the adapter with gradients and AdamW states.
-        activation_bytes: for the largest batch.
-        framework_bytes: Python with its libraries; on a CPU also what quantising the base model leaves in the heap.
-        flops_per_step: matrix products of an average optimizer step.
-        flops_per_second: measured on this machine in the compute dtype.
-    """
-
-    computed_tokens: int
-    padded_tokens: int
-    weights_bytes: int
-    adapter_bytes: int
-    activation_bytes: int
-    framework_bytes: int
-    flops_per_step: float
-    flops_per_second: float
+    computed_tokens: int  # with the recipe's layout
+    padded_tokens: int  # with one padded example per row, as in TRL
+    weights_bytes: int  # of the base model
+    adapter_bytes: int  # of the adapter with gradients and AdamW states
+    activation_bytes: int  # for the largest batch
+    framework_bytes: int  # Python with its libraries; on a CPU also what quantising the base model leaves in the heap
+    flops_per_step: float  # matrix products of an average optimizer step
+    flops_per_second: float  # measured on this machine in the compute dtype
     compute_dtype: str
 
     @property
     def memory_bytes(self) -> int:
-        """Estimated peak."""
+        """Estimated peak memory."""
         return self.weights_bytes + self.adapter_bytes + self.activation_bytes + self.framework_bytes
 
     @property
     def seconds_per_step(self) -> float:
-        """Time of the products at the measured rate, divided by their fraction of a step."""
+        """Time of the matrix products at the measured rate, divided by their fraction of a step."""
         return self.flops_per_step / self.flops_per_second / PRODUCT_FRACTION
 
     @property
     def seconds(self) -> float:
-        """The complete training without loading."""
+        """Time of the complete training without loading."""
         return self.steps * self.seconds_per_step
 
 
 def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> MachinePlan:
-    """Plan a recipe for one process of this machine.
+    """Plan a recipe for one process of this machine; matrix products are timed for `measure_seconds`.
 
-    Args:
-        recipe: [`~training.trainer.divide_batch`] has been applied.
-        measure_seconds: how long matrix products are timed.
-
-    Raises:
-        [`InputError`]: the base model lacks a layer that the recipe adapts.
+    [`~training.trainer.divide_batch`] must have been applied to the recipe.
     """
     dtype, args, rows = compute_dtype(recipe.model.dtype), recipe.training, basis.rows
     layout = counting.lay_out_recipe(recipe, rows, basis.tokenizer, dtype)
@@ -109,7 +93,7 @@ def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> Mac
 
 
 def assumptions(plan: MachinePlan) -> list[str]:
-    """What the estimate assumes, one line each."""
+    """What the estimate assumes, one string per line."""
     on_gpu = torch.cuda.is_available()
     heap = f", plus {HEAP_FRACTION:.0%} and up to {MAX_KERNEL_BYTES / 2**30:g} GiB for a CPU's heap"
     process = "this process with its libraries loaded, and what quantising a base model leaves in the heap"
@@ -124,7 +108,7 @@ def assumptions(plan: MachinePlan) -> list[str]:
 
 
 def describe(plan: MachinePlan, recipe: Recipe) -> list[str]:
-    """The plan for a terminal, one line each."""
+    """The plan for the terminal, one string per line."""
     gib, ratio = 2**30, plan.padded_tokens / plan.computed_tokens
     steps, parameters = plan.describe(recipe)
     return [
@@ -141,7 +125,7 @@ def describe(plan: MachinePlan, recipe: Recipe) -> list[str]:
 
 
 def largest_linear_shape(model: PeftModel) -> tuple[int, int]:
-    """Output and input features of the largest linear layer inside the model: most of a step's products have its shape."""
+    """Output and input features of the model's largest linear layer: most of a step's matrix products have its shape."""
     head = model.get_output_embeddings()
     shapes = [
         tuple(module.weight.shape)
@@ -154,10 +138,7 @@ def largest_linear_shape(model: PeftModel) -> tuple[int, int]:
 def measure_products(dtype: torch.dtype, tokens: int, shape: tuple[int, int], seconds: float = 1.0) -> float:
     """Matrix products of this machine in operations per second: the rate of the fastest 5 %, as on an idle machine.
 
-    Args:
-        tokens: rows of the activations.
-        shape: output and input features of the layer.
-        seconds: how long to measure.
+    `tokens` are the rows of the activations, `shape` the output and input features of the layer.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     left = torch.randn(tokens, shape[1], device=device).to(dtype)

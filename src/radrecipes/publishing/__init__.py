@@ -1,4 +1,4 @@
-"""What a release holds, and the gates that it must pass before it is uploaded."""
+"""Release folders, and the gates that they must pass before upload."""
 
-# Gates whose findings a user can acknowledge after looking at each; all others have to be fixed.
+# Gates whose findings a user can acknowledge after reviewing each; findings of all others must be fixed.
 ACKNOWLEDGEMENTS = ("credentialed", "identifiers", "memory")

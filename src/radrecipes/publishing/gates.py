@@ -1,7 +1,6 @@
-"""The gates of a release: each inspects what would be published and reports what it found and where, before any upload.
+"""The gates of a release: each inspects what would be published and reports findings with their location, before any upload.
 
-A gate that cannot inspect something reports that as a finding. No finding quotes what was found: findings are printed and logged,
-and may concern a patient's name.
+A gate that cannot inspect something reports this as a finding. Findings are printed and logged, so they never quote the text.
 """
 
 import functools
@@ -31,16 +30,16 @@ from radrecipes.publishing.secrets import find_secrets
 from radrecipes.tasks import LabelTask, Task
 
 VISIBILITIES = ("private", "gated", "public")
-# Tokens of training text in a row, not in the prompt, not from the base model and not common, from which on a model recites.
+# A model recites if it repeats this many consecutive training tokens that are not in prompt, base model output or common.
 LONGEST_RUN = 24
-# Next to this code in a checkout; an installed package has none, so that templates are searched.
+# Present in a checkout; an installed package has none, so templates are searched.
 _CHAT_TEMPLATES = Path(__file__).parents[3] / "recipes" / "chat_templates"
-# What encoded bytes look like, also in lines of 76: nobody can read them.
+# Encoded bytes, also wrapped at 76 characters, cannot be inspected.
 _ENCODED = re.compile(r"[A-Za-z0-9+/]{72}")
-# Marks of comments, lists, quotations and JSON around the words of a line.
+# Markup of comments, lists, quotations and JSON around the words of a line.
 _LINE_MARKS = re.compile(r"^[\s#>*|-]*[\"']?|[\"'],?\s*$")
-# Folders of a user, a temporary or mounted disk, Windows drives and shares; a value that is a path; Hub ids and links have no
-# slash in front.
+# User, temporary and mount folders, Windows drives and shares, and values that are paths; Hub ids and links have no leading
+# slash.
 _LOCAL_PATH = re.compile(
     r"(?<![\w./~<-])(?:/(?:data|home|media|mnt|opt|private|root|scratch|srv|tmp|Users|var|Volumes|work)/|~/|[A-Za-z]:\\)[\w.-]"
     r"|(?:[\"']|[:-] )/[\w.-]+/[\w.-]|\b(?:file|nfs|smb):/|(?<![\w\\])\\\\[\w.-]+\\\w"
@@ -50,12 +49,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Finding:
-    """A reason not to publish.
+    """A reason not to publish: what it is and how to fix it, never the text itself.
 
-    Args:
-        file: File of the release; empty if it concerns the release as a whole.
-        line: Line of a text or row of a table, from 1.
-        what: What it is and how to fix it; never the text itself.
+    `file` is empty if it concerns the release as a whole; `line` is a line of a text or a row of a table, from 1.
     """
 
     gate: str
@@ -71,7 +67,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What a gate inspected and found, and whether the user acknowledged the findings, and may."""
+    """What a gate inspected and found, whether the user acknowledged the findings, and whether that is allowed."""
 
     gate: str
     looked_at: str
@@ -86,20 +82,17 @@ class GateResult:
 
 @dataclass(frozen=True)
 class ReleaseFacts:
-    """What the gates must know in addition to the files.
+    """What the gates need to know in addition to the files.
 
     Args:
         kind: `"adapter"`, `"merged"` or `"dataset"`.
-        access: Access class of the data that are released or were trained on.
-        visibility: Who can read the repository: `"private"` its members, `"gated"` whom its owner admits, `"public"` everybody.
-        licence: Licence of the repository.
-        source_licences: Licence of base model and data, by their names.
-        rows: Texts of the data that a closed release must not quote: every input and every answer that is not a label.
-        base: Hub id of the base model; `None` for a dataset.
-        task: What the model was trained for; `None` for a dataset.
+        access: Access class of the released data or of the training data.
+        visibility: `"private"` (only members), `"gated"` (users whom the owner approves) or `"public"`.
+        source_licences: Licences of base model and data, by name.
+        rows: Texts that a release of closed data must not quote: every input, and every answer that is not a label.
         reference: The release itself, `org/name@tag`, which looks like an email address.
-        memory: Numbers of [`~publishing.memorisation.VerbatimOverlap`], if measured.
-        base_template: Chat template of the base model; the identical text in the release is not searched for identifiers.
+        memory: From [`~publishing.memorisation.VerbatimOverlap`], if measured.
+        base_template: Chat template of the base model; an identical text in the release is not searched for identifiers.
     """
 
     kind: str
@@ -124,11 +117,8 @@ def check_release(
     """Inspect a release with every gate; publish only if every result has `passed`.
 
     Args:
-        acknowledgements: Members of `ACKNOWLEDGEMENTS` that the user gave.
-        on_text: Called with the number of texts searched for identifiers, the slow part.
-
-    Raises:
-        ValueError: an unknown acknowledgement or visibility.
+        acknowledgements: The members of `ACKNOWLEDGEMENTS` that the user gave.
+        on_text: Called with the number of texts searched for identifiers, which is the slow part.
     """
     if facts.visibility not in VISIBILITIES:
         raise ValueError(f"no visibility: {facts.visibility!r}")
@@ -151,14 +141,14 @@ def check_release(
 
 
 def texts_to_search(folder: Path) -> int:
-    """How many texts [`check_release`] will search for identifiers."""
+    """Number of texts that [`check_release`] will search for identifiers."""
     return len(read_release(folder)[0])
 
 
 def _files(
     folder: Path, names: Sequence[str], kind: str, texts: Sequence[ReleaseText], unreadable: Sequence[str]
 ) -> GateResult:
-    """Only files of the allow-list, in one commit, that the other gates can inspect, and JSON that matches its schema."""
+    """Only allow-listed files that fit into one commit and that the other gates can inspect, and JSON that matches its schema."""
     findings = [Finding("files", text.file, line, what) for text in texts for line, what in _text_faults(text, kind)]
     for name in names:
         if not is_allowed(kind, name):
@@ -189,7 +179,7 @@ def _text_faults(text: ReleaseText, kind: str) -> Iterator[tuple[int | None, str
 
 
 def _access(folder: Path, names: Sequence[str], facts: ReleaseFacts, acknowledged: bool) -> GateResult:
-    """Closed data are never published; models trained on them only if not public, and after an acknowledgement."""
+    """Closed data are never published; models trained on them only non-publicly, and after an acknowledgement."""
     looked_at = f"{facts.kind} from {facts.access} data, {facts.visibility}"
     files, may_acknowledge = [""], False
     tables = [name for name in names if name.endswith(".parquet")]
@@ -219,7 +209,7 @@ def _access(folder: Path, names: Sequence[str], facts: ReleaseFacts, acknowledge
 
 
 def _files_of_other_access(folder: Path, access: str) -> list[str]:
-    """Files of a model's release that do not name this access class: what training and evaluation recorded."""
+    """Files of a model's release that do not state this access class: the records of training and evaluation."""
     others = []
     for name, key in ((MANIFEST_FILE, "data"), (METRICS_FILE, "dataset")):
         try:
@@ -243,7 +233,7 @@ def _card(folder: Path, facts: ReleaseFacts) -> GateResult:
     findings = []
     if card["license"] != facts.licence:
         findings.append(Finding("card", CARD_FILE, None, f"`license` is not {facts.licence}; make them the same"))
-    # A dataset's card is written with it, so it shows when the access class was changed afterwards.
+    # A dataset's card is written at preparation, so it shows if the access class was changed afterwards.
     if kind == "dataset" and (
         ("synthetic" in card["tags"]) != (facts.access == "synthetic")
         or any(key in card for key in gated_form("credentialed", kind)) != bool(gated_form(facts.access, kind))
@@ -264,10 +254,10 @@ def _quotes(texts: Sequence[ReleaseText], facts: ReleaseFacts) -> GateResult:
         for number, passage in _passages([*text.lines()])
     ]
     nothing = [""] * len(lines)
-    # One group for all rows: a sentence of many rows is still a quotation.
+    # One group for all rows: a sentence that many rows share is still a quotation.
     overlap = verbatim_overlap([line for *_, line in lines], facts.rows, nothing, [], [0] * len(facts.rows))
     findings = []
-    # Passages extend into the next lines, so neighbours see the same run: the one that sees most of it is reported.
+    # Passages extend into the next lines, so neighbours contain the same run: report the one with most of it.
     for found, group in itertools.groupby(zip(overlap.longest, lines, strict=True), lambda pair: pair[0] > 0):
         if found:
             length, (file, number, _) = max(reversed([*group]), key=lambda pair: pair[0])
@@ -277,7 +267,7 @@ def _quotes(texts: Sequence[ReleaseText], facts: ReleaseFacts) -> GateResult:
 
 
 def _passages(lines: Sequence[tuple[int | None, str]]) -> Iterator[tuple[int | None, str]]:
-    """Each line, extended by the next ones as far as a run of words that begins in it needs."""
+    """Each line, extended by the next ones until it contains any run of words that begins in it."""
     bare = [(number, words) for number, line in lines if (words := _LINE_MARKS.sub("", line))]
     for place, (number, passage) in enumerate(bare):
         words = 0
@@ -296,10 +286,10 @@ def _identifiers(
     acknowledged: bool,
     on_text: Callable[[int], None] | None,
 ) -> GateResult:
-    """What looks like a person.
+    """Names and other identifiers of people.
 
-    A chat template identical to the base model's or to one of this project is skipped: templates contain fixed dates and names of
-    their makers. The base model's files are trusted, because they were downloaded.
+    A chat template identical to the base model's or to one of this project is skipped, because templates contain fixed dates and
+    their makers' names. The base model's files are trusted, because they were downloaded.
     """
     cached = functools.lru_cache(maxsize=100_000)(find_identifiers)
     known = _known_texts(texts, facts)
@@ -311,7 +301,7 @@ def _identifiers(
             column = f" in column {text.column}" if text.is_cell else ""
             for number, line in text.lines() if text.is_cell else text.free_lines(facts.kind):
                 if len(line) > LONGEST_LINE:
-                    continue  # the gate `files` stops it
+                    continue  # the gate `files` reports it
                 for part in () if text.is_cell else known:
                     line = line.replace(part, "")
                 for found in cached(line):
@@ -323,14 +313,14 @@ def _identifiers(
 
 
 def _known_texts(texts: Sequence[ReleaseText], facts: ReleaseFacts) -> list[str]:
-    """The name of the release, and the hashes and commits of its JSON, which its card and recipe repeat."""
+    """The name of the release, and the hashes and commits in its JSON, which its card and recipe repeat."""
     documents = [(text.raw, schema_of(text.file, facts.kind)) for text in texts if text.raw is not None]
     found = {digest for raw, schema in documents if schema for digest in digests(raw, schema)}
     return sorted(found | ({facts.reference} - {""}))
 
 
 def _known_template(folder: Path, facts: ReleaseFacts) -> str | None:
-    """Where the release's chat template comes from, if its author cannot have had the data."""
+    """Where the release's chat template comes from, if its author cannot have had access to the data."""
     content = (folder / CHAT_TEMPLATE_FILE).read_bytes()
     if facts.base_template is not None and content == facts.base_template.encode("utf-8"):
         return f"the one of {facts.base}"
@@ -350,7 +340,7 @@ def _secrets(texts: Sequence[ReleaseText]) -> GateResult:
 
 
 def _local_paths(texts: Sequence[ReleaseText]) -> GateResult:
-    """No path of the machine that trained: it reveals users and projects, and means nothing elsewhere."""
+    """No path of the training machine: it reveals users and projects, and is meaningless elsewhere."""
     files = [text for text in texts if not text.is_cell and text.file not in VOCABULARIES]
     what = "a path of this machine; make it relative, or leave it out"
     findings = [
@@ -362,7 +352,7 @@ def _local_paths(texts: Sequence[ReleaseText]) -> GateResult:
 
 
 def _base(folder: Path, facts: ReleaseFacts) -> GateResult:
-    """The base model by Hub id and commit, so that everybody loads the same weights."""
+    """The base model by Hub id and commit, so that everyone loads the same weights."""
     if facts.kind != "adapter":
         return GateResult("base", "skipped: only an adapter names a base model to load")
     try:
@@ -393,7 +383,7 @@ def _licence(facts: ReleaseFacts) -> GateResult:
 
 
 def _memory(facts: ReleaseFacts, acknowledged: bool) -> GateResult:
-    """How far the model recites its training texts; cannot be acknowledged for a public model of closed data."""
+    """How much the model recites its training texts; cannot be acknowledged for a public model trained on closed data."""
     if facts.task is None:
         return GateResult("memory", "skipped: a dataset is not a model")
     if isinstance(facts.task, LabelTask):

@@ -1,4 +1,4 @@
-"""Regular expressions for identifiers, in order; written on one half of the test corpus and evaluated on the other."""
+"""Regular expressions for identifiers, in order; developed on one half of the test corpus and evaluated on the other."""
 
 import re
 
@@ -8,7 +8,7 @@ _NUMBER_WORD = r"(?:\s*(?:numbers?|num|no|nr|id|identifier)\b\.?|\s*\#)"
 
 
 def _code(digits: int) -> str:
-    """Letters and digits in one piece, with at least `digits` digits."""
+    """An unbroken run of letters and digits, with at least `digits` digits."""
     return rf"(?P<it>(?!(?:19|20)\d\d(?![\w-]))(?=(?:[A-Z/.()-]*\d){{{digits}}})[A-Z0-9(][A-Z0-9/.()-]*[A-Z0-9])"
 
 
@@ -54,14 +54,14 @@ STATE = (
     r"(?:AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA|MI|MN|MS|MO|MT|NE|NV|NH|NJ|NM|NY|NC|ND|OH|OK|OR|PA"
     r"|RI|SC|SD|TN|TX|UT|VT|VA|WA|WV|WI|WY|DC)"
 )
-# States whose two letters have no other meaning in a report, for a town without postal code.
+# States whose abbreviation has no other meaning in a report, for a town without postal code.
 PLAIN_STATE = r"(?:AZ|DE|FL|GA|IL|KS|KY|MA|MN|NE|NH|NJ|NM|NY|TN|UT|WA|WI|WV|WY|DC)"
 _TOWN = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}},?\s(?:{STATE}\s+\d{{5}}(?:-\d{{4}})?|(?<=,\s){PLAIN_STATE}\b)"
-# After a street or a box, any two letters are a state.
+# After a street or a P.O. box, any two letters are a state.
 _TOWN_BEHIND = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}(?:,?\s{STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)?"
 _DOOR = r"(?:,?\s(?:apt|apartment|unit|suite|ste|\#)\.?\s?\w+)"
 _TOWN_ANY_CASE = rf"(?:,\s[a-zà-ÿ]+(?:\s[a-zà-ÿ]+){{0,2}},?\s{STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)"
-# Clinics that every hospital has identify no place.
+# Clinics that every hospital has do not identify a place.
 PLAIN_CLINIC = (
     r"(?:Outpatient|Pain|Body|Breast|Cardiac|Cancer|Chest|Children|Dental|Diagnostic|Emergency|Endocrine|Fracture|General|GI|Hand"
     r"|Heart|High|Infusion|Interventional|Liver|Lung|Magnetic|Medical|Memory|Musculoskeletal|Neuro\w*|Nuclear|Oncology|Ortho\w*"
@@ -128,7 +128,7 @@ _PUBLIC_HOSTS = (
 )
 _UNIT_BEHIND = r"(?!\s?(?:parameters|tokens|bytes|rows|steps|examples|words|characters|x\b|mm|cm|mL|mg|weeks|months|days|hours|%))"
 
-# A later rule does not match again what an earlier one found. The group `it` is the identifier.
+# Later rules do not match text that an earlier one found. The group `it` is the identifier.
 RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("email", re.compile(r"(?<![\w.+-])(?P<it>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)")),
     (
@@ -300,7 +300,7 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
     ("address", re.compile(rf"(?i)(?P<it>\bP\.?\s?O\.?\s?Box\s\d+{_TOWN_ANY_CASE}?)")),
-    # Streets and facilities in one case; fewer endings, because CT and DR have other meanings there.
+    # Streets and facilities in text of one case; fewer endings, because CT and DR have other meanings there.
     (
         "address",
         re.compile(
@@ -374,9 +374,9 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
     ("name", re.compile(rf"\b(?:[Pp]t|PT)\s?:\s*(?P<it>{WORD},\s?{WORD}|{_UPPER_WORD},\s?{_UPPER_WORD})")),
-    # As DICOM writes a person: DICOM PS3.5, value representation PN.
+    # A person name as DICOM writes it: DICOM PS3.5, value representation PN.
     ("name", re.compile(r"(?<![\w^\\'’-])(?P<it>[A-Za-zÀ-ÿ'’-]{2,}\^[A-Za-zÀ-ÿ]+(?:[\^ ][A-Za-zÀ-ÿ.]*)*)")),
-    # The usual heading of a work list: FAMILY, GIVEN and an age.
+    # The usual heading of a worklist entry: FAMILY, GIVEN and an age.
     (
         "name",
         re.compile(
@@ -403,5 +403,5 @@ NEED_DIGIT = frozenset(
     )
 )
 
-# Kinds that depend on capitals, searched in the usual case too.
+# Kinds that depend on capitals, also searched in the text as rewritten in normal case.
 BY_CAPITALS = frozenset(("name", "address", "facility"))

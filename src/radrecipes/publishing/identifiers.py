@@ -1,11 +1,11 @@
-"""What looks like a person in a text: names, dates, numbers, places. A tripwire before publishing, not de-identification.
+"""Finds possible identifiers of people in a text: names, dates, numbers, places. A tripwire for releases, not de-identification.
 
-A cascade, because a language model over every sentence would take hours: own rules; presidio-analyzer's recognisers with check
-digits, only for the remaining long numbers; spaCy's small recogniser, only for capitalised words that no list explains. Text in one
-case is searched a second time as it would be written in prose. The 18 identifiers of the HIPAA safe harbor (45 CFR 164.514(b)(2)),
-and facilities and DICOM UIDs, are searched. tests/publishing/test_identifiers.py measures recall.
+A cascade, because a language model on every sentence would take hours: own rules; presidio-analyzer's checksum recognisers, only
+for remaining long numbers; spaCy's small NER model, only for capitalised words that no list explains. Text in one case is searched
+again in normal case. Covers the 18 identifiers of the HIPAA safe harbor (45 CFR 164.514(b)(2)), facilities and DICOM UIDs;
+tests/publishing/test_identifiers.py measures recall.
 
-Known gaps: in text of one case, names made of other words or of at most four letters, without title or role; names in lower case
+Known gaps: in text of one case, names made of other words or of at most four letters, without title or role; lower-case names
 without a title; given names alone; towns without a state; languages other than English.
 """
 
@@ -18,7 +18,7 @@ from radrecipes.publishing.identifier_rules import BY_CAPITALS, NEED_DIGIT, RULE
 from radrecipes.publishing.person_names import in_usual_case, person_names
 from radrecipes.publishing.text_span import TextSpan
 
-# Other dashes, spaces and wide letters are read as plain ones, one character for one, so that offsets stay the same.
+# Other dashes, spaces and wide letters are read as plain ones, character by character, so that offsets stay the same.
 _PLAIN = str.maketrans(
     dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63", "-")
     | dict.fromkeys("\u00a0\u2002\u2003\u2007\u2008\u2009\u200a\u200b\u200c\u200d\u202f\u2060\u3000\ufeff", " ")
@@ -28,16 +28,12 @@ _PLAIN = str.maketrans(
 _LONG_NUMBER = re.compile(r"\b[A-Z]{0,2}\d(?:[ ().+-]{0,2}[\dA-Z]){7,}\b")
 _DIGIT = re.compile(r"\d")
 _AT = re.compile(r"(?i)@|[\[(]\s?at\s?[\])]")
-# Presidio scores patterns without a check lower.
+# Presidio gives patterns without validation a lower score.
 _LOWEST_SCORE = 0.4
 
 
 def find_identifiers(text: str) -> list[TextSpan]:
-    """Find names, and dates, numbers and places that may lead to a person, in order and without overlaps.
-
-    Raises:
-        InputError: the extra `publish` is not installed.
-    """
+    """Find names, and dates, numbers and places that may identify a person, in order and without overlaps."""
     found: list[TextSpan] = []
     text = text.translate(_PLAIN)
 
@@ -73,7 +69,7 @@ def _checked_numbers(text: str) -> Iterator[tuple[str, int, int]]:
 
 @functools.lru_cache(maxsize=1)
 def _checked_recognisers() -> list[tuple[str, Callable]]:
-    """Presidio's recognisers with telephone plans or check digits."""
+    """Presidio's recognisers that use telephone plans or check digits."""
     try:
         from presidio_analyzer import predefined_recognizers as recognisers
     except ImportError as error:

@@ -35,11 +35,7 @@ BASE_LICENCES = {
 
 
 def check_licence(licence: str, where: str) -> None:
-    """Check that a licence is an identifier of the Hub: lower-case, and not all of SPDX.
-
-    Raises:
-        InputError: it is not; names the nearest one.
-    """
+    """Raise an [`InputError`] unless a licence is one of the Hub's identifiers: lower-case, and not all of SPDX."""
     if licence in HUB_LICENCES:
         return
     match = process.extractOne(str(licence).lower(), sorted(HUB_LICENCES), score_cutoff=75)
@@ -48,20 +44,17 @@ def check_licence(licence: str, where: str) -> None:
 
 
 def licence_conflicts(repository: str, sources: Mapping[str, str | None]) -> list[str]:
-    """Why nothing may be published under a licence, given the licences of what goes into the repository; empty if it may.
+    """Why nothing may be published under a licence, given the licences of its sources by name; empty if it may.
 
-    A model counts as derived from its base model and its training data. This compares identifiers, not contracts: it finds what
-    cannot be right, and is no legal advice.
-
-    Args:
-        sources: Licence by source, for example `{"the base org/model": "llama3.2"}`; `None` if unknown.
+    A model counts as derived from its base model and its training data. This compares identifiers, not contracts: it finds clear
+    conflicts and is not legal advice.
     """
     conflicts = {source: _conflict(repository, licence) for source, licence in sources.items()}
     return [f"{source}: {conflict}" for source, conflict in conflicts.items() if conflict]
 
 
 def _conflict(repository: str, licence: str | None) -> str | None:
-    """Why what comes under `licence` may not go into a repository under `repository`."""
+    """Why material under `licence` may not go into a repository under `repository`."""
     asked, given = _TERMS.get(licence, "unknown"), _TERMS.get(repository, "unknown")
     if asked == "unknown":
         return "its licence is unknown, so redistribution is not permitted; find it and name it"

@@ -11,11 +11,11 @@ import numpy as np
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.inference.predictors import TextPredictor
 
-# Shortest shared run that counts, in words and punctuation marks.
+# Shortest shared run that counts, in tokens: words and punctuation marks.
 SHORTEST_RUN = 8
-# Phrases of this many groups are how reports are written; phrases of fewer point to a person.
+# Phrases shared by this many groups are common style; rarer ones may point to a person.
 COMMON_FROM = 5
-# Training rows that the model is asked about when a run is published.
+# Training rows to prompt the model with when a run is published.
 ROWS = 64
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -24,10 +24,8 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 class VerbatimOverlap:
     """What outputs share with training texts, except prompts, the base model's own output and common phrases.
 
-    Args:
-        longest: Tokens of the longest shared run of each output; 0 if none reaches `SHORTEST_RUN`.
-        repeated: Tokens of all outputs that are in such a run.
-        tokens: Tokens of all outputs.
+    In tokens: `longest` is the longest shared run of each output, 0 if none reaches `SHORTEST_RUN`; `repeated` counts tokens in
+    such a run and `tokens` all, over all outputs.
     """
 
     longest: tuple[int, ...]
@@ -55,17 +53,14 @@ def verbatim_overlap(
 ) -> VerbatimOverlap:
     """Longest runs of tokens that outputs share with a training text, but not with their prompt or the base model's output.
 
-    A run is counted in windows of `SHORTEST_RUN` tokens, case-insensitive. A window is left out if it is in the output's prompt, in
-    any output of the base model, or in the texts of `COMMON_FROM` groups. A run continues only within one training text.
-
-    Args:
-        base_outputs: What the untuned base model wrote to the same prompts.
-        groups: Patient of each training text; by default each text is a group.
+    Runs are found by windows of `SHORTEST_RUN` tokens, ignoring case, within one training text. A window does not count if it is in
+    the output's prompt, in any output of the untuned base model to the same prompts, or in the texts of `COMMON_FROM` groups (the
+    patient of each training text; by default each text is a group).
     """
     written = [_windows(text) for text in outputs]
     by_base = {window for text in base_outputs for window in _windows(text)}
     asked = [set(_windows(text)) | by_base for text in prompts]
-    # Only windows that an output holds are looked up, so that memory does not grow with the training texts.
+    # Only windows of the outputs are looked up, so that memory does not grow with the training texts.
     wanted = {
         window for windows, known in zip(written, asked, strict=True) for window in windows if window not in known
     }
@@ -97,11 +92,9 @@ def measure_memory(
     batch_size: int = 32,
     on_progress: Callable[[int], None] | None = None,
 ) -> VerbatimOverlap:
-    """Ask a run for training texts, and compare its output without guard with all of them.
+    """Prompt a run with `rows` training rows, evenly spaced, and compare its output without guard with all training texts.
 
-    Args:
-        rows: How many training rows, evenly over the split.
-        on_progress: Called after every batch with the number of answers in it; two per row, the adapter's and the base model's.
+    `on_progress` gets the number of answers in each batch; there are two per row, the adapter's and the base model's.
     """
     train, task = dataset.splits["train"], predictor.task
     places = np.linspace(0, len(train) - 1, min(rows, len(train))).round().astype(int).tolist()

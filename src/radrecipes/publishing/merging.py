@@ -1,4 +1,4 @@
-"""A merged model: the trained weights added to the base model's own, and compared with base model plus adapter."""
+"""Merged models: the trained weights added to the base model's own, and compared with base model plus adapter."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +20,7 @@ from radrecipes.tasks.rendering import render_example
 
 # Rounding to bfloat16 changes every weight by at most 0.2 %; a failed merge is far beyond this.
 _LARGEST_MEAN_DIVERGENCE = 0.01  # nats per token
-# Rows whose every token both predict; both answer the whole test split.
+# Rows whose logits are compared; answers are compared on the whole test split.
 _COMPARED_ROWS = 16
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,11 +29,8 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class LogitComparison:
     """Next-token predictions of a merged model against those of base model plus adapter.
 
-    Args:
-        positions: Number of predicted tokens.
-        largest_difference: Of any logit.
-        mean_divergence: Kullback-Leibler divergence in nats per token.
-        same_top: Fraction of positions with the same most probable token.
+    `mean_divergence` is the Kullback-Leibler divergence in nats per token, `largest_difference` that of any logit, `same_top` the
+    fraction of `positions` with the same most probable token.
     """
 
     positions: int
@@ -45,19 +42,10 @@ class LogitComparison:
 def merge_and_compare(
     run: FinishedRun, dataset: PreparedDataset, folder: Path, on_progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """Merge a run's adapter, and check that only rounding changed.
+    """Merge a run's adapter into a new folder, and check on the dataset's test split that only rounding changed.
 
-    Args:
-        dataset: The run's dataset; both models answer its test split.
-        folder: Where to save the merged model.
-        on_progress: Called with the number of rows answered since the last call; each row is answered twice.
-
-    Returns:
-        `dtype`, `logits` ([`LogitComparison`]), the number of compared `answers`, and how many are `same_answers`.
-
-    Raises:
-        InputError: see [`merge_adapter`].
-        RuntimeError: see [`compare_logits`].
+    Returns `dtype`, `logits` ([`LogitComparison`]), the number of compared `answers`, and how many are `same_answers`.
+    `on_progress` gets the number of rows answered since the last call; each row is answered twice.
     """
     recipe, task, adapter = run.recipe, run.task, run.folder / "adapter"
     merge_adapter(recipe, adapter, folder)
@@ -83,11 +71,8 @@ def merge_and_compare(
 def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> None:
     """Merge an adapter into its base model and save `config.json` and `model*.safetensors` in the recipe's dtype.
 
-    The base model is loaded unquantised even if training quantised it: four bits cannot hold what the adapter adds. The sum is
-    computed in float32 and rounded once.
-
-    Raises:
-        InputError: the base model cannot be loaded or exists only quantised, or the adapter does not fit it.
+    The base model is loaded unquantised even if training quantised it, because four bits cannot represent the adapter's changes.
+    The sum is computed in float32 and rounded once.
     """
     model = _with_adapter(recipe, adapter)
     if getattr(model.get_base_model(), "is_quantized", False):
@@ -102,11 +87,7 @@ def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> None:
 def compare_logits(
     recipe: Recipe, adapter: Path, merged: PreTrainedModel, rows: Sequence[Sequence[int]]
 ) -> LogitComparison:
-    """Compare every position of `rows` (token ids) in float32, so that only rounding shows.
-
-    Raises:
-        RuntimeError: the predictions differ too much for a correct merge.
-    """
+    """Compare every position of `rows` (token ids) in float32, to see only rounding; a [`RuntimeError`] if the merge failed."""
     reference = _with_adapter(recipe, adapter)
     positions, same, divergence, largest = 0, 0, 0.0, 0.0
     with torch.inference_mode():
@@ -129,7 +110,7 @@ def compare_logits(
 
 
 def load_merged(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A merged model from its folder."""
+    """A merged model, loaded from its folder."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).eval()
 
 
@@ -140,11 +121,11 @@ def count_same_answers(
     batch_size: int = 32,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
-    """How many inputs a merged model answers with exactly the label or text of the adapter in `run`."""
+    """Number of inputs for which a merged model gives exactly the same label or text as the adapter in `run`."""
     answers = []
     for model in (None, merged):
         predictor = load_predictor(run)
-        if model is not None:  # before the first answer, when it caches what depends on the model
+        if model is not None:  # before the first answer, which fills caches that depend on the model
             predictor.model = model.to(predictor.model.device)
         answers.append(_answers(predictor, inputs, batch_size, on_progress))
     return sum(one == other for one, other in zip(*answers, strict=True))

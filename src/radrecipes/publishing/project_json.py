@@ -1,4 +1,4 @@
-"""JSON of a release against its schema: what is of a known type, and what is free text and so may name a person."""
+"""Checks the JSON of a release against its schema: which values are typed, and which are free text and so may name a person."""
 
 import functools
 import json
@@ -23,14 +23,14 @@ _SCHEMA_OF_FILE = {
     "tokenizer_config.json": "tokenizer_config",
 }
 _TOKEN = re.compile(r'[{}\[\],:]|"(?:[^"\\]|\\.)*"|[^\s{}\[\],:"]+')
-# One character for one, so that offsets and lines stay the same.
+# Character by character, so that offsets and lines stay the same.
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
 _SHORTEST_DIGEST = 40
 
 
 @dataclass(frozen=True)
 class _JsonValue:
-    """A scalar, or the start of an object or array; `keys` lead to it, as written, `None` for an array."""
+    """A scalar, or the start of an object or array; `keys` is its path, as written, with `None` for an array."""
 
     keys: tuple[str | None, ...]
     line: int
@@ -42,17 +42,17 @@ class _JsonValue:
 
     @property
     def is_integer(self) -> bool:
-        """Also `4471902.0`: tables write record numbers like this."""
+        """Also true for `4471902.0`: tables write record numbers like this."""
         return self.token[0] in "-0123456789" and float(self.token).is_integer()
 
     @property
     def text(self) -> str:
-        """The value as it reads."""
+        """The value without quotes and escapes."""
         return unescaped(self.token[1:-1]) if self.is_text else self.token
 
 
 def unescaped(text: str) -> str:
-    """JSON as it reads: escaped characters as themselves, a line break or half a surrogate pair as a space."""
+    """JSON with escapes decoded, and a line break or half a surrogate pair as a space."""
 
     def plain(match: re.Match[str]) -> str:
         character = chr(int(match[1], 16)) if match[1] else " " if match[2] in "bfnrt" else match[2]
@@ -69,7 +69,7 @@ def schema_of(file: str, kind: str) -> str | None:
 
 
 def schema_errors(text: str, schema: str) -> list[str]:
-    """Where a document does not match its schema, in words of the schema, so that no value is quoted."""
+    """Where a document does not match its schema, in the schema's words, so that no value is quoted."""
     errors = _validator({**_schemas(), "$ref": f"#/$defs/{schema}"}).iter_errors(json.loads(text))
     return sorted({"/".join(map(str, error.absolute_schema_path)) for error in errors})
 
@@ -77,7 +77,7 @@ def schema_errors(text: str, schema: str) -> list[str]:
 def free_text(text: str, schema: str | None) -> Iterator[tuple[int, str]]:
     """Every field of a JSON text that may name a person, with its line; `"key: value"` if the schema does not know the key.
 
-    Left out is what the schema gives a type, and what identifies nobody: numbers with decimals, booleans and `null`.
+    Omits values that the schema types, and those that identify nobody: numbers with decimals, booleans and `null`.
     """
     for found in _values(text):
         known, rules = _rules_at(schema, found.keys)
@@ -91,7 +91,7 @@ def free_text(text: str, schema: str | None) -> Iterator[tuple[int, str]]:
 
 
 def digests(text: str, schema: str) -> Iterator[str]:
-    """The hashes and commits of a document, which card and recipe repeat."""
+    """The hashes and commits in a document, which card and recipe repeat."""
     for found in _values(text):
         is_long = found.is_text and len(found.text) >= _SHORTEST_DIGEST
         if is_long and _is_typed(found.token, _rules_at(schema, found.keys)[1]):
@@ -121,7 +121,7 @@ def _values(text: str) -> Iterator[_JsonValue]:
 
 @functools.lru_cache(maxsize=10_000)
 def _rules_at(schema: str | None, keys: tuple[str | None, ...]) -> tuple[bool, Mapping[str, Any]]:
-    """Whether the schema names the last key, and what it says of the value."""
+    """Whether the schema names the last key, and its rules for the value."""
     known, rules = True, {} if schema is None else _schemas()["$defs"][schema]
     for key in keys:
         if key is None:

@@ -1,4 +1,4 @@
-"""The folder of a release: the files that a repository will hold, the same to the byte every time."""
+"""Assembles the folder of a release: the files that a repository will hold, byte-for-byte reproducible."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from radrecipes.training import run_folder
 ADAPTER_CONFIG = LoraAdapter.CONFIG
 METRICS_FILE = "metrics.json"
 RECIPE_FILE = "recipe.yaml"
-# The text files of Transformers' tokenizers. A SentencePiece model, which nobody can inspect, adds nothing to tokenizer.json.
+# The text files of Transformers' tokenizers. A SentencePiece model cannot be inspected and adds nothing to tokenizer.json.
 TOKENIZER_FILES = frozenset(
     (
         "added_tokens.json",
@@ -39,20 +39,13 @@ TOKENIZER_FILES = frozenset(
 _NEXT_TO_WEIGHTS = TOKENIZER_FILES | {"chat_template.jinja", "generation_config.json", LABEL_SET_FILE, POLICY_FILE}
 _OF_EVERY_MODEL = _NEXT_TO_WEIGHTS | {CARD_FILE, MANIFEST_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE}
 _MERGED_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
-# Fields of a recipe that name a place on the machine that trained, and decide nothing.
+# Fields of a recipe that name a path on the training machine and do not affect the result.
 _PLACES = ("output_dir", "run_name", "logging_dir")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that was trained and evaluated, without paths of this machine.
-
-    Args:
-        recipe: As it was trained.
-        manifest: Content of its `manifest.json`, without paths.
-        metrics: Content of its `evaluation/metrics.json`, over the whole test split of its own dataset.
-        dataset_folder: Where its dataset was when it was trained; not to be published.
-    """
+    """A run that was trained and evaluated, without paths of this machine; `dataset_folder` is not to be published."""
 
     folder: Path
     recipe: Recipe
@@ -62,7 +55,7 @@ class FinishedRun:
     dataset_folder: Path
 
     def with_facts(self, **facts: Any) -> "FinishedRun":
-        """The run with more in its manifest."""
+        """The run with additional facts in its manifest."""
         return replace(self, manifest=self.manifest | facts)
 
     def recorded_results(self, recipes: Path = Path("recipes")) -> dict[str, Any] | None:
@@ -76,15 +69,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Release:
-    """A folder that is ready to be published.
-
-    Args:
-        folder: Holds only what is published.
-        kind: `"adapter"`, `"merged"` or `"dataset"`.
-        repo: Repository on the Hub, `"org/name"`.
-        tag: For example `"v1.0"`.
-        manifest: Content of its `manifest.json`.
-    """
+    """A folder that is ready to be published and holds nothing else; `kind` is `"adapter"`, `"merged"` or `"dataset"`."""
 
     folder: Path
     kind: str
@@ -94,7 +79,7 @@ class Release:
 
     @property
     def files(self) -> dict[str, str]:
-        """sha256 of every file by its path, the manifest's own last."""
+        """Path to sha256 of every file, the manifest's own last."""
         return self.manifest["published"]["files"] | {MANIFEST_FILE: file_sha256(self.folder / MANIFEST_FILE)}
 
     @property
@@ -113,11 +98,7 @@ def is_allowed(kind: str, name: str) -> bool:
 
 
 def read_finished_run(folder: str | Path) -> FinishedRun:
-    """Read a run that can be published.
-
-    Raises:
-        InputError: it is not finished, not evaluated on its whole test split, or its files were changed since.
-    """
+    """Read a run that can be published: finished, evaluated on its whole test split, and with unchanged files."""
     folder, recipe, task = run_of(folder)
     manifest = run_folder.read_manifest(folder)
     if recipe.digest != manifest["recipe"]["digest"]:
@@ -160,7 +141,7 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_weights_folder(folder: Path, recipe: Recipe, manifest: Mapping[str, Any]) -> None:
-    """A readable tokenizer, the thresholds and label set of these weights, and the recipe's base model."""
+    """Check for a readable tokenizer, the thresholds and label set of these weights, and the recipe's base model."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
         raise InputError("holds no tokenizer whose vocabulary is text; train again", str(folder))
     weights = weights_in(folder)
@@ -176,7 +157,7 @@ def _check_weights_folder(folder: Path, recipe: Recipe, manifest: Mapping[str, A
 
 
 def assemble_model(run: FinishedRun, folder: Path, *, repo: str, tag: str, card: str, merged: bool = False) -> Release:
-    """Assemble the release of an adapter in a new folder, or of a merged model next to weights that are there already."""
+    """Assemble the release of an adapter in a new folder, or of a merged model next to weights that are already there."""
     folder.mkdir(parents=True, exist_ok=merged)
     weights = () if merged else (ADAPTER_CONFIG, LoraAdapter.TENSORS)
     for path in sorted((run.folder / "adapter").iterdir()):
@@ -191,11 +172,7 @@ def assemble_model(run: FinishedRun, folder: Path, *, repo: str, tag: str, card:
 
 
 def assemble_dataset(dataset: PreparedDataset, folder: Path, *, repo: str, tag: str) -> Release:
-    """Assemble the release of a prepared dataset, with the card of its folder.
-
-    Raises:
-        InputError: the dataset has no card.
-    """
+    """Assemble the release of a prepared dataset, with the card of its folder, without which there is an [`InputError`]."""
     if not (dataset.folder / CARD_FILE).is_file():
         raise InputError(f"has no {CARD_FILE}, its card; prepare it again", str(dataset.folder))
     folder.mkdir(parents=True)
@@ -206,7 +183,7 @@ def assemble_dataset(dataset: PreparedDataset, folder: Path, *, repo: str, tag: 
 
 
 def texts_of_rows(dataset: PreparedDataset) -> list[str]:
-    """What people wrote in a dataset: all columns except ids, labels, and observations, which come from a closed list."""
+    """The free text of a dataset: all columns except ids, labels, and observations, which come from a closed list."""
     columns = [name for name in dataset.manifest["columns"] if name not in ("id", "group", "label", "observations")]
     return [text for split in dataset.splits.values() for name in columns for text in split[name]]
 
@@ -216,7 +193,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a regular file: the target of a link was never part of the run."""
+    """Copy a regular file; a link is refused, because its target was never part of the run."""
     if source.is_symlink() or not source.is_file():
         raise InputError("is a link or a folder; put the file itself there, or remove it", str(source))
     shutil.copyfile(source, target)
@@ -232,7 +209,7 @@ def _sealed(folder: Path, kind: str, repo: str, tag: str, manifest: Mapping[str,
 
 
 def _published_facts(facts: Mapping[str, Any], published: Recipe) -> dict[str, Any]:
-    """What a manifest says about its recipe, for the recipe as it is published."""
+    """What a manifest says about its recipe, adapted to the recipe as published."""
     facts = {**facts, "digest": published.digest, "fields": published.fields}
     if "resolved" in facts:
         places = {key: published.fields[key] for key in ("dataset", "chat_template_path") if key in published.fields}
@@ -241,10 +218,7 @@ def _published_facts(facts: Mapping[str, Any], published: Recipe) -> dict[str, A
 
 
 def _published_recipe(recipe: Recipe) -> Recipe:
-    """The recipe without places on this machine.
-
-    A dataset outside the working directory becomes `data/<name>`, a chat template its file name: its text is in the release.
-    """
+    """The recipe without local paths: a dataset elsewhere becomes `data/<name>`, a chat template its file name."""
     fields = {key: value for key, value in recipe.fields.items() if key not in _PLACES}
     for key, prefix in (("dataset", "data/"), ("chat_template_path", "")):
         place = Path(fields.get(key) or "")

@@ -1,4 +1,4 @@
-"""Every word of a release, file by file, for the gates to search."""
+"""All text of a release, file by file, for the gates to search."""
 
 import json
 import re
@@ -11,23 +11,21 @@ from safetensors import SafetensorError, safe_open
 
 from radrecipes.publishing.project_json import free_text, schema_errors, schema_of, unescaped
 
-# Vocabularies hold pieces of words and numbers: only runs of three words in a string are searched for sentences.
+# Vocabularies hold subwords and numbers: only runs of three words in a string are searched for sentences.
 VOCABULARIES = frozenset(("merges.txt", "tokenizer.json", "vocab.json", "vocab.txt"))
 LONGEST_LINE = 100_000
 _WORD_SEQUENCE = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,} [^\W\d_]{2,}")
 _TEXT_SUFFIXES = frozenset((".md", ".json", ".yaml", ".jinja", ".txt"))
 _HEAD = "(head)"
-# Keys of the project's YAML whose values are no person's name, although `name: ` stands before them.
+# Keys of the project's YAML whose values are not a person's name, although they follow `name: `.
 _NAME_KEYS = frozenset(("name", "dataset_name"))
 
 
 @dataclass(frozen=True)
 class ReleaseText:
-    """A piece of a release that holds words: a text file, the metadata of a table or of weights, or one cell of a table.
+    """A text of a release: a text file, the metadata of a table or of weights, or one cell of a table.
 
-    Args:
-        text: As it reads, without the escapes of JSON.
-        raw: As it is in the file, for JSON only.
+    `raw` is a JSON file as written; `text` has its escapes decoded.
     """
 
     file: str
@@ -38,7 +36,7 @@ class ReleaseText:
 
     @property
     def is_cell(self) -> bool:
-        """Whether it is a cell of a table, which a source wrote and not this project."""
+        """Whether it is a cell of a table, which comes from a source and not from this project."""
         return self.row is not None
 
     def line(self, offset: int) -> int | None:
@@ -46,7 +44,7 @@ class ReleaseText:
         return self.row if self.column else self.text.count("\n", 0, offset) + 1
 
     def lines(self) -> Iterator[tuple[int | None, str]]:
-        """What may hold sentences, with its line; a cell is one line."""
+        """Parts that may contain sentences, with their lines; a cell is one line."""
         if self.is_cell:
             yield self.row, self.text
             return
@@ -58,7 +56,7 @@ class ReleaseText:
                 yield from ((place, piece) for piece in line.split('"') if _WORD_SEQUENCE.search(piece))
 
     def free_lines(self, kind: str) -> Iterator[tuple[int | None, str]]:
-        """What may name a person, with its line: of JSON what its schema gives no type, otherwise [`lines`]."""
+        """Parts that may name a person, with their lines: of JSON the values that its schema does not type, otherwise [`lines`]."""
         if self.raw is not None and self.file not in VOCABULARIES:
             yield from free_text(self.raw, schema_of(self.file, kind))
             return
@@ -82,7 +80,7 @@ def names_of(folder: Path) -> list[str]:
 
 
 def read_release(folder: Path) -> tuple[list[ReleaseText], list[str]]:
-    """Every word of a release, and the names of files that cannot be read."""
+    """All texts of a release, and the names of files that cannot be read."""
     texts, unreadable = [], []
     for name in names_of(folder):
         try:

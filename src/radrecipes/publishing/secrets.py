@@ -1,4 +1,4 @@
-"""Tokens, keys and passwords in a text, reported by kind and place, never quoted."""
+"""Finds tokens, keys and passwords in a text; reports their kind and location, and never quotes them."""
 
 import re
 
@@ -6,7 +6,7 @@ from radrecipes.publishing.text_span import TextSpan
 
 
 def _token(pattern: str) -> re.Pattern[str]:
-    """A token of a known form that is not part of a longer word; a new word begins after an escape in a URL (`%3D`)."""
+    """A token of a known form that is not part of a longer word; after an escape in a URL (`%3D`) a new word begins."""
     return re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))(?P<secret>{pattern})")
 
 
@@ -20,7 +20,7 @@ _SECRET_NAME = (
     r"|(?:api|access|account|auth|private|secret|signing|client)[_-]?key)"
 )
 
-# In order: the first rule that matches reports a text. Forms of tokens: documentation of each issuer.
+# In order: the first rule that matches wins. Token formats come from each issuer's documentation.
 _RULES = (
     ("private key", re.compile(r"(?P<secret>-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----)")),
     ("private key", re.compile(r"(?P<secret>PuTTY-User-Key-File-\d|AGE-SECRET-KEY-1[0-9A-Z]{50,})")),
@@ -64,7 +64,7 @@ _RULES = (
         "bearer token",
         re.compile(r"(?i)\b(?:bearer|authorization:\s*(?:basic|token))\s+(?P<secret>[A-Za-z0-9._~+/-]{16,}=*)"),
     ),
-    # A value in quotes or after an equals sign is a value; after a colon it may be prose, so it needs a digit.
+    # Quoted text or text after an equals sign is a value; after a colon it may be prose, so it needs a digit.
     (
         "password or key",
         re.compile(
@@ -83,7 +83,7 @@ _RULES = (
             rf"(?i)\b(?:machine|login|--?user(?:name)?)\s+\S+[^{{}}]{{0,60}}?\bpassword\s+{_NOT_A_VALUE}(?P<secret>\S{{4,}})"
         ),
     ),
-    # `token` alone is a word of this field (pad_token, eos_token), so its value must look like one: long, letters and digits.
+    # `token` alone is common in this field (pad_token, eos_token), so its value must be long, with letters and digits.
     (
         "token",
         re.compile(

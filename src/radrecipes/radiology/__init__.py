@@ -1,1 +1,1 @@
-"""Chest X-ray reports: their sections, sentences and observations, and checks of a written report."""
+"""Chest X-ray reports: their sections, sentences and observations, and checks of generated reports."""

@@ -1,4 +1,4 @@
-"""Whether a written report states what was requested: labels, sections, repetition, earlier studies and details."""
+"""Checks whether a generated report states what was requested."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ IMPRESSION = "IMPRESSION"
 REPORT_SECTIONS = (FINDINGS, IMPRESSION)
 IMPRESSION_SECTIONS = (IMPRESSION,)
 
-# Capitals are a header anywhere, other spellings only at the start of a line or sentence: "no acute findings: none" is prose.
+# Capitals are a header anywhere, others only at the start of a line or sentence: "no acute findings: none" is prose.
 _HEADER = re.compile(r"\b(FINDINGS|IMPRESSION)\s*:|(?:^|(?<=[.!?\n]))\s*((?i:findings|impression))\s*:")
 _WORD = re.compile(r"[a-z0-9]+")
 _SHORTEST_REPEATED_SENTENCE = 4
@@ -26,18 +26,17 @@ _PHRASE_TIMES = 3
 
 @dataclass(frozen=True)
 class ReportCheck:
-    """What is wrong with a written report, made by [`check_report`].
+    """What is wrong with a generated report, made by [`check_report`].
 
     Args:
-        missing: Requested observations that the text does not mention: positive ones, `No Finding` if the text is empty, and
-            without `require_all` also uncertain ones.
+        missing: Requested observations that the text does not mention: positive ones, `No Finding` if the text is
+            empty, and without `require_all` also uncertain ones.
         contradicted: Requested positive and written negative, or requested negative and written positive.
-        changed: Written with another status in other ways: positive or negative written uncertain, or an uncertain one not
-            hedged (with `require_all` also if it is left out).
+        changed: Status changed in another way: positive or negative written uncertain, or an uncertain one not hedged
+            (with `require_all` also if it is left out).
         invented: Not requested, but written positive or uncertain.
         missing_sections: Sections without header or without text.
         repeated: A header occurs twice, or a section repeats itself as in [`repeats_itself`].
-        earlier_study: A sentence mentions an earlier study.
         details: Sides and measurements, which no request contains.
         written: What the text states about each observation.
         require_all: Whether `missing` fails the check.
@@ -56,12 +55,12 @@ class ReportCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether there is no reason to refuse the report."""
+        """Whether there is no reason to reject the report."""
         return not self.reasons
 
     @property
     def reasons(self) -> list[str]:
-        """Why the report is refused, for example `contradicts Pneumothorax`; contains no word of the report."""
+        """Why the report is rejected, for example `contradicts Pneumothorax`; quotes no word of the report."""
         reasons = [f"missing {name}" for name in self.missing if self.require_all]
         reasons += [f"contradicts {name}" for name in self.contradicted]
         reasons += [f"changed {name}" for name in self.changed]
@@ -77,15 +76,15 @@ class ReportCheck:
 
 
 def format_report(findings: str, impression: str) -> str:
-    """A report as a model writes it and [`read_sections`] reads it: a line for each section with text, after its header."""
+    """A report as a model writes it and [`read_sections`] reads it: header and text of each section on a line."""
     return "\n".join(f"{header}: {text}" for header, text in ((FINDINGS, findings), (IMPRESSION, impression)) if text)
 
 
 def read_sections(text: str, headless: str = FINDINGS) -> dict[str, str]:
-    """`FINDINGS` and `IMPRESSION` of a written report, each one line, empty if there is no such text.
+    """`FINDINGS` and `IMPRESSION` of a generated report, each one line, empty if there is no such text.
 
-    Headers may be in mixed case, missing, repeated (their texts are joined) or in the middle of a line, as a tokenizer
-    without line breaks leaves them. Text before the first header belongs to the section `headless`.
+    Headers may be in mixed case, missing, repeated (their texts are joined) or within a line, as from a tokenizer
+    without line breaks. Text before the first header belongs to the section `headless`.
     """
     sections: dict[str, list[str]] = {FINDINGS: [], IMPRESSION: []}
     for header, body in _pieces(text):
@@ -94,10 +93,7 @@ def read_sections(text: str, headless: str = FINDINGS) -> dict[str, str]:
 
 
 def complete_request(request: Mapping[str, Status]) -> Labels:
-    """A request in the order of `OBSERVATIONS`, with `No Finding` as the labeller derives it, whatever its source states.
-
-    `No Finding` is positive exactly if no other observation, except support devices, is positive or uncertain.
-    """
+    """A request in the order of `OBSERVATIONS`, with `No Finding` as the labeller derives it, not as stated."""
     completed = {name: request[name] for name in OBSERVATIONS if name in request and name != NO_FINDING}
     if not findings_present(completed):
         completed[NO_FINDING] = Status.POSITIVE
@@ -105,7 +101,7 @@ def complete_request(request: Mapping[str, Status]) -> Labels:
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether a section has a sentence of four or more words twice, or the same six words in a row three times."""
+    """Whether a section repeats a sentence of four or more words, or has the same six words in a row three times."""
     sentences = [tuple(_WORD.findall(sentence.lower())) for sentence in split_sentences(text)]
     long_sentences = [sentence for sentence in sentences if len(sentence) >= _SHORTEST_REPEATED_SENTENCE]
     if len(set(long_sentences)) < len(long_sentences):
@@ -118,15 +114,11 @@ def repeats_itself(text: str) -> bool:
 def check_report(
     text: str, request: Mapping[str, Status], sections: tuple[str, ...] = REPORT_SECTIONS, require_all: bool = True
 ) -> ReportCheck:
-    """Label a written report, which may be any text, and compare it with what was requested.
+    """Label a generated report, which may be any text, and compare it with what was requested.
 
-    Normal statements are free: an observation that was not requested may be written negative, and one that was
-    requested negative may be left out. An uncertain one must be hedged. `No Finding` is derived, not compared: whatever
-    contradicts it is invented.
-
-    Args:
-        sections: Sections that the text should have. A text of one section needs no header.
-        require_all: Whether every requested observation must be mentioned. An impression may leave minor ones out.
+    Normal statements are always accepted: an observation that was not requested may be written negative, and one that
+    was requested negative may be left out. An uncertain one must be hedged. Without `require_all` (for impressions)
+    requested observations may be left out. A text of one section needs no header.
     """
     read = read_sections(text, headless=sections[0])
     written = label_report(read[FINDINGS], read[IMPRESSION])
@@ -167,7 +159,7 @@ def check_report(
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:
-    """Header in capitals and text of each piece in order; the first header is empty if there is text before all headers."""
+    """Header in capitals and text of each piece in order; text before the first header has an empty one."""
     marks = list(_HEADER.finditer(text))
     ends = [*(mark.start() for mark in marks), len(text)]
     ahead = [("", text[: ends[0]])] if text[: ends[0]].strip() else []

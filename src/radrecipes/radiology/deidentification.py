@@ -13,17 +13,17 @@ _RUN_OF_MARKS = re.compile(rf"_*{_MARK}(?:[\s/_-]*{_MARK})*_*", re.DOTALL)
 
 def has_mark(sentence: str) -> bool:
     """Whether something was removed from a sentence: `___`, `XXXX` or `[** … **]`."""
-    # The search for plain strings costs a tenth of the regular expression, and most sentences have no mark.
+    # A plain string search costs a tenth of the regular expression, and most sentences have no mark.
     if "__" not in sentence and "XXX" not in sentence and "[**" not in sentence:
         return False
     return _ANY_MARK.search(sentence) is not None
 
 
 def without_marked_sentences(text: str) -> str:
-    """Remove each sentence with a mark; a text without marks is returned as it is."""
+    """Remove each sentence with a mark; a text without marks is returned unchanged."""
     if not has_mark(text):
         return text
-    # A long mark may contain a full stop, so marks are shortened before sentences are split.
+    # Normalise first: a long mark may contain a full stop.
     return " ".join(sentence for sentence in split_sentences(normalise_marks(text)) if not has_mark(sentence))
 
 

@@ -1,8 +1,8 @@
 """Sides and measurements: details that structured findings do not have, so that a model could only invent them.
 
-Not counted as such a detail: severity (`small`), lobes and zones (`lower lobe`), distances in words (`above the carina`), `both`,
-and names of organs that contain a side: the chambers of the heart, its borders and the main bronchi (`right atrium`, `left
-ventricular lead`, `right mainstem bronchus`). The side of a device (`right PICC`, `left-sided pacemaker`) is one.
+Not counted as details: severity (`small`), lobes and zones (`lower lobe`), distances in words (`above the carina`),
+`both`, and anatomical names with a side: heart chambers and borders, main bronchi (`right atrium`, `right mainstem
+bronchus`). The side of a device (`right PICC`, `left-sided pacemaker`) is one.
 """
 
 import re
@@ -12,13 +12,13 @@ from radrecipes.radiology.rewriting import CUT, repair
 from radrecipes.radiology.sentences import split_sentences
 
 _MEASURES = ("mm", "cm", "milli", "centim", "inch", "ml", "cc", "%", "percent")
-# Cheap to look for; every detail contains one of these in lower case.
+# A fast pre-check: every detail contains one of these in lower case.
 _SIDE_NEEDLES = (
     *("left", "right", "lateral", "biba", "biap", "bihi", "both sides", "<", ">"),
     *("rul", "rml", "rll", "lul", "lll", "rij", "lij"),
 )
 _SIDE = r"(?:left|right)(?:[- ]sided|(?![- ]sided))"
-# Names that contain a side; two chambers may share a noun.
+# Anatomical names with a side; two chambers may share a noun.
 _ORGAN = (
     r"(?=[- ](?:(?:and|or)[ ](?:left|right)[ ])?(?:ventric|atri(?:al|um|a)\b|heart|cardiac|main[ -]?stem|main bronch|"
     r"main stem|coronary|anterior descending|bundle branch))"
@@ -53,7 +53,7 @@ _AFTER_A_NOUN = (
     r"(?=\s*(?:[.,;:)!?]|\Z)|\s+(?:and|or|with|without|which|that|is|are|was|were|but|as|in|at|may|could|has|have|likely|"
     r"there|while|where|suggest\w*|consistent|compatible|reflect\w*|represent\w*|due|from|since|than)\b)"
 )
-# Each cut with strings of which the sentence must contain one in lower case, as most sentences need two or three cuts.
+# Each cut with strings of which a sentence must contain one, in lower case; most sentences need two or three cuts.
 _CUTS = tuple(
     (needles, re.compile(pattern, re.IGNORECASE))
     for needles, pattern in (
@@ -132,9 +132,8 @@ def unrequested_details(sentence: str) -> list[str]:
 def without_details(text: str) -> str:
     """Remove sides and measurements from a section of a report so that every sentence stays grammatical.
 
-    A sentence that states nothing without them is removed (`It measures 8 mm.`), and so is one that denies something on one side
-    (`No right effusion.`), because without the side it would contradict the other side. A text without details is returned as it
-    is.
+    A sentence that states nothing without them is removed (`It measures 8 mm.`), and so is one that denies something
+    on one side (`No right effusion.`), because without the side it would contradict the other side.
     """
     if not _has_details(text):
         return text
@@ -142,7 +141,7 @@ def without_details(text: str) -> str:
 
 
 def _pattern_for(text: str) -> re.Pattern | None:
-    """The pattern that finds every detail of a text, `None` if a search for plain strings shows that it has none."""
+    """The pattern for every detail of a text, or `None` if a plain string search shows that it has none."""
     lowered = text.lower()
     if any(needle in lowered for needle in _MEASURES):
         return _DETAIL
@@ -170,5 +169,5 @@ def _sentence_without_details(sentence: str) -> str:
     if _has_details(cut.replace(CUT, " ")):
         return ""
     cut = repair(cut, sentence)
-    # What the cuts joined may read as a detail again.
+    # The words joined by a cut may form a detail again.
     return "" if _has_details(cut) else cut

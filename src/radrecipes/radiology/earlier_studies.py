@@ -1,13 +1,12 @@
 """Comparisons with earlier studies, which a report that is written from findings alone could only invent.
 
-A word of comparison counts anywhere: `unchanged`, `interval`, `stable`, `prior`, `again`, `new`, `persistent`, `improved`,
-`remains`, `now`. So do `stable position` and `new line`, which state where a device was before, and `has been removed`.
+A word of comparison (`unchanged`, `interval`, `stable`, `prior`, `again`, `new`, `remains`, `now` and others) counts
+anywhere. So do `stable position` and `new line`, which imply an earlier position of a device, and `has been removed`.
 
-Not counted as a comparison: `stable` about a person or hardware (`hemodynamically stable`, `stable fixation`); `new` within other
-words (`renewed`) and in `new onset`, `newly diagnosed`; earlier illness and operations that show in this image (`prior sternotomy`,
-`previous granulomatous disease`) and `prior to`; what is to be done later (`to document resolution`, `short interval follow-up`);
-`degenerative changes`, `increased markings` and `low or decreased lung volumes` as descriptions; `chronic` and `old`; one side
-compared with the other.
+Not counted: `stable` about a patient or hardware; `new onset`, `newly diagnosed`; earlier illness and operations
+visible in this image (`prior sternotomy`) and `prior to`; plans (`to document resolution`, `short interval
+follow-up`); `degenerative changes`, `increased markings` and `low or decreased lung volumes`; `chronic` and `old`; one
+side compared with the other.
 """
 
 import re
@@ -21,7 +20,7 @@ _STUDY = (
     r"(?:stud(?:y|ies)|exam(?:ination)?s?|radiographs?|radiography|films?|x-?rays?|images?|imaging|CTs?|CXRs?|scans?|tomograms?|"
     r"mammograms?|views?)\b"
 )
-# After `prior` and `previous`, up to two words later, these are the history of the patient, not of the images.
+# Up to two words after `prior` and `previous` these are about the patient's history, not about earlier images.
 _HISTORY = (
     r"(?:surg|sternotom|cabg|bypass|thoracotom|lobectom|resect|fracture|trauma|injur|granulomat|infect|tb\b|tubercul|exposure|"
     r"valve|repair|replacement|procedure|interven|radia(?:tion|ted)|radioth|\w*ectom|vertebropl|kyphopl|operat|biops|transplant|"
@@ -77,7 +76,7 @@ _MENTION = re.compile(
     r")",
     re.IGNORECASE,
 )
-# Cheap to look for: whatever `_MENTION` finds contains one of these in lower case.
+# A fast pre-check: whatever `_MENTION` finds contains one of these in lower case.
 _NEEDLES = (
     "chang", "unaltered", "interval", "meantime", "interim", "stab", "again", "once", "compar", "pri", "prev",
     "preced", "preexist", "pre-exist", "earlier", "yesterday", "baseline", "recent", "last", "since", "before",
@@ -132,7 +131,7 @@ _COURSE = re.compile(
     r"(edema|atelectasis|consolidation|congestion|opacification|cardiomegaly|pneumonia|effusions|opacities|infiltrates|nodules)\s*\.?\Z",
     re.IGNORECASE,
 )
-# Small effusion is unchanged. What is present is kept, its change is not.
+# Small effusion is unchanged. The finding is kept, its change is not.
 _STATE = re.compile(
     rf"\A(?:the\s+)?((?!no\b|no,|without\b)(?:(?!(?:no|without|is|are|but|however)\b)[\w-]+\s+){{0,5}}?(?:{_FINDING}|{_DEVICE})"
     rf"(?:\s+(?:at|in)\s+the\s+(?:[\w-]+\s?){{1,4}}?)?)\s+(?:persists?|(?:is|are|remains?|appears?|has|have)\s+(?:been\s+)?{_ADVERB}*"
@@ -173,16 +172,16 @@ _SUBORDINATE = re.compile(r"\A(?:which|that|although|though|while|because|if|whe
 def mentions_earlier_study(sentence: str) -> bool:
     """Whether a text compares with an earlier study or describes a change."""
     lowered = sentence.lower()
-    # The plain strings cost a tenth of the regular expression.
+    # A plain string search costs a tenth of the regular expression.
     return any(needle in lowered for needle in _NEEDLES) and _MENTION.search(sentence) is not None
 
 
 def without_earlier_studies(text: str) -> str:
     """Remove comparisons with earlier studies from a section of a report so that every sentence stays grammatical.
 
-    A sentence loses its comparison (`Unchanged small effusion.`, `…, stable since the prior study.`) or the clause that contains
-    it; if neither leaves a sentence with a finding of its own it is removed (`The heart is unchanged.`, `No new opacity.`). A text
-    without comparisons is returned as it is.
+    A sentence loses its comparison (`Unchanged small effusion.`, `…, stable since the prior study.`) or the clause
+    that contains it; if neither leaves a sentence with a finding of its own it is removed (`The heart is unchanged.`,
+    `No new opacity.`).
     """
     if not mentions_earlier_study(text):
         return text
@@ -227,7 +226,7 @@ def _without_words(sentence: str) -> str:
 
 
 def _without_clauses(sentence: str) -> str:
-    """The clauses of a sentence that contain no comparison and are sentences by themselves."""
+    """The clauses of a sentence that contain no comparison and are complete sentences."""
     clauses = _CLAUSE.split(sentence.rstrip(".!? "))
     if len(clauses) == 1:
         return ""

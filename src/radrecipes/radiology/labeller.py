@@ -1,10 +1,10 @@
-"""What a chest X-ray report states about the 14 observations: rules for mention, negation and doubt.
+"""What a chest X-ray report states about the 14 observations: rules for mention, negation and uncertainty.
 
-The words are in `lexicon.yaml`; this module has the rules of scope, in the manner of NegEx (Chapman et al. 2001,
-doi:10.1006/jbin.2001.1029) with the observations of the CheXpert labeller and its order positive over uncertain over negative
-(Irvin et al. 2019, arXiv:1901.07031). No library is used: with the same mentions, on the 402 sentences to which these rules were
-fitted (F1 1.00, 0.5 ms for 100 words), the scopes of negspacy 1.1 with our words reach F1 0.93 at 2.2 ms, medspacy 1.3 as it is
-0.78 at 5.2 ms.
+The words are in `lexicon.yaml`; the scope rules here follow NegEx (Chapman et al. 2001, doi:10.1006/jbin.2001.1029),
+with the observations of the CheXpert labeller and its order positive over uncertain over negative (Irvin et al. 2019,
+arXiv:1901.07031). No library is used: with the same mentions, on the 402 sentences to which these rules were fitted
+(F1 1.00, 0.5 ms for 100 words), negspacy 1.1 with our words reaches F1 0.93 at 2.2 ms, and medspacy 1.3 as it is 0.78
+at 5.2 ms.
 """
 
 import re
@@ -26,7 +26,7 @@ from radrecipes.radiology.sentences import split_sentences
 
 _LEXICON = yaml.safe_load(files("radrecipes.radiology").joinpath("lexicon.yaml").read_text(encoding="utf-8"))
 _ADVERBS = r"(?: (?:\w+ly|now|since|also|again|been|still|yet|interval|near|almost|quite|very|too))*"
-# Stated by the state of a structure: a normal heart, clear lungs. The costophrenic angle is only weak evidence of effusion.
+# Implied by the state of a structure: a normal heart, clear lungs. The costophrenic angle is weak evidence of effusion.
 _OBSERVATIONS_OF_STRUCTURE = {
     "heart": ("Cardiomegaly",),
     "mediastinum": ("Enlarged Cardiomediastinum",),
@@ -45,7 +45,7 @@ _STRUCTURES_OF_STATE = {
     "blunted": ("costophrenic_angles",),
 }
 _STATES_OF_HEALTH = ("normal", "clear", "sharp")
-# They are tried at each word in this order.
+# Tried at each word in this order.
 _CUES_BEFORE_STATES = (
     "not_a_mention",
     "no_cue",
@@ -98,13 +98,13 @@ def _compile() -> tuple[re.Pattern, list[tuple[str, str | tuple[str, ...]]]]:
     for structure, entries in _LEXICON["structures"].items():
         add("structure", structure, entries)
     marks = "|".join(f"({entry})" for _, entry in _PUNCTUATION)
-    # A look at the first character avoids trying every group at most positions.
+    # A lookahead at the first character avoids trying every group at most positions.
     pattern = rf"(?=[,;(\- )?&ao])(?:{marks})|\b(?=\w)(?:{'|'.join(alternatives)})"
     return re.compile(pattern), meanings
 
 
 _EVENTS, _MEANINGS = _compile()
-# Text that is not about this study, if a caller passes complete reports: up to the next heading or the end of the paragraph.
+# Text in complete reports that is not about this study: up to the next heading or the end of the paragraph.
 _OTHER_SECTION = re.compile(
     r"\b(?:indication|clinical (?:history|information|indication)|history|reason for (?:the )?(?:exam\w*|study)"
     r"|comparisons?|technique) ?:(?:(?!\n\s*\n).)*?"
@@ -134,7 +134,7 @@ class _Event:
     mention: _Mention | None = None
 
 
-# No cue reaches back over more events, so that no text takes quadratic time.
+# The most events that a cue reaches back over, so that no text takes quadratic time.
 _REACH = 40
 _STATUS_OF_SCOPE = {
     "": Status.POSITIVE,
@@ -263,7 +263,7 @@ class _Reader:
         self.broken = False
 
     def _doubt_alternatives(self, index: int, event: _Event) -> None:
-        """If nothing denies them, one finding "or" another leaves both in doubt."""
+        """Unless denied, one finding "or" another makes both uncertain."""
         if self.events[index - 1].kind != "or" or any(earlier.kind == "no_cue" for earlier in self.events[:index]):
             return
         others = [m for m in self._before(index) if m.status == Status.POSITIVE and not m.stated]
@@ -357,7 +357,7 @@ class _Reader:
     def _before(self, index: int, loosely: bool = False) -> list[_Mention]:
         """Mentions that a cue after them affects, nearest first: one, or the list that it closes.
 
-        With `loosely` also mentions with nothing but prepositions between ("opacity consistent with pneumonia has resolved").
+        With `loosely` prepositions may be in between ("opacity consistent with pneumonia has resolved").
         """
         found: list[_Mention] = []
         link, listed = "", False
@@ -385,7 +385,7 @@ class _Reader:
 
 @lru_cache(maxsize=16384)
 def _read_sentence(sentence: str) -> tuple[tuple[str, Status], ...]:
-    """Labels of a sentence in lower case; reports repeat their sentences, so the last ones are kept."""
+    """Labels of a sentence in lower case; cached, because reports repeat their sentences."""
     mentions = _Reader(sentence).read()
     named = {name for mention in mentions if not mention.weak for name in mention.observations}
     if "Pleural Effusion" in named or "Pleural Other" in named:
@@ -405,7 +405,7 @@ def _stronger(first: Status | None, second: Status) -> Status:
 
 
 def _plain(text: str) -> str:
-    """Lower case, one kind of dash, missing spaces after stops added, without indication, history and comparison."""
+    """Lower case, one kind of dash, spaces after full stops; without indication, history and comparison."""
     text = _ITEM.sub("\n\n", text.lower().translate(_SIGNS))
     text = _OTHER_SECTION.sub(" ", text) if ":" in text else text
     return _MISSING_SPACE.sub(r"\1 ", _HYPHEN.sub(" ", text))
@@ -420,20 +420,17 @@ def _label_text(text: str) -> Labels:
 
 
 def label_sentence(sentence: str) -> Labels:
-    """Observations that a sentence or more mentions, in the order of `OBSERVATIONS`, without `No Finding`."""
+    """Observations that one or more sentences mention, in the order of `OBSERVATIONS`, without `No Finding`."""
     labels = _label_text(sentence)
     return {name: labels[name] for name in OBSERVATIONS if name in labels}
 
 
 def label_report(findings: str, impression: str = "") -> Labels:
-    """Observations that a report mentions, each with its status; positive outranks uncertain, uncertain negative.
+    """Observations that a report mentions, in the order of `OBSERVATIONS`: positive over uncertain over negative.
 
-    Args:
-        findings: The section, or a complete text: indication, history and comparison after their headings are not labelled.
-
-    Returns:
-        In the order of `OBSERVATIONS`. `No Finding` is positive if there is any text and no observation, except support devices,
-        is positive or uncertain; otherwise it is left out.
+    `findings` may be a complete text: indication, history and comparison with a heading are skipped. `No Finding` is
+    positive if there is any text and no observation, except support devices, is positive or uncertain; otherwise it is
+    left out.
     """
     labels = _label_text(findings)
     for name, status in _label_text(impression).items():

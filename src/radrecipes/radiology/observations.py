@@ -33,7 +33,7 @@ NONE_STATED = "none stated"
 
 
 class Status(StrEnum):
-    """What a report states about an observation; an observation that it does not mention has no status."""
+    """What a report states about an observation that it mentions."""
 
     POSITIVE = "positive"
     NEGATIVE = "negative"
@@ -54,11 +54,7 @@ _BY_KEY["airspace opacity"] = "Lung Opacity"
 
 
 def observation_name(text: str, where: str | None = None) -> str:
-    """The canonical name of an observation, whatever its case and spacing.
-
-    Raises:
-        InputError: There is no such observation; suggests a similar one. `where` is the source in the message.
-    """
+    """The canonical name of an observation in any case and spacing; the error for an unknown one suggests another."""
     key = " ".join(text.split()).casefold()
     if key in _BY_KEY:
         return _BY_KEY[key]
@@ -68,20 +64,15 @@ def observation_name(text: str, where: str | None = None) -> str:
 
 
 def format_observations(labels: Mapping[str, Status]) -> str:
-    """Labels as one line in the order of `OBSERVATIONS`: `Cardiomegaly: positive; Pneumonia: uncertain`; or `none stated`."""
+    """Labels as one line: `Cardiomegaly: positive; Pneumonia: uncertain`; or `none stated`."""
     return "; ".join(f"{name}: {labels[name].value}" for name in OBSERVATIONS if name in labels) or NONE_STATED
 
 
 def parse_observations(text: str, where: str | None = None) -> Labels:
-    """Read what [`format_observations`] writes, and what people write by hand.
+    """Read what [`format_observations`] writes, or a similar list written by hand; `where` is the source in errors.
 
-    Args:
-        text: `name: status` pairs, separated by `;`, `,` or line breaks. A status is positive, negative or uncertain, or 1, 0,
-            -1.
-        where: The source in error messages.
-
-    Raises:
-        InputError: An unknown observation or status, a repeated observation, or `No Finding` together with a finding.
+    Pairs `name: status` are separated by `;`, `,` or line breaks. A status is positive, negative or uncertain, or 1,
+    0, -1. `No Finding` together with a finding is an [`InputError`].
     """
     found: Labels = {}
     stripped = text.strip().rstrip(".;, ")

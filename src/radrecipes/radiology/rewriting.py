@@ -1,12 +1,12 @@
-"""Repairing a sentence after words were cut out of it."""
+"""Repairs a sentence after words were cut out of it."""
 
 import re
 
 from radrecipes.radiology.sentences import split_sentences
 
-# Marks where words were cut out; articles and loose ends are found by it.
+# Marks where words were cut out, so that articles and loose ends are found.
 CUT = "\x00"
-# What a cut may not leave: a word that needs a following one, or a verb or preposition without its object.
+# A cut must not leave a word that needs a following one, or a verb or preposition without its object.
 _OPEN_WORD = (
     r"(?:is|are|was|were|be|been|the|an?|of|in|on|at|to|by|with|and|or|nor|than|from|measur(?:es?|ed|ing)|which|that|those|as|"
     r"no|within|between|into|over|under|about|approximately|for|per|its|appears?|has|have|spans?|seen as|size|up)"
@@ -23,7 +23,7 @@ _ARTICLE = re.compile(rf"\b(a|an)(\s*{CUT}[\s{CUT}]*)([^\W_]+)", re.IGNORECASE)
 _SPELT_WITH_A_VOWEL = frozenset("AEFHILMNORSX")
 _CONSONANT_SOUND = re.compile(r"(?:uni(?!n|m)|use|usu|eu|one\b|once)", re.IGNORECASE)
 _SILENT_H = re.compile(r"(?:hour|honest|heir)", re.IGNORECASE)
-# left over from `, left greater than right, is`
+# Left over from `, left greater than right, is`.
 _LONE_COMMA = re.compile(rf"{CUT}\s*,(?=\s+(?:is|are|was|were|has|have)\b)")
 _SPACES = re.compile(r"\s+")
 _SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;:)])|(?<=\()\s+|\(\s*\)\s*")
@@ -33,11 +33,8 @@ _DOUBLE_STOP = re.compile(r"[,;:](?=[.,;])")
 def repair(cut: str, sentence: str) -> str:
     """Correct spaces, commas, `a` and `an` and the first letter of a sentence with `CUT` wherever words were cut out.
 
-    Args:
-        sentence: The original sentence, which decides whether the first letter is a capital.
-
-    Returns:
-        One sentence, or `""` if the cut left none: a verb without its object, an article without its noun.
+    `""` if what is left is no sentence: a verb without its object, an article without its noun. The original
+    `sentence` decides whether the first letter is a capital.
     """
     if _LOOSE_END.search(cut):
         return ""

@@ -1,9 +1,9 @@
 """Findings, impression and comparison of a chest X-ray report, whatever the layout of its headers.
 
-Header names, their frequencies and the studies with rules of their own are facts published with MIMIC-CXR
-(https://github.com/MIT-LCP/mimic-cxr, `txt/section_parser.py`). Unlike there, a header is also found without the leading
-space, in mixed case and within a line, a findings section keeps its sub-headings (`LUNGS:`), wet reads and addenda are set
-aside, and the special studies get their sections too.
+Header names, their frequencies and the list of special studies are facts published with MIMIC-CXR
+(https://github.com/MIT-LCP/mimic-cxr, `txt/section_parser.py`). Unlike there, a header is also found without the
+leading space, in mixed case and within a line, findings keep their sub-headings (`LUNGS:`), wet reads and addenda are
+set aside, and the special studies get their sections too.
 """
 
 import re
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 _IMPRESSION, _FINDINGS, _COMPARISON, _LAST_PARAGRAPH = "impression", "findings", "comparison", "last_paragraph"
 _PREAMBLE, _DIVIDER, _SUB_HEADING = "preamble", "divider", "sub-heading"
-# Text under these is no last paragraph; the preamble is one only if there is nothing else.
+# Text under these is not a last paragraph; the preamble is one only if there is nothing else.
 _WITHOUT_CONCLUSION = frozenset({"addendum", "wet read", "notification", "recommendations", _PREAMBLE, _DIVIDER})
 
 # Spellings of each section's header in MIMIC-CXR, including typing errors.
@@ -30,7 +30,7 @@ _SPELLINGS = {
         "comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparision",
         "comparsion", "comparrison", "comparisions",
     ),
-    # One report of MIMIC-CXR has `NDICATION:`, which the published table takes for an impression.
+    # One report of MIMIC-CXR has `NDICATION:`, which the published table lists as an impression.
     "indication": (
         "indication", "indications", "clinical indication", "reason for examination", "reason for exam",
         "idication", "ndication",
@@ -108,7 +108,7 @@ _CONCLUSION_UNDER = {
     }.items()
     for study in studies.split()
 }
-# Study → first and last character of its conclusion in the published file; (0, 0): it has none.
+# Study -> first and last character of its conclusion in the published file; (0, 0) if it has none.
 _CONCLUSION_AT = {
     "50196495": (59, 399), "50525523": (201, 349), "50798377": (0, 0), "51410602": (47, 320), "52035334": (0, 0),
     "52119491": (179, 454), "52648681": (292, 631), "52674888": (145, 296), "53071062": (0, 0),
@@ -126,10 +126,8 @@ class Sections:
     """Sections of one report, each a single line with collapsed white space, empty if the report has none.
 
     Args:
-        findings: What is seen.
         impression: What is concluded, or findings and impression with one header.
-        last_paragraph: Text after the first blank line of the last section, if neither findings nor impression has a header.
-        comparison: Earlier studies that the report names.
+        last_paragraph: Text after the first blank line of the last section, if findings and impression have no header.
     """
 
     findings: str = ""
@@ -139,11 +137,7 @@ class Sections:
 
 
 def split_sections(text: str) -> Sections:
-    """Split a report into its sections; of several sections of one kind the last that has words counts.
-
-    Args:
-        text: A report as in a file of MIMIC-CXR, or with its lines stripped, re-wrapped or joined.
-    """
+    """Split a report, also with re-wrapped lines, into sections; of several of one kind the last with words counts."""
     bodies = _bodies(text)
     last = {kind: body for kind, body in bodies if _LETTER.search(body)}
     findings, impression = last.get(_FINDINGS, ""), last.get(_IMPRESSION, "")
@@ -158,13 +152,9 @@ def split_sections(text: str) -> Sections:
 def study_sections(text: str, study_id: str) -> Sections:
     """Sections of a MIMIC-CXR report, with the rules for the 54 studies whose conclusion has no header.
 
-    Args:
-        text: The report, exactly as in its file: some rules count characters.
-        study_id: `50414267` or `s50414267`.
-
-    Returns:
-        For the special studies the conclusion is `last_paragraph`, because it is unknown whether it is findings or impression;
-        eight of them have none.
+    For these the conclusion is `last_paragraph`, because it is unknown whether it is findings or impression; eight of
+    them have none. `text` must be exactly as in its file, because some rules count characters; `study_id` is
+    `50414267` or `s50414267`.
     """
     study = study_id.removeprefix("s")
     if study in _CONCLUSION_AT:
@@ -188,7 +178,7 @@ def _bodies(text: str) -> list[tuple[str, str]]:
         marks.append((match.start(), match.end(), kind or _KINDS[match["alone"].casefold()]))
     colon, floor = text.find(":"), 0
     while colon >= 0:
-        # After an earlier header of the same line, another one is within the line.
+        # After an earlier header on the same line, this one is within the line.
         floor = max(floor, colon - _LONGEST_HEADER)
         start = max(floor, text.rfind("\n", floor, colon))
         header = _read_header(text[start:colon])

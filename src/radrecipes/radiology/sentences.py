@@ -2,7 +2,7 @@
 
 import re
 
-# A full stop after these ends no sentence. Lookbehinds need a fixed width, so each has its own.
+# A full stop after these does not end a sentence. Lookbehinds need a fixed width, so each has its own.
 _ABBREVIATIONS = ("Dr", "Mr", "Mrs", "Ms", "vs", "approx", "e.g", "i.e", "No", "Fig", "cf")
 _NOT_ABBREVIATED = "".join(rf"(?<!\b{re.escape(word)}\.)" for word in _ABBREVIATIONS)
 _LIST_ITEM = re.compile(r"(?:^|(?<=\s))\d{1,2}[.)]\s+(?=[A-Za-z_])")
@@ -11,6 +11,6 @@ _BOUNDARY = re.compile(rf"(?<=[.!?]){_NOT_ABBREVIATED}\s+|\n\s*\n")
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences in order, each with its full stop and collapsed white space; a list number (`1.`) is left out and begins one."""
+    """Sentences with their full stops and collapsed white space; a list number (`1.`) is dropped and begins one."""
     pieces = (piece for item in _LIST_ITEM.split(text) for piece in _BOUNDARY.split(item))
     return [sentence for sentence in (" ".join(piece.split()) for piece in pieces) if sentence]

@@ -1,4 +1,4 @@
-"""A report in fixed sentences from requested observations: a baseline, and the fallback of the guard."""
+"""Writes a report in fixed sentences from requested observations: a baseline, and the fallback of the guard."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ def _there_is(thing: str, article: str = "a ", denied: str = "") -> tuple[str, s
     )
 
 
-# Per observation: sentences for present, denied and hedged, and the noun of the impression.
+# Per observation: sentences for present, denied and hedged, and the noun for the impression.
 _SENTENCES = {
     "Enlarged Cardiomediastinum": (
         "The mediastinum is widened.",
@@ -47,7 +47,7 @@ _SENTENCES = {
 }
 _PLACES = {Status.POSITIVE: 0, Status.NEGATIVE: 1, Status.UNCERTAIN: 2}
 _NOUN = 3
-# Usually one sentence if both are denied, and as close to common wording as fixed sentences can be.
+# Reports usually deny both in one sentence; the wording is as common as fixed sentences can be.
 _DENIED_TOGETHER = {
     ("Lung Opacity", "Consolidation"): "The lungs are clear.",
     ("Pneumothorax", "Pleural Effusion"): "There is no pleural effusion or pneumothorax.",
@@ -61,8 +61,8 @@ _NORMAL_IMPRESSION = "No acute cardiopulmonary process."
 def write_report(labels: Mapping[str, Status]) -> tuple[str, str]:
     """Findings and impression in fixed sentences, without sides, sizes and earlier studies.
 
-    The labeller reads exactly what was requested from it, with `No Finding` as it derives it. Every status of every observation can
-    be written. The impression names what is present or possible, except support devices, and is normal if there is nothing.
+    The labeller reads back exactly what was requested, in every status, with `No Finding` derived. The impression
+    names what is present or possible, except support devices; if there is nothing, it is normal.
     """
     return _write_findings(labels), _write_impression(labels)
 

@@ -1,4 +1,4 @@
-"""The confusion matrix of the evaluation page: what is counted, and the layout."""
+"""The confusion matrix of the evaluation page: counts and layout."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ _LONGEST_NAME = 34
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell with rows in it; the column after the last label stands for an answer that is not a label."""
+    """A non-empty cell; the column after the last label is for answers that are not a label."""
 
     row: int
     column: int
@@ -23,7 +23,7 @@ class Cell:
 
     @property
     def is_right(self) -> bool:
-        """Whether answer and reference agree."""
+        """Whether answer and reference match."""
         return self.expected == self.answered
 
 
@@ -31,9 +31,8 @@ class Cell:
 class ConfusionMatrix:
     """What the page needs to draw a confusion matrix.
 
-    Args:
-        blocks: Title, first index and number of labels of each run of labels with one title.
-        left_out: Number of labels left out because the matrix would be too large: those with the fewest errors.
+    `blocks` are title, first index and number of labels of each run of labels with one title; `left_out` counts the labels with the
+    fewest errors, omitted to limit the size.
     """
 
     names: list[str]
@@ -44,7 +43,7 @@ class ConfusionMatrix:
 
     @property
     def widest_title(self) -> int:
-        """Room in pixels that the titles of the blocks need, at 7 pixels a character."""
+        """Width in pixels for the titles of the blocks, at 7 pixels a character."""
         return 7 * max((len(title) for title, _, _ in self.blocks), default=0)
 
 
@@ -56,9 +55,9 @@ def label_title(label: Mapping[str, Any]) -> str:
 def confusion_matrix(
     references: Sequence[str], predictions: Sequence[str | None], labels: Sequence[Mapping[str, Any]]
 ) -> ConfusionMatrix:
-    """Count which label was answered for which reference, in the order of modality and body region.
+    """Count the answers to each reference label, ordered by modality and body region.
 
-    `labels` are entries of `metrics["label_set"]`; labels that are neither expected nor answered are left out.
+    `labels` are entries of `metrics["label_set"]`; labels that are neither expected nor answered are omitted.
     """
     pairs = Counter(zip(references, predictions, strict=True))
     support = Counter(references)

@@ -15,16 +15,16 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, Perce
 
 from radrecipes.evaluation.label_metrics import ADAPTER, BASE
 
-# Plain colours for the files in figures/; the page replaces them by its own, which follow light and dark mode.
+# Colours for the files in figures/; the page replaces them with its own, which follow light and dark mode.
 INK, FAINT, ACCENT, CONTRAST = "#33414e", "#9fb3c0", "#0b6e75", "#b3402a"
 
-# With fewer answers an accuracy says little: such a bin is drawn hollow, such a start of a curve not at all.
+# With fewer answers an accuracy is unreliable: such a bin is drawn hollow, such a start of a curve not at all.
 _FEWEST_ROWS = 10
 _BASELINE_DASHES = ("-", "--", ":", "-.")
 
 
 def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
-    """Training loss over optimiser steps; `None` if fewer than two entries of `train_log.jsonl` have a finite loss."""
+    """Training loss over optimizer steps; `None` if fewer than two entries of `train_log.jsonl` have a finite loss."""
     steps, losses = _series(train_log, "loss")
     if len(steps) < 2:
         return None
@@ -46,7 +46,7 @@ def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
             )
         axes.set_xlabel("optimiser step", color=INK)
         axes.set_ylabel("loss per token", color=INK)
-        # An early spike must not flatten the rest of the curve.
+        # An early spike must not compress the rest of the curve.
         if min(losses) > 0 and max(losses) / min(losses) > 30:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
@@ -116,9 +116,7 @@ def risk_coverage_svg(
 ) -> str | None:
     """Selective accuracy over coverage of each system with confidences, and the thresholds; `None` if there is no such system.
 
-    Args:
-        rows: Number of evaluated rows. The start of a curve, with fewer than 10 rows, is not drawn.
-        best_baseline: The baseline whose thresholds are marked besides those of the fine-tuned model.
+    The start of a curve, with fewer than 10 of the evaluated `rows`, is omitted. The thresholds of `best_baseline` are marked, too.
     """
     curves = {name: _curve(system["selective"], rows) for name, system in systems.items() if system.get("selective")}
     if not curves:
@@ -168,11 +166,9 @@ def risk_coverage_svg(
 def failure_rates_svg(
     systems: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], rates: Mapping[str, str], ours: Sequence[str]
 ) -> str:
-    """A panel for each rate, with a bar and its interval for each system, all of one scale.
+    """A panel for each of `rates` (key in `metrics.json` to title), with a bar and its interval per system, on a common scale.
 
-    Args:
-        rates: Title of each rate, by its key in a system of `metrics.json`.
-        ours: Systems in the colour of the fine-tuned model.
+    `ours` are the systems in the colour of the fine-tuned model.
     """
     names = list(systems)
     highest = max(0.01, *(systems[name][rate]["high"] for name in names for rate in rates))
@@ -210,21 +206,21 @@ def failure_rates_svg(
         panels[0].set_xticks(
             [tick for tick in MaxNLocator(3).tick_values(0, highest) if tick <= min(1.0, 1.4 * highest)]
         )
-        # There may be no panel below to carry the labels.
+        # There may be no panel below with the labels.
         for axes in panels[max(0, len(rates) - columns) : len(rates)]:
             axes.tick_params(labelbottom=True)
         return _svg(figure)
 
 
 def _curve(selective: Mapping[str, Any], rows: int) -> tuple[list[float], list[float]]:
-    """Coverage and accuracy from the point on where at least `_FEWEST_ROWS` rows are decided."""
+    """Coverage and accuracy, starting where at least `_FEWEST_ROWS` rows are answered."""
     points = zip(selective["curve"]["coverage"], selective["curve"]["accuracy"], strict=True)
     kept = [(coverage, accuracy) for coverage, accuracy in points if coverage * rows >= _FEWEST_ROWS]
     return [coverage for coverage, _ in kept], [accuracy for _, accuracy in kept]
 
 
 def _marks(selective: Mapping[str, Any]) -> dict[tuple[float, float], list[float]]:
-    """Coverage and accuracy of the thresholds, with their targets; thresholds without automatic answers have none."""
+    """Coverage and accuracy at the thresholds, with their targets; thresholds without automatic answers are omitted."""
     marks: dict[tuple[float, float], list[float]] = {}
     for row in selective["thresholds"]:
         if row["threshold"] is not None and row["test"]["accuracy"] is not None:
@@ -249,7 +245,7 @@ def _looks(names: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _lowest_worth_showing(curves: Mapping[str, tuple[list[float], list[float]]], best_baseline: str | None) -> float:
-    """The lower end of the accuracy axis: the base model must not flatten the rest."""
+    """Lower limit of the accuracy axis, so that the base model does not compress the other curves."""
     wanted = [curves[name] for name in (ADAPTER, best_baseline) if name in curves] or list(curves.values())
     lowest = min((min(accuracy) for _, accuracy in wanted if accuracy), default=0.0)
     return max(0.0, math.floor(20 * (min(lowest, 0.88) - 0.01)) / 20)
@@ -257,7 +253,7 @@ def _lowest_worth_showing(curves: Mapping[str, tuple[list[float], list[float]]],
 
 @contextmanager
 def _same_bytes() -> Iterator[None]:
-    """Settings for text as text, and the same bytes for the same input."""
+    """Settings for text as text, and identical bytes for identical input."""
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "radrecipes", "font.size": 10}):
         yield
 
@@ -278,7 +274,7 @@ def _plain(axes: Axes) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an SVG document from its `<svg` tag on, without date or program."""
+    """The figure as an SVG document from its `<svg` tag on, without date and creator."""
     target = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(target, format="svg", transparent=True, metadata=metadata)

@@ -1,4 +1,4 @@
-"""What the evaluation page of a label task shows."""
+"""The content of a label task's evaluation page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +37,7 @@ def figures(metrics: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | None) -> dict[str, Any]:
-    """Values of the template."""
+    """Values for the template."""
     references = predictions["reference"].tolist()
     answers = [None if pd.isna(label) else label for label in predictions[f"{ADAPTER}_label"]]
     column = TASKS[metrics["task"]].input_column

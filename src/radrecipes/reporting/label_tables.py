@@ -26,7 +26,7 @@ _LONGEST_ANSWER = 200
 
 
 def label_facts(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The labels with what is known of each; only their names if `metrics.json` was written without facts."""
+    """The labels with their known facts; only their names if `metrics.json` was written without facts."""
     named = [{"name": row["label"]} for row in metrics["systems"][ADAPTER]["per_label"]]
     return metrics.get("label_set") or named
 
@@ -42,8 +42,8 @@ def decisions(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Returns:
         For each target, ascending, `target` and `systems`: `adapter` and the best baseline, each with its threshold's entry
-        of `metrics.json` and `target_met`: `"yes"`, `"within chance"` (missed, but the interval holds the target), `"no"`,
-        or `None` if nothing was decided. A system without confidences has `None`. Empty if neither has any.
+        of `metrics.json` and `target_met`: `"yes"`, `"within chance"` (missed, but the interval contains the target), `"no"`,
+        or `None` if nothing was answered. A system without confidences has `None`. Empty if neither has any.
     """
     systems = {
         name: {
@@ -85,7 +85,7 @@ def slices_by_kind(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, An
 
 
 def costly_kinds(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Titles of the kinds of costly confusions that were counted for every system, in the order of the page."""
+    """Titles of the kinds of costly confusions that were counted for every system, in page order."""
     counted = [system.get("costly_confusions") or {} for system in metrics["systems"].values()]
     return {kind: title for kind, title in _COSTLY_KINDS.items() if all(kind in kinds for kinds in counted)}
 
@@ -94,7 +94,7 @@ def frequent_confusions(references: Sequence[str], answers: Sequence[str | None]
     """The 15 most frequent pairs of reference and wrong answer; an answer of `None` is not a label."""
     support = Counter(references)
     pairs = Counter(pair for pair in zip(references, answers, strict=True) if pair[0] != pair[1])
-    # Ties in a fixed order, so that the same answers give the same page.
+    # Break ties in a fixed order, so that the same answers give the same page.
     ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or ""))
     return [
         {
@@ -122,7 +122,7 @@ def label_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any], input_column: str) -> list[dict[str, Any]]:
     """The fine-tuned model's wrong answers with their inputs: automatic ones first, the most confident at the top.
 
-    `confidence` and `decision` are `None` if they are not known.
+    `confidence` and `decision` are `None` if unknown.
     """
     baseline = best_baseline(metrics)
     chosen = main_decision(metrics, ADAPTER)
@@ -164,7 +164,7 @@ def _top(row: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def cut(text: str | None, length: int) -> str:
-    """The text, shortened if it is too long for the page; empty if there is none."""
+    """The text, truncated if it is too long for the page; empty if there is none."""
     if pd.isna(text):
         return ""
     return text if len(text) <= length else text[: length - 1] + "…"

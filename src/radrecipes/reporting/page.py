@@ -1,4 +1,4 @@
-"""The evaluation page of a run, written from its files alone: metrics, predictions, manifests and training log."""
+"""The evaluation page of a run, written only from its files: metrics, predictions, manifests and training log."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,17 +22,10 @@ def write_page(
     run_manifest: Mapping[str, Any],
     train_log: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Write `report.html` and `figures/*.svg` into an existing folder.
+    """Write `report.html` and `figures/*.svg` into an existing folder, from the contents of a run's files.
 
-    Nothing of a single row is shown unless the dataset's `access` is `synthetic` or `open`.
-
-    Args:
-        title: What was evaluated, for example `"SmolLM2-135M-Instruct, protocol, LoRA"`.
-        metrics: Content of `metrics.json`; its `task` decides the page.
-        predictions: Content of `predictions.parquet`.
-        dataset_manifest: `manifest.json` of the dataset.
-        run_manifest: `manifest.json` of the run, nested as it likes.
-        train_log: Entries of `train_log.jsonl`; may be empty.
+    Shows no single row unless the dataset's `access` is `synthetic` or `open`. `metrics["task"]` decides the page; `title` names
+    what was evaluated, for example `"SmolLM2-135M-Instruct, protocol, LoRA"`; `train_log` may be empty.
     """
     page = label_page if isinstance(TASKS[metrics["task"]], LabelTask) else text_page
     figures = {"loss_curve": loss_curve_svg(train_log), **page.figures(metrics)}
@@ -58,13 +51,13 @@ def write_page(
 
 
 def _important_first(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset's manifest, with what a reader asks for first at the top."""
+    """A dataset's manifest, with the most important entries first."""
     first = [key for key in ("task", "access", "rows", "splits", "leakage_audit") if key in manifest]
     return {key: manifest[key] for key in [*first, *(key for key in manifest if key not in first)]}
 
 
 def _leakage(manifest: Mapping[str, Any], split: str, wanted: frozenset[str]) -> Mapping[str, Any] | None:
-    """What the leakage audit counted in this split; `None` if the manifest does not say."""
+    """What the leakage audit counted in this split; `None` if it is not in the manifest."""
     audit = manifest.get("leakage_audit")
     counts = audit.get(split) if isinstance(audit, Mapping) else None
     return counts if isinstance(counts, Mapping) and wanted <= set(counts) else None

@@ -1,4 +1,4 @@
-"""From a template to one HTML file that needs nothing else and in which all text is escaped."""
+"""Renders a template to one self-contained HTML file with all text escaped."""
 
 import base64
 import hashlib
@@ -11,15 +11,15 @@ from markupsafe import Markup
 
 from radrecipes.reporting.figures import ACCENT, CONTRAST, FAINT, INK
 
-# Colours of the figures by their part, so that they follow light and dark mode.
+# Colours of the figures by role, so that they follow light and dark mode.
 _PAGE_COLOURS = {INK: "var(--ink)", FAINT: "var(--faint)", ACCENT: "var(--accent)", CONTRAST: "var(--wrong)"}
 
 
 def render_page(template: str, figures: Mapping[str, str], **values: Any) -> str:
-    """The text of a page; `template` extends `page.html.jinja`, `figures` are SVG documents by name."""
+    """The HTML of a page; `template` extends `page.html.jinja`, `figures` are SVG documents by name."""
     environment = Environment(
         loader=PackageLoader("radrecipes.reporting"),
-        # Always: notes, reports and labels are untrusted text.
+        # Always on: notes, reports and labels are untrusted text.
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -44,7 +44,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value as papers print it."""
+    """A p-value in the usual format of papers."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
@@ -64,7 +64,7 @@ def key_words(key: object) -> str:
 
 
 def grid(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The entries of a manifest that form one table: at least two, with the same keys and no further nesting."""
+    """The entries of a manifest that form a table: at least two, with the same keys and no further nesting."""
     nested = {key: value for key, value in values.items() if isinstance(value, Mapping) and value}
     alike = len({tuple(sorted(value)) for value in nested.values()}) == 1
     flat = not any(isinstance(leaf, Mapping) for value in nested.values() for leaf in value.values())
@@ -72,7 +72,7 @@ def grid(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _for_page(svg: str, name: str) -> str:
-    """A figure in the colours of the page, with ids that no other figure of the page uses."""
+    """A figure in the colours of the page, with ids that are unique on the page."""
     for colour, variable in _PAGE_COLOURS.items():
         svg = svg.replace(colour, variable)
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", svg)

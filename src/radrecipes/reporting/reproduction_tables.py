@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 from radrecipes.evaluation.reproduction import Difference, Verdict
 
-# Longer values are shortened; digests differ long before.
+# Longer values are truncated; digests differ well before that.
 _LONGEST = 60
 
 
 def verdicts_table(verdicts: Sequence[Verdict], published: str) -> str:
-    """A row for each metric: the published value, the accepted range, the value now, and `PASS` or `FAIL`."""
+    """One row per metric: the published value, the accepted range, the new value, and `PASS` or `FAIL`."""
     lines = [f"{'':<24}{published:<16}{'must lie in':<20}{'now':<10}".rstrip()]
     for verdict in verdicts:
-        # One decimal more than in the READMEs, so that a figure at the edge of its band shows on which side it is.
+        # One decimal more than in the READMEs, to show on which side of the edge of its range a metric is.
         digits = verdict.metric.digits + 1
         mean, now = ("–" if value is None else f"{value:.{digits}f}" for value in (verdict.published, verdict.now))
         unknown = "nothing to compare" if verdict.published is None else "any value"
@@ -23,7 +23,7 @@ def verdicts_table(verdicts: Sequence[Verdict], published: str) -> str:
 
 
 def losses_table(recorded: Sequence[float], now: Sequence[float], same: Sequence[bool]) -> str:
-    """Losses of the first steps against the recorded ones, a row per step; `now` may be shorter."""
+    """Losses of the first steps against the recorded ones, one row per step; `now` may be shorter."""
     lines = [f"{'step':>4} {'recorded':>12} {'now':>12} {'difference':>12}"]
     for step, (before, right) in enumerate(zip(recorded, same, strict=True)):
         found = f"{now[step]:>12.7g} {now[step] - before:>12.2g}" if step < len(now) else f"{'–':>12} {'–':>12}"
@@ -32,7 +32,7 @@ def losses_table(recorded: Sequence[float], now: Sequence[float], same: Sequence
 
 
 def differences_lines(differences: Sequence[Difference]) -> str:
-    """A line for each field that differs, in their order, with both values."""
+    """A line for each field that differs, in the given order, with both values."""
     return "\n".join(f"  {one.field}: {_value(one.before)} before, {_value(one.now)} now" for one in differences)
 
 

@@ -47,7 +47,7 @@ def _label_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _text_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """A row for each metric: text tasks have more metrics than a terminal has columns."""
+    """One row per metric, because text tasks have more metrics than a terminal has room for columns."""
     systems = metrics["systems"]
     lines = [" " * 22 + "".join(f"{name:<22}" for name in systems)]
     for metric in _task(metrics).headline:
@@ -152,10 +152,7 @@ def _best_baseline(systems: Mapping[str, Mapping[str, Any]], metric: HeadlineMet
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Published results as Markdown tables: for each task a row for each system of each recipe, and a line of notes.
-
-    Each task has a title if there are several.
-    """
+    """Published results as Markdown: per task a row per system and recipe, and a line of notes; titled if there are several."""
     tables: dict[str, list[Mapping[str, Any]]] = {}
     for result in _in_order(results):
         tables.setdefault(result["task"], []).append(result)
@@ -167,7 +164,7 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _in_order(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The results in the order of the tasks."""
+    """The results in task order."""
     return sorted(results, key=lambda result: list(TASKS).index(result["task"]))
 
 
@@ -212,7 +209,7 @@ def _mcnemar_tests(result: Mapping[str, Any]) -> str:
     for key in ("against_best_baseline", "against_linear"):
         for pair in filter(None, (row.get(key) for row in result["seeds"])):
             worst[pair["second"]] = max(worst.get(pair["second"], 0.0), pair["p_value"])
-    # Rounded up, otherwise `≤` would not hold.
+    # Round up, otherwise `≤` would not hold.
     up = Context(prec=1, rounding=ROUND_CEILING)
     tests = [
         f"against {name.replace('_', ' ')} p ≤ {float(up.create_decimal(repr(float(p_value)))):g}"
@@ -222,7 +219,7 @@ def _mcnemar_tests(result: Mapping[str, Any]) -> str:
 
 
 def _differences(result: Mapping[str, Any]) -> str:
-    """How the guarded texts differ from each other system's, with the widest extent of the intervals over seeds."""
+    """Differences between the guarded texts and each other system's, with the widest intervals over seeds."""
     task = _task(result)
     titles = {metric.name: metric.title for metric in task.headline}
     by_pair: dict[tuple[str, str], list[Mapping[str, float]]] = {}
@@ -246,7 +243,7 @@ def _differences(result: Mapping[str, Any]) -> str:
 
 
 def _decision_rows(result: Mapping[str, Any]) -> list[str]:
-    """Rows of the table of selective prediction; none if answers have no confidence."""
+    """Rows of the table on selective prediction; none if answers have no confidence."""
     decided, calibration = result.get("decisions"), result.get("calibration")
     if not decided:
         return []
@@ -263,11 +260,7 @@ def _decision_rows(result: Mapping[str, Any]) -> list[str]:
 
 
 def with_results(document: str, table: str, where: str) -> str:
-    """A document with its generated table, between the markers `BEGIN` and `END`, replaced.
-
-    Raises:
-        [`InputError`]: the markers are missing.
-    """
+    """A document with its generated table, between the markers `BEGIN` and `END`, replaced; an [`InputError`] without markers."""
     head, begin, rest = document.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
@@ -276,7 +269,7 @@ def with_results(document: str, table: str, where: str) -> str:
 
 
 def _over_seeds(figure: Mapping[str, Any] | None, seeds: int | None, digits: int = 3) -> str:
-    """Mean and standard deviation; with `seeds`, also in how many of them the metric exists if not in all."""
+    """Mean and standard deviation; with `seeds`, also the number of seeds that have the metric, if not all do."""
     if figure is None:
         return "–"
     spread = f" ± {figure['sd']:.{digits}f}" if figure["sd"] is not None else ""

@@ -1,4 +1,4 @@
-"""What the evaluation page of a text task shows."""
+"""The content of a text task's evaluation page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from radrecipes.tasks import TASKS, ReportWritingTask, TextTask
 
 TEMPLATE = "text_page.html.jinja"
 LEAKAGE = frozenset(("verbatim", "shared_groups"))
-# Ours first, then what it has to beat.
+# The fine-tuned model first, then the systems that it has to beat.
 SYSTEM_TITLES = {
     ADAPTER_GUARDED: "Fine-tuned model with guard",
     ADAPTER: "Fine-tuned model without guard",
@@ -46,7 +46,7 @@ _GUARD_OUTCOMES = {
     "template": "Rejected every time, replaced by template sentences",
     "refused": "Rejected every time, last attempt returned",
 }
-# The worst first: a report that says the opposite misleads most. The start of each reason of `ReportCheck.reasons`.
+# Prefixes of `ReportCheck.reasons`, the worst first: a report that says the opposite misleads most.
 _WORST_REASONS = ("contradicts ", "invents ", "missing ", "changed ")
 _MOST_FAILED = 80
 _MOST_PASSED = 8
@@ -56,13 +56,13 @@ _LONGEST_TEXT = 1100
 
 
 def figures(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Rates of failures of every system."""
+    """Failure rates of every system."""
     systems = _systems(metrics)
     return {"failures": failure_rates_svg(systems, _SHORT_TITLES, _failures(systems), (ADAPTER_GUARDED, ADAPTER))}
 
 
 def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | None) -> dict[str, Any]:
-    """Values of the template."""
+    """Values for the template."""
     task, systems = TASKS[metrics["task"]], _systems(metrics)
     may_show_texts = access in SHOWABLE_ACCESS and f"{ADAPTER}_text" in predictions
     failed = failed_texts(predictions, task) if may_show_texts else []
@@ -88,7 +88,7 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
 
 
 def _systems(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The systems in one order on every page."""
+    """The systems, in the same order on every page."""
     names = [*SYSTEM_TITLES, *(name for name in metrics["systems"] if name not in SYSTEM_TITLES)]
     return {name: metrics["systems"][name] for name in names if name in metrics["systems"]}
 
@@ -115,13 +115,13 @@ def _guard_outcomes(guard: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def failed_texts(predictions: pd.DataFrame, task: TextTask) -> list[dict[str, Any]]:
-    """Texts that failed a check, with what the guard made of them; the worst first, those that fail with guard before all."""
+    """Texts that failed a check, with the guard's outcome; the worst first, led by those that fail with guard."""
     rows = [row for row in _compared(predictions, task) if row["reasons"] or row["guarded_reasons"]]
     return sorted(rows, key=lambda row: (_badness(row["guarded_reasons"]), _badness(row["reasons"])), reverse=True)
 
 
 def passed_texts(predictions: pd.DataFrame, task: TextTask, most: int) -> list[dict[str, Any]]:
-    """At most `most` texts that passed every check at the first attempt, evenly over the rows."""
+    """At most `most` texts that passed every check at the first attempt, evenly spaced over the rows."""
     rows = [row for row in _compared(predictions, task) if not row["reasons"] and not row["guarded_reasons"]]
     return rows[:: -(-len(rows) // most)] if rows else []
 
@@ -153,5 +153,5 @@ def _reasons(check: str) -> list[str]:
 
 
 def _badness(reasons: Sequence[str]) -> tuple[int, ...]:
-    """How many reasons of each kind, the worst kind first."""
+    """Number of reasons of each kind, the worst kind first."""
     return (*(sum(reason.startswith(kind) for reason in reasons) for kind in _WORST_REASONS), len(reasons))

@@ -1,4 +1,4 @@
-"""The tasks: everything that is specific to one of them. A new task is a file here and a line below."""
+"""The tasks: everything that is specific to one of them. A new task is a file in this folder and a line below."""
 
 from radrecipes.tasks.impression import ImpressionTask
 from radrecipes.tasks.label_task import LabelTask

@@ -45,11 +45,7 @@ class ImpressionTask(ReportWritingTask):
     )
 
     def check_dataset(self, dataset: "PreparedDataset") -> None:
-        """Refuse a dataset of another task, or with reports that lack a section.
-
-        Raises:
-            [`InputError`]: see above.
-        """
+        """Reject a dataset of another task, or with reports that lack a section."""
         super().check_dataset(dataset)
         for name, split in dataset.splits.items():
             if not all(split["findings"]) or not all(split["impression"]):
@@ -67,16 +63,12 @@ class ImpressionTask(ReportWritingTask):
         return row["impression"]
 
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
-        """The findings on one line.
-
-        Raises:
-            [`InputError`]: they are empty.
-        """
+        """The findings on one line; they must not be empty."""
         findings = " ".join(text.split())
         if not findings:
             raise InputError("the findings are empty; remove the row or give it a text", where)
         return {self.input_column: findings}
 
     def request(self, inputs: Mapping[str, str]) -> Labels:
-        """What the findings state, by the rule labeller."""
+        """What the findings state, according to the rule labeller."""
         return label_report(inputs[self.input_column])

@@ -12,12 +12,7 @@ if TYPE_CHECKING:
 
 
 class LabelTask(Task):
-    """A task that chooses a label. A subclass gives name, input column, instruction and words.
-
-    Attributes:
-        generate: Generates synthetic rows from `seed` and number of `rows`, if the task has a generator.
-        synthetic_label_set: File in the repository with the labels of generated rows.
-    """
+    """A task that chooses a label; `generate` makes synthetic rows with the labels of `synthetic_label_set`."""
 
     generate: Callable[..., list[dict[str, str]]] | None = None
     synthetic_label_set: str | None = None
@@ -33,11 +28,7 @@ class LabelTask(Task):
     )
 
     def check_dataset(self, dataset: "PreparedDataset") -> None:
-        """Refuse a dataset of another task or without a label set.
-
-        Raises:
-            [`InputError`]: see above.
-        """
+        """Reject a dataset of another task or without a label set."""
         super().check_dataset(dataset)
         if dataset.label_set is None:
             raise InputError("has no label set; prepare it again with scripts/prepare_data.py", str(dataset.folder))
@@ -47,9 +38,9 @@ class LabelTask(Task):
         return [row[self.target_column]]
 
     def read_output(self, text: str, label_set: LabelSet) -> str | None:
-        """The canonical label that a generated text (without its stop token) names; `None` if it names none."""
+        """The canonical label that a generated text (without its stop token) names; `None` if none."""
         return label_set.canonical(text)
 
     def reward(self, row: Mapping[str, Any], text: str) -> float:
-        """1 for the canonical name of the right label, otherwise 0; an alias is not what training teaches."""
+        """1 for the canonical name of the correct label, otherwise 0; an alias is not what training teaches."""
         return float(text.strip() == self.target(row))

@@ -6,7 +6,7 @@ from radrecipes.tasks.task import TaskWords
 
 
 class ProtocolTask(LabelTask):
-    """Protocols from orders."""
+    """Imaging protocols from orders."""
 
     name = "protocol"
     input_column = "note"

@@ -1,4 +1,4 @@
-"""From a task's question and answer to token ids, in the same way for training, evaluation and prediction."""
+"""Renders a task's question and answer to token ids, identically for training, evaluation and prediction."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,22 +12,14 @@ from radrecipes.tasks.task import Task
 
 @dataclass(frozen=True)
 class RenderedExample:
-    """Token ids of one training example: the prompt carries no loss, the completion ends with a stop token."""
+    """Token ids of one training example: only the completion has a loss, and it ends with a stop token."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
 
 
 def render_prompt(task: Task, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase, style: str) -> list[int]:
-    """Token ids of the prompt, up to where the model begins to write.
-
-    Args:
-        inputs: The row's input columns.
-        style: `"chat"` or `"plain"`, as in the recipe.
-
-    Raises:
-        [`InputError`]: style `"chat"` with a tokenizer without a chat template.
-    """
+    """Token ids of the prompt; `style` is `"chat"` (needs a chat template) or `"plain"`, as in the recipe."""
     return _prompts(_questions(task, [inputs], tokenizer), tokenizer, style)[0]
 
 
@@ -41,14 +33,9 @@ def render_example(
 ) -> RenderedExample:
     """Token ids of prompt and completion of one training row.
 
-    Args:
-        task, inputs, tokenizer, style: As for [`render_prompt`].
-        target: What the model learns to write.
-        stop_token_ids: Tokens that end generation; the first is appended if style `"plain"` writes none.
-
-    Raises:
-        [`InputError`]: the template changes the prompt when an answer follows (training and prediction would differ), or writes no
-            stop token after the answer (the model would never learn to stop).
+    The first of `stop_token_ids` is appended if style `"plain"` writes none. It is an [`InputError`] if the template
+    changes the prompt when an answer follows (training and prediction would differ), or writes no stop token after the
+    answer (the model would never learn to stop).
     """
     return render_examples(task, [inputs], [target], tokenizer, style, stop_token_ids)[0]
 
@@ -61,7 +48,7 @@ def render_examples(
     style: str,
     stop_token_ids: list[int],
 ) -> list[RenderedExample]:
-    """[`render_example`] of many rows, 1.4 times as fast as one by one."""
+    """[`render_example`] for many rows, 1.4 times as fast as one by one."""
     questions = _questions(task, inputs, tokenizer)
     prompts = _prompts(questions, tokenizer, style)
     if style == "plain":
@@ -86,7 +73,7 @@ def _split_up(prompt_ids: list[int], whole: list[int], style: str, stop_token_id
         )
     stops = [index for index, token in enumerate(whole) if token in stop_token_ids and index >= len(prompt_ids)]
     if stops:
-        # What follows the first stop token, such as a line break of the template, is never generated, so it is not trained.
+        # Text after the first stop token, such as a line break of the template, is never generated, so it is not trained.
         whole = whole[: stops[0] + 1]
     elif style == "plain":
         whole = [*whole, stop_token_ids[0]]
@@ -102,7 +89,7 @@ def render_completions(
     style: str,
     stop_token_ids: list[int],
 ) -> list[list[int]]:
-    """Token ids of each target as the model writes it, including its stop token: the same after every prompt."""
+    """Token ids of each target as the model writes it, with its stop token; independent of the prompt."""
     inputs = {task.input_column: "x"}
     return [
         render_example(task, inputs, target, tokenizer, style, stop_token_ids).completion_ids for target in targets
@@ -128,18 +115,18 @@ def _in_template(
     turns: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, **options: bool
 ) -> list[list[int]]:
     texts = tokenizer.apply_chat_template(turns, tokenize=False, **options)
-    # As apply_chat_template does, except for what it wraps around the ids: the text contains the special tokens already.
+    # As apply_chat_template does, but without its wrapper around the ids: the text already contains the special tokens.
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def _questions(task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The user's turns, with a space inside whatever the tokenizer would read as one of its special tokens.
+    """The user's turns, with a space inside any text that the tokenizer would read as one of its special tokens.
 
     Otherwise a note with `<|im_end|>` would end the user's turn, and what follows could pose as an instruction.
     """
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(tokenizer.all_special_tokens)
-    # Longest first: a marker that is part of another one is broken with it. One letter cannot be broken.
+    # Longest first: breaking a marker also breaks any marker inside it. A single letter cannot be broken.
     markers = sorted((marker for marker in special if len(marker) > 1), key=len, reverse=True)
     questions = []
     for row in inputs:

@@ -45,11 +45,11 @@ class ReportTask(ReportWritingTask):
 
     @property
     def probe(self) -> dict[str, str]:
-        """See [`Task`]: one observation of each status."""
+        """One observation of each status."""
         return {self.input_column: "Edema: positive; Pneumonia: uncertain; Fracture: negative"}
 
     def question(self, inputs: Mapping[str, str]) -> str:
-        """The instruction, then a line per status with its observations: shorter than pairs, and read more reliably."""
+        """The instruction, then a line per status with its observations: shorter and read more reliably than pairs."""
         request = parse_observations(inputs[self.input_column])
         lines = [
             f"{heading}: {', '.join(name for name, found in request.items() if found == status)}"
@@ -67,11 +67,7 @@ class ReportTask(ReportWritingTask):
         return f"{row['findings']} {row['impression']}"
 
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
-        """Observations in canonical names and order.
-
-        Raises:
-            [`InputError`]: see [`~radiology.observations.parse_observations`].
-        """
+        """Observations in canonical names and order, by [`~radiology.observations.parse_observations`]."""
         return {self.input_column: format_observations(parse_observations(text, where))}
 
     def request(self, inputs: Mapping[str, str]) -> Labels:

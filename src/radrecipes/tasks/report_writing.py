@@ -1,4 +1,4 @@
-"""Tasks that write a chest X-ray report or a part of it, checked against the observations that were requested."""
+"""Tasks that write a chest X-ray report or part of it, checked against the requested observations."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -12,12 +12,7 @@ from radrecipes.tasks.text_task import TextTask
 
 
 class ReportWritingTask(TextTask):
-    """A task on prepared reports, whose text must agree with a request.
-
-    Attributes:
-        sections: Sections that a text must have.
-        states_all: Whether a text must state every positive and uncertain observation of the request.
-    """
+    """A task on prepared reports; with `states_all` a text must state all that is requested positive or uncertain."""
 
     dataset_task = "report"
     output_column = "report"
@@ -54,7 +49,7 @@ class ReportWritingTask(TextTask):
         return self.check_against(self.request(inputs), text)
 
     def check_against(self, request: Labels, text: str) -> ReportCheck:
-        """[`check`] for a request that is known already; labelling findings again costs as much as the check."""
+        """[`check`] for a known request; labelling findings again costs as much as the check."""
         return check_report(text, request, self.sections, self.states_all)
 
     def fallback(self, inputs: Mapping[str, str]) -> str:

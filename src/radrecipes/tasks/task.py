@@ -1,4 +1,4 @@
-"""A task: what the model reads and writes, how its output is compared, and the words and metrics that describe it."""
+"""A task: what the model reads and writes, how its output is compared, and its words and metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,12 +18,9 @@ class HeadlineMetric:
 
     Args:
         name: Its key in `metrics.json`, where it is a number or has `value`, `low` and `high`.
-        title: Its name in tables.
-        digits: Decimals in tables.
-        lower_is_better: Whether it counts something bad.
         published: Whether tables in documents and cards show it.
         largest: Its largest possible value; the smallest is 0.
-        hub_id: Its id among the metrics of the Hub, if the Hub has it.
+        hub_id: Its id among the metrics of the Hub, if any.
     """
 
     name: str
@@ -50,17 +47,11 @@ class TaskWords:
     """What cards, pages and tables call the parts of a task.
 
     Args:
-        title: The task, above its tables.
-        summary: One sentence for the model card: what the model does.
         example: An invented input for commands and snippets.
-        rows: What a row is, plural.
-        groups: What rows are grouped by, plural.
-        answer: What the model gives, singular.
-        answers: The same, plural.
+        rows, groups: What a row is, and what rows are grouped by, plural.
+        answer, answers: What the model returns, singular and plural.
         categories: What [`Task.categories`] returns, plural.
-        tags: Tags of the model on the Hub.
-        intended_use: What the model is for, one or two sentences of the model card.
-        limits: Limits of the model that its card lists, a sentence or two each.
+        summary, intended_use, limits: Sentences of the model card: what the model does, what for, and each limit.
     """
 
     title: str
@@ -80,11 +71,8 @@ class Task(ABC):
     """Everything that is specific to a task; subclass [`LabelTask`] or [`TextTask`].
 
     Attributes:
-        name: The value of `task` in a recipe, in `metrics.json` and in results.
-        input_column: Column of the prepared dataset that the model reads.
-        target_column: Column of the prepared dataset that the model learns to write.
+        input_column, target_column: Columns of the prepared dataset that the model reads and learns to write.
         instruction: First line of the user's turn, so that all prompts have a shared prefix.
-        words: For cards, pages and tables.
         headline: The metrics in summaries and tables, in this order.
         main_system: The system in `metrics.json` that results are about.
         hub_task: Kind of task in the evaluation results on the Hub.
@@ -106,15 +94,11 @@ class Task(ABC):
 
     @property
     def published(self) -> list[HeadlineMetric]:
-        """The headline metrics in documents and cards."""
+        """The headline metrics that documents and cards show."""
         return [metric for metric in self.headline if metric.published]
 
     def check_dataset(self, dataset: "PreparedDataset") -> None:
-        """Refuse a dataset that was prepared for another task.
-
-        Raises:
-            [`InputError`]: the dataset's manifest names another task.
-        """
+        """Reject a dataset that was prepared for another task."""
         if dataset.task != self.dataset_task:
             raise InputError(
                 f"prepared for the task {dataset.task}, the recipe's task {self.name} needs one for {self.dataset_task}",
@@ -122,7 +106,7 @@ class Task(ABC):
             )
 
     def inputs(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """The input of a dataset's row."""
+        """The input of a dataset row."""
         return {self.input_column: row[self.input_column]}
 
     def question(self, inputs: Mapping[str, str]) -> str:
@@ -131,23 +115,19 @@ class Task(ABC):
 
     @property
     def probe(self) -> dict[str, str]:
-        """An input whose question shows everything that decides how inputs are rendered; the prompt's digest is made of it."""
+        """An input whose question shows everything that decides how inputs are rendered, for the prompt's digest."""
         return {self.input_column: "{" + self.input_column + "}"}
 
     def target(self, row: Mapping[str, Any]) -> str:
-        """What the model learns to write for a dataset's row."""
+        """What the model learns to write for a dataset row."""
         return row[self.target_column]
 
     @abstractmethod
     def categories(self, row: Mapping[str, Any]) -> list[str]:
-        """What a dataset's row is an example of, for counts: its label, or each observation with its status."""
+        """What a dataset row is an example of, for counts: its label, or each observation with its status."""
 
     def read_input(self, text: str, where: str | None = None) -> dict[str, str]:
-        """The input as the model reads it, from a user's text; preparing a dataset does the same.
-
-        Raises:
-            [`InputError`]: the text is empty or not what the task reads.
-        """
+        """The input as the model reads it, from a user's text; an [`InputError`] if the text is unsuitable."""
         cleaned = normalise_note(text)
         if not cleaned:
             raise InputError(f"the {self.input_column} is empty; remove the row or give it a text", where)
@@ -155,4 +135,4 @@ class Task(ABC):
 
     @abstractmethod
     def reward(self, row: Mapping[str, Any], text: str) -> float:
-        """How good a written text is for a dataset's row, from 0 to 1, for training by reinforcement learning."""
+        """Quality of a generated text for a dataset row, from 0 to 1, for reinforcement learning."""

@@ -9,11 +9,11 @@ from radrecipes.tasks.task import HeadlineMetric, Task
 
 
 class Check(Protocol):
-    """Whether a text is accepted; every check has these."""
+    """Whether a text is accepted; the interface of every check."""
 
     @property
     def reasons(self) -> Sequence[str]:
-        """Why the text is refused, without quoting it; empty if it is accepted."""
+        """Why the text is rejected, without quoting it; empty if it is accepted."""
 
     @property
     def passed(self) -> bool:
@@ -22,23 +22,18 @@ class Check(Protocol):
 
 @dataclass(frozen=True)
 class TextCheck:
-    """The plain form of [`Check`]: its reasons."""
+    """The plain form of [`Check`]: only its reasons."""
 
     reasons: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether there is no reason to refuse the text."""
+        """Whether there is no reason to reject the text."""
         return not self.reasons
 
 
 class TextTask(Task):
-    """A task that writes text. A subclass gives name, input and target column, instruction and words.
-
-    Attributes:
-        output_column: Column of the text in tables of predictions.
-        fallback_writer: What [`fallback`] writes with, for messages; `None` if there is no fallback.
-    """
+    """A task that writes text; `output_column` is its column in tables of predictions."""
 
     main_system = "adapter_guarded"
     hub_task = "text-generation"
@@ -56,11 +51,11 @@ class TextTask(Task):
         return []
 
     def check(self, inputs: Mapping[str, str], text: str) -> Check:
-        """Whether a text may be returned for an input; accepts every text unless a subclass says more."""
+        """Whether a text may be returned for an input; accepts every text unless a subclass overrides it."""
         return TextCheck()
 
     def fallback(self, inputs: Mapping[str, str]) -> str | None:
-        """What is returned when the check refuses every text of the model; `None` returns the last of them."""
+        """The answer when the check rejects every text of the model; `None` returns the last of them."""
         return None
 
     def comparable(self, text: str) -> str:
@@ -68,11 +63,11 @@ class TextTask(Task):
         return text
 
     def reference(self, row: Mapping[str, Any]) -> str:
-        """What [`comparable`] texts for a dataset's row are compared with."""
+        """The text of a dataset row that [`comparable`] texts are compared with."""
         return self.comparable(self.target(row))
 
     def reward(self, row: Mapping[str, Any], text: str) -> float:
-        """ROUGE-L against the reference; 0 if the check refuses the text."""
+        """ROUGE-L against the reference; 0 if the check rejects the text."""
         if not self.check(self.inputs(row), text).passed:
             return 0.0
         return rouge_l(self.reference(row), self.comparable(text))

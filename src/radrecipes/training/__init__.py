@@ -1,4 +1,4 @@
 """Training: from a checked recipe to a verified run folder."""
 
-# What a resumed run is compared in, and what `--allow-change` takes; here, where argparse finds it without torch.
+# What is compared when a run is resumed, and the choices of `--allow-change`; here so that argparse needs no torch.
 PARTS = ("recipe", "data", "base", "prompt", "processes")

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent, and never loaded if a file was lost or a bit changed.
+"""Checkpoints that are complete or absent, and never loaded if a file is missing or a bit changed.
 
 The Trainer writes into `checkpoints/unfinished/`; [`SealsCheckpoints`] hashes and syncs that, and renames it last.
 """
@@ -23,11 +23,11 @@ from radrecipes.files import file_sha256, sync, sync_tree, text_sha256
 FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"
 UNFINISHED = "unfinished"
-# How many of the newest valid checkpoints are kept.
+# Number of valid checkpoints to keep, the newest ones.
 KEPT = 2
-# In addition to weights and optimizer: tokenizer, states of scheduler and random generators, the Trainer's state.
+# In addition to weights and optimizer: tokenizer, scheduler, random number generators, the Trainer's state.
 _SMALL_FILES_BYTES = 16 * 2**20
-# For each trained number under FSDP and ZeRO, which keep it and its moments in float32: measured 13 to 21, most under ZeRO-2.
+# Bytes per trained parameter under FSDP and ZeRO, which keep it and its moments in float32: measured 13 to 21, most in ZeRO-2.
 _SHARDED_BYTES = 22
 
 
@@ -42,12 +42,7 @@ class Checkpoint:
 
 
 class Progress:
-    """What a run counts over all its tries; every checkpoint records it.
-
-    Args:
-        last: The checkpoint that this try resumes from.
-        changed: What differs from the run that wrote it, as the user allowed.
-    """
+    """What a run counts over all its attempts, as every checkpoint records it; `last` is the checkpoint that it resumes from."""
 
     def __init__(self, last: Checkpoint | None = None, changed: Mapping[str, Any] | None = None):
         before = last.progress if last else {}
@@ -61,12 +56,12 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training; of an earlier try those up to the checkpoint, because what followed it was lost."""
+        """Seconds of training; of an earlier attempt only those up to the checkpoint, because what followed it was lost."""
         running = time.monotonic() - self._began if self._began is not None else 0.0
         return round(self._seconds_before + running, 3)
 
     def begin(self) -> None:
-        """Start the clock: the seconds before were loading."""
+        """Start the clock; the time before was loading."""
         self._began = time.monotonic()
 
     def so_far(self) -> dict[str, Any]:
@@ -88,15 +83,11 @@ class Search:
 
 
 class InvalidCheckpointError(Exception):
-    """A checkpoint is not what was written; the message names the file and the reason."""
+    """A checkpoint is not as it was written; the message names the file and the reason."""
 
 
 def find_last_valid(run: Path) -> Search:
-    """The newest checkpoint in a run's folder whose every file is the one that was written.
-
-    Raises:
-        [`NoCheckpointError`]: there are checkpoints, and none is valid.
-    """
+    """The newest checkpoint of a run with all files unchanged; [`NoCheckpointError`] if there are checkpoints but none is valid."""
     rejected = []
     for folder in _newest_first(run):
         try:
@@ -111,11 +102,7 @@ def find_last_valid(run: Path) -> Search:
 
 
 def verify(folder: Path) -> Checkpoint:
-    """Read a checkpoint's manifest and compare every file with it.
-
-    Raises:
-        [`InvalidCheckpointError`]: the manifest is missing, unreadable or changed, or a file is missing or changed.
-    """
+    """Read a checkpoint's manifest and compare every file with it; [`InvalidCheckpointError`] if anything is missing or changed."""
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")
         manifest = json.loads(text)
@@ -125,7 +112,7 @@ def verify(folder: Path) -> Checkpoint:
         raise InvalidCheckpointError(f"{MANIFEST} is missing, so it was not finished") from None
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         raise InvalidCheckpointError(f"{MANIFEST} cannot be read") from None
-    # The text and not only its content: `1E-05` for `1e-05` is a changed bit, too.
+    # Compare the text, not only its content: `1E-05` instead of `1e-05` is a change, too.
     if text != _sealed(manifest):
         raise InvalidCheckpointError(f"{MANIFEST} was changed since it was written")
     if folder.name != f"checkpoint-{step}":
@@ -150,18 +137,18 @@ def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mappin
         "progress": dict(progress),
         "files": {name: file_sha256(written / name) for name in names},
     }
-    manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read back, or the digest would differ
+    manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read, or the digest would differ
     (written / MANIFEST).write_text(_sealed(manifest), encoding="utf-8")
     sync_tree(written)
     target = run / FOLDER / written.name
-    shutil.rmtree(target, ignore_errors=True)  # an invalid one of an earlier try
+    shutil.rmtree(target, ignore_errors=True)  # an invalid one from an earlier attempt
     written.rename(target)
     sync(target.parent)
     return target
 
 
 def rotate(run: Path, keep: int = KEPT) -> None:
-    """Remove all but the newest valid checkpoints; one that is not valid does not count."""
+    """Remove all but the newest valid checkpoints; an invalid one does not count."""
     kept = 0
     for folder in _newest_first(run):
         if kept < keep and _is_valid(folder):
@@ -176,9 +163,9 @@ def remove_all(run: Path) -> None:
 
 
 def required_bytes(model: nn.Module, sharded: bool = False) -> int:
-    """Upper estimate of a checkpoint's size: trained weights and two moments of Adam for each, and small files.
+    """Upper bound on a checkpoint's size: trained weights, two Adam moments for each, and small files.
 
-    The model is not sharded yet; `sharded` tells whether it will be, under FSDP or ZeRO.
+    The model is not sharded yet; `sharded` says whether it will be, under FSDP or ZeRO.
     """
     trained = [param for param in model.parameters() if param.requires_grad]
     weights = (param.numel() * (_SHARDED_BYTES if sharded else 3 * param.element_size()) for param in trained)
@@ -190,9 +177,9 @@ def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[Non
     """Refuse a disk that cannot hold what training will write; within the context, report if it fills up anyway.
 
     Raises:
-        [`InputError`]: less is free than the kept checkpoints, one more while it is written, and the adapter need.
-        [`FullDiskError`]: instead of the error that a full disk caused; nothing is left half-written. Libraries report a full
-            disk in many ways, so any error counts if less is free than a checkpoint needs.
+        [`InputError`]: too little space for the kept checkpoints, one more while it is written, and the adapter.
+        [`FullDiskError`]: replaces any error raised while less is free than a checkpoint needs, because libraries report a full
+            disk in many ways; nothing is left half-written.
     """
     size = required_bytes(model, sharded)
     held = sum(path.stat().st_size for path in (run / FOLDER).rglob("*") if path.is_file())
@@ -219,21 +206,18 @@ def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[Non
 
 
 class SealsCheckpoints(TrainerCallback):
-    """Seals what the Trainer saved, and keeps the newest checkpoints; the Trainer's `output_dir` must be [`unfinished_folder`].
-
-    Counts the seconds that checkpoints take in `progress`.
-    """
+    """Seals what the Trainer saved to its `output_dir`, [`unfinished_folder`], keeps the newest checkpoints, and times this."""
 
     def __init__(self, run: Path, identity: Mapping[str, Any], progress: Progress):
         self.run, self.identity, self.progress = run, identity, progress
         self._saving_since = 0.0
 
     def on_log(self, args, state, control, **kwargs):
-        """Remember when saving began: the Trainer saves right after it logged a step."""
+        """Remember when saving began: the Trainer saves right after it logs a step."""
         self._saving_since = time.monotonic()
 
     def on_save(self, args, state, control, **kwargs):
-        """Seal the checkpoint in the first process, when all have written their part."""
+        """Seal the checkpoint in the first process, once all have written their part."""
         processes = PartialState()
         processes.wait_for_everyone()
         written = unfinished_folder(self.run) / f"checkpoint-{state.global_step}"
@@ -264,6 +248,6 @@ def _newest_first(run: Path) -> list[Path]:
 
 
 def _sealed(manifest: Mapping[str, Any]) -> str:
-    """The text of a manifest, its own sha256 in it."""
+    """The text of a manifest that includes its own sha256."""
     digest = text_sha256(json.dumps(manifest, sort_keys=True))
     return json.dumps({**manifest, "sha256": digest}, indent=2) + "\n"

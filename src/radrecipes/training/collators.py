@@ -1,4 +1,4 @@
-"""The layout of a batch: without padding, the prefix that all prompts share computed once a row."""
+"""Batch layouts without padding waste: the prefix that all prompts share is computed once per row."""
 
 import heapq
 import math
@@ -17,17 +17,14 @@ _ATTENTION_PARITY_TOKENS = 1260
 class SharedPrefixCollator:
     """Puts several examples into one row, after the prefix that their prompts share.
 
-    A row reads `[prefix][rest of example 1][rest of example 2]…`. Every rest sees the prefix and itself, and counts its positions
-    from the prefix's end, so that each token gets exactly the attention that it has in a row of its own. The prefix never holds
-    the last prompt token, whose next token differs between examples.
+    A row reads `[prefix][rest of example 1][rest of example 2]…`. Each rest attends to the prefix and itself, with positions that
+    count from the prefix's end, so every token gets exactly the attention that it has in a row of its own. The prefix never has the
+    last prompt token, whose next token differs between examples.
 
     Args:
-        pad_token_id: Fills the rows up to the longest; never attended to, never scored.
-        dtype: Dtype of the additive attention mask: the model's compute dtype.
-        row_tokens: Longest row to aim for. Longer rows share the prefix among more examples, but attention grows with
-            the square; the cheapest of the possible divisions is used.
-        round_to: Rows are padded to a multiple of it: oneDNN keeps compiled kernels for every new shape, and without
-            rounding training grew by 25 MB a step.
+        dtype: Of the additive attention mask: the model's compute dtype.
+        row_tokens: Longest row to aim for. Longer rows compute the prefix less often, but attention grows with the square.
+        round_to: Rows are padded to a multiple of it, because oneDNN caches kernels for every new shape (25 MB a step otherwise).
     """
 
     pad_token_id: int
@@ -36,11 +33,11 @@ class SharedPrefixCollator:
     round_to: int = 32
 
     def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Lay out one batch of examples with `input_ids` and `labels`, -100 where nothing is scored, and optionally an `index`.
+        """Lay out a batch of examples with `input_ids` and `labels`, -100 if not scored, and optionally an `index`.
 
         Returns:
-            `dict[str, torch.Tensor]`: `input_ids`, `labels`, `position_ids` of shape `(rows, length)`, the additive
-            `attention_mask` of shape `(rows, 1, length, length)`, and `index` of shape `(examples,)` if they have one.
+            `input_ids`, `labels` and `position_ids` of shape `(rows, length)`, the additive `attention_mask` of shape
+            `(rows, 1, length, length)`, and `index` of shape `(examples,)` if the examples have one.
         """
         examples = without_empty(examples)
         prefix = shared_prefix_length(examples)
@@ -81,12 +78,12 @@ class SharedPrefixCollator:
 
 @dataclass
 class PaddedCollator:
-    """One example a row, padded on the right: for models whose attention takes no custom mask."""
+    """One example per row, padded on the right: for models whose attention takes no custom mask."""
 
     pad_token_id: int
 
     def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Lay out one batch: `input_ids`, `labels` and the 0/1 `attention_mask` of shape `(examples, length)`, and `index`."""
+        """Lay out a batch: `input_ids`, `labels` and the 0/1 `attention_mask` of shape `(examples, length)`, and `index`."""
         examples = without_empty(examples)
         length = max(len(example["input_ids"]) for example in examples)
         input_ids = torch.full((len(examples), length), self.pad_token_id)
@@ -105,12 +102,12 @@ def _indices(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def without_empty(examples: Sequence[dict[str, list[int]]]) -> Sequence[dict[str, list[int]]]:
-    """The examples of a batch with scored tokens; if there are none, one example, because every process needs a batch."""
+    """The examples of a batch that have scored tokens; if none has, one example, because every process needs a batch."""
     return [example for example in examples if any(label != IGNORED for label in example["labels"])] or examples[:1]
 
 
 def shared_prefix_length(examples: Sequence[dict[str, list[int]]]) -> int:
-    """Number of tokens that all examples begin with and that predict no scored token."""
+    """Number of leading tokens that all examples share and that predict no scored token."""
     # The token before the first scored one predicts it, so it must stay in the example's own part.
     limit = min(
         next((index for index, label in enumerate(example["labels"]) if label != IGNORED), len(example["labels"])) - 1
@@ -124,13 +121,7 @@ def shared_prefix_length(examples: Sequence[dict[str, list[int]]]) -> int:
 
 
 def divide_into_rows(lengths: Sequence[int], prefix: int, row_tokens: int, round_to: int) -> list[list[int]]:
-    """The cheapest division of sequences over rows of near-equal length, as the indices of each row's sequences.
-
-    Args:
-        lengths: Tokens of each sequence after the shared prefix.
-        prefix: Tokens that every row begins with.
-        row_tokens, round_to: As for [`SharedPrefixCollator`].
-    """
+    """The cheapest division of sequences of `lengths` (without the prefix) over rows of near-equal length, as indices per row."""
     room = max(row_tokens - prefix, max(lengths), 1)
     total, longest = sum(lengths), max(lengths)
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
@@ -141,7 +132,7 @@ def divide_into_rows(lengths: Sequence[int], prefix: int, row_tokens: int, round
 
     cheapest, lowest = [], math.inf
     for count in range(max(min(len(lengths), -(-total // room)), 1), len(lengths) + 1):
-        # No division over so many rows has a shorter one as its longest: most counts need not be tried
+        # A lower bound on the cost with this many rows, so that most counts need not be tried.
         if cost(count, max(longest, -(-total // count))) < lowest:
             rows = _divide(lengths, order, count)
             found = cost(count, max(sum(lengths[index] for index in row) for row in rows))
@@ -151,7 +142,7 @@ def divide_into_rows(lengths: Sequence[int], prefix: int, row_tokens: int, round
 
 
 def _divide(lengths: Sequence[int], order: Sequence[int], count: int) -> list[list[int]]:
-    """Divide over `count` rows: the longest remaining sequence goes to the shortest row, the first of equals."""
+    """Divide over `count` rows: the longest remaining sequence goes to the shortest row, the first in a tie."""
     rows: list[list[int]] = [[] for _ in range(count)]
     shortest_first = [(0, number) for number in range(count)]
     for index in order:

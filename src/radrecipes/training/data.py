@@ -1,4 +1,4 @@
-"""What a recipe trains on: its dataset as token ids, checked before anything is trained."""
+"""What a recipe trains on: its dataset as token ids, checked before training starts."""
 
 import hashlib
 import statistics
@@ -23,9 +23,9 @@ from radrecipes.tasks.task import Task
 from radrecipes.training.collators import IGNORED
 from radrecipes.training.token_cache import cache_key, cached_rows
 
-# Rows that are rendered together.
+# Rows to render together.
 _ROWS_AT_ONCE = 1000
-# Rows whose token ids are part of the cache's key, so that a change of the rendering shows.
+# Rows whose token ids are part of the cache key, so that a change of the rendering invalidates it.
 _KEY_ROWS = 16
 
 
@@ -34,11 +34,10 @@ class TokenisedRows:
     """A split as token ids.
 
     Args:
-        rows: Columns `input_ids`, `labels` and `index`, the row's place in `ids`.
+        rows: Columns `input_ids`, `labels` and `index`, the row's position in `ids`.
         ids: Ids of these rows.
-        too_long: Ids of rows longer than `max_length`, which are left out: a cut answer would be learned without its
-            end.
-        longest, tokens, scored_tokens: Of these rows: tokens of the longest, of all, and those that carry loss.
+        too_long: Ids of rows longer than `max_length`, which are dropped: a truncated answer would be learned without its end.
+        longest, tokens, scored_tokens: Tokens of the longest of these rows, of all, and those that carry loss.
     """
 
     rows: Dataset
@@ -70,14 +69,9 @@ class Lengths:
 
 
 def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None, keep: bool = False) -> TrainingData:
-    """Load and tokenise the training split of a recipe as `scripts/sft.py` does.
+    """Load and tokenise the training split of a recipe, as `scripts/sft.py` does; an [`InputError`] if anything is wrong with it.
 
-    Args:
-        max_dropped_fraction: Fraction of rows that may be too long, instead of the recipe's.
-        keep: Write the token cache, see [`~training.token_cache`].
-
-    Raises:
-        [`InputError`]: dataset, tokenizer, chat template or row lengths are wrong, or rows are longer than the base model reads.
+    `max_dropped_fraction` overrides the recipe's fraction of rows that may be too long; `keep` writes the token cache.
     """
     dataset = load_prepared_dataset(recipe.arguments.dataset)
     task, style, split = TASKS[recipe.arguments.task], recipe.arguments.prompt_style, dataset.splits["train"]
@@ -119,16 +113,12 @@ def tokenise(
     max_dropped_fraction: float,
     cached: Callable[[Callable[[], pa.Table]], pa.Table] = lambda make: make(),
 ) -> TokenisedRows:
-    """Render and tokenise a split of a prepared dataset, the prompt masked.
+    """Render and tokenise a split of a prepared dataset, with the prompt masked.
 
     Args:
         max_length: Longest row in tokens, answer included.
-        max_dropped_fraction: Fraction of rows, 0 to 1, that may be longer and be left out.
-        cached: Called with a function that tokenises rows of any length; returns its result, or that of an earlier
-            call.
-
-    Raises:
-        [`InputError`]: more rows are too long than allowed, or there are none.
+        max_dropped_fraction: Fraction of rows, 0 to 1, that may be longer and are dropped; an [`InputError`] if more are.
+        cached: Called with a function that tokenises rows of any length; returns its result, or that of an earlier call.
     """
     if not len(split):
         raise InputError("the training split holds no rows; prepare the dataset again")
@@ -179,7 +169,7 @@ def _render(split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, styl
 def rows_key(
     dataset_digest: str, split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]
 ) -> str:
-    """Key of a split's rows in the token cache: the texts that the task composes of all rows, and the token ids of some."""
+    """Key of a split's rows in the token cache: the text that the task composes for every row, and the token ids of some."""
     texts = hashlib.sha256()
     for row in split:
         texts.update(f"{task.question(task.inputs(row))}\0{task.target(row)}\0".encode())
@@ -196,12 +186,9 @@ def rows_key(
 def check_data(recipe: Recipe) -> str:
     """Check a recipe's dataset and, if its tokenizer is on this machine, everything that depends on it.
 
-    Returns:
-        `str`: what was found, in one line, and what could not be checked.
-
-    Raises:
-        [`InputError`]: the dataset is not the one of its manifest, the template writes no stop token or rewrites the
-            prompt, too many rows are longer than `max_length`, or an answer is longer than `max_new_tokens`.
+    Returns one line with what was found and what could not be checked. An [`InputError`] if the dataset does not match its
+    manifest, the template writes no stop token or rewrites the prompt, too many rows are too long, or an answer exceeds
+    `max_new_tokens`.
     """
     if not tokenizer_is_local(recipe):
         dataset = load_prepared_dataset(recipe.arguments.dataset)
@@ -225,7 +212,7 @@ def check_data(recipe: Recipe) -> str:
 
 
 def tokenizer_is_local(recipe: Recipe) -> bool:
-    """Whether the recipe's tokenizer is under `models/` or in the Hub's cache, so that no download is needed."""
+    """Whether the recipe's tokenizer is under `models/` or in the Hub's cache, so no download is needed."""
     location = locate_base(recipe.model.model_name_or_path)
     if Path(location).is_dir():
         return True
@@ -240,25 +227,25 @@ def prompt_and_answer(row: dict[str, list[int]], tokenizer: PreTrainedTokenizerB
 
 
 def masked_example(row: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase) -> str:
-    """A line of explanation and one training row as text, the tokens that carry loss between double brackets."""
+    """An explanatory line and one training row as text, with the tokens that carry loss in double brackets."""
     prompt, answer = prompt_and_answer(row, tokenizer)
     stop = tokenizer.decode(row["input_ids"][-1:])
     return f"One training example; only ⟦…⟧ carries loss, and {stop} stops the model:\n{prompt}⟦{answer}⟧"
 
 
 def answer_lengths(labels: Sequence[Sequence[int]]) -> list[int]:
-    """Tokens of each row that carry loss, the stop token included."""
+    """Number of tokens of each row that carry loss, including the stop token."""
     return [sum(label != IGNORED for label in row) for row in labels]
 
 
 def summarise_lengths(lengths: Sequence[int]) -> Lengths:
-    """Smallest, median, 95th percentile (the value that 95 % of rows do not exceed) and largest of `lengths`."""
+    """Smallest, median, 95th percentile (nearest rank) and largest of `lengths`."""
     ordered = sorted(lengths)
     rank = -(-95 * len(ordered) // 100)  # nearest rank: ceil(0.95 n), counted from 1
     return Lengths(ordered[0], statistics.median(ordered), ordered[rank - 1], ordered[-1])
 
 
 def count_categories(split: Dataset, task: Task) -> list[tuple[str, int]]:
-    """Rows of a split per [`~tasks.task.Task.categories`], the most frequent first, equals by name."""
+    """Number of rows of a split per [`~tasks.task.Task.categories`], the most frequent first, ties by name."""
     counts = Counter(category for row in split for category in task.categories(row))
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))

@@ -1,4 +1,4 @@
-"""Divergence: a NaN or infinite loss ends the run before anything of it is saved; a loss spike is reported."""
+"""Divergence: a NaN or infinite loss ends the run before it is saved; a loss spike is reported."""
 
 import json
 import math
@@ -26,15 +26,13 @@ _FEWEST_STEPS = 10
 
 
 class DivergenceGuard(TrainerCallback):
-    """Checks every step's loss and gradient norm, and the weights before they are saved; precedes callbacks that write the log.
+    """Checks every step's loss and gradient norm, and the weights before they are saved; must precede callbacks that write the log.
 
-    The Trainer logs the mean loss over all processes and the norm of their common gradient, so all stop after the same step. A
-    step whose loss is three times the median of the 50 before it, and a nat above, is logged with `loss_spike: true`.
+    The Trainer logs the mean loss and the gradient norm over all processes, so all stop after the same step. A step whose loss is
+    three times the median of the 50 before it, and at least 1 nat above, is logged with `loss_spike: true`.
 
     Args:
-        run: The run's folder; gets `diverged.json` with the step and the ids of its rows.
-        rows: The rows of the running step.
-        ids: Ids of all rows.
+        run: The run's folder; on divergence it gets `diverged.json` with the step and the ids of its rows.
         on_spike: Called in the first process with a message.
         losses: Losses of the steps before the run was resumed.
     """
@@ -51,13 +49,13 @@ class DivergenceGuard(TrainerCallback):
         self._losses = deque(losses, maxlen=_SPIKE_STEPS)
 
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
-        """Check a step's results; the Trainer saves after this."""
+        """Check a step's metrics; the Trainer saves after this."""
         if not logs or "loss" not in logs:
             return
         loss, grad_norm = logs["loss"], logs.get("grad_norm", 0.0)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self._end(state, logs, f"loss {loss:g} and gradient norm {grad_norm:g}")
-        # Under FSDP and ZeRO each process has weights that no other one has.
+        # Under FSDP and ZeRO each process has weights that no other process has.
         if control.should_save and in_any_process(not trained_weights_are_finite(model)):
             self._end(state, logs, "NaN or infinite weights")
         if len(self._losses) >= _FEWEST_STEPS:

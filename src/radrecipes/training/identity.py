@@ -1,4 +1,4 @@
-"""What makes two runs the same: for resuming one, for averaging several over seeds, for reproducing a recorded one."""
+"""What makes two runs the same: for resuming a run, averaging over seeds, and reproducing a recorded result."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,38 +8,29 @@ from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import NOT_DECISIVE
 from radrecipes.training import PARTS
 
-# Fields of a recipe that follow from the machine.
+# Fields of a recipe that depend on the machine.
 _OF_THE_MACHINE = ("bf16", "use_cpu")
-# Fields that do not count ... between tries of one run; data are compared by digest, so where they are decides nothing.
+# Fields that do not count ... between attempts of one run; data are compared by digest, so their location is irrelevant.
 NOT_OF_RUN = (*NOT_DECISIVE, *_OF_THE_MACHINE, "dataset")
 # ... between the seeds of one result.
 NOT_OF_RESULT = (*NOT_DECISIVE, "seed")
-# ... between a recorded result and a run that reproduces it; the chat template is compared by digest as well.
+# ... between a recorded result and a run that reproduces it; the chat template, too, is compared by digest.
 NOT_OF_REPRODUCTION = (*NOT_OF_RESULT, *_OF_THE_MACHINE, "dataset", "chat_template_path")
-# What older checkpoints do not record, because there was nothing else.
+# What older checkpoints do not record, because there was only one choice.
 _UNRECORDED = {"engine": Engine.DDP}
-# What these engines write can be read by the same number of processes only.
+# Checkpoints of these engines can be read only by the same number of processes.
 _FIXED_PROCESSES = (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What must stay the same when a run is resumed.
-
-    Args:
-        values: By names that begin with one of [`PARTS`], and `engine`. Plain values: checkpoints hold them as JSON.
-    """
+    """What must stay the same when a run is resumed: plain JSON values; names begin with one of [`PARTS`], or are `engine`."""
 
     values: Mapping[str, Any]
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], launch: LaunchSpec) -> "RunIdentity":
-        """The identity of a run.
-
-        Args:
-            facts: From [`~training.manifest.made_of`].
-            launch: World size and engine. DDP and one process write the same checkpoints.
-        """
+        """The identity of a run from [`~training.manifest.made_of`]; DDP and one process are the same, as their checkpoints are."""
         return cls(
             {
                 **recipe_fields(facts["recipe"]["resolved"]),
@@ -52,7 +43,7 @@ class RunIdentity:
         )
 
     def diff(self, now: "RunIdentity") -> dict[str, list[Any]]:
-        """What differs: name to `[before, now]`, `None` if it is missing."""
+        """What differs: name to `[before, now]`, with `None` for a missing value."""
         return diff_values({**_UNRECORDED, **self.values}, now.values)
 
     @property
@@ -63,7 +54,7 @@ class RunIdentity:
 
 
 def recipe_fields(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a resolved recipe that count when a run is resumed; defaults, too, so that overriding one shows."""
+    """The fields of a resolved recipe that count when a run is resumed; includes defaults, so that overriding one shows."""
     return {f"recipe.{key}": value for key, value in without(resolved, NOT_OF_RUN).items()}
 
 
@@ -73,6 +64,6 @@ def without(fields: Mapping[str, Any], uncounted: Collection[str]) -> dict[str, 
 
 
 def diff_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What differs between two mappings: name to `[before, now]`, `None` if it is missing."""
+    """What differs between two mappings: name to `[before, now]`, with `None` for a missing value."""
     names = dict.fromkeys([*before, *now])
     return {name: [before.get(name), now.get(name)] for name in names if before.get(name) != now.get(name)}

@@ -13,18 +13,17 @@ from transformers import TrainerCallback
 
 from radrecipes.errors import InterruptedRunError
 
-# A terminal that closes, Ctrl-C, and what schedulers send before their time limit.
+# A closing terminal, Ctrl-C, and what schedulers send before their time limit.
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-# A second Ctrl-C ends at once. One within these seconds is the same: the terminal sends it to all, and a launcher forwards it.
+# A second Ctrl-C ends at once. Within these seconds it counts as the first: the terminal and the launcher both deliver it.
 _SECONDS_BETWEEN = 2.0
 _PR_SET_PDEATHSIG = 1
 
 
 class StopRequests(TrainerCallback):
-    """Within the context, a signal ends the run in order: at once before training, after the running step during it.
+    """Within the context, a signal ends the run in order: at once before training, after the current step during it.
 
-    A signal to one process stops all: they ask each other after every step, and save together. `stop_after` is a step after which
-    the run stops as if by a signal.
+    A signal to one process stops all: they ask each other after every step, and save together. Step `stop_after` acts as a signal.
     """
 
     def __init__(self, stop_after: int | None = None):
@@ -48,11 +47,11 @@ class StopRequests(TrainerCallback):
             signal.signal(number, handler)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Let signals wait for the end of a step from here on."""
+        """From here on, let signals wait for the end of a step."""
         self._training = True
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Ask all processes, and let the Trainer save and end if one was told to stop."""
+        """Ask all processes; if one was told to stop, have the Trainer save and end."""
         due = self._signal is not None or state.global_step == self.stop_after
         if in_any_process(due):
             self.stopped_at = state.global_step
@@ -83,7 +82,7 @@ class StopRequests(TrainerCallback):
 
 
 def in_any_process(flag: bool) -> bool:
-    """Whether `flag` is true in any process of the run; all must call this at the same point."""
+    """Whether `flag` is true in any process of the run; all processes must call this at the same point."""
     processes = PartialState()
     if processes.num_processes == 1:
         return flag
@@ -91,9 +90,9 @@ def in_any_process(flag: bool) -> bool:
 
 
 def stop_with_launcher() -> None:
-    """Let the system send SIGTERM to this process when its launcher dies: `accelerate launch` forwards no signal.
+    """Have the system send SIGTERM to this process when its launcher dies, because `accelerate launch` forwards no signal.
 
-    Not if a shell started it, which may end while its jobs continue.
+    Not if a shell started it: a shell may end while its jobs continue.
     """
     below_agent = "TORCHELASTIC_RUN_ID" in os.environ
     below_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "RADRECIPES_LAUNCHER" not in os.environ

@@ -1,4 +1,4 @@
-"""The manifest of a finished run: what it was made of, so that somebody else can make it again and compare."""
+"""The manifest of a finished run: what it was made of, so that others can reproduce it and compare."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,12 @@ from radrecipes.training.run_folder import read_train_log
 if TYPE_CHECKING:
     from radrecipes.training.run import Run
 
-# Steps at the beginning of training that a short check repeats.
+# First steps of training, which a quick reproduction repeats.
 FIRST_STEPS = 10
 
 
 def made_of(recipe: Recipe, dataset: PreparedDataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What a run is made of on this machine: the manifest's `recipe`, `base`, `data` and `prompt`, before anything is loaded.
+    """What a run is made of: the manifest's `recipe`, `base`, `data` and `prompt`, before the base model is loaded.
 
     The digest of a base model that is not downloaded yet is `None`.
     """
@@ -57,7 +57,7 @@ def made_of(recipe: Recipe, dataset: PreparedDataset, tokenizer: PreTrainedToken
 
 
 def made_with() -> dict[str, Any]:
-    """What a run is made with on this machine: the manifest's packages, hardware and code."""
+    """Packages, hardware and code of this machine, as in the manifest."""
     return {
         "packages": environment.packages(),
         "constraints_sha256": environment.constraints_sha256(),
@@ -69,12 +69,7 @@ def made_with() -> dict[str, Any]:
 def describe_run(
     run: "Run", trainer: Trainer, counted: Mapping[str, Any], weights: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The content of a finished run's `manifest.json`.
-
-    Args:
-        counted: From [`~training.checkpoints.Progress.so_far`], over all tries of the run.
-        weights: From [`~models.weights.Weights.verify`].
-    """
+    """A finished run's `manifest.json`, from what [`Progress`] counted and [`~models.weights.Weights.verify`] found."""
     return {
         **run.facts,
         "base": {

@@ -28,13 +28,8 @@ from radrecipes.training.trainer import CompletionTrainer, TrainLog, divide_batc
 class Run:
     """A run that is being trained, or was; [`open_run`] makes it.
 
-    Attributes:
-        is_finished: Whether the folder holds this run already; then nothing else but data and folder is set.
-        base: The loaded base model.
-        facts (`dict`), identity ([`RunIdentity`]):
-            What it is made of.
-        resumption: Where it begins.
-        killed: The process of an earlier try that was killed; empty if none.
+    If `is_finished`, the folder already holds this run, and only data and folder are set. `facts` and `identity` say what it is
+    made of, `killed` names the process of an earlier attempt that was killed; empty if none.
     """
 
     base: PreTrainedModel
@@ -74,14 +69,14 @@ class Run:
         self.recipe.training.output_dir = str(self.folder)
 
     def start(self, trainer: CompletionTrainer) -> None:
-        """Check the room on the disk, and write into the folder for the first time; nothing of the user's can be wrong any more."""
+        """Check the free disk space and write into the folder for the first time; all input has been checked by now."""
         self._stack.enter_context(checkpoints.room_for(self.folder, trainer.model, trainer.is_sharded))
-        self._state.wait_for_everyone()  # all have looked at the checkpoints before the first one tidies up
+        self._state.wait_for_everyone()  # all processes have read the checkpoints before the first one removes any
         if self.is_main_process:
             run_folder.start(self.folder, self.recipe, self.resumption.step)
 
     def describe(self, trainer: CompletionTrainer) -> list[str]:
-        """Lines for the user: where the run begins, on what it trains, and how much of the model."""
+        """Lines for the user: where the run begins, what it trains on, and how much of the model."""
         resumed, dataset, rows = self.resumption, self.data.dataset, self.data.rows
         lines = [f"an earlier try ({self.killed}) was killed and left its lock"] if self.killed else []
         lines += [f"left out: {line}" for line in resumed.rejected]
@@ -111,19 +106,13 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collection[str]) -> Iterator[Run]:
-    """Open the folder of a recipe: check what it holds, load the data, then lock it and load the base model.
+    """Open the folder of a recipe: check its content, load the data, then lock it and load the base model.
 
-    Within the context the loss of another machine ends this process, see [`~launch.peer_watchdog.watched`].
+    Within the context, losing another machine ends this process, see [`~launch.peer_watchdog.watched`].
 
     Args:
-        restart: Replace what the folder holds.
-        allowed: What may differ from an earlier try, of [`~training.PARTS`].
-
-    Raises:
-        [`InputError`]: the folder holds something else, or data or base model are wrong.
-        [`OutputInUseError`]: another process has locked it.
-        [`NoCheckpointError`]: no checkpoint of an earlier try is valid.
-        [`FullDiskError`]: instead of the error that a full disk caused.
+        restart: Replace the folder's content.
+        allowed: Members of [`~training.PARTS`] that may differ from an earlier attempt.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(peer_watchdog.watched())
@@ -140,11 +129,8 @@ def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collect
 def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> CompletionTrainer:
     """The trainer of a run's stage, with the callbacks of every stage: divergence, log, stop requests, checkpoints.
 
-    Args:
-        warn: Called in the first process with a message about a loss spike.
-
-    Raises:
-        [`InputError`]: the recipe does not fit the base model, or accelerate runs another engine than requested.
+    In the first process, `warn` gets a message about each loss spike. An [`InputError`] if the recipe does not fit the base model,
+    or accelerate runs another engine than requested.
     """
     rows = run.data.rows
     trainer = run.stage.make_trainer(run.recipe, run.base, run.data.tokenizer, rows.rows)
@@ -163,11 +149,7 @@ def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> C
 
 
 def save(trainer: CompletionTrainer, run: Run) -> dict[str, Any]:
-    """Save and verify what was trained, and finish the folder; all processes take part.
-
-    Returns:
-        `dict`: what [`~training.checkpoints.Progress`] counted up to the end of training.
-    """
+    """Save and verify the trained weights and finish the folder, in all processes; returns what [`Progress`] counted before."""
     counted = run.progress.so_far()
     trainer.accelerator.wait_for_everyone()
     folder, dataset = checkpoints.unfinished_folder(run.folder) / "adapter", run.data.dataset

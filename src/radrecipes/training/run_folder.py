@@ -19,13 +19,13 @@ COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
 _LOCK = "LOCK"
 _RECIPE = "recipe.yaml"
-# All that a run has written when it is killed before its recipe is in the folder.
+# All that a run leaves if it is killed before it has written its recipe.
 _BEFORE_THE_RECIPE = (_LOCK, f".{_RECIPE}")
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a run begins: at its last checkpoint, `changed` since then as the user allowed; `rejected` ones were not valid."""
+    """Where a run begins: at its last checkpoint, with the `changed` values that the user allowed; `rejected` ones were invalid."""
 
     last: checkpoints.Checkpoint | None = None
     changed: Mapping[str, list[Any]] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Resumption:
 
     @property
     def step(self) -> int:
-        """Optimizer steps that are done."""
+        """Number of completed optimizer steps."""
         return self.last.step if self.last else 0
 
 
@@ -46,12 +46,7 @@ def is_complete(folder: Path) -> bool:
 def locked(folder: Path) -> Iterator[str]:
     """Lock a folder for one process, see [`~files.lock`]; a missing folder is made, an empty one is removed at the end.
 
-    Yields:
-        `str`: the process that had locked it and was killed; empty if none.
-
-    Raises:
-        [`OutputInUseError`]: another process has locked it.
-        [`InputError`]: nothing can be written there.
+    Yields the process that had locked it and was killed; empty if none. An [`OutputInUseError`] if another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -62,7 +57,7 @@ def locked(folder: Path) -> Iterator[str]:
             raise OutputInUseError(
                 f"{folder}: another run uses this folder ({error.holder}); wait, or set --output_dir"
             ) from None
-        except OSError as error:  # the first write, so it is here that a full disk shows
+        except OSError as error:  # the first write, so a full disk shows here
             raise InputError(
                 f"cannot be written to ({error.strerror}); make room, or set --output_dir", str(folder)
             ) from error
@@ -75,14 +70,9 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ()) -> None:
-    """Refuse an output folder that holds anything but an earlier try of this recipe.
+    """Refuse an output folder with anything but an earlier attempt of this recipe, where only the `allowed` [`PARTS`] may differ.
 
-    Args:
-        restart: Whether the user gave `--restart`; files of something else than a run are refused even then.
-        allowed: Of [`PARTS`], those that may differ from an unfinished try.
-
-    Raises:
-        [`InputError`]: the folder holds files that are no run, or a run of another recipe.
+    With `restart` the run may be another one, but files that do not belong to a run are refused even then.
     """
     folder = recipe.output_dir
     if folder.exists() and not folder.is_dir():
@@ -99,11 +89,7 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
 
 
 def check_finished(folder: Path, identity: RunIdentity) -> None:
-    """Refuse a finished run of other data, another base model or another prompt; its recipe was compared before.
-
-    Raises:
-        [`InputError`]: names what differs.
-    """
+    """Refuse a finished run of other data, another base model or another prompt; its recipe was compared before."""
     manifest, found = read_manifest(folder), {}
     for name in ("data.digest", "base.weights_sha256", "prompt.sha256"):
         part, key = name.split(".")
@@ -114,14 +100,11 @@ def check_finished(folder: Path, identity: RunIdentity) -> None:
 
 
 def find_resumption(folder: Path, identity: RunIdentity, allowed: Collection[str]) -> Resumption:
-    """Where an earlier try of a run got to.
-
-    Args:
-        allowed: Of [`PARTS`], those that may differ.
+    """Where an earlier attempt of a run got to; only the `allowed` [`PARTS`] may differ.
 
     Raises:
-        [`NoCheckpointError`]: there are checkpoints, and none is valid; or the log lacks steps before it.
-        [`InputError`]: the checkpoint is that of another run, and this was not allowed.
+        [`NoCheckpointError`]: there are checkpoints but none is valid, or the log lacks steps before the valid one.
+        [`InputError`]: the checkpoint is from another run, and this was not allowed.
     """
     found = checkpoints.find_last_valid(folder)
     if not found.newest:
@@ -133,7 +116,7 @@ def find_resumption(folder: Path, identity: RunIdentity, allowed: Collection[str
 
 
 def _check_log(folder: Path, steps: int) -> None:
-    """Refuse a log that does not hold each of the first `steps` steps once; what follows them will be cut off."""
+    """Refuse a log without exactly one entry for each of the first `steps` steps; later entries will be cut off."""
     try:
         lines = (folder / TRAIN_LOG).read_text(encoding="utf-8").splitlines()
         logged = [json.loads(line)["step"] for line in lines[:steps]]
@@ -170,8 +153,8 @@ def _check_allowed(
 
 
 def start(folder: Path, recipe: Recipe, resume_step: int = 0) -> None:
-    """Empty the folder of an earlier try and write the recipe; checkpoints and log up to `resume_step` stay, if it is not 0."""
-    (folder / COMPLETE).unlink(missing_ok=True)  # first: a half-emptied folder must not look finished, nor foreign
+    """Clear the folder of an earlier attempt and write the recipe; checkpoints and log up to `resume_step` stay, unless it is 0."""
+    (folder / COMPLETE).unlink(missing_ok=True)  # first: a half-emptied folder must look neither finished nor foreign
     write_atomically(folder / _RECIPE, recipe.to_yaml())
     kept = {_LOCK, _RECIPE, *((checkpoints.FOLDER, TRAIN_LOG) if resume_step else ())}
     for entry in folder.iterdir():
@@ -184,7 +167,7 @@ def start(folder: Path, recipe: Recipe, resume_step: int = 0) -> None:
 
 
 def finish(folder: Path, manifest: dict[str, Any], weights: Path) -> None:
-    """Write the manifest, move the saved weights to their place, then write `COMPLETE` and remove the checkpoints."""
+    """Write the manifest, move the saved weights into place, then write `COMPLETE` and remove the checkpoints."""
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     weights.rename(folder / "adapter")
     sync_tree(folder)
@@ -194,40 +177,36 @@ def finish(folder: Path, manifest: dict[str, Any], weights: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove checkpoints and lock of a complete run, which a run leaves behind that was killed at its very end."""
+    """Remove checkpoints and lock of a complete run that was killed at the very end."""
     if (folder / _LOCK).exists() or (folder / checkpoints.FOLDER).exists():
-        with contextlib.suppress(OutputInUseError), locked(folder):  # who has locked it removes them now
+        with contextlib.suppress(OutputInUseError), locked(folder):  # whoever has locked it is removing them now
             checkpoints.remove_all(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished run, or of a release of one.
-
-    Raises:
-        [`InputError`]: neither is there.
-    """
+    """The manifest of a finished run, or of a release of one; an [`InputError`] if the folder is neither."""
     if not is_complete(folder) and not is_release(folder):
         raise InputError("no finished run here (COMPLETE is missing); train first with scripts/sft.py", str(folder))
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
 
 
 def is_release(folder: Path) -> bool:
-    """Whether this is a published run as it was pulled: recipe, manifest and weights side by side."""
+    """Whether this is a pulled release of a run: recipe, manifest and weights side by side."""
     return all((folder / name).is_file() for name in ("adapter_config.json", _RECIPE, "manifest.json"))
 
 
 def adapter_folder(folder: Path) -> Path:
-    """The folder of a run's weights and tokenizer: `adapter/`, in a release the folder itself."""
+    """The folder of a run's weights and tokenizer: `adapter/`, or for a release the folder itself."""
     return folder if is_release(folder) else folder / "adapter"
 
 
 def weights_of(folder: Path) -> Weights:
-    """The weights that a finished run trained, or a release holds."""
+    """The weights of a finished run or a release."""
     return weights_in(adapter_folder(folder))
 
 
 def read_train_log(folder: Path, steps: int | None = None) -> list[dict[str, Any]]:
-    """The logged steps of a run, or the first of them, in order; none for a release, which does not hold them."""
+    """The logged steps of a run in order, all or the first ones; none for a release, which has no log."""
     path = folder / TRAIN_LOG
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines[:steps]]

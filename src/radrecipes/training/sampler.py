@@ -1,7 +1,6 @@
-"""The order of the rows in an epoch: several processes see each row once, as one process does.
+"""The order of the rows in an epoch: several processes together see each row once, as one process does.
 
-By default accelerate fills the last step of an epoch with rows from its beginning: these would count twice, and the losses would
-depend on the number of processes.
+By default accelerate fills an epoch's last step with rows from its beginning, so losses would depend on the number of processes.
 """
 
 from collections.abc import Iterator
@@ -23,12 +22,9 @@ def with_empty_row(rows: Dataset, pad_token_id: int) -> Dataset:
 
 
 class EpochSampler(Sampler[int]):
-    """Row numbers in the order of one process, then the empty row until the last step is full.
+    """Numbers of `rows` rows in the order that one process uses, then the empty row, numbered `rows`, until the last step is full.
 
-    Args:
-        rows: Rows without the empty one, whose number this is.
-        step_rows: Rows an optimizer step, over all processes.
-        seed: Seed of the order, which differs between epochs.
+    A step takes `step_rows` rows over all processes; the order differs between epochs.
     """
 
     def __init__(self, rows: int, step_rows: int, seed: int):
@@ -36,7 +32,7 @@ class EpochSampler(Sampler[int]):
         self.rows, self.fill = rows, -rows % step_rows
 
     def __len__(self) -> int:
-        """Rows of an epoch, empty ones included."""
+        """Rows of an epoch, including empty ones."""
         return self.rows + self.fill
 
     def __iter__(self) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Trained weights of a model that several processes hold in shards: gathered, and kept in checkpoints."""
+"""Trained weights of a model that is sharded across processes: gathered, and kept in checkpoints."""
 
 import contextlib
 from pathlib import Path
@@ -16,13 +16,10 @@ _SAVED = "adapter.safetensors"
 
 
 def gather_trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The complete trained tensors of a model on the CPU, by their unwrapped names; every process has to call it together.
+    """The complete trained tensors of a model on the CPU, by their unwrapped names; all processes must call it together.
 
-    accelerate's `get_state_dict` would gather the frozen base model as well, which need not fit one GPU or the memory of one
-    machine, and of a 4-bit base under FSDP1 it may not be possible (bitsandbytes#1405).
-
-    Args:
-        model: The Trainer's model: as it is under one process, DDP, FSDP2, ZeRO-2 and ZeRO-3, wrapped under FSDP1.
+    accelerate's `get_state_dict` would gather the frozen base model as well, which may fit neither one GPU nor the host's memory,
+    and may fail for a 4-bit base model under FSDP1 (bitsandbytes#1405). `model` is the Trainer's: under FSDP1 the wrapped one.
     """
     gathered = {}
     modules = dict(model.named_modules())
@@ -38,7 +35,7 @@ def gather_trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def local_part(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """What this process holds of a parameter: all of it, or its shard under FSDP and ZeRO-3."""
+    """What this process has of a parameter: all of it, or its shard under FSDP and ZeRO-3."""
     if isinstance(parameter, DTensor):  # FSDP2
         return parameter.to_local()
     return getattr(parameter, "ds_tensor", parameter)  # ZeRO-3, where the parameter itself is empty
@@ -48,20 +45,20 @@ def _unsharded(
     parameters: list[torch.nn.Parameter], around: torch.nn.Module | None
 ) -> contextlib.AbstractContextManager:
     """A context in which a module's own parameters are complete, `around` the module above it."""
-    if isinstance(around, FullyShardedDataParallel):  # FSDP1, whose wrapper of a trained layer holds that layer alone
+    if isinstance(around, FullyShardedDataParallel):  # FSDP1, which wraps each trained layer on its own
         return FullyShardedDataParallel.summon_full_params(around, recurse=False, writeback=False)
     if any(hasattr(parameter, "ds_id") for parameter in parameters):  # ZeRO-3
-        import deepspeed  # of the extra [gpu]
+        import deepspeed  # from the extra [gpu]
 
         return deepspeed.zero.GatheredParameters(parameters)
     return contextlib.nullcontext()
 
 
 class SavesTrainedWeights(TrainerCallback):
-    """Under FSDP1, writes the trained weights into every checkpoint before it is sealed; the Trainer saves none.
+    """Under FSDP1, writes the trained weights into every checkpoint before it is sealed, because the Trainer saves none.
 
-    PEFT looks for an adapter's tensors by the paths of its modules, and under FSDP1 the paths of wrapped layers are not the names
-    of a state dict: since peft#3490 it silently finds, writes and reads nothing. Optimizer and random states are complete.
+    PEFT finds an adapter's tensors by module paths, which under FSDP1 do not match the state dict: since peft#3490 it silently
+    saves and loads nothing. Optimizer and random states are complete.
     """
 
     def on_save(self, args, state, control, model=None, **kwargs):
@@ -73,11 +70,7 @@ class SavesTrainedWeights(TrainerCallback):
 
 
 def load_trained_weights(model: torch.nn.Module, checkpoint: Path) -> None:
-    """Load what [`SavesTrainedWeights`] wrote, if anything, into a model that is not wrapped yet.
-
-    Raises:
-        [`RuntimeError`]: these are the weights of another recipe.
-    """
+    """Load what [`SavesTrainedWeights`] wrote, if anything, into a model that is not wrapped yet."""
     if not (checkpoint / _SAVED).is_file():
         return
     saved = load_file(checkpoint / _SAVED)
@@ -85,15 +78,15 @@ def load_trained_weights(model: torch.nn.Module, checkpoint: Path) -> None:
     if saved.keys() != trained.keys():
         raise RuntimeError(f"{checkpoint / _SAVED}: holds other weights than the recipe trains")
     for name, parameter in trained.items():
-        # In its own precision: accelerate trains in float32 what was loaded in bfloat16.
+        # In the model's own precision: accelerate trains in float32 what was loaded in bfloat16.
         parameter.data = saved[name].to(parameter.device)
 
 
 def initialise_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Give every parameter of an unused optimizer a state that a checkpoint can be loaded into; no weight changes.
+    """Give every parameter of an unused optimizer a state that a checkpoint can be loaded into, without changing any weight.
 
-    accelerate loads into the state that exists, and under FSDP1 there is none before the first step: the moments would silently
-    start from zero. As torch's own loading for FSDP2 does, this takes a step of length zero.
+    accelerate loads into existing state, and under FSDP1 there is none before the first step: the moments would silently start from
+    zero. As torch's own loading for FSDP2 does, this takes a step with learning rate zero.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:

@@ -1,8 +1,8 @@
-"""Training stages: what a recipe's field `stage` decides. Everything else in this room serves every stage.
+"""Training stages, which a recipe's field `stage` selects; the rest of this package serves every stage.
 
-A new stage is an entry here and in `recipe.py`, which parses its configuration class. GRPO, for example, needs a trainer with
-`rows_of_step` and `is_sharded` as [`CompletionTrainer`] has them, and data of prompts; its reward is the task's. Training all
-weights needs no stage, but a sibling of [`LoraAdapter`].
+A new stage needs an entry here and in `recipe.py`, which parses its configuration class. GRPO, for example, needs a trainer with
+`rows_of_step` and `is_sharded` as in [`CompletionTrainer`], data of prompts, and the task's reward. Full fine-tuning needs no
+stage, but another subclass of [`Weights`].
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from radrecipes.training.trainer import CompletionTrainer, sft_trainer
 
 @dataclass(frozen=True)
 class Stage:
-    """How a stage loads its data (a recipe, and whether to write the token cache), makes its trainer, and saves its weights."""
+    """How a stage loads its data (from a recipe; the flag writes the token cache), makes its trainer, and saves its weights."""
 
     load_data: Callable[..., TrainingData]
     make_trainer: Callable[..., CompletionTrainer]

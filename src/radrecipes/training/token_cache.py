@@ -1,6 +1,6 @@
 """The token cache of a dataset: one process tokenises, the others wait for it, later runs read what it wrote.
 
-It holds the dataset's texts in another form, so it is in the dataset's folder only, and readable by whoever may read the dataset.
+It reveals the dataset's texts, so it stays in the dataset's folder and is readable only by those who may read the dataset.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from radrecipes.files import file_sha256, lock, text_sha256
 
 FOLDER = ".tokenised"
 _LOCK = "LOCK"
-# Tables that stay in a dataset's folder: one for each recipe that is in use at a time.
+# Tables to keep per dataset: one for each recipe in use at the same time.
 _KEPT = 4
-# What renders and tokenises besides this package.
+# Packages that render and tokenise, besides this one.
 _PACKAGES = ("jinja2", "sacremoses", "tokenizers", "transformers")
 
 
 def cache_key(tokenizer: PreTrainedTokenizerBase, **facts: Any) -> str:
-    """sha256 of everything that decides token ids: the tokenizer's files, package versions, and `facts` in plain values."""
+    """sha256 of everything that determines token ids: the tokenizer's files, package versions, and `facts` in plain values."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = {path.name: file_sha256(path) for path in Path(folder).iterdir()}
@@ -36,19 +36,16 @@ def cache_key(tokenizer: PreTrainedTokenizerBase, **facts: Any) -> str:
 
 
 def cached_rows(dataset: Path, key: str, make: Callable[[], pa.Table], keep: bool) -> pa.Table:
-    """The cached rows, memory-mapped; if there are none, what `make` returns, which is cached if `keep` and if it can be written.
+    """The rows cached under `key` in the dataset's folder, memory-mapped; otherwise what `make` returns, cached if `keep`.
 
-    Of several processes on one disk only one calls `make`. Cached rows are read only if their sha256 is right.
-
-    Args:
-        dataset: Folder of the prepared dataset.
-        key: From [`cache_key`].
+    Of several processes on one disk only one calls `make`. Cached rows are used only if their sha256 matches; a cache that cannot
+    be written is no error.
     """
     folder = dataset / FOLDER
     found = _read(folder, key)
     if found is None and keep:
         with _locked(folder, dataset) as writable:
-            found = _read(folder, key)  # by the process that had locked it
+            found = _read(folder, key)  # written by the process that had the lock
             if found is None and writable:
                 found = make()
                 with contextlib.suppress(OSError):
@@ -66,10 +63,10 @@ def _read(folder: Path, key: str) -> pa.Table | None:
 
 
 def _write(rows: pa.Table, folder: Path, key: str, dataset: Path) -> None:
-    """Write, then rename; remove what a killed process left, what is damaged, and the oldest of many."""
+    """Write, then rename; remove leftovers of a killed process, damaged tables, and the oldest if there are too many."""
     others = sorted(folder.glob("*.arrow"), key=lambda path: path.stat().st_mtime_ns)
     for left in [*folder.glob("*.partial"), *folder.glob(f"{key}-*.arrow"), *others[: 1 - _KEPT]]:
-        left.unlink(missing_ok=True)  # a process that has mapped it keeps it
+        left.unlink(missing_ok=True)  # a process that has mapped it can still read it
     partial = folder / f"{key}.{os.getpid()}.partial"
     partial.touch(mode=0o600)
     try:
@@ -83,7 +80,7 @@ def _write(rows: pa.Table, folder: Path, key: str, dataset: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, dataset: Path) -> Iterator[bool]:
-    """Wait for the lock of the cache; `False` if it cannot be written. A network disk that keeps no locks costs time only."""
+    """Wait for the cache's lock; `False` if it cannot be written. On a network disk without locks, processes only lose time."""
     with contextlib.ExitStack() as stack:
         writable = False
         with contextlib.suppress(OSError):

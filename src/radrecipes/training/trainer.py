@@ -1,4 +1,4 @@
-"""The trainer of supervised fine-tuning: TRL's, with the LM head on scored positions only and batches without padding."""
+"""The trainer for supervised fine-tuning: TRL's, with the LM head on scored positions only and batches without padding."""
 
 import json
 import os
@@ -28,16 +28,12 @@ from radrecipes.training.interruption import StopRequests
 from radrecipes.training.sampler import NO_ROW, EpochSampler, with_empty_row
 from radrecipes.training.sharded import gather_trained, initialise_optimizer_state, load_trained_weights
 
-# Positions that reach the LM head are filled up to a multiple of this, so that batches share kernel shapes.
+# Positions that reach the LM head are padded to a multiple of this, so that batches share kernel shapes.
 SCORED_ROUND_TO = 32
 
 
 def divide_batch(recipe: Recipe, processes: int) -> None:
-    """Derive batch per device and accumulation from the recipe's global batch, in place.
-
-    Raises:
-        [`InputError`]: the global batch cannot be divided by this number of processes.
-    """
+    """Derive batch size per device and accumulation from the global batch, in place; an [`InputError`] if it cannot be divided."""
     batch, args = recipe.arguments.global_batch_size, recipe.training
     if batch % processes:
         raise InputError(f"global_batch_size {batch} cannot be divided by {processes} processes", str(recipe.path))
@@ -54,7 +50,7 @@ def divide_batch(recipe: Recipe, processes: int) -> None:
 class CompletionTrainer(SFTTrainer):
     """[`~trl.SFTTrainer`] that projects only scored positions onto the vocabulary, on every device.
 
-    TRL's fused head needs Triton; without it TRL scores all positions, of which over 90 % are masked in protocol labelling.
+    TRL's fused head needs Triton; without it TRL scores all positions, over 90 % of which are masked in protocol labelling.
     """
 
     def __init__(self, *args, **kwargs):
@@ -69,11 +65,11 @@ class CompletionTrainer(SFTTrainer):
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _prepare_dataset(self, dataset, processing_class, args, *ignored):
-        """Use the rows as they are; TRL would copy them twice, first in one process, then in the others."""
+        """Use the rows as they are; TRL would copy them twice, in the first process and in the others."""
         return dataset if args.world_size == 1 else with_empty_row(dataset, processing_class.pad_token_id)
 
     def get_train_dataloader(self):
-        """See each row of an epoch once in several processes, too; orders that are not random stay as they are."""
+        """Several processes, too, see each row of an epoch once; orders that are not random stay as they are."""
         dataloader = super().get_train_dataloader()
         order = dataloader.get_sampler()
         if self.args.world_size > 1 and isinstance(order, SeedableRandomSampler):
@@ -82,14 +78,14 @@ class CompletionTrainer(SFTTrainer):
         return dataloader
 
     def create_optimizer(self, *args):
-        """The optimizer, under FSDP1 ready for the state of a checkpoint."""
+        """The optimizer; under FSDP1 it is ready to load a checkpoint's state."""
         optimizer = super().create_optimizer(*args)
         if self.resumes_fsdp1:
             initialise_optimizer_state(optimizer)
         return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean cross-entropy of the scored tokens: a sum over this batch divided by the tokens of the optimizer step."""
+        """Mean cross-entropy of the scored tokens: this batch's sum divided by the number of tokens in the optimizer step."""
         if "index" in inputs:
             self.rows_of_step.batches.append(inputs["index"])
         targets = inputs["labels"][:, 1:]
@@ -107,42 +103,37 @@ class CompletionTrainer(SFTTrainer):
 
 
 class RowsOfStep(TrainerCallback):
-    """The indices of the rows that the running optimizer step was computed from, a tensor for each batch of this process."""
+    """The indices of the rows of the current optimizer step, one tensor per batch of this process."""
 
     def __init__(self):
         self.batches: list[torch.Tensor] = []
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """Forget the step before."""
+        """Forget the previous step."""
         self.batches.clear()
 
     def of_all_processes(self) -> list[int]:
-        """The indices over all processes; all must call this at the same point."""
+        """The indices over all processes, which must all call this at the same point."""
         own = [index for batch in self.batches for index in batch.tolist() if index != NO_ROW]
         return sorted(gather_object(own))
 
 
 def scored_positions(scored: torch.Tensor) -> torch.Tensor:
-    """Where `scored` of shape `(rows, length)` is `True`, filled up with the first position to a multiple of 32.
+    """Positions where `scored` of shape `(rows, length)` is `True`, padded with the first one to a multiple of 32.
 
-    The fill keeps the number of kernel shapes small, see [`SharedPrefixCollator`].
+    The padding keeps the number of kernel shapes small, see [`SharedPrefixCollator`].
     """
     positions = scored.flatten().nonzero().flatten()
-    # A batch of empty rows has no scored position: its process only takes part in the step.
+    # A batch of empty rows has no scored position: its process only takes part in the step's collectives.
     return F.pad(positions, (0, -len(positions) % SCORED_ROUND_TO if len(positions) else SCORED_ROUND_TO))
 
 
 def sft_trainer(
     recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset
 ) -> CompletionTrainer:
-    """The trainer of a recipe: a base model with a new adapter, and the recipe's batch layout.
+    """The trainer of a recipe, to which [`divide_batch`] has been applied: a base model with a new adapter, and the batch layout.
 
-    Args:
-        recipe: [`divide_batch`] has been applied.
-        rows: Columns `input_ids`, `labels` and `index`.
-
-    Raises:
-        [`InputError`]: the base model lacks a layer that the recipe adapts.
+    `rows` has columns `input_ids`, `labels` and `index`. An [`InputError`] if the base model lacks a layer that the recipe adapts.
     """
     check_targets(recipe, model)
     trainer = CompletionTrainer(
@@ -161,14 +152,14 @@ def sft_trainer(
 def lora_config(recipe: Recipe) -> LoraConfig:
     """The recipe's LoRA configuration, as TRL builds it."""
     config = get_peft_config(recipe.model)
-    # TRL turns a list of one name into that name, which PEFT would match against complete paths.
+    # TRL turns a list of one name into that name, which PEFT would match against full module paths.
     if isinstance(config.target_modules, str) and config.target_modules != "all-linear":
         config.target_modules = {config.target_modules}
     return config
 
 
 def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
-    """Refuse `lora_target_modules` that match no layer, with an [`InputError`]; PEFT ignores them as long as another matches."""
+    """Refuse `lora_target_modules` that match no layer; PEFT ignores them as long as another one matches."""
     targets = lora_config(recipe).target_modules
     if not isinstance(targets, set):
         return
@@ -193,15 +184,10 @@ def collator_for(
 
 
 def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
-    """Score the longest examples with shared prefix and padded; if the losses differ, the model's attention ignores the mask.
+    """Score the longest examples in both layouts; if the losses differ, the model's attention ignores the shared-prefix mask.
 
-    Args:
-        tolerance: Largest relative difference of the mean loss; bfloat16 differs by about 0.001.
-
-    Raises:
-        [`InputError`]: the model cannot take the mask, its sliding window is shorter than an example (a custom mask replaces
-            the window), or the losses differ.
-        [`OutOfMemoryError`]: the examples did not fit.
+    An [`InputError`], too, if the model's sliding window, which a custom mask replaces, is shorter than an example. `tolerance` is
+    the largest relative difference of the mean loss; bfloat16 differs by about 0.001.
     """
     if not isinstance(trainer.data_collator, SharedPrefixCollator):
         return
@@ -222,7 +208,7 @@ def _compare_layouts(trainer: CompletionTrainer, lengths: list[int], tolerance: 
     collators = (trainer.data_collator, PaddedCollator(trainer.data_collator.pad_token_id))
     losses = []
     trainer.model.eval()
-    # Evaluation would repack a 4-bit layer's weights for AVX512-BF16 permanently, and a packed layer passes no gradient back.
+    # Eval mode would permanently repack a 4-bit layer's weights for AVX512-BF16, and a packed layer passes no gradient.
     for module in trainer.model.modules():
         if isinstance(module, Linear4bit):
             module.train()
@@ -248,19 +234,15 @@ def _compare_layouts(trainer: CompletionTrainer, lengths: list[int], tolerance: 
 def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequests) -> None:
     """Train to the end, from a verified checkpoint if there is one; `stop` is one of the trainer's callbacks.
 
-    From a checkpoint of the last step nothing is trained; the Trainer by itself would train one more step.
-
-    Raises:
-        [`InterruptedRunError`]: the run was asked to stop.
-        [`DivergedError`]: NaN or infinite loss, gradient or weights.
-        [`OutOfMemoryError`]: a batch did not fit; the message says which to try.
+    From a checkpoint of the last step nothing is trained; the Trainer by itself would train one more step. Raises an
+    [`InterruptedRunError`], a [`DivergedError`] (NaN or infinite loss, gradient or weights) or an [`OutOfMemoryError`].
     """
     trainer.add_callback(_EndIfDone())
     if checkpoint and engine_of(trainer.accelerator) == Engine.FSDP1:
         load_trained_weights(trainer.model, checkpoint)
         trainer.resumes_fsdp1 = True
     try:
-        # PEFT casts what an adapter reads to float32, and autocast casts it back: the same bits, with copies in memory.
+        # PEFT casts an adapter's input to float32, and autocast casts it back: the same bits, but with copies in memory.
         under_autocast = trainer.args.bf16 and not trainer.is_deepspeed_enabled
         with disable_input_dtype_casting(trainer.model, active=under_autocast):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -268,7 +250,7 @@ def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequest
     except _AllStepsDoneError:
         pass
     except (DivergedError, InterruptedRunError) as error:
-        # All processes are here. The frames of the traceback hold DDP, which must not outlive the process group: see `close`.
+        # All processes get here. The traceback's frames reference DDP, which must not outlive the process group: see `close`.
         traceback.clear_frames(error.__traceback__)
         close(trainer)
         raise
@@ -277,7 +259,7 @@ def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequest
             raise
         raise OutOfMemoryError(_smaller_batch(trainer)) from error
     finally:
-        # After an error the Trainer leaves the bar open, and the error's line would follow it.
+        # After an error the Trainer leaves the bar open, and the error message would continue its line.
         bar = trainer.pop_callback(LossProgress)
         if bar and bar.training_bar is not None:
             bar.training_bar.close()
@@ -288,7 +270,7 @@ class _AllStepsDoneError(Exception):
 
 
 class _EndIfDone(TrainerCallback):
-    """Ends training before its first step if the checkpoint holds the last one."""
+    """Ends training before its first step if the checkpoint is of the last one."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
@@ -296,7 +278,7 @@ class _EndIfDone(TrainerCallback):
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU torch's allocator and oneDNN raise a plain RuntimeError; the latter says no more when it lacks its work space.
+    # On a CPU torch's allocator and oneDNN raise a plain RuntimeError; oneDNN's does not mention memory if scratch space is short.
     message = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         text in message for text in ("can't allocate memory", "could not create a primitive")
@@ -315,7 +297,7 @@ def _smaller_batch(trainer: CompletionTrainer) -> str:
 
 
 def longest_row(recipe: Recipe) -> int:
-    """Longest row of a batch in tokens: `max_length`, or the target length of a shared row."""
+    """Longest row of a batch in tokens: `max_length`, or the target length of a shared-prefix row."""
     shared = SharedPrefixCollator.row_tokens if recipe.arguments.batch_layout == "shared_prefix" else 0
     return max(shared, recipe.training.max_length)
 
@@ -323,32 +305,24 @@ def longest_row(recipe: Recipe) -> int:
 def save_and_verify(
     trainer: CompletionTrainer, recipe: Recipe, weights: Weights, probe_ids: list[int]
 ) -> dict[str, float] | None:
-    """Save the trained weights from the first process, gathered from all, then load them back and verify them.
+    """Save the trained weights, gathered from all processes, in the first one; load them back and verify them on `probe_ids`.
 
-    Args:
-        weights: Where to save, and of which kind they are.
-        probe_ids: Token ids to compare outputs on.
-
-    Returns:
-        `dict[str, float]` or `None`: what [`Weights.verify`] found, in the first process.
-
-    Raises:
-        [`RuntimeError`]: the saved weights are not the trained ones.
+    Returns what [`Weights.verify`] found in the first process, `None` in the others.
     """
     state_dict = gather_trained(trainer.model)  # every process takes part
     if not trainer.accelerator.is_main_process:
         return None
-    # Out of every layer's wrapper, too, or PEFT saves an empty adapter under FSDP1, see `SavesTrainedWeights`.
+    # Unwrap every layer, too, or PEFT saves an empty adapter under FSDP1, see `SavesTrainedWeights`.
     model = extract_model_from_parallel(trainer.model, recursive=True)
     weights.save(model, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
     return weights.verify(model, None if trainer.is_sharded else probe_ids, state_dict)
 
 
 def close(trainer: CompletionTrainer) -> None:
-    """End the trainer, and leave the process group.
+    """Shut down the trainer and leave the process group.
 
-    DDP is freed first. As the group's last owner it would destroy it while holding Python's lock, and if a collective that just
-    ended waits for that lock to free its tensors, the process would never end (pytorch#56297).
+    DDP is freed first. If it were the group's last owner, it would destroy the group while holding the GIL, and deadlock if a
+    collective that just ended waits for the GIL to free its tensors (pytorch#56297).
     """
     trainer.model_wrapped = trainer.model
     trainer.accelerator.free_memory()
@@ -356,7 +330,7 @@ def close(trainer: CompletionTrainer) -> None:
 
 
 class LossProgress(ProgressCallback):
-    """The Trainer's progress bar with the loss, instead of a printed line every logged step."""
+    """The Trainer's progress bar with the loss, instead of a printed line per logged step."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Show the newest loss after the bar."""
@@ -365,7 +339,7 @@ class LossProgress(ProgressCallback):
 
 
 class TrainLog(TrainerCallback):
-    """Appends every step once to `train_log.jsonl`, with the seconds of training so far."""
+    """Appends each step once to `train_log.jsonl`, with the seconds of training so far."""
 
     def __init__(self, path: Path, progress: Progress):
         self.path, self.progress = path, progress
@@ -375,14 +349,14 @@ class TrainLog(TrainerCallback):
         self.progress.begin()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Write one line a step, from the first process only."""
+        """Write one line per step, in the first process only."""
         if state.is_world_process_zero and logs and "loss" in logs:
             line = {"step": state.global_step, **logs, "seconds": self.progress.seconds}
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
 
     def on_save(self, args, state, control, **kwargs):
-        """Write the lines to the disk before the checkpoint that relies on them."""
+        """Sync the lines to disk before the checkpoint that relies on them."""
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as stream:
                 os.fsync(stream.fileno())

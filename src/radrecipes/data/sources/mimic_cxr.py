@@ -63,15 +63,10 @@ class MimicCxr(ReportSource):
     folder = "files"
 
     def __init__(self, root: str | Path, *, labels: str | None = None, official_split: bool = False):
-        """Find the reports, and read the CSV files that are asked for, each with or without `.gz`.
+        """Find the reports, and read the requested CSV files, each with or without `.gz`.
 
-        Args:
-            root: Folder with `files/`, `mimic-cxr-reports/files/` or `mimic-cxr-reports.zip`, and the CSV files.
-            labels: Read the labels of this labeller, `"chexpert"` or `"negbio"`.
-            official_split: Read the split CSV.
-
-        Raises:
-            InputError: There are no reports, or a CSV file or the archive is missing or broken.
+        `root` has `files/`, `mimic-cxr-reports/files/` or `mimic-cxr-reports.zip`, and the CSV files; `labels` is the
+        labeller to read, `"chexpert"` or `"negbio"`.
         """
         self.root = Path(root)
         self.files = []
@@ -91,7 +86,7 @@ class MimicCxr(ReportSource):
         return cls(root, labels=options["labels"], official_split=options["split"] == "official")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it opens the archive itself."""
+        """Everything but the open archive, which another process opens itself."""
         return {"_base": self._base, "_archive_path": self._archive_path, "_archive": None}
 
     def items(self) -> Iterator[tuple]:
@@ -117,7 +112,7 @@ class MimicCxr(ReportSource):
             return RejectedReport(path, "empty_report", sha256=sha256)
         sections = study_sections(text, study)
         findings, impression = sections.findings, sections.impression
-        # A study with a rule of its own has its conclusion elsewhere, whatever its headers are.
+        # A study with its own rule has its conclusion elsewhere, whatever its headers are.
         complete = (findings and impression) or sections.last_paragraph
         empty_header = not complete and _has_empty_header(text, findings, impression)
         return Report(study, patient, findings, impression, path, empty_header, observations, split, sha256)
@@ -130,7 +125,7 @@ class MimicCxr(ReportSource):
                 self._members = {_relative(name): name for name in self._archive.namelist()}
             data = self._archive.read(self._members[path])
         else:
-            # Without Python's buffered file object, which costs more than the reading itself.
+            # Unbuffered: Python's buffered file object costs more than the reading itself.
             with io.FileIO(f"{self._base}/{path}") as file:
                 data = file.readall()
         return gzip.decompress(data) if path.endswith(".gz") else data
@@ -210,14 +205,14 @@ def _keep(found: dict[str, tuple[str, str]], study: str, patient: str, value: st
 
 
 def _stated(values: tuple[str, ...], where: str) -> str:
-    """Labels of one row as a prompt states them."""
+    """Labels of one CSV row as a prompt states them."""
     labels: Labels = {}
     for name, value in zip(OBSERVATIONS, values, strict=True):
         if value.strip():
             if value.strip() not in _STATUSES:
                 raise InputError(f"column {name!r} contains none of 1.0, 0.0, -1.0 and blank; fix the value", where)
             labels[name] = _STATUSES[value.strip()]
-    # It is derived: with a finding it contradicts, and its absence needs no statement.
+    # No Finding is derived: it would contradict a finding, and its absence need not be stated.
     if labels.get(NO_FINDING) == Status.POSITIVE:
         if findings_present(labels):
             return CONTRADICTORY
@@ -263,7 +258,7 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[s
 
 
 def _column(name: str) -> str:
-    # The radiologist-labelled set has another name for Lung Opacity; other columns keep their names.
+    # The radiologist-labelled set uses another name for Lung Opacity; the other columns have the usual names.
     try:
         return observation_name(name)
     except InputError:
@@ -327,7 +322,7 @@ def _read_generator(root: Path) -> dict[str, Any] | None:
         raise InputError("must contain one JSON object; generate the tree again", str(path))
     if generator.pop("synthetic", None) is not True:
         return None
-    # As the manifest of every generated dataset names it.
+    # The key that the manifest of every generated dataset uses.
     return {"name": generator.pop("generator", "unknown"), **generator}
 
 

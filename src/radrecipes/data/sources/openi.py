@@ -19,7 +19,7 @@ ARCHIVE = "NLMCXR_reports.tgz"
 
 
 class OpenI(ReportSource):
-    """The reports of OpenI in the order of their numbers. OpenI names no patients: every report is its own group."""
+    """The reports of OpenI in the order of their numbers. OpenI has no patient ids: every report is its own group."""
 
     name = "openi"
     layout = f"folder with {FOLDER}/ or {ARCHIVE}"
@@ -30,11 +30,7 @@ class OpenI(ReportSource):
     folder = FOLDER
 
     def __init__(self, root: str | Path):
-        """Find the reports in `ecgen-radiology/`, in `root` itself or in `NLMCXR_reports.tgz`.
-
-        Raises:
-            InputError: There are no reports, or the archive is damaged.
-        """
+        """Find the reports in `ecgen-radiology/`, in `root` itself or in `NLMCXR_reports.tgz`."""
         root = Path(root)
         if not root.is_dir():
             raise InputError(f"no such folder; give the one with {FOLDER}/ or {ARCHIVE} as --root", str(root))
@@ -64,7 +60,7 @@ class OpenI(ReportSource):
         return {"_base": self._base}
 
     def items(self) -> Iterator[tuple]:
-        """Path of every report, and its bytes if they come from the archive, which can be read only in order."""
+        """Path of every report, and its bytes if they come from the archive, which must be read in order."""
         return iter(self._items)
 
     def read(self, item: tuple) -> Report | RejectedReport:

@@ -1,4 +1,4 @@
-"""The report sources by name. A new source is a file here and a line below."""
+"""The report sources by name. A new source is a file in this folder and a line below."""
 
 from radrecipes.data.sources.mimic_cxr import MimicCxr
 from radrecipes.data.sources.openi import OpenI

@@ -1,4 +1,4 @@
-"""Reading prompt and completion pairs: a JSONL file whose prompts list observations and whose completions are reports."""
+"""Reads prompt and completion pairs: a JSONL file with observations in the prompts and reports as completions."""
 
 import gzip
 import json
@@ -37,17 +37,13 @@ class ReportPairs(ReportSource):
         group_column: str | None = None,
         read_prompts: bool = True,
     ):
-        """Count the lines, so that a damaged file is found before the work.
+        """Count the lines of a `.jsonl` or `.jsonl.gz` file, so that a damaged one is found before any work.
 
         Args:
-            path: A `.jsonl` file in UTF-8, or one with `.gz`.
             prompt_column: Observations as [`parse_observations`] reads them; `Findings:` at the end is ignored.
             completion_column: The report. Without headers all of it is findings.
             id_column: Study id; without it rows are identified by their line.
             group_column: Patient; without it each row is its own group, and a patient can be in several splits.
-
-        Raises:
-            InputError: The file is missing, empty or damaged.
         """
         self.path = Path(path)
         self._prompt, self._completion = prompt_column if read_prompts else None, completion_column

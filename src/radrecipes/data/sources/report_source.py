@@ -1,4 +1,4 @@
-"""What every reader of reports returns: a report by its sections, or the reason why it cannot be used."""
+"""What every reader of reports returns: a report divided into sections, or the reason why it cannot be used."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -23,21 +23,19 @@ DROP_REASONS = {
     "empty_group": "the group is empty",
 }
 
-# Stated labels that are none: nothing is mentioned, or No Finding together with a finding.
+# Stated labels that cannot be used: nothing is mentioned, or No Finding together with a finding.
 NOTHING_MENTIONED = ""
 CONTRADICTORY = "contradictory"
 
 
 class Report(NamedTuple):
-    """One report, its sections on a single line each, empty if it has none.
+    """One report, each section on a single line, empty if it has none.
 
     Args:
-        id: Study id.
         group: Patient, or the study itself if the source names no patient.
         path: The file, relative to the root, or a line as `pairs.jsonl:17`.
-        empty_header: Whether a section that has no words has a header.
+        empty_header: Whether a section without words has a header.
         observations: Labels that the source states, as `format_observations` writes them.
-        split: Split that the source states.
         sha256: Hash of the report file, if the source is a folder of them.
     """
 
@@ -53,14 +51,7 @@ class Report(NamedTuple):
 
 
 class RejectedReport(NamedTuple):
-    """A report that cannot be used.
-
-    Args:
-        path: As for [`Report`].
-        reason: A key of `DROP_REASONS`.
-        hint: How to fix it; never quotes the report.
-        sha256: As for [`Report`].
-    """
+    """A report that cannot be used; `reason` is a key of `DROP_REASONS`; `hint` never quotes the report."""
 
     path: str
     reason: str
@@ -69,21 +60,17 @@ class RejectedReport(NamedTuple):
 
 
 class ReportSource(ABC):
-    """A reader. It is sent to every process, so it must pickle and be small: what belongs to one report is in its item.
+    """A reader. It is pickled for every process, so it must be small: what belongs to one report is in its item.
 
     Attributes:
-        name: The value of `--source`.
-        layout: What `--root` has to be, for `--help`.
-        title: Where the reports come from, for the dataset card, after "Read from".
-        group: What the column `group` contains, for the dataset card.
+        name, layout: The value of `--source`, and what `--root` has to be, for `--help`.
+        title, group: Where the reports come from ("Read from …"), and what the column `group` contains, for the card.
         published: The source in a card's `source_datasets`, if it is published.
         access: Access level of the source's reports, if they were not generated.
         label_sources: The possible values of `--label-source`, the default first.
-        official_split: Whether the source states a split.
-        count: Number of items.
         rejected: Reports that are known to be unusable before any is read.
-        files: For the manifest: `file` and `sha256` of every file that was read as a whole.
-        folder: Name of the folder or archive whose reports are hashed one by one, if there is one.
+        files: For the manifest: `file` and `sha256` of every file that was read completely.
+        folder: Name of the folder or archive whose reports are hashed one by one, if any.
         generator: What the source says about the program that generated it; `None` for real reports.
     """
 
@@ -104,12 +91,12 @@ class ReportSource(ABC):
 
     @classmethod
     def open(cls, root: Path, options: Mapping[str, Any]) -> Self:
-        """Open the source; `options` are the values of the command line by name."""
+        """Open the source; `options` are the command-line values by name."""
         return cls(root)
 
     @abstractmethod
     def items(self) -> Iterator[tuple]:
-        """What [`read`] takes, for each report in a fixed order; called once, before the processes start."""
+        """Yield the argument of [`read`] for each report in a fixed order; called once, before the processes start."""
 
     @abstractmethod
     def read(self, item: tuple) -> Report | RejectedReport:

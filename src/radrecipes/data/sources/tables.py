@@ -1,4 +1,4 @@
-"""Reading a table of any origin (CSV, TSV, JSONL, Parquet) into examples, by the names of its columns."""
+"""Reads any table (CSV, TSV, JSONL, Parquet) into examples, by the names of its columns."""
 
 import csv
 import gzip
@@ -25,12 +25,7 @@ _SUFFIXES = ".csv, .tsv, .jsonl (each also with .gz) or .parquet"
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that cannot be read.
-
-    Args:
-        where: `file:line`, or `file:row number` for Parquet.
-        reason: What is wrong and how to fix it; never quotes the row's content.
-    """
+    """A row that cannot be read; `reason` says what is wrong and how to fix it, and never quotes the row."""
 
     where: str
     reason: str
@@ -42,11 +37,7 @@ class RejectedRow:
 
 
 def read_examples(path: str | Path, **columns: Any) -> list[Example]:
-    """Read a complete table, all of whose rows must be good; columns as for [`iterate_examples`].
-
-    Raises:
-        InputError: The file is missing, empty or broken, a column is missing, or a row cannot be read. Names the line.
-    """
+    """Read a complete table with columns as for [`iterate_examples`]; a rejected row is an [`InputError`]."""
     examples = []
     for row in iterate_examples(path, **columns):
         if isinstance(row, RejectedRow):
@@ -65,26 +56,20 @@ def iterate_examples(
     id_column: str | None = None,
     group_column: str | None = None,
 ) -> Iterator[Example | RejectedRow]:
-    """Read a table row by row, in memory that does not grow with it, and continue after a row that cannot be read.
+    """Read a table row by row in constant memory, and continue after a row that cannot be read.
 
-    A CSV row with a broken quote is rejected with the line that it starts on: reading continues with the next line, so
-    that an open quote cannot swallow the rows below it. The next lines may be its rest, so they are rejected too as long
-    as they have the wrong number of fields or an odd number of quotes. A row with the wrong number of fields but intact
-    quotes is rejected with all lines that it spans.
+    A CSV row with a broken quote is rejected with the line that it starts on, and reading continues with the next
+    line, so that an open quote cannot swallow the rows below it. The next lines may be the rest of that row, so they
+    are rejected too as long as they have the wrong number of fields or an odd number of quotes. A row with the wrong
+    number of fields but intact quotes is rejected with all lines that it spans.
+
+    Without `target` every target is empty; without `id_column` all rows, also rejected ones, are numbered from 1;
+    without `group_column` each row is its own group. Empty cells are empty text. `where` is
+    `file:line`, with the line on which the row starts in a text editor, or `file:row number` for Parquet.
 
     Args:
         path: A `.csv`, `.tsv` or `.jsonl` file in UTF-8, also gzipped, or a `.parquet` file.
         inputs: Column of the file for each input of the task, for example `{"note": "order_text"}`.
-        target: Column of the target; without it every target is empty, as for rows to predict.
-        id_column: Column that identifies a row; without it rows, rejected ones too, are numbered from 1.
-        group_column: Column of what a split must keep together; without it each row is its own group.
-
-    Yields:
-        One per row, in file order, empty cells as empty text. `where` is `file:line`, the line on which the row starts in
-        a text editor, or `file:row number` for Parquet.
-
-    Raises:
-        InputError: The file is missing, empty or broken as a whole, or its header lacks a column.
     """
     path = Path(path)
     columns = list(dict.fromkeys(column for column in (*inputs.values(), target, id_column, group_column) if column))
@@ -127,11 +112,7 @@ class _CellError(Exception):
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """Lines of a file in UTF-8, also gzipped, each with its end.
-
-    Raises:
-        InputError: A gzip file is damaged.
-    """
+    """Lines of a file in UTF-8, also gzipped, each with its line end."""
     # Undecodable bytes become lone surrogates, so that their line can be named.
     with (
         gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as binary,
@@ -162,7 +143,7 @@ def _has_surrogate(text: str) -> bool:
 
 
 class _RowLines:
-    """Lines for a CSV reader that can be read again after the first line of the current row."""
+    """Lines for a CSV reader that can go back to the second line of the current row."""
 
     def __init__(self, lines: Iterator[str]):
         self._lines = lines
@@ -180,7 +161,7 @@ class _RowLines:
         return line
 
     def read_rest_again(self) -> None:
-        """Return the current row's lines again, except for its first."""
+        """Return the current row's lines again, except for the first."""
         self._again.extendleft(reversed(self.row[1:]))
         self.next_number -= len(self.row) - 1
 
@@ -265,7 +246,7 @@ def _json_cells(line: str, columns: Sequence[str]) -> dict[str, str]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        # Besides JSON's own errors: a number of thousands of digits, and brackets nested thousands deep.
+        # Other than JSON's own errors: a number with thousands of digits, or brackets nested thousands deep.
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number too long"
         raise _CellError(f"not valid JSON ({reason}); write one object per line") from None
     if not isinstance(row, dict):
@@ -277,7 +258,7 @@ def _json_cells(line: str, columns: Sequence[str]) -> dict[str, str]:
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
     try:
-        # A buffer and small batches: otherwise a complete column of a row group would be in memory.
+        # A buffer and small batches; otherwise a complete column of a row group would be in memory.
         with pq.ParquetFile(path, buffer_size=2**20) as file:
             if problem := _column_problem(file.schema_arrow.names, columns):
                 raise InputError(problem, where=str(path))
@@ -300,7 +281,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dic
 def _cell(value: Any, column: str) -> str:
     if value is None:
         return ""
-    # Identifiers are often integers; anything else is more likely the wrong column than a text.
+    # Identifiers are often integers; any other type is probably the wrong column.
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str):

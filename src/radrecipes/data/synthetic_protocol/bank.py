@@ -14,10 +14,8 @@ class Scenario:
     """One clinical situation, whose question decides the protocol.
 
     Args:
-        identifier: The group of every order written from it.
-        questions: Several ways to ask the same question.
         spellings: The protocol's name as different order lists spell it, canonical name first.
-        systems: Body systems that the question is about; history of them is relevant.
+        systems: Body systems that the question is about; their history is relevant.
         unfit: Body systems whose history would itself change the protocol.
     """
 
@@ -33,12 +31,10 @@ class Scenario:
 
 @dataclass(frozen=True)
 class HistoryItem:
-    """One piece of past history, with the gaps `{side}` and `{year}`.
+    """One piece of past history, with the placeholders `{side}` and `{year}`; implausible below age `youngest`.
 
-    Args:
-        youngest: Age below which it is implausible.
-        kind: `past` (diagnoses, surgeries, medication), `studies` (what earlier imaging showed) or `organ_gone` (the organ
-            was removed, so the item does not fit a question about it).
+    `kind` is `past` (diagnoses, surgery, medication), `studies` (what earlier imaging showed) or `organ_gone`
+    (removed, so the item does not fit a question about that organ).
     """
 
     text: str

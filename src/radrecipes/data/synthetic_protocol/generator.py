@@ -1,7 +1,7 @@
 """Generates synthetic imaging orders in the telegraphic style of real ones.
 
 The question decides the protocol. The history mostly names other organs, often in the very words that ask for other
-protocols, so that counting words misleads, but telling question from history does not.
+protocols, so that counting words misleads but separating question and history does not.
 """
 
 import random
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from radrecipes.data.synthetic_protocol.bank import HistoryItem, Scenario, load_history, load_scenarios
 from radrecipes.errors import InputError
 
-# Fractions of the orders, tuned so that a linear bag of words gets 0.70 to 0.85 of unseen scenarios right.
+# Fractions of the orders, tuned so that a linear bag-of-words model has an accuracy of 0.70 to 0.85 on unseen scenarios.
 NO_HISTORY_FRACTION = 0.15
 RELEVANT_HISTORY_FRACTION = 0.3
 NEGATION_FRACTION = 0.08
@@ -20,7 +20,7 @@ TYPO_FRACTION = 0.12
 FILLER_FRACTION = 0.15
 HISTORY_ITEM_COUNTS = (1, 2, 3, 4, 5)
 HISTORY_ITEM_WEIGHTS = (1, 4, 4, 2, 1)
-# Words. Headers, patient and spelled-out abbreviations are added to a full note.
+# Length in words; headers, patient and spelled-out abbreviations come on top of a full note.
 SHORTEST_NOTE, FULL_NOTE = 8, 32
 FIRST_HISTORY_YEAR, LAST_HISTORY_YEAR = 2009, 2024
 ADULT_AGE = 18
@@ -38,7 +38,7 @@ _INTERCHANGEABLE = (
     ("preop", "pre-op", "preoperative"),
 )
 
-# Headers before the question and before the history; the order of the two varies.
+# Headers of question and history; the order of the two varies.
 _QUESTION_HEADERS = (
     "Notes:", "Indication:", "Reason for exam:", "REASON FOR EXAM:", "Reason:", "Clinical question:", "Question:",
 )  # fmt: skip
@@ -89,13 +89,8 @@ class _Patient:
 def generate_orders(seed: int, rows: int) -> list[dict[str, str]]:
     """Generate synthetic orders, spread evenly over the scenarios of the bank.
 
-    A few orders without history are identical; the preparation merges them.
-
-    Returns:
-        Per order its `id`, `group` (the scenario), `note`, and `label` (one of the protocol's spellings).
-
-    Raises:
-        InputError: If `rows` is below 1.
+    Each has an `id`, its scenario as `group`, a `note`, and as `label` one of the protocol's spellings. A few orders
+    without history are identical; the preparation merges them.
     """
     if rows < 1:
         raise InputError(f"the number of synthetic orders must be at least 1, not {rows}")
@@ -165,7 +160,7 @@ def _choose_history(scenario: Scenario, patient: _Patient, rng: random.Random) -
 
 
 def _write_year(patient: _Patient, rng: random.Random) -> str:
-    # What the bank dates happens to adults, so a young patient's history is recent.
+    # Dated items of the bank happen to adults, so a young patient's history is recent.
     year = rng.randint(max(FIRST_HISTORY_YEAR, LAST_HISTORY_YEAR + ADULT_AGE - patient.age), LAST_HISTORY_YEAR)
     return rng.choice((str(year), str(year), f"'{year % 100:02d}", f"{rng.randint(1, 12)}/{year}"))
 

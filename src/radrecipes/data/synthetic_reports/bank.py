@@ -15,13 +15,10 @@ SECTIONS = ("findings", "impression")
 
 @dataclass(frozen=True)
 class Wording:
-    """How one observation is stated.
+    """How one observation is stated; `texts` are by status and section, the most frequent first.
 
-    Args:
-        area: Part of the chest, by which findings are ordered.
-        texts: By status and section, the most frequent first.
-        stays: What it is called in a comparison with an earlier study if it has not changed.
-        changes: The same if it has; empty if it does not change within weeks.
+    `stays` and `changes` are its names in a comparison with an earlier study; `changes` is empty if it does not change
+    within weeks.
     """
 
     area: str
@@ -32,10 +29,7 @@ class Wording:
 
 @dataclass(frozen=True)
 class Combination:
-    """Texts that state several observations at once.
-
-    Texts have the most frequent first; none is used if one of `unless` is present or possible.
-    """
+    """Texts that state several observations at once; not used if one of `unless` is present or possible."""
 
     labels: Labels
     texts: tuple[str, ...]
@@ -44,12 +38,7 @@ class Combination:
 
 @dataclass(frozen=True)
 class Device:
-    """One kind of support device.
-
-    Args:
-        bedside: Used in intensive care and soon removed; the others stay for years.
-        texts: By section; under `removed` how its removal is stated.
-    """
+    """A kind of support device; `bedside` ones are for intensive care and soon removed, the others stay for years."""
 
     name: str
     weight: int
@@ -63,10 +52,8 @@ class Bank:
 
     Args:
         wordings: By observation, except support devices and `No Finding`.
-        combinations: By section.
         normals: Complete findings of a normal chest, the most frequent first.
-        comparisons: Sentences that compare with an earlier study, by kind.
-        frame: Texts around the statements, by kind.
+        comparisons, frame: By kind: sentences that compare with an earlier study, and texts around the statements.
     """
 
     wordings: Mapping[str, Wording]

@@ -20,7 +20,7 @@ from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Labels, 
 
 MOST_STUDIES = 8
 MOST_PATIENTS, MOST_REPORTS = 1_000_000, 2_000_000
-# Of the labels in the second table, which imitates another labeller.
+# Fraction of altered labels in the second table, which imitates another labeller.
 NOISE_FRACTION = 0.025
 SPLIT_FRACTIONS = (("train", 0.85), ("validate", 0.05), ("test", 0.1))
 GENERATOR_FILE = "generator.json"
@@ -38,23 +38,12 @@ def write_synthetic_tree(
     studies: int = 5600,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write synthetic reports in the layout of MIMIC-CXR, completely or not at all. The same arguments give the same bytes.
+    """Write synthetic reports in the layout of MIMIC-CXR, completely or not at all; equal arguments give equal bytes.
 
-    Next to the reports (`files/p10/p10000000/s50000000.txt`) are the tables of MIMIC-CXR-JPG: true labels of the impression
-    (of the findings if there is no impression), the same with a little noise, and a split by patient with one row per image.
-    `truth.csv.gz` has the labels of findings and impression together, and `generator.json` marks the tree as synthetic. All
-    labels follow from how the reports were made.
-
-    Args:
-        patients: Number of patients, each with 1 to 8 studies.
-        studies: Number of reports in total.
-        on_progress: Called with the number of reports just written.
-
-    Returns:
-        The content of `generator.json`.
-
-    Raises:
-        InputError: The folder exists or cannot be made, or the numbers do not fit together.
+    Next to the reports (`files/p10/p10000000/s50000000.txt`) are the tables of MIMIC-CXR-JPG: true labels of the
+    impression (of the findings if there is no impression), the same with a little noise, and a split by patient with
+    one row per image. `truth.csv.gz` has the labels of findings and impression together. `generator.json`, whose
+    content is returned, marks the tree as synthetic. Patients have 1 to 8 studies; `studies` is the total.
     """
     folder = Path(folder)
     if not 1 <= patients <= MOST_PATIENTS or not patients <= studies <= min(MOST_STUDIES * patients, MOST_REPORTS):
@@ -121,7 +110,7 @@ def _studies_per_patient(studies: int, patients: int, rng: random.Random) -> lis
     weights = [rng.expovariate(1) for _ in range(patients)]
     missing = studies - patients
     while missing:
-        # Full patients are left out, and their surplus is drawn again.
+        # Patients with the maximum are left out, and their surplus is sampled again.
         open_ = [patient for patient in range(patients) if counts[patient] < MOST_STUDIES]
         for patient in rng.choices(open_, [weights[patient] for patient in open_], k=missing):
             if counts[patient] < MOST_STUDIES:

@@ -12,7 +12,7 @@ from radrecipes.data.synthetic_reports.writing import Statement, Writer
 LINE_LENGTH = 79
 TITLE = " " * 33 + "FINAL REPORT"
 RULE = " " + "_" * (LINE_LENGTH - 1)
-# Fractions of reports by their sections. The rest has both.
+# Fractions of reports by their sections; the others have both.
 FINDINGS_ONLY_FRACTION, IMPRESSION_ONLY_FRACTION, NO_SECTION_FRACTION, ONE_SECTION_FRACTION = 0.04, 0.04, 0.02, 0.02
 # Irregularities, each independent of the others.
 MIXED_CASE_FRACTION, LOST_SPACE_FRACTION, WET_READ_FRACTION, ADDENDUM_FRACTION, NOTIFICATION_FRACTION = (
@@ -37,7 +37,7 @@ VIEW_HEADERS = ("CHEST, TWO VIEWS", "PORTABLE AP CHEST RADIOGRAPH", "PA AND LATE
 
 @dataclass(frozen=True)
 class Report:
-    """The file of a report, and the statements in its sections; `findings` also for a report without sections."""
+    """The text of a report, and the statements in its sections; `findings` also for a report without sections."""
 
     text: str
     findings: tuple[Statement, ...]

@@ -1,4 +1,4 @@
-"""What the studies of a synthetic patient show: diseases occur together, stay, change and go."""
+"""What the studies of a synthetic patient show: diseases occur together, persist, change and resolve."""
 
 import random
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ DEVICE_LASTS, DEVICE_PASSES, STRAY_DEVICE = 0.97, 0.5, 0.08
 
 @dataclass(frozen=True)
 class Finding:
-    """An observation or a device at one study; `gaps` fills the gaps of a text about it, such as side and size."""
+    """An observation or device at one study; `gaps` fills the placeholders of its texts, such as side and size."""
 
     status: Status
     gaps: dict[str, str] = field(default_factory=dict)
@@ -57,13 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Study:
-    """What one study shows.
-
-    Args:
-        findings: Observations that the report may mention, except devices.
-        devices: Devices in place, and those just removed as negative.
-        previous: Findings of the study before; `None` at the first.
-    """
+    """What one study shows; `devices` that were just removed are negative, `previous` is `None` at the first study."""
 
     findings: dict[str, Finding]
     devices: dict[str, tuple[Device, Finding]]
@@ -88,7 +82,7 @@ def follow_patient(studies: int, rng: random.Random) -> Iterator[Study]:
 
 
 def fill_gaps(rng: random.Random, name: str = "") -> dict[str, str]:
-    """Side, size, place and so on of one finding, singular or plural throughout; a few observations can be on both sides."""
+    """Side, size, place and so on of one finding, singular or plural throughout; a few can be on both sides."""
     side = rng.choice(("left", "right"))
     lobe = rng.choice(
         ("lower", "lower", "lower", "upper") if side == "left" else ("lower", "lower", "upper", "middle")
@@ -134,7 +128,7 @@ def _diseases(previous: dict[str, Finding], rng: random.Random) -> tuple[dict[st
     shown = {}
     for name, finding in previous.items():
         if finding.status != Status.NEGATIVE and rng.random() < (LASTS if name in _LASTING else PASSES):
-            # The next study often settles a doubt, and sometimes a certainty is lost.
+            # The next study often resolves a doubt, and sometimes raises one.
             settled = rng.choice((Status.POSITIVE, Status.UNCERTAIN)) if rng.random() < 0.4 else finding.status
             shown[name] = Finding(settled, finding.gaps)
     fresh = rng.random() < NEW_DISEASE_FRACTION if shown else rng.random() >= NORMAL_FRACTION
@@ -166,7 +160,7 @@ def _denials(shown: dict[str, Finding], previous: dict[str, Finding], rng: rando
         names.discard("Consolidation")
     if "Consolidation" in shown:
         names.discard("Pneumonia")
-    # What is denied because it has resolved keeps its side.
+    # A finding that is denied because it has resolved keeps its side.
     return {
         name: Finding(Status.NEGATIVE, previous[name].gaps if name in gone else {})
         for name in _DENIED

@@ -1,4 +1,4 @@
-"""From what a study shows to sentences with the labels that they state."""
+"""Turns what a study shows into sentences with the labels that they state."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,11 @@ from radrecipes.data.synthetic_reports.patients import Finding, Study, fill_gaps
 from radrecipes.radiology.observations import NO_FINDING, SUPPORT_DEVICES, Labels, Status, findings_present
 
 READERS = 12
-# How often a text is the most frequent one, or otherwise the reader's favourite.
+# How often a text is the most frequent one, or otherwise the radiologist's favourite.
 MOST_FREQUENT_FRACTION, FAVOURITE_FRACTION = 0.36, 0.3
 COMBINED_FRACTION = 0.8
 NORMAL_TEMPLATE_FRACTION = 0.6
-# Of findings that the study before had, of new ones, and of denials without an earlier finding.
+# Fractions of persisting findings, of new ones, and of denials without an earlier finding.
 COMPARED_FRACTION, CALLED_NEW_FRACTION, NOT_NEW_FRACTION = 0.3, 0.06, 0.04
 HEDGED_FRACTION = 0.05
 MARKED_FRACTION, CLOSING_FRACTION = 0.07, 0.2
@@ -41,7 +41,7 @@ _STRENGTH = {Status.NEGATIVE: 0, Status.UNCERTAIN: 1, Status.POSITIVE: 2}
 
 @dataclass(frozen=True)
 class Statement:
-    """One sentence, or a few that belong together; findings are ordered by `area`, and `labels` is what it states."""
+    """One sentence, or a few that belong together; `area` orders findings, `labels` is what it states."""
 
     text: str
     area: str
@@ -49,10 +49,7 @@ class Statement:
 
 
 def combine_labels(statements: Iterable[Statement]) -> Labels:
-    """The labels of at least one statement: present outweighs possible, which outweighs absent.
-
-    `No Finding` is present if no other observation is, except devices.
-    """
+    """Merge labels, present over possible over absent; `No Finding` if nothing but devices is present or possible."""
     labels: Labels = {}
     for statement in statements:
         for name, status in statement.labels.items():
@@ -64,7 +61,7 @@ def combine_labels(statements: Iterable[Statement]) -> Labels:
 
 
 class Writer:
-    """One reader at one study; `rng` decides the reader and every choice."""
+    """One radiologist at one study; `rng` decides the style and every choice."""
 
     def __init__(self, study: Study, rng: random.Random):
         self._study = study
@@ -85,7 +82,7 @@ class Writer:
                 described = rng.random() < IN_FINDINGS.get(name, 0.88)
                 in_findings |= {name} if described else set()
                 in_impression |= {name} if not described or rng.random() < IN_IMPRESSION else set()
-        # In the order of the findings: that of a set differs from process to process.
+        # In the order of the findings: the order of a set differs from process to process.
         in_both = [name for name in findings if name in in_findings and name in in_impression]
         hedged = [
             name for name in in_both if findings[name].status == Status.POSITIVE and rng.random() < HEDGED_FRACTION
@@ -147,7 +144,7 @@ class Writer:
         return [self.join(texts)]
 
     def join(self, texts: Iterable[str]) -> str:
-        """One paragraph; some readers put two spaces after a full stop."""
+        """One paragraph; some radiologists put two spaces after a full stop."""
         return ("  " if self._reader % 2 else " ").join(texts)
 
     def _state(self, named: Mapping[str, Status], section: str) -> list[Statement]:
@@ -178,7 +175,7 @@ class Writer:
         )
 
     def _compare(self, name: str, status: Status) -> str | None:
-        """A sentence that compares with the study before, or `None` if none fits or none is wanted."""
+        """A sentence that compares with the previous study, or `None` if none fits or none is wanted."""
         rng, before = self._rng, self._study.previous
         if before is None or status == Status.UNCERTAIN:
             return None
@@ -213,7 +210,7 @@ class Writer:
         return Statement(self._choose(texts, finding.gaps), "devices", {SUPPORT_DEVICES: finding.status})
 
     def _rank(self, count: int) -> int:
-        """The index of one of `count` texts: often the first, often the reader's own."""
+        """The index of one of `count` texts: often the first, often the radiologist's favourite."""
         chance = self._rng.random()
         if chance < MOST_FREQUENT_FRACTION or count == 1:
             return 0
@@ -223,7 +220,7 @@ class Writer:
 
     def _choose(self, texts: Sequence[str], gaps: Mapping[str, str] | None = None, capital: bool = True) -> str:
         if gaps and gaps.get("several"):
-            # A text of one side does not go with disease on both.
+            # A text about one side does not fit disease on both.
             texts = [text for text in texts if "{side}" not in text and "{lobe}" not in text] or texts
         return _fill(texts[self._rank(len(texts))], gaps or {}, capital)
 

@@ -1,4 +1,4 @@
-"""Finished runs that answer: one predictor for each family of tasks."""
+"""Predictors that load finished runs: one for each family of tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,10 @@ __all__ = ["LabelPredictor", "Predictor", "TextPredictor", "is_reference", "load
 def load_predictor(
     folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers", **options: Any
 ) -> Predictor:
-    """The predictor of a finished run, by the family of its task.
+    """The predictor of a finished run, by the family of its task; other arguments as for [`Predictor`].
 
-    Args:
-        folder, allow_other_weights, engine: As for [`Predictor`].
-        options: More arguments of [`LabelPredictor`] or [`TextPredictor`]; `None` counts as not given.
-
-    Raises:
-        [`InputError`]: as the predictors, or an option that the task does not use.
+    `options` are further arguments of [`LabelPredictor`] or [`TextPredictor`]; `None` counts as not given. Raises an
+    [`InputError`] for an option that the task does not use.
     """
     task = run_of(folder)[2]
     kind = LabelPredictor if isinstance(task, LabelTask) else TextPredictor

@@ -1,4 +1,4 @@
-"""Answers of a label task: with probabilities and decisions if labels are scored."""
+"""Answers of a label task, with probabilities and decisions if labels are scored."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -28,14 +28,14 @@ _TOP = 3
 
 
 class LabelPredictor(Predictor):
-    """Labels for inputs, by a run's weights or by its untuned base.
+    """Predicts labels with a run's weights or its untuned base model.
 
     Args:
         folder, allow_other_weights, engine: As for [`Predictor`].
         label_set: A label set to score instead of the run's; it must contain all of its labels and may contain more.
         target_accuracy: Which of the fitted thresholds decides; by default the policy's own.
         decode: `"score"` or `"generate"`; by default the recipe's.
-        load_policy: Read the fitted temperature and thresholds; not before they are fitted again.
+        load_policy: Read the fitted temperature and thresholds; `False` if they are about to be fitted again.
 
     Raises:
         [`InputError`]: as [`Predictor`]; a label set that changed or lacks a label of the run, thresholds of another model, a
@@ -89,10 +89,10 @@ class LabelPredictor(Predictor):
 
     @cached_property
     def untuned_scorer(self) -> LabelScorer:
-        """Scores the label set with the untuned base, of which only the best label matters.
+        """Scores the label set with the untuned base model, of which only the best label matters.
 
-        Its probability is spread widely, which makes it slow; the best of n labels has at least 1/n, so what cannot have a tenth of
-        that is left out.
+        Its probability is spread widely, which makes it slow; the best of n labels has at least 1/n, so branches that cannot
+        hold a tenth of that are pruned.
         """
         return self._new_scorer(left_out_mass=0.1 / len(self.label_set.names))
 
@@ -107,10 +107,7 @@ class LabelPredictor(Predictor):
         on_progress: Callable[[int], None] | None = None,
         untuned: bool = False,
     ) -> list[SystemOutput]:
-        """See [`Predictor`]: each with its probability and decision if labels are scored.
-
-        `untuned` answers with the base model. Without a fitted threshold `automatic` is `None`.
-        """
+        """See [`Predictor`]; `untuned` answers with the base model. Without a fitted threshold `automatic` is `None`."""
         if self.decode == "generate":
             return self._written(inputs, batch_size, untuned, on_progress)
         scores = self.score(inputs, batch_size, on_progress, untuned)
@@ -136,14 +133,12 @@ class LabelPredictor(Predictor):
         targets: Sequence[float] = TARGETS,
         target_accuracy: float = DEFAULT_TARGET,
     ) -> DecisionPolicy:
-        """Fit temperature and thresholds on validation rows; from then on answers are decided by them.
+        """Fit temperature and thresholds on validation rows; they decide from then on.
 
         Args:
             scores: What [`score`] returned for the rows.
-            references: The right label of each row.
             groups: Patient, order or scenario of each row.
             dataset_digest: Digest of their dataset.
-            targets: Target accuracies to choose a threshold for.
             target_accuracy: The one of `targets` that decides from then on.
         """
         names = self.label_set.names
@@ -167,15 +162,11 @@ class LabelPredictor(Predictor):
         return self.policy
 
     def probabilities(self, scores: LabelScores) -> np.ndarray:
-        """Probabilities of shape `(rows, labels)` at the fitted temperature; at 1 if none was fitted."""
+        """Probabilities of shape `(rows, labels)` at the fitted temperature, or at 1 if none was fitted."""
         return label_probabilities(scores.log_likelihoods, self.policy.temperature if self.policy else 1.0)
 
     def calibration(self, scores: LabelScores, references: Sequence[str]) -> dict[str, Any]:
-        """Calibration before and after the fitted temperature, from scores of rows that nothing was fitted on.
-
-        Returns:
-            `temperature`, `before` and `after` (as of [`~calibration.calibration_figures`]) and `fitted_on`.
-        """
+        """Calibration before and after temperature scaling, from scores of rows that nothing was fitted on."""
         right = self._indices(references)
         return {
             "temperature": self.policy.temperature,
@@ -185,7 +176,7 @@ class LabelPredictor(Predictor):
         }
 
     def decided(self, probabilities: np.ndarray) -> list[SystemOutput]:
-        """Probabilities of shape `(rows, labels)`, at the policy's temperature, as answers with decisions."""
+        """Answers with decisions from probabilities of shape `(rows, labels)` at the policy's temperature."""
         always_review = self.label_set.always_review | self.added_labels
         threshold = np.inf if self.threshold is None else self.threshold
         outputs = []
@@ -296,10 +287,8 @@ def label_answers_table(
 ) -> pa.Table:
     """The output's rows for one chunk, with the input if its column is given.
 
-    Returns:
-        `id`, the input, `label`, and for `decode` `"score"` `probability` (6 decimals), `decision`, `reason`, and `top_1`,
-        `top_1_probability` to `top_3_probability` (missing if the set has fewer labels); for `"generate"` `answer`, the text as
-        written (`label` is missing if it names none).
+    For `decode` `"score"` with `probability` (6 decimals), `decision`, `reason` and the three most probable labels (missing if
+    the set has fewer); for `"generate"` with `answer`, the text as written (`label` is missing if it names none).
     """
     columns: dict[str, Any] = {"id": [example.id for example in examples]}
     if kept_column:
@@ -315,7 +304,7 @@ def label_answers_table(
             best = [answer.top[place] if place < len(answer.top) else (None, None) for answer in answers]
             columns[f"top_{place + 1}"] = [label for label, _ in best]
             columns[f"top_{place + 1}_probability"] = [_rounded(probability) for _, probability in best]
-    # Named types: a chunk in which a column is empty must not differ from the others.
+    # Explicit types: a chunk in which a column is empty must not differ from the others.
     schema = pa.schema((name, pa.float64() if name.endswith("probability") else pa.string()) for name in columns)
     return pa.table(columns, schema=schema)
 

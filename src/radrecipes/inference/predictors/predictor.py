@@ -1,4 +1,4 @@
-"""A finished run, loaded to answer: base, weights, tokenizer and prompt, each compared with those of training."""
+"""A finished run, loaded for prediction: base model, weights, tokenizer and prompt, each compared with those of training."""
 
 import hashlib
 import json
@@ -33,14 +33,9 @@ from radrecipes.training import run_folder
 def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
     """The folder of a run, its recipe and its task; loads no weights.
 
-    A chat template that the recipe names is read from the run's tokenizer: the file may have changed since, and a release does not
-    contain it.
-
-    Args:
-        run: A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`, which is pulled and verified.
-
-    Raises:
-        [`InputError`]: no finished run, or a release that does not exist or is not what was published.
+    `run` is a finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`, which is pulled and verified. A
+    chat template that the recipe names is read from the run's tokenizer: the file may have changed since, and a release does
+    not contain it.
     """
     folder = pull(str(run)) if is_reference(run) else Path(run)
     if (folder / "adapter_config.json").is_file() and not run_folder.is_release(folder):
@@ -54,7 +49,7 @@ def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
 
 
 def is_reference(name: str | Path) -> bool:
-    """Whether this names a release on the Hub, and not a local folder."""
+    """Whether this names a release on the Hub rather than a local folder."""
     return isinstance(name, str) and "@" in name and not Path(name).exists()
 
 
@@ -63,14 +58,14 @@ class Predictor(ABC):
 
     Args:
         folder: A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`.
-        allow_other_weights: Accept base weights of another hash than in training.
-        engine: What generates: one of `ENGINES`.
+        allow_other_weights: Accept base weights with a different hash than in training.
+        engine: Generates the texts; one of `ENGINES`.
 
     Attributes:
-        shared: Whether all processes of a job ask the same of it, so that each answers a part of the batches; set by the caller.
+        shared: Whether all processes of a job make the same calls, so that each answers some of the batches; set by the caller.
 
     Raises:
-        [`InputError`]: no finished run, other base weights, another base, another prompt template than in training.
+        [`InputError`]: not a finished run, or its base model, base weights or prompt template differ from training.
     """
 
     def __init__(self, folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers"):
@@ -100,25 +95,22 @@ class Predictor(ABC):
         batch_size: int = 32,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Any]:
-        """Answers to inputs of the task, in order.
+        """Answers to inputs from [`~tasks.task.Task.read_input`], in order.
 
-        Args:
-            inputs: What [`~tasks.task.Task.read_input`] returned for each row.
-            batch_size: Rows per batch.
-            on_progress: Called with the number of rows done since the last call.
+        `on_progress` gets the number of rows done since its last call.
         """
 
     @abstractmethod
     def answers_table(self, examples: Sequence[Example], answers: Sequence[Any], keep_input: bool) -> pa.Table:
-        """The rows of an output file, `id` first, of one schema for any rows; with the input only if it is kept."""
+        """The rows of an output file, `id` first, with the same schema for any rows; with the input only if it is kept."""
 
     @abstractmethod
     def summary(self, table_counts: dict[str | None, int]) -> str:
-        """What a complete output contains, in words, from the counts of its column `counted_column`."""
+        """One sentence on a complete output, from the counts of its column `counted_column`."""
 
     @abstractmethod
     def as_text(self, answer: Any) -> str:
-        """One answer for a terminal."""
+        """One answer as text for the terminal."""
 
     @property
     @abstractmethod
@@ -127,7 +119,7 @@ class Predictor(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of everything that decides an answer, apart from the input."""
+        """sha256 of everything that determines an answer, apart from the input."""
         return hashlib.sha256(json.dumps(self._decisive_parts(), sort_keys=True).encode()).hexdigest()
 
     def _decisive_parts(self) -> dict[str, Any]:
@@ -150,13 +142,7 @@ class Predictor(ABC):
         sampling: Sampling | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Generation]:
-        """What the model writes, greedily unless `sampling` is given.
-
-        Args:
-            inputs, batch_size, on_progress: As for [`answer`].
-            untuned: Write with the base model without fine-tuning.
-            sampling: Sample tokens instead of taking the most probable one.
-        """
+        """What the model writes, greedily unless `sampling` is given; `untuned` writes with the base model without fine-tuning."""
         prompts = self.prompts(inputs)
         longest = self._room_after(prompts)
         if self.engine == "vllm":
@@ -177,7 +163,7 @@ class Predictor(ABC):
         )
 
     def _room_after(self, prompts: Sequence[list[int]]) -> int:
-        """The recipe's `max_new_tokens`, or fewer if the base has no more positions: beyond learned ones is an index error."""
+        """The recipe's `max_new_tokens`, or fewer if the base model has no more positions: more would be an index error."""
         longest = max(map(len, prompts), default=0)
         positions = getattr(load_config(self.recipe.model), "max_position_embeddings", None) or np.inf
         if longest >= positions:
@@ -191,7 +177,7 @@ class Predictor(ABC):
             self._vllm = vllm_engine.VllmEngine(self.recipe, self.adapter_folder, self.stops)
         else:
             base = load_base(self.recipe.model)
-            if not getattr(base, "is_quantized", False):  # quantised weights are placed as they are loaded
+            if not getattr(base, "is_quantized", False):  # quantised weights are placed while they are loaded
                 base.to(inference_device())
             self.model = self.weights.load(base, self.recipe.model.model_name_or_path)
         self._check_base(loaded=True)
@@ -204,7 +190,7 @@ class Predictor(ABC):
             return work()
 
     def _check_base(self, loaded: bool = False) -> None:
-        """Compare the base's weights with those of training; weights not yet downloaded are compared once they are loaded."""
+        """Compare the base model's weights with those of training; weights not yet downloaded are compared once loaded."""
         model_id, revision = self.recipe.model.model_name_or_path, self.recipe.model.model_revision
         trained_on = self.manifest["base"]["weights_sha256"]
         if not trained_on or self._allow_other_weights:

@@ -15,19 +15,14 @@ from radrecipes.inference.predictors.predictor import Predictor
 from radrecipes.tasks.text_task import TextTask
 
 DEFAULT_TRIES = 4
-# Below the model's own distribution: another try should differ in a word, not in a finding.
+# Below 1, because another attempt should differ in a word, not in a finding.
 TEMPERATURE = 0.7
 
 
 class TextPredictor(Predictor):
-    """Texts for inputs, by a run's weights followed by the guard.
+    """Predicts texts with a run's weights followed by the guard.
 
-    Args:
-        folder, allow_other_weights, engine: As for [`Predictor`].
-        tries: How often the model may write before the task's fallback is used; at least 1.
-
-    Raises:
-        [`InputError`]: as [`Predictor`], or no try.
+    The model may write `tries` times, at least once, before the task's fallback is used; other arguments as for [`Predictor`].
     """
 
     OPTIONS = ("tries",)
@@ -71,7 +66,7 @@ class TextPredictor(Predictor):
         *,
         first_tries: Sequence[WrittenText],
     ) -> list[GuardedText]:
-        """Check what [`write`] returned; what is refused is sampled again, and at last written by the task's fallback."""
+        """Check what [`write`] returned; refused texts are sampled again, and finally replaced by the task's fallback."""
 
         def write_again(places: list[int], number: int) -> list[WrittenText]:
             sampling = Sampling(TEMPERATURE, seed=number)
@@ -114,7 +109,8 @@ class TextPredictor(Predictor):
 
     def answers_table(self, examples: Sequence[Example], answers: Sequence[GuardedText], keep_input: bool) -> pa.Table:
         """See [`Predictor`]: `id`, the input if kept, the text, `check` (`ok`, or what is wrong), `written_by` (`model` or
-        `template`), `tries` of the model, and `refused`, what was wrong with the earlier tries."""
+        `template`), `tries` of the model, and `refused`, what was wrong with the earlier attempts.
+        """
         columns: dict[str, list[str]] = {"id": [example.id for example in examples]}
         if keep_input:
             columns[self.task.input_column] = [example.inputs[self.task.input_column] for example in examples]

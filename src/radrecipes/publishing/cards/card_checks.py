@@ -1,4 +1,4 @@
-"""Checks of a card before it is published, without the Hub."""
+"""Offline checks of a card before it is published."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _REQUIRED = {
         "source_datasets", "tags", "configs",
     ),
 }  # fmt: skip
-# The Hub's own relations of a model to its base.
+# Relations of a model to its base model that the Hub knows.
 _RELATIONS = ("adapter", "merge", "finetune", "quantized")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LICENCE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -39,13 +39,7 @@ _HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 def check_card(text: str, repo_type: str = "model", where: str = "README.md") -> dict[str, Any]:
     """Refuse a card that the Hub would reject or a reader could not use, and return its front matter.
 
-    Args:
-        repo_type: `"model"` or `"dataset"`.
-        where: Its name, for errors.
-
-    Raises:
-        InputError: front matter is missing, invalid or incomplete; a wrong licence, id or `model-index`; a local path, a
-            placeholder, or a heading without text.
+    An [`InputError`] names missing, invalid or incomplete front matter, a local path, a placeholder, or a heading without text.
     """
     lines = text.splitlines()
     end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
@@ -111,8 +105,8 @@ def _check_line(line: str, where: str) -> None:
 
 
 def _check_sections(lines: list[str], start: int, where: str) -> None:
-    """Every heading is followed by text or by a lower heading."""
-    open_heading: tuple[int, int] | None = None  # its level and line
+    """Every heading is followed by text or by a lower-level heading."""
+    open_heading: tuple[int, int] | None = None  # level and line
     fence: str | None = None
     for number, line in enumerate([*lines[start:], "# end"], start + 1):
         mark = _FENCE.match(line)

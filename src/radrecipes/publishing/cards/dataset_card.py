@@ -1,4 +1,4 @@
-"""The dataset card of a prepared dataset, and the table that the terminal shows when it is made."""
+"""The dataset card of a prepared dataset, and the summary that the terminal shows after preparation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +15,7 @@ _TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 
 
 def render_dataset_card(manifest: Mapping[str, Any]) -> str:
-    """Write the card of a prepared table, Markdown with the YAML front matter of a Hub dataset card.
-
-    Args:
-        manifest: The dataset's manifest, with the facts of [`~data.preparation.prepare_rows`]; hashes are not needed.
-    """
+    """The card of a dataset whose manifest has the facts of [`~data.preparation.prepare_rows`]: Markdown with YAML front matter."""
     synthetic, task = manifest["access"] == "synthetic", TASKS[manifest["task"]]
     _, _, input_column, target_column = manifest["columns"]
     data = dataset_card_data(
@@ -46,7 +42,7 @@ def render_dataset_card(manifest: Mapping[str, Any]) -> str:
 
 
 def render_preparation_summary(manifest: Mapping[str, Any]) -> str:
-    """Lay out what was read, kept and found as a table for the terminal; reasons that dropped no row are left out."""
+    """A table for the terminal of what was read, kept and found; reasons that dropped no row are omitted."""
     rows, audit = manifest["rows"], manifest["leakage_audit"]
     counts = [("rows read", rows["read"]), ("merged, because identical", rows["merged_duplicates"])]
     counts += [(f"dropped: {reason.replace('_', ' ')}", count) for reason, count in rows["dropped"].items() if count]

@@ -8,10 +8,10 @@ from huggingface_hub.repocard_data import DatasetCardData
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.publishing.licences import check_licence
 
-# The Hub's size classes, each with its upper limit of rows.
+# The Hub's size classes, each with its upper limit on rows.
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
-# Name of `license: other` in dataset cards, whose text names the source.
+# Licence name for `license: other` in dataset cards, whose text names the source.
 TERMS_OF_THE_SOURCE = "terms-of-the-source"
 
 
@@ -23,11 +23,7 @@ def card_title(manifest: Mapping[str, Any]) -> str:
 def gated_form(access: str, what: str) -> dict[str, Any]:
     """Front matter for the form that the Hub shows before it grants access; empty for data that anyone may read.
 
-    It only words the form: whether the repository is gated is a setting of the repository.
-
-    Args:
-        access: Access class of the data, as in a dataset's manifest.
-        what: `"model"` or `"dataset"`.
+    It only words the form; whether the repository is gated is one of its settings. `what` is `"model"` or `"dataset"`.
     """
     if access not in ("registered", "credentialed"):
         return {}
@@ -64,15 +60,11 @@ def dataset_card_data(
     """Front matter of a prepared dataset.
 
     Args:
-        manifest: With `name`, `license`, `language`, `access`, `rows` and `splits`.
         columns: Columns of every split, all text.
         task_category: The Hub's name of the task, for example `"text-generation"`.
         annotations: Origin of the labels, as the Hub names it, for example `"found"`.
         tags: In addition to `radiology`, `medical` and, if it is, `synthetic`.
-        extends: The published dataset that the rows are from; original if left out.
-
-    Raises:
-        InputError: the Hub does not know the licence.
+        extends: The published dataset that the rows come from; by default they are original.
     """
     check_licence(manifest["license"], "license of the dataset")
     synthetic = manifest["access"] == "synthetic"
@@ -93,7 +85,7 @@ def dataset_card_data(
                 "data_files": [{"split": split, "path": f"{split}.parquet"} for split in SPLITS],
             }
         ],
-        # Written with every card: columns of an earlier push would make others unreadable (datasets#8608).
+        # Always written: columns of an earlier push would make different ones unreadable (datasets#8608).
         dataset_info={
             "config_name": "default",
             "features": [{"name": column, "dtype": "string"} for column in columns],

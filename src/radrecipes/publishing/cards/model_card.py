@@ -23,7 +23,7 @@ from radrecipes.tasks.rendering import plain_prompt
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# Watts assumed for each processor core and each GPU in use: a fraction of a server, and the board power of an H100 SXM.
+# Assumed watts per CPU core and GPU in use: a core's fraction of a server, and the board power of an H100 SXM.
 CORE_WATTS = 10
 GPU_WATTS = 700
 
@@ -55,22 +55,15 @@ def render_model_card(
     dataset_id: str | None = None,
     dataset_tag: str | None = None,
 ) -> str:
-    """Write the card of a release: Markdown with the YAML front matter of a Hub model card, as [`check_card`] accepts it.
+    """The card of a release: Markdown with the YAML front matter of a Hub model card, as [`check_card`] accepts it.
 
     Args:
-        manifest: `manifest.json` of the run; with `memory` and `merged` if the release measured memorisation and the merge.
-        metrics: `evaluation/metrics.json` of the run.
-        repo_id: Repository of the release, `"org/name"`.
-        license: Licence of the repository, an identifier of the Hub.
-        license_name, license_link: Name and address of the licence, for `license="other"`.
+        manifest: `manifest.json` of the run; includes `memory` and `merged` if the release measured memorisation and the merge.
+        metrics: `evaluation/metrics.json` of the run; an [`InputError`] if they are from another run.
+        license_name, license_link: Name and URL of the licence, for `license="other"`.
         base_license: Licence of the base model, if this project does not know it.
         results: The recipe's `*.results.json` over seeds, if [`results_fit`] accepts it for this run.
-        merged: Whether the repository holds the adapter merged into its base model.
-        dataset: `manifest.json` of the training data, for its language, licence and origin.
-        dataset_id, dataset_tag: Where the training data are published on the Hub, and the tag.
-
-    Raises:
-        InputError: evaluation or results are of another run, no metric was measured, or [`check_card`] refuses the text.
+        dataset: `manifest.json` of the training data; `dataset_id` and `dataset_tag` are where they are published.
     """
     fields, base = manifest["recipe"]["fields"], manifest["base"]
     task, dataset = TASKS[fields["task"]], dataset or {}
@@ -114,7 +107,7 @@ def render_model_card(
 
 
 def energy_estimate(manifest: Mapping[str, Any]) -> tuple[float, str]:
-    """Kilowatt hours of training, estimated from time and hardware, and the assumption in words."""
+    """Training energy in kilowatt hours, estimated from time and hardware, and a sentence with the assumption."""
     training, hardware = manifest["training"], manifest["hardware"]
     processes = training["processes"]
     cores, gpus = hardware["threads"] * processes, processes if hardware.get("gpus") else 0
@@ -158,7 +151,7 @@ def _card_data(
         tags += ["transformers", f"base_model:adapter:{base}"]  # PEFT's own tags, by which the Hub lists adapters
     return ModelCardData(
         base_model=base,
-        # The Hub calls `merge` what was made of several models; a base model with its adapter merged in is a fine-tune.
+        # On the Hub a `merge` combines several models; a base model with its adapter merged in is a fine-tune.
         base_model_relation="finetune" if merged else "adapter",
         library_name="transformers" if merged else "peft",
         pipeline_tag="text-generation",
@@ -174,7 +167,7 @@ def _card_data(
 
 
 def _eval_results(task: Task, metrics: Mapping[str, Any], dataset_id: str | None) -> list[EvalResult]:
-    """The headline metrics of this model; of a text task with and without guard."""
+    """The headline metrics of this model; for a text task with and without guard."""
     name, titles = metrics["dataset"]["name"], _system_titles(task, metrics)
     systems = [system for system in dict.fromkeys((task.main_system, ADAPTER)) if system in metrics["systems"]]
     return [
@@ -246,7 +239,7 @@ def _system_titles(task: Task, metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _systems_table(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """A row for each system, a column for each headline metric, with intervals."""
+    """One row per system and one column per headline metric, with intervals."""
     rows = [["system", *(metric.heading for metric in task.published)]]
     rows.append(["---"] * len(rows[0]))
     for name, system in metrics["systems"].items():
@@ -257,7 +250,7 @@ def _systems_table(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, 
 
 
 def _comparisons(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
-    """The paired comparisons in words."""
+    """The paired comparisons as sentences."""
     titles = {name: title[0].lower() + title[1:] for name, title in titles.items()}
     names = {metric.name: metric.title for metric in task.headline}
     lines = []
@@ -317,7 +310,7 @@ def _machine(manifest: Mapping[str, Any]) -> str:
 
 
 def _launch(manifest: Mapping[str, Any]) -> str:
-    """Arguments of `accelerate launch` for the same number of processes on the same kind of hardware."""
+    """`accelerate launch` arguments for the same number of processes on the same kind of hardware."""
     processes = manifest["training"]["processes"]
     if not manifest["hardware"].get("gpus"):
         return "--config_file accelerate_configs/cpu.yaml"

@@ -1,4 +1,4 @@
-"""The dataset card of prepared reports, and tables for the terminal: counts, never text."""
+"""The dataset card of prepared reports, and summary tables for the terminal: counts, never text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +22,7 @@ _CHANGES = {
 
 
 def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
-    """Write the card of a prepared report dataset: Markdown with the YAML front matter of a Hub dataset card.
-
-    Args:
-        manifest: The dataset's manifest, with the facts of [`~data.report_preparation.prepare_reports`]; hashes are not needed.
-    """
+    """The card of reports whose manifest has the facts of [`~data.report_preparation.prepare_reports`]: Markdown with YAML."""
     source = REPORT_SOURCES[manifest["origin"]]
     relabelled = manifest["label_source"] == "relabel"
     data = dataset_card_data(
@@ -55,7 +51,7 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
 
 
 def render_report_summary(manifest: Mapping[str, Any]) -> str:
-    """Tables of what was read, kept and found, for the terminal; reasons that dropped no report are left out."""
+    """Tables for the terminal of what was read, kept and found; reasons that dropped no report are omitted."""
     rows, audit = manifest["rows"], manifest["leakage_audit"]
     counts = [("reports read", rows["read"])]
     counts += [(f"dropped: {DROP_REASONS[reason]}", count) for reason, count in rows["dropped"].items()]
