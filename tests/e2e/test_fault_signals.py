@@ -313,11 +313,11 @@ def test_a_signal_to_one_of_two_processes_before_training_ends_the_whole_job(lau
 
 
 def test_memory_that_runs_out_names_the_option_that_helps_and_the_change_is_recorded(workspace):
-    # Four examples a batch fit, eight do not.
+    # Four examples per batch fit, eight do not.
     fault = partial(need_memory, gib_per_example=1, fits=6, from_step=7)
     ended = Script(workspace, *INTERRUPTED, fault=fault).end()
     assert ended.code == 1
-    said_once(ended, "memory ran out with 8 examples a batch")
+    said_once(ended, "memory ran out with 8 examples per batch")
     mend = "--per_device_train_batch_size 4 --allow-change recipe"
     assert f"run the same command with {mend}; the global batch stays 8" in ended.stderr
     assert checkpoints.find_last_valid(RUN).newest.step == 5
@@ -338,7 +338,7 @@ def test_memory_that_runs_out_before_training_names_the_option_as_well(workspace
     ended = Script(workspace, *INTERRUPTED, fault=fault).end()
     assert ended.code == 1
     said_once(
-        ended, "memory ran out with 8 examples a batch; run the same command with --per_device_train_batch_size 4"
+        ended, "memory ran out with 8 examples per batch; run the same command with --per_device_train_batch_size 4"
     )
 
 

@@ -77,7 +77,7 @@ class Failure:
     def reason(self) -> str:
         """What happened, in one line without the token and without URLs, which may be signed."""
         if isinstance(self.cause, json.JSONDecodeError) or isinstance(self.error, LookupError):
-            text = "the reply is malformed"
+            text = "the response is malformed"
         elif self.by_storage:
             text = f"the Hub's storage answered {self.response.status_code}"
         elif self.response is not None and type(self.error) is not ValueError:

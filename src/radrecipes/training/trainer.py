@@ -40,7 +40,7 @@ def divide_batch(recipe: Recipe, processes: int) -> None:
     micro = min(args.per_device_train_batch_size, batch // processes)
     if (batch // processes) % micro:
         raise InputError(
-            f"{batch // processes} examples a process cannot be divided into batches of per_device_train_batch_size {micro}",
+            f"{batch // processes} examples per process cannot be divided into batches of per_device_train_batch_size {micro}",
             str(recipe.path),
         )
     args.per_device_train_batch_size = micro
@@ -293,7 +293,7 @@ def _smaller_batch(trainer: CompletionTrainer) -> str:
     else:
         words = f"--per_device_train_batch_size {micro // 2} --allow-change recipe"
         fix = f"run the same command with {words}; the global batch stays {batch}"
-    return f"memory ran out with {micro} examples a batch; {fix}"
+    return f"memory ran out with {micro} examples per batch; {fix}"
 
 
 def longest_row(recipe: Recipe) -> int:
