@@ -75,7 +75,7 @@ def test_every_count_stands_in_the_text(manifest):
     assert "| dropped, because the note is empty | 1 |" in text
     assert "| kept | 61 |" in text
     assert "training only (1): CT Rare." in text
-    assert "without a row (1): CT Never." in text
+    assert "without rows (1): CT Never." in text
     audit = manifest["leakage_audit"]
     assert f"note | {audit['validation']['largest_similarity']} | {audit['test']['largest_similarity']} |" in text
     assert "more information needed" not in text.lower()

@@ -73,7 +73,7 @@ def test_every_count_stands_in_the_text(manifest):
         "| left out, because there are no findings | 71 |",
         "| kept | 4900 |",
         "| shortened: comparison with an earlier study left out | 801 |",
-        "| findings and impression stand in training word for word | 7 | 7 |",
+        "| findings and impression occur verbatim in training | 7 | 7 |",
         "| Edema | 4 / 5 / 6 | 4 / 5 / 6 | 4 / 5 / 6 |",
         "`files` (5012 reports, sha256 `abab",
         "train 75 %, validation 10 %, test 15 %; seed 4",
