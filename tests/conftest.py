@@ -34,7 +34,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Property tests try the same examples every time, so that a change is judged by itself and not by luck; who looks for
 # new counterexamples asks for them: pytest -m hypothesis --hypothesis-profile explore
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", max_examples=2000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("repeatable")
 
