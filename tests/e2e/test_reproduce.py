@@ -32,6 +32,10 @@ class Recorded(NamedTuple):
     said: subprocess.CompletedProcess
 
 
+# Each of them needs two recorded seeds: a minute and a half.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def recorded(shared_workspace, tmp_path_factory) -> Recorded:
     """A recipe that answers most orders right, recorded over two seeds. Read only."""
@@ -156,7 +160,6 @@ def test_the_first_losses_are_the_recorded_ones_to_the_bit_and_one_that_is_not_f
     assert done.stdout.count(" PASS\n") == 9 and not (copy / "runs/check").exists()
 
 
-@pytest.mark.slow
 def test_a_release_is_checked_with_nothing_but_its_name(copy, hub):
     publish = ("scripts/publish.py", "adapter", "--run", f"{RUNS}/seed-42", "--repo", REPO, "--tag", TAG)
     for words in (
@@ -183,7 +186,6 @@ def test_a_release_is_checked_with_nothing_but_its_name(copy, hub):
     assert os.listdir(copy / "runs") == ["check"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "handler", ["lambda *_: sys.exit(75)", "signal.SIG_DFL"], ids=["in order", "while it imports"]
 )
