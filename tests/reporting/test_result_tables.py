@@ -243,3 +243,10 @@ def test_recorded_results_hold_three_seeds_and_beat_the_simple_baseline(recipe):
     adapter, linear = (result["systems"][name]["exact_accuracy"] for name in ("adapter", "tfidf_logistic_regression"))
     assert adapter["mean"] > linear["mean"]
     assert all(row["against_linear"]["p_value"] < 0.05 for row in result["seeds"])
+
+
+def test_metrics_of_an_older_version_are_one_line_that_says_what_to_do(make_metrics):
+    metrics = make_metrics()
+    del metrics["task"]
+    with pytest.raises(InputError, match="older version wrote it; evaluate again with --restart"):
+        metrics_table(metrics)

@@ -240,7 +240,12 @@ def existing_evaluation(run: Path, folder: Path, dataset_digest: str) -> dict[st
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         complete = metrics["rows"] == run_folder.read_manifest(run)["data"]["rows"]["test"]
-        fits = metrics["split"] == "test" and complete and metrics["dataset"]["digest"] == dataset_digest
+        fits = (
+            "task" in metrics
+            and metrics["split"] == "test"
+            and complete
+            and metrics["dataset"]["digest"] == dataset_digest
+        )
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return metrics if fits and metrics.get("adapter_sha256") == run_folder.weights_of(run).sha256 else None

@@ -28,7 +28,9 @@ _DECIDED = (
 
 
 def task_of(document: Mapping[str, Any]) -> Task:
-    """The task of a `metrics.json` or a `*.results.json`."""
+    """The task of a `metrics.json` or a `*.results.json`; an [`InputError`] if an older version wrote it."""
+    if document.get("task") not in TASKS:
+        raise InputError("metrics.json names no task: an older version wrote it; evaluate again with --restart")
     return TASKS[document["task"]]
 
 

@@ -121,7 +121,7 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     path = folder / "evaluation" / METRICS_FILE
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        measured = metrics["dataset"]["digest"]
+        measured, _ = metrics["dataset"]["digest"], metrics["task"]
     except FileNotFoundError:
         raise InputError(
             f"was not evaluated, and only evaluated runs are published; {evaluate}", str(folder)

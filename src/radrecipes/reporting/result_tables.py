@@ -7,6 +7,7 @@ from typing import Any
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.label_metrics import ADAPTER, BASE
+from radrecipes.evaluation.results import task_of
 from radrecipes.reporting.label_tables import decisions
 from radrecipes.tasks import TASKS, HeadlineMetric, LabelTask, Task, metric_value
 
@@ -19,16 +20,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     return "\n".join(head + (_label_lines(metrics) if _is_label(metrics) else _text_lines(metrics)))
 
 
-def _task(document: Mapping[str, Any]) -> Task:
-    return TASKS[document["task"]]
-
-
 def _is_label(document: Mapping[str, Any]) -> bool:
-    return isinstance(_task(document), LabelTask)
+    return isinstance(task_of(document), LabelTask)
 
 
 def _label_lines(metrics: Mapping[str, Any]) -> list[str]:
-    columns = _task(metrics).headline
+    columns = task_of(metrics).headline
     lines = [" " * 28 + "".join(f"{metric.heading:<22}" for metric in columns)]
     for name, system in metrics["systems"].items():
         lines.append(f"{name:<28}" + "".join(f"{metric_with_interval(system, metric):<22}" for metric in columns))
@@ -50,7 +47,7 @@ def _text_lines(metrics: Mapping[str, Any]) -> list[str]:
     """One row per metric, because text tasks have more metrics than a terminal has room for columns."""
     systems = metrics["systems"]
     lines = [" " * 22 + "".join(f"{name:<22}" for name in systems)]
-    for metric in _task(metrics).headline:
+    for metric in task_of(metrics).headline:
         cells = [metric_with_interval(system, metric) for system in systems.values()]
         lines.append(f"{metric.heading:<22}" + "".join(f"{cell:<22}" for cell in cells))
     lines.append("")
@@ -60,7 +57,7 @@ def _text_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{pair['first']} − {pair['second']}: {difference_with_interval(pair['difference'])} in {pair['figure']}"
         )
-    guard = systems[_task(metrics).main_system]["guard"]
+    guard = systems[task_of(metrics).main_system]["guard"]
     lines.append(
         f"guard: {guard['first_try']:,} passed at the first attempt, {guard['later_try']:,} at a later one, "
         f"{guard['template']:,} replaced"
@@ -124,7 +121,7 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
         "|---" * 6 + "|",
     ]
     for result in _in_order(results):
-        task = _task(result)
+        task = task_of(result)
         rows = [
             (metric, {name: figures[metric.name] for name, figures in result["systems"].items()})
             for metric in task.published[:2]
@@ -188,11 +185,11 @@ def _row(*cells: str) -> str:
 
 def _system_title(result: Mapping[str, Any], system: str) -> str:
     fewer = result.get("system_rows", {}).get(system)
-    return system.replace("_", " ") + (f" ({fewer:,} {_task(result).words.rows} only)" if fewer else "")
+    return system.replace("_", " ") + (f" ({fewer:,} {task_of(result).words.rows} only)" if fewer else "")
 
 
 def _note(result: Mapping[str, Any]) -> str:
-    words = _task(result).words
+    words = task_of(result).words
     seeds = ", ".join(str(row["seed"]) for row in result["seeds"])
     tests = _mcnemar_tests(result) if _is_label(result) else _differences(result)
     return (
@@ -220,7 +217,7 @@ def _mcnemar_tests(result: Mapping[str, Any]) -> str:
 
 def _differences(result: Mapping[str, Any]) -> str:
     """Differences between the guarded texts and each other system's, with the widest intervals over seeds."""
-    task = _task(result)
+    task = task_of(result)
     titles = {metric.name: metric.title for metric in task.headline}
     by_pair: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     for row in result["seeds"]:
