@@ -1,4 +1,4 @@
-"""A disk that fills up, and losses that are no numbers: nothing torn is left, and the same command finishes.
+"""A disk that fills up, and NaN or infinite losses: nothing torn is left, and the same command finishes.
 
 F4, F7 and F14 of the fault suite, on processes of their own and on a small disk of its own.
 """
@@ -228,11 +228,11 @@ NAN, INFINITE = partial(multiply_loss, math.nan), partial(multiply_loss, math.in
             (break_gradient, 7, 1, 7, "gradient norm nan"),
             (NAN, 2, 1, 2, "loss nan"),
             # In a step that saves the weights tell; in another one the next loss does.
-            (break_weight, 10, 1, 10, "weights that are no finite numbers"),
+            (break_weight, 10, 1, 10, "NaN or infinite weights"),
             (break_weight, 7, 1, 8, "loss nan"),
             (NAN, 7, 2, 7, "loss nan"),
             (break_gradient, 10, 2, 10, "gradient norm nan"),
-            (break_weight, 10, 2, 10, "weights that are no finite numbers"),
+            (break_weight, 10, 2, 10, "NaN or infinite weights"),
         ],
     ),
 )

@@ -320,7 +320,7 @@ def _read_results(path: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
         # Everything that is read from it later
         facts_of(results), figures_over_seeds(results), results["seeds"][0]["seed"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (InputError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError("is not a result over seeds; record it again", str(path)) from error
     return results
 
