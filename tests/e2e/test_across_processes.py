@@ -103,5 +103,5 @@ def test_where_the_base_would_be_shared_out_nothing_is_answered(script, trained)
     )
     for process in two_ranks(trained, f"scripts/{script}.py", *words, environment=environment):
         assert process.end(60).code == 2, process.stdout + process.stderr
-        assert "(FSDP2)" in process.stderr and process.stderr.rstrip().endswith("take ddp.yaml")
+        assert "(FSDP2)" in process.stderr and process.stderr.rstrip().endswith("use ddp.yaml")
     assert not list(trained.glob("never*"))

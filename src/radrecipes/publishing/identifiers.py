@@ -26,6 +26,8 @@ _PLAIN = str.maketrans(
 )
 
 _LONG_NUMBER = re.compile(r"\b[A-Z]{0,2}\d(?:[ ().+-]{0,2}[\dA-Z]){7,}\b")
+# A fraction with its interval, `0.667-1.000`, is a metric; telephone plans take its digits for a number.
+_INTERVAL = re.compile(r"(?:[01]\.\d{1,4} \()?[01]\.\d{1,4}\s?-\s?[01]\.\d{1,4}\)?")
 _DIGIT = re.compile(r"\d")
 _AT = re.compile(r"(?i)@|[\[(]\s?at\s?[\])]")
 # Presidio gives patterns without validation a lower score.
@@ -51,7 +53,7 @@ def find_identifiers(text: str) -> list[TextSpan]:
                 note(kind, *match.span("it"))
     if has_digit:
         for match in _LONG_NUMBER.finditer(text):
-            if not any(other.overlaps(*match.span()) for other in found):
+            if not _INTERVAL.fullmatch(match[0]) and not any(other.overlaps(*match.span()) for other in found):
                 for kind, start, end in _checked_numbers(match[0]):
                     note(kind, match.start() + start, match.start() + end)
     for start, end in person_names(usual, found):
