@@ -1,4 +1,4 @@
-"""The guard returns what agrees with its input, whoever wrote it, and says who did."""
+"""The guard returns what agrees with its input, written by the model or not, and names the writer."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

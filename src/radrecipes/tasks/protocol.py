@@ -24,7 +24,7 @@ class ProtocolTask(LabelTask):
         categories="labels",
         tags=("imaging-protocol",),
         intended_use=(
-            "For proposing an imaging protocol to whoever assigns protocols. Meant for research, and for evaluation on a "
+            "For proposing an imaging protocol to the person who assigns protocols. Meant for research, and for evaluation on a "
             "department's own orders before any use."
         ),
         limits=(

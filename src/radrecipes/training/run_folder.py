@@ -179,7 +179,7 @@ def finish(folder: Path, manifest: dict[str, Any], weights: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove checkpoints and lock of a complete run that was killed at the very end."""
     if (folder / _LOCK).exists() or (folder / checkpoints.FOLDER).exists():
-        with contextlib.suppress(OutputInUseError), locked(folder):  # whoever has locked it is removing them now
+        with contextlib.suppress(OutputInUseError), locked(folder):  # its holder is removing them now
             checkpoints.remove_all(folder)
 
 
