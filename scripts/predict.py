@@ -98,31 +98,30 @@ def predict_one(args: argparse.Namespace, log) -> None:
         print(appended.as_text())
 
 
-# Long: the phases of one output share its state.
+def _output(args: argparse.Namespace) -> Path:
+    """The file to write, if its format is known."""
+    from radrecipes.inference.prediction_stream import OUTPUT_SUFFIXES
+
+    if args.output is None:
+        raise InputError("--input needs --output, the file to write", "command line")
+    if Path(args.output).suffix not in OUTPUT_SUFFIXES:
+        raise InputError(
+            f"the format is not clear from the name; it must end with {', '.join(OUTPUT_SUFFIXES)}", args.output
+        )
+    return Path(args.output)
+
+
 def predict_table(args: argparse.Namespace, log, processes) -> None:
     """Answer every row of a table, chunk by chunk."""
     from tqdm import tqdm
 
-    from radrecipes.inference.prediction_stream import (
-        OUTPUT_SUFFIXES,
-        examine_input,
-        iterate_chunks,
-        iterate_inputs,
-        write_answers,
-        write_rejects,
-    )
+    from radrecipes.inference.prediction_stream import examine_input, iterate_chunks, iterate_inputs
     from radrecipes.inference.predictors import run_of
     from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
 
     # The complete input is read once before any work
     task = run_of(args.adapter)[2]
-    if args.output is None:
-        raise InputError("--input needs --output, the file to write", "command line")
-    output, columns = Path(args.output), (task, args.text_column or task.input_column, args.id_column)
-    if output.suffix not in OUTPUT_SUFFIXES:
-        raise InputError(
-            f"the format is not clear from the name; it must end with {', '.join(OUTPUT_SUFFIXES)}", str(output)
-        )
+    output, columns = _output(args), (task, args.text_column or task.input_column, args.id_column)
     work = UnfinishedPrediction(output)
     work.check_output()
     if log:
@@ -160,22 +159,29 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
                     work.save(number, table, log.entries(chunk, table, predictor) if log else ())
         processes.wait_for_everyone()
 
-        # Output: assembled from the chunks elsewhere, then renamed, so that it is complete or absent
         if processes.is_main_process:
             if examine_input(args.input, *columns) != facts:
                 raise InputError("changed while it was read; run the command again with --restart", args.input)
-            parts = [work.part(number) for number in range(-(-facts.rows // args.chunk_rows))]
-            counted = write_answers(parts, work.assembling(output), output.suffix, predictor.counted_column)
-            if facts.rejected:
-                write_rejects(iterate_inputs(args.input, *columns), work.assembling(work.rejects))
-            if log:
-                appended = log.append(work.audited(len(parts)), work.id)
-            work.finish([work.rejects, output] if facts.rejected else [output])
-            print(f"{facts.rows:,} answers in {output}: {predictor.summary(counted)}")
-            if facts.rejected:
-                print(f"{facts.rejected:,} rows rejected: {work.rejects} names line and reason of each")
-            if log:
-                print(appended.as_text())
+            _write_output(args, log, predictor, work, facts, columns)
+
+
+def _write_output(args: argparse.Namespace, log, predictor, work, facts, columns) -> None:
+    """Assemble the output from the chunks elsewhere, then rename it, so that it is complete or absent."""
+    from radrecipes.inference.prediction_stream import iterate_inputs, write_answers, write_rejects
+
+    output = work.output
+    parts = [work.part(number) for number in range(-(-facts.rows // args.chunk_rows))]
+    counted = write_answers(parts, work.assembling(output), output.suffix, predictor.counted_column)
+    if facts.rejected:
+        write_rejects(iterate_inputs(args.input, *columns), work.assembling(work.rejects))
+    if log:
+        appended = log.append(work.audited(len(parts)), work.id)
+    work.finish([work.rejects, output] if facts.rejected else [output])
+    print(f"{facts.rows:,} answers in {output}: {predictor.summary(counted)}")
+    if facts.rejected:
+        print(f"{facts.rejected:,} rows rejected: {work.rejects} names line and reason of each")
+    if log:
+        print(appended.as_text())
 
 
 def _load(args: argparse.Namespace):

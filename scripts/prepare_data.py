@@ -136,13 +136,8 @@ def prepare_report(args: argparse.Namespace) -> None:
 
     # Read, clean, label, split
     rejected = Path(f"{args.output}.rejected.csv")
-    options = ReportOptions(
-        labels="relabel" if args.label_source == "relabel" else "stated",
-        sections=args.sections,
-        earlier_studies=args.earlier_studies,
-        deidentified=args.deidentified,
-        details=args.details,
-    )
+    labels = "relabel" if args.label_source == "relabel" else "stated"
+    options = ReportOptions(labels, args.sections, args.earlier_studies, args.deidentified, args.details)
     with _progress(source.count) as progress:
         splits, facts = prepare_reports(
             source,
@@ -259,10 +254,8 @@ def _add_terms(parser: argparse.ArgumentParser, rows: str, access: str, syntheti
     terms.add_argument("--language", default="en", help=f"language code of the {rows} (default: en)")
 
 
-# Long: one statement per option
-def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) -> None:
-    labels = isinstance(task, LabelTask)
-    target, words, synthetic = "label" if labels else "target", task.words, labels and task.generate
+def _table_examples(task: Task, target: str, labels: bool, synthetic: bool) -> str:
+    words = task.words
     command = f"  python scripts/prepare_data.py {task.name}"
     table = f"{command} --source {words.rows}.csv --text-column text --{target}-column {target} \\\n     "
     examples = [f"  # A table.\n{table} --group-column patient_id --output data/our_{words.rows}\n"]
@@ -277,8 +270,17 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
             f"  # The synthetic {words.rows} of the repository.\n"
             f"{command} --synthetic --seed 0 --output data/{task.name}_synthetic --overwrite\n"
         )
-    description = f"{words.rows}, each with its {words.answer}"
-    parser = _add_subcommand(subcommands, task.name, description, "examples:\n" + "\n".join(examples), prepare_table)
+    return "examples:\n" + "\n".join(examples)
+
+
+def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) -> None:
+    labels = isinstance(task, LabelTask)
+    target, words, synthetic = "label" if labels else "target", task.words, bool(labels and task.generate)
+    description, examples = (
+        f"{words.rows}, each with its {words.answer}",
+        _table_examples(task, target, labels, synthetic),
+    )
+    parser = _add_subcommand(subcommands, task.name, description, examples, prepare_table)
     parser.set_defaults(task=task, target_option=target, synthetic=False)
 
     origin = parser.add_mutually_exclusive_group(required=True)

@@ -34,6 +34,7 @@ from radrecipes.errors import InputError
 from radrecipes.publishing import ACKNOWLEDGEMENTS
 
 if TYPE_CHECKING:
+    from radrecipes.data.prepared import PreparedDataset
     from radrecipes.publishing.gates import ReleaseFacts
     from radrecipes.publishing.release import FinishedRun, Release
 
@@ -91,16 +92,11 @@ def main() -> None:
         )
 
 
-# Long: one release, step by step.
 def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "ReleaseFacts"]:
     from radrecipes.data.prepared import load_prepared_dataset
-    from radrecipes.hub.reference import Reference
-    from radrecipes.inference.predictors import load_predictor
     from radrecipes.models.base import own_chat_template
     from radrecipes.publishing.cards.model_card import render_model_card
     from radrecipes.publishing.gates import ReleaseFacts
-    from radrecipes.publishing.memorisation import ROWS, measure_memory
-    from radrecipes.publishing.merging import merge_and_compare
     from radrecipes.publishing.release import assemble_model, read_finished_run, texts_of_rows
     from radrecipes.tasks import TextTask
 
@@ -111,24 +107,16 @@ def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "
     base, (licence, base_licence) = finished.recipe.model.model_name_or_path, _licences(args, finished)
 
     # Where others find the data
-    dataset_repo, dataset_tag = args.dataset_repo, None
-    if dataset_repo and "@" in dataset_repo:
-        reference = Reference.parse(dataset_repo)
-        dataset_repo, dataset_tag = reference.repo_id, reference.revision
+    dataset_repo, dataset_tag = _dataset_repo(args.dataset_repo)
+    if dataset_tag:
         finished = finished.with_facts(data=finished.manifest["data"] | {"repo": dataset_repo, "tag": dataset_tag})
 
     # Memorisation of training texts, and whether the merged model gives the same answers
-    memory = None
-    if isinstance(finished.task, TextTask):
-        predictor = load_predictor(finished.folder)
-        with tqdm(total=2 * min(ROWS, len(dataset.splits["train"])), unit="text", desc="memory") as bar:
-            memory = measure_memory(predictor, dataset, on_progress=bar.update).figures()
+    memory = _memorisation(finished, dataset) if isinstance(finished.task, TextTask) else None
+    if memory:
         finished = finished.with_facts(memory=memory)
     if args.merge:
-        with tqdm(total=2 * len(dataset.splits["test"]), unit="row", desc="adapter, then merged") as bar:
-            merged = merge_and_compare(finished, dataset, folder, bar.update)
-        print(f"merged: {merged['same_answers']} of {merged['answers']} answers are the adapter's")
-        finished = finished.with_facts(merged=merged)
+        finished = finished.with_facts(merged=_merge(finished, dataset, folder))
 
     card = render_model_card(
         finished.manifest,
@@ -163,6 +151,34 @@ def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "
         base_template=own_chat_template(base, finished.recipe.model.model_revision),
     )
     return release, facts
+
+
+def _dataset_repo(name: str | None) -> tuple[str | None, str | None]:
+    """Repository and tag of `org/name@tag`; the tag may be missing."""
+    from radrecipes.hub.reference import Reference
+
+    if not name or "@" not in name:
+        return name, None
+    reference = Reference.parse(name)
+    return reference.repo_id, reference.revision
+
+
+def _memorisation(finished: "FinishedRun", dataset: "PreparedDataset") -> dict:
+    from radrecipes.inference.predictors import load_predictor
+    from radrecipes.publishing.memorisation import ROWS, measure_memory
+
+    predictor = load_predictor(finished.folder)
+    with tqdm(total=2 * min(ROWS, len(dataset.splits["train"])), unit="text", desc="memory") as bar:
+        return measure_memory(predictor, dataset, on_progress=bar.update).figures()
+
+
+def _merge(finished: "FinishedRun", dataset: "PreparedDataset", folder: Path) -> dict:
+    from radrecipes.publishing.merging import merge_and_compare
+
+    with tqdm(total=2 * len(dataset.splits["test"]), unit="row", desc="adapter, then merged") as bar:
+        merged = merge_and_compare(finished, dataset, folder, bar.update)
+    print(f"merged: {merged['same_answers']} of {merged['answers']} answers are the adapter's")
+    return merged
 
 
 def _licences(args: argparse.Namespace, finished: "FinishedRun") -> tuple[str, str | None]:

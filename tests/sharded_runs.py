@@ -136,8 +136,9 @@ def train(
     """
     before_script = [as_on_gpus] if environment else []
     calls = {rank: partial(all_of, *before_script, *faults[rank : rank + 1]) for rank in (0, 1)}
-    for script in two_ranks(workspace, *words, "--output_dir", run, faults=calls, environment=environment):
-        assert script.end(120).code == code, script.stderr
+    scripts = two_ranks(workspace, *words, "--output_dir", run, faults=calls, environment=environment)
+    codes = [script.end(120).code for script in scripts]
+    assert codes == [code, code], (codes, *(script.stderr for script in scripts))
     return losses_of(run)
 
 

@@ -60,12 +60,7 @@ def prepare_rows(
             keep the rows with the majority label. Needs a label set, like `on_unknown_label`.
         max_dropped: Largest fraction of the rows that may be dropped; merged duplicates do not count.
     """
-    if not 0 < near_duplicate_threshold <= 1:
-        raise InputError(f"near-duplicate threshold is {near_duplicate_threshold}; choose one above 0 and up to 1")
-    if not 0 <= max_dropped <= 1:
-        raise InputError(f"max-dropped is {max_dropped}; choose a fraction between 0 and 1, for example 0.02")
-    if split_seed < 0:
-        raise InputError(f"split-seed is {split_seed}; choose 0 or more")
+    _check_options(near_duplicate_threshold, max_dropped, split_seed)
     _refuse_repeated_ids(examples)
 
     reasons = drop_reasons(input_column, target_column)
@@ -105,6 +100,15 @@ def prepare_rows(
         **_count(splits, target_column, label_set),
     }
     return splits, facts
+
+
+def _check_options(near_duplicate_threshold: float, max_dropped: float, split_seed: int) -> None:
+    if not 0 < near_duplicate_threshold <= 1:
+        raise InputError(f"near-duplicate threshold is {near_duplicate_threshold}; choose one above 0 and up to 1")
+    if not 0 <= max_dropped <= 1:
+        raise InputError(f"max-dropped is {max_dropped}; choose a fraction between 0 and 1, for example 0.02")
+    if split_seed < 0:
+        raise InputError(f"split-seed is {split_seed}; choose 0 or more")
 
 
 def _merge(

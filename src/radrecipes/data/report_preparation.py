@@ -139,14 +139,7 @@ def prepare_reports(
             "filtered": {name: filtered[name] for name in FILTERS if filtered[name]},
             "changed": dict(sorted(changed.items())),
         },
-        "splits": {
-            split: {
-                "rows": of_split.num_rows,
-                "groups": len(of_split["group"].unique()),
-                "normal": sum(count for labels, count in _counted(of_split, labels_of) if _is_normal(labels)),
-            }
-            for split, of_split in splits.items()
-        },
+        "splits": {split: _count_rows(of_split, labels_of) for split, of_split in splits.items()},
         "observations": {split: _count_observations(of_split, labels_of) for split, of_split in splits.items()},
         "leakage_audit": _audit(splits),
     }
@@ -355,6 +348,14 @@ def _split(
 def _counted(table: pa.Table, labels_of: dict[str, Labels]) -> Iterator[tuple[Labels, int]]:
     for entry in table["observations"].combine_chunks().value_counts().to_pylist():
         yield labels_of[entry["values"]], entry["counts"]
+
+
+def _count_rows(table: pa.Table, labels_of: dict[str, Labels]) -> dict[str, int]:
+    return {
+        "rows": table.num_rows,
+        "groups": len(table["group"].unique()),
+        "normal": sum(count for labels, count in _counted(table, labels_of) if _is_normal(labels)),
+    }
 
 
 def _count_observations(table: pa.Table, labels_of: dict[str, Labels]) -> dict[str, dict[str, int]]:

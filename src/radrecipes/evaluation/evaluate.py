@@ -17,6 +17,7 @@ from radrecipes.evaluation.label_metrics import EvaluationRows, baseline_outputs
 from radrecipes.evaluation.report_metrics import ReportEvaluation
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, TextEvaluation
 from radrecipes.inference.abstention import DecisionPolicy
+from radrecipes.inference.label_scoring import LabelScores
 from radrecipes.inference.predictors import LabelPredictor, Predictor, TextPredictor
 from radrecipes.inference.predictors.text_predictor import TEMPERATURE
 from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS
@@ -71,7 +72,6 @@ def evaluate(
     return evaluated
 
 
-# Long: all systems share rows, policy and calibration.
 def evaluate_labels(
     predictor: LabelPredictor,
     dataset: PreparedDataset,
@@ -95,13 +95,8 @@ def evaluate_labels(
     # Answers of the model; if it scores labels, temperature and thresholds come from the validation split
     systems, validated, policy, calibration, left_out = {}, {}, None, None, None
     if predictor.decode == "score":
-        target = options.target_accuracy or DEFAULT_TARGET
         scores = answered(predictor.score, validation, "validation")
-        policy = predictor.fit_policy(
-            scores, validation.references, validation.groups, dataset.digest, sorted({*TARGETS, target}), target
-        )
-        if options.target_accuracy:
-            policy.threshold_for(target)  # raises for a requested target that validation cannot support
+        policy = _fit_policy(predictor, scores, validation, dataset.digest, options.target_accuracy)
         validated[ADAPTER] = predictor.decided(predictor.probabilities(scores))
         scores = answered(predictor.score, rows, ADAPTER)
         systems[ADAPTER] = predictor.decided(predictor.probabilities(scores))
@@ -129,12 +124,7 @@ def evaluate_labels(
         embedder=embedder,
         split=options.split,
         dataset=_facts(dataset),
-        decoding={
-            "method": predictor.decode,
-            "max_new_tokens": predictor.recipe.arguments.max_new_tokens if policy is None else None,
-            "left_out_mass": predictor.scorer.left_out_mass if policy else None,
-            "left_out_share": left_out,
-        },
+        decoding=_label_decoding(predictor, left_out),
         seeds=_seeds(predictor),
         validation_rows=validation,
         validation_systems=validated,
@@ -195,6 +185,33 @@ def evaluate_texts(
         seeds=_seeds(predictor),
     )
     return Evaluated(metrics, rows.table(systems, checks, dataset.access))
+
+
+def _fit_policy(
+    predictor: LabelPredictor,
+    scores: LabelScores,
+    validation: EvaluationRows,
+    dataset_digest: str,
+    target_accuracy: float | None,
+) -> DecisionPolicy:
+    target = target_accuracy or DEFAULT_TARGET
+    policy = predictor.fit_policy(
+        scores, validation.references, validation.groups, dataset_digest, sorted({*TARGETS, target}), target
+    )
+    if target_accuracy:
+        policy.threshold_for(target)  # raises for a requested target that validation cannot support
+    return policy
+
+
+def _label_decoding(predictor: LabelPredictor, left_out: float | None) -> dict[str, Any]:
+    """How labels were chosen; `left_out` is the fraction of labels whose score is a bound, `None` for generated labels."""
+    scored = left_out is not None
+    return {
+        "method": predictor.decode,
+        "max_new_tokens": None if scored else predictor.recipe.arguments.max_new_tokens,
+        "left_out_mass": predictor.scorer.left_out_mass if scored else None,
+        "left_out_share": left_out,
+    }
 
 
 def _label_rows(task: LabelTask, split: Dataset, limit: int | None) -> EvaluationRows:

@@ -21,6 +21,7 @@ from radrecipes.evaluation.baselines import (
 from radrecipes.evaluation.confusions import ANY, costly_rows
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.slices import slice_masks, slice_metrics
+from radrecipes.inference.abstention import ThresholdChoice
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_metrics
 from radrecipes.statistics import bootstrap_interval, mcnemar_exact, mean_statistic
@@ -43,6 +44,8 @@ CONFIDENCES = {
 }
 
 TOP_COLUMNS = 3
+# What pages group and mark labels by.
+LABEL_FACTS = ("name", "modality", "body_region", "contrast", "always_review")
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def best_baseline(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOut
     return {"name": name, "validation_accuracy": accuracies[name]}
 
 
-# Long: it assembles one document.
+# Long: its many arguments and one document.
 def compute_metrics(
     rows: EvaluationRows,
     systems: Mapping[str, Sequence[SystemOutput]],
@@ -157,26 +160,11 @@ def compute_metrics(
     texts = [output.text for outputs in systems.values() for output in outputs]
     embedder.embed([*label_set.names, *rows.references, *texts])
 
-    measured = {}
-    for name, outputs in systems.items():
-        measured[name] = _accuracy_figures(rows, outputs, label_set, embedder, draws)
-        costly = costly_rows(label_set, rows.references, [output.label for output in outputs])
-        measured[name]["costly_confusions"] = {
-            kind: {"count": int(mask.sum()), "share": bootstrap_interval(mean_statistic(mask), rows.groups, **draws)}
-            for kind, mask in costly.items()
-        }
-        answers = confident_answers(rows, outputs)
-        if answers is not None:
-            choices = []
-            if name in validation_systems:
-                validation = confident_answers(validation_rows, validation_systems[name])
-                if validation is not None:
-                    choices = choose_thresholds(validation, targets, label_set.always_review)
-            measured[name]["selective"] = {
-                "confidence": CONFIDENCES[name],
-                **selective_metrics(answers, costly[ANY], choices, label_set.always_review, **draws),
-            }
-
+    choices = {
+        name: choose_thresholds(validation, targets, label_set.always_review)
+        for name, outputs in validation_systems.items()
+        if (validation := confident_answers(validation_rows, outputs))
+    }
     best = best_baseline(validation_rows, validation_systems) if validation_systems else None
     opponents = [best["name"], LINEAR, BASE] if best else [LINEAR, BASE]
     shown = [name for name in (ADAPTER, best["name"] if best else None) if name in systems]
@@ -187,22 +175,17 @@ def compute_metrics(
         "rows": len(rows.ids),
         "groups": len(set(rows.groups)),
         "labels": len(label_set.names),
-        "label_set": [
-            {
-                "name": label.name,
-                "modality": label.modality,
-                "body_region": label.body_region,
-                "contrast": label.contrast,
-                "always_review": label.always_review,
-            }
-            for label in label_set.labels
-        ],
+        "label_set": [{fact: getattr(label, fact) for fact in LABEL_FACTS} for label in label_set.labels],
         "labels_in_split": len(set(rows.references)),
         "dataset": dict(dataset),
         "decoding": dict(decoding),
         "seeds": dict(seeds),
         "interval": {"kind": "percentile bootstrap over groups", "confidence": 0.95, "resamples": resamples},
-        "systems": measured,
+        "systems": {
+            name: _accuracy_figures(rows, outputs, label_set, embedder, draws)
+            | _decision_figures(rows, outputs, label_set, CONFIDENCES.get(name), choices.get(name, []), draws)
+            for name, outputs in systems.items()
+        },
         "best_baseline": best,
         "comparisons": [
             _comparison(rows, systems, other, draws)
@@ -253,6 +236,31 @@ def _accuracy_figures(
         "mean_generated_tokens": float(np.mean([output.generated_tokens for output in outputs])),
         "per_label": per_label_table(rows.references, labels, label_set.names),
     }
+
+
+def _decision_figures(
+    rows: EvaluationRows,
+    outputs: Sequence[SystemOutput],
+    label_set: LabelSet,
+    confidence: str | None,
+    choices: Sequence[ThresholdChoice],
+    draws: Mapping[str, int],
+) -> dict[str, Any]:
+    """`costly_confusions`, and `selective` if the answers have a confidence, of which `confidence` says what it is."""
+    costly = costly_rows(label_set, rows.references, [output.label for output in outputs])
+    figures: dict[str, Any] = {
+        "costly_confusions": {
+            kind: {"count": int(mask.sum()), "share": bootstrap_interval(mean_statistic(mask), rows.groups, **draws)}
+            for kind, mask in costly.items()
+        }
+    }
+    answers = confident_answers(rows, outputs)
+    if answers is not None:
+        figures["selective"] = {
+            "confidence": confidence,
+            **selective_metrics(answers, costly[ANY], choices, label_set.always_review, **draws),
+        }
+    return figures
 
 
 def _comparison(
