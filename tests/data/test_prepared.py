@@ -1,8 +1,6 @@
 import json
 import os
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from radrecipes.data.dataset_folder import write_dataset_folder
@@ -70,7 +68,6 @@ def test_rows_replaced_together_with_their_hash_are_still_refused_by_the_digest(
     (folder / "test.parquet").write_bytes((other / "test.parquet").read_bytes())
     with pytest.raises(InputError, match="digest"):
         load_prepared_dataset(folder)
-    assert load_prepared_dataset(folder, verify=False).splits["test"]["note"][:] == ["x"]
 
 
 @pytest.mark.parametrize("name", ["validation.parquet", "label_set.yaml", "manifest.json"])
@@ -78,19 +75,13 @@ def test_a_missing_file_is_refused_by_name(tmp_path, name):
     folder = write(tmp_path / "set").folder
     (folder / name).unlink()
     with pytest.raises(InputError, match=name):
-        load_prepared_dataset(folder, verify=False)
+        load_prepared_dataset(folder)
 
 
-def test_a_missing_folder_column_or_manifest_key_is_refused(tmp_path):
+def test_a_missing_folder_or_manifest_key_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such dataset folder"):
         load_prepared_dataset(tmp_path / "absent")
     folder = write(tmp_path / "set").folder
-    pq.write_table(pa.table({"id": ["1"]}), folder / "train.parquet")
-    with pytest.raises(InputError, match=r"train.parquet: column 'group' is missing"):
-        load_prepared_dataset(folder, verify=False)
-    (folder / "train.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"train.parquet: not readable as Parquet"):
-        load_prepared_dataset(folder, verify=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     for broken, said in (
         ("{", r"manifest.json:1: not valid JSON"),

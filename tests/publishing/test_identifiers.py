@@ -234,7 +234,7 @@ SHIPPED = {"protocol_synthetic": {"date", "age over 89"}, "report_synthetic": se
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_data_is_read_in_seconds_and_names_nobody(name):
-    splits = load_prepared_dataset(REPOSITORY / "data" / name, verify=False).splits
+    splits = load_prepared_dataset(REPOSITORY / "data" / name).splits
     texts = {value for row in splits["test"] for key, value in row.items() if key not in ("id", "group") and value}
     find_identifiers("Load the recogniser for Anna Brown.")
     start = time.perf_counter()

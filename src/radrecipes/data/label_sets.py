@@ -1,7 +1,9 @@
 """Label sets: the names that a model may answer with, and the known spellings of each."""
 
+import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +19,6 @@ CONTRASTS = ("none", "with", "without and with")
 _CHOICES = {"modality": MODALITIES, "contrast": CONTRASTS}
 
 _REQUIRED_SET_KEYS = ("name", "version", "labels")
-_SET_KEYS = (*_REQUIRED_SET_KEYS, "costly_confusions")
-_LABEL_KEYS = ("name", "aliases", "modality", "body_region", "contrast", "loinc", "playbook", "always_review")
 # Below this score a "did you mean" misleads more often than it helps.
 _SUGGESTION_SCORE = 60
 
@@ -65,9 +65,8 @@ class LabelSet:
     @classmethod
     def load(cls, path: str | Path) -> "LabelSet":
         """Read a label set from a YAML file; an [`InputError`] names the line of the first mistake."""
-        path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise InputError("label set not found; check the path", where=str(path)) from None
         except (OSError, UnicodeDecodeError) as error:
@@ -77,7 +76,30 @@ class LabelSet:
     @classmethod
     def from_text(cls, text: str, where: str = "label set") -> "LabelSet":
         """Read a label set from YAML text as [`load`] does; `where` is the file in error messages."""
-        return _parse(text, where)
+        # Composed nodes, not loaded values: they know their lines, and loading drops all but the last of repeated keys.
+        try:
+            loader = yaml.SafeLoader(text)
+            loader.name = where
+            root = loader.get_single_node()
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1
+            raise InputError(f"not valid YAML: {error.problem}", where=f"{where}:{line}") from None
+        except (yaml.YAMLError, RecursionError) as error:
+            raise InputError(f"not valid YAML: {' '.join(str(error).split())}", where=where) from None
+        if root is None:
+            raise InputError("the label set is empty; it needs the keys name, version, labels", where=where)
+
+        found = _mapping(root, "the label set", (*_REQUIRED_SET_KEYS, "costly_confusions"), _REQUIRED_SET_KEYS)
+        name, version = _text(found["name"], "name"), found["version"]
+        # yaml reads 1_000 and 0x1 as integers too; a version is a plain number.
+        if version.tag != "tag:yaml.org,2002:int" or not version.value.isdecimal():
+            raise _error(version, "version must be an integer, for example 1")
+        nodes = _items(found["labels"], "labels must be a list with at least one label")
+        line_of_key: dict[str, tuple[str, int]] = {}
+        label_set = cls(name, int(version.value), tuple(_label(node, line_of_key) for node in nodes), text)
+        if "costly_confusions" not in found:
+            return label_set
+        return replace(label_set, costly_confusions=_costly_pairs(found["costly_confusions"], label_set))
 
     @classmethod
     def derive(cls, name: str, spellings: Counter[str], source: str) -> "LabelSet":
@@ -137,146 +159,106 @@ class LabelSet:
         }
 
 
-def _parse(text: str, where: str) -> LabelSet:
-    # Composed nodes, not loaded values: they know their lines, and loading drops all but the last of repeated keys.
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"not valid YAML: {error.problem}", where=f"{where}{line}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"not valid YAML: {' '.join(str(error).split())}", where=where) from None
-    if root is None:
-        raise InputError("the label set is empty; it needs the keys name, version, labels", where=where)
-
-    fields = _mapping(root, where, "the label set", allowed=_SET_KEYS, required=_REQUIRED_SET_KEYS)
-    name = _text(fields["name"], where, "name")
-    version = fields["version"]
-    # yaml reads 1_000 and 0x1 as integers too; a version is a plain number.
-    if version.tag != "tag:yaml.org,2002:int" or not version.value.isdecimal():
-        raise InputError("version must be an integer, for example 1", where=_at(version, where))
-    nodes = fields["labels"]
-    if not isinstance(nodes, yaml.SequenceNode) or not nodes.value:
-        raise InputError("labels must be a list with at least one label", where=_at(nodes, where))
-    line_of_key: dict[str, tuple[str, int]] = {}
-    labels = tuple(_label(node, where, line_of_key) for node in nodes.value)
-    label_set = LabelSet(name, int(version.value), labels, text)
-    if "costly_confusions" not in fields:
-        return label_set
-    return replace(label_set, costly_confusions=_costly_pairs(fields["costly_confusions"], label_set, where))
+def _error(node: yaml.Node, message: str) -> InputError:
+    return InputError(message, where=f"{node.start_mark.name}:{_line(node)}")
 
 
-def _label(node: yaml.Node, where: str, line_of_key: dict[str, tuple[str, int]]) -> Label:
-    fields = _mapping(node, where, "a label", allowed=_LABEL_KEYS, required=("name",))
-    values = {}
-    for key, value in fields.items():
-        if key in _CHOICES:
-            values[key] = _choice(value, where, key, _CHOICES[key])
-        elif key == "always_review":
-            values[key] = _truth(value, where, key)
-        elif key != "aliases":
-            values[key] = _text(value, where, key)
-    aliases = []
-    if "aliases" in fields:
-        if not isinstance(fields["aliases"], yaml.SequenceNode):
-            raise InputError("aliases must be a list, for example [CT renal]", where=_at(fields["aliases"], where))
-        aliases = fields["aliases"].value
-    label = Label(aliases=tuple(_text(alias, where, "an alias") for alias in aliases), **values)
-    for spelling, spelling_node in zip((label.name, *label.aliases), (fields["name"], *aliases), strict=True):
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
+
+
+def _label(node: yaml.Node, line_of_key: dict[str, tuple[str, int]]) -> Label:
+    found = _mapping(node, "a label", [field.name for field in fields(Label)], required=("name",))
+    nodes = [found["name"]]
+    values = {
+        key: _truth(value, key) if key == "always_review" else _text(value, key, _CHOICES.get(key))
+        for key, value in found.items()
+        if key != "aliases"
+    }
+    if "aliases" in found:
+        aliases = _items(found["aliases"], "aliases must be a list, for example [CT renal]", least=0)
+        values["aliases"] = tuple(_text(alias, "an alias") for alias in aliases)
+        nodes += aliases
+    label = Label(**values)
+    for spelling, spelling_node in zip((label.name, *label.aliases), nodes, strict=True):
         key = matching_key(spelling)
         if not key:
-            raise InputError(f"{spelling!r} has no letter or digit", where=_at(spelling_node, where))
+            raise _error(spelling_node, f"{spelling!r} has no letter or digit")
         if key in line_of_key:
-            first, first_line = line_of_key[key]
-            raise InputError(
-                f"{spelling!r} occurs twice (as {first!r} in line {first_line}; case and punctuation do not count); remove"
-                " one",
-                where=_at(spelling_node, where),
-            )
-        line_of_key[key] = (spelling, spelling_node.start_mark.line + 1)
+            first, line = line_of_key[key]
+            again = f"as {first!r} in line {line}; case and punctuation do not count"
+            raise _error(spelling_node, f"{spelling!r} occurs twice ({again}); remove one")
+        line_of_key[key] = spelling, _line(spelling_node)
     return label
 
 
-def _costly_pairs(node: yaml.Node, label_set: LabelSet, where: str) -> tuple[tuple[str, str], ...]:
-    if not isinstance(node, yaml.SequenceNode):
-        raise InputError(
-            "costly_confusions must be a list of pairs, for example [[CT Head, CTA Head]]", where=_at(node, where)
-        )
+def _costly_pairs(node: yaml.Node, label_set: LabelSet) -> tuple[tuple[str, str], ...]:
     pairs: list[tuple[str, str]] = []
     line_of_pair: dict[frozenset[str], int] = {}
-    for pair_node in node.value:
-        if not isinstance(pair_node, yaml.SequenceNode) or len(pair_node.value) != 2:
-            raise InputError(
-                "a costly confusion must be a list of two label names, for example [CT Head, CTA Head]",
-                where=_at(pair_node, where),
-            )
-        names = []
-        for name_node in pair_node.value:
-            name = _text(name_node, where, "a label of a costly confusion")
-            if name not in label_set.names:
-                near = label_set.canonical(name) or label_set.suggest(name)
-                hint = f"did you mean {near!r}?" if near else "write the name of a label of this set"
-                raise InputError(f"no label is named {name!r}; {hint}", where=_at(name_node, where))
-            names.append(name)
-        first, second = names
+    example = "costly_confusions must be a list of pairs, for example [[CT Head, CTA Head]]"
+    for pair_node in _items(node, example, least=0):
+        example = "a costly confusion must be a list of two label names, for example [CT Head, CTA Head]"
+        first, second = names = [
+            _known_name(name_node, label_set) for name_node in _items(pair_node, example, least=2, most=2)
+        ]
         if first == second:
-            raise InputError(f"{first!r} is paired with itself; name two labels", where=_at(pair_node, where))
-        pair = frozenset(names)
-        if pair in line_of_pair:
-            raise InputError(
-                f"the pair of {first!r} and {second!r} occurs twice (first in line {line_of_pair[pair]}, in either"
-                " order); remove one",
-                where=_at(pair_node, where),
-            )
-        line_of_pair[pair] = pair_node.start_mark.line + 1
+            raise _error(pair_node, f"{first!r} is paired with itself; name two labels")
+        if line := line_of_pair.get(frozenset(names)):
+            again = f"first in line {line}, in either order"
+            raise _error(pair_node, f"the pair of {first!r} and {second!r} occurs twice ({again}); remove one")
+        line_of_pair[frozenset(names)] = _line(pair_node)
         pairs.append((first, second))
     return tuple(pairs)
 
 
-def _at(node: yaml.Node, where: str) -> str:
-    return f"{where}:{node.start_mark.line + 1}"
+def _known_name(node: yaml.Node, label_set: LabelSet) -> str:
+    name = _text(node, "a label of a costly confusion")
+    if name not in label_set.names:
+        near = label_set.canonical(name) or label_set.suggest(name)
+        hint = f"did you mean {near!r}?" if near else "write the name of a label of this set"
+        raise _error(node, f"no label is named {name!r}; {hint}")
+    return name
 
 
-def _mapping(
-    node: yaml.Node, where: str, what: str, allowed: tuple[str, ...], required: tuple[str, ...]
-) -> dict[str, yaml.Node]:
+def _mapping(node: yaml.Node, what: str, allowed: Sequence[str], required: Sequence[str]) -> dict[str, yaml.Node]:
     if not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{what} must be a mapping with the keys {', '.join(required)}", where=_at(node, where))
-    fields: dict[str, yaml.Node] = {}
+        raise _error(node, f"{what} must be a mapping with the keys {', '.join(required)}")
+    found: dict[str, yaml.Node] = {}
     for key_node, value in node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "(not text)"
         if key not in allowed:
             near = process.extractOne(key, allowed, scorer=fuzz.ratio, score_cutoff=_SUGGESTION_SCORE)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(allowed)}"
-            raise InputError(f"unknown key {key!r} in {what}; {hint}", where=_at(key_node, where))
-        if key in fields:
-            raise InputError(f"key {key!r} occurs twice in {what}; remove one", where=_at(key_node, where))
-        fields[key] = value
+            raise _error(key_node, f"unknown key {key!r} in {what}; {hint}")
+        if key in found:
+            raise _error(key_node, f"key {key!r} occurs twice in {what}; remove one")
+        found[key] = value
     for key in required:
-        if key not in fields:
-            raise InputError(f"{what} lacks the key {key!r}; add it", where=_at(node, where))
-    return fields
+        if key not in found:
+            raise _error(node, f"{what} lacks the key {key!r}; add it")
+    return found
 
 
-def _text(node: yaml.Node, where: str, what: str) -> str:
-    if not isinstance(node, yaml.ScalarNode):
-        raise InputError(f"{what} must be text", where=_at(node, where))
-    if node.tag != "tag:yaml.org,2002:str":
-        raise InputError(f"{what} must be text; put it in quotes: '{node.value}'", where=_at(node, where))
-    if not node.value.strip() or len(node.value.splitlines()) > 1 or node.value != node.value.strip():
-        raise InputError(f"{what} must be one line of text without spaces around it", where=_at(node, where))
+def _items(node: yaml.Node, message: str, least: int = 1, most: float = math.inf) -> list[yaml.Node]:
+    if not isinstance(node, yaml.SequenceNode) or not least <= len(node.value) <= most:
+        raise _error(node, message)
     return node.value
 
 
-def _truth(node: yaml.Node, where: str, what: str) -> bool:
+def _text(node: yaml.Node, what: str, choices: Sequence[str] | None = None) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise _error(node, f"{what} must be text")
+    if node.tag != "tag:yaml.org,2002:str":
+        raise _error(node, f"{what} must be text; put it in quotes: '{node.value}'")
+    if not node.value.strip() or len(node.value.splitlines()) > 1 or node.value != node.value.strip():
+        raise _error(node, f"{what} must be one line of text without spaces around it")
+    if choices and node.value not in choices:
+        raise _error(node, f"{what} is {node.value!r}; choose one of: {', '.join(choices)}")
+    return node.value
+
+
+def _truth(node: yaml.Node, what: str) -> bool:
     # yaml reads yes and on as true too; two spellings are enough.
     if node.tag != "tag:yaml.org,2002:bool" or node.value not in ("true", "false"):
-        raise InputError(f"{what} must be true or false", where=_at(node, where))
+        raise _error(node, f"{what} must be true or false")
     return node.value == "true"
-
-
-def _choice(node: yaml.Node, where: str, what: str, choices: tuple[str, ...]) -> str:
-    value = _text(node, where, what)
-    if value not in choices:
-        raise InputError(f"{what} is {value!r}; choose one of: {', '.join(choices)}", where=_at(node, where))
-    return value

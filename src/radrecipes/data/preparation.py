@@ -1,7 +1,7 @@
 """From the rows of a table to audited splits, with every row accounted for."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +69,8 @@ def prepare_rows(
     if label_set:
         kept = _canonicalise(kept, label_set, dropped, on_unknown_label)
         kept = _settle_conflicts(kept, input_column, conflicts, dropped)
-    _refuse_many_dropped(dropped, reasons, len(examples), max_dropped)
+    places = {reason: [example.where for example in of_reason] for reason, of_reason in dropped.items()}
+    refuse_many_dropped(places, reasons, len(examples), max_dropped)
     file = examples[0].where.rpartition(":")[0] if examples else None
     if label_set and len({example.target for example in kept}) < 2:
         found = f"only {kept[0].target!r}" if kept else "none"
@@ -252,19 +253,23 @@ def _settle_conflicts(
     return agreeing
 
 
-def _refuse_many_dropped(
-    dropped: dict[str, list[Example]], reasons: dict[str, str], read: int, max_dropped: float
+def refuse_many_dropped(
+    dropped: Mapping[str, Sequence[str]],
+    reasons: Mapping[str, str],
+    read: int,
+    max_dropped: float,
+    rows: str = "rows",
+    listed: str = "",
 ) -> None:
+    """Raise an [`InputError`] if more than a fraction of the rows was dropped; `dropped` has the places by reason."""
     total = sum(map(len, dropped.values()))
     if total <= max_dropped * read:
         return
-    listed = "; ".join(
-        f"{len(of_reason)} because {reasons[reason]} (first: {of_reason[0].where})"
-        for reason, of_reason in dropped.items()
-        if of_reason
+    shown = "; ".join(
+        f"{len(places)} because {reasons[reason]} (first: {places[0]})" for reason, places in dropped.items() if places
     )
     raise InputError(
-        f"{total} of {read} rows ({total / read:.2%}) would be dropped, more than the {max_dropped:.2%} allowed:"
-        f" {listed}; fix them or raise --max-dropped",
-        where=next(of_reason[0].where for of_reason in dropped.values() if of_reason),
+        f"{total} of {read} {rows} ({total / read:.2%}) would be dropped, more than the {max_dropped:.2%} allowed:"
+        f" {shown}{listed}; fix them or raise --max-dropped",
+        where=None if listed else next(filter(None, dropped.values()))[0],
     )

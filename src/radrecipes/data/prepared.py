@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radrecipes.data.dataset_folder import (
@@ -52,8 +51,8 @@ class PreparedDataset:
         return self.manifest["digest"]
 
 
-def load_prepared_dataset(folder: str | Path, verify: bool = True) -> PreparedDataset:
-    """Load a prepared dataset without a cache; `verify` compares the sha256 of every file with the manifest."""
+def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
+    """Load a prepared dataset without a cache; the sha256 of every file must be the one in the manifest."""
     # Takes most of a second to import, which would delay --help.
     from datasets import Dataset
 
@@ -61,66 +60,58 @@ def load_prepared_dataset(folder: str | Path, verify: bool = True) -> PreparedDa
     if not folder.is_dir():
         raise InputError("no such dataset folder; make it with scripts/prepare_data.py", where=str(folder))
     manifest = _read_manifest(folder)
-    if verify and manifest["digest"] != dataset_digest(manifest):
-        raise InputError(
-            f"the digest does not match the hashes in the same file; {_AGAIN}", where=str(folder / MANIFEST_FILE)
+    # Dataset.from_parquet would copy the rows into a cache outside the folder.
+    splits = {
+        split: Dataset(
+            pq.read_table(_verified(folder / f"{split}.parquet", manifest["splits"][split]), partitioning=None)
         )
-
-    splits = {}
-    for split in SPLITS:
-        path = folder / f"{split}.parquet"
-        _check_file(path, manifest["splits"][split]["sha256"], verify)
-        try:
-            # Dataset.from_parquet would copy the rows into a cache outside the folder.
-            table = pq.read_table(path, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"not readable as Parquet ({str(error).splitlines()[0]}); {_AGAIN}", str(path)) from None
-        missing = [column for column in manifest["columns"] if column not in table.column_names]
-        if missing:
-            raise InputError(f"column {missing[0]!r} is missing; {_AGAIN}", where=str(path))
-        splits[split] = Dataset(table)
-
+        for split in SPLITS
+    }
     label_set = None
     if "label_set" in manifest:
-        path = folder / LABEL_SET_FILE
-        _check_file(path, manifest["label_set"]["sha256"], verify)
-        label_set = LabelSet.load(path)
+        label_set = LabelSet.load(_verified(folder / LABEL_SET_FILE, manifest["label_set"]))
     return PreparedDataset(folder, manifest, label_set, splits)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
+    if not path.exists():
+        raise InputError(f"has no {MANIFEST_FILE}, so it is not a prepared dataset; {_AGAIN}", str(folder))
     try:
         manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"has no {MANIFEST_FILE}, so it is not a prepared dataset; {_AGAIN}", str(folder)) from None
     except json.JSONDecodeError as error:
         raise InputError(f"not valid JSON: {error.msg}; {_AGAIN}", where=f"{path}:{error.lineno}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"not readable: {error}; {_AGAIN}", where=str(path)) from None
+    if problem := _problem(manifest):
+        raise InputError(f"{problem}; {_AGAIN}", where=str(path))
+    return manifest
+
+
+def _problem(manifest: Any) -> str | None:
     if not isinstance(manifest, dict):
-        raise InputError(f"must contain one JSON object; {_AGAIN}", where=str(path))
+        return "must contain one JSON object"
     for key, kind in _MANIFEST_KEYS.items():
         if not isinstance(manifest.get(key), kind):
-            raise InputError(f"key {key!r} is missing or of the wrong type; {_AGAIN}", where=str(path))
+            return f"key {key!r} is missing or of the wrong type"
     if manifest["format_version"] != FORMAT_VERSION:
-        raise InputError(
-            f"format version {manifest['format_version']} is not the {FORMAT_VERSION} that is read here; {_AGAIN}",
-            where=str(path),
-        )
+        return f"format version {manifest['format_version']} is not the {FORMAT_VERSION} that is read here"
     if manifest["access"] not in ACCESS_LEVELS:
-        raise InputError(f"access must be one of {', '.join(ACCESS_LEVELS)}; {_AGAIN}", where=str(path))
+        return f"access must be one of {', '.join(ACCESS_LEVELS)}"
     hashed = {f"splits.{split}": manifest["splits"].get(split) for split in SPLITS}
     if "label_set" in manifest:
         hashed["label_set"] = manifest["label_set"]
     for key, entry in hashed.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise InputError(f"key '{key}.sha256' is missing; {_AGAIN}", where=str(path))
-    return manifest
+            return f"key '{key}.sha256' is missing"
+    if manifest["digest"] != dataset_digest(manifest):
+        return "the digest does not match the hashes in the same file"
+    return None
 
 
-def _check_file(path: Path, expected: str, verify: bool) -> None:
+def _verified(path: Path, entry: dict[str, Any]) -> Path:
     if not path.is_file():
         raise InputError(f"is missing; {_AGAIN}", where=str(path))
-    if verify and file_sha256(path) != expected:
+    if file_sha256(path) != entry["sha256"]:
         raise InputError(f"changed since the manifest was written (its sha256 differs); {_AGAIN}", where=str(path))
+    return path

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from radrecipes.data.dataset_folder import SPLITS
+from radrecipes.data.preparation import refuse_many_dropped
 from radrecipes.data.sources.report_source import (
     CONTRADICTORY,
     DROP_REASONS,
@@ -79,15 +80,11 @@ class ReportOptions:
 
 
 class _Outcome(NamedTuple):
-    path: str
-    sha256: bytes
-    id: str = ""
-    dropped: str = ""
-    hint: str = ""
+    """A report as it is kept, or why it cannot be used; the filter that leaves it out, and what changed its text."""
+
+    report: Report | RejectedReport
     filtered: str = ""
     changed: tuple[str, ...] = ()
-    row: tuple[str, str, str, str, str] | None = None
-    split: str | None = None
 
 
 def prepare_reports(
@@ -115,14 +112,15 @@ def prepare_reports(
     table, stated_splits, hashed, rejected, filtered, changed = _read(source, options, processes, progress)
     read = source.count + len(source.rejected)
     _write_rejected(Path(rejected_path), rejected)
-    dropped = Counter(report.reason for report in rejected)
-    _refuse_many_dropped(dropped, rejected, read, max_dropped, Path(rejected_path))
+    dropped = {reason: [report.path for report in rejected if report.reason == reason] for reason in DROP_REASONS}
+    refuse_many_dropped(dropped, DROP_REASONS, read, max_dropped, "reports", f"; all are listed in {rejected_path}")
     if table is None:
         reasons = ", ".join(f"{count} because {FILTERS[name]}" for name, count in filtered.most_common())
         raise InputError(f"no report is left of {read}: {reasons}; try --sections any, or keep what the filters drop")
     # Hundreds of thousands of reports have a few thousand different lists.
     labels_of = {stated: parse_observations(stated) for stated in table["observations"].unique().to_pylist()}
     splits = _split(table, labels_of, stated_splits if official_split else None, split_seed)
+    counted = {split: _count(of_split, labels_of) for split, of_split in splits.items()}
 
     facts = {
         "source": [*source.files, *([{"file": source.folder, **hashed}] if source.folder else [])],
@@ -135,12 +133,12 @@ def prepare_reports(
         "rows": {
             "read": read,
             "kept": table.num_rows,
-            "dropped": {reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]},
+            "dropped": {reason: len(paths) for reason, paths in dropped.items() if paths},
             "filtered": {name: filtered[name] for name in FILTERS if filtered[name]},
             "changed": dict(sorted(changed.items())),
         },
-        "splits": {split: _count_rows(of_split, labels_of) for split, of_split in splits.items()},
-        "observations": {split: _count_observations(of_split, labels_of) for split, of_split in splits.items()},
+        "splits": {split: rows for split, (rows, _) in counted.items()},
+        "observations": {split: observations for split, (_, observations) in counted.items()},
         "leakage_audit": _audit(splits),
     }
     return splits, facts
@@ -160,22 +158,22 @@ def _read(
     schema = pa.schema([(column, pa.string()) for column in COLUMNS])
     with _outcomes(source, options, processes) as chunks:
         for chunk in chunks:
-            tree.update("".join([f"{outcome.path} {outcome.sha256.hex()}\n" for outcome in chunk]).encode())
+            tree.update("".join([f"{report.path} {report.sha256.hex()}\n" for report, _, _ in chunk]).encode())
             hashed += len(chunk)
             rows = []
-            for outcome in chunk:
-                if outcome.dropped:
-                    rejected.append(RejectedReport(outcome.path, outcome.dropped, outcome.hint))
-                elif outcome.id in seen:
-                    rejected.append(RejectedReport(outcome.path, "duplicate_study"))
+            for report, filter_name, changes in chunk:
+                if isinstance(report, RejectedReport):
+                    rejected.append(report)
+                elif report.id in seen:
+                    rejected.append(RejectedReport(report.path, "duplicate_study"))
                 else:
-                    seen.add(outcome.id)
-                    changed.update(outcome.changed)
-                    if outcome.filtered:
-                        filtered[outcome.filtered] += 1
+                    seen.add(report.id)
+                    changed.update(changes)
+                    if filter_name:
+                        filtered[filter_name] += 1
                     else:
-                        rows.append(outcome.row)
-                        stated_splits.append(outcome.split)
+                        rows.append([getattr(report, column) for column in COLUMNS])
+                        stated_splits.append(report.split)
             if rows:
                 # Arrow stores the text without a Python object per cell.
                 parts.append(pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema))
@@ -241,37 +239,28 @@ def _prepare(
     report: Report | RejectedReport, options: ReportOptions, cleaners: list[tuple[str, Callable[[str], str]]]
 ) -> _Outcome:
     if isinstance(report, RejectedReport):
-        return _Outcome(report.path, report.sha256, dropped=report.reason, hint=report.hint)
+        return _Outcome(report)
     both = options.sections == "both"
-    if report.empty_header and (both or not (report.findings or report.impression)):
-        return _Outcome(report.path, report.sha256, report.id, dropped="empty_section")
-    filtered, changed = "", []
-    if not report.findings and not report.impression:
-        filtered = "no_section"
-    elif both and not report.findings:
-        filtered = "no_findings"
-    elif both and not report.impression:
-        filtered = "no_impression"
-    elif options.labels == "stated" and report.observations in _NO_LABELS:
-        filtered = _NO_LABELS[report.observations]
     sections = report.findings, report.impression
-    if not filtered:
-        for name, clean in cleaners:
-            cleaned = clean(sections[0]), clean(sections[1])
-            if cleaned != sections:
-                changed.append(name)
-                sections = cleaned
-                if not any(cleaned) or (both and not all(cleaned)):
-                    filtered = f"only_{name}"
-                    break
-    if filtered:
-        return _Outcome(report.path, report.sha256, report.id, filtered=filtered, changed=tuple(changed))
-    findings, impression = sections
-    observations = (
-        report.observations if options.labels == "stated" else format_observations(label_report(findings, impression))
-    )
-    row = (report.id, report.group, observations, findings, impression)
-    return _Outcome(report.path, report.sha256, report.id, changed=tuple(changed), row=row, split=report.split)
+    if report.empty_header and (both or not any(sections)):
+        return _Outcome(RejectedReport(report.path, "empty_section", sha256=report.sha256))
+    if not any(sections):
+        return _Outcome(report, "no_section")
+    if both and not all(sections):
+        return _Outcome(report, "no_impression" if report.findings else "no_findings")
+    if options.labels == "stated" and report.observations in _NO_LABELS:
+        return _Outcome(report, _NO_LABELS[report.observations])
+    changed: list[str] = []
+    for name, clean in cleaners:
+        cleaned = clean(sections[0]), clean(sections[1])
+        if cleaned != sections:
+            changed.append(name)
+            sections = cleaned
+            if not any(cleaned) or (both and not all(cleaned)):
+                return _Outcome(report, f"only_{name}", tuple(changed))
+    stated = report.observations if options.labels == "stated" else format_observations(label_report(*sections))
+    kept = report._replace(observations=stated, findings=sections[0], impression=sections[1])
+    return _Outcome(kept, changed=tuple(changed))
 
 
 _NO_LABELS = {NOTHING_MENTIONED: "nothing_mentioned", CONTRADICTORY: "contradictory_labels"}
@@ -295,8 +284,7 @@ def _write_rejected(path: Path, rejected: list[RejectedReport]) -> None:
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(("path", "reason"))
     for report in rejected:
-        reason = DROP_REASONS[report.reason] + (f"; {report.hint}" if report.hint else "")
-        writer.writerow((report.path, reason))
+        writer.writerow((report.path, DROP_REASONS[report.reason] + (f"; {report.hint}" if report.hint else "")))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lines.getvalue())
@@ -304,35 +292,11 @@ def _write_rejected(path: Path, rejected: list[RejectedReport]) -> None:
         raise InputError(f"cannot be written ({error.strerror}); choose another --output", str(path)) from None
 
 
-def _refuse_many_dropped(
-    dropped: Counter[str], rejected: list[RejectedReport], read: int, max_dropped: float, listed: Path
-) -> None:
-    total = len(rejected)
-    if total <= max_dropped * read:
-        return
-    first: dict[str, str] = {}
-    for report in rejected:
-        first.setdefault(report.reason, report.path)
-    reasons = "; ".join(
-        f"{dropped[reason]} because {text} (first: {first[reason]})"
-        for reason, text in DROP_REASONS.items()
-        if dropped[reason]
-    )
-    raise InputError(
-        f"{total} of {read} reports ({total / read:.2%}) would be dropped, more than the {max_dropped:.2%} allowed:"
-        f" {reasons}; all are listed in {listed}; fix them or raise --max-dropped"
-    )
-
-
-def _is_normal(labels: Labels) -> bool:
-    return not findings_present(labels)
-
-
 def _split(
     table: pa.Table, labels_of: dict[str, Labels], stated: list[str | None] | None, seed: int
 ) -> dict[str, pa.Table]:
     if stated is None:
-        kinds = {text: "normal" if _is_normal(labels) else "abnormal" for text, labels in labels_of.items()}
+        kinds = {text: "abnormal" if findings_present(labels) else "normal" for text, labels in labels_of.items()}
         of_rows = [kinds[text] for text in table["observations"].to_pylist()]
         stated = split_by_group(table["group"].to_pylist(), of_rows, seed=seed)
     assigned = pa.array(stated)
@@ -345,25 +309,14 @@ def _split(
     return splits
 
 
-def _counted(table: pa.Table, labels_of: dict[str, Labels]) -> Iterator[tuple[Labels, int]]:
-    for entry in table["observations"].combine_chunks().value_counts().to_pylist():
-        yield labels_of[entry["values"]], entry["counts"]
-
-
-def _count_rows(table: pa.Table, labels_of: dict[str, Labels]) -> dict[str, int]:
-    return {
-        "rows": table.num_rows,
-        "groups": len(table["group"].unique()),
-        "normal": sum(count for labels, count in _counted(table, labels_of) if _is_normal(labels)),
-    }
-
-
-def _count_observations(table: pa.Table, labels_of: dict[str, Labels]) -> dict[str, dict[str, int]]:
-    counts = {name: {status.value: 0 for status in Status} for name in OBSERVATIONS}
-    for labels, count in _counted(table, labels_of):
-        for name, status in labels.items():
-            counts[name][status.value] += count
-    return counts
+def _count(table: pa.Table, labels_of: dict[str, Labels]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Rows, groups and normal reports of a split, and how often each observation has each status."""
+    normal, statuses = 0, {name: {status.value: 0 for status in Status} for name in OBSERVATIONS}
+    for text, count in Counter(table["observations"].to_pylist()).items():
+        normal += 0 if findings_present(labels_of[text]) else count
+        for name, status in labels_of[text].items():
+            statuses[name][status.value] += count
+    return {"rows": table.num_rows, "groups": len(table["group"].unique()), "normal": normal}, statuses
 
 
 def _audit(splits: dict[str, pa.Table]) -> dict[str, dict[str, int]]:
