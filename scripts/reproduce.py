@@ -79,7 +79,7 @@ def record(args: argparse.Namespace) -> None:
     """Train and evaluate every seed, then write the result file and the tables that are generated from it."""
     from radrecipes.evaluation.results import code_of_seeds, results_path, seeds_to_record, summarise
     from radrecipes.recipe import parse_recipe
-    from radrecipes.reporting.result_tables import results_table, with_results
+    from radrecipes.reporting.result_tables import results_table, summary_table, with_results
     from radrecipes.training.run_folder import read_manifest
 
     seeds = seeds_to_record(args.seeds)
@@ -93,11 +93,13 @@ def record(args: argparse.Namespace) -> None:
 
     result = summarise(runs, f"python scripts/reproduce.py record {args.recipe} --seeds {args.seeds}")
     results_path(args.recipe).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    model_folder = Path(args.recipe).parent
-    for document, root in ((Path("README.md"), Path("recipes")), (model_folder / "README.md", model_folder)):
+    folder = Path(args.recipe).parent
+    generated = ((Path("README.md"), Path("recipes"), summary_table), (folder / "README.md", folder, results_table))
+    for document, root, table in generated:
         if document.is_file():
             found = [json.loads(path.read_text("utf-8")) for path in sorted(root.rglob("*.results.json"))]
-            document.write_text(with_results(document.read_text("utf-8"), found, str(document)), encoding="utf-8")
+            text = with_results(document.read_text("utf-8"), table(found), str(document))
+            document.write_text(text, encoding="utf-8")
     print(results_table([result]))
     if len(commits := code_of_seeds(result)) > 1:
         made = "; ".join(f"{name} {', '.join(steps)}" for name, steps in commits.items())

@@ -16,6 +16,7 @@ from tiny_model import CHATML
 
 from e2e.conftest import edit_json
 from radrecipes.models.weights import weights_in
+from radrecipes.reporting.result_tables import BEGIN, END, results_table, summary_table
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 TEMPLATE = "recipes/tiny/chat_template.jinja"
@@ -45,6 +46,8 @@ def recorded(shared_workspace, tmp_path_factory) -> Recorded:
     # Its own chat template, beside it, which has another digest than the tokenizer's; a release brings no recipes along.
     (workspace / TEMPLATE).write_text("{#- The recipe's own. -#}" + CHATML, encoding="utf-8")
     (workspace / RECIPE).write_text(f"{recipe}chat_template_path: {TEMPLATE}\n", encoding="utf-8")
+    for folder in (workspace, (workspace / RECIPE).parent):
+        (folder / "README.md").write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
     return Recorded(workspace, run_script(workspace, "scripts/reproduce.py", "record", RECIPE, "--seeds", "2"))
 
 
@@ -64,6 +67,8 @@ def test_recording_runs_the_first_seeds_and_writes_down_how_each_was_made(record
     assert [row["seed"] for row in result["seeds"]] == [42, 1]
     assert result["command"] == f"python scripts/reproduce.py record {RECIPE} --seeds 2"
     assert result["systems"]["base"]["exact_accuracy"]["n"] == 1  # with the first seed only
+    for folder, table in ((recorded.workspace, summary_table), ((recorded.workspace / RECIPE).parent, results_table)):
+        assert (folder / "README.md").read_text("utf-8") == f"{BEGIN}\n{table([result])}\n{END}\n"
     for row in result["seeds"]:
         folder = recorded.workspace / RUNS / f"seed-{row['seed']}"
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
