@@ -12,9 +12,9 @@ def _code(digits: int) -> str:
     return rf"(?P<it>(?!(?:19|20)\d\d(?![\w-]))(?=(?:[A-Z/.()-]*\d){{{digits}}})[A-Z0-9(][A-Z0-9/.()-]*[A-Z0-9])"
 
 
-def _labelled(labels: str, digits: int = 4, number_word: str = "?") -> re.Pattern[str]:
+def _labelled(labels: str, digits: int = 4, number_word: str = "?") -> str:
     """A code after one of `labels`; `number_word` is `""` if `number`, `no.`, `ID` or `#` must be between them."""
-    return re.compile(rf"(?i)(?<![A-Z])(?:{labels}){_NUMBER_WORD}{number_word}[\s:=#]{{0,4}}{_code(digits)}")
+    return rf"(?i)(?<![A-Z])(?:{labels}){_NUMBER_WORD}{number_word}[\s:=#]{{0,4}}{_code(digits)}"
 
 
 _RECORD = (
@@ -128,280 +128,137 @@ _PUBLIC_HOSTS = (
 )
 _UNIT_BEHIND = r"(?!\s?(?:parameters|tokens|bytes|rows|steps|examples|words|characters|x\b|mm|cm|mL|mg|weeks|months|days|hours|%))"
 
-# Later rules do not match text that an earlier one found. The group `it` is the identifier.
-RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("email", re.compile(r"(?<![\w.+-])(?P<it>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)")),
-    (
-        "email",
-        re.compile(
-            r"(?i)(?<![\w.+-])(?P<it>[\w.+-]+\s?[\[(]\s?at\s?[\])]\s?[\w-]+(?:\s?(?:\.|[\[(]\s?dot\s?[\])])\s?[\w-]+)+)"
-        ),
+_PATTERNS = {
+    "email": (
+        r"(?<![\w.+-])(?P<it>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)",
+        r"(?i)(?<![\w.+-])(?P<it>[\w.+-]+\s?[\[(]\s?at\s?[\])]\s?[\w-]+(?:\s?(?:\.|[\[(]\s?dot\s?[\])])\s?[\w-]+)+)",
     ),
-    (
-        "link",
-        re.compile(
-            rf"(?i)(?P<it>(?:https?|s?ftp)://(?!{_PUBLIC_HOSTS}(?:[:/\s)>\"']|$))[^\s<>\"')\]]+[^\s<>\"')\].,;:])"
-        ),
+    "link": (
+        rf"(?i)(?P<it>(?:https?|s?ftp)://(?!{_PUBLIC_HOSTS}(?:[:/\s)>\"']|$))[^\s<>\"')\]]+[^\s<>\"')\].,;:])",
+        rf"(?i)(?<![\w@./-])(?P<it>(?:www\.(?!{_PUBLIC_HOSTS})[\w.-]+\.[a-z]{{2,}}(?:/\S*[\w/])?))",
+        rf"(?i)(?<![\w@./-])(?P<it>(?!{_PUBLIC_HOSTS})[\w-]+(?:\.[\w-]+)+/(?:[\w.-]+/)*[\w-]*\d{{4,}}[\w-]*)(?<=[a-z/\d])",
     ),
-    ("link", re.compile(rf"(?i)(?<![\w@./-])(?P<it>(?:www\.(?!{_PUBLIC_HOSTS})[\w.-]+\.[a-z]{{2,}}(?:/\S*[\w/])?))")),
-    (
-        "link",
-        re.compile(
-            rf"(?i)(?<![\w@./-])(?P<it>(?!{_PUBLIC_HOSTS})[\w-]+(?:\.[\w-]+)+/(?:[\w.-]+/)*[\w-]*\d{{4,}}[\w-]*)(?<=[a-z/\d])"
-        ),
+    "study UID": (r"(?<![\w.])(?P<it>[0-2](?:\.(?:0|[1-9]\d*)){5,}|2\.25\.\d{8,})(?!\w)",),
+    "IP address": (
+        r"(?<![\w.])(?P<it>(?!127\.|0\.)(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d))(?!\.?\w)",
     ),
-    ("study UID", re.compile(r"(?<![\w.])(?P<it>[0-2](?:\.(?:0|[1-9]\d*)){5,}|2\.25\.\d{8,})(?!\w)")),
-    (
-        "IP address",
-        re.compile(
-            r"(?<![\w.])(?P<it>(?!127\.|0\.)(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d))(?!\.?\w)"
-        ),
+    "social security number": (
+        r"(?i)(?:SSN|soc(?:ial)?\.?\s*sec(?:urity)?)\D{0,12}?(?P<it>[\dX*]{3}[-. ]?[\dX*]{2}[-. ]?\d{4})\b",
+        r"(?i)(?<![\w.-])(?P<it>(?:\d{3}|xxx|\*{3})(?P<s>[-. ])(?:\d\d|xx|\*\*)(?P=s)\d{4})(?![\w-])",
     ),
-    (
-        "social security number",
-        re.compile(
-            r"(?i)(?:SSN|soc(?:ial)?\.?\s*sec(?:urity)?)\D{0,12}?(?P<it>[\dX*]{3}[-. ]?[\dX*]{2}[-. ]?\d{4})\b"
-        ),
+    "medical record number": (
+        _labelled(_RECORD),
+        rf"(?i)(?<![A-Z])(?:{_RECORD}){_NUMBER_WORD}?[\s:=#]{{0,4}}(?P<it>\d{{2,4}}(?:\s\d{{2,4}}){{1,3}})(?!\w)",
     ),
-    (
-        "social security number",
-        re.compile(r"(?i)(?<![\w.-])(?P<it>(?:\d{3}|xxx|\*{3})(?P<s>[-. ])(?:\d\d|xx|\*\*)(?P=s)\d{4})(?![\w-])"),
+    "vehicle number": (
+        r"(?i)\b(?:VIN|licen[cs]e\splate)(?:\s(?:number|no\.?))?[\s:#]{0,3}(?P<it>(?=[A-Z-]*\d)[A-Z0-9](?:[\s-]?[A-Z0-9]){4,16})\b",
     ),
-    ("medical record number", _labelled(_RECORD)),
-    (
-        "medical record number",
-        re.compile(
-            rf"(?i)(?<![A-Z])(?:{_RECORD}){_NUMBER_WORD}?[\s:=#]{{0,4}}(?P<it>\d{{2,4}}(?:\s\d{{2,4}}){{1,3}})(?!\w)"
-        ),
+    "accession number": (
+        _labelled(_ACCESSION, 5),
+        _labelled(_EXAMINATION, 4, ""),
+        r"(?i)(?<![\w.-])(?P<it>(?:[A-Z]{1,4}\d{2,4}|\d{2})-\d{5,9})(?![\w-])",
     ),
-    (
-        "vehicle number",
-        re.compile(
-            r"(?i)\b(?:VIN|licen[cs]e\splate)(?:\s(?:number|no\.?))?[\s:#]{0,3}(?P<it>(?=[A-Z-]*\d)[A-Z0-9](?:[\s-]?[A-Z0-9]){4,16})\b"
-        ),
+    "device serial number": (_labelled(_SERIAL),),
+    "licence number": (_labelled(_LICENCE),),
+    "account number": (_labelled(_ACCOUNT),),
+    "pager": (
+        r"(?i)\b(?:pager|beeper|pgr|page[dr]?(?:\s(?:at|to))?|bleep)(?:\s*(?:number|no\.?|id))?[\s:#]*(?P<it>\d[\d-]{2,11}\d)\b",
+        r"(?i)\b(?:ext(?:ension)?\b\.?[\s:#]*(?P<it>\d[\d-]{1,5}\d))\b",
+        r"(?<![\w.])(?P<it>[pPxX]\s?\d{4,6})(?!\w|\.\d)",
     ),
-    ("accession number", _labelled(_ACCESSION, 5)),
-    ("accession number", _labelled(_EXAMINATION, 4, "")),
-    ("accession number", re.compile(r"(?i)(?<![\w.-])(?P<it>(?:[A-Z]{1,4}\d{2,4}|\d{2})-\d{5,9})(?![\w-])")),
-    ("device serial number", _labelled(_SERIAL)),
-    ("licence number", _labelled(_LICENCE)),
-    ("account number", _labelled(_ACCOUNT)),
-    (
-        "pager",
-        re.compile(
-            r"(?i)\b(?:pager|beeper|pgr|page[dr]?(?:\s(?:at|to))?|bleep)(?:\s*(?:number|no\.?|id))?[\s:#]*(?P<it>\d[\d-]{2,11}\d)\b"
-        ),
+    "phone number": (
+        r"(?i)(?<![\w.-])(?P<it>(?:\+?1[\s.-]?)?(?:\(\d{3}\)\s?|\d{3}(?:\s|\s?[./-]\s?))\d{3}(?:\s|\s?[.-]\s?)\d{4}(?:\s?(?:x|ext\.?)\s?\d{1,5})?)(?!\w)",
+        # A country code begins with 1 to 9; a signed decimal such as `+1.25` is a difference of two metrics.
+        r"(?<![\w+])(?P<it>\+(?!\d+\.\d{1,4}(?![\d.]|[\s-]\(?\d\d))[1-9]\d{0,2}(?:[\s.-]?\(?\d{1,5}\)?){2,6})(?!\w)",
+        r"(?<![\w.,/-])(?P<it>0\d{2,4}[\s-]\d{3,4}[\s-]?\d{3,5})(?!\w)",
+        rf"(?<![\w.,/-])(?P<it>\d{{3}}-\d{{4}})(?![\w-]){_UNIT_BEHIND}",
     ),
-    ("pager", re.compile(r"(?i)\b(?:ext(?:ension)?\b\.?[\s:#]*(?P<it>\d[\d-]{1,5}\d))\b")),
-    ("pager", re.compile(r"(?<![\w.])(?P<it>[pPxX]\s?\d{4,6})(?!\w|\.\d)")),
-    (
-        "phone number",
-        re.compile(
-            r"(?i)(?<![\w.-])(?P<it>(?:\+?1[\s.-]?)?(?:\(\d{3}\)\s?|\d{3}(?:\s|\s?[./-]\s?))\d{3}(?:\s|\s?[.-]\s?)\d{4}(?:\s?(?:x|ext\.?)\s?\d{1,5})?)(?!\w)"
-        ),
-    ),
-    # A country code begins with 1 to 9; a signed decimal such as `+1.25` is a difference of two metrics.
-    (
-        "phone number",
-        re.compile(
-            r"(?<![\w+])(?P<it>\+(?!\d+\.\d{1,4}(?![\d.]|[\s-]\(?\d\d))[1-9]\d{0,2}(?:[\s.-]?\(?\d{1,5}\)?){2,6})(?!\w)"
-        ),
-    ),
-    ("phone number", re.compile(r"(?<![\w.,/-])(?P<it>0\d{2,4}[\s-]\d{3,4}[\s-]?\d{3,5})(?!\w)")),
-    ("phone number", re.compile(rf"(?<![\w.,/-])(?P<it>\d{{3}}-\d{{4}})(?![\w-]){_UNIT_BEHIND}")),
-    (
-        "date",
-        re.compile(
-            rf"(?<![\w./-])(?P<it>{_DAY_MONTH}(?:(?P=s)|(?P=t))(?:{_YEAR}|['’]?\d\d))(?![\w/]|[.-]\d){_UNIT_BEHIND}"
-        ),
-    ),
-    ("date", re.compile(rf"(?<![\w./-])(?P<it>\d{{1,2}}\s/\s\d{{1,2}}\s/\s{_YEAR})(?!\w)")),
-    ("date", re.compile(rf"(?<![\w./-])(?P<it>{_DAY}([./-])(?:I{{1,3}}|I?[VX]|VI{{1,3}}|XI{{1,2}})\2{_YEAR})(?!\w)")),
-    (
-        "date",
-        re.compile(rf"(?i)(?<![\w./=-])(?P<it>{_YEAR}[\s.,-]?\s?{_MONTH}[\s.,-]?\s?{_ORDINAL})(?!\w)"),
-    ),
-    ("date", re.compile(rf"(?<![\w.])(?P<it>{_DAY}\.{_MONTH_NUMBER}\.{_YEAR}|[0-3]\d\.[01]\d\.\d\d)(?![\w]|\.\d)")),
-    (
-        "date",
-        re.compile(
-            rf"(?<![\w./=-])(?P<it>{_YEAR}(?P<s>[-/.]){_MONTH_NUMBER}(?P=s){_DAY}(?:[T ]\d\d:\d\d(?::\d\d)?)?)(?!\d|[\w/-]\d)"
-        ),
-    ),
-    (
-        "date",
-        re.compile(
-            r"(?<![\w.-])(?P<it>(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:T\d{4,6})?)(?!\w|\.\d)"
-        ),
-    ),
-    (
-        "date",
-        re.compile(
-            rf"(?i)(?<![\w./-])(?P<it>{_ORDINAL}(?:\sof)?[\s.-]?\s?{_MONTH}\b[\s.,-]{{0,2}}(?:{_YEAR}|['’]?\d\d(?!\d|\s?(?:mm|cm|%))))"
-        ),
-    ),
-    ("date", re.compile(rf"(?i)(?<![\w./-])(?P<it>\d{{1,2}}{_MONTH}(?:{_YEAR}|\d\d))(?!\w)")),
-    ("date", re.compile(rf"(?i)\b(?P<it>{_MONTH}\b[\s.,-]{{0,2}}(?:{_ORDINAL}(?:,?\s(?:of\s)?|-))?{_YEAR})(?!\d)")),
-    ("date", re.compile(rf"(?i)\b(?P<it>{_SAFE_MONTH}\b\.?\s{_ORDINAL})(?!\w|\.\d|\s?(?:mm|cm|mL|%))")),
-    ("date", re.compile(rf"(?i)(?<![\w./-])(?<!series\s)(?<!image\s)(?P<it>{_ORDINAL}(?:\sof)?[\s-]{_SAFE_MONTH})\b")),
-    ("date", re.compile(rf"(?<![\w./-])(?P<it>{_MONTH_NUMBER}/{_YEAR})(?![\w/])")),
-    (
-        "date",
-        re.compile(
+    "date": (
+        rf"(?<![\w./-])(?P<it>{_DAY_MONTH}(?:(?P=s)|(?P=t))(?:{_YEAR}|['’]?\d\d))(?![\w/]|[.-]\d){_UNIT_BEHIND}",
+        rf"(?<![\w./-])(?P<it>\d{{1,2}}\s/\s\d{{1,2}}\s/\s{_YEAR})(?!\w)",
+        rf"(?<![\w./-])(?P<it>{_DAY}([./-])(?:I{{1,3}}|I?[VX]|VI{{1,3}}|XI{{1,2}})\2{_YEAR})(?!\w)",
+        rf"(?i)(?<![\w./=-])(?P<it>{_YEAR}[\s.,-]?\s?{_MONTH}[\s.,-]?\s?{_ORDINAL})(?!\w)",
+        rf"(?<![\w.])(?P<it>{_DAY}\.{_MONTH_NUMBER}\.{_YEAR}|[0-3]\d\.[01]\d\.\d\d)(?![\w]|\.\d)",
+        rf"(?<![\w./=-])(?P<it>{_YEAR}(?P<s>[-/.]){_MONTH_NUMBER}(?P=s){_DAY}(?:[T ]\d\d:\d\d(?::\d\d)?)?)(?!\d|[\w/-]\d)",
+        r"(?<![\w.-])(?P<it>(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:T\d{4,6})?)(?!\w|\.\d)",
+        rf"(?i)(?<![\w./-])(?P<it>{_ORDINAL}(?:\sof)?[\s.-]?\s?{_MONTH}\b[\s.,-]{{0,2}}(?:{_YEAR}|['’]?\d\d(?!\d|\s?(?:mm|cm|%))))",
+        rf"(?i)(?<![\w./-])(?P<it>\d{{1,2}}{_MONTH}(?:{_YEAR}|\d\d))(?!\w)",
+        rf"(?i)\b(?P<it>{_MONTH}\b[\s.,-]{{0,2}}(?:{_ORDINAL}(?:,?\s(?:of\s)?|-))?{_YEAR})(?!\d)",
+        rf"(?i)\b(?P<it>{_SAFE_MONTH}\b\.?\s{_ORDINAL})(?!\w|\.\d|\s?(?:mm|cm|mL|%))",
+        rf"(?i)(?<![\w./-])(?<!series\s)(?<!image\s)(?P<it>{_ORDINAL}(?:\sof)?[\s-]{_SAFE_MONTH})\b",
+        rf"(?<![\w./-])(?P<it>{_MONTH_NUMBER}/{_YEAR})(?![\w/])",
+        (
             r"(?i)\b(?:on|dated?|from|since|of|to|until|till|before|after|with|by|prior|previous|admitted|seen|exam|study|scan|ct|mri?"
             rf"|us|xr|dos|dob|performed|done|last)\s(?P<it>{_MONTH_NUMBER}/{_DAY})(?![\w/%]|\.\d|\s(?:of|pain|strength|systolic|diastolic"
             r"|murmur|power|in\s(?:severity|intensity)|reflexes|pulses|headache|nodes?|views?|cores?|positive)\b)"
         ),
+        rf"\b(?:[Ii]n|[Ss]ince|[Ff]rom|[Uu]ntil|[Tt]ill|[Ll]ast|[Tt]his|[Ee]arly|[Ll]ate|[Mm]id|[Oo]f|[Tt]hrough)[\s-](?P<it>{_FULL_MONTH})(?![\w-]|\s(?:fracture|{_CAPITALISED}))",
     ),
-    (
-        "date",
-        re.compile(
-            rf"\b(?:[Ii]n|[Ss]ince|[Ff]rom|[Uu]ntil|[Tt]ill|[Ll]ast|[Tt]his|[Ee]arly|[Ll]ate|[Mm]id|[Oo]f|[Tt]hrough)[\s-](?P<it>{_FULL_MONTH})(?![\w-]|\s(?:fracture|{_CAPITALISED}))"
-        ),
-    ),
-    (
-        "age over 89",
-        re.compile(
-            r"(?i)(?<![\w./-])(?P<it>(?:9\d|1[01]\d)[\s-]?(?:years?(?:[\s-]?olds?)?|yrs?\.?(?:[\s-]?old)?|y\.?\s?/?o\.?|y)(?:\s?[mf])?)(?![a-z])(?!\s(?:survival|ago|of\s(?:smoking|follow)))"
-        ),
-    ),
-    (
-        "age over 89",
-        re.compile(
-            r"(?i)\b(?:aged?|age\s(?:of|is|was))[\s:=]*(?P<it>9\d|1[01]\d)\b(?!\s?(?:days?|weeks?|months?|hours?|%|mm|cm)|\.\d)"
-        ),
-    ),
-    (
-        "age over 89",
-        re.compile(
-            r"(?i)(?P<it>\b(?:ninety|one\shundred)(?:[\s-](?:and\s)?(?:one|two|three|four|five|six|seven|eight|nine|ten))?)[\s-](?:years?|yrs?)\b"
-        ),
-    ),
-    (
-        "age over 89",
-        re.compile(
-            r"(?i)\baged?\s(?:of\s|is\s)?(?P<it>(?:ninety|one\shundred)(?:[\s-](?:and\s)?(?:one|two|three|four|five|six|seven|eight|nine|ten))?)\b"
-        ),
-    ),
-    ("age over 89", re.compile(r"(?im)(?:^|:\s)(?P<it>(?:9\d|1[01]\d)\s[mf])(?=\s|,)")),
-    ("age over 89", re.compile(r"(?i)\b(?P<it>(?:super|semi)?(?:nona|cente)n?[ag]?[eg]?narians?)\b")),
-    (
-        "age over 89",
-        re.compile(
+    "age over 89": (
+        r"(?i)(?<![\w./-])(?P<it>(?:9\d|1[01]\d)[\s-]?(?:years?(?:[\s-]?olds?)?|yrs?\.?(?:[\s-]?old)?|y\.?\s?/?o\.?|y)(?:\s?[mf])?)(?![a-z])(?!\s(?:survival|ago|of\s(?:smoking|follow)))",
+        r"(?i)\b(?:aged?|age\s(?:of|is|was))[\s:=]*(?P<it>9\d|1[01]\d)\b(?!\s?(?:days?|weeks?|months?|hours?|%|mm|cm)|\.\d)",
+        r"(?i)(?P<it>\b(?:ninety|one\shundred)(?:[\s-](?:and\s)?(?:one|two|three|four|five|six|seven|eight|nine|ten))?)[\s-](?:years?|yrs?)\b",
+        r"(?i)\baged?\s(?:of\s|is\s)?(?P<it>(?:ninety|one\shundred)(?:[\s-](?:and\s)?(?:one|two|three|four|five|six|seven|eight|nine|ten))?)\b",
+        r"(?im)(?:^|:\s)(?P<it>(?:9\d|1[01]\d)\s[mf])(?=\s|,)",
+        r"(?i)\b(?P<it>(?:super|semi)?(?:nona|cente)n?[ag]?[eg]?narians?)\b",
+        (
             r"(?<![\w./-])(?<![Tt]emp )(?<!fever )(?<!of )(?P<it>(?:9\d|1[01]\d)(?:\s?[MF]|[mf]))"
             r"(?!\w|[.-]\w|\s(?:sheath|catheter|temp|fever))"
         ),
     ),
-    (
-        "address",
-        re.compile(
+    "address": (
+        (
             rf"(?<![\w.])(?P<it>\d{{1,5}}[A-Z]?\s(?:(?:[NSEW]|NE|NW|SE|SW)\.?\s|(?:North|South|East|West)\s)?(?:{_CAPITALISED}\s|\d{{1,3}}(?:st|nd|rd|th)\s)"
             rf"(?:{_CAPITALISED}\s){{0,2}}{_STREET}(?:,?\s(?:Apt|Apartment|Unit|Suite|Ste|\#)\.?\s?\w+)?(?:,\s{_TOWN_BEHIND})?)"
         ),
-    ),
-    ("address", re.compile(rf"(?i)(?P<it>\bP\.?\s?O\.?\s?Box\s\d+{_TOWN_ANY_CASE}?)")),
-    # Streets and facilities in text of one case; fewer endings, because CT and DR have other meanings there.
-    (
-        "address",
-        re.compile(
+        rf"(?i)(?P<it>\bP\.?\s?O\.?\s?Box\s\d+{_TOWN_ANY_CASE}?)",
+        # Streets and facilities in text of one case; fewer endings, because CT and DR have other meanings there.
+        (
             r"(?i)(?<![\w.])(?P<it>\d{1,5}\s(?:[nsew]\.?\s)?(?:(?:(?!the\b)[a-z]{3,}|\d{1,3}(?:st|nd|rd|th))\s){1,3}"
             r"(?:street|avenue|ave|road|rd|lane|boulevard|blvd|terrace|parkway|pkwy|highway|hwy|drive|court|circle|crescent)\b\.?"
             rf"{_DOOR}?{_TOWN_ANY_CASE}?)"
         ),
-    ),
-    (
-        "address",
-        re.compile(
+        (
             r"(?i)(?<![\w.])(?P<it>\d{1,5}\s(?:[nsew]\.?\s)?(?:(?!lead|phase|view)[a-z]{3,}\s){1,2}"
             rf"(?:(?:gardens|grove|place|way)\b|(?:st|ln|pl|ct|dr)\b\.?(?:{_DOOR}|(?={_TOWN_ANY_CASE})){_TOWN_ANY_CASE}?|(?:st|ln)\b(?=[.,;]|\s*$)))"
         ),
+        r"(?i)\b(?:liv(?:es?|ing)|resid(?:es?|ing)|address(?:\sis)?)(?:\s(?:at|on|in)|:)\s(?P<it>\d{1,5}\s(?!mm|cm)[a-z][^,.;\n]{3,40})",
+        rf"\b(?P<it>{_TOWN})",
+        r"(?i)\b(?:zip|postal)(?:\s?code)?[\s:]*(?P<it>\d{5}(?:-\d{4})?)\b",
+        r"\b(?P<it>(?![CLST]\d{1,2}\s)[A-Z]{1,2}\d[A-Z\d]?\s\d(?!ND|ST|RD|TH|D\b)[ABD-HJLNP-UW-Z]{2})\b",
     ),
-    (
-        "address",
-        re.compile(
-            r"(?i)\b(?:liv(?:es?|ing)|resid(?:es?|ing)|address(?:\sis)?)(?:\s(?:at|on|in)|:)\s(?P<it>\d{1,5}\s(?!mm|cm)[a-z][^,.;\n]{3,40})"
-        ),
+    "facility": (
+        rf"(?P<it>\b(?:University\s)?(?:Hospital|Clinic|Infirmary)\sof\s{_CAPITALISED})",
+        rf"(?P<it>\b(?:St\.?|Saint|Mount|Mt\.?)\s{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}\s{FACILITY})",
+        rf"(?P<it>\b(?!{PLAIN_CLINIC}\s)(?:{_CAPITALISED}\s){{1,3}}{FACILITY})",
     ),
-    ("address", re.compile(rf"\b(?P<it>{_TOWN})")),
-    ("address", re.compile(r"(?i)\b(?:zip|postal)(?:\s?code)?[\s:]*(?P<it>\d{5}(?:-\d{4})?)\b")),
-    (
-        "address",
-        re.compile(r"\b(?P<it>(?![CLST]\d{1,2}\s)[A-Z]{1,2}\d[A-Z\d]?\s\d(?!ND|ST|RD|TH|D\b)[ABD-HJLNP-UW-Z]{2})\b"),
+    "long number": (
+        rf"(?<![\w.,/#-])(?<!\":)(?<!\": )(?P<it>[A-Z]{{0,3}}\d{{7,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}",
+        r"(?<![\w.,/#-])(?P<it>[A-Z]{1,2}\d{6})(?![\w-]|[.,]\d)",
     ),
-    ("facility", re.compile(rf"(?P<it>\b(?:University\s)?(?:Hospital|Clinic|Infirmary)\sof\s{_CAPITALISED})")),
-    (
-        "facility",
-        re.compile(rf"(?P<it>\b(?:St\.?|Saint|Mount|Mt\.?)\s{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}\s{FACILITY})"),
+    "name": (
+        rf"\b(?:Dr|Drs|Doctor|Doctors|Prof|Professor|Mr|Mrs|Ms|Miss|Mx|Nurse|DR|DRS|MRS|PROF)(?:\.\s?|\s){_NO_NAME_AFTER_TITLE}{NO_NAME_WORD}(?P<it>{_NAME})",
+        rf"\b(?:Drs|Doctors|DRS)\.?\s{_NAME}\s?(?:and|&|,)\s(?P<it>{_NAME})",
+        rf"\b(?:[Dd]rs?|[Mm]rs|[Pp]rof)(?:\.\s?|\s){_NO_NAME_AFTER_TITLE}(?P<it>(?:(?:van|von|de|la|del|st\.?|o|al)\s){{0,2}}[a-zß-ÿ][a-zß-ÿ’'-]+)",
+        rf"(?P<it>\b{_NAME_PART}(?:\s{_NAME_PART}){{0,3}}),?\s\(?(?:{_CREDENTIAL})(?<!\sPA)(?<!\sDO)(?<!\sNP)(?<!\sRN)",
+        rf"(?P<it>\b{_NAME_PART}(?:\s{_NAME_PART}){{0,3}})(?:,\s|\s\()(?:DO|NP|RN|PA)\b(?!\s(?i:and|view|chest))",
+        rf"(?i:\b{ROLE}\s?:\s*){NO_NAME_WORD}(?P<it>{_TWO_UPPER_WORDS})",
+        rf"(?i:\b(?:{TOLD},?\s+|{ROLE}\s?:\s*)){NO_NAME_WORD}(?P<it>{_TWO_WORDS})",
+        # The recipient of a message, or a signer, is a person even if the name is also an eponym.
+        rf"(?i:\b(?:{TOLD_A_PERSON},?\s+|{STAFF}\s?:\s*)){NO_NAME_WORD}(?P<it>{WORD})\b(?!\s?[A-ZÀ-Þ]|\s(?:and|or)\s[a-z])",
+        rf"\b(?:[Pp]t|PT)\s?:\s*(?P<it>{WORD},\s?{WORD}|{_UPPER_WORD},\s?{_UPPER_WORD})",
+        # A person name as DICOM writes it: DICOM PS3.5, value representation PN.
+        r"(?<![\w^\\'’-])(?P<it>[A-Za-zÀ-ÿ'’-]{2,}\^[A-Za-zÀ-ÿ]+(?:[\^ ][A-Za-zÀ-ÿ.]*)*)",
+        # The usual heading of a worklist entry: FAMILY, GIVEN and an age.
+        rf"(?m)^\s*(?P<it>{_UPPER_WORD},\s?{_UPPER_WORD}(?:\s[A-Z])?|{WORD},\s?{WORD})(?=\s\(?\d{{1,3}}\s?(?:[MFmf]\b|y))",
     ),
-    ("facility", re.compile(rf"(?P<it>\b(?!{PLAIN_CLINIC}\s)(?:{_CAPITALISED}\s){{1,3}}{FACILITY})")),
-    (
-        "long number",
-        re.compile(rf"(?<![\w.,/#-])(?<!\":)(?<!\": )(?P<it>[A-Z]{{0,3}}\d{{7,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}"),
-    ),
-    ("long number", re.compile(r"(?<![\w.,/#-])(?P<it>[A-Z]{1,2}\d{6})(?![\w-]|[.,]\d)")),
-    (
-        "name",
-        re.compile(
-            rf"\b(?:Dr|Drs|Doctor|Doctors|Prof|Professor|Mr|Mrs|Ms|Miss|Mx|Nurse|DR|DRS|MRS|PROF)(?:\.\s?|\s){_NO_NAME_AFTER_TITLE}{NO_NAME_WORD}(?P<it>{_NAME})"
-        ),
-    ),
-    ("name", re.compile(rf"\b(?:Drs|Doctors|DRS)\.?\s{_NAME}\s?(?:and|&|,)\s(?P<it>{_NAME})")),
-    (
-        "name",
-        re.compile(
-            rf"\b(?:[Dd]rs?|[Mm]rs|[Pp]rof)(?:\.\s?|\s){_NO_NAME_AFTER_TITLE}(?P<it>(?:(?:van|von|de|la|del|st\.?|o|al)\s){{0,2}}[a-zß-ÿ][a-zß-ÿ’'-]+)"
-        ),
-    ),
-    (
-        "name",
-        re.compile(
-            rf"(?P<it>\b{_NAME_PART}(?:\s{_NAME_PART}){{0,3}}),?\s\(?(?:{_CREDENTIAL})(?<!\sPA)(?<!\sDO)(?<!\sNP)(?<!\sRN)"
-        ),
-    ),
-    (
-        "name",
-        re.compile(
-            rf"(?P<it>\b{_NAME_PART}(?:\s{_NAME_PART}){{0,3}})(?:,\s|\s\()(?:DO|NP|RN|PA)\b(?!\s(?i:and|view|chest))"
-        ),
-    ),
-    ("name", re.compile(rf"(?i:\b{ROLE}\s?:\s*){NO_NAME_WORD}(?P<it>{_TWO_UPPER_WORDS})")),
-    ("name", re.compile(rf"(?i:\b(?:{TOLD},?\s+|{ROLE}\s?:\s*)){NO_NAME_WORD}(?P<it>{_TWO_WORDS})")),
-    # The recipient of a message, or a signer, is a person even if the name is also an eponym.
-    (
-        "name",
-        re.compile(
-            rf"(?i:\b(?:{TOLD_A_PERSON},?\s+|{STAFF}\s?:\s*)){NO_NAME_WORD}(?P<it>{WORD})\b(?!\s?[A-ZÀ-Þ]|\s(?:and|or)\s[a-z])"
-        ),
-    ),
-    ("name", re.compile(rf"\b(?:[Pp]t|PT)\s?:\s*(?P<it>{WORD},\s?{WORD}|{_UPPER_WORD},\s?{_UPPER_WORD})")),
-    # A person name as DICOM writes it: DICOM PS3.5, value representation PN.
-    ("name", re.compile(r"(?<![\w^\\'’-])(?P<it>[A-Za-zÀ-ÿ'’-]{2,}\^[A-Za-zÀ-ÿ]+(?:[\^ ][A-Za-zÀ-ÿ.]*)*)")),
-    # The usual heading of a worklist entry: FAMILY, GIVEN and an age.
-    (
-        "name",
-        re.compile(
-            rf"(?m)^\s*(?P<it>{_UPPER_WORD},\s?{_UPPER_WORD}(?:\s[A-Z])?|{WORD},\s?{WORD})(?=\s\(?\d{{1,3}}\s?(?:[MFmf]\b|y))"
-        ),
-    ),
-)
+}
 
-# Kinds that always contain a digit, searched only in texts with one.
-NEED_DIGIT = frozenset(
-    (
-        "study UID",
-        "IP address",
-        "social security number",
-        "medical record number",
-        "vehicle number",
-        "accession number",
-        "device serial number",
-        "licence number",
-        "account number",
-        "pager",
-        "phone number",
-        "long number",
-    )
-)
+# By kind, in order: text that one rule found is not matched by a later one. The group `it` is the identifier.
+RULES = {kind: [re.compile(pattern) for pattern in patterns] for kind, patterns in _PATTERNS.items()}
+
+# All other kinds always contain a digit, and are searched only in texts with one.
+WITHOUT_DIGIT = frozenset(("email", "link", "date", "age over 89", "address", "facility", "name"))
 
 # Kinds that depend on capitals, also searched in the text as rewritten in normal case.
 BY_CAPITALS = frozenset(("name", "address", "facility"))

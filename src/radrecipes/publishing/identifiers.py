@@ -10,11 +10,12 @@ without a title; given names alone; towns without a state; languages other than 
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator
 
 from radrecipes.errors import InputError
-from radrecipes.publishing.identifier_rules import BY_CAPITALS, NEED_DIGIT, RULES
+from radrecipes.publishing.identifier_rules import BY_CAPITALS, RULES, WITHOUT_DIGIT
 from radrecipes.publishing.person_names import in_usual_case, person_names
 from radrecipes.publishing.text_span import TextSpan
 
@@ -45,10 +46,11 @@ def find_identifiers(text: str) -> list[TextSpan]:
 
     has_digit, has_at = _DIGIT.search(text) is not None, _AT.search(text) is not None
     usual = in_usual_case(text)
-    for kind, pattern in RULES:
-        if (kind in NEED_DIGIT and not has_digit) or (kind == "email" and not has_at):
+    for kind, patterns in RULES.items():
+        if (not has_digit and kind not in WITHOUT_DIGIT) or (not has_at and kind == "email"):
             continue
-        for version in (text, usual) if kind in BY_CAPITALS and usual != text else (text,):
+        versions = (text, usual) if kind in BY_CAPITALS and usual != text else (text,)
+        for pattern, version in itertools.product(patterns, versions):
             for match in pattern.finditer(version):
                 note(kind, *match.span("it"))
     if has_digit:

@@ -1,15 +1,14 @@
 """Figures of the evaluation pages as SVG: loss curve, reliability diagram, risk-coverage curve, failure rates."""
 
 import io
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, PercentFormatter
 
@@ -20,97 +19,98 @@ INK, FAINT, ACCENT, CONTRAST = "#33414e", "#9fb3c0", "#0b6e75", "#b3402a"
 
 # With fewer answers an accuracy is unreliable: such a bin is drawn hollow, such a start of a curve not at all.
 _FEWEST_ROWS = 10
-_BASELINE_DASHES = ("-", "--", ":", "-.")
+# The look that all figures share; text as text, and identical bytes for identical input.
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "radrecipes",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "grid.alpha": 0.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "figure.constrained_layout.use": True,
+}
+_WIDTH = 10.6  # inches, the width of the page
 
 
+@matplotlib.rc_context(_STYLE)
 def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
     """Training loss over optimizer steps; `None` if fewer than two entries of `train_log.jsonl` have a finite loss."""
     steps, losses = _series(train_log, "loss")
     if len(steps) < 2:
         return None
     validation_steps, validation_losses = _series(train_log, "eval_loss")
-    with _same_bytes():
-        figure = _new_figure(3.2)
-        axes = figure.add_subplot()
-        window = max(1, len(losses) // 20)
-        if window > 1:
-            axes.plot(steps, losses, color=FAINT, linewidth=0.9, label="logged step")
-            smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-            middles = np.convolve(steps, np.ones(window) / window, mode="valid")
-            axes.plot(middles, smooth, color=ACCENT, linewidth=2, label=f"mean of {window} entries")
-        else:
-            axes.plot(steps, losses, color=ACCENT, linewidth=2, label="logged step")
-        if len(validation_steps):
-            axes.plot(
-                validation_steps, validation_losses, color=CONTRAST, marker="o", markersize=4, label="validation"
-            )
-        axes.set_xlabel("optimiser step", color=INK)
-        axes.set_ylabel("loss per token", color=INK)
-        # An early spike must not compress the rest of the curve.
-        if min(losses) > 0 and max(losses) / min(losses) > 30:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.set_ylim(bottom=0)
-        _plain(axes)
-        axes.legend(frameon=False, labelcolor=INK)
-        return _svg(figure)
+    figure = Figure(figsize=(_WIDTH, 3.2))
+    axes = figure.add_subplot()
+    window = max(1, len(losses) // 20)
+    if window > 1:
+        axes.plot(steps, losses, color=FAINT, linewidth=0.9, label="logged step")
+        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+        middles = np.convolve(steps, np.ones(window) / window, mode="valid")
+        axes.plot(middles, smooth, color=ACCENT, linewidth=2, label=f"mean of {window} entries")
+    else:
+        axes.plot(steps, losses, color=ACCENT, linewidth=2, label="logged step")
+    if len(validation_steps):
+        axes.plot(validation_steps, validation_losses, color=CONTRAST, marker="o", markersize=4, label="validation")
+    axes.set(xlabel="optimiser step", ylabel="loss per token")
+    # An early spike must not compress the rest of the curve.
+    if min(losses) > 0 and max(losses) / min(losses) > 30:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)
+    axes.legend()
+    return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def reliability_svg(calibration: Mapping[str, Any]) -> str:
     """Reliability diagrams before and after temperature scaling, from `calibration` of `metrics.json`."""
     titles = {"before": "before temperature scaling", "after": f"after temperature {calibration['temperature']:.2f}"}
-    with _same_bytes():
-        figure = _new_figure(5.2)
-        panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1.2))
-        for column, (name, title) in enumerate(titles.items()):
-            figures = calibration[name]
-            diagram, histogram = panels[:, column]
-            filled = [item for item in figures["bins"] if item["count"]]
-            confidences, accuracies = ([item[key] for item in filled] for key in ("confidence", "accuracy"))
-            diagram.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
-            # From each point to the diagonal: the error of the bin.
-            diagram.vlines(confidences, confidences, accuracies, color=CONTRAST, linewidth=1.5)
-            diagram.plot(confidences, accuracies, color=ACCENT, linewidth=1, alpha=0.5)
-            for item in filled:
-                many = item["count"] >= _FEWEST_ROWS
-                diagram.plot(
-                    item["confidence"],
-                    item["accuracy"],
-                    marker="o",
-                    markersize=7,
-                    color=ACCENT,
-                    fillstyle="full" if many else "none",
-                )
-            error = figures["expected_calibration_error"]
-            diagram.set_title(f"{title}: expected calibration error {error:.3f}", color=INK, fontsize=11)
-            diagram.set_xlim(0, 1)
-            diagram.set_ylim(-0.04, 1.04)
-            for item in figures["bins"]:
-                width = item["high"] - item["low"]
-                histogram.bar(item["low"] + width / 2, item["count"], width=0.86 * width, color=FAINT)
-                if item["count"]:
-                    histogram.annotate(
-                        f"{item['count']}",
-                        (item["low"] + width / 2, item["count"]),
-                        xytext=(0, 2),
-                        textcoords="offset points",
-                        ha="center",
-                        color=INK,
-                        fontsize=8,
-                    )
-            histogram.set_ylim(0, 1.25 * max(item["count"] for side in titles for item in calibration[side]["bins"]))
-            histogram.xaxis.set_major_formatter(PercentFormatter(1))
-            histogram.set_xlabel("probability of the answer", color=INK)
-            for axes in (diagram, histogram):
-                _plain(axes)
-        panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
-        panels[0, 0].set_ylabel("accuracy", color=INK)
-        panels[1, 0].set_ylabel("answers", color=INK)
-        return _svg(figure)
+    figure = Figure(figsize=(_WIDTH, 5.2))
+    panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1.2))
+    for column, (name, title) in enumerate(titles.items()):
+        figures = calibration[name]
+        diagram, histogram = panels[:, column]
+        filled = [item for item in figures["bins"] if item["count"]]
+        confidences, accuracies = ([item[key] for item in filled] for key in ("confidence", "accuracy"))
+        diagram.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
+        # From each point to the diagonal: the error of the bin.
+        diagram.vlines(confidences, confidences, accuracies, color=CONTRAST, linewidth=1.5)
+        diagram.plot(confidences, accuracies, color=ACCENT, linewidth=1, alpha=0.5)
+        for item in filled:
+            look = {"marker": "o", "markersize": 7, "fillstyle": "full" if item["count"] >= _FEWEST_ROWS else "none"}
+            diagram.plot(item["confidence"], item["accuracy"], color=ACCENT, **look)
+        error = figures["expected_calibration_error"]
+        diagram.set_title(f"{title}: expected calibration error {error:.3f}", fontsize=11)
+        diagram.set(xlim=(0, 1), ylim=(-0.04, 1.04))
+        for item in figures["bins"]:
+            width = item["high"] - item["low"]
+            top = (item["low"] + width / 2, item["count"])
+            histogram.bar(*top, width=0.86 * width, color=FAINT)
+            if item["count"]:
+                _write(histogram, f"{item['count']}", top, (0, 2), ha="center", fontsize=8)
+        histogram.set_ylim(0, 1.25 * max(item["count"] for side in titles for item in calibration[side]["bins"]))
+        histogram.xaxis.set_major_formatter(PercentFormatter(1))
+        histogram.set_xlabel("probability of the answer")
+    panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
+    panels[0, 0].set_ylabel("accuracy")
+    panels[1, 0].set_ylabel("answers")
+    return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def risk_coverage_svg(
     systems: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], rows: int, best_baseline: str | None
 ) -> str | None:
@@ -124,45 +124,33 @@ def risk_coverage_svg(
     looks = _looks(curves)
     thresholds = {name: _marks(systems[name]["selective"]) for name in (best_baseline, ADAPTER) if name in curves}
     floor = _lowest_worth_showing(curves, best_baseline)
-    with _same_bytes():
-        figure = _new_figure(5)
-        axes = figure.add_subplot()
-        targets = sorted(
-            {row["target_accuracy"] for name in curves for row in systems[name]["selective"]["thresholds"]}
-        )
-        axes.hlines(targets, 0, 1, color=FAINT, linewidth=0.9, linestyles=(0, (1, 3)))
-        for name, (coverage, accuracy) in curves.items():
-            below = len(accuracy) == 0 or max(accuracy) < floor
-            title = titles.get(name, name) + (" (below the plotted range)" if below else "")
-            axes.plot(coverage, accuracy, label=title, **looks[name])
-        for name, marks in thresholds.items():
-            for (coverage, accuracy), reached in marks.items():
-                colour = looks[name]["color"]
-                axes.plot(coverage, accuracy, marker="o", markersize=7, color=colour, linestyle="none")
-                axes.annotate(
-                    " · ".join(f"{100 * target:g}" for target in reached) + " %",
-                    (coverage, accuracy),
-                    # The model's marks are labelled above its curve, the baseline's below its own.
-                    xytext=(0, 9 if name == ADAPTER else -16),
-                    textcoords="offset points",
-                    ha="center",
-                    color=colour,
-                    fontsize=9,
-                    fontweight="bold",
-                )
-        axes.set_xlim(0, 1.03)
-        axes.set_ylim(floor, 1 + 0.07 * (1 - floor))
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.yaxis.set_major_locator(MultipleLocator(0.05 if floor > 0.5 else 0.1))
-        axes.set_xlabel("coverage: fraction answered automatically, highest confidence first", color=INK)
-        axes.set_ylabel("selective accuracy", color=INK)
-        _plain(axes)
-        # Outside the axes, where no curve crosses it.
-        figure.legend(frameon=False, labelcolor=INK, loc="outside upper left", ncols=2)
-        return _svg(figure)
+    figure = Figure(figsize=(_WIDTH, 5))
+    axes = figure.add_subplot()
+    targets = sorted({row["target_accuracy"] for name in curves for row in systems[name]["selective"]["thresholds"]})
+    axes.hlines(targets, 0, 1, color=FAINT, linewidth=0.9, linestyles=(0, (1, 3)))
+    for name, (coverage, accuracy) in curves.items():
+        below = not len(accuracy) or max(accuracy) < floor
+        title = titles.get(name, name) + (" (below the plotted range)" if below else "")
+        axes.plot(coverage, accuracy, label=title, **looks[name])
+    for name, marks in thresholds.items():
+        colour = looks[name]["color"]
+        for place, reached in marks.items():
+            axes.plot(*place, "o", markersize=7, color=colour)
+            text = " · ".join(f"{100 * target:g}" for target in reached) + " %"
+            # The model's marks are labelled above its curve, the baseline's below its own.
+            above = (0, 9 if name == ADAPTER else -16)
+            _write(axes, text, place, above, ha="center", color=colour, fontsize=9, fontweight="bold")
+    axes.set(xlim=(0, 1.03), ylim=(floor, 1 + 0.07 * (1 - floor)))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_locator(MultipleLocator(0.05 if floor > 0.5 else 0.1))
+    axes.set(xlabel="coverage: fraction answered automatically, highest confidence first", ylabel="selective accuracy")
+    # Outside the axes, where no curve crosses it.
+    figure.legend(loc="outside upper left", ncols=2)
+    return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def failure_rates_svg(
     systems: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], rates: Mapping[str, str], ours: Sequence[str]
 ) -> str:
@@ -173,50 +161,37 @@ def failure_rates_svg(
     names = list(systems)
     highest = max(0.01, *(systems[name][rate]["high"] for name in names for rate in rates))
     columns = 4
-    with _same_bytes():
-        panel_rows = math.ceil(len(rates) / columns)
-        figure = _new_figure(panel_rows * (0.75 + 0.26 * len(names)))
-        panels = figure.subplots(panel_rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, (rate, title) in zip(panels, rates.items(), strict=False):
-            for place, name in enumerate(names):
-                cell = systems[name][rate]
-                colour = ACCENT if name in ours else FAINT
-                axes.barh(place, cell["value"], height=0.68, color=colour)
-                axes.hlines(place, cell["low"], cell["high"], color=INK, linewidth=1.2)
-                axes.annotate(
-                    f"{100 * cell['value']:.1f} %",
-                    (cell["high"], place),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    color=INK,
-                    fontsize=9,
-                )
-            axes.set_title(title, color=INK, fontsize=10.5, loc="left")
-            _plain(axes)
-            axes.grid(visible=False, axis="y")
-            axes.tick_params(axis="y", length=0)
-            # Room for the numbers after the bars.
-            axes.set_xlim(0, 1.4 * highest)
-        for axes in panels[len(rates) :]:
-            axes.set_axis_off()
-        panels[0].set_yticks(range(len(names)), [titles.get(name, name) for name in names])
-        panels[0].invert_yaxis()
-        panels[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if highest > 0.04 else 1))
-        panels[0].set_xticks(
-            [tick for tick in MaxNLocator(3).tick_values(0, highest) if tick <= min(1.0, 1.4 * highest)]
-        )
-        # There may be no panel below with the labels.
-        for axes in panels[max(0, len(rates) - columns) : len(rates)]:
-            axes.tick_params(labelbottom=True)
-        return _svg(figure)
+    panel_rows = math.ceil(len(rates) / columns)
+    figure = Figure(figsize=(_WIDTH, panel_rows * (0.75 + 0.26 * len(names))))
+    panels = figure.subplots(panel_rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (rate, title) in zip(panels, rates.items(), strict=False):
+        for place, name in enumerate(names):
+            cell = systems[name][rate]
+            axes.barh(place, cell["value"], height=0.68, color=ACCENT if name in ours else FAINT)
+            axes.hlines(place, cell["low"], cell["high"], color=INK, linewidth=1.2)
+            _write(axes, f"{100 * cell['value']:.1f} %", (cell["high"], place), (4, 0), va="center", fontsize=9)
+        axes.set_title(title, fontsize=10.5, loc="left")
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        # Room for the numbers after the bars.
+        axes.set_xlim(0, 1.4 * highest)
+    for axes in panels[len(rates) :]:
+        axes.set_axis_off()
+    panels[0].set_yticks(range(len(names)), [titles.get(name, name) for name in names])
+    panels[0].invert_yaxis()
+    panels[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if highest > 0.04 else 1))
+    panels[0].set_xticks([tick for tick in MaxNLocator(3).tick_values(0, highest) if tick <= min(1.0, 1.4 * highest)])
+    # There may be no panel below with the labels.
+    for axes in panels[max(0, len(rates) - columns) : len(rates)]:
+        axes.tick_params(labelbottom=True)
+    return _svg(figure)
 
 
-def _curve(selective: Mapping[str, Any], rows: int) -> tuple[list[float], list[float]]:
+def _curve(selective: Mapping[str, Any], rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Coverage and accuracy, starting where at least `_FEWEST_ROWS` rows are answered."""
-    points = zip(selective["curve"]["coverage"], selective["curve"]["accuracy"], strict=True)
-    kept = [(coverage, accuracy) for coverage, accuracy in points if coverage * rows >= _FEWEST_ROWS]
-    return [coverage for coverage, _ in kept], [accuracy for _, accuracy in kept]
+    coverage, accuracy = (np.array(selective["curve"][key]) for key in ("coverage", "accuracy"))
+    kept = coverage * rows >= _FEWEST_ROWS
+    return coverage[kept], accuracy[kept]
 
 
 def _marks(selective: Mapping[str, Any]) -> dict[tuple[float, float], list[float]]:
@@ -231,46 +206,26 @@ def _marks(selective: Mapping[str, Any]) -> dict[tuple[float, float], list[float
     return marks
 
 
-def _looks(names: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Line style of each system: the model in one colour, the baselines in another with different dashes."""
-    looks: dict[str, dict[str, Any]] = {
+    looks = {
         ADAPTER: {"color": ACCENT, "linewidth": 2.4, "zorder": 3},
         BASE: {"color": ACCENT, "linewidth": 1.4, "linestyle": "--"},
     }
-    baselines = [name for name in names if name not in looks]
-    for position, name in enumerate(baselines):
-        dashes = _BASELINE_DASHES[position % len(_BASELINE_DASHES)]
-        looks[name] = {"color": CONTRAST, "linewidth": 1.4, "linestyle": dashes}
-    return looks
+    baselines = zip((name for name in names if name not in looks), itertools.cycle(("-", "--", ":", "-.")))
+    return looks | {name: {"color": CONTRAST, "linewidth": 1.4, "linestyle": dashes} for name, dashes in baselines}
 
 
-def _lowest_worth_showing(curves: Mapping[str, tuple[list[float], list[float]]], best_baseline: str | None) -> float:
+def _lowest_worth_showing(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best_baseline: str | None) -> float:
     """Lower limit of the accuracy axis, so that the base model does not compress the other curves."""
     wanted = [curves[name] for name in (ADAPTER, best_baseline) if name in curves] or list(curves.values())
-    lowest = min((min(accuracy) for _, accuracy in wanted if accuracy), default=0.0)
+    lowest = min((min(accuracy) for _, accuracy in wanted if len(accuracy)), default=0.0)
     return max(0.0, math.floor(20 * (min(lowest, 0.88) - 0.01)) / 20)
 
 
-@contextmanager
-def _same_bytes() -> Iterator[None]:
-    """Settings for text as text, and identical bytes for identical input."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "radrecipes", "font.size": 10}):
-        yield
-
-
-def _new_figure(height: float) -> Figure:
-    """An empty figure of the page's width, `height` in inches."""
-    figure = Figure(figsize=(10.6, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    """The look that all figures share."""
-    axes.tick_params(colors=INK)
-    axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
+def _write(axes: Axes, text: str, place: tuple[float, float], points: tuple[float, float], **look: Any) -> None:
+    """Write at a place of the data, some points beside it."""
+    axes.annotate(text, place, xytext=points, textcoords="offset points", **look)
 
 
 def _svg(figure: Figure) -> str:
@@ -282,11 +237,11 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _series(train_log: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def _series(train_log: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     """The steps at which `key` was logged, and its values."""
     points = [
         (entry["step"], entry[key])
         for entry in train_log
         if all(isinstance(entry.get(name), int | float) and math.isfinite(entry[name]) for name in ("step", key))
     ]
-    return np.array([step for step, _ in points]), np.array([value for _, value in points], dtype=float)
+    return np.array(points, dtype=float).reshape(-1, 2).T
