@@ -8,8 +8,8 @@ import pytest
 
 from e2e.conftest import RUN
 from radrecipes.data.prepared import LABEL_SET_FILE
-from radrecipes.inference.abstention import DecisionPolicy
-from radrecipes.inference.predictors.label_predictor import NO_THRESHOLD, NOT_CALIBRATED, LabelPredictor
+from radrecipes.inference.abstention import NO_THRESHOLD, NOT_CALIBRATED, DecisionPolicy
+from radrecipes.inference.predictors.label_predictor import LabelPredictor
 
 NOTES = [{"note": note} for note in ("chronic knee pain, 34 yo F", "worst headache of life, r/o bleed")]
 POLICY = Path(RUN, "adapter", "decision_policy.json")

@@ -29,10 +29,10 @@ answers = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_
 
 @given(answers)
 def test_risk_coverage_equals_a_naive_loop(rows):
-    confidences, correct = map(list, zip(*rows, strict=True))
+    confidences, correct = map(np.array, zip(*rows, strict=True))
     curve = risk_coverage(confidences, correct)
-    assert curve["threshold"] == sorted(set(confidences), reverse=True)
-    for coverage, accuracy, threshold in zip(*(curve[k] for k in ("coverage", "accuracy", "threshold")), strict=True):
+    thresholds = sorted(set(confidences), reverse=True)
+    for coverage, accuracy, threshold in zip(curve["coverage"], curve["accuracy"], thresholds, strict=True):
         inside = [right for confidence, right in rows if confidence >= threshold]
         assert coverage == pytest.approx(len(inside) / len(rows))
         assert accuracy == pytest.approx(sum(inside) / len(inside))
@@ -42,20 +42,21 @@ def test_risk_coverage_equals_a_naive_loop(rows):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6))
 def test_the_area_is_the_mean_over_the_orders_of_equal_answers(rows):
-    confidences, correct = map(list, zip(*rows, strict=True))
+    confidences, correct = map(np.array, zip(*rows, strict=True))
     generator = np.random.default_rng(0)
     areas = []
     for _ in range(3000):
-        order = np.lexsort((generator.random(len(rows)), -np.array(confidences)))
-        wrong = ~np.array(correct)[order]
+        order = np.lexsort((generator.random(len(rows)), -confidences))
+        wrong = ~correct[order]
         areas.append(np.mean(np.cumsum(wrong) / np.arange(1, len(rows) + 1)))
     assert area_under_risk_coverage(confidences, correct) == pytest.approx(np.mean(areas), abs=0.03)
 
 
 def test_known_areas():
-    assert area_under_risk_coverage([4, 3, 2, 1], [True, True, True, False]) == pytest.approx(1 / 16)
-    assert area_under_risk_coverage([1, 1, 1, 1], [True, True, True, False]) == pytest.approx(1 / 4)
-    assert area_under_risk_coverage([0.1, 0.9], [True, True]) == 0
+    correct = np.array([True, True, True, False])
+    assert area_under_risk_coverage(np.array([4, 3, 2, 1]), correct) == pytest.approx(1 / 16)
+    assert area_under_risk_coverage(np.ones(4), correct) == pytest.approx(1 / 4)
+    assert area_under_risk_coverage(np.array([0.1, 0.9]), correct[:2]) == 0
 
 
 def independent(rows):
@@ -204,12 +205,12 @@ NAMES = ["ct head", "ct chest", "mri brain", "mri knee"]
 def test_decisions():
     probabilities = np.array([[0.1, 0.7, 0.15, 0.05], [0.4, 0.1, 0.1, 0.4], [0.0, 0.1, 0.9, 0.0], [0, 0, 0.5, 0.5]])
     sure, unsure, reviewed, both = decide(probabilities, NAMES, 0.7, {"mri brain"})
-    assert (sure.label, sure.probability, sure.automatic, sure.reason) == ("ct chest", 0.7, True, None)
+    assert (sure.label, sure.confidence, sure.automatic, sure.review_reason) == ("ct chest", 0.7, True, None)
     assert sure.top == (("ct chest", 0.7), ("mri brain", 0.15), ("ct head", 0.1))
-    assert (unsure.automatic, unsure.reason) == (False, BELOW_THRESHOLD)
+    assert (unsure.automatic, unsure.review_reason) == (False, BELOW_THRESHOLD)
     assert unsure.top == (("ct head", 0.4), ("mri knee", 0.4), ("ct chest", 0.1))
-    assert (reviewed.automatic, reviewed.reason, reviewed.probability) == (False, ALWAYS_REVIEWED, 0.9)
-    assert (both.label, both.reason) == ("mri brain", ALWAYS_REVIEWED)
+    assert (reviewed.automatic, reviewed.review_reason, reviewed.confidence) == (False, ALWAYS_REVIEWED, 0.9)
+    assert (both.label, both.review_reason) == ("mri brain", ALWAYS_REVIEWED)
 
 
 def test_decisions_over_two_labels_and_of_no_rows():
@@ -237,7 +238,7 @@ def test_a_policy_comes_back_as_it_was_written(policy, tmp_path):
 
 
 def test_thresholds_of_a_policy(policy):
-    assert policy.threshold_for() == policy.threshold_for(0.95) == policy.thresholds[1].threshold
+    assert policy.threshold_for(0.95) == policy.thresholds[1].threshold
     assert policy.threshold_for(0.9) <= policy.threshold_for(0.95)
     with pytest.raises(InputError, match=r"0\.97 was not fitted; choose one of 0\.9, 0\.95, 0\.999"):
         policy.threshold_for(0.97)

@@ -8,7 +8,6 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import brier_score_loss, log_loss
 
 from radrecipes.inference.calibration import (
-    brier_score,
     calibration_metrics,
     expected_calibration_error,
     fit_temperature,
@@ -92,13 +91,13 @@ def test_bands_equal_a_naive_loop(rows, bins):
             error += len(inside) / len(rows) * abs(confidence - accuracy)
         else:
             assert band["confidence"] is None and band["accuracy"] is None
-    assert expected_calibration_error(confidences, correct, bins) == pytest.approx(error)
+    assert expected_calibration_error(reliability_bins(confidences, correct, bins)) == pytest.approx(error)
 
 
 def test_known_calibration_errors():
-    assert expected_calibration_error([1.0, 1.0], [True, True]) == 0
-    assert expected_calibration_error([1.0, 1.0], [False, False]) == 1
-    assert expected_calibration_error([0.9, 0.9, 0.9, 0.9], [True, True, True, False]) == pytest.approx(0.15)
+    assert expected_calibration_error(reliability_bins([1.0, 1.0], [True, True])) == 0
+    assert expected_calibration_error(reliability_bins([1.0, 1.0], [False, False])) == 1
+    assert expected_calibration_error(reliability_bins([0.9] * 4, [True, True, True, False])) == pytest.approx(0.15)
 
 
 def test_brier_and_log_loss_equal_sklearn():
@@ -111,37 +110,25 @@ def test_brier_and_log_loss_equal_sklearn():
     assert figures["log_loss"] == pytest.approx(log_loss(references, probabilities))
     assert sum(band["count"] for band in figures["bins"]) == 80
     confidences, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == references
-    assert figures["expected_calibration_error"] == expected_calibration_error(confidences, correct)
+    assert figures["expected_calibration_error"] == expected_calibration_error(reliability_bins(confidences, correct))
 
 
 def test_ends_of_the_brier_score_and_a_finite_log_loss():
     sure = np.array([[1.0, 0.0, 0.0]])
-    assert brier_score(sure, np.array([0])) == 0
-    assert brier_score(sure, np.array([2])) == 2
+    assert calibration_metrics(sure, np.array([0]))["brier_score"] == 0
+    assert calibration_metrics(sure, np.array([2]))["brier_score"] == 2
     assert calibration_metrics(sure, np.array([2]))["log_loss"] == pytest.approx(-np.log(1e-12))
 
 
-@pytest.mark.parametrize(
-    ("values", "references"),
-    [
-        (np.zeros((0, 3)), np.zeros(0, int)),
-        (np.zeros((2, 3)), np.zeros(3, int)),
-        (np.zeros((2, 3)), np.array([0, 3])),
-        (np.zeros((2, 3)), np.array([0, -1])),
-        (np.zeros((2, 3)), np.array([0.0, 1.0])),
-        (np.array([[np.nan, 0.0]]), np.array([0])),
-        (np.array([[-np.inf, -np.inf]]), np.array([0])),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(values, references):
-    with pytest.raises(ValueError):
-        fit_temperature(values, references)
-    with pytest.raises(ValueError):
-        brier_score(values, references)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_cannot_be_meant_is_refused(value):
+    for measure in (fit_temperature, calibration_metrics):
+        with pytest.raises(ValueError, match="every row needs a finite value"):
+            measure(np.array([[value, -np.inf]]), np.array([0]))
 
 
 def test_confidences_that_are_no_probabilities_are_refused():
     with pytest.raises(ValueError, match="between 0 and 1"):
-        expected_calibration_error([1.3], [True])
+        reliability_bins([1.3], [True])
     with pytest.raises(ValueError, match="temperature"):
         label_probabilities(np.zeros((1, 2)), 0)

@@ -11,12 +11,16 @@ import numpy as np
 
 from radrecipes.errors import InputError
 from radrecipes.files import write_atomically
+from radrecipes.inference.answers import SystemOutput
 from radrecipes.statistics import clopper_pearson_lower_bound, effective_rows, intraclass_correlation
 
 AUTO = "auto"
 NEEDS_REVIEW = "NEEDS_REVIEW"
+# Why an answer needs review
 BELOW_THRESHOLD = "below threshold"
 ALWAYS_REVIEWED = "label is always reviewed"
+NO_THRESHOLD = "no threshold was fitted"
+NOT_CALIBRATED = "label was added after the thresholds were fitted"
 
 POLICY_FILE = "decision_policy.json"
 POLICY_FORMAT = 1
@@ -25,6 +29,7 @@ _EVALUATE_AGAIN = "evaluate again with scripts/evaluate_model.py --run ... --res
 # Of the starts and steps that keep the error rate with 36 groups of 18 rows, these give the highest coverage.
 _FIRST_COVERAGE = 0.3
 COVERAGE_STEP = 0.05
+CONFIDENCE_LEVEL = 0.9
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,8 @@ class ThresholdChoice:
     """The threshold for one target accuracy, with the statistics of the rows that it was chosen on."""
 
     target_accuracy: float
-    threshold: (
-        float | None
-    )  # answers of at least this confidence are automatic; None if the rows do not support the target
+    # Answers of at least this confidence are automatic; None if the rows do not support the target
+    threshold: float | None
     rows: int
     groups: int
     automatic_rows: int
@@ -45,42 +49,23 @@ class ThresholdChoice:
     best_supported: float  # highest target that the rows support, rounded down to 0.001; 0.0 for none
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The most probable label of a row, and whether it may be used without review."""
+def risk_coverage(confidences: np.ndarray, correct: np.ndarray) -> dict[str, np.ndarray]:
+    """The risk-coverage curve: selective `accuracy` for every `coverage` that a threshold can reach, ascending.
 
-    label: str
-    probability: float
-    automatic: bool
-    reason: str | None  # why it needs review: `BELOW_THRESHOLD` or `ALWAYS_REVIEWED`
-    top: tuple[tuple[str, float], ...]  # the three most probable labels, descending
-
-
-def risk_coverage(
-    confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray
-) -> dict[str, list[float]]:
-    """The risk-coverage curve: selective accuracy for every coverage that a threshold can reach.
-
-    Confidences may be on any scale; one point per distinct confidence, highest first.
+    Confidences may be on any scale; one point per distinct confidence.
     """
-    confidences, correct = _validated(confidences, correct)
     order = np.argsort(-confidences, kind="stable")
     thresholds, right = confidences[order], np.cumsum(correct[order])
     last_of_tie = np.append(np.flatnonzero(np.diff(thresholds)), len(thresholds) - 1)
     rows = last_of_tie + 1
-    return {
-        "coverage": (rows / len(thresholds)).tolist(),
-        "accuracy": (right[last_of_tie] / rows).tolist(),
-        "threshold": thresholds[last_of_tie].tolist(),
-    }
+    return {"coverage": rows / len(thresholds), "accuracy": right[last_of_tie] / rows}
 
 
-def area_under_risk_coverage(confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray) -> float:
+def area_under_risk_coverage(confidences: np.ndarray, correct: np.ndarray) -> float:
     """Mean error rate of the k most confident answers over k = 1 … rows (Geifman and El-Yaniv, 2017); lower is better.
 
     Ties count as the mean over all their orders.
     """
-    confidences, correct = _validated(confidences, correct)
     _, block = np.unique(-confidences, return_inverse=True)
     size = np.bincount(block)
     error_rate = np.bincount(block, weights=~correct) / size
@@ -92,10 +77,9 @@ def choose_threshold(
     confidences: Sequence[float] | np.ndarray,
     correct: Sequence[bool] | np.ndarray,
     groups: Sequence[str],
-    target_accuracy: float = 0.95,
-    confidence_level: float = 0.9,
+    target_accuracy: float,
 ) -> ThresholdChoice:
-    """The threshold of highest coverage whose selective accuracy is at least the target with the given confidence.
+    """The threshold of highest coverage whose selective accuracy is at least the target with `CONFIDENCE_LEVEL`.
 
     Thresholds are tested in sequence, from a coverage of 30 % in steps of 5 %, until the lower bound of the accuracy falls
     below the target; the last one that passed is chosen. The confidences alone determine the sequence, so every test may use
@@ -107,20 +91,19 @@ def choose_threshold(
     error rate under test, assuming the same relative spread between groups. The larger design effect counts.
 
     If every row is its own group and the rows are a random sample, the accuracy above the threshold is at least the target in
-    `confidence_level` of all such samples. With larger groups this is approximate. In simulations at a level of 0.9 (36 groups
+    `CONFIDENCE_LEVEL` of all such samples. With larger groups this is approximate. In simulations at a level of 0.9 (36 groups
     of 18 rows, beta-binomial errors, correlations of 0.1 to 0.4, targets of 0.90 to 0.98) it failed in at most 5 % of the
     samples with informative confidences; with uninformative ones and an accuracy just below the target in 2 to 9 % (12 % at a
     target of 0.98 and a correlation of 0.4), and with only 20 groups of 32 rows in up to 18 %: do not trust thresholds from
     fewer than 30 groups. Nothing is guaranteed for notes from another distribution, for single labels, or for `best_supported`,
     which is found by search.
     """
-    confidences, correct = _validated(confidences, correct)
+    confidences, correct = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
     groups = np.asarray(groups)
-    if groups.shape != confidences.shape:
-        raise ValueError("groups must have one entry per row")
-    for name, value in (("target_accuracy", target_accuracy), ("confidence_level", confidence_level)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must be between 0 and 1, not {value}")
+    if not 0 < len(confidences) == len(correct) == len(groups) or np.isnan(confidences).any():
+        raise ValueError("confidences, correct and groups must be of one length, at least 1, and no confidence NaN")
+    if not 0 < target_accuracy < 1:
+        raise ValueError(f"target_accuracy must be between 0 and 1, not {target_accuracy}")
     descending = np.sort(confidences)[::-1]
     correlation = intraclass_correlation(correct, groups)
     error_odds = _odds(1 - correct.mean()) if not correct.all() else 0.0
@@ -128,13 +111,13 @@ def choose_threshold(
     def last_that_passes(target: float) -> dict[str, Any] | None:
         # MAPIE tests such sequences too, but for independent rows only; crepes predicts label sets, not thresholds.
         least_correlation = correlation * min(1.0, _odds(1 - target) / error_odds) if error_odds > 0 else 0.0
-        fewest = math.ceil(math.log(1 - confidence_level) / math.log(target))
+        fewest = math.ceil(math.log(1 - CONFIDENCE_LEVEL) / math.log(target))
         found = None
         for count in _row_counts(len(descending), fewest):
             inside = confidences >= descending[count - 1]
             accuracy = float(correct[inside].mean())
-            worth = effective_rows(correct[inside], groups[inside], confidence_level, least_correlation)
-            lower_bound = clopper_pearson_lower_bound(accuracy * worth, worth, confidence_level)
+            worth = effective_rows(correct[inside], groups[inside], CONFIDENCE_LEVEL, least_correlation)
+            lower_bound = clopper_pearson_lower_bound(accuracy * worth, worth, CONFIDENCE_LEVEL)
             if lower_bound < target:
                 break
             found = {
@@ -154,7 +137,7 @@ def choose_threshold(
         target_accuracy=float(target_accuracy),
         rows=len(confidences),
         groups=len(np.unique(groups)),
-        confidence_level=float(confidence_level),
+        confidence_level=CONFIDENCE_LEVEL,
         best_supported=next((step for step in steps if last_that_passes(step)), 0.0),
         **(chosen or nothing),
     )
@@ -225,12 +208,11 @@ class DecisionPolicy:
                 )
         return policy
 
-    def threshold_for(self, target_accuracy: float | None = None) -> float:
-        """The confidence threshold for a target accuracy, by default the policy's own.
+    def threshold_for(self, target_accuracy: float) -> float:
+        """The confidence threshold for a target accuracy.
 
         Raises an [`InputError`] if that target was not fitted, or the validation rows do not support it.
         """
-        target_accuracy = self.target_accuracy if target_accuracy is None else target_accuracy
         for choice in self.thresholds:
             if abs(choice.target_accuracy - target_accuracy) < 1e-9:
                 break
@@ -250,40 +232,36 @@ class DecisionPolicy:
 
 
 def decide(
-    probabilities: np.ndarray, label_names: Sequence[str], threshold: float, always_review: Collection[str] = ()
-) -> list[Decision]:
-    """Decide which answers are automatic; labels of `always_review` never are.
+    probabilities: np.ndarray,
+    label_names: Sequence[str],
+    threshold: float | None,
+    always_review: Collection[str] = (),
+    added: Collection[str] = (),
+) -> list[SystemOutput]:
+    """The most probable label of each row, and whether it may be used without review.
 
-    `probabilities` are calibrated, of shape `(rows, labels)`; the first of equally probable labels wins.
+    Labels of `always_review` never are, nor are those of `added`, which the threshold was not fitted for. `probabilities` are
+    calibrated, of shape `(rows, labels)`; the first of equally probable labels wins.
     """
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    if probabilities.ndim != 2 or probabilities.shape[1] != len(label_names) or not len(label_names):
+    if probabilities.shape[1] != len(label_names):
         raise ValueError(f"probabilities have shape {probabilities.shape} for {len(label_names)} labels")
     if np.isnan(probabilities).any():
         raise ValueError("a probability is NaN")
-    always_review = set(always_review)
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
-    decisions = []
-    for row, indices in zip(probabilities, order, strict=True):
+    outputs = []
+    for row, indices in zip(probabilities, np.argsort(-probabilities, axis=1, kind="stable")[:, :3], strict=True):
         top = tuple((label_names[index], float(row[index])) for index in indices)
         label, probability = top[0]
-        reason = None
-        # Checked first: no threshold can change it.
-        if label in always_review:
+        if label in added:
+            reason = NOT_CALIBRATED
+        elif threshold is None:
+            reason = NO_THRESHOLD
+        elif label in always_review:
             reason = ALWAYS_REVIEWED
-        elif probability < threshold:
-            reason = BELOW_THRESHOLD
-        decisions.append(Decision(label, probability, reason is None, reason, top))
-    return decisions
-
-
-def _validated(confidences, correct) -> tuple[np.ndarray, np.ndarray]:
-    confidences, correct = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
-    if confidences.ndim != 1 or confidences.shape != correct.shape or not len(confidences):
-        raise ValueError("confidences and correct must be one-dimensional and of the same length, at least 1")
-    if np.isnan(confidences).any():
-        raise ValueError("a confidence is NaN")
-    return confidences, correct
+        else:
+            reason = BELOW_THRESHOLD if probability < threshold else None
+        automatic = None if threshold is None else reason is None
+        outputs.append(SystemOutput(label, label, True, 0, probability, top, automatic, reason))
+    return outputs
 
 
 def _validated_fields(kind: type, content: Any, where: str) -> dict[str, Any]:

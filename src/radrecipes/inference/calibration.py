@@ -21,7 +21,6 @@ def fit_temperature(log_likelihoods: np.ndarray, reference_index: np.ndarray) ->
     ignored; 1.0 if there are no others.
     """
     log_likelihoods = _validated_rows(log_likelihoods)
-    reference_index = _validated_references(reference_index, log_likelihoods)
     likelihood_of_reference = log_likelihoods[np.arange(len(log_likelihoods)), reference_index]
     informative = np.isfinite(likelihood_of_reference)
     if not informative.any():
@@ -54,8 +53,6 @@ def reliability_bins(
     for confidences outside 0 to 1.
     """
     confidences, correct = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
-    if confidences.ndim != 1 or confidences.shape != correct.shape or not len(confidences):
-        raise ValueError("confidences and correct must be one-dimensional and of the same length, at least 1")
     # Rounding may leave a probability slightly above 1.
     if not np.all((confidences >= 0) & (confidences <= 1 + 1e-9)):
         raise ValueError("a confidence must be between 0 and 1")
@@ -77,58 +74,36 @@ def reliability_bins(
     return table
 
 
-def expected_calibration_error(
-    confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray, bins: int = 15
-) -> float:
-    """Expected calibration error (Guo et al., 2017, equation 3), 0 to 1."""
-    return _calibration_error(reliability_bins(confidences, correct, bins))
-
-
-def brier_score(probabilities: np.ndarray, reference_index: np.ndarray) -> float:
-    """Multiclass Brier score (Brier, 1950), 0 to 2: the squared distance to the correct label, summed over labels."""
-    probabilities = _validated_rows(probabilities)
-    distance = probabilities.copy()
-    distance[np.arange(len(distance)), _validated_references(reference_index, probabilities)] -= 1
-    return float(np.mean(np.sum(distance**2, axis=1)))
-
-
-def calibration_metrics(probabilities: np.ndarray, reference_index: np.ndarray, bins: int = 15) -> dict[str, Any]:
-    """The calibration metrics of `metrics.json`, from probabilities of shape `(rows, labels)` and indices of correct labels.
-
-    `log_loss` uses the natural logarithm of probabilities clipped at 1e-12; `bins` are from [`reliability_bins`].
-    """
-    probabilities = _validated_rows(probabilities)
-    reference_index = _validated_references(reference_index, probabilities)
-    table = reliability_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == reference_index, bins)
-    with np.errstate(divide="ignore"):
-        log_probability = np.log(probabilities[np.arange(len(probabilities)), reference_index])
-    return {
-        "expected_calibration_error": _calibration_error(table),
-        "brier_score": brier_score(probabilities, reference_index),
-        "log_loss": -float(np.mean(np.maximum(log_probability, _SMALLEST_LOG_PROBABILITY))),
-        "bins": table,
-    }
-
-
-def _calibration_error(table: list[dict[str, Any]]) -> float:
-    filled = [entry for entry in table if entry["count"]]
+def expected_calibration_error(bins: list[dict[str, Any]]) -> float:
+    """Expected calibration error (Guo et al., 2017, equation 3), 0 to 1, from [`reliability_bins`]."""
+    filled = [entry for entry in bins if entry["count"]]
     rows = sum(entry["count"] for entry in filled)
     return float(sum(entry["count"] * abs(entry["confidence"] - entry["accuracy"]) for entry in filled) / rows)
 
 
+def calibration_metrics(probabilities: np.ndarray, reference_index: np.ndarray) -> dict[str, Any]:
+    """The calibration metrics of `metrics.json`, from probabilities of shape `(rows, labels)` and indices of correct labels.
+
+    `brier_score` is the multiclass one (Brier, 1950), 0 to 2: the squared distance to the correct label, summed over labels.
+    `log_loss` uses the natural logarithm of probabilities clipped at 1e-12; `bins` are from [`reliability_bins`].
+    """
+    probabilities = _validated_rows(probabilities)
+    reference = np.arange(len(probabilities)), reference_index
+    bins = reliability_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == reference_index)
+    distance = probabilities.copy()
+    distance[reference] -= 1
+    with np.errstate(divide="ignore"):
+        log_probability = np.log(probabilities[reference])
+    return {
+        "expected_calibration_error": expected_calibration_error(bins),
+        "brier_score": float(np.mean(np.sum(distance**2, axis=1))),
+        "log_loss": -float(np.mean(np.maximum(log_probability, _SMALLEST_LOG_PROBABILITY))),
+        "bins": bins,
+    }
+
+
 def _validated_rows(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"expected values of shape (rows, labels), at least one of each, not {values.shape}")
     if np.isnan(values).any() or (values == np.inf).any() or not np.isfinite(values).any(axis=1).all():
         raise ValueError("every row needs a finite value, and no value may be NaN or infinite")
     return values
-
-
-def _validated_references(reference_index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    reference_index = np.asarray(reference_index)
-    if reference_index.shape != (len(values),) or not np.issubdtype(reference_index.dtype, np.integer):
-        raise ValueError("reference_index must hold one integer per row")
-    if reference_index.min() < 0 or reference_index.max() >= values.shape[1]:
-        raise ValueError("reference_index is out of range")
-    return reference_index

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from radrecipes.inference.abstention import ThresholdChoice, area_under_risk_coverage, choose_threshold, risk_coverage
+from radrecipes.inference.abstention import (
+    CONFIDENCE_LEVEL,
+    ThresholdChoice,
+    area_under_risk_coverage,
+    choose_threshold,
+    risk_coverage,
+)
 from radrecipes.statistics import Statistic, bootstrap_interval, mean_statistic
 
 CURVE_POINTS = 200
@@ -31,10 +37,7 @@ class ConfidentAnswers:
 
 
 def choose_thresholds(
-    validation: ConfidentAnswers,
-    targets: Sequence[float] = TARGETS,
-    always_review: Collection[str] = (),
-    confidence_level: float = 0.9,
+    validation: ConfidentAnswers, targets: Sequence[float], always_review: Collection[str] = ()
 ) -> list[ThresholdChoice]:
     """The threshold for each target accuracy, chosen on the answers that may be automatic at all.
 
@@ -43,11 +46,11 @@ def choose_thresholds(
     kept = validation.may_be_automatic(always_review)
     if not kept.any():
         return [
-            ThresholdChoice(target, None, 0, 0, 0, None, None, None, confidence_level, best_supported=0.0)
+            ThresholdChoice(target, None, 0, 0, 0, None, None, None, CONFIDENCE_LEVEL, best_supported=0.0)
             for target in targets
         ]
     kept_answers = validation.confidences[kept], validation.correct[kept], np.asarray(validation.groups)[kept]
-    return [choose_threshold(*kept_answers, target, confidence_level) for target in targets]
+    return [choose_threshold(*kept_answers, target) for target in targets]
 
 
 def selective_metrics(
@@ -96,7 +99,7 @@ def selective_metrics(
         )
     return {
         "area_under_risk_coverage": interval(_area_statistic(test.confidences, test.correct), groups),
-        "curve": {key: [curve[key][point] for point in points] for key in ("coverage", "accuracy")},
+        "curve": {key: values[points].tolist() for key, values in curve.items()},
         "thresholds": thresholds,
     }
 

@@ -22,8 +22,6 @@ from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, ConfidentAns
 from radrecipes.tasks.label_task import LabelTask
 from radrecipes.tasks.rendering import render_completions
 
-NO_THRESHOLD = "no threshold was fitted"
-NOT_CALIBRATED = "label was added after the thresholds were fitted"
 _TOP = 3
 
 
@@ -177,26 +175,8 @@ class LabelPredictor(Predictor):
 
     def decided(self, probabilities: np.ndarray) -> list[SystemOutput]:
         """Answers with decisions from probabilities of shape `(rows, labels)` at the policy's temperature."""
-        always_review = self.label_set.always_review | self.added_labels
-        threshold = np.inf if self.threshold is None else self.threshold
-        outputs = []
-        for decision in decide(probabilities, self.label_set.names, threshold, always_review):
-            reason = decision.reason
-            if decision.label in self.added_labels:
-                reason = NOT_CALIBRATED
-            elif self.threshold is None:
-                reason = NO_THRESHOLD
-            outputs.append(
-                SystemOutput(
-                    decision.label,
-                    decision.label,
-                    confidence=decision.probability,
-                    top=decision.top,
-                    automatic=decision.automatic if self.threshold is not None else None,
-                    review_reason=reason,
-                )
-            )
-        return outputs
+        names, reviewed = self.label_set.names, self.label_set.always_review
+        return decide(probabilities, names, self.threshold, reviewed, self.added_labels)
 
     def _written(self, inputs, batch_size, untuned, on_progress) -> list[SystemOutput]:
         """Greedy answers; generated text has no probability over the label set."""
