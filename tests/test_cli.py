@@ -1,7 +1,10 @@
 """The `radrecipes` command, and how a script ends: one line and an exit code for what a user can fix, otherwise a traceback."""
 
 import re
+import subprocess
+import sys
 from configparser import ConfigParser
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, run_script
@@ -62,10 +65,9 @@ def radrecipes(*words):
 
 
 def test_the_command_is_installed_and_every_script_has_a_verb():
-    settings = ConfigParser()
-    settings.read(REPOSITORY / "setup.cfg", encoding="utf-8")
-    assert settings["options.entry_points"]["console_scripts"].split() == ["radrecipes", "=", "radrecipes.cli:main"]
-    assert settings["options.data_files"]["share/radrecipes/scripts"].split() == ["scripts/*.py"]
+    command = Path(sys.executable).with_name("radrecipes")
+    listed = subprocess.run([command, "recipes", "list"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert listed.returncode == 0 and "smollm2-135m/protocol_lora" in listed.stdout, listed.stderr
     assert {script for script, _ in VERBS.values()} == {path.stem for path in (REPOSITORY / "scripts").glob("*.py")}
 
 
@@ -91,6 +93,20 @@ def test_an_unknown_verb_is_one_line():
     ended = radrecipes("train")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error: radrecipes: unknown verb `train`; use one of recipes, ")
+
+
+def test_an_installed_package_finds_the_scripts_that_its_wheel_put_below_share(monkeypatch, tmp_path, capsys):
+    checkout, shared = cli._SCRIPT_FOLDERS
+    assert checkout == REPOSITORY / "scripts" and shared == Path(sys.prefix, "share/radrecipes/scripts")
+    settings = ConfigParser()
+    settings.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    assert settings["options.data_files"][str(shared.relative_to(sys.prefix))].split() == ["scripts/*.py"]
+
+    (tmp_path / "recipes.py").write_text("from radrecipes.cli import run\nrun(lambda: print('here'))\n", "utf-8")
+    monkeypatch.setattr(cli, "_SCRIPT_FOLDERS", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr("sys.argv", ["radrecipes", "recipes"])
+    cli.main()
+    assert capsys.readouterr() == ("here\n", "")
 
 
 def test_a_script_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys):

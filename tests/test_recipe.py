@@ -46,6 +46,28 @@ def refusal(path, *overrides):
     return message
 
 
+# What would change results without a trace, send something to a server, or run foreign code.
+NEVER = """
+env trust_remote_code hub_token push_to_hub hub_model_id hub_strategy hub_always_push hub_revision hub_private_repo
+gradient_accumulation_steps gradient_checkpointing gradient_checkpointing_kwargs use_cpu auto_find_batch_size bf16 fp16
+packing packing_strategy eval_packing padding_free assistant_only_loss dataset_text_field dataset_kwargs formatting_func
+model_init_kwargs label_names remove_unused_columns use_liger_kernel pad_token label_smoothing_factor
+resume_from_checkpoint ignore_data_skip restore_callback_states_from_checkpoint enable_jit_checkpoint save_only_model
+save_on_each_node save_total_limit load_best_model_at_end metric_for_best_model greater_is_better logging_steps
+logging_strategy logging_first_step logging_nan_inf_filter do_train do_eval do_predict deepspeed fsdp fsdp_config
+accelerator_config debug include_num_input_tokens_seen local_rank per_device_eval_batch_size eval_strategy eval_on_start
+loss_type eos_token lora_task_type
+""".split()
+
+
+@pytest.mark.parametrize("key", NEVER)
+def test_a_key_that_must_not_be_in_a_recipe_is_refused_on_its_line(write, key):
+    path = write(f"{BASE}{key}: true\n")
+    message = refusal(path)
+    assert message.startswith(f"{path}:6: ") and f"`{key}`" in message
+    assert f"`{key}`" in refusal(write(BASE), f"--{key}", "true")
+
+
 @pytest.mark.parametrize("key", sorted(recipe_module._REFUSED))
 def test_refused_key_names_its_line_and_the_fix(write, key):
     path = write(f"{BASE}{key}: true\n")

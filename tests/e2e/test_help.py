@@ -20,7 +20,7 @@ HEAVY = {
     "scipy",
 }
 SUBCOMMANDS = {
-    "audit_log": [],
+    "audit_log": ["verify"],
     "evaluate_model": [],
     "launch": [],
     "predict": [],
@@ -56,6 +56,8 @@ def test_help_imports_nothing_heavy(words):
     name, *command = words
     text, packages = imported(f"scripts/{name}.py", *command, "--help")
     assert text.startswith("usage: ")
+    if not command:
+        assert re.findall(r"^ {4}([\w-]+)(?:  .*)?$", text, re.MULTILINE) == SUBCOMMANDS[name]
     assert "radrecipes" in packages and not packages & HEAVY
 
 

@@ -203,8 +203,7 @@ def test_a_signal_that_was_ignored_stays_ignored(start):
     assert signals(0) == ["SIGTERM"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", slow_after(1, [1, 2]))
 def test_arguments_and_environment_are_those_that_accelerate_gives(processes, folder):
     script = "import json, os, sys\nname = sys.argv.pop(1) + os.environ.get('RANK', '')\n"
     Path("tells.py").write_text(f"{script}json.dump([sys.argv, dict(os.environ)], open(name, 'w'))\n")

@@ -24,6 +24,7 @@ from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
 from radrecipes.inference.abstention import POLICY_FILE
 from radrecipes.inference.audit_log import verify
+from radrecipes.inference.predictors import load_predictor
 from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
 
 # At length: PREDICT_ROWS=100000 python -m pytest -s tests/e2e/test_predict_tables.py -k killed
@@ -79,7 +80,11 @@ def test_answers_come_with_probability_decision_and_top_three(finished_copy, cal
         decided = ("auto", "") if tops[0] >= threshold else ("NEEDS_REVIEW", "below threshold")
         assert (row["decision"], row["reason"]) == decided
     assert {row["decision"] for row in rows} == {"auto", "NEEDS_REVIEW"}
-    assert {row["label"] for row in rows} <= set(LabelSet.load("data/tiny/label_set.yaml").names)
+    # Each answer belongs to its note: the same as when the note is answered alone.
+    orders, predictor = {row["mrn"]: row["order"] for row in read_csv("orders.csv")}, load_predictor(RUN)
+    for row in rows[::13]:
+        (alone,) = predictor.answer([{"note": orders[row["id"]]}])
+        assert (alone.label, alone.top[0][1]) == (row["label"], pytest.approx(float(row["probability"]), abs=1e-5))
     automatic = sum(row["decision"] == "auto" for row in rows)
     assert done.stdout.splitlines() == [
         f"{len(rows)} answers in out.csv: {automatic} auto, {len(rows) - automatic} NEEDS_REVIEW",

@@ -143,10 +143,10 @@ def done(checkout):
 
 def test_a_label_task_is_prepared_trained_evaluated_predicted_and_described(checkout, done):
     metrics = json.loads((checkout / "runs/tiny/urgency/seed-42/evaluation/metrics.json").read_text("utf-8"))
-    assert metrics["task"] == "urgency" and metrics["systems"]["adapter"]["exact_accuracy"]["value"] == 1.0
+    assert metrics["task"] == "urgency" and metrics["systems"]["adapter"]["exact_accuracy"]["value"] > 0.9
     assert {"majority", "nearest_neighbour", "base"} <= set(metrics["systems"])
     answers = pd.read_csv(checkout / "urgency.csv")
-    assert len(answers) == 90 and set(answers["label"]) == set(URGENCIES.values())
+    assert len(answers) == 90 and fraction_right(answers["label"], URGENCIES) > 0.9
     assert "Chooses how soon an examination is needed." in done and "name: Urgency of requests" in done
     assert "Protocols from orders" not in done and "protocol" not in page(checkout, "urgency")
 
@@ -163,8 +163,15 @@ def test_a_text_task_is_prepared_trained_evaluated_predicted_and_described(check
     assert "label_recall" not in metrics["systems"]["adapter"] and "nearest_neighbour" in metrics["systems"]
     answers = pd.read_csv(checkout / "plain_words.csv")
     assert len(answers) == 90 and set(answers["check"]) == {"ok"} and set(answers["written_by"]) == {"model"}
+    assert fraction_right(answers["explanation"], EXPLANATIONS) > 0.9
     assert "Explains a finding in plain words." in done and "name: Findings in plain words" in done
     assert "X-ray" not in page(checkout, "plain_words") and "observations" not in page(checkout, "plain_words")
+
+
+def fraction_right(answers, pairs):
+    """How many of the ninety rows of [`write_rows`] got their own answer; the answers are in the order of the rows."""
+    expected = [list(pairs.values())[number % len(pairs)] for number in range(90)]
+    return sum(answer == right for answer, right in zip(answers, expected, strict=True)) / 90
 
 
 def page(checkout, task):

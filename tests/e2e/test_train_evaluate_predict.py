@@ -20,6 +20,7 @@ from e2e.conftest import LAUNCH, ORDERS, RECIPE, RUN, TRAIN, files_in
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.evaluation.label_metrics import BASELINES
+from radrecipes.inference.predictors import load_predictor
 
 # scripts/sft.py, which says what of DDP is left when the processes leave their group.
 WATCHED = """\
@@ -162,8 +163,10 @@ def test_a_table_in_is_a_table_out(finished):
         rows = list(csv.DictReader(stream))
     assert [row["id"] for row in rows] == [row_id for row_id, _ in ORDERS]
     assert "note" not in rows[0], "notes are copied only when asked"
-    names = LabelSet.load(finished.workspace / "data" / "tiny" / "label_set.yaml").names
-    assert {row["label"] for row in rows} <= set(names)
+    predictor = load_predictor(finished.folder)
+    for row, (_, note) in zip(rows, ORDERS, strict=True):
+        (alone,) = predictor.answer([{"note": note}])
+        assert (alone.label, alone.top[0][1]) == (row["label"], pytest.approx(float(row["probability"]), abs=1e-5))
     assert finished.predicted.stdout.startswith("4 answers in answers.csv: ")
     assert not list(finished.workspace.glob("*.unfinished"))
 
