@@ -57,10 +57,10 @@ save_on_each_node save_total_limit load_best_model_at_end metric_for_best_model 
 logging_strategy logging_first_step logging_nan_inf_filter do_train do_eval do_predict deepspeed fsdp fsdp_config
 accelerator_config debug include_num_input_tokens_seen local_rank per_device_eval_batch_size eval_strategy eval_on_start
 loss_type eos_token lora_task_type
-""".split()
+"""
 
 
-@pytest.mark.parametrize("key", NEVER)
+@pytest.mark.parametrize("key", NEVER.split())
 def test_a_key_that_must_not_be_in_a_recipe_is_refused_on_its_line(write, key):
     path = write(f"{BASE}{key}: true\n")
     message = refusal(path)
