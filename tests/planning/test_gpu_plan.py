@@ -200,12 +200,13 @@ def test_a_published_measurement_on_a_gpu_is_met(workspace):
     It reserved 11.87 GB on average, the blocks of up to ten steps together, and 6.92 GB were left after a step: weights,
     adapter with gradients and moments, and the last logits.
     """
-    recipe = parse_recipe(RECIPE, ["--lora_r=32", "--lora_target_modules=[q_proj, v_proj]", "--dtype=bfloat16"])
+    fields = ["--lora_r=32", "--lora_target_modules=[q_proj, v_proj]", "--dtype=bfloat16", "--batch_layout=padded"]
+    recipe = parse_recipe(RECIPE, fields)
     config = shape_of("meta-llama/Llama-3.2-3B-Instruct")
     model = counting.build_on_meta(recipe, config, torch.bfloat16, eager=False)
     sizes = counting.count_sizes(recipe, model)
     assert sizes.trained == 9_175_040
-    step = counting.count_step(model, torch.bfloat16, 4, 210, 4 * 210, own_mask=False)
+    step = counting.count_step(recipe, model, torch.bfloat16, 4, 210, 4 * 210)
     units = gpu_plan.count_units(recipe, model, torch.bfloat16)
     memory = gpu_plan.memory_per_gpu(sizes, units, Engine.ONE_PROCESS, 1, step.peak_bytes)
     logits = 4 * 210 * config.vocab_size * 2

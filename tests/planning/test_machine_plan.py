@@ -80,7 +80,7 @@ def test_steps_are_those_of_the_trainer(workspace, override, steps):
 def test_counted_step_is_the_real_step(recipe, data, layout):
     """Products and living tensors, counted on fake tensors, are those of a real forward and backward pass."""
     examples = data.rows.rows.to_list()[:8]
-    shared = layout == "shared_prefix"
+    recipe.arguments.batch_layout, shared = layout, layout == "shared_prefix"
     collator = SharedPrefixCollator(0, torch.float32) if shared else PaddedCollator(0)
     batch = collator(examples)
     labels = batch.pop("labels")
@@ -95,7 +95,7 @@ def test_counted_step_is_the_real_step(recipe, data, layout):
 
     meta = counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
     shape = batch["input_ids"].shape
-    counted = counting.count_step(meta, torch.float32, *shape, len(targets), own_mask=shared)
+    counted = counting.count_step(recipe, meta, torch.float32, *shape, len(targets))
     assert counted.flops == counter.get_total_flops()
     assert counted.peak_bytes == pytest.approx(living.peak, rel=0.03)
 

@@ -154,42 +154,11 @@ def build_on_meta(recipe: Recipe, config: PretrainedConfig, dtype: torch.dtype, 
         return get_peft_model(base, training.lora_config(recipe), low_cpu_mem_usage=True)
 
 
-def count_largest(recipe: Recipe, model: PeftModel, dtype: torch.dtype, layout: Layout) -> StepCost:
-    """[`count_step`] of a recipe's largest batch."""
-    return count_step(
-        model,
-        dtype,
-        *layout.largest,
-        own_mask=recipe.arguments.batch_layout == "shared_prefix",
-        adapter_dtype=_adapter_dtype(recipe),
-        keeps_inputs=recipe.model.load_in_8bit,
-        checkpointing=recipe.training.activation_checkpointing,
-    )
-
-
-def _adapter_dtype(recipe: Recipe) -> torch.dtype:
-    """PEFT casts an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
-    return torch.bfloat16 if recipe.model.load_in_4bit or recipe.model.load_in_8bit else torch.float32
-
-
-def count_step(
-    model: PeftModel,
-    dtype: torch.dtype,
-    rows: int,
-    length: int,
-    scored: int,
-    own_mask: bool = True,
-    adapter_dtype: torch.dtype = torch.float32,
-    keeps_inputs: bool = False,
-    checkpointing: bool = False,
-) -> StepCost:
+def count_step(recipe: Recipe, model: PeftModel, dtype: torch.dtype, rows: int, length: int, scored: int) -> StepCost:
     """Run one training step of a micro batch of shape `(rows, length)` on fake tensors and count it.
 
-    Args:
-        dtype: Compute dtype; below float32 the step runs under autocast, as in training.
-        scored: Positions that the LM head sees.
-        own_mask: Whether the batch has its own additive mask of shape `(rows, 1, length, length)`.
-        keeps_inputs: Whether frozen layers keep their input, as bitsandbytes' 8-bit ones do (0.50.2, `MatMul8bitLt.forward`).
+    `dtype` is the compute dtype; below float32 the step runs under autocast, as in training. `scored` is the number of positions
+    that the LM head sees.
     """
     kept: list[torch.Tensor] = []
     at_head: list[int] = []
@@ -201,16 +170,17 @@ def count_step(
         return hidden.flatten(0, 1)[:filled]
 
     with FakeTensorMode(), contextlib.ExitStack() as hooks:
-        weights = _fake_weights(model, adapter_dtype)
+        weights = _fake_weights(model, _adapter_dtype(recipe))
         inputs = {
             "input_ids": torch.zeros(rows, length, dtype=torch.long),
             "position_ids": torch.zeros(rows, length, dtype=torch.long),
             "use_cache": False,
         }
-        if own_mask:
+        if recipe.arguments.batch_layout == "shared_prefix":
             inputs["attention_mask"] = torch.zeros(rows, 1, length, length, dtype=dtype)
         hooks.enter_context(lm_head_input(model, narrow))
-        for layer in _frozen_linear(model) if keeps_inputs else ():
+        # bitsandbytes' 8-bit layers keep their input (0.50.2, `MatMul8bitLt.forward`).
+        for layer in _frozen_linear(model) if recipe.model.load_in_8bit else ():
             handle = layer.register_forward_pre_hook(lambda module, args: kept.append(args[0]))
             hooks.callback(handle.remove)
         model.train()
@@ -219,11 +189,18 @@ def count_step(
         with counter, living, disable_input_dtype_casting(model, active=dtype != torch.float32):
             torch.func.functional_call(_Step(model, scored, dtype), weights, (inputs,))
     cost = StepCost(counter.get_total_flops(), living.peak)
-    if not checkpointing:
+    if not recipe.training.activation_checkpointing:
         return cost
-    config = model.config
-    inputs_bytes = config.num_hidden_layers * rows * length * config.hidden_size * dtype.itemsize
-    return _with_checkpointing(cost, at_head[0], config.num_hidden_layers, inputs_bytes)
+    # It keeps each layer's input and one layer's tensors, and runs the forward pass twice (Chen et al. 2016). With a frozen base
+    # model a forward pass is about half of the products, because the backward pass computes no gradients of its weights.
+    layers, body = model.config.num_hidden_layers, at_head[0]
+    inputs_bytes = layers * rows * length * model.config.hidden_size * dtype.itemsize
+    return StepCost(cost.flops * 3 // 2, cost.peak_bytes - body + body // layers + inputs_bytes)
+
+
+def _adapter_dtype(recipe: Recipe) -> torch.dtype:
+    """PEFT casts an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
+    return torch.bfloat16 if recipe.model.load_in_4bit or recipe.model.load_in_8bit else torch.float32
 
 
 def _fake_weights(model: PeftModel, adapter_dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -285,15 +262,6 @@ class LivingBytes(TorchDispatchMode):
 
     def _remove(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
-
-
-def _with_checkpointing(cost: StepCost, body: int, layers: int, inputs: int) -> StepCost:
-    """Checkpointing keeps each layer's input and one layer's tensors, and runs the forward pass twice (Chen et al. 2016).
-
-    With a frozen base model a forward pass is about half of the matrix products, because the backward pass computes no
-    gradients of its weights. `body` is what is live when the LM head begins.
-    """
-    return StepCost(cost.flops * 3 // 2, cost.peak_bytes - body + body // layers + inputs)
 
 
 def count_sizes(recipe: Recipe, model: PeftModel) -> Sizes:

@@ -1,19 +1,19 @@
 """What a recipe costs on GPUs that need not be available: time, and memory per GPU, under every launch configuration."""
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
-from rapidfuzz import fuzz, process
 
 from radrecipes.errors import InputError
 from radrecipes.launch import compatibility
 from radrecipes.launch.spec import Engine
 from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
-from radrecipes.planning.gpus import CONTEXT_BYTES, Gpu, find_gpu
+from radrecipes.planning.gpus import CONTEXT_BYTES, Gpu, did_you_mean, find_gpu
 from radrecipes.recipe import Recipe
 from radrecipes.training.trainer import divide_batch
 
@@ -70,10 +70,16 @@ class Cost:
     refused: str = ""  # why there is no plan; the fields below are then empty
     batch: int = 0  # examples per micro batch of one GPU
     memory: GpuMemory | None = None
-    fits: bool = False  # into the fraction `USABLE` of the GPU's memory
-    fitting_batch: int = 0  # if not, the largest halving of the micro batch that fits; 0 if none does
+    fitting_batch: int = (
+        0  # the micro batch, or its largest halving that fits into `USABLE` of the memory; 0 if none does
+    )
     seconds_per_step: float = 0.0  # of an optimizer step
     bound: str = ""  # what limits it
+
+    @property
+    def fits(self) -> bool:
+        """Whether the recipe's micro batch fits."""
+        return 0 < self.batch == self.fitting_batch
 
 
 @dataclass(frozen=True)
@@ -103,19 +109,12 @@ def make_gpu_plan(
     known = compatibility.GPU_CONFIGURATIONS
     for name in configurations or ():
         if name not in known:
-            match = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=50)
-            hint = f"did you mean `{match[0]}`? " if match else ""
-            raise InputError(f"no configuration `{name}` for GPUs; {hint}({', '.join(known)})", "--config")
-    counter = _Counter(recipe, basis)
-    workload = counting.count_workload(recipe, basis.rows, counter.model)
+            raise InputError(f"no configuration `{name}` for GPUs; {did_you_mean(name, known)}", "--config")
     reached = utilisation or ASSUMED_UTILISATION[recipe.method]
+    planner = _Planner(recipe, basis, gpu, reached)
     usual = next((count for count in _USUAL_PROCESSES if recipe.arguments.global_batch_size % count == 0), 2)
-    costs = []
-    for name in configurations or known:
-        engine, _ = compatibility.CONFIGURATIONS[name]
-        count = 1 if engine == Engine.ONE_PROCESS else processes or usual
-        costs.append(_cost(counter, gpu, reached, name, engine, count, workload.steps_per_epoch))
-    return GpuPlan(**vars(workload), utilisation=reached, assumed=utilisation is None, costs=costs)
+    costs = [planner.cost(name, processes or usual) for name in configurations or known]
+    return GpuPlan(**vars(planner.workload), utilisation=reached, assumed=utilisation is None, costs=costs)
 
 
 def describe(plan: GpuPlan, recipe: Recipe, name: str) -> list[str]:
@@ -168,65 +167,62 @@ def _fit(cost: Cost) -> str:
     return "does NOT fit with any batch; shard it, quantise it, or try --activation_checkpointing true"
 
 
-class _Counter:
-    """Counts a recipe's largest micro batch, once per batch size."""
+class _Planner:
+    """Plans a recipe for one kind of GPU; counts the largest micro batch once per batch size."""
 
-    def __init__(self, recipe: Recipe, basis: Basis):
-        self.recipe, self.basis = recipe, basis
+    def __init__(self, recipe: Recipe, basis: Basis, gpu: Gpu, utilisation: float):
+        self.recipe, self.basis, self.gpu, self.utilisation = recipe, basis, gpu, utilisation
         # `models.base.compute_dtype` and `attention_for` would depend on the processor of this machine.
         self.dtype = torch.float32 if recipe.model.dtype in (None, "auto", "float32") else torch.bfloat16
         eager = recipe.model.attn_implementation == "eager"
         self.model = counting.build_on_meta(recipe, basis.config, self.dtype, eager)
         self.sizes = counting.count_sizes(recipe, self.model)
-        self._counted: dict[int, tuple[counting.Layout, counting.StepCost]] = {}
+        self.units = count_units(recipe, self.model, self.dtype)
+        self.workload = counting.count_workload(recipe, basis.rows, self.model)
+        self.counted = functools.cache(self._count)
 
-    def of(self, batch: int) -> tuple[counting.Layout, counting.StepCost]:
+    def cost(self, configuration: str, processes: int) -> Cost:
+        """The cost of a launch configuration on `processes` GPUs, or on one if it is for one."""
+        engine, _ = compatibility.CONFIGURATIONS[configuration]
+        processes = 1 if engine == Engine.ONE_PROCESS else processes
+        recipe = self._own_recipe()
+        try:
+            compatibility.check(recipe, configuration)
+            divide_batch(recipe, processes)
+        except InputError as error:
+            return Cost(configuration, processes, refused=str(error).partition(": ")[2])
+
+        def memory(size: int) -> GpuMemory:
+            activations = self.counted(size)[1].peak_bytes + self.sizes.unpacked
+            return memory_per_gpu(self.sizes, self.units, engine, processes, activations)
+
+        batch, usable = recipe.training.per_device_train_batch_size, USABLE * self.gpu.memory_bytes
+        halvings = (batch // 2**times for times in range(batch.bit_length()) if batch % 2**times == 0)
+        fitting = next((size for size in halvings if memory(size).total <= usable), 0)
+        layout, step = self.counted(batch)
+        rows, length, _ = layout.largest
+        seconds, bound = seconds_per_step(
+            step.flops / (rows * length) * layout.tokens / self.workload.steps_per_epoch,
+            recipe.training.gradient_accumulation_steps,
+            self.model.config.num_hidden_layers,
+            self.sizes.base,
+            self.gpu,
+            engine,
+            processes,
+            self.utilisation,
+        )
+        return Cost(configuration, processes, "", batch, memory(batch), fitting, seconds, bound)
+
+    def _count(self, batch: int) -> tuple[counting.Layout, counting.StepCost]:
         """Layout of an epoch in micro batches of that many examples, and the cost of the largest."""
-        if batch not in self._counted:
-            recipe = replace(self.recipe, training=copy.copy(self.recipe.training))
-            recipe.training.per_device_train_batch_size = batch
-            layout = counting.lay_out_recipe(recipe, self.basis.rows, self.basis.tokenizer, self.dtype)
-            self._counted[batch] = layout, counting.count_largest(recipe, self.model, self.dtype, layout)
-        return self._counted[batch]
+        recipe = self._own_recipe()
+        recipe.training.per_device_train_batch_size = batch
+        layout = counting.lay_out_recipe(recipe, self.basis.rows, self.basis.tokenizer, self.dtype)
+        return layout, counting.count_step(recipe, self.model, self.dtype, *layout.largest)
 
-
-def _cost(
-    counter: _Counter, gpu: Gpu, utilisation: float, name: str, engine: Engine, processes: int, steps_per_epoch: int
-) -> Cost:
-    recipe = replace(counter.recipe, training=copy.copy(counter.recipe.training))
-    try:
-        compatibility.check(recipe, name)
-        divide_batch(recipe, processes)
-    except InputError as error:
-        return Cost(name, processes, refused=str(error).partition(": ")[2])
-    batch, accumulation = recipe.training.per_device_train_batch_size, recipe.training.gradient_accumulation_steps
-    units = count_units(recipe, counter.model, counter.dtype)
-
-    def memory_of(size: int) -> GpuMemory:
-        activations = counter.of(size)[1].peak_bytes + counter.sizes.unpacked
-        return memory_per_gpu(counter.sizes, units, engine, processes, activations)
-
-    def fits(size: int) -> bool:
-        return memory_of(size).total <= USABLE * gpu.memory_bytes
-
-    smaller = [batch // 2**times for times in range(1, batch.bit_length()) if batch % 2**times == 0]
-    layout, cost = counter.of(batch)
-    rows, length, _ = layout.largest
-    flops = cost.flops / (rows * length) * layout.tokens / steps_per_epoch
-    layers = counter.model.config.num_hidden_layers
-    seconds, bound = seconds_per_step(
-        flops, accumulation, layers, counter.sizes.base, gpu, engine, processes, utilisation
-    )
-    return Cost(
-        configuration=name,
-        processes=processes,
-        batch=batch,
-        memory=memory_of(batch),
-        fits=fits(batch),
-        fitting_batch=0 if fits(batch) else next((size for size in smaller if fits(size)), 0),
-        seconds_per_step=seconds,
-        bound=bound,
-    )
+    def _own_recipe(self) -> Recipe:
+        """A copy, in which the batch can be divided otherwise."""
+        return replace(self.recipe, training=copy.copy(self.recipe.training))
 
 
 def count_units(recipe: Recipe, model: PeftModel, dtype: torch.dtype) -> Units:
@@ -272,15 +268,13 @@ def memory_per_gpu(sizes: counting.Sizes, units: Units, engine: Engine, processe
         Engine.FSDP2: 2 * units.block + units.tail,
         Engine.ZERO3: min(sizes.plain, 2 * _ZERO_LIVE),
     }.get(engine, 0)
-    shards_packed = quantised and engine in (Engine.FSDP1, Engine.ZERO3)
     return GpuMemory(
         base=packed + sizes.constants + plain,
         adapter=adapter,
         gathered=gathered,
         activations=activations,
-        loading=sizes.base
-        if shards_packed
-        else 0,  # each process first quantises the complete base model (bitsandbytes#1249)
+        # Each process first quantises the complete base model (bitsandbytes#1249).
+        loading=sizes.base if quantised and engine in (Engine.FSDP1, Engine.ZERO3) else 0,
     )
 
 

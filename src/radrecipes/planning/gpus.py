@@ -1,5 +1,6 @@
 """Data sheets of GPUs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rapidfuzz import fuzz, process
@@ -37,6 +38,11 @@ def find_gpu(name: str) -> Gpu:
     """The GPU of that name; an [`InputError`] if there is none."""
     if name.lower() in GPUS:
         return GPUS[name.lower()]
-    match = process.extractOne(name.lower(), list(GPUS), scorer=fuzz.ratio, score_cutoff=50)
-    hint = f"did you mean `{match[0]}`? " if match else ""
-    raise InputError(f"unknown GPU `{name}`; {hint}({', '.join(GPUS)})", "--gpu")
+    raise InputError(f"unknown GPU `{name}`; {did_you_mean(name.lower(), GPUS)}", "--gpu")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: the most similar known one, if any is similar, and all of them."""
+    known = list(known)
+    match = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=50)
+    return f"{f'did you mean `{match[0]}`? ' if match else ''}({', '.join(known)})"

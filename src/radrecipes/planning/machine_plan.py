@@ -65,7 +65,7 @@ def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> Mac
     # Only "eager" keeps the attention matrix; every fused kernel keeps about as much as SDPA.
     eager = attention_for(recipe.model, longest_row(recipe)) == "eager"
     model = counting.build_on_meta(recipe, basis.config, dtype, eager)
-    cost, sizes = counting.count_largest(recipe, model, dtype, layout), counting.count_sizes(recipe, model)
+    cost, sizes = counting.count_step(recipe, model, dtype, *layout.largest), counting.count_sizes(recipe, model)
     workload = counting.count_workload(recipe, rows, model)
 
     on_gpu = torch.cuda.is_available()
