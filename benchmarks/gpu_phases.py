@@ -51,7 +51,7 @@ from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_completions, render_prompt
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
-from radrecipes.training.data import tokenise
+from radrecipes.training.data import fitting_rows, render_rows
 from radrecipes.training.interruption import StopRequests
 
 SEED = 7
@@ -106,9 +106,9 @@ def weights(rows: Rows, scratch: Path, size: Size) -> None:
     stops = models.stop_token_ids(tokenizer)
     longest = parse_recipe(PROTOCOL_RECIPE).training.max_length
     began = time.perf_counter()
-    tokenised = tokenise(
-        Dataset.from_list(orders), TASKS["protocol"], tokenizer, "plain", stops, longest, max_dropped_fraction=0.05
-    )
+    split = Dataset.from_list(orders)
+    table = render_rows(split, TASKS["protocol"], tokenizer, "plain", stops)
+    tokenised = fitting_rows(table, split["id"][:], longest, max_dropped_fraction=0.05)
     seconds = time.perf_counter() - began
     # Ids beyond the vocabulary of the shape are folded into it.
     known = size.shapes[MEDITRON]["vocab_size"]
@@ -257,9 +257,8 @@ def biogpt(rows: Rows, scratch: Path, size: Size) -> None:
     tokenizer, split = models.load_tokenizer(recipe.model), load_prepared_dataset(recipe.arguments.dataset).splits
     reports = split["train"].select(range(min(len(split["train"]), size.tokenised)))
     stops, style = models.stop_token_ids(tokenizer), recipe.arguments.prompt_style
-    tokenised = tokenise(
-        reports, TASKS["report"], tokenizer, style, stops, recipe.training.max_length, max_dropped_fraction=0.05
-    )
+    table = render_rows(reports, TASKS["report"], tokenizer, style, stops)
+    tokenised = fitting_rows(table, reports["id"][:], recipe.training.max_length, max_dropped_fraction=0.05)
     what = "the report recipe, 8-bit base model; `notes` are reports, 30,000 per epoch as well"
     with rows.attempt("biogpt_8bit", what) as found:
         _run_trainer(recipe, tokenizer, tokenised.rows, size, found)

@@ -34,7 +34,7 @@ from radrecipes.models import base as models
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
-from radrecipes.training.data import TokenisedRows, tokenise
+from radrecipes.training.data import TokenisedRows, fitting_rows, render_rows
 
 NAME = "scale_rates"
 REPORT_RECIPE = "recipes/smollm2-135m/report_lora.yaml"
@@ -112,7 +112,11 @@ def tokenisation() -> tuple[Callable[[Dataset], TokenisedRows], PreTrainedTokeni
     recipe = parse_recipe(REPORT_RECIPE)
     tokenizer = models.load_tokenizer(recipe.model)
     style, stops = recipe.arguments.prompt_style, models.stop_token_ids(tokenizer)
-    return lambda split: tokenise(split, TASKS["report"], tokenizer, style, stops, 2048, 0.0), tokenizer
+
+    def tokenise(split: Dataset) -> TokenisedRows:
+        return fitting_rows(render_rows(split, TASKS["report"], tokenizer, style, stops), split["id"][:], 2048, 0.0)
+
+    return tokenise, tokenizer
 
 
 def prepare(tree: Path, output: Path) -> float:

@@ -12,7 +12,7 @@ from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.models import base as models
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
-from radrecipes.training.data import tokenise
+from radrecipes.training.data import fitting_rows, render_rows
 
 RECIPE = "recipes/smollm2-135m/protocol_lora.yaml"
 
@@ -26,15 +26,10 @@ class TrainingRows:
         self.folder = Path(tempfile.mkdtemp(prefix="radrecipes-bench-"))
         task, arguments = TASKS[self.recipe.arguments.task], self.recipe.arguments
         tokenizer = models.load_tokenizer(self.recipe.model)
-        tokenised = tokenise(
-            load_prepared_dataset(arguments.dataset).splits["train"],
-            task,
-            tokenizer,
-            arguments.prompt_style,
-            models.stop_token_ids(tokenizer),
-            self.recipe.training.max_length,
-            arguments.max_dropped_fraction,
-        )
+        split, stops = load_prepared_dataset(arguments.dataset).splits["train"], models.stop_token_ids(tokenizer)
+        table = render_rows(split, task, tokenizer, arguments.prompt_style, stops)
+        length = self.recipe.training.max_length
+        tokenised = fitting_rows(table, split["id"][:], length, arguments.max_dropped_fraction)
         (self.folder / "rows").mkdir()
         tokenised.rows.to_parquet(self.folder / "rows" / "train.parquet")
 

@@ -61,6 +61,12 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder unless it holds something, or cannot be removed."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[str]:
     """Hold an exclusive lock; the system frees it when the process ends, however it ends.

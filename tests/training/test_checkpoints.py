@@ -178,12 +178,12 @@ def test_the_newest_is_that_of_the_highest_step_and_not_of_the_last_letter(tmp_p
 
 
 def test_without_a_checkpoint_a_run_begins_anew(tmp_path):
-    assert checkpoints.find_last_valid(tmp_path) == checkpoints.Search(None, ())
+    assert checkpoints.find_last_valid(tmp_path) == checkpoints.Resumption()
     # What a kill leaves behind, and what is no checkpoint
     (checkpoints.unfinished_folder(tmp_path) / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "checkpoints" / "checkpoint-best").mkdir()
     (tmp_path / "checkpoints" / "checkpoint-3").touch()
-    assert checkpoints.find_last_valid(tmp_path) == checkpoints.Search(None, ())
+    assert checkpoints.find_last_valid(tmp_path) == checkpoints.Resumption()
 
 
 def test_where_none_is_valid_the_run_does_not_start_over_by_itself(tmp_path):

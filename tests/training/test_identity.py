@@ -8,7 +8,15 @@ from radrecipes import recipe as recipes
 from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.models.weights import Weights
 from radrecipes.training import PARTS
-from radrecipes.training.identity import NOT_OF_REPRODUCTION, NOT_OF_RESULT, NOT_OF_RUN, RunIdentity, without
+from radrecipes.training.identity import (
+    NOT_OF_REPRODUCTION,
+    NOT_OF_RESULT,
+    NOT_OF_RUN,
+    changeable_parts,
+    diff_identities,
+    identity_of,
+    without,
+)
 from radrecipes.training.stages import STAGES
 
 RESOLVED = {"dataset": "data/tiny", "learning_rate": 1e-3, "save_steps": 0.1, "seed": 42, "use_cpu": True}
@@ -21,16 +29,16 @@ def identity(engine=Engine.DDP, processes=1, **fields):
         "base": {"weights_sha256": "w"},
         "prompt": {"sha256": "p"},
     }
-    return RunIdentity.of(facts, LaunchSpec(processes, engine, True))
+    return identity_of(facts, LaunchSpec(processes, engine, True))
 
 
 def test_where_and_when_a_run_is_written_is_no_part_of_it():
-    assert identity(dataset="elsewhere", save_steps=7, use_cpu=False, bf16=True).diff(identity()) == {}
-    assert identity(seed=1, learning_rate=1e-4).diff(identity()) == {
+    assert diff_identities(identity(dataset="elsewhere", save_steps=7, use_cpu=False, bf16=True), identity()) == {}
+    assert diff_identities(identity(seed=1, learning_rate=1e-4), identity()) == {
         "recipe.learning_rate": [1e-4, 1e-3],
         "recipe.seed": [1, 42],
     }
-    assert identity(weight_decay=0.1).diff(identity()) == {"recipe.weight_decay": [0.1, None]}
+    assert diff_identities(identity(weight_decay=0.1), identity()) == {"recipe.weight_decay": [0.1, None]}
 
 
 def test_each_context_has_one_set_of_fields_that_do_not_count():
@@ -41,17 +49,17 @@ def test_each_context_has_one_set_of_fields_that_do_not_count():
 
 
 def test_a_checkpoint_without_an_engine_is_one_of_ddp():
-    older = RunIdentity({name: value for name, value in identity().values.items() if name != "engine"})
-    assert older.diff(identity(Engine.ONE_PROCESS)) == {}
-    assert older.diff(identity(Engine.FSDP2)) == {"engine": [Engine.DDP, Engine.FSDP2]}
+    older = {name: value for name, value in identity().items() if name != "engine"}
+    assert diff_identities(older, identity(Engine.ONE_PROCESS)) == {}
+    assert diff_identities(older, identity(Engine.FSDP2)) == {"engine": [Engine.DDP, Engine.FSDP2]}
 
 
 @pytest.mark.parametrize("engine", Engine)
 def test_every_value_belongs_to_a_part_that_can_be_allowed(engine):
     now = identity(engine)
-    assert {name.partition(".")[0] for name in now.values} == {*PARTS, "engine"}
+    assert {name.partition(".")[0] for name in now} == {*PARTS, "engine"}
     fixed = engine in (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
-    assert set(PARTS) - set(now.changeable) == ({"processes"} if fixed else set())
+    assert set(PARTS) - set(changeable_parts(now)) == ({"processes"} if fixed else set())
 
 
 def test_every_stage_of_a_recipe_can_be_trained():

@@ -13,7 +13,7 @@ from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import PARTS, checkpoints, run_folder
-from radrecipes.training.identity import RunIdentity
+from radrecipes.training.identity import identity_of
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 HOLDER = """
@@ -188,7 +188,7 @@ def identity_under(recipe, processes=1, engine=Engine.ONE_PROCESS):
         "base": {"weights_sha256": "w"},
         "prompt": {"sha256": "p"},
     }
-    return RunIdentity.of(facts, LaunchSpec(processes, engine, True))
+    return identity_of(facts, LaunchSpec(processes, engine, True))
 
 
 def resumable(recipe, steps=2, **launch):
@@ -196,7 +196,7 @@ def resumable(recipe, steps=2, **launch):
     folder, identity = tried(recipe), identity_under(recipe, **launch)
     written = checkpoints.unfinished_folder(folder) / f"checkpoint-{steps}"
     written.mkdir(parents=True)
-    checkpoints.seal(written, folder, identity.values, {})
+    checkpoints.seal(written, folder, identity, {})
     return folder, identity
 
 

@@ -160,13 +160,13 @@ def test_a_recipe_reads_what_was_kept_and_finds_the_same(workspace, monkeypatch)
     first = training_data.load_training_data(recipe, keep=True)
     with pytest.raises(InputError) as refused:
         training_data.load_training_data(parse_recipe(RECIPE, ["--max_length", "62"]))
-    render = training_data._render
+    render = training_data.render_rows
 
     def few(split, *words):
         assert len(split) <= training_data._KEY_ROWS, "rendered again"
         return render(split, *words)
 
-    monkeypatch.setattr(training_data, "_render", few)
+    monkeypatch.setattr(training_data, "render_rows", few)
     for found in (
         first,
         training_data.load_training_data(recipe, keep=True),

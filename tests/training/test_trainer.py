@@ -20,7 +20,7 @@ from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.training import trainer as training
 from radrecipes.training.checkpoints import Progress
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
-from radrecipes.training.data import tokenise
+from radrecipes.training.data import fitting_rows, render_rows
 from radrecipes.training.interruption import StopRequests
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
@@ -266,7 +266,8 @@ def tokenise_tiny(max_length=160, allowed=0.0, style="chat"):
     split = load_prepared_dataset("data/tiny").splits["train"]
     tokenizer = build_tiny_tokenizer()
     stops = models.stop_token_ids(tokenizer)
-    return split, tokenise(split, ProtocolTask(), tokenizer, style, stops, max_length, allowed)
+    table = render_rows(split, ProtocolTask(), tokenizer, style, stops)
+    return split, fitting_rows(table, split["id"][:], max_length, allowed)
 
 
 @pytest.mark.parametrize("style", ["chat", "plain"])
@@ -313,8 +314,9 @@ def test_tokenise_refuses_more_long_rows_than_allowed(workspace):
 
 def test_tokenise_refuses_an_empty_split(workspace):
     split = load_prepared_dataset("data/tiny").splits["train"].select([])
+    table = render_rows(split, ProtocolTask(), build_tiny_tokenizer(), "chat", [2])
     with pytest.raises(InputError, match="no rows"):
-        tokenise(split, ProtocolTask(), build_tiny_tokenizer(), "chat", [2], 160, 0.0)
+        fitting_rows(table, [], 160, 0.0)
 
 
 def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace):

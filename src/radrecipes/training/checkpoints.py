@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from radrecipes.files import file_sha256, sync, sync_tree, text_sha256
 
 FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"
-UNFINISHED = "unfinished"
 # Number of valid checkpoints to keep, the newest ones.
 KEPT = 2
 # In addition to weights and optimizer: tokenizer, scheduler, random number generators, the Trainer's state.
@@ -75,30 +74,39 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Search:
-    """The newest valid checkpoint, and one line for each newer one that is not valid."""
+class Resumption:
+    """Where a run begins: at the newest valid checkpoint, with the `changed` values that the user allowed.
 
-    newest: Checkpoint | None
-    rejected: tuple[str, ...]
+    `rejected` has one line for each newer checkpoint that is not valid.
+    """
+
+    newest: Checkpoint | None = None
+    rejected: tuple[str, ...] = ()
+    changed: Mapping[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """Number of completed optimizer steps."""
+        return self.newest.step if self.newest else 0
 
 
 class InvalidCheckpointError(Exception):
     """A checkpoint is not as it was written; the message names the file and the reason."""
 
 
-def find_last_valid(run: Path) -> Search:
+def find_last_valid(run: Path) -> Resumption:
     """The newest checkpoint of a run with all files unchanged; [`NoCheckpointError`] if there are checkpoints but none is valid."""
     rejected = []
     for folder in _newest_first(run):
         try:
-            return Search(verify(folder), tuple(rejected))
+            return Resumption(verify(folder), tuple(rejected))
         except InvalidCheckpointError as error:
             rejected.append(f"{folder}: {error}")
     if rejected:
         raise NoCheckpointError(
             f"no checkpoint is valid ({'; '.join(rejected)}); restore them, or train from the beginning with --restart"
         )
-    return Search(None, ())
+    return Resumption()
 
 
 def verify(folder: Path) -> Checkpoint:
@@ -155,11 +163,6 @@ def rotate(run: Path, keep: int = KEPT) -> None:
             kept += 1
         else:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_all(run: Path) -> None:
-    """Remove the checkpoints of a run, finished or not."""
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
 def required_bytes(model: nn.Module, sharded: bool = False) -> int:
@@ -230,7 +233,7 @@ class SealsCheckpoints(TrainerCallback):
 
 def unfinished_folder(run: Path) -> Path:
     """Where the Trainer writes: `checkpoints/unfinished` below the run."""
-    return run / FOLDER / UNFINISHED
+    return run / FOLDER / "unfinished"
 
 
 def _is_valid(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +58,6 @@ class TrainingData:
     rows: TokenisedRows
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """Distribution of row lengths in tokens: smallest, median, 95th percentile, largest."""
-
-    smallest: int
-    median: float
-    percentile_95: int
-    largest: int
-
-
 def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None, keep: bool = False) -> TrainingData:
     """Load and tokenise the training split of a recipe, as `scripts/sft.py` does; an [`InputError`] if anything is wrong with it.
 
@@ -79,20 +69,18 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
     tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
     stops = stop_token_ids(tokenizer)
 
-    def cached(make: Callable[[], pa.Table]) -> pa.Table:
-        key = rows_key(dataset.digest, split, task, tokenizer, style, stops)
-        return cached_rows(dataset.folder, key, make, keep)
+    fraction = recipe.arguments.max_dropped_fraction if max_dropped_fraction is None else max_dropped_fraction
 
-    rows = tokenise(
-        split,
-        task,
-        tokenizer,
-        style,
-        stops,
-        recipe.training.max_length,
-        recipe.arguments.max_dropped_fraction if max_dropped_fraction is None else max_dropped_fraction,
-        cached,
-    )
+    def fitting(table: pa.Table) -> TokenisedRows:
+        return fitting_rows(table, split["id"][:], recipe.training.max_length, fraction)
+
+    def make() -> pa.Table:
+        table = render_rows(split, task, tokenizer, style, stops)
+        fitting(table)  # an error comes before anything is cached
+        return table
+
+    key = rows_key(dataset.digest, split, task, tokenizer, style, stops)
+    rows = fitting(cached_rows(dataset.folder, key, make, keep))
     positions = getattr(load_config(recipe.model), "max_position_embeddings", None)
     if positions and rows.longest > positions:
         raise InputError(
@@ -103,45 +91,21 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
     return TrainingData(dataset, tokenizer, stops, rows)
 
 
-def tokenise(
-    split: Dataset,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    style: str,
-    stops: list[int],
-    max_length: int,
-    max_dropped_fraction: float,
-    cached: Callable[[Callable[[], pa.Table]], pa.Table] = lambda make: make(),
-) -> TokenisedRows:
-    """Render and tokenise a split of a prepared dataset, with the prompt masked.
+def fitting_rows(table: pa.Table, ids: list[str], max_length: int, max_dropped_fraction: float) -> TokenisedRows:
+    """The rows of at most `max_length` tokens, of a table from [`render_rows`]; `ids` are those of all rows.
 
-    Args:
-        max_length: Longest row in tokens, answer included.
-        max_dropped_fraction: Fraction of rows, 0 to 1, that may be longer and are dropped; an [`InputError`] if more are.
-        cached: Called with a function that tokenises rows of any length; returns its result, or that of an earlier call.
+    An [`InputError`] if there is none, or if a larger fraction of rows than `max_dropped_fraction` is longer.
     """
-    if not len(split):
+    if not ids:
         raise InputError("the training split holds no rows; prepare the dataset again")
-
-    def too_long_in(table: pa.Table) -> list[str]:
-        longer = pc.greater(pc.list_value_length(table["input_ids"]), max_length)
-        too_long = [row_id for row_id, is_longer in zip(split["id"], longer.to_pylist(), strict=True) if is_longer]
-        if len(too_long) > max_dropped_fraction * len(split) or len(too_long) == len(split):
-            raise InputError(
-                f"{len(too_long)} of {len(split)} rows are longer than max_length {max_length} tokens (first: row "
-                f"{too_long[0]}); raise max_length, or allow it with max_dropped_fraction"
-            )
-        return too_long
-
-    def render() -> pa.Table:
-        table = _render(split, task, tokenizer, style, stops)
-        too_long_in(table)  # before anything is cached
-        return table
-
-    table = cached(render)
-    ids, too_long = split["id"][:], too_long_in(table)
+    fits = pc.less_equal(pc.list_value_length(table["input_ids"]), max_length)
+    too_long = [row_id for row_id, row_fits in zip(ids, fits.to_pylist(), strict=True) if not row_fits]
+    if len(too_long) > max_dropped_fraction * len(ids) or len(too_long) == len(ids):
+        raise InputError(
+            f"{len(too_long)} of {len(ids)} rows are longer than max_length {max_length} tokens (first: row {too_long[0]}); "
+            "raise max_length, or allow it with max_dropped_fraction"
+        )
     if too_long:
-        fits = pc.less_equal(pc.list_value_length(table["input_ids"]), max_length)
         table = table.filter(fits)
         ids = [row_id for row_id, row_fits in zip(ids, fits.to_pylist(), strict=True) if row_fits]
     lengths = pc.list_value_length(table["input_ids"])
@@ -150,8 +114,10 @@ def tokenise(
     return TokenisedRows(Dataset(table), ids, too_long, pc.max(lengths).as_py(), pc.sum(lengths).as_py(), scored)
 
 
-def _render(split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]) -> pa.Table:
-    """All rows of a split as columns `input_ids` and `labels`."""
+def render_rows(
+    split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]
+) -> pa.Table:
+    """Render and tokenise a split of a prepared dataset: columns `input_ids` and `labels`, with the prompt masked."""
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
     batches = []
     for start in range(0, len(split), _ROWS_AT_ONCE):
@@ -178,7 +144,7 @@ def rows_key(
         dataset=dataset_digest,
         texts=texts.hexdigest(),
         prompt=prompt_template_digest(task, tokenizer, style),
-        sample=_render(split.select(range(min(_KEY_ROWS, len(split)))), task, tokenizer, style, stops).to_pydict(),
+        sample=render_rows(split.select(range(min(_KEY_ROWS, len(split)))), task, tokenizer, style, stops).to_pydict(),
         stops=stops,
     )
 
@@ -238,11 +204,11 @@ def answer_lengths(labels: Sequence[Sequence[int]]) -> list[int]:
     return [sum(label != IGNORED for label in row) for row in labels]
 
 
-def summarise_lengths(lengths: Sequence[int]) -> Lengths:
-    """Smallest, median, 95th percentile (nearest rank) and largest of `lengths`."""
+def summarise_lengths(lengths: Sequence[int]) -> str:
+    """Smallest, median, 95th percentile (nearest rank) and largest of `lengths`, for the terminal."""
     ordered = sorted(lengths)
-    rank = -(-95 * len(ordered) // 100)  # nearest rank: ceil(0.95 n), counted from 1
-    return Lengths(ordered[0], statistics.median(ordered), ordered[rank - 1], ordered[-1])
+    percentile_95 = ordered[-(-95 * len(ordered) // 100) - 1]  # nearest rank: ceil(0.95 n), counted from 1
+    return f"min {ordered[0]}, median {statistics.median(ordered):g}, 95 % {percentile_95}, max {ordered[-1]}"
 
 
 def count_categories(split: Dataset, task: Task) -> list[tuple[str, int]]:

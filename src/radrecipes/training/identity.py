@@ -1,7 +1,6 @@
 """What makes two runs the same: for resuming a run, averaging over seeds, and reproducing a recorded result."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from radrecipes.launch.spec import Engine, LaunchSpec
@@ -22,35 +21,29 @@ _UNRECORDED = {"engine": Engine.DDP}
 _FIXED_PROCESSES = (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
 
 
-@dataclass(frozen=True)
-class RunIdentity:
-    """What must stay the same when a run is resumed: plain JSON values; names begin with one of [`PARTS`], or are `engine`."""
+def identity_of(facts: Mapping[str, Any], launch: LaunchSpec) -> dict[str, Any]:
+    """What must stay the same when a run is resumed: plain JSON values; names begin with one of [`PARTS`], or are `engine`.
 
-    values: Mapping[str, Any]
+    `facts` are from [`~training.manifest.made_of`]. DDP and one process are the same, as their checkpoints are.
+    """
+    return {
+        **recipe_fields(facts["recipe"]["resolved"]),
+        "data.digest": facts["data"]["digest"],
+        "base.weights_sha256": facts["base"]["weights_sha256"],
+        "prompt.sha256": facts["prompt"]["sha256"],
+        "processes": launch.processes,
+        "engine": Engine.DDP if launch.engine == Engine.ONE_PROCESS else launch.engine,
+    }
 
-    @classmethod
-    def of(cls, facts: Mapping[str, Any], launch: LaunchSpec) -> "RunIdentity":
-        """The identity of a run from [`~training.manifest.made_of`]; DDP and one process are the same, as their checkpoints are."""
-        return cls(
-            {
-                **recipe_fields(facts["recipe"]["resolved"]),
-                "data.digest": facts["data"]["digest"],
-                "base.weights_sha256": facts["base"]["weights_sha256"],
-                "prompt.sha256": facts["prompt"]["sha256"],
-                "processes": launch.processes,
-                "engine": Engine.DDP if launch.engine == Engine.ONE_PROCESS else launch.engine,
-            }
-        )
 
-    def diff(self, now: "RunIdentity") -> dict[str, list[Any]]:
-        """What differs: name to `[before, now]`, with `None` for a missing value."""
-        return diff_values({**_UNRECORDED, **self.values}, now.values)
+def diff_identities(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """[`diff_values`] between the identity in a checkpoint and that of this run."""
+    return diff_values({**_UNRECORDED, **before}, now)
 
-    @property
-    def changeable(self) -> tuple[str, ...]:
-        """The [`PARTS`] in which a resumed run may differ, if the user allows it."""
-        fixed = ("processes",) if self.values["engine"] in _FIXED_PROCESSES else ()
-        return tuple(part for part in PARTS if part not in fixed)
+
+def changeable_parts(identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """The [`PARTS`] in which a resumed run may differ, if the user allows it."""
+    return tuple(part for part in PARTS if part != "processes" or identity["engine"] not in _FIXED_PROCESSES)
 
 
 def recipe_fields(resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from radrecipes.recipe import Recipe
 from radrecipes.training import checkpoints, run_folder
 from radrecipes.training.data import TrainingData, masked_example
 from radrecipes.training.divergence import DivergenceGuard
-from radrecipes.training.identity import RunIdentity
+from radrecipes.training.identity import identity_of
 from radrecipes.training.interruption import StopRequests
 from radrecipes.training.manifest import describe_run, made_of
 from radrecipes.training.sharded import SavesTrainedWeights
@@ -34,8 +34,8 @@ class Run:
 
     base: PreTrainedModel
     facts: dict[str, Any]
-    identity: RunIdentity
-    resumption: run_folder.Resumption
+    identity: dict[str, Any]
+    resumption: checkpoints.Resumption
     progress: checkpoints.Progress
     killed = ""
 
@@ -63,9 +63,11 @@ class Run:
         if self.is_main_process and run_folder.is_complete(self.folder) and not restart:
             raise OutputInUseError(f"{self.folder}: another run finished here in the meantime; run the command again")
         self._identify()  # the base model is on this machine now
-        found = run_folder.Resumption() if restart else run_folder.find_resumption(self.folder, self.identity, allowed)
-        peer_watchdog.check_same_run(self.folder, self.identity.values, found.step)
-        self.resumption, self.progress = found, checkpoints.Progress(found.last, found.changed)
+        found = (
+            checkpoints.Resumption() if restart else run_folder.find_resumption(self.folder, self.identity, allowed)
+        )
+        peer_watchdog.check_same_run(self.folder, self.identity, found.step)
+        self.resumption, self.progress = found, checkpoints.Progress(found.newest, found.changed)
         self.recipe.training.output_dir = str(self.folder)
 
     def start(self, trainer: CompletionTrainer) -> None:
@@ -80,8 +82,8 @@ class Run:
         resumed, dataset, rows = self.resumption, self.data.dataset, self.data.rows
         lines = [f"an earlier try ({self.killed}) was killed and left its lock"] if self.killed else []
         lines += [f"left out: {line}" for line in resumed.rejected]
-        if resumed.last:
-            lines.append(f"resuming after step {resumed.step} ({resumed.last.folder})")
+        if resumed.newest:
+            lines.append(f"resuming after step {resumed.step} ({resumed.newest.folder})")
         if dataset.access in SHOWABLE_ACCESS:
             lines.append(masked_example(rows.rows[0], self.data.tokenizer))
         else:
@@ -97,11 +99,11 @@ class Run:
     @property
     def checkpoint(self) -> Path | None:
         """The checkpoint to resume from."""
-        return self.resumption.last.folder if self.resumption.last else None
+        return self.resumption.newest.folder if self.resumption.newest else None
 
     def _identify(self) -> None:
         self.facts = made_of(self.recipe, self.data.dataset, self.data.tokenizer)
-        self.identity = RunIdentity.of(self.facts, self.launch)
+        self.identity = identity_of(self.facts, self.launch)
 
 
 @contextlib.contextmanager
@@ -142,7 +144,7 @@ def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> C
         TrainLog(run.folder / run_folder.TRAIN_LOG, run.progress),
         stop,
         SavesTrainedWeights(),
-        checkpoints.SealsCheckpoints(run.folder, run.identity.values, run.progress),
+        checkpoints.SealsCheckpoints(run.folder, run.identity, run.progress),
     ):
         trainer.add_callback(callback)
     return trainer

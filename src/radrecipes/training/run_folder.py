@@ -4,16 +4,16 @@ import contextlib
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
-from radrecipes.files import LockedError, lock, sync_tree, write_atomically
+from radrecipes.files import LockedError, lock, remove_if_empty, sync_tree, write_atomically
 from radrecipes.models.weights import Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import PARTS, checkpoints
-from radrecipes.training.identity import RunIdentity, diff_values, recipe_fields
+from radrecipes.training.identity import changeable_parts, diff_identities, diff_values, recipe_fields
 
 COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
@@ -21,20 +21,6 @@ _LOCK = "LOCK"
 _RECIPE = "recipe.yaml"
 # All that a run leaves if it is killed before it has written its recipe.
 _BEFORE_THE_RECIPE = (_LOCK, f".{_RECIPE}")
-
-
-@dataclass(frozen=True)
-class Resumption:
-    """Where a run begins: at its last checkpoint, with the `changed` values that the user allowed; `rejected` ones were invalid."""
-
-    last: checkpoints.Checkpoint | None = None
-    changed: Mapping[str, list[Any]] = field(default_factory=dict)
-    rejected: tuple[str, ...] = ()
-
-    @property
-    def step(self) -> int:
-        """Number of completed optimizer steps."""
-        return self.last.step if self.last else 0
 
 
 def is_complete(folder: Path) -> bool:
@@ -50,7 +36,7 @@ def locked(folder: Path) -> Iterator[str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_if_empty, folder)
+        stack.callback(remove_if_empty, folder)
         try:
             killed = stack.enter_context(lock(folder / _LOCK, wait=False))
         except LockedError as error:
@@ -62,11 +48,6 @@ def locked(folder: Path) -> Iterator[str]:
                 f"cannot be written to ({error.strerror}); make room, or set --output_dir", str(folder)
             ) from error
         yield killed
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ()) -> None:
@@ -88,18 +69,18 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
     _check_allowed(changed, () if is_complete(folder) else allowed, folder)
 
 
-def check_finished(folder: Path, identity: RunIdentity) -> None:
+def check_finished(folder: Path, identity: Mapping[str, Any]) -> None:
     """Refuse a finished run of other data, another base model or another prompt; its recipe was compared before."""
     manifest, found = read_manifest(folder), {}
     for name in ("data.digest", "base.weights_sha256", "prompt.sha256"):
         part, key = name.split(".")
         # A base model that is no longer on this machine cannot be compared, and a finished run does not need it.
-        if identity.values[name] is not None:
+        if identity[name] is not None:
             found[name] = manifest[part][key]
-    _check_allowed(diff_values(found, {name: identity.values[name] for name in found}), (), folder)
+    _check_allowed(diff_values(found, {name: identity[name] for name in found}), (), folder)
 
 
-def find_resumption(folder: Path, identity: RunIdentity, allowed: Collection[str]) -> Resumption:
+def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collection[str]) -> checkpoints.Resumption:
     """Where an earlier attempt of a run got to; only the `allowed` [`PARTS`] may differ.
 
     Raises:
@@ -108,11 +89,11 @@ def find_resumption(folder: Path, identity: RunIdentity, allowed: Collection[str
     """
     found = checkpoints.find_last_valid(folder)
     if not found.newest:
-        return Resumption(rejected=found.rejected)
-    changed = RunIdentity(found.newest.identity).diff(identity)
-    _check_allowed(changed, allowed, folder, identity.changeable)
-    _check_log(folder, found.newest.step)
-    return Resumption(found.newest, changed, found.rejected)
+        return found
+    changed = diff_identities(found.newest.identity, identity)
+    _check_allowed(changed, allowed, folder, changeable_parts(identity))
+    _check_log(folder, found.step)
+    return replace(found, changed=changed)
 
 
 def _check_log(folder: Path, steps: int) -> None:
@@ -173,14 +154,14 @@ def finish(folder: Path, manifest: dict[str, Any], weights: Path) -> None:
     sync_tree(folder)
     (folder / COMPLETE).touch()
     sync_tree(folder)
-    checkpoints.remove_all(folder)
+    shutil.rmtree(folder / checkpoints.FOLDER, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove checkpoints and lock of a complete run that was killed at the very end."""
     if (folder / _LOCK).exists() or (folder / checkpoints.FOLDER).exists():
         with contextlib.suppress(OutputInUseError), locked(folder):  # its holder is removing them now
-            checkpoints.remove_all(folder)
+            shutil.rmtree(folder / checkpoints.FOLDER, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

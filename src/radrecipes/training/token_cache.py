@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from radrecipes.files import file_sha256, lock, text_sha256
+from radrecipes.files import file_sha256, lock, remove_if_empty, text_sha256
 
 FOLDER = ".tokenised"
 _LOCK = "LOCK"
@@ -87,12 +87,7 @@ def _locked(folder: Path, dataset: Path) -> Iterator[bool]:
             if not folder.is_dir():
                 folder.mkdir(mode=0o700)
                 shutil.copymode(dataset, folder)
-            stack.callback(_remove_if_empty, folder)  # an error in the data leaves nothing behind
+            stack.callback(remove_if_empty, folder)  # an error in the data leaves nothing behind
             stack.enter_context(lock(folder / _LOCK))
             writable = True
         yield writable
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
