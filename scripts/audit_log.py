@@ -1,7 +1,7 @@
-"""Verify the audit log that `scripts/predict.py --audit-log FILE` keeps: one line per predicted row, chained to the one before.
+r"""Verify the audit log that `scripts/predict.py --audit-log FILE` keeps: one line per predicted row, chained to the one before.
 
     python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 \
-        --note "r/o renal recurrence, hx RCC" --audit-log predictions.jsonl
+        --text "r/o renal recurrence, hx RCC" --audit-log predictions.jsonl
     python scripts/audit_log.py verify predictions.jsonl
 
 A line that was edited, removed, inserted or moved is reported. A truncated end, or a log that was rewritten from some line on, is

@@ -1,9 +1,9 @@
-"""Evaluate a finished run on its dataset's test split, compared with the untuned base model and its task's baselines.
+r"""Evaluate a finished run on its dataset's test split, compared with the untuned base model and its task's baselines.
 
     python scripts/evaluate_model.py --run runs/smollm2-135m/protocol_lora/seed-42
     python scripts/evaluate_model.py --run runs/smollm2-135m/report_lora/seed-42
 
-With several processes the rows are split across them, and the files are those of one process with as many threads:
+Several processes share the rows; the results are those of one process with as many threads:
 
     python scripts/launch.py --config_file accelerate_configs/ddp.yaml scripts/evaluate_model.py \
         --run runs/smollm2-135m/protocol_lora/seed-42
@@ -12,6 +12,8 @@ Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, rep
 a temperature and the thresholds for automatic answers on the validation split and stores them in the adapter's folder, where
 scripts/predict.py finds them. Texts are evaluated with and without the guard; the untuned base model, which seldom stops, is
 evaluated on a sample. An existing evaluation is only shown; --restart evaluates again.
+
+Exit codes: 0 evaluated, or the existing evaluation was shown, 1 memory or disk ran out, 2 wrong input; nothing was written.
 """
 
 import argparse
@@ -33,24 +35,31 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--run", required=True, help="folder of a finished run, or a release on the Hub, org/name@v1.0"
     )
-    parser.add_argument("--dataset", help="another prepared dataset than the recipe's, a folder or org/name@v1.0")
+    parser.add_argument("--dataset", help="prepared dataset to use instead of the recipe's: a folder or org/name@v1.0")
     parser.add_argument("--split", default="test", choices=["validation", "test"], help="default: test")
     parser.add_argument(
-        "--decode", choices=["score", "generate"], help="default: the recipe's; another has its own folder"
+        "--decode",
+        choices=["score", "generate"],
+        help="labels: score all of them, or generate (default: the recipe's; results of the other method go to"
+        " evaluation-METHOD/)",
     )
     parser.add_argument(
         "--target-accuracy", type=fraction, help="labels: target accuracy of automatic answers (default: 0.95)"
     )
-    parser.add_argument("--tries", type=positive, help="texts: tries before the fallback (default: 4)")
+    parser.add_argument("--tries", type=positive, help="texts: attempts before the fallback text is used (default: 4)")
     parser.add_argument("--max-rows", type=positive, help="only the first rows of each split, for a quick look")
-    parser.add_argument("--skip-base", action="store_true", help="leave the untuned base out")
+    parser.add_argument("--skip-base", action="store_true", help="do not evaluate the untuned base model")
     parser.add_argument("--batch-size", type=positive, default=32, help="rows per batch (default: 32)")
-    parser.add_argument("--similarity-model", help="labels: sentence-transformers model, a name or folder")
+    parser.add_argument("--similarity-model", help="labels: sentence-transformers model for a baseline")
     parser.add_argument(
         "--output", help="folder to write to (default: evaluation/ of the run, thresholds in the adapter's folder)"
     )
     parser.add_argument("--restart", action="store_true", help="replace an existing evaluation")
-    parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")
+    parser.add_argument(
+        "--allow-other-weights",
+        action="store_true",
+        help="use the base model even if its weights differ from those in training",
+    )
     return parser.parse_args()
 
 

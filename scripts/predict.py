@@ -1,13 +1,13 @@
-"""Predict with a finished run: one input, or a table in and a table out.
+r"""Predict with a finished run: one input, or a table in and a table out.
 
-    python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 --note "r/o renal recurrence, hx RCC"
+    python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 --text "r/o renal recurrence, hx RCC"
     python scripts/predict.py --adapter runs/smollm2-135m/report_lora/seed-42 \
         --text "Pleural Effusion: positive; Pneumothorax: negative; Pneumonia: uncertain"
     python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 \
         --input orders.csv --text-column note --id-column order --output answers.csv
 
-A table may have any size. The same command continues a killed prediction and writes the same file. Rows that cannot be read go
-to OUTPUT.rejects.csv with line and reason. Under `accelerate launch` the work is split across several processes:
+A table may have any size. The same command continues a killed prediction and produces the same file. Rows that cannot be
+answered are rejected: OUTPUT.rejects.csv lists their lines and reasons. With `accelerate launch` several processes share the rows:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml scripts/predict.py \
         --adapter runs/smollm2-135m/protocol_lora/seed-42 --input orders.csv --text-column note --output shared.csv
@@ -16,6 +16,9 @@ Texts are checked by their task: a report that contradicts its request is genera
 writer's; the output shows which. With --audit-log every row adds one entry, without any text, to a chained log
 (scripts/audit_log.py).
 The answers are drafts for review by a person; this is not a medical device.
+
+Exit codes: 0 done (rejected rows are not an error), 1 memory or disk ran out, 2 wrong input, 5 another prediction writes this
+output, 130 interrupted; the same command continues.
 """
 
 import argparse
@@ -39,25 +42,50 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", required=True, metavar="RUN", help="folder of a finished run, or org/name@v1.0")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", "--note", help="one input as the run's task reads it, for example a note")
+    source.add_argument(
+        "--text", "--note", help="one input of the run's task, for example the text of an order; --note is an alias"
+    )
     source.add_argument("--input", metavar="FILE", help="a CSV, TSV or JSONL file, also with .gz, or a Parquet file")
-    parser.add_argument("--text-column", help="its column to read (default: the input column of the task)")
-    parser.add_argument("--id-column", help="its column that identifies a row (default: the row's number)")
+    parser.add_argument("--text-column", help="column with the inputs (default: the input column of the task)")
+    parser.add_argument("--id-column", help="column that identifies a row (default: the row's number)")
     parser.add_argument("--output", metavar="FILE", help="the file to write, .csv, .jsonl or .parquet")
     parser.add_argument(
-        "--keep-text", "--keep-note", action="store_true", help="copy the input into the output (default: id only)"
+        "--keep-text",
+        "--keep-note",
+        action="store_true",
+        help="copy the input into the output (default: id only); --keep-note is an alias",
     )
     parser.add_argument(
         "--audit-log", metavar="FILE", help="append an entry per row: ids, digests, decisions; no text"
     )
     parser.add_argument("--batch-size", type=positive, default=32, help="rows per batch (default: 32)")
-    parser.add_argument("--chunk-rows", type=positive, default=2048, help="rows that a kill may cost (default: 2048)")
-    parser.add_argument("--label-set", metavar="FILE", help="labels: a label set with labels added to the run's")
-    parser.add_argument("--target-accuracy", type=float, help="labels: decide by the threshold for this accuracy")
-    parser.add_argument("--tries", type=positive, help="texts: tries before the fallback (default: 4)")
-    parser.add_argument("--engine", choices=ENGINES, default="transformers", help="vllm: generation only")
-    parser.add_argument("--allow-other-weights", action="store_true", help="accept a base of another hash")
-    parser.add_argument("--restart", action="store_true", help="discard unfinished work on this output")
+    parser.add_argument(
+        "--chunk-rows",
+        type=positive,
+        default=2048,
+        help="rows per saved chunk; at most this many are repeated after a kill (default: 2048)",
+    )
+    parser.add_argument("--label-set", metavar="FILE", help="labels: a label set that adds labels to the run's")
+    parser.add_argument(
+        "--target-accuracy",
+        type=float,
+        help="labels: use the threshold for this accuracy (default: that of the evaluation)",
+    )
+    parser.add_argument("--tries", type=positive, help="texts: attempts before the fallback text is used (default: 4)")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="transformers",
+        help="vllm only generates; scored labels need transformers (default: transformers)",
+    )
+    parser.add_argument(
+        "--allow-other-weights",
+        action="store_true",
+        help="use the base model even if its weights differ from those in training",
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="discard the unfinished work on this output and start again"
+    )
     return parser.parse_args()
 
 

@@ -1,4 +1,7 @@
-"""Prepare a dataset: read a table or reports, clean, split by group or patient, audit, and write it with its card."""
+"""Prepare a dataset: read a table or reports, clean, split by group or patient, audit, and write it with its card.
+
+Exit codes: 0 written, 1 memory or disk ran out, 2 wrong input; no dataset was written.
+"""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Run one subcommand."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subcommands = parser.add_subparsers(required=True, metavar="TASK")
     for task in TASKS.values():
         if task.name == task.dataset_task and not isinstance(task, ReportWritingTask):
@@ -249,7 +252,7 @@ def _add_output(parser: argparse.ArgumentParser, example: str) -> None:
 
 def _add_terms(parser: argparse.ArgumentParser, rows: str, access: str, synthetic: str) -> None:
     terms = parser.add_argument_group("terms of use")
-    terms.add_argument("--access", choices=ACCESS_LEVELS, help=f"decides what may be shown (default: {access})")
+    terms.add_argument("--access", choices=ACCESS_LEVELS, help=f"decides what may be printed (default: {access})")
     terms.add_argument("--license", help=f"Hub licence identifier (default: other{synthetic})")
     terms.add_argument("--language", default="en", help=f"language code of the {rows} (default: en)")
 
@@ -293,17 +296,23 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     _add_output(parser, f"data/our_{words.rows}")
 
     columns = parser.add_argument_group("columns of --source")
-    columns.add_argument("--text-column", metavar="NAME", help=f"the {task.input_column}")
-    columns.add_argument(f"--{target}-column", dest="target", metavar="NAME", help=f"the {words.answer}")
-    columns.add_argument("--id-column", metavar="NAME", help="identifies a row; without it rows are numbered")
-    columns.add_argument("--group-column", metavar="NAME", help="for example the patient: kept in one split")
+    columns.add_argument("--text-column", metavar="NAME", help=f"the {task.input_column}; required with --source")
+    columns.add_argument(
+        f"--{target}-column", dest="target", metavar="NAME", help=f"the {words.answer}; required with --source"
+    )
+    columns.add_argument("--id-column", metavar="NAME", help="identifies a row (default: rows are numbered)")
+    columns.add_argument(
+        "--group-column",
+        metavar="NAME",
+        help="for example the patient; rows of one group stay in one split (default: each row is its own group)",
+    )
 
     rows = parser.add_argument_group("labels and rows" if labels else "rows")
     if labels:
-        rows.add_argument("--label-set", type=Path, metavar="FILE", help="YAML; default: derived from the labels")
+        rows.add_argument("--label-set", type=Path, metavar="FILE", help="YAML (default: derived from the labels)")
         for option, choices, text in (
-            ("--conflicts", ("drop", "vote"), "same text, different labels"),
-            ("--on-unknown-label", ("error", "drop"), "not in --label-set"),
+            ("--conflicts", ("drop", "vote"), "equal texts with different labels; vote keeps the majority"),
+            ("--on-unknown-label", ("error", "drop"), "labels that are not in --label-set"),
         ):
             rows.add_argument(option, choices=choices, default=choices[0], help=f"{text} (default: {choices[0]})")
     rows.add_argument(
@@ -316,7 +325,7 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
         "--near-duplicate-threshold",
         type=float,
         default=0.8,
-        help="5-gram Jaccard similarity from which texts stay in one split (default: 0.8)",
+        help="texts with at least this 5-gram Jaccard similarity stay in one split (default: 0.8)",
     )
     rows.add_argument("--split-seed", type=int, default=0, help="seed of the split (default: 0)")
     defaults = (
@@ -359,9 +368,14 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
         help="extracted from the text that is kept, or as the CSV (mimic-cxr) or the prompt (jsonl) states them"
         " (default: relabel; jsonl: prompt). CSV labels describe the impression alone if there is one",
     )
-    labels.add_argument("--labels", choices=("chexpert", "negbio"), help="which CSV (default: chexpert)")
     labels.add_argument(
-        "--split", choices=("patient", "official"), default="patient", help="official: mimic-cxr (default: patient)"
+        "--labels", choices=("chexpert", "negbio"), help="CSV of --label-source csv (default: chexpert)"
+    )
+    labels.add_argument(
+        "--split",
+        choices=("patient", "official"),
+        default="patient",
+        help="official: only mimic-cxr has one (default: patient)",
     )
     labels.add_argument("--split-seed", type=non_negative, default=0, help="seed of the split by patient (default: 0)")
 
@@ -370,18 +384,20 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
         ("--sections", ("both", "any"), "sections that must contain text"),
         ("--earlier-studies", ("drop", "keep"), "comparisons with earlier studies"),
         ("--deidentified", ("drop", "normalise"), "drop sentences with ___ or XXXX, or write every mark as ___"),
-        ("--details", ("drop", "keep"), "sides and measurements, which a model could only invent from observations"),
+        ("--details", ("drop", "keep"), "sides and measurements, which a model could only make up"),
     ):
         text.add_argument(option, choices=choices, default=choices[0], help=f"{meaning} (default: {choices[0]})")
 
     columns = report.add_argument_group("columns of jsonl")
     columns.add_argument("--prompt-column", default="prompt", metavar="NAME", help="observations (default: prompt)")
     columns.add_argument("--completion-column", default="completion", metavar="NAME", help="default: completion")
-    columns.add_argument("--id-column", metavar="NAME", help="identifies a report; without it lines are numbered")
-    columns.add_argument("--group-column", metavar="NAME", help="patient: kept in one split")
+    columns.add_argument("--id-column", metavar="NAME", help="identifies a report (default: lines are numbered)")
+    columns.add_argument(
+        "--group-column", metavar="NAME", help="column of the patient; a patient's reports stay in one split"
+    )
 
     work = report.add_argument_group("work")
-    work.add_argument("--processes", type=positive, help="default: one per core")
+    work.add_argument("--processes", type=positive, help="worker processes (default: one per core)")
     work.add_argument(
         "--max-dropped", type=float, default=0.005, help="fraction of reports that may be dropped (default: 0.005)"
     )
@@ -403,7 +419,7 @@ def _add_synthetic_report_arguments(subcommands: argparse._SubParsersAction) -> 
         subcommands, "synthetic-reports", description, _SYNTHETIC_REPORT_EXAMPLES, make_synthetic_reports
     )
     reports.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not exist yet")
-    reports.add_argument("--seed", type=non_negative, default=0, help="decides every word (default: 0)")
+    reports.add_argument("--seed", type=non_negative, default=0, help="seed of the generator (default: 0)")
     reports.add_argument("--patients", type=positive, default=2100, help="1 to 8 studies each (default: 2100)")
     reports.add_argument("--studies", type=positive, default=5600, help="reports in total (default: 5600)")
 

@@ -1,4 +1,4 @@
-"""Publish a finished run or a prepared dataset to the Hub, after checks; private unless you say otherwise.
+r"""Check a finished run or a prepared dataset and publish it to the Hub; repositories are private by default.
 
     python scripts/publish.py adapter --run runs/smollm2-135m/protocol_lora/seed-42 \
         --repo your-org/protocol-smollm2 --tag v1.0 --dry-run
@@ -18,7 +18,10 @@ token is the one of `hf auth login`, or HF_TOKEN.
 needs neither PEFT nor the base model; its answers are compared with the adapter's first.
 
 Data of access `credentialed` or `registered` are never published. Models trained on them are published only privately or gated,
-with --acknowledge credentialed: everybody who can read the repository must be allowed to read the data.
+with --acknowledge credentialed: anyone who can read the repository must be allowed to read the data.
+
+Exit codes: 0 published, already published, or publishable with --dry-run, 1 memory or disk ran out, 2 a gate stopped the
+release, the input is wrong, or the Hub refused; the message says what to do.
 """
 
 import argparse
@@ -236,8 +239,8 @@ def _arguments() -> argparse.Namespace:
         )
         kind.add_argument("--tag", required=True, help="name of this release, for example v1.0")
         visibility = kind.add_mutually_exclusive_group()
-        visibility.add_argument("--gated", action="store_true", help="everybody sees it, you admit readers one by one")
-        visibility.add_argument("--public", action="store_true", help="everybody can read it; default: private")
+        visibility.add_argument("--gated", action="store_true", help="anyone sees the page; you approve each reader")
+        visibility.add_argument("--public", action="store_true", help="anyone can read it (default: private)")
         kind.add_argument(
             "--acknowledge",
             action="append",

@@ -61,7 +61,7 @@ def main() -> None:
         "--smoke", action="store_true", help="only compare the losses of the first steps, in minutes"
     )
     to_check.add_argument(
-        "--anyway", action="store_true", help="measure although something differs; the check fails in any case"
+        "--anyway", action="store_true", help="measure even if something differs; the check fails in any case"
     )
     to_check.add_argument("--restart", action="store_true", help="repeat what an earlier check has measured")
     for verb in (to_record, to_check):

@@ -1,12 +1,15 @@
-"""Fine-tune a model with a recipe: the loss is on the completion only, the result is an adapter.
+r"""Fine-tune a model with a recipe: the loss is on the completion only, the result is an adapter.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml scripts/sft.py \
         --config recipes/smollm2-135m/protocol_lora.yaml
 
 Any field of the recipe can be set after it: --learning_rate 5e-4 --seed 1 --output_dir runs/mine
 The same command starts a run, resumes one that was interrupted or killed, and leaves a finished one as it is; --restart
-trains from scratch. Ctrl-C or SIGTERM ends it after the running step, with a checkpoint and exit code 75.
+trains from scratch. Ctrl-C or SIGTERM ends it after the current step, with a checkpoint and exit code 75.
 The token ids of the dataset are cached in its folder, as .tokenised/: one process writes them, the others and later runs read them.
+
+Exit codes: 0 done, 1 memory or disk ran out or another machine was lost, 2 wrong recipe, data or option, 3 no checkpoint is
+valid, 4 the training diverged, 5 another run uses the folder, 75 stopped with a checkpoint (the same command resumes).
 """
 
 import argparse
@@ -27,13 +30,13 @@ def make_parser() -> argparse.ArgumentParser:
     """The arguments in addition to the recipe's fields."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="RECIPE", help="the recipe, a YAML file")
-    parser.add_argument("--restart", action="store_true", help="replace what the output folder holds")
+    parser.add_argument("--restart", action="store_true", help="replace the run in the output folder")
     parser.add_argument(
         "--allow-change",
         nargs="+",
         choices=PARTS,
         default=[],
-        help="resume although these changed since the checkpoint; the manifest records it",
+        help="resume even if these changed since the checkpoint; the manifest records the change",
     )
     parser.add_argument(
         "--stop-after", type=positive, metavar="STEP", help="end after this step with a checkpoint and exit code 75"

@@ -13,13 +13,13 @@ VERBS = {
     "recipes": ("recipes", "list, check and inspect recipes, and plan what they cost"),
     "prepare-data": ("prepare_data", "make a dataset from a table of orders or a folder of reports"),
     "prepare-model": ("prepare_model", "put the default base model into models/"),
-    "sft": ("sft", "fine-tune a model by a recipe"),
+    "sft": ("sft", "fine-tune a model with a recipe"),
     "evaluate": ("evaluate_model", "evaluate a trained model, or the base model, on a test split"),
     "predict": ("predict", "predict labels or write texts for new rows"),
     "publish": ("publish", "publish a model or a dataset on the Hugging Face Hub"),
     "reproduce": ("reproduce", "train and evaluate again, and compare with recorded results"),
     "audit-log": ("audit_log", "verify the audit log of predictions"),
-    "launch": ("launch", "start a script on one or several processes, as `accelerate launch`"),
+    "launch": ("launch", "start a script on one or several processes, like `accelerate launch`"),
 }
 # In a checkout; or where a wheel installs them (`data_files` in setup.cfg).
 _SCRIPT_FOLDERS = (Path(__file__).parents[2] / "scripts", Path(sys.prefix) / "share" / "radrecipes" / "scripts")

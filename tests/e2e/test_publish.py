@@ -381,5 +381,5 @@ def test_the_demo_publishes_pulls_and_compares(finished_copy):
 
 def test_help_teaches(call):
     shown = call("publish", "--help")
-    assert shown.code == 0 and "--dry-run" in shown.stdout and "private unless you say otherwise" in shown.stdout
+    assert shown.code == 0 and "--dry-run" in shown.stdout and "private by default" in shown.stdout
     assert "--acknowledge" in call("publish", "adapter", "--help").stdout
