@@ -46,6 +46,12 @@ def macro_f1_statistic(references: Sequence[str | None], predictions: Sequence[s
     return statistic
 
 
+def precision_recall_f1(right: int, predicted: int, support: int) -> dict[str, float | None]:
+    """Precision, recall and F1 from the number of correct predictions, of predictions and of references; `None` for 0 / 0."""
+    parts = {"precision": (right, predicted), "recall": (right, support), "f1": (2 * right, support + predicted)}
+    return {name: float(part / whole) if whole else None for name, (part, whole) in parts.items()}
+
+
 def point_value(statistic: Statistic, rows: int) -> float:
     """The statistic of the rows as they are, each counted once."""
     return float(statistic(np.ones((1, rows), dtype=np.float32))[0])

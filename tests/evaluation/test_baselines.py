@@ -5,9 +5,10 @@ import pytest
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.baselines import (
+    LOGISTIC_REGRESSION,
+    SUPPORT_VECTOR_MACHINE,
     fit_linear_baseline,
     fit_nearest_neighbour,
-    fit_support_vector_baseline,
     majority_class,
 )
 
@@ -25,31 +26,22 @@ def rows():
 
 def fit(notes=None, labels=None):
     train_notes, train_labels = rows()
-    return fit_linear_baseline(notes or train_notes, labels or train_labels, *VALIDATION)
+    return fit_linear_baseline(*LOGISTIC_REGRESSION, notes or train_notes, labels or train_labels, *VALIDATION)
 
 
-def test_learns_and_gives_a_probability_for_each_label():
-    baseline = fit()
-    notes = ["acute bleed head", "meniscus", "lung mass growing"]
-    probabilities = baseline.predict_probabilities(notes)
-    assert baseline.predict(notes) == ["CT Head", "MRI Knee", "CT Chest"]
-    assert probabilities.shape == (3, len(baseline.labels))
-    assert probabilities.sum(axis=1) == pytest.approx(1)
-    assert [baseline.labels[column] for column in probabilities.argmax(axis=1)] == baseline.predict(notes)
-
-
-def test_a_linear_confidence_is_the_probability_of_the_predicted_label():
-    baseline, notes = fit(), ["acute bleed head", "meniscus", "unknown words only"]
-    probabilities = baseline.predict_probabilities(notes)
-    columns = [baseline.labels.index(label) for label in baseline.predict(notes)]
-    assert baseline.confidences(notes) == pytest.approx(probabilities[range(3), columns])
+def test_learns_and_a_confidence_is_the_probability_of_the_predicted_label():
+    baseline, notes = fit(), ["acute bleed head", "meniscus", "lung mass growing", "unknown words only"]
+    probabilities, labels = baseline.pipeline.predict_proba(notes), list(baseline.pipeline.classes_)
+    assert baseline.predict(notes)[:3] == ["CT Head", "MRI Knee", "CT Chest"]
+    columns = [labels.index(label) for label in baseline.predict(notes)]
+    assert baseline.confidences(notes) == pytest.approx(probabilities[range(4), columns])
 
 
 @pytest.mark.parametrize("kept", [3, 2])
 def test_a_support_vector_margin_is_what_parts_the_best_label_from_the_second(kept):
     pairs = [(note, label) for note, label in zip(*rows(), strict=True) if label in list(TRAIN)[:kept]]
     validation = [(note, label) for note, label in zip(*VALIDATION, strict=True) if label in list(TRAIN)[:kept]]
-    baseline = fit_support_vector_baseline(*zip(*pairs, strict=True), *zip(*validation, strict=True))
+    baseline = fit_linear_baseline(*SUPPORT_VECTOR_MACHINE, *zip(*pairs, strict=True), *zip(*validation, strict=True))
     notes = ["acute bleed head", "meniscus", "head injury, knee"]
     assert baseline.predict(notes[:2]) == ["CT Head", "MRI Knee"]
     classifier = baseline.pipeline[-1]
@@ -85,15 +77,15 @@ def test_the_nearest_neighbour_predicts_the_majority_class_if_no_word_is_known()
 
 def test_same_rows_same_classifier():
     notes = ["fall", "pain", "unknown words only"]
-    assert np.array_equal(fit().predict_probabilities(notes), fit().predict_probabilities(notes))
-    one, other = (fit_support_vector_baseline(*rows(), *VALIDATION) for _ in range(2))
-    assert np.array_equal(one.confidences(notes), other.confidences(notes))
+    for classifier in (LOGISTIC_REGRESSION, SUPPORT_VECTOR_MACHINE):
+        one, other = (fit_linear_baseline(*classifier, *rows(), *VALIDATION) for _ in range(2))
+        assert np.array_equal(one.confidences(notes), other.confidences(notes))
 
 
 def test_pairs_of_words_tell_notes_with_the_same_words_apart():
     notes = ["no bleed old fracture", "old bleed no fracture"] * 4
     labels = ["MRI", "CT"] * 4
-    baseline = fit_linear_baseline(notes, labels, notes, labels)
+    baseline = fit_linear_baseline(*LOGISTIC_REGRESSION, notes, labels, notes, labels)
     assert baseline.predict(notes) == labels
 
 
@@ -101,10 +93,10 @@ def test_regularisation_is_chosen_on_the_validation_split_the_strongest_among_eq
     # Under strong regularisation only the frequencies of the labels are left, so the rare label is never answered.
     notes = [*["bleed"] * 9, *["tumour"] * 3]
     labels = [*["CT"] * 9, *["MR"] * 3]
-    choices = (1e-4, 10.0, 100.0)
-    on_both = fit_linear_baseline(notes, labels, ["bleed", "tumour"], ["CT", "MR"], choices)
+    choices = LOGISTIC_REGRESSION[0], (1e-4, 10.0, 100.0)
+    on_both = fit_linear_baseline(*choices, notes, labels, ["bleed", "tumour"], ["CT", "MR"])
     assert (on_both.inverse_regularisation, on_both.validation_accuracy) == (10.0, 1.0)
-    on_common = fit_linear_baseline(notes, labels, ["bleed"], ["CT"], choices)
+    on_common = fit_linear_baseline(*choices, notes, labels, ["bleed"], ["CT"])
     assert (on_common.inverse_regularisation, on_common.validation_accuracy) == (1e-4, 1.0)
     assert on_common.predict(["tumour"]) == ["CT"]
 
@@ -113,10 +105,9 @@ def test_bad_input_says_what_is_wrong():
     with pytest.raises(InputError, match="fewer than two labels"):
         fit(notes=["a b", "c d"], labels=["CT", "CT"])
     with pytest.raises(InputError, match="validation split is empty"):
-        fit_linear_baseline(["a", "b"], ["CT", "MR"], [], [])
-    for fit_baseline in (fit_linear_baseline, fit_support_vector_baseline):
-        with pytest.raises(InputError, match="contains a word"):
-            fit_baseline(["...", "!!"], ["CT", "MR"], *VALIDATION)
+        fit_linear_baseline(*LOGISTIC_REGRESSION, ["a", "b"], ["CT", "MR"], [], [])
+    with pytest.raises(InputError, match="contains a word"):
+        fit(["...", "!!"], ["CT", "MR"])
     with pytest.raises(InputError, match="contains a word"):
         fit_nearest_neighbour(["...", "!!"], ["CT", "MR"])
 

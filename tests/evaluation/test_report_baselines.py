@@ -38,7 +38,7 @@ def test_the_commonest_vector_wins_among_equal_distances():
 
 
 @settings(deadline=None)
-@given(st.lists(LABELS, min_size=1, max_size=12), st.lists(LABELS, max_size=6), st.randoms())
+@given(st.lists(LABELS, min_size=1, max_size=12), st.lists(LABELS, min_size=1, max_size=6), st.randoms())
 def test_it_is_nearest_and_does_not_depend_on_the_order(train, requests, shuffler):
     texts = [f"report {number}" for number in range(len(train))]
     nearest = NearestLabels(train, texts, texts)

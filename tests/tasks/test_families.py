@@ -87,7 +87,7 @@ def test_a_report_is_rewarded_only_if_it_agrees_with_its_request():
 
 def test_without_more_a_text_task_accepts_every_text_and_has_no_fallback():
     task = Translation()
-    assert task.check({"source": "x"}, "anything").passed and task.fallback({"source": "x"}) is None
+    assert not task.check({"source": "x"}, "anything").reasons and task.fallback({"source": "x"}) is None
     assert (task.categories({}), task.dataset_task, task.fallback_writer) == ([], "translation", None)
     assert task.read_input(" Kein\u200b  Pneumothorax.\r\n") == {"source": "Kein Pneumothorax."}
     with pytest.raises(InputError, match="--text: the source is empty"):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 from scipy import sparse
@@ -16,50 +16,30 @@ from sklearn.svm import LinearSVC
 
 from radrecipes.errors import InputError
 
-# Values of C. A logistic regression needs larger ones than a support vector machine for the same fit.
-INVERSE_REGULARISATIONS = (1.0, 10.0, 100.0, 1000.0)
-SVM_INVERSE_REGULARISATIONS = (0.01, 0.1, 1.0, 10.0)
+# The linear classifiers, each with the values of C to choose from. A logistic regression needs larger ones than a support vector
+# machine (one versus rest; its solver shuffles) for the same fit.
+LOGISTIC_REGRESSION = partial(LogisticRegression, max_iter=1000), (1.0, 10.0, 100.0, 1000.0)
+SUPPORT_VECTOR_MACHINE = partial(LinearSVC, random_state=0), (0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
-class _LinearClassifier:
-    """A fitted pipeline, with the C that the validation split selected and its accuracy there."""
+class LinearBaseline:
+    """TF-IDF and a linear classifier, with the C that the validation split selected and its accuracy there."""
 
     pipeline: Pipeline
     inverse_regularisation: float
     validation_accuracy: float
 
-    @property
-    def labels(self) -> list[str]:
-        """The labels of the training split, in alphabetical order."""
-        return [str(label) for label in self.pipeline.classes_]
-
     def predict(self, notes: Sequence[str]) -> list[str]:
         """The predicted label of each note."""
         return [str(label) for label in self.pipeline.predict(list(notes))]
 
-
-class LinearBaseline(_LinearClassifier):
-    """TF-IDF and logistic regression."""
-
-    def predict_probabilities(self, notes: Sequence[str]) -> np.ndarray:
-        """Probabilities of shape `(notes, labels)`, columns as in `labels`."""
-        return self.pipeline.predict_proba(list(notes))
-
     def confidences(self, notes: Sequence[str]) -> np.ndarray:
-        """The probability of the predicted label of each note."""
-        return self.predict_probabilities(notes).max(axis=1)
-
-
-class SupportVectorBaseline(_LinearClassifier):
-    """TF-IDF and linear support vector machine."""
-
-    def confidences(self, notes: Sequence[str]) -> np.ndarray:
-        """The margin between the two highest decision values of each note, 0 or more."""
+        """The probability of each predicted label; without probabilities the margin between the two highest decision values."""
+        if hasattr(self.pipeline, "predict_proba"):
+            return self.pipeline.predict_proba(list(notes)).max(axis=1)
         decisions = self.pipeline.decision_function(list(notes))
-        if (
-            decisions.ndim == 1
-        ):  # for two labels scikit-learn returns only the second one's value, the negative of the first's
+        if decisions.ndim == 1:  # of two labels only the second one's value, the negative of the first's
             return 2 * np.abs(decisions)
         second, best = np.sort(decisions, axis=1)[:, -2:].T
         return best - second
@@ -87,48 +67,36 @@ class NearestNeighbour:
         return self._nearest(notes)[1]
 
     def _nearest(self, notes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        if not len(notes):
-            return np.zeros(0, dtype=int), np.zeros(0)
         matrix = self.vectoriser.transform(list(notes))
         nearest, distances = pairwise_distances_argmin_min(matrix, self.train_matrix, metric="cosine")
         return nearest, np.clip(1 - distances, 0, 1)
 
 
 def fit_linear_baseline(
+    new_classifier: Callable[..., ClassifierMixin],
+    values_of_c: Sequence[float],
     train_notes: Sequence[str],
     train_labels: Sequence[str],
     validation_notes: Sequence[str],
     validation_labels: Sequence[str],
-    inverse_regularisations: Sequence[float] = INVERSE_REGULARISATIONS,
 ) -> LinearBaseline:
-    """Fit a logistic regression on TF-IDF of unigrams and bigrams; deterministic.
+    """Fit a classifier on TF-IDF of unigrams and bigrams; deterministic.
 
     C is selected by exact accuracy on the validation split; ties go to the strongest regularisation.
     """
-    return _fit_best(
-        LinearBaseline,
-        lambda value: LogisticRegression(C=value, max_iter=1000),
-        inverse_regularisations,
-        (train_notes, train_labels),
-        (validation_notes, validation_labels),
-    )
-
-
-def fit_support_vector_baseline(
-    train_notes: Sequence[str],
-    train_labels: Sequence[str],
-    validation_notes: Sequence[str],
-    validation_labels: Sequence[str],
-    inverse_regularisations: Sequence[float] = SVM_INVERSE_REGULARISATIONS,
-) -> SupportVectorBaseline:
-    """Fit a linear support vector machine (one versus rest) in the same way as [`fit_linear_baseline`]."""
-    return _fit_best(
-        SupportVectorBaseline,
-        lambda value: LinearSVC(C=value, random_state=0),  # the solver shuffles
-        inverse_regularisations,
-        (train_notes, train_labels),
-        (validation_notes, validation_labels),
-    )
+    if len(set(train_labels)) < 2:
+        raise InputError("the train split contains fewer than two labels; a classifier needs at least two")
+    if not len(validation_notes):
+        raise InputError("the validation split is empty; the linear classifier is selected on it")
+    vectoriser, train_matrix = _fit_vectoriser(train_notes)
+    validation_matrix = vectoriser.transform(validation_notes)
+    best = None
+    for value in sorted(values_of_c):
+        classifier = new_classifier(C=value).fit(train_matrix, list(train_labels))
+        accuracy = float(np.mean(classifier.predict(validation_matrix) == np.asarray(list(validation_labels))))
+        if best is None or accuracy > best.validation_accuracy:
+            best = LinearBaseline(make_pipeline(vectoriser, classifier), value, accuracy)
+    return best
 
 
 def fit_nearest_neighbour(train_notes: Sequence[str], train_labels: Sequence[str]) -> NearestNeighbour:
@@ -143,32 +111,6 @@ def majority_class(labels: Sequence[str]) -> str:
         raise InputError("the train split is empty, so there is no majority class")
     counts = Counter(labels)
     return min(counts, key=lambda label: (-counts[label], label))
-
-
-_Linear = TypeVar("_Linear", bound=_LinearClassifier)
-_NotesAndLabels = tuple[Sequence[str], Sequence[str]]
-
-
-def _fit_best(
-    kind: type[_Linear],
-    new_classifier: Callable[[float], ClassifierMixin],
-    inverse_regularisations: Sequence[float],
-    train: _NotesAndLabels,
-    validation: _NotesAndLabels,
-) -> _Linear:
-    if len(set(train[1])) < 2:
-        raise InputError("the train split contains fewer than two labels; a classifier needs at least two")
-    if not len(validation[0]):
-        raise InputError("the validation split is empty; the linear classifier is selected on it")
-    vectoriser, train_matrix = _fit_vectoriser(train[0])
-    validation_matrix = vectoriser.transform(validation[0])
-    best = None
-    for value in sorted(inverse_regularisations):
-        classifier = new_classifier(value).fit(train_matrix, list(train[1]))
-        accuracy = float(np.mean(classifier.predict(validation_matrix) == np.asarray(list(validation[1]))))
-        if best is None or accuracy > best.validation_accuracy:
-            best = kind(make_pipeline(vectoriser, classifier), value, accuracy)
-    return best
 
 
 def _fit_vectoriser(notes: Sequence[str]) -> tuple[TfidfVectorizer, sparse.csr_matrix]:

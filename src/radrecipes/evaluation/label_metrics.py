@@ -13,9 +13,10 @@ from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
 from radrecipes.evaluation import metrics
 from radrecipes.evaluation.baselines import (
+    LOGISTIC_REGRESSION,
+    SUPPORT_VECTOR_MACHINE,
     fit_linear_baseline,
     fit_nearest_neighbour,
-    fit_support_vector_baseline,
     majority_class,
 )
 from radrecipes.evaluation.confusions import ANY, costly_rows
@@ -24,7 +25,7 @@ from radrecipes.evaluation.slices import slice_masks, slice_metrics
 from radrecipes.inference.abstention import ThresholdChoice
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_metrics
-from radrecipes.statistics import bootstrap_interval, mcnemar_exact, mean_statistic
+from radrecipes.statistics import bootstrap_interval, mcnemar_exact, mean_statistic, precision_recall_f1
 
 ADAPTER = "adapter"
 BASE = "base"
@@ -62,12 +63,8 @@ def classifier_outputs(
     labels: Sequence[str], confidences: Sequence[float] | np.ndarray | None = None
 ) -> list[SystemOutput]:
     """The answers of a system that can answer only with labels, with its confidence in each if it has one."""
-    if confidences is None:
-        return [SystemOutput(text=label, label=label) for label in labels]
-    return [
-        SystemOutput(text=label, label=label, confidence=float(confidence))
-        for label, confidence in zip(labels, confidences, strict=True)
-    ]
+    known = [None] * len(labels) if confidences is None else map(float, confidences)
+    return [SystemOutput(label, label, confidence=confidence) for label, confidence in zip(labels, known, strict=True)]
 
 
 def confident_answers(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> ConfidentAnswers | None:
@@ -86,8 +83,8 @@ def baseline_outputs(
     chosen_by = (validation.notes, validation.references)
     fitted = {
         NEAREST: fit_nearest_neighbour(*learned),
-        LINEAR: fit_linear_baseline(*learned, *chosen_by),
-        SVM: fit_support_vector_baseline(*learned, *chosen_by),
+        LINEAR: fit_linear_baseline(*LOGISTIC_REGRESSION, *learned, *chosen_by),
+        SVM: fit_linear_baseline(*SUPPORT_VECTOR_MACHINE, *learned, *chosen_by),
     }
     majority = majority_class(train.references)
     answers = []
@@ -298,17 +295,12 @@ def per_label_table(
     support, predicted = Counter(references), Counter(predictions)
     right = Counter(label for label, prediction in zip(references, predictions, strict=True) if label == prediction)
 
-    def ratio(part: float, whole: int) -> float | None:
-        return part / whole if whole else None
-
     return [
         {
             "label": name,
             "support": support[name],
             "predicted": predicted[name],
-            "precision": ratio(right[name], predicted[name]),
-            "recall": ratio(right[name], support[name]),
-            "f1": ratio(2 * right[name], support[name] + predicted[name]),
+            **precision_recall_f1(right[name], predicted[name], support[name]),
         }
         for name in label_names
     ]

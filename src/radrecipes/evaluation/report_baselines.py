@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.metrics import pairwise_distances_chunked
 
 from radrecipes.errors import InputError
 from radrecipes.radiology.observations import OBSERVATIONS, Status
@@ -12,9 +13,6 @@ from radrecipes.radiology.observations import OBSERVATIONS, Status
 # Status of an observation in arrays.
 ABSENT, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 _STATES = {None: ABSENT, Status.POSITIVE: POSITIVE, Status.NEGATIVE: NEGATIVE, Status.UNCERTAIN: UNCERTAIN}
-
-# 16 million float32 matches are 64 MB.
-_MATCHES_PER_BLOCK = 16_000_000
 
 
 def label_states(labels: Sequence[Mapping[str, Status]]) -> np.ndarray:
@@ -49,22 +47,19 @@ class NearestLabels:
 
     def nearest(self, requests: Sequence[Mapping[str, Status]]) -> np.ndarray:
         """Index of the nearest training study for each request."""
-        states = label_states(requests)
-        trained = _one_hot(self._vectors).T
-        nearest = [np.zeros(0, dtype=int)]
-        block = max(1, _MATCHES_PER_BLOCK // len(self._vectors))
-        for start in range(0, len(states), block):
-            # The most equal states are the fewest different ones.
-            nearest.append((_one_hot(states[start : start + block]) @ trained).argmax(axis=1))
-        return self._medoids[np.concatenate(nearest)]
+        # The distance is the fraction of observations that differ; of equals the first one is taken.
+        nearest = pairwise_distances_chunked(
+            label_states(requests),
+            self._vectors,
+            metric="hamming",
+            reduce_func=lambda distances, start: distances.argmin(axis=1),
+            working_memory=64,
+        )
+        return self._medoids[np.concatenate(list(nearest))]
 
     def reports(self, requests: Sequence[Mapping[str, Status]]) -> list[tuple[str, str]]:
         """Findings and impression of the nearest training study for each request."""
         return [self._reports[index] for index in self.nearest(requests)]
-
-
-def _one_hot(states: np.ndarray) -> np.ndarray:
-    return np.eye(len(_STATES), dtype=np.float32)[states].reshape(len(states), -1)
 
 
 def _medoids(reports: Sequence[tuple[str, str]], cluster_of_row: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from radrecipes.evaluation.text_evaluation import ADAPTER, Interval, TextEvaluat
 from radrecipes.inference.answers import TEMPLATE, WrittenText
 from radrecipes.radiology.consistency import FINDINGS, ReportCheck, complete_request
 from radrecipes.radiology.observations import FIVE_OBSERVATIONS, NO_FINDING, OBSERVATIONS, format_observations
-from radrecipes.statistics import Statistic, mean_statistic
+from radrecipes.statistics import Statistic, mean_statistic, precision_recall_f1
 from radrecipes.tasks.report_writing import ReportWritingTask
 
 NEAREST_LABELS = "nearest_labels"
@@ -130,9 +130,11 @@ def _consistency(requested: np.ndarray, written: np.ndarray) -> dict[str, Any]:
         wanted, said = requested[:, columns].sum(axis=0), written[:, columns].sum(axis=0)
         # An observation in no request and no text says nothing about the system.
         occurs = wanted + said > 0
-        each = [_scores(*counts) for counts in zip(both[occurs], wanted[occurs], said[occurs], strict=True)]
+        each = [
+            precision_recall_f1(*counts) for counts in zip(both[occurs], said[occurs], wanted[occurs], strict=True)
+        ]
         figures[name] = {
-            "micro": _scores(both.sum(), wanted.sum(), said.sum()),
+            "micro": precision_recall_f1(both.sum(), said.sum(), wanted.sum()),
             "macro": {
                 figure: float(np.mean([scores[figure] or 0.0 for scores in each])) if each else None
                 for figure in ("precision", "recall", "f1")
@@ -141,27 +143,20 @@ def _consistency(requested: np.ndarray, written: np.ndarray) -> dict[str, Any]:
     return figures
 
 
-def _scores(both: int, wanted: int, said: int) -> dict[str, float | None]:
-    return {
-        "precision": _ratio(both, said),
-        "recall": _ratio(both, wanted),
-        "f1": _ratio(2 * both, wanted + said),
-    }
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return float(part / whole) if whole else None
-
-
 def _per_observation(requested: np.ndarray, written: np.ndarray, flipped: np.ndarray) -> list[dict[str, Any]]:
-    return [
-        {
-            "observation": name,
-            "requested_positive": int(requested[:, column].sum()),
-            "written_positive": int(written[:, column].sum()),
-            "recall": _ratio((requested & written)[:, column].sum(), requested[:, column].sum()),
-            "precision": _ratio((requested & written)[:, column].sum(), written[:, column].sum()),
-            "contradicted": int(flipped[:, column].sum()),
-        }
-        for column, name in enumerate(OBSERVATIONS)
-    ]
+    wanted, said, contradicted = (mask.sum(axis=0).tolist() for mask in (requested, written, flipped))
+    both = (requested & written).sum(axis=0).tolist()
+    table = []
+    for column, name in enumerate(OBSERVATIONS):
+        scores = precision_recall_f1(both[column], said[column], wanted[column])
+        table.append(
+            {
+                "observation": name,
+                "requested_positive": wanted[column],
+                "written_positive": said[column],
+                "recall": scores["recall"],
+                "precision": scores["precision"],
+                "contradicted": contradicted[column],
+            }
+        )
+    return table

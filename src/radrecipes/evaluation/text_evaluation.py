@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import sacrebleu
 
 from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
 from radrecipes.errors import InputError
 from radrecipes.evaluation.baselines import fit_nearest_neighbour
-from radrecipes.evaluation.text_metrics import corpus_bleu, rouge_l
 from radrecipes.inference.answers import MODEL, WrittenText
 from radrecipes.statistics import Statistic, bootstrap_interval, mean_statistic
-from radrecipes.tasks.text_task import Check, TextTask
+from radrecipes.tasks.text_task import Check, TextTask, rouge_l
 
 ADAPTER = "adapter"
 ADAPTER_GUARDED = "adapter_guarded"
@@ -99,17 +99,19 @@ class TextEvaluation:
             def interval(statistic: Statistic, groups: Sequence[str] = groups) -> dict[str, float]:
                 return bootstrap_interval(statistic, groups, **draws)
 
-            compared = [references[place] for place in places], [self.task.comparable(text.text) for text in asked]
+            expected, written = (
+                [references[place] for place in places],
+                [self.task.comparable(text.text) for text in asked],
+            )
             rouge[name] = np.full(len(texts), np.nan)
-            rouge[name][places] = rouge_l(*compared)
+            rouge[name][places] = [rouge_l(*pair) for pair in zip(expected, written, strict=True)]
+            passed = _passed(asked, found)
             measured[name] = {
                 "rows": len(places),
                 "rouge_l": interval(mean_statistic(rouge[name][places])),
-                "bleu": corpus_bleu(*compared),
-                # A text that was cut off at the limit may pass its check although its end is missing.
-                "passed_rate": interval(
-                    mean_statistic([check.passed and text.stopped for check, text in zip(found, asked, strict=True)])
-                ),
+                # BLEU-4 (Papineni et al., 2002), 0 to 100, with the defaults of sacrebleu (13a, case-sensitive)
+                "bleu": float(sacrebleu.corpus_bleu(written, [expected]).score),
+                "passed_rate": interval(mean_statistic(passed)),
                 **self._specific(places, found, interval),
                 "never_stopped_rate": interval(mean_statistic([not text.stopped for text in asked])),
                 "mean_generated_tokens": float(np.mean([text.generated_tokens for text in asked])),
@@ -177,11 +179,10 @@ class TextEvaluation:
                 raise ValueError(f"system {name!r} has {len(texts)} texts for {len(self.rows)} rows")
 
     def _guard_counts(self, texts: Sequence[WrittenText], checks: Sequence[Check]) -> dict[str, Any]:
-        passed = [check.passed and text.stopped for check, text in zip(checks, texts, strict=True)]
         # With a fallback nothing remains refused, whatever the labeller finds in a sentence of the template.
         kept = [
             text
-            for text, accepted in zip(texts, passed, strict=True)
+            for text, accepted in zip(texts, _passed(texts, checks), strict=True)
             if text.source == MODEL and (accepted or self.task.fallback_writer)
         ]
         reasons = Counter(reason for text in texts for reason in text.reasons)
@@ -206,3 +207,8 @@ class TextEvaluation:
                 mean_statistic(difference[places]), [self.groups[place] for place in places], **draws
             ),
         }
+
+
+def _passed(texts: Sequence[WrittenText], checks: Sequence[Check]) -> list[bool]:
+    """A text that was cut off at the limit may pass its check although its end is missing, so it does not pass here."""
+    return [text.stopped and not check.reasons for text, check in zip(texts, checks, strict=True)]

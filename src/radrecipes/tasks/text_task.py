@@ -9,15 +9,11 @@ from radrecipes.tasks.task import HeadlineMetric, Task
 
 
 class Check(Protocol):
-    """Whether a text is accepted; the interface of every check."""
+    """What a check returns: a text without `reasons` is accepted."""
 
     @property
     def reasons(self) -> Sequence[str]:
         """Why the text is rejected, without quoting it; empty if it is accepted."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the text is accepted."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +21,6 @@ class TextCheck:
     """The plain form of [`Check`]: only its reasons."""
 
     reasons: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether there is no reason to reject the text."""
-        return not self.reasons
 
 
 class TextTask(Task):
@@ -68,7 +59,7 @@ class TextTask(Task):
 
     def reward(self, row: Mapping[str, Any], text: str) -> float:
         """ROUGE-L against the reference; 0 if the check rejects the text."""
-        if not self.check(self.inputs(row), text).passed:
+        if self.check(self.inputs(row), text).reasons:
             return 0.0
         return rouge_l(self.reference(row), self.comparable(text))
 
