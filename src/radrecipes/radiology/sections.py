@@ -1,19 +1,18 @@
-"""Findings, impression and comparison of a chest X-ray report, whatever the layout of its headers.
+"""Findings and impression of a chest X-ray report, whatever the layout of its headers.
 
 Header names, their frequencies and the list of special studies are facts published with MIMIC-CXR
 (https://github.com/MIT-LCP/mimic-cxr, `txt/section_parser.py`). Unlike there, a header is also found without the
-leading space, in mixed case and within a line, findings keep their sub-headings (`LUNGS:`), wet reads and addenda are
-set aside, and the special studies get their sections too.
+leading space, in mixed case and within a line, findings keep their sub-headings (`LUNGS:`), and wet reads and addenda
+are set aside.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
-_IMPRESSION, _FINDINGS, _COMPARISON, _LAST_PARAGRAPH = "impression", "findings", "comparison", "last_paragraph"
-_PREAMBLE, _DIVIDER, _SUB_HEADING = "preamble", "divider", "sub-heading"
-# Text under these is not a last paragraph; the preamble is one only if there is nothing else.
-_WITHOUT_CONCLUSION = frozenset({"addendum", "wet read", "notification", "recommendations", _PREAMBLE, _DIVIDER})
+_IMPRESSION, _FINDINGS, _ADDENDUM, _PREAMBLE, _DIVIDER = "impression", "findings", "addendum", "preamble", "divider"
+# A conclusion is not under `_ASIDE`; it can be under `_OTHER`. A sub-heading is part of the section before it.
+_ASIDE, _OTHER, _SUB_HEADING = "aside", "other", "sub-heading"
 
 # Spellings of each section's header in MIMIC-CXR, including typing errors.
 _SPELLINGS = {
@@ -26,38 +25,29 @@ _SPELLINGS = {
         "findings", "finding", "reference findings", "chest, two views", "findins", "findindgs", "findgings",
         "findngs", "findnings", "finidngs",
     ),
-    _COMPARISON: (
-        "comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparision",
-        "comparsion", "comparrison", "comparisions",
-    ),
     # One report of MIMIC-CXR has `NDICATION:`, which the published table lists as an impression.
-    "indication": (
-        "indication", "indications", "clinical indication", "reason for examination", "reason for exam",
-        "idication", "ndication",
+    _OTHER: (
+        "comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparision",
+        "comparsion", "comparrison", "comparisions", "indication", "indications", "clinical indication",
+        "reason for examination", "reason for exam", "idication", "ndication", "history", "clinical history",
+        "clinical information", "patient history", "pfi", "examination", "exam", "type of examination", "technique",
+        "date", "comment",
     ),
-    "history": ("history", "clinical history", "clinical information", "patient history", "pfi"),
-    "examination": ("examination", "exam", "type of examination"),
-    "technique": ("technique",),
-    "notification": ("notification", "notifications"),
-    "recommendations": ("recommendation", "recommendations", "recommendation(s)"),
-    "addendum": ("addendum",),
-    "wet read": ("wet read", "wetread"),
-    "date": ("date",),
-    "comment": ("comment",),
+    _ASIDE: (
+        "notification", "notifications", "recommendation", "recommendations", "recommendation(s)", "wet read", "wetread",
+    ),
+    _ADDENDUM: ("addendum",),
 }  # fmt: skip
 _KINDS = {spelling: kind for kind, spellings in _SPELLINGS.items() for spelling in spellings}
 # A header in capitals that is not in the table has the kind of the first of these that it contains.
 _PARTS = (
     (re.compile("impression"), _IMPRESSION),
     (re.compile("findings"), _FINDINGS),
-    (re.compile("history"), "history"),
-    (re.compile("comparison"), _COMPARISON),
-    (re.compile("addendum"), "addendum"),
-    (re.compile("wet ?read"), "wet read"),
-    (re.compile("indication|reason for"), "indication"),
-    (re.compile("technique"), "technique"),
-    (re.compile("recommendation"), "recommendations"),
-    (re.compile("notification"), "notification"),
+    (re.compile("history|comparison"), _OTHER),
+    (re.compile("addendum"), _ADDENDUM),
+    (re.compile("wet ?read"), _ASIDE),
+    (re.compile("indication|reason for|technique"), _OTHER),
+    (re.compile("recommendation|notification"), _ASIDE),
     # Parts of the body are headings within the findings.
     (
         re.compile(
@@ -95,75 +85,41 @@ _LINE = re.compile(
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _LETTER = re.compile(r"[^\W\d_]")
 
-# Studies whose conclusion is in another section, instead of findings and impression.
-_CONCLUSION_UNDER = {
-    study: section
-    for section, studies in {
-        "indication": "50058765 51966317 54365831 54654948 55124749 57936451",
-        "examination": "50743547 53356173 55157853 59215320 59363654",
-        "technique": "50808053 53202765 59279892",
-        "recommendations": "50913680 56482935 58157373 58375018 59067458 59087630 59768032",
-        "history": "51491012",
-        "note": "56451190",
-    }.items()
-    for study in studies.split()
-}
-# Study -> first and last character of its conclusion in the published file; (0, 0) if it has none.
-_CONCLUSION_AT = {
-    "50196495": (59, 399), "50525523": (201, 349), "50798377": (0, 0), "51410602": (47, 320), "52035334": (0, 0),
-    "52119491": (179, 454), "52648681": (292, 631), "52674888": (145, 296), "53071062": (0, 0),
-    "53182247": (59, 412), "53488209": (149, 475), "53514462": (73, 377), "53607029": (0, 0), "54168089": (0, 0),
-    "54231141": (0, 0), "54875119": (234, 988), "54986978": (59, 306), "55258338": (192, 568),
-    "56412866": (522, 822), "56579911": (59, 218), "56724958": (0, 0), "56760320": (219, 457),
-    "57150433": (61, 394), "57564132": (233, 554), "58235663": (0, 0), "59003148": (262, 505),
-    "59330497": (140, 655), "59505494": (59, 450), "59562049": (158, 348), "59889364": (172, 453),
-    "59982525": (313, 717),
+# Studies whose conclusion is under another header or under none, and some that have no conclusion.
+_CONCLUSION_ELSEWHERE = {
+    50058765, 50196495, 50525523, 50743547, 50808053, 50913680, 51410602, 51491012, 51966317, 52119491, 52648681,
+    52674888, 53182247, 53202765, 53356173, 53488209, 53514462, 54365831, 54654948, 54875119, 54986978, 55124749,
+    55157853, 55258338, 56412866, 56451190, 56482935, 56579911, 56760320, 57150433, 57564132, 57936451, 58157373,
+    58375018, 59003148, 59067458, 59087630, 59215320, 59279892, 59330497, 59363654, 59505494, 59562049, 59768032,
+    59889364, 59982525,
 }  # fmt: skip
+_NO_CONCLUSION = {50798377, 52035334, 53071062, 53607029, 54168089, 54231141, 56724958, 58235663}
 
 
 @dataclass(frozen=True)
 class Sections:
-    """Sections of one report, each a single line with collapsed white space, empty if the report has none.
+    """Findings and impression of one report, each a single line with collapsed white space, empty if there is none.
 
-    Args:
-        impression: What is concluded, or findings and impression with one header.
-        last_paragraph: Text after the first blank line of the last section, if findings and impression have no header.
+    A text with a header for both together is the impression; `elsewhere` is a conclusion with neither header.
     """
 
     findings: str = ""
     impression: str = ""
-    last_paragraph: str = ""
-    comparison: str = ""
+    elsewhere: bool = False
 
 
 def split_sections(text: str) -> Sections:
     """Split a report, also with re-wrapped lines, into sections; of several of one kind the last with words counts."""
     bodies = _bodies(text)
-    last = {kind: body for kind, body in bodies if _LETTER.search(body)}
+    last = {kind: " ".join(body.split()) for kind, body in bodies if _LETTER.search(body)}
     findings, impression = last.get(_FINDINGS, ""), last.get(_IMPRESSION, "")
-    comparison, last_paragraph = last.get(_COMPARISON, ""), ""
-    if not findings and not impression:
-        kind, last_paragraph = _last_paragraph(bodies)
-        if kind == _COMPARISON and last_paragraph:
-            comparison = _BLANK_LINE.split(comparison.strip(), maxsplit=1)[0]
-    return Sections(*(" ".join(body.split()) for body in (findings, impression, last_paragraph, comparison)))
+    return Sections(findings, impression, not (findings or impression) and _has_last_paragraph(bodies))
 
 
-def study_sections(text: str, study_id: str) -> Sections:
-    """Sections of a MIMIC-CXR report, with the rules for the 54 studies whose conclusion has no header.
-
-    For these the conclusion is `last_paragraph`, because it is unknown whether it is findings or impression; eight of
-    them have none. `text` must be exactly as in its file, because some rules count characters; `study_id` is
-    `50414267` or `s50414267`.
-    """
-    study = study_id.removeprefix("s")
-    if study in _CONCLUSION_AT:
-        start, end = _CONCLUSION_AT[study]
-        return Sections(last_paragraph=" ".join(text[start:end].split()))
-    if study in _CONCLUSION_UNDER:
-        bodies = dict(_bodies(text))
-        conclusion = " ".join(bodies.get(_CONCLUSION_UNDER[study], "").split())
-        return replace(split_sections(text), findings="", impression="", last_paragraph=conclusion)
+def study_sections(text: str, study: str) -> Sections:
+    """Sections of a MIMIC-CXR report; for 54 studies it is known that the conclusion has no header, or is missing."""
+    if int(study) in _CONCLUSION_ELSEWHERE | _NO_CONCLUSION:
+        return Sections(elsewhere=int(study) in _CONCLUSION_ELSEWHERE)
     return split_sections(text)
 
 
@@ -174,7 +130,7 @@ def _bodies(text: str) -> list[tuple[str, str]]:
     marks = [(0, 0, _PREAMBLE)]
     for match in _LINE.finditer(text):
         name = match.lastgroup
-        kind = {"divider": _DIVIDER, "final": _PREAMBLE, "addendum": "addendum", "wet": "wet read"}.get(name)
+        kind = {"divider": _DIVIDER, "final": _PREAMBLE, "addendum": _ADDENDUM, "wet": _ASIDE}.get(name)
         marks.append((match.start(), match.end(), kind or _KINDS[match["alone"].casefold()]))
     colon, floor = text.find(":"), 0
     while colon >= 0:
@@ -198,7 +154,7 @@ def _bodies(text: str) -> list[tuple[str, str]]:
                 continue
             # Findings that begin with a part of the body have no header of their own.
             kind = _FINDINGS
-        if kind == "addendum":
+        if kind == _ADDENDUM:
             in_addendum = any(later[2] == _DIVIDER for later in marks[index + 1 :])
         elif kind in (_DIVIDER, _PREAMBLE):
             in_addendum = False
@@ -236,14 +192,9 @@ def _kind_by_parts(header: str) -> str | None:
     return next((kind for part, kind in _PARTS if part.search(lowered)), None)
 
 
-def _last_paragraph(bodies: list[tuple[str, str]]) -> tuple[str, str]:
-    """Kind of the last section that may contain a conclusion, and its text after the first blank line."""
-    for kind, body in reversed(bodies):
-        if kind in _WITHOUT_CONCLUSION and kind != _PREAMBLE:
-            continue
-        if kind == _PREAMBLE and any(other not in _WITHOUT_CONCLUSION for other, _ in bodies):
-            continue
-        paragraphs = _BLANK_LINE.split(body.rstrip() if kind == _PREAMBLE else body.strip(), maxsplit=1)
-        if len(paragraphs) == 2 and _LETTER.search(paragraphs[1]):
-            return kind, paragraphs[1]
-    return "", ""
+def _has_last_paragraph(bodies: list[tuple[str, str]]) -> bool:
+    """Whether there is text after the first blank line of a section; the preamble counts if nothing else can."""
+    candidates = [body for kind, body in bodies if kind not in (_ASIDE, _ADDENDUM, _PREAMBLE, _DIVIDER)]
+    # The first blank line of the preamble may come before any text.
+    texts = [body.strip() for body in candidates] or [body.rstrip() for kind, body in bodies if kind == _PREAMBLE]
+    return any(_LETTER.search(_BLANK_LINE.split(text, maxsplit=1)[-1]) for text in texts if _BLANK_LINE.search(text))

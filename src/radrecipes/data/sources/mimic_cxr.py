@@ -113,7 +113,7 @@ class MimicCxr(ReportSource):
         sections = study_sections(text, study)
         findings, impression = sections.findings, sections.impression
         # A study with its own rule has its conclusion elsewhere, whatever its headers are.
-        complete = (findings and impression) or sections.last_paragraph
+        complete = (findings and impression) or sections.elsewhere
         empty_header = not complete and _has_empty_header(text, findings, impression)
         return Report(study, patient, findings, impression, path, empty_header, observations, split, sha256)
 
