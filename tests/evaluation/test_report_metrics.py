@@ -15,13 +15,14 @@ from radrecipes.errors import InputError
 from radrecipes.evaluation.report_metrics import NEAREST_LABELS, TEMPLATE_WRITER, ReportEvaluation, ratio_statistic
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE
 from radrecipes.inference.answers import TEMPLATE, WrittenText
-from radrecipes.radiology.consistency import complete_request, format_report
+from radrecipes.radiology.consistency import format_report
 from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import (
     FIVE_OBSERVATIONS,
     NO_FINDING,
     OBSERVATIONS,
     Status,
+    derive_no_finding,
     format_observations,
     parse_observations,
 )
@@ -76,7 +77,7 @@ def made_up_requests(count, seed=0):
     names = [name for name in OBSERVATIONS if name != NO_FINDING]
     statuses = [Status.POSITIVE, Status.NEGATIVE, Status.UNCERTAIN]
     return [
-        complete_request({name: generator.choice(statuses) for name in names if generator.random() < 0.3})
+        derive_no_finding({name: generator.choice(statuses) for name in names if generator.random() < 0.3})
         for _ in range(count)
     ]
 

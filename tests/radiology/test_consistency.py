@@ -9,12 +9,11 @@ from radrecipes.radiology.consistency import (
     IMPRESSION,
     IMPRESSION_SECTIONS,
     check_report,
-    complete_request,
     format_report,
     read_sections,
     repeats_itself,
 )
-from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Status, parse_observations
+from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Status, derive_no_finding, parse_observations
 
 REQUEST = parse_observations(
     "Edema: positive; Pneumonia: uncertain; Pneumothorax: negative; Pleural Effusion: positive"
@@ -124,11 +123,11 @@ def test_repetition_is_a_long_sentence_twice_or_six_words_thrice():
 
 
 def test_a_completed_request_holds_no_finding_exactly_where_nothing_is_found():
-    assert complete_request({}) == NORMAL
-    assert complete_request({"Support Devices": Status.POSITIVE}) == {"Support Devices": Status.POSITIVE} | NORMAL
+    assert derive_no_finding({}) == NORMAL
+    assert derive_no_finding({"Support Devices": Status.POSITIVE}) == {"Support Devices": Status.POSITIVE} | NORMAL
     uncertain = {"Edema": Status.UNCERTAIN}
-    assert complete_request(uncertain) == uncertain
-    assert complete_request(NORMAL | uncertain) == uncertain
+    assert derive_no_finding(uncertain) == uncertain
+    assert derive_no_finding(NORMAL | uncertain) == uncertain
 
 
 PIECES = st.sampled_from(

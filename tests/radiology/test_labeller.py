@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radrecipes.radiology.labeller import label_report, label_sentence
+from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Status, format_observations, parse_observations
 
 SENTENCES = [
@@ -17,6 +17,12 @@ SENTENCES = [
     ).items()
     for sentence, labels in rows
 ]
+
+
+def label_sentence(sentence):
+    return {name: status for name, status in label_report(sentence).items() if name != NO_FINDING}
+
+
 NEUTRAL = [
     "The patient is rotated.",
     "Degenerative changes of the thoracic spine.",

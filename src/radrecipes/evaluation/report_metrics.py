@@ -8,8 +8,14 @@ import numpy as np
 from radrecipes.evaluation.report_baselines import NEGATIVE, POSITIVE, UNCERTAIN, NearestLabels, label_states
 from radrecipes.evaluation.text_evaluation import ADAPTER, Interval, TextEvaluation
 from radrecipes.inference.answers import TEMPLATE, WrittenText
-from radrecipes.radiology.consistency import FINDINGS, ReportCheck, complete_request
-from radrecipes.radiology.observations import FIVE_OBSERVATIONS, NO_FINDING, OBSERVATIONS, format_observations
+from radrecipes.radiology.consistency import FINDINGS, ReportCheck
+from radrecipes.radiology.observations import (
+    FIVE_OBSERVATIONS,
+    NO_FINDING,
+    OBSERVATIONS,
+    derive_no_finding,
+    format_observations,
+)
 from radrecipes.statistics import Statistic, mean_statistic, precision_recall_f1
 from radrecipes.tasks.report_writing import ReportWritingTask
 
@@ -66,7 +72,7 @@ class ReportEvaluation(TextEvaluation):
         return columns
 
     def _specific(self, places: Sequence[int], checks: Sequence[ReportCheck], interval: Interval) -> dict[str, Any]:
-        requested = label_states([complete_request(self.requests[place]) for place in places])
+        requested = label_states([derive_no_finding(self.requests[place]) for place in places])
         written = label_states([check.written for check in checks])
         requested_positive, written_positive = requested == POSITIVE, written == POSITIVE
         both = (requested_positive & written_positive).sum(axis=1)

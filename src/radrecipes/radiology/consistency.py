@@ -92,14 +92,6 @@ def read_sections(text: str, headless: str = FINDINGS) -> dict[str, str]:
     return {name: " ".join(" ".join(bodies).split()) for name, bodies in sections.items()}
 
 
-def complete_request(request: Mapping[str, Status]) -> Labels:
-    """A request in the order of `OBSERVATIONS`, with `No Finding` as the labeller derives it, not as stated."""
-    completed = {name: request[name] for name in OBSERVATIONS if name in request and name != NO_FINDING}
-    if not findings_present(completed):
-        completed[NO_FINDING] = Status.POSITIVE
-    return completed
-
-
 def repeats_itself(text: str) -> bool:
     """Whether a section repeats a sentence of four or more words, or has the same six words in a row three times."""
     sentences = [tuple(_WORD.findall(sentence.lower())) for sentence in split_sentences(text)]

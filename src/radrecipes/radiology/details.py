@@ -23,7 +23,6 @@ _ORGAN = (
     r"(?=[- ](?:(?:and|or)[ ](?:left|right)[ ])?(?:ventric|atri(?:al|um|a)\b|heart|cardiac|main[ -]?stem|main bronch|"
     r"main stem|coronary|anterior descending|bundle branch))"
 )
-_SIDED_ORGAN = re.compile(rf"\b{_SIDE}{_ORGAN}", re.IGNORECASE)
 _SIDE_WORD = (
     rf"\b{_SIDE}(?!\w){_ORGAN.replace('?=', '?!', 1)}|\b(?:left|right)wards?\b|\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b|"
     r"\bbi(?=basilar|basal|apical|hilar)|\bboth sides\b|\b(?:R ?[<>] ?L|L ?[<>] ?R)\b|\b[RL](?=[UML]L\b|IJ\b)"
@@ -69,10 +68,7 @@ _CUTS = tuple(
             rf"(?:\s+(?!on\b)\w+)?\s+(?:on|at|in|to)\s+{_SIDES}(?:\s+than\s+(?:on\s+|in\s+)?{_SIDES})?{_AFTER_A_NOUN}\s*\)?",
         ),
         ((">", "<"), r"[\s(]*\b(?:R ?[<>] ?L|L ?[<>] ?R)\b\s*\)?"),
-        (
-            ("to left", "to right", "to-left", "to-right"),
-            r"\b(?:left|right)[- ]to[- ](?:left|right)\b",
-        ),
+        (("to left", "to right", "to-left", "to-right"), r"\b(?:left|right)[- ]to[- ](?:left|right)\b"),
         # moderate right and small left effusions
         (
             (" left", " right"),
@@ -98,10 +94,7 @@ _CUTS = tuple(
             rf"\s+(?:by|of|with\s+an?\s+(?:\w+\s+)?(?:diameter|size|width|length|thickness|depth)\s+of)\s+{_MEASURED}",
         ),
         (_MEASURES, rf"\(\s*{_MEASURED}\s*\)"),
-        (
-            _MEASURES,
-            _MEASURED,
-        ),
+        (_MEASURES, _MEASURED),
         (
             ("left", "right", "lateral"),
             rf"(?:{_SIDE_WORD})(?:\s*(?:and|or|and/or|,|/)\s*(?:{_SIDE_WORD}))*(?=[\s-]+(?!(?:is|are|was|were|and|or|with|than|of|"

@@ -14,14 +14,7 @@ from importlib.resources import files
 
 import yaml
 
-from radrecipes.radiology.observations import (
-    NO_FINDING,
-    OBSERVATIONS,
-    SUPPORT_DEVICES,
-    Labels,
-    Status,
-    findings_present,
-)
+from radrecipes.radiology.observations import SUPPORT_DEVICES, Labels, Status, derive_no_finding, strongest
 from radrecipes.radiology.sentences import split_sentences
 
 _LEXICON = yaml.safe_load(files("radrecipes.radiology").joinpath("lexicon.yaml").read_text(encoding="utf-8"))
@@ -390,18 +383,8 @@ def _read_sentence(sentence: str) -> tuple[tuple[str, Status], ...]:
     named = {name for mention in mentions if not mention.weak for name in mention.observations}
     if "Pleural Effusion" in named or "Pleural Other" in named:
         mentions = [mention for mention in mentions if not mention.weak]
-    labels: Labels = {}
-    for mention in mentions:
-        for name in mention.observations:
-            labels[name] = _stronger(labels.get(name), mention.status)
+    labels = strongest((name, mention.status) for mention in mentions for name in mention.observations)
     return tuple(labels.items())
-
-
-_STRENGTH = {None: 0, Status.NEGATIVE: 1, Status.UNCERTAIN: 2, Status.POSITIVE: 3}
-
-
-def _stronger(first: Status | None, second: Status) -> Status:
-    return first if _STRENGTH[first] > _STRENGTH[second] else second
 
 
 def _plain(text: str) -> str:
@@ -411,20 +394,6 @@ def _plain(text: str) -> str:
     return _MISSING_SPACE.sub(r"\1 ", _HYPHEN.sub(" ", text))
 
 
-def _label_text(text: str) -> Labels:
-    labels: Labels = {}
-    for sentence in split_sentences(_plain(text)):
-        for name, status in _read_sentence(sentence):
-            labels[name] = _stronger(labels.get(name), status)
-    return labels
-
-
-def label_sentence(sentence: str) -> Labels:
-    """Observations that one or more sentences mention, in the order of `OBSERVATIONS`, without `No Finding`."""
-    labels = _label_text(sentence)
-    return {name: labels[name] for name in OBSERVATIONS if name in labels}
-
-
 def label_report(findings: str, impression: str = "") -> Labels:
     """Observations that a report mentions, in the order of `OBSERVATIONS`: positive over uncertain over negative.
 
@@ -432,9 +401,6 @@ def label_report(findings: str, impression: str = "") -> Labels:
     positive if there is any text and no observation, except support devices, is positive or uncertain; otherwise it is
     left out.
     """
-    labels = _label_text(findings)
-    for name, status in _label_text(impression).items():
-        labels[name] = _stronger(labels.get(name), status)
-    if (findings.strip() or impression.strip()) and not findings_present(labels):
-        labels[NO_FINDING] = Status.POSITIVE
-    return {name: labels[name] for name in OBSERVATIONS if name in labels}
+    sentences = [sentence for text in (findings, impression) for sentence in split_sentences(_plain(text))]
+    labels = strongest(label for sentence in sentences for label in _read_sentence(sentence))
+    return derive_no_finding(labels) if findings.strip() or impression.strip() else labels

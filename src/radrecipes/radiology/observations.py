@@ -1,7 +1,7 @@
 """The 14 CheXpert observations and what a report can state about each."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from rapidfuzz import fuzz, process
@@ -48,6 +48,7 @@ _SPELLINGS = {
     **dict.fromkeys(("negative", "0", "0.0", "absent", "no", "false"), Status.NEGATIVE),
     **dict.fromkeys(("uncertain", "-1", "-1.0", "possible", "u"), Status.UNCERTAIN),
 }
+_STRENGTH = {Status.NEGATIVE: 0, Status.UNCERTAIN: 1, Status.POSITIVE: 2}
 _BY_KEY = {name.casefold(): name for name in OBSERVATIONS}
 # Its name in the radiologist-labelled test set of MIMIC-CXR-JPG 2.1.0.
 _BY_KEY["airspace opacity"] = "Lung Opacity"
@@ -105,3 +106,18 @@ def findings_present(labels: Mapping[str, Status]) -> list[str]:
         for name, status in labels.items()
         if status != Status.NEGATIVE and name not in (NO_FINDING, SUPPORT_DEVICES)
     ]
+
+
+def strongest(labels: Iterable[tuple[str, Status]]) -> Labels:
+    """Merge what several statements say: present over possible over absent."""
+    merged: Labels = {}
+    for name, status in labels:
+        if name not in merged or _STRENGTH[status] > _STRENGTH[merged[name]]:
+            merged[name] = status
+    return merged
+
+
+def derive_no_finding(labels: Mapping[str, Status]) -> Labels:
+    """Labels in the order of `OBSERVATIONS`, `No Finding` positive if only devices are present, and otherwise left out."""
+    derived = {name: labels[name] for name in OBSERVATIONS if name in labels and name != NO_FINDING}
+    return derived if findings_present(derived) else {**derived, NO_FINDING: Status.POSITIVE}

@@ -2,31 +2,22 @@
 
 from collections.abc import Mapping
 
-from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, SUPPORT_DEVICES, Status
+from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, SUPPORT_DEVICES, Status, findings_present
 
 
 def _there_is(thing: str, article: str = "a ", denied: str = "") -> tuple[str, str, str, str]:
-    return (
-        f"There is {article}{thing}.",
-        f"There is no {denied or thing}.",
-        f"There may be {article}{thing}.",
-        thing,
-    )
+    some = f"{article}{thing}"
+    return f"There is {some}.", f"There is no {denied or thing}.", f"There may be {some}.", thing
 
 
-# Per observation: sentences for present, denied and hedged, and the noun for the impression.
+# Per observation: sentences for each status in the order of `Status`, and the noun for the impression.
 _SENTENCES = {
     "Enlarged Cardiomediastinum": (
-        "The mediastinum is widened.",
-        "The mediastinal contours are normal.",
-        "The mediastinum may be widened.",
+        "The mediastinum is widened.", "The mediastinal contours are normal.", "The mediastinum may be widened.",
         "widened mediastinum",
     ),
     "Cardiomegaly": (
-        "The heart is enlarged.",
-        "The heart size is normal.",
-        "The heart may be enlarged.",
-        "cardiomegaly",
+        "The heart is enlarged.", "The heart size is normal.", "The heart may be enlarged.", "cardiomegaly",
     ),
     "Lung Opacity": _there_is("pulmonary opacity"),
     "Lung Lesion": _there_is("pulmonary nodule", denied="pulmonary nodule or mass"),
@@ -39,14 +30,10 @@ _SENTENCES = {
     "Pleural Other": _there_is("pleural thickening", article=""),
     "Fracture": _there_is("rib fracture"),
     SUPPORT_DEVICES: (
-        "Support lines and tubes are in place.",
-        "There are no support lines or tubes.",
-        "There may be support lines or tubes.",
-        "support lines and tubes in place",
+        "Support lines and tubes are in place.", "There are no support lines or tubes.",
+        "There may be support lines or tubes.", "support lines and tubes in place",
     ),
-}
-_PLACES = {Status.POSITIVE: 0, Status.NEGATIVE: 1, Status.UNCERTAIN: 2}
-_NOUN = 3
+}  # fmt: skip
 # Reports usually deny both in one sentence; the wording is as common as fixed sentences can be.
 _DENIED_TOGETHER = {
     ("Lung Opacity", "Consolidation"): "The lungs are clear.",
@@ -64,10 +51,6 @@ def write_report(labels: Mapping[str, Status]) -> tuple[str, str]:
     The labeller reads back exactly what was requested, in every status, with `No Finding` derived. The impression
     names what is present or possible, except support devices; if there is nothing, it is normal.
     """
-    return _write_findings(labels), _write_impression(labels)
-
-
-def _write_findings(labels: Mapping[str, Status]) -> str:
     stated = {name: labels[name] for name in OBSERVATIONS if name in labels and name != NO_FINDING}
     together: dict[str, str] = {}
     for names, sentence in _DENIED_TOGETHER.items():
@@ -76,14 +59,10 @@ def _write_findings(labels: Mapping[str, Status]) -> str:
             and any(stated.get(name, Status.NEGATIVE) != Status.NEGATIVE for name in _NOT_CLEAR)
         ):
             together |= {names[0]: sentence, names[1]: ""}
-    sentences = [together.get(name, _SENTENCES[name][_PLACES[status]]) for name, status in stated.items()]
-    return " ".join(filter(None, sentences)) or _NOTHING_STATED
-
-
-def _write_impression(labels: Mapping[str, Status]) -> str:
+    place = tuple(Status).index
+    sentences = [together.get(name, _SENTENCES[name][place(status)]) for name, status in stated.items()]
     named = [
-        f"{'possible ' if labels[name] == Status.UNCERTAIN else ''}{_SENTENCES[name][_NOUN]}.".capitalize()
-        for name in OBSERVATIONS
-        if labels.get(name) in (Status.POSITIVE, Status.UNCERTAIN) and name not in (NO_FINDING, SUPPORT_DEVICES)
+        f"{'possible ' if stated[name] == Status.UNCERTAIN else ''}{_SENTENCES[name][-1]}.".capitalize()
+        for name in findings_present(stated)
     ]
-    return " ".join(named) or _NORMAL_IMPRESSION
+    return " ".join(filter(None, sentences)) or _NOTHING_STATED, " ".join(named) or _NORMAL_IMPRESSION

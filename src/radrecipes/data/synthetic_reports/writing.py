@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from radrecipes.data.synthetic_reports.bank import Combination, areas, load_bank
 from radrecipes.data.synthetic_reports.patients import Finding, Study, fill_gaps
-from radrecipes.radiology.observations import NO_FINDING, SUPPORT_DEVICES, Labels, Status, findings_present
+from radrecipes.radiology.observations import NO_FINDING, SUPPORT_DEVICES, Labels, Status, findings_present, strongest
 
 READERS = 12
 # How often a text is the most frequent one, or otherwise the radiologist's favourite.
@@ -36,7 +36,6 @@ _ORDERS = (
     ("marked", "views", "devices", "heart", "volumes", "lungs", "pleura", "other", "bones"),
     ("views", "devices", "heart", "lungs", "volumes", "pleura", "bones", "other", "marked"),
 )
-_STRENGTH = {Status.NEGATIVE: 0, Status.UNCERTAIN: 1, Status.POSITIVE: 2}
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,7 @@ class Statement:
 
 def combine_labels(statements: Iterable[Statement]) -> Labels:
     """Merge labels, present over possible over absent; `No Finding` if nothing but devices is present or possible."""
-    labels: Labels = {}
-    for statement in statements:
-        for name, status in statement.labels.items():
-            if name not in labels or _STRENGTH[status] > _STRENGTH[labels[name]]:
-                labels[name] = status
+    labels = strongest(label for statement in statements for label in statement.labels.items())
     if not findings_present(labels):
         labels[NO_FINDING] = Status.POSITIVE
     return labels
