@@ -52,56 +52,35 @@ _AFTER_A_NOUN = (
     r"(?=\s*(?:[.,;:)!?]|\Z)|\s+(?:and|or|with|without|which|that|is|are|was|were|but|as|in|at|may|could|has|have|likely|"
     r"there|while|where|suggest\w*|consistent|compatible|reflect\w*|represent\w*|due|from|since|than)\b)"
 )
-# Each cut with strings of which a sentence must contain one, in lower case; most sentences need two or three cuts.
+# Tried in this order.
 _CUTS = tuple(
-    (needles, re.compile(pattern, re.IGNORECASE))
-    for needles, pattern in (
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
         # (left greater than right); more so on the left than on the right; worse on the left
-        (
-            ("than", ">", "<"),
-            rf"[\s,(]*\b(?:(?:which|that)\s+(?:is|are)\s+)?(?:(?:slightly|much|somewhat)\s+)?{_SIDE}[\s-]+(?:side\s+)?{_MORE}"
-            rf"(?:\s+\w+)?(?:[\s-]+than|(?<=[<>]))[\s-]+(?:on\s+)?(?:the\s+)?{_SIDE}(?:\s+side)?\s*\)?",
-        ),
-        (
-            ("more", "less", "worse", "er on ", "er at ", "er in ", "er to "),
-            rf"[\s,(]*(?:\b(?:which|that)\s+(?:is|are)\s+)?(?:\b(?:slightly|much|somewhat)\s+)?\b{_MORE}"
-            rf"(?:\s+(?!on\b)\w+)?\s+(?:on|at|in|to)\s+{_SIDES}(?:\s+than\s+(?:on\s+|in\s+)?{_SIDES})?{_AFTER_A_NOUN}\s*\)?",
-        ),
-        ((">", "<"), r"[\s(]*\b(?:R ?[<>] ?L|L ?[<>] ?R)\b\s*\)?"),
-        (("to left", "to right", "to-left", "to-right"), r"\b(?:left|right)[- ]to[- ](?:left|right)\b"),
+        rf"[\s,(]*\b(?:(?:which|that)\s+(?:is|are)\s+)?(?:(?:slightly|much|somewhat)\s+)?{_SIDE}[\s-]+(?:side\s+)?{_MORE}"
+        rf"(?:\s+\w+)?(?:[\s-]+than|(?<=[<>]))[\s-]+(?:on\s+)?(?:the\s+)?{_SIDE}(?:\s+side)?\s*\)?",
+        rf"[\s,(]*(?:\b(?:which|that)\s+(?:is|are)\s+)?(?:\b(?:slightly|much|somewhat)\s+)?\b{_MORE}"
+        rf"(?:\s+(?!on\b)\w+)?\s+(?:on|at|in|to)\s+{_SIDES}(?:\s+than\s+(?:on\s+|in\s+)?{_SIDES})?{_AFTER_A_NOUN}\s*\)?",
+        r"[\s(]*\b(?:R ?[<>] ?L|L ?[<>] ?R)\b\s*\)?",
+        r"\b(?:left|right)[- ]to[- ](?:left|right)\b",
         # moderate right and small left effusions
-        (
-            (" left", " right"),
-            rf"\b{_SIDE}(?:\s+and|,)\s+(?:an?\s+)?(?:(?:very|small|moderate|large|trace|tiny|minimal|mild|minor|severe|to|or|and)[\s-]+)+"
-            rf"{_SIDE}\s+(?=\w)",
-        ),
+        rf"\b{_SIDE}(?:\s+and|,)\s+(?:an?\s+)?(?:(?:very|small|moderate|large|trace|tiny|minimal|mild|minor|severe|to|or|and)[\s-]+)+"
+        rf"{_SIDE}\s+(?=\w)",
         # on the left side of the chest
-        (("side of",), rf"\b{_SIDE}\s+side\s+of\s+(?:the\s+)?"),
+        rf"\b{_SIDE}\s+side\s+of\s+(?:the\s+)?",
         # predominantly on the left
-        (
-            (" left", " right", "both"),
-            rf"[\s,(]*(?:\b(?:predominantly|mainly|mostly|primarily|particularly|especially|most\s+(?:marked|pronounced|"
-            rf"prominent|severe)(?:ly)?)\s+)?\b(?:on|to|at|towards?|in|from)\s+(?:{_SIDES}{_AFTER_A_NOUN}|both sides\b)\s*\)?",
-        ),
+        rf"[\s,(]*(?:\b(?:predominantly|mainly|mostly|primarily|particularly|especially|most\s+(?:marked|pronounced|"
+        rf"prominent|severe)(?:ly)?)\s+)?\b(?:on|to|at|towards?|in|from)\s+(?:{_SIDES}{_AFTER_A_NOUN}|both sides\b)\s*\)?",
         # measuring up to 8 mm in diameter
-        (
-            _MEASURES,
-            rf"[\s,(]*\b(?:(?:currently|now)\s+)?(?:measuring|(?:which|that)\s+measures?|which\s+(?:is|are)|spanning|estimated\s+"
-            rf"(?:at|to\s+be))\s+{_MEASURED}\s*[,)]?",
-        ),
-        (
-            _MEASURES,
-            rf"\s+(?:by|of|with\s+an?\s+(?:\w+\s+)?(?:diameter|size|width|length|thickness|depth)\s+of)\s+{_MEASURED}",
-        ),
-        (_MEASURES, rf"\(\s*{_MEASURED}\s*\)"),
-        (_MEASURES, _MEASURED),
-        (
-            ("left", "right", "lateral"),
-            rf"(?:{_SIDE_WORD})(?:\s*(?:and|or|and/or|,|/)\s*(?:{_SIDE_WORD}))*(?=[\s-]+(?!(?:is|are|was|were|and|or|with|than|of|"
-            r"in|at|on|has|have|but|as|may|sides?)\b)\w)[\s-]*",
-        ),
-        (("lateral",), r"\s*\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b"),
-        (("biba", "biap", "bihi"), r"\bbi(?=basilar|basal|apical|hilar)"),
+        rf"[\s,(]*\b(?:(?:currently|now)\s+)?(?:measuring|(?:which|that)\s+measures?|which\s+(?:is|are)|spanning|estimated\s+"
+        rf"(?:at|to\s+be))\s+{_MEASURED}\s*[,)]?",
+        rf"\s+(?:by|of|with\s+an?\s+(?:\w+\s+)?(?:diameter|size|width|length|thickness|depth)\s+of)\s+{_MEASURED}",
+        rf"\(\s*{_MEASURED}\s*\)",
+        _MEASURED,
+        rf"(?:{_SIDE_WORD})(?:\s*(?:and|or|and/or|,|/)\s*(?:{_SIDE_WORD}))*(?=[\s-]+(?!(?:is|are|was|were|and|or|with|than|of|"
+        r"in|at|on|has|have|but|as|may|sides?)\b)\w)[\s-]*",
+        r"\s*\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b",
+        r"\bbi(?=basilar|basal|apical|hilar)",
     )
 )
 _LOBES = {"rul": "upper lobe", "rml": "middle lobe", "rll": "lower lobe", "lul": "upper lobe", "lll": "lower lobe"}
@@ -155,10 +134,8 @@ def _sentence_without_details(sentence: str) -> str:
         return ""
     cut = _ABBREVIATED.sub(lambda match: CUT + _LOBES.get(match[0].lower(), "IJ"), sentence.replace(CUT, " "))
     cut = _WITHIN.sub("near", cut)
-    lowered = cut.lower()
-    for needles, pattern in _CUTS:
-        if any(needle in lowered for needle in needles):
-            cut = pattern.sub(CUT, cut)
+    for pattern in _CUTS:
+        cut = pattern.sub(CUT, cut)
     if _has_details(cut.replace(CUT, " ")):
         return ""
     cut = repair(cut, sentence)
