@@ -42,10 +42,11 @@ The assumptions are printed below the numbers. How close plans were to real runs
 
 def list_recipes() -> None:
     """Print one line for each recipe under `recipes/`."""
-    lines = [("recipe", "task", "method", "base model", "batch", "what it is")]
+    lines = [("recipe", "task", "method", "base model", "batch", "hardware and time")]
     for path in all_recipes():
         try:
-            lines.append(summarise_recipe(path))
+            *cells, header = summarise_recipe(path)
+            lines.append((*cells, "".join(header.split(". ")[1:2])))
         except InputError:
             lines.append((str(path), "-", "-", "-", "-", f"cannot be read: python scripts/recipes.py check {path}"))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -96,7 +97,7 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     # Examples: colour on a terminal, brackets everywhere
     for number in range(min(shown, len(rows.rows))):
         prompt, answer = training_data.prompt_and_answer(rows.rows[number], tokenizer)
-        console.print(Text(f"example {number + 1}; only ⟦…⟧ carries loss", style="bold"))
+        console.print(Text(f"example {number + 1}; only ⟦…⟧ contributes to the loss", style="bold"))
         console.print(Text.assemble((prompt, "dim"), (f"⟦{answer}⟧", "bold green")), end="\n\n")
 
     # Tokens and lengths
@@ -107,7 +108,7 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     print(f"tokens a row       {lengths}")
     print(f"tokens an answer   {answers}")
     print(
-        f"carry loss         {rows.scored_tokens:,} of {rows.tokens:,} tokens ({rows.scored_tokens / rows.tokens:.1%})"
+        f"in the loss        {rows.scored_tokens:,} of {rows.tokens:,} tokens ({rows.scored_tokens / rows.tokens:.1%})"
     )
     total = len(rows.rows) + len(rows.too_long)
     first = f", first: row {rows.too_long[0]}" if rows.too_long else ""
@@ -120,7 +121,7 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     counts = training_data.count_categories(data.dataset.splits["train"], task)
     if counts:
         print(f"{task.words.categories:18} {len(counts)}")
-        for name, entries in (("most rows", counts[:3]), ("least rows", counts[-3:])):
+        for name, entries in (("most frequent", counts[:3]), ("rarest", counts[3:][-3:])):
             print(f"{name:18} " + ", ".join(f"{category} ({count})" for category, count in entries))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from e2e.conftest import RUN
 from radrecipes.data.prepared import LABEL_SET_FILE
-from radrecipes.inference.abstention import NO_THRESHOLD, NOT_CALIBRATED, DecisionPolicy
+from radrecipes.inference.abstention import NOT_CALIBRATED, NOT_EVALUATED, UNSUPPORTED_TARGET, DecisionPolicy
 from radrecipes.inference.predictors.label_predictor import LabelPredictor
 
 NOTES = [{"note": note} for note in ("chronic knee pain, 34 yo F", "worst headache of life, r/o bleed")]
@@ -79,11 +79,15 @@ def test_a_label_that_is_always_reviewed_is_never_automatic(finished_copy):
         assert (answer.automatic, answer.review_reason) == (not marked, "label is always reviewed" if marked else None)
 
 
+def decisions_of_the_run():
+    return {(answer.automatic, answer.review_reason) for answer in LabelPredictor(RUN).answer(NOTES)}
+
+
 def test_without_thresholds_every_answer_needs_review(finished_copy, call):
+    set_threshold(None)
+    assert decisions_of_the_run() == {(None, UNSUPPORTED_TARGET)}
     POLICY.unlink()
-    assert {(answer.automatic, answer.review_reason) for answer in LabelPredictor(RUN).answer(NOTES)} == {
-        (None, NO_THRESHOLD)
-    }
+    assert decisions_of_the_run() == {(None, NOT_EVALUATED)}
     asked = call("predict", "--adapter", RUN, "--note", "knee", "--target-accuracy", "0.9")
     assert asked.code == 2 and "no thresholds were fitted yet; run scripts/evaluate_model.py" in asked.stderr
 

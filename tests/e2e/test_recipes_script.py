@@ -18,10 +18,10 @@ def test_list_and_check_see_every_recipe_and_name_the_broken_ones(workspace):
     listed = run_script(workspace, "scripts/recipes.py", "list")
     assert (listed.returncode, listed.stderr) == (0, "")
     lines = listed.stdout.splitlines()
-    assert lines[0].split() == ["recipe", "task", "method", "base", "model", "batch", "what", "it", "is"]
+    assert lines[0].split() == ["recipe", "task", "method", "base", "model", "batch", "hardware", "and", "time"]
     assert len(lines) == 5
     found = next(line for line in lines if line.startswith("tiny/protocol_lora "))
-    assert found.split(maxsplit=5)[1:] == ["protocol", "LoRA", "tiny/llama", "8", TINY_RECIPE.splitlines()[0][2:]]
+    assert found.split(maxsplit=5)[1:] == ["protocol", "LoRA", "tiny/llama", "8", "Tests only, seconds"]
     assert any("cannot be read" in line and "broken.yaml" in line for line in lines)
 
     checked = run_script(workspace, "scripts/recipes.py", "check")
@@ -48,14 +48,14 @@ def test_inspect_shows_what_is_trained(workspace, call):
     assert shown.code == 0, shown.stderr
     text = shown.stdout
     assert "\x1b[" not in text  # plain when piped
-    assert len(re.findall(r"^example \d; only ⟦…⟧ carries loss$", text, re.MULTILINE)) == 2
+    assert len(re.findall(r"^example \d; only ⟦…⟧ contributes to the loss$", text, re.MULTILINE)) == 2
     assert len(re.findall(r"^⟦(CT|MR) [A-Za-z ]+<\|im_end\|>⟧$", text, re.MULTILINE)) == 2
     assert re.search(r"^stop tokens +<\|im_end\|> \(2\)$", text, re.MULTILINE)
     assert re.search(r"^padding token +<\|endoftext\|> \(0\)$", text, re.MULTILINE)
     assert re.search(r"^tokens a row +min \d+, median [\d.]+, 95 % \d+, max (\d+)$", text, re.MULTILINE)
-    assert re.search(r"^carry loss +\d+ of [\d,]+ tokens \(\d+\.\d%\)$", text, re.MULTILINE)
+    assert re.search(r"^in the loss +\d+ of [\d,]+ tokens \(\d+\.\d%\)$", text, re.MULTILINE)
     assert re.search(r"^left out +[1-9]\d* of 48 rows, longer than 62, first: row order-\d+$", text, re.MULTILINE)
-    assert re.search(r"^labels +4\nmost rows +CT .*\(12\).*\nleast rows +.*MR Knee \(12\)$", text, re.MULTILINE)
+    assert re.search(r"^labels +4\nmost frequent +CT .*\(12\).*\nrarest +MR Knee \(12\)$", text, re.MULTILINE)
 
 
 def test_inspect_counts_observations_where_reports_are_written(workspace, call):
@@ -63,7 +63,7 @@ def test_inspect_counts_observations_where_reports_are_written(workspace, call):
     assert shown.code == 0, shown.stderr
     assert re.search(r"^⟦FINDINGS: There is edema\.\nIMPRESSION: Edema\.<\|im_end\|>⟧$", shown.stdout, re.MULTILINE)
     assert re.search(
-        r"^observations +6\nmost rows +Edema: negative \(12\), Edema: positive", shown.stdout, re.MULTILINE
+        r"^observations +6\nmost frequent +Edema: negative \(12\), Edema: positive", shown.stdout, re.MULTILINE
     )
 
 

@@ -19,7 +19,8 @@ NEEDS_REVIEW = "NEEDS_REVIEW"
 # Why an answer needs review
 BELOW_THRESHOLD = "below threshold"
 ALWAYS_REVIEWED = "label is always reviewed"
-NO_THRESHOLD = "no threshold was fitted"
+NOT_EVALUATED = "not evaluated yet"
+UNSUPPORTED_TARGET = "validation does not support the target accuracy"
 NOT_CALIBRATED = "label was added after the thresholds were fitted"
 
 POLICY_FILE = "decision_policy.json"
@@ -237,11 +238,13 @@ def decide(
     threshold: float | None,
     always_review: Collection[str] = (),
     added: Collection[str] = (),
+    without_threshold: str = NOT_EVALUATED,
 ) -> list[SystemOutput]:
     """The most probable label of each row, and whether it may be used without review.
 
-    Labels of `always_review` never are, nor are those of `added`, which the threshold was not fitted for. `probabilities` are
-    calibrated, of shape `(rows, labels)`; the first of equally probable labels wins.
+    Labels of `always_review` never are, nor are those of `added`, which the threshold was not fitted for. Without a
+    threshold no answer is automatic, for the reason `without_threshold`. `probabilities` are calibrated, of shape
+    `(rows, labels)`; the first of equally probable labels wins.
     """
     if probabilities.shape[1] != len(label_names):
         raise ValueError(f"probabilities have shape {probabilities.shape} for {len(label_names)} labels")
@@ -254,7 +257,7 @@ def decide(
         if label in added:
             reason = NOT_CALIBRATED
         elif threshold is None:
-            reason = NO_THRESHOLD
+            reason = without_threshold
         elif label in always_review:
             reason = ALWAYS_REVIEWED
         else:

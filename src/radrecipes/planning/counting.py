@@ -95,8 +95,9 @@ class Workload:
     def describe(self, recipe: Recipe) -> tuple[str, str]:
         """The lines on steps and parameters for the terminal."""
         fraction = self.trainable_parameters / self.total_parameters
+        passes = f"{self.epochs:g} epoch{'s' if self.epochs != 1 else ''}"
         return (
-            f"steps        {self.steps:,} of {recipe.arguments.global_batch_size} rows, {self.epochs:g} epochs",
+            f"steps        {self.steps:,} of {recipe.arguments.global_batch_size} rows, {passes}",
             f"parameters   {self.trainable_parameters:,} of {self.total_parameters:,} trained ({fraction:.2%})",
         )
 

@@ -37,7 +37,7 @@ class TokenisedRows:
         rows: Columns `input_ids`, `labels` and `index`, the row's position in `ids`.
         ids: Ids of these rows.
         too_long: Ids of rows longer than `max_length`, which are dropped: a truncated answer would be learned without its end.
-        longest, tokens, scored_tokens: Tokens of the longest of these rows, of all, and those that carry loss.
+        longest, tokens, scored_tokens: Tokens of the longest of these rows, of all, and those in the loss.
     """
 
     rows: Dataset
@@ -193,14 +193,14 @@ def prompt_and_answer(row: dict[str, list[int]], tokenizer: PreTrainedTokenizerB
 
 
 def masked_example(row: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase) -> str:
-    """An explanatory line and one training row as text, with the tokens that carry loss in double brackets."""
+    """An explanatory line and one training row as text, with the tokens in the loss in double brackets."""
     prompt, answer = prompt_and_answer(row, tokenizer)
     stop = tokenizer.decode(row["input_ids"][-1:])
-    return f"One training example; only ⟦…⟧ carries loss, and {stop} stops the model:\n{prompt}⟦{answer}⟧"
+    return f"One training example; only ⟦…⟧ contributes to the loss, and {stop} stops the model:\n{prompt}⟦{answer}⟧"
 
 
 def answer_lengths(labels: Sequence[Sequence[int]]) -> list[int]:
-    """Number of tokens of each row that carry loss, including the stop token."""
+    """Number of tokens of each row in the loss, including the stop token."""
     return [sum(label != IGNORED for label in row) for row in labels]
 
 

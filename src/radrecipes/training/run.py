@@ -90,7 +90,7 @@ class Run:
             lines.append(f"the dataset's access is {dataset.access}: no example is shown, its texts must not leave it")
         lines.append(
             f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
-            f"than {self.recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens carry loss"
+            f"than {self.recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens are in the loss"
         )
         trainable, total = trainer.model.get_nb_trainable_parameters()
         lines.append(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.2%})")

@@ -103,8 +103,8 @@ def test_real_data_warns_and_synthetic_data_says_so(manifest):
 def test_the_terminal_shows_the_same_counts(manifest):
     summary = render_preparation_summary(manifest).splitlines()
     assert summary[0].split() == ["rows", "read", "63"]
-    assert ["dropped:", "empty", "note", "1"] in [line.split() for line in summary]
-    assert not any("outvoted" in line for line in summary)
+    assert ["dropped:", "the", "note", "is", "empty", "1"] in [line.split() for line in summary]
+    assert not any("more often" in line for line in summary)
     test = manifest["splits"]["test"]
     line = next(line.split() for line in summary if line.startswith("test "))
     assert line[1:4] == [str(test["rows"]), str(test["groups"]), str(test["labels"])]

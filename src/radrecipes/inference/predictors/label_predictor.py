@@ -13,7 +13,15 @@ from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import LABEL_SET_FILE
 from radrecipes.errors import InputError
-from radrecipes.inference.abstention import AUTO, NEEDS_REVIEW, POLICY_FILE, DecisionPolicy, decide
+from radrecipes.inference.abstention import (
+    AUTO,
+    NEEDS_REVIEW,
+    NOT_EVALUATED,
+    POLICY_FILE,
+    UNSUPPORTED_TARGET,
+    DecisionPolicy,
+    decide,
+)
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.calibration import calibration_metrics, fit_temperature, label_probabilities
 from radrecipes.inference.label_scoring import LabelScorer, LabelScores
@@ -176,7 +184,8 @@ class LabelPredictor(Predictor):
     def decided(self, probabilities: np.ndarray) -> list[SystemOutput]:
         """Answers with decisions from probabilities of shape `(rows, labels)` at the policy's temperature."""
         names, reviewed = self.label_set.names, self.label_set.always_review
-        return decide(probabilities, names, self.threshold, reviewed, self.added_labels)
+        without_threshold = UNSUPPORTED_TARGET if self.policy else NOT_EVALUATED
+        return decide(probabilities, names, self.threshold, reviewed, self.added_labels, without_threshold)
 
     def _written(self, inputs, batch_size, untuned, on_progress) -> list[SystemOutput]:
         """Greedy answers; generated text has no probability over the label set."""

@@ -45,9 +45,11 @@ def render_preparation_summary(manifest: Mapping[str, Any]) -> str:
     """A table for the terminal of what was read, kept and found; reasons that dropped no row are omitted."""
     rows, audit = manifest["rows"], manifest["leakage_audit"]
     counts = [("rows read", rows["read"]), ("merged, because identical", rows["merged_duplicates"])]
-    counts += [(f"dropped: {reason.replace('_', ' ')}", count) for reason, count in rows["dropped"].items() if count]
+    reasons = drop_reasons(*manifest["columns"][2:])
+    counts += [(f"dropped: {reasons[reason]}", count) for reason, count in rows["dropped"].items() if count]
     counts.append(("kept", rows["kept"]))
-    lines = [f"{name:<28}{count:>8}" for name, count in counts]
+    width = max(len(name) for name, _ in counts) + 2
+    lines = [f"{name:<{width}}{count:>8}" for name, count in counts]
 
     columns = [column for column in ("rows", "groups", "labels") if column in manifest["splits"]["train"]]
     heading = "".join(f"{column:>8}" for column in columns)
@@ -56,13 +58,13 @@ def render_preparation_summary(manifest: Mapping[str, Any]) -> str:
         f"{'':<{12 + len(heading)}}rows whose {manifest['columns'][2]} occurs in training",
         f"{'split':<12}{heading}",
     ]
-    lines[-1] += f"{'verbatim':>10}{'normalised':>12}{'near-identical':>16}{'closest':>9}"
+    lines[-1] += f"{'verbatim':>10}{'normalised':>12}{'near-identical':>16}{'largest similarity':>20}"
     for split in SPLITS:
         line = f"{split:<12}" + "".join(f"{manifest['splits'][split][column]:>8}" for column in columns)
         if split in audit:
             found = audit[split]
             line += f"{found['verbatim']:>10}{found['normalised']:>12}{found['near_duplicate']:>16}"
-            line += f"{found['largest_similarity']:>9.2f}"
+            line += f"{found['largest_similarity']:>20.2f}"
         lines.append(line)
     if manifest.get("labels_only_in_training"):
         lines += ["", f"in training only, too few groups: {', '.join(manifest['labels_only_in_training'])}"]
