@@ -57,7 +57,6 @@ _CUTS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         # (left greater than right); more so on the left than on the right; worse on the left
-        # (left greater than right); more so on the left than on the right; worse on the left
         rf"[\s,(]*\b(?:(?:which|that)\s+(?:is|are)\s+)?(?:(?:slightly|much|somewhat)\s+)?{_SIDE}[\s-]+(?:side\s+)?{_MORE}"
         rf"(?:\s+\w+)?(?:[\s-]+than|(?<=[<>]))[\s-]+(?:on\s+)?(?:the\s+)?{_SIDE}(?:\s+side)?\s*\)?",
         rf"[\s,(]*(?:\b(?:which|that)\s+(?:is|are)\s+)?(?:\b(?:slightly|much|somewhat)\s+)?\b{_MORE}"

@@ -1,5 +1,6 @@
 """The hand-written bank of the synthetic orders: clinical scenarios of each protocol, and past history."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -21,12 +22,12 @@ class Scenario:
 
     identifier: str
     protocol: str
-    questions: tuple[str, ...]
-    spellings: tuple[str, ...]
-    systems: tuple[str, ...]
-    unfit: tuple[str, ...]
-    age: tuple[int, int]
-    sex: str | None
+    questions: list[str]
+    spellings: list[str]
+    systems: list[str]
+    age: list[int]
+    unfit: Sequence[str] = ()
+    sex: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,56 +39,33 @@ class HistoryItem:
     """
 
     text: str
+    kind: str
     system: str
     region: str
-    sex: str | None
-    youngest: int
-    kind: str
+    sex: str | None = None
+    youngest: int = 18
 
 
 @cache
 def load_scenarios() -> tuple[Scenario, ...]:
     """Read every scenario of the bank, protocols in the order of the file names."""
     scenarios = []
-    for name, protocols in _bank_files():
-        if name == HISTORY_FILE:
-            continue
-        for protocol, entry in protocols.items():
-            limits = entry.get("limits", {})
-            for identifier, questions in entry["scenarios"].items():
-                limit = limits.get(identifier, {})
-                scenarios.append(
-                    Scenario(
-                        identifier=identifier,
-                        protocol=protocol,
-                        questions=tuple(questions),
-                        spellings=(protocol, *entry["spellings"]),
-                        systems=tuple(entry["systems"]),
-                        unfit=tuple(entry.get("unfit", ())),
-                        age=tuple(limit.get("age", entry["age"])),
-                        sex=limit.get("sex", entry.get("sex")),
-                    )
-                )
+    for protocol, entry in (pair for name, file in _bank_files() if name != HISTORY_FILE for pair in file.items()):
+        questions_of, limits = entry.pop("scenarios"), entry.pop("limits", {})
+        entry["spellings"] = [protocol, *entry["spellings"]]
+        for identifier, questions in questions_of.items():
+            scenarios.append(Scenario(identifier, protocol, questions, **{**entry, **limits.get(identifier, {})}))
     return tuple(scenarios)
 
 
 @cache
 def load_history() -> tuple[HistoryItem, ...]:
     """Read every history item of the bank."""
-    history = dict(_bank_files())[HISTORY_FILE]
-    return tuple(
-        HistoryItem(
-            text=text,
-            system=system,
-            region=entry["region"],
-            sex=entry.get("sex"),
-            youngest=entry.get("youngest", 18),
-            kind=kind,
-        )
-        for system, entry in history.items()
-        for kind in ("past", "studies", "organ_gone")
-        for text in entry.get(kind, [])
-    )
+    items = []
+    for system, entry in dict(_bank_files())[HISTORY_FILE].items():
+        texts_of = {kind: entry.pop(kind, []) for kind in ("past", "studies", "organ_gone")}
+        items += [HistoryItem(text, kind, system, **entry) for kind, texts in texts_of.items() for text in texts]
+    return tuple(items)
 
 
 def _bank_files() -> list[tuple[str, dict]]:

@@ -6,7 +6,6 @@ protocols, so that counting words misleads but separating question and history d
 
 import random
 import re
-from dataclasses import dataclass
 
 from radrecipes.data.synthetic_protocol.bank import HistoryItem, Scenario, load_history, load_scenarios
 from radrecipes.errors import InputError
@@ -80,12 +79,6 @@ _FILLERS = (
 _SIDES = ("R", "L", "right", "left")
 
 
-@dataclass(frozen=True)
-class _Patient:
-    sex: str
-    age: int
-
-
 def generate_orders(seed: int, rows: int) -> list[dict[str, str]]:
     """Generate synthetic orders, spread evenly over the scenarios of the bank.
 
@@ -101,27 +94,22 @@ def generate_orders(seed: int, rows: int) -> list[dict[str, str]]:
         if number % len(scenarios) == 0:
             rng.shuffle(scenarios)
         scenario = scenarios[number % len(scenarios)]
-        orders.append(
-            {
-                "id": f"synthetic-{seed}-{number:05d}",
-                "group": scenario.identifier,
-                "note": _write_note(scenario, rng),
-                "label": rng.choice(scenario.spellings),
-            }
-        )
+        order = {"id": f"synthetic-{seed}-{number:05d}", "group": scenario.identifier}
+        orders.append({**order, "note": _write_note(scenario, rng), "label": rng.choice(scenario.spellings)})
     return orders
 
 
 def _write_note(scenario: Scenario, rng: random.Random) -> str:
-    patient = _Patient(sex=scenario.sex or rng.choice("FM"), age=rng.randint(*scenario.age))
+    sex, age = scenario.sex or rng.choice("FM"), rng.randint(*scenario.age)
     question = rng.choice(scenario.questions)
     if rng.random() < NEGATION_FRACTION:
-        question = f"{question}, {_choose_negation(scenario, rng)}"
-    history = [] if rng.random() < NO_HISTORY_FRACTION else _choose_history(scenario, patient, rng)
+        negation = rng.choice([text for system, text in _NEGATIONS if system not in scenario.systems])
+        question = f"{question}, {negation}"
+    history = [] if rng.random() < NO_HISTORY_FRACTION else _choose_history(scenario, sex, age, rng)
     # Shorten the history, never the question.
     while history and len(f"{question} {' '.join(history)}".split()) > FULL_NOTE:
         history.pop()
-    note = _lay_out(question, history, _describe(patient, rng), rng)
+    note = _lay_out(question, history, _describe(sex, age, rng), rng)
     for filler in rng.sample(_FILLERS, len(_FILLERS)):
         words = len(note.split())
         if words > FULL_NOTE or (words >= SHORTEST_NOTE and rng.random() >= FILLER_FRACTION):
@@ -133,16 +121,12 @@ def _write_note(scenario: Scenario, rng: random.Random) -> str:
     return " ".join(_vary_case(note, rng).split())
 
 
-def _choose_negation(scenario: Scenario, rng: random.Random) -> str:
-    return rng.choice([text for system, text in _NEGATIONS if system not in scenario.systems])
-
-
-def _choose_history(scenario: Scenario, patient: _Patient, rng: random.Random) -> list[str]:
+def _choose_history(scenario: Scenario, sex: str, age: int, rng: random.Random) -> list[str]:
     """Items of several other body systems, and sometimes a relevant one."""
     possible = [
         item
         for item in load_history()
-        if item.sex in (None, patient.sex) and patient.age >= item.youngest and item.system not in scenario.unfit
+        if item.sex in (None, sex) and age >= item.youngest and item.system not in scenario.unfit
     ]
     relevant = [item for item in possible if item.system in scenario.systems and item.kind != "organ_gone"]
     chosen: list[HistoryItem] = []
@@ -156,19 +140,18 @@ def _choose_history(scenario: Scenario, patient: _Patient, rng: random.Random) -
     rng.shuffle(chosen)
     # "h/o" does not go with an examination, so these come last.
     chosen.sort(key=lambda item: item.kind == "studies")
-    return [item.text.format(side=rng.choice(_SIDES), year=_write_year(patient, rng)) for item in chosen]
+    return [item.text.format(side=rng.choice(_SIDES), year=_write_year(age, rng)) for item in chosen]
 
 
-def _write_year(patient: _Patient, rng: random.Random) -> str:
+def _write_year(age: int, rng: random.Random) -> str:
     # Dated items of the bank happen to adults, so a young patient's history is recent.
-    year = rng.randint(max(FIRST_HISTORY_YEAR, LAST_HISTORY_YEAR + ADULT_AGE - patient.age), LAST_HISTORY_YEAR)
+    year = rng.randint(max(FIRST_HISTORY_YEAR, LAST_HISTORY_YEAR + ADULT_AGE - age), LAST_HISTORY_YEAR)
     return rng.choice((str(year), str(year), f"'{year % 100:02d}", f"{rng.randint(1, 12)}/{year}"))
 
 
-def _describe(patient: _Patient, rng: random.Random) -> str:
+def _describe(sex: str, age: int, rng: random.Random) -> str:
     if rng.random() >= DEMOGRAPHICS_FRACTION:
         return rng.choice(("", "", "pt", "Pt"))
-    sex, age = patient.sex, patient.age
     word = {"F": "female", "M": "male"}[sex]
     return rng.choice(
         (f"{age} yo {sex}", f"{age} y/o {sex}", f"{age}yo{sex}", f"{age}{sex}", f"{age} yo {word}", f"{sex} {age} yrs")
@@ -205,13 +188,8 @@ def _misspell(note: str, rng: random.Random) -> str:
     place = rng.choice(places)
     word = words[place]
     at = rng.randrange(1, len(word) - 2)
-    words[place] = rng.choice(
-        (
-            word[:at] + word[at + 1] + word[at] + word[at + 2 :],
-            word[:at] + word[at] + word[at:],
-            word[:at] + word[at + 1 :],
-        )
-    )
+    start, end = word[:at], word[at + 1 :]
+    words[place] = rng.choice((start + end[0] + word[at] + end[1:], start + word[at] + word[at:], start + end))
     return " ".join(words)
 
 
