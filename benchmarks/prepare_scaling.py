@@ -12,7 +12,7 @@ from pathlib import Path
 from measuring import BIN, cpu_seconds_of_children, run_with_peak_memory
 
 from radrecipes.cli import positive, run
-from radrecipes.data.synthetic_reports import write_synthetic_tree
+from radrecipes.data.synthetic_reports.generator import write_synthetic_tree
 
 SIZES = (2_000, 20_000, 200_000)
 WORK = {

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from measuring import BIN, LeftOutError, run_with_peak_memory
 
-from radrecipes.data.synthetic_reports import generator, layout, write_synthetic_tree
+from radrecipes.data.synthetic_reports import generator, layout
 
 REPORTS, PATIENTS = 20_000, 7_500
 CHECKOUT = "MIMIC_CXR_CODE"
@@ -47,7 +47,7 @@ class PrepareVsReference:
             return self.written[-1]
 
         with mock.patch.object(generator, "write_report", remember):
-            write_synthetic_tree(self.tree, seed=0, patients=PATIENTS, studies=REPORTS)
+            generator.write_synthetic_tree(self.tree, seed=0, patients=PATIENTS, studies=REPORTS)
 
     def ours(self) -> dict[str, float]:
         """Our side: sections, labels, splits, hashes, Parquet, card and manifest."""

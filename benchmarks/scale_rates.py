@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from radrecipes.cli import positive, run
 from radrecipes.data.duplicates import near_duplicate_groups
 from radrecipes.data.synthetic_protocol.generator import generate_orders
-from radrecipes.data.synthetic_reports import write_synthetic_tree
+from radrecipes.data.synthetic_reports.generator import write_synthetic_tree
 from radrecipes.models import base as models
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.recipe import parse_recipe

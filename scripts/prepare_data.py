@@ -198,7 +198,7 @@ def _check_report_arguments(args: argparse.Namespace) -> None:
 
 def make_synthetic_reports(args: argparse.Namespace) -> None:
     """Write invented reports in the layout of MIMIC-CXR, from which `report` prepares a dataset."""
-    from radrecipes.data.synthetic_reports import write_synthetic_tree
+    from radrecipes.data.synthetic_reports.generator import write_synthetic_tree
 
     with _progress(args.studies) as progress:
         facts = write_synthetic_tree(

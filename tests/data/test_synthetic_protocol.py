@@ -12,8 +12,8 @@ from radrecipes.data.duplicates import near_duplicate_groups
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.normalise import matching_key
 from radrecipes.data.splits import split_by_group
-from radrecipes.data.synthetic_protocol import generate_orders
 from radrecipes.data.synthetic_protocol.bank import load_history, load_scenarios
+from radrecipes.data.synthetic_protocol.generator import generate_orders
 from radrecipes.errors import InputError
 
 LABEL_SET = Path(__file__).parents[2] / "data" / "label_sets" / "protocol_ct_mr.yaml"

@@ -13,8 +13,8 @@ from statistics import mean
 
 import pytest
 
-from radrecipes.data.synthetic_reports import write_synthetic_tree
 from radrecipes.data.synthetic_reports.bank import SECTIONS, load_bank
+from radrecipes.data.synthetic_reports.generator import write_synthetic_tree
 from radrecipes.data.synthetic_reports.layout import write_report
 from radrecipes.data.synthetic_reports.patients import fill_gaps, follow_patient
 from radrecipes.data.synthetic_reports.writing import Statement, combine_labels
@@ -304,7 +304,7 @@ def test_the_bank_has_many_wordings_of_everything():
     for name, wording in bank.wordings.items():
         for status in Status:
             for section in SECTIONS:
-                texts = wording.texts[status, section]
+                texts = wording[status.value][section]
                 assert len(texts) == len(set(texts)) >= 8, (name, status, section)
                 assert all(re.search(NAMED_BY[name], text.format_map(gaps), re.IGNORECASE) for text in texts)
     for section in (*SECTIONS, "removed"):
@@ -372,7 +372,7 @@ def test_the_default_tree_keeps_its_bytes(tmp_path):
 def test_no_order_of_a_set_decides_what_is_written(tmp_path):
     """Python orders sets of strings otherwise in every process."""
     write = (
-        "import sys; from radrecipes.data.synthetic_reports import write_synthetic_tree;"
+        "import sys; from radrecipes.data.synthetic_reports.generator import write_synthetic_tree;"
         "write_synthetic_tree(sys.argv[1], seed=3, patients=150, studies=400)"
     )
     trees = []

@@ -1,6 +1,5 @@
 """The hand-written bank of the synthetic reports: how findings and impression state an observation."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -8,23 +7,9 @@ from typing import Any
 
 import yaml
 
-from radrecipes.radiology.observations import OBSERVATIONS, SUPPORT_DEVICES, Labels, Status
+from radrecipes.radiology.observations import Labels, Status
 
 SECTIONS = ("findings", "impression")
-
-
-@dataclass(frozen=True)
-class Wording:
-    """How one observation is stated; `texts` are by status and section, the most frequent first.
-
-    `stays` and `changes` are its names in a comparison with an earlier study; `changes` is empty if it does not change
-    within weeks.
-    """
-
-    area: str
-    texts: Mapping[tuple[Status, str], tuple[str, ...]]
-    stays: tuple[str, ...]
-    changes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -32,8 +17,8 @@ class Combination:
     """Texts that state several observations at once; not used if one of `unless` is present or possible."""
 
     labels: Labels
-    texts: tuple[str, ...]
-    unless: frozenset[str] = frozenset()
+    texts: list[str]
+    unless: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -43,7 +28,7 @@ class Device:
     name: str
     weight: int
     bedside: bool
-    texts: Mapping[str, tuple[str, ...]]
+    texts: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -51,46 +36,35 @@ class Bank:
     """All texts.
 
     Args:
-        wordings: By observation, except support devices and `No Finding`.
+        wordings: By observation, except support devices and `No Finding`: the `area`, the texts by status and section
+            (the most frequent first), and the `nouns` in a comparison with an earlier study if it `stays` or `changes`;
+            without the second it does not change within weeks.
         normals: Complete findings of a normal chest, the most frequent first.
         comparisons, frame: By kind: sentences that compare with an earlier study, and texts around the statements.
     """
 
-    wordings: Mapping[str, Wording]
-    combinations: Mapping[str, tuple[Combination, ...]]
-    normals: tuple[Combination, ...]
-    devices: tuple[Device, ...]
-    comparisons: Mapping[str, Any]
-    frame: Mapping[str, tuple[str, ...]]
+    wordings: dict[str, dict[str, Any]]
+    combinations: dict[str, list[Combination]]
+    normals: list[Combination]
+    devices: list[Device]
+    comparisons: dict[str, Any]
+    frame: dict[str, list[str]]
 
 
 @cache
 def load_bank() -> Bank:
     """Read the bank."""
-    observations = {**_read("heart_and_lungs.yaml"), **_read("pleura_and_bones.yaml")}
-    combined = _read("combined.yaml")
     return Bank(
-        wordings={name: _wording(observations[name]) for name in OBSERVATIONS if name in observations},
-        combinations={section: tuple(_combination(entry) for entry in combined[section]) for section in SECTIONS},
-        normals=tuple(_combination(entry) for entry in _read("normal.yaml")),
-        devices=tuple(
-            Device(
-                name=name,
-                weight=entry["weight"],
-                bedside=entry.get("bedside", False),
-                texts={key: tuple(entry.get(key, ())) for key in (*SECTIONS, "removed")},
-            )
+        wordings={**_read("heart_and_lungs.yaml"), **_read("pleura_and_bones.yaml")},
+        combinations={section: _combinations(entries) for section, entries in _read("combined.yaml").items()},
+        normals=_combinations(_read("normal.yaml")),
+        devices=[
+            Device(name, entry.pop("weight"), entry.pop("bedside", False), texts={"removed": [], **entry})
             for name, entry in _read("devices.yaml").items()
-        ),
+        ],
         comparisons=_read("comparisons.yaml"),
-        frame={name: tuple(texts) for name, texts in _read("frame.yaml").items()},
+        frame=_read("frame.yaml"),
     )
-
-
-@cache
-def areas() -> dict[str, str]:
-    """The area of each observation that a sentence can state."""
-    return {SUPPORT_DEVICES: "devices", **{name: wording.area for name, wording in load_bank().wordings.items()}}
 
 
 def _read(name: str) -> Any:
@@ -98,18 +72,12 @@ def _read(name: str) -> Any:
     return yaml.safe_load((folder / name).read_text(encoding="utf-8"))
 
 
-def _wording(entry: Mapping[str, Any]) -> Wording:
-    return Wording(
-        area=entry["area"],
-        texts={(status, section): tuple(entry[status.value][section]) for status in Status for section in SECTIONS},
-        stays=tuple(entry["nouns"]["stays"]),
-        changes=tuple(entry["nouns"].get("changes", ())),
-    )
-
-
-def _combination(entry: Mapping[str, Any]) -> Combination:
-    return Combination(
-        labels={name: Status(status) for name, status in entry["labels"].items()},
-        texts=tuple(entry["texts"]),
-        unless=frozenset(entry.get("unless", ())),
-    )
+def _combinations(entries: list[dict[str, Any]]) -> list[Combination]:
+    return [
+        Combination(
+            labels={name: Status(status) for name, status in entry["labels"].items()},
+            texts=entry["texts"],
+            unless=frozenset(entry.get("unless", ())),
+        )
+        for entry in entries
+    ]

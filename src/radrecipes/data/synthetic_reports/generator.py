@@ -6,13 +6,12 @@ import io
 import json
 import os
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from radrecipes.data.dataset_folder import complete_folder
-from radrecipes.data.synthetic_reports.layout import Report, write_report
+from radrecipes.data.synthetic_reports.layout import write_report
 from radrecipes.data.synthetic_reports.patients import follow_patient
 from radrecipes.data.synthetic_reports.writing import combine_labels
 from radrecipes.errors import InputError
@@ -67,15 +66,16 @@ def _write_tree(
     split_of = _split(patients, rng)
 
     chexpert, negbio, truth, images = [], [], [], []
-    splits: Counter[str] = Counter({name: 0 for name, _ in SPLIT_FRACTIONS})
-    normal = 0
+    splits, normal = {name: 0 for name, _ in SPLIT_FRACTIONS}, 0
     for patient, (patient_id, count) in enumerate(zip(patient_ids, counts, strict=True)):
         patient_folder = folder / "files" / f"p{patient_id // 1_000_000}" / f"p{patient_id}"
         patient_folder.mkdir(parents=True)
         for study in follow_patient(count, rng):
             study_id, report = study_ids.pop(), write_report(study, rng)
             (patient_folder / f"s{study_id}.txt").write_text(report.text, encoding="utf-8", newline="\n")
-            concluded, meant = _labels(report)
+            # The tables label the conclusion.
+            concluded = combine_labels(report.impression or report.findings)
+            meant = combine_labels(report.findings + report.impression)
             chexpert.append((patient_id, study_id, *_values(concluded)))
             negbio.append((patient_id, study_id, *_values(_add_noise(concluded, rng))))
             truth.append((study_id, *_values(meant)))
@@ -97,7 +97,7 @@ def _write_tree(
         "patients": patients,
         "studies": studies,
         "images": len(images),
-        "splits": dict(splits),
+        "splits": splits,
         "normal_studies": normal,
     }
     (folder / GENERATOR_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -126,11 +126,6 @@ def _split(patients: int, rng: random.Random) -> list[str]:
     names += ["train"] * (patients - len(names))
     rng.shuffle(names)
     return names
-
-
-def _labels(report: Report) -> tuple[Labels, Labels]:
-    """Labels of the conclusion, as in the tables, and of the complete report."""
-    return combine_labels(report.impression or report.findings), combine_labels(report.findings + report.impression)
 
 
 def _add_noise(labels: Labels, rng: random.Random) -> Labels:

@@ -2,7 +2,6 @@
 
 import random
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from radrecipes.data.synthetic_reports.bank import load_bank
@@ -15,20 +14,12 @@ RULE = " " + "_" * (LINE_LENGTH - 1)
 # Fractions of reports by their sections; the others have both.
 FINDINGS_ONLY_FRACTION, IMPRESSION_ONLY_FRACTION, NO_SECTION_FRACTION, ONE_SECTION_FRACTION = 0.04, 0.04, 0.02, 0.02
 # Irregularities, each independent of the others.
-MIXED_CASE_FRACTION, LOST_SPACE_FRACTION, WET_READ_FRACTION, ADDENDUM_FRACTION, NOTIFICATION_FRACTION = (
-    0.03,
-    0.03,
-    0.02,
-    0.02,
-    0.04,
-)
+MIXED_CASE_FRACTION, LOST_SPACE_FRACTION, NOTIFICATION_FRACTION = 0.03, 0.03, 0.04
+WET_READ_FRACTION, ADDENDUM_FRACTION = 0.02, 0.02
 _EXAMINATION_HEADERS = ("EXAMINATION",) * 8 + ("EXAM", "TYPE OF EXAMINATION")
-_INDICATION_HEADERS = ("INDICATION",) * 12 + (
-    "HISTORY",
-    "CLINICAL HISTORY",
-    "REASON FOR EXAMINATION",
-    "CLINICAL INFORMATION",
-)
+_INDICATION_HEADERS = (
+    *("INDICATION",) * 12, "HISTORY", "CLINICAL HISTORY", "REASON FOR EXAMINATION", "CLINICAL INFORMATION",
+)  # fmt: skip
 _COMPARISON_HEADERS = ("COMPARISON",) * 15 + ("COMPARISONS",)
 FINDINGS_HEADERS = ("FINDINGS",) * 40 + ("FINDING",)
 _IMPRESSION_HEADERS = ("IMPRESSION",) * 50 + ("CONCLUSION",)
@@ -47,28 +38,27 @@ class Report:
 def write_report(study: Study, rng: random.Random) -> Report:
     """Write the report of one study."""
     writer, frame = Writer(study, rng), load_bank().frame
-    findings: list[Statement] = []
-    impression: list[Statement] = []
+    findings, impression = [], []
     # Header and paragraphs; no header for a report without sections.
     blocks: list[tuple[str | None, list[str]]] = []
     kind = rng.random() - FINDINGS_ONLY_FRACTION
     if kind < 0:
         findings = writer.write_findings(study.findings)
         header = rng.choice(VIEW_HEADERS) if rng.random() < 0.3 else "FINDINGS"
-        blocks.append((header, [writer.join(_texts(findings))]))
+        blocks.append((header, [writer.join(findings)]))
     elif (kind := kind - IMPRESSION_ONLY_FRACTION) < 0:
         impression = writer.write_impression(study.findings, all_devices=True)
         blocks.append(("IMPRESSION", writer.lay_out_impression(impression)))
     elif (kind := kind - NO_SECTION_FRACTION) < 0:
         findings = writer.write_findings(study.findings)
-        blocks.append((None, [writer.join(_texts(findings))]))
+        blocks.append((None, [writer.join(findings)]))
     elif kind - ONE_SECTION_FRACTION < 0:
         impression = writer.write_findings(study.findings)
         header = rng.choice(("FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION"))
-        blocks.append((header, [writer.join(_texts(impression))]))
+        blocks.append((header, [writer.join(impression)]))
     else:
         findings, impression = writer.write_both()
-        blocks.append((rng.choice(FINDINGS_HEADERS), [writer.join(_texts(findings))]))
+        blocks.append((rng.choice(FINDINGS_HEADERS), [writer.join(findings)]))
         blocks.append((rng.choice(_IMPRESSION_HEADERS), writer.lay_out_impression(impression)))
     if blocks[-1][0] and rng.random() < NOTIFICATION_FRACTION:
         blocks.append(("NOTIFICATION", [rng.choice(frame["notifications"])]))
@@ -120,14 +110,10 @@ def _above(writer: Writer, study: Study, rng: random.Random) -> list[str]:
     chance = rng.random() - WET_READ_FRACTION
     if chance < 0:
         header = f"WET READ: ___ ___ ___ {rng.randint(1, 12)}:{rng.randint(0, 59):02d} {rng.choice(('AM', 'PM'))}"
-        return [f" {header}", *_wrap(writer.join(_texts(writer.write_impression(study.findings)))), RULE]
+        return [f" {header}", *_wrap(writer.join(writer.write_impression(study.findings))), RULE]
     if chance - ADDENDUM_FRACTION < 0:
         return [*_wrap(f"ADDENDUM  {rng.choice(load_bank().frame['addenda'])}"), RULE]
     return []
-
-
-def _texts(statements: Sequence[Statement]) -> list[str]:
-    return [statement.text for statement in statements]
 
 
 def _wrap(text: str) -> list[str]:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from radrecipes.data.synthetic_reports.bank import Combination, areas, load_bank
+from radrecipes.data.synthetic_reports.bank import Combination, load_bank
 from radrecipes.data.synthetic_reports.patients import Finding, Study, fill_gaps
 from radrecipes.radiology.observations import NO_FINDING, SUPPORT_DEVICES, Labels, Status, findings_present, strongest
 
@@ -67,27 +67,29 @@ class Writer:
     def write_both(self) -> tuple[list[Statement], list[Statement]]:
         """Findings and impression of one report."""
         findings, rng = self._study.findings, self._rng
-        in_findings, in_impression = set(), set()
+        in_findings, in_impression = [], []
         for name, finding in findings.items():
             if finding.status == Status.NEGATIVE:
                 concluded = rng.random() < DENIED_IN_IMPRESSION.get(name, 0.01)
-                in_impression |= {name} if concluded else set()
-                in_findings |= {name} if not concluded or rng.random() < 0.5 else set()
+                described = not concluded or rng.random() < 0.5
             else:
                 described = rng.random() < IN_FINDINGS.get(name, 0.88)
-                in_findings |= {name} if described else set()
-                in_impression |= {name} if not described or rng.random() < IN_IMPRESSION else set()
-        # In the order of the findings: the order of a set differs from process to process.
-        in_both = [name for name in findings if name in in_findings and name in in_impression]
+                concluded = not described or rng.random() < IN_IMPRESSION
+            if described:
+                in_findings.append(name)
+            if concluded:
+                in_impression.append(name)
         hedged = [
-            name for name in in_both if findings[name].status == Status.POSITIVE and rng.random() < HEDGED_FRACTION
+            name
+            for name in in_findings
+            if name in in_impression and findings[name].status == Status.POSITIVE and rng.random() < HEDGED_FRACTION
         ]
         return self.write_findings(in_findings, hedged), self.write_impression(in_impression)
 
     def write_findings(self, names: Iterable[str], hedged: Iterable[str] = ()) -> list[Statement]:
         """Findings about some observations and all devices; the `hedged` ones are only called possible."""
         rng, frame = self._rng, self._bank.frame
-        named = {name: self._study.findings[name].status for name in self._study.findings if name in set(names)}
+        named = self._named(names)
         named.update(dict.fromkeys(hedged, Status.UNCERTAIN))
         statements = [self._device(name, "findings") for name in self._study.devices]
         if not self._study.present and rng.random() < NORMAL_TEMPLATE_FRACTION:
@@ -107,10 +109,7 @@ class Writer:
     def write_impression(self, names: Iterable[str], all_devices: bool = False) -> list[Statement]:
         """Impression about some observations and a few or all devices; says so if there is nothing to conclude."""
         rng, frame = self._rng, self._bank.frame
-        names = set(names)
-        statements = self._state(
-            {name: finding.status for name, finding in self._study.findings.items() if name in names}, "impression"
-        )
+        statements = self._state(self._named(names), "impression")
         # What is present comes before what is not.
         statements.sort(key=lambda statement: not findings_present(statement.labels))
         concluded = any(findings_present(statement.labels) for statement in statements)
@@ -123,9 +122,8 @@ class Writer:
             if not statements or rng.random() < 0.5:
                 statements.insert(0, Statement(self._choose(frame["normal_conclusions"]), "other"))
         elif not concluded:
-            texts = frame[
-                "unchanged_conclusions" if self._study.previous and rng.random() < 0.5 else "normal_conclusions"
-            ]
+            unchanged = self._study.previous and rng.random() < 0.5
+            texts = frame["unchanged_conclusions" if unchanged else "normal_conclusions"]
             statements.insert(0, Statement(texts[0] if rng.random() < 0.5 else rng.choice(texts[:3]), "other"))
         elif rng.random() < CLOSING_FRACTION:
             devices.append(Statement(rng.choice(frame["closings"]), "other"))
@@ -133,35 +131,37 @@ class Writer:
 
     def lay_out_impression(self, statements: Sequence[Statement]) -> list[str]:
         """Paragraphs of an impression, sometimes a numbered list."""
-        texts = [statement.text for statement in statements]
-        if len(texts) > 1 and self._rng.random() < NUMBERED_FRACTION:
-            return [f"{number}. {text}" for number, text in enumerate(texts, start=1)]
-        return [self.join(texts)]
+        if len(statements) > 1 and self._rng.random() < NUMBERED_FRACTION:
+            return [f"{number}. {statement.text}" for number, statement in enumerate(statements, start=1)]
+        return [self.join(statements)]
 
-    def join(self, texts: Iterable[str]) -> str:
+    def join(self, statements: Iterable[Statement]) -> str:
         """One paragraph; some radiologists put two spaces after a full stop."""
-        return ("  " if self._reader % 2 else " ").join(texts)
+        return ("  " if self._reader % 2 else " ").join(statement.text for statement in statements)
+
+    def _named(self, names: Iterable[str]) -> dict[str, Status]:
+        return {name: finding.status for name, finding in self._study.findings.items() if name in names}
 
     def _state(self, named: Mapping[str, Status], section: str) -> list[Statement]:
         """Sentences that state all of `named` and nothing else, several at once if the bank can."""
         rng, left, statements = self._rng, dict(named), []
-        area_of = areas()
+        wordings = self._bank.wordings
         while left:
             fitting = [group for group in self._bank.combinations[section] if self._fits(group, left)]
             if fitting and rng.random() < COMBINED_FRACTION:
                 group = rng.choices(fitting, [len(group.labels) ** 2 for group in fitting])[0]
                 first = min(group.labels, key=lambda name: group.labels[name] == Status.NEGATIVE)
                 text = self._choose(group.texts, self._study.findings[first].gaps)
-                statements.append(Statement(text, area_of[first], group.labels))
+                statements.append(Statement(text, wordings[first]["area"], group.labels))
                 for name in group.labels:
                     del left[name]
             else:
                 name = next(iter(left))
                 status = left.pop(name)
                 text = self._compare(name, status) or self._choose(
-                    self._bank.wordings[name].texts[status, section], self._study.findings[name].gaps
+                    wordings[name][status.value][section], self._study.findings[name].gaps
                 )
-                statements.append(Statement(text, area_of[name], {name: status}))
+                statements.append(Statement(text, wordings[name]["area"], {name: status}))
         return statements
 
     def _fits(self, group: Combination, left: Mapping[str, Status]) -> bool:
@@ -174,19 +174,21 @@ class Writer:
         rng, before = self._rng, self._study.previous
         if before is None or status == Status.UNCERTAIN:
             return None
-        kinds, wording, finding = self._bank.comparisons, self._bank.wordings[name], self._study.findings[name]
+        kinds, finding = self._bank.comparisons, self._study.findings[name]
+        nouns = self._bank.wordings[name]["nouns"]
+        stays, changes = nouns["stays"], nouns.get("changes")
         was_there = name in before and before[name].status != Status.NEGATIVE
         if status == Status.NEGATIVE:
-            if was_there and wording.changes and name != "Cardiomegaly" and rng.random() < 0.6:
-                return self._fill_comparison(kinds["gone"], wording.changes, finding)
+            if was_there and changes and name != "Cardiomegaly" and rng.random() < 0.6:
+                return self._fill_comparison(kinds["gone"], changes, finding)
             if not was_there and name in kinds["bare"] and rng.random() < NOT_NEW_FRACTION:
                 return rng.choice(kinds["never"]).format(bare=rng.choice(kinds["bare"][name]))
         elif was_there and rng.random() < COMPARED_FRACTION:
-            if wording.changes and rng.random() < 0.5:
-                return self._fill_comparison(kinds[rng.choice(("better", "worse"))], wording.changes, finding)
-            return self._fill_comparison(kinds["stable"], wording.stays, finding)
-        elif not was_there and wording.changes and rng.random() < CALLED_NEW_FRACTION:
-            return self._fill_comparison(kinds["new"], wording.stays, finding)
+            if changes and rng.random() < 0.5:
+                return self._fill_comparison(kinds[rng.choice(("better", "worse"))], changes, finding)
+            return self._fill_comparison(kinds["stable"], stays, finding)
+        elif not was_there and changes and rng.random() < CALLED_NEW_FRACTION:
+            return self._fill_comparison(kinds["new"], stays, finding)
         return None
 
     def _fill_comparison(self, texts: Sequence[str], nouns: Sequence[str], finding: Finding) -> str:
