@@ -1,6 +1,7 @@
 """The environment of a run: package versions, code version, hardware, peak memory and determinism."""
 
 import contextlib
+import functools
 import os
 import platform
 import resource
@@ -12,30 +13,10 @@ from typing import Any
 from radrecipes.files import file_sha256
 
 # Packages that affect a result: training, preparation, prompts and metrics.
-_PACKAGES = (
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "evaluate",
-    "huggingface-hub",
-    "jinja2",
-    "numpy",
-    "pandas",
-    "peft",
-    "pyarrow",
-    "rapidfuzz",
-    "rouge-score",
-    "sacrebleu",
-    "sacremoses",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "sentence-transformers",
-    "tokenizers",
-    "torch",
-    "transformers",
-    "trl",
-)
+_PACKAGES = """
+    accelerate bitsandbytes datasets evaluate huggingface-hub jinja2 numpy pandas peft pyarrow rapidfuzz rouge-score sacrebleu
+    sacremoses safetensors scikit-learn scipy sentence-transformers tokenizers torch transformers trl
+""".split()  # noqa: SIM905  (one package per line would be long)
 # These affect a result only if installed and used.
 _OPTIONAL_PACKAGES = ("deepspeed", "flash-attn", "kernels", "radeval", "triton", "vllm")
 # With these values of `CUBLAS_WORKSPACE_CONFIG` cuBLAS is deterministic even with several streams (cuBLAS documentation).
@@ -84,7 +65,8 @@ def hardware() -> dict[str, Any]:
         facts["gpu_memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
         facts["cuda"] = torch.version.cuda or torch.version.hip
         facts["cudnn"] = torch.backends.cudnn.version()
-        facts["driver"] = _driver_version()
+        drivers = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        facts["driver"] = drivers.split()[0] if drivers else None
     return facts
 
 
@@ -134,15 +116,7 @@ def code_version() -> dict[str, Any]:
 
     Documents and result files do not count: recording one result writes both, and would mark the next as made by changed code.
     """
-    root = Path(__file__).parent
-
-    def git(*words: str) -> str | None:
-        try:
-            answer = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return answer.stdout.strip()
-
+    git = functools.partial(_output_of, "git", "-C", str(Path(__file__).parent))
     written_by_recording = (":(top,exclude)*.md", ":(top,exclude)*.results.json")
     status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *written_by_recording)
     return {"commit": git("rev-parse", "HEAD"), "changed": None if status is None else bool(status)}
@@ -165,13 +139,12 @@ def _on_gpu() -> bool:
     return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
-def _driver_version() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def _output_of(*command: str) -> str | None:
+    """What a command prints; `None` if it cannot be run or fails."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer[0] if answer else None
 
 
 def _processor_version() -> str:

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rapidfuzz import process
@@ -116,7 +116,7 @@ _OUR_DEFAULTS = {
     "max_length": 256,
 }
 # Fields that say where a run is written, and fields that do not affect its result.
-_PLACES = ("output_dir", "run_name", "logging_dir")
+_PLACES = ("output_dir", "run_name")
 NOT_DECISIVE = ("output_dir", "run_name", "save_strategy", "save_steps")
 _REQUIRED = ("task", "dataset", "model_name_or_path")
 _POSITIVE = (
@@ -127,13 +127,15 @@ _NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm")
 _FRACTIONS = ("max_dropped_fraction", "lora_dropout")
 # PyYAML reads YAML 1.1, where these are booleans; in YAML 1.2 only `true` and `false` are.
 _WORDS_OF_YAML_1_2 = ("yes", "no", "on", "off")
-_PLAIN_TYPES = {
-    "int": "an integer",
-    "float": "a number",
-    "str": "text",
-    "bool": "true or false",
-    "dict": "a mapping",
-    "list[str]": "a list of names",
+# For messages, by the type that YAML gives.
+_TYPE_NAMES = {
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list of names",
+    types.NoneType: "null",
 }
 
 
@@ -159,16 +161,12 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """sha256 of [`decisive_fields`]; key order and the notation of numbers (`1e-3`, `0.001`) do not matter.
+        """sha256 of the fields that affect the result; key order and the notation of numbers (`1e-3`, `0.001`) do not matter.
 
         An explicit default does: defaults can change with the pinned libraries, the text of a recipe cannot.
         """
-        return hashlib.sha256(json.dumps(self.decisive_fields, sort_keys=True, default=str).encode()).hexdigest()
-
-    @property
-    def decisive_fields(self) -> dict[str, Any]:
-        """The fields that the recipe sets and that affect the result, not where or when it is saved."""
-        return {key: value for key, value in self.fields.items() if key not in NOT_DECISIVE}
+        decisive = {key: value for key, value in self.fields.items() if key not in NOT_DECISIVE}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -189,17 +187,6 @@ class Recipe:
     def to_yaml(self) -> str:
         """The recipe as YAML, overrides included; `parse_recipe` reads it back to the same digest."""
         return f"# {header(self.path)}\n" + yaml.safe_dump(self.fields, sort_keys=False, allow_unicode=True)
-
-
-class RecipeSummary(NamedTuple):
-    """What a list of recipes shows for each."""
-
-    name: str
-    task: str
-    method: str
-    base_model: str
-    global_batch_size: str
-    header: str
 
 
 def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -231,22 +218,20 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(path, checked, arguments, training, model)
 
 
-def summarise_recipe(path: str | Path) -> RecipeSummary:
-    """Summarise a recipe without importing TRL: key names are checked, values are not."""
+def summarise_recipe(path: str | Path) -> tuple[str, ...]:
+    """What a list of recipes shows: name, task, method, base model, global batch size, header.
+
+    TRL is not imported: the names of the keys are checked, their values are not.
+    """
     path = Path(path)
     values, places = _read_yaml(path)
     for key in values:
         if key not in RECIPE_FIELDS:
             raise _unknown_key(key, places[key])
     _check_required(values, path)
-    return RecipeSummary(
-        name=_name(path),
-        task=str(values["task"]),
-        method=_method(values.get("load_in_4bit"), values.get("load_in_8bit")),
-        base_model=str(values["model_name_or_path"]),
-        global_batch_size=str(values.get("global_batch_size", RecipeArguments.global_batch_size)),
-        header=header(path),
-    )
+    batch = values.get("global_batch_size", RecipeArguments.global_batch_size)
+    method = _method(values.get("load_in_4bit"), values.get("load_in_8bit"))
+    return (_name(path), str(values["task"]), method, str(values["model_name_or_path"]), str(batch), header(path))
 
 
 def find_recipes(root: str | Path = "recipes") -> list[Path]:
@@ -334,9 +319,8 @@ def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
 def _value_of(key: str, node: yaml.Node) -> Any:
     """The value of a YAML node; `no` stays a word if the field takes words and no boolean."""
     if node.tag == "tag:yaml.org,2002:bool" and node.value.lower() in _WORDS_OF_YAML_1_2:
-        hint, _ = _known_fields().get(key, (None, None))
-        kinds = _members(hint)
-        if bool not in kinds and any(kind is str or _is_enum(kind) for kind in kinds):
+        kinds, _ = _known_fields().get(key, ((), None))
+        if str in kinds and bool not in kinds:
             return node.value
     return yaml.SafeLoader("").construct_object(node, deep=True)
 
@@ -355,15 +339,15 @@ def _trl_fields() -> set[str]:
 
 
 @functools.cache
-def _known_fields() -> dict[str, tuple[Any, Any]]:
-    """Name -> (type hint, choices or `None`) of every field that a recipe may set."""
+def _known_fields() -> dict[str, tuple[tuple[type, ...], Sequence[str] | None]]:
+    """Name -> (types of its value in YAML, choices or `None`) of every field that a recipe may set."""
     from transformers.integrations import INTEGRATION_TO_CALLBACK
     from trl import ModelConfig
 
     from radrecipes.tasks import TASKS
 
     stages = _stage_configurations()
-    choices = {
+    ours = {
         **_CHOICES,
         "stage": list(stages),
         "task": sorted(TASKS),
@@ -374,7 +358,15 @@ def _known_fields() -> dict[str, tuple[Any, Any]]:
         hints = typing.get_type_hints(dataclass_type)
         for entry in fields(dataclass_type):
             if entry.name in RECIPE_FIELDS:
-                known[entry.name] = (hints[entry.name], choices.get(entry.name) or entry.metadata.get("choices"))
+                hint = hints[entry.name]
+                # The alternatives of a union; an enum is written as one of its values.
+                is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+                members = typing.get_args(hint) if is_union else (hint,)
+                kinds = [typing.get_origin(member) or member for member in members]
+                enums = [kind for kind in kinds if issubclass(kind, enum.Enum)]
+                values = [member.value for kind in enums for member in kind]
+                choices = ours.get(entry.name) or entry.metadata.get("choices") or values or None
+                known[entry.name] = tuple(str if kind in enums else kind for kind in kinds), choices
     return known
 
 
@@ -398,12 +390,11 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         if key in _trl_fields() and key not in _REFUSED:
             raise InputError(f"`{key}` is a field of TRL that recipes do not support; remove the key", where)
         raise _unknown_key(key, where)
-    hint, choices = _known_fields()[key]
-    fits, value = _fit(hint, value)
+    kinds, choices = _known_fields()[key]
+    fits, value = _fit(kinds, value)
     if not fits:
-        raise InputError(f"`{key}` must be {_describe(hint)}, not {value!r} ({type(value).__name__})", where)
-    if choices is None:
-        choices = [member.value for kind in _members(hint) if _is_enum(kind) for member in kind] or None
+        wanted = " or ".join(dict.fromkeys(_TYPE_NAMES[kind] for kind in kinds))
+        raise InputError(f"`{key}` must be {wanted}, not {value!r} ({type(value).__name__})", where)
     for item in value if isinstance(value, list) else [value]:
         if choices and item is not None and item not in choices:
             match = process.extractOne(str(item), [str(choice) for choice in choices], score_cutoff=50)
@@ -421,54 +412,17 @@ def _check_field(key: str, value: Any, where: str) -> Any:
     return value
 
 
-def _members(hint: Any) -> tuple:
-    """The alternatives of a union type, or the type itself."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
-
-
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, enum.Enum)
-
-
-def _fit(hint: Any, value: Any) -> tuple[bool, Any]:
-    """Whether a YAML value fits a type hint, and the value with numbers converted (YAML 1.1 reads `1e-3` as text)."""
-    kinds = _members(hint)
-    if value is None:
-        return type(None) in kinds, None
-    if isinstance(value, bool):
-        return bool in kinds, value
-    if float in kinds and not isinstance(value, (list, dict)):
+def _fit(kinds: Sequence[type], value: Any) -> tuple[bool, Any]:
+    """Whether a YAML value is of one of these types, and the value with numbers converted (YAML 1.1 reads `1e-3` as text)."""
+    if float in kinds and not isinstance(value, bool | list | dict | None):
         try:
             return True, float(value)
         except (TypeError, ValueError, OverflowError):
             return False, value
-    for kind in kinds:
-        origin = typing.get_origin(kind) or kind
-        if origin is list and isinstance(value, list):
-            element = (typing.get_args(kind) or (Any,))[0]
-            return all(element is Any or isinstance(item, element) for item in value), value
-        if origin is list and isinstance(value, str) and str not in kinds:
-            return True, [value]  # TRL accepts one name for a list, for example `all-linear`
-        if origin in (str, int, dict) and isinstance(value, origin):
-            return True, value
-        if _is_enum(kind) and isinstance(value, str):
-            return True, value
-    return False, value
-
-
-def _describe(hint: Any) -> str:
-    names = []
-    for kind in _members(hint):
-        if kind is type(None):
-            names.append("null")
-        elif _is_enum(kind):
-            continue
-        else:
-            name = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
-            names.append(_PLAIN_TYPES.get(name, name.removeprefix("typing.")))
-    return " or ".join(dict.fromkeys(names))
+    if list in kinds and str not in kinds and isinstance(value, str):
+        return True, [value]  # TRL accepts one name for a list, for example `all-linear`
+    items = value if isinstance(value, list) else ()
+    return type(value) in kinds and all(isinstance(item, str) for item in items), value
 
 
 def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path) -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from radrecipes import recipe as recipes
 from radrecipes.launch.spec import Engine, LaunchSpec
-from radrecipes.models.weights import Weights
 from radrecipes.training import PARTS
 from radrecipes.training.identity import (
     NOT_OF_REPRODUCTION,
@@ -66,4 +65,4 @@ def test_every_stage_of_a_recipe_can_be_trained():
     assert list(STAGES) == list(recipes._stage_configurations())
     for stage in STAGES.values():
         assert isinstance(stage.load_data, Callable) and isinstance(stage.make_trainer, Callable)
-        assert issubclass(stage.weights, Weights)
+        assert isinstance(stage.weights, type)
