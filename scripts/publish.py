@@ -26,6 +26,7 @@ release, the input is wrong, or the Hub refused; the message says what to do.
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def main() -> None:
     args = _arguments()
     from radrecipes.data.dataset_folder import CARD_FILE
     from radrecipes.hub.publish import publish_folder
-    from radrecipes.publishing.gates import check_release, texts_to_search
+    from radrecipes.publishing.gates import check_release
 
     with tempfile.TemporaryDirectory(prefix="radrecipes-release-") as scratch:
         # The release, on this machine only
@@ -62,8 +63,8 @@ def main() -> None:
             print(f"\n{(release.folder / CARD_FILE).read_text(encoding='utf-8', errors='replace')}")
 
         # All gates, before any call to the network
-        with tqdm(total=texts_to_search(release.folder), unit="text", desc="gates") as bar:
-            results = check_release(release.folder, facts, args.acknowledge, bar.update)
+        progress = partial(tqdm, unit="text", desc="gates")
+        results = check_release(release.folder, facts, args.acknowledge, progress)
         for result in results:
             verdict = "ok" if not result.findings else "acknowledged" if result.passed else "STOP"
             print(f"{result.gate:<12} {verdict:<13} {result.looked_at}")

@@ -50,8 +50,8 @@ def test_the_merged_model_predicts_as_base_plus_adapter_and_otherwise_than_the_b
     recipe = recipe_of()
     merge_adapter(recipe, adapter, workspace / "merged")
     found = compare_logits(recipe, adapter, load_merged(workspace / "merged"), ROWS)
-    assert found.positions == 10 and found.same_top == 1.0
-    assert found.largest_difference < 1e-3 and found.mean_divergence < 1e-6
+    assert found["positions"] == 10 and found["same_top"] == 1.0
+    assert found["largest_difference"] < 1e-3 and found["mean_divergence"] < 1e-6
     # The comparison can fail: the base alone is not the merged model.
     with pytest.raises(RuntimeError, match="predicts differently from base model plus adapter"):
         compare_logits(recipe, adapter, models.load_base(recipe.model), ROWS)
@@ -76,7 +76,7 @@ def test_a_base_that_training_quantised_is_merged_unquantised(recipe_of, adapter
     merged = load_file(workspace / "merged" / "model.safetensors")
     assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
     assert "quantization_config" not in (workspace / "merged" / "config.json").read_text("utf-8")
-    assert compare_logits(recipe, adapter, load_merged(workspace / "merged"), ROWS).mean_divergence < 1e-3
+    assert compare_logits(recipe, adapter, load_merged(workspace / "merged"), ROWS)["mean_divergence"] < 1e-3
 
 
 def test_a_base_that_is_there_quantised_only_is_not_merged(recipe_of, workspace):

@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,6 @@ class Finding:
     `file` is empty if it concerns the release as a whole; `line` is a line of a text or a row of a table, from 1.
     """
 
-    gate: str
     file: str
     line: int | None
     what: str
@@ -112,13 +111,13 @@ def check_release(
     folder: Path,
     facts: ReleaseFacts,
     acknowledgements: Collection[str] = (),
-    on_text: Callable[[int], None] | None = None,
+    progress: Callable[[Sequence[ReleaseText]], Iterable[ReleaseText]] = iter,
 ) -> list[GateResult]:
     """Inspect a release with every gate; publish only if every result has `passed`.
 
     Args:
         acknowledgements: The members of `ACKNOWLEDGEMENTS` that the user gave.
-        on_text: Called with the number of texts searched for identifiers, which is the slow part.
+        progress: Shows the progress of the slow part, the search for identifiers; for example `tqdm`.
     """
     if facts.visibility not in VISIBILITIES:
         raise ValueError(f"no visibility: {facts.visibility!r}")
@@ -131,7 +130,7 @@ def check_release(
         _access(folder, names, facts, "credentialed" in acknowledgements),
         _card(folder, facts),
         _quotes(texts, facts),
-        _identifiers(folder, texts, facts, "identifiers" in acknowledgements, on_text),
+        _identifiers(folder, texts, facts, "identifiers" in acknowledgements, progress),
         _secrets(texts),
         _local_paths(texts),
         _base(folder, facts),
@@ -140,29 +139,22 @@ def check_release(
     ]
 
 
-def texts_to_search(folder: Path) -> int:
-    """Number of texts that [`check_release`] will search for identifiers."""
-    return len(read_release(folder)[0])
-
-
 def _files(
     folder: Path, names: Sequence[str], kind: str, texts: Sequence[ReleaseText], unreadable: Sequence[str]
 ) -> GateResult:
     """Only allow-listed files that fit into one commit and that the other gates can inspect, and JSON that matches its schema."""
-    findings = [Finding("files", text.file, line, what) for text in texts for line, what in _text_faults(text, kind)]
+    findings = [Finding(text.file, line, what) for text in texts for line, what in _text_faults(text, kind)]
     for name in names:
         if not is_allowed(kind, name):
-            what = f"not a file of a published {kind}; nothing else leaves the folder"
+            findings.append(Finding(name, None, f"not a file of a published {kind}; nothing else leaves the folder"))
         elif (folder / name).is_symlink():
-            what = "a link, and its target can change; put the file itself there"
+            findings.append(Finding(name, None, "a link, and its target can change; put the file itself there"))
         elif name in unreadable:
             what = "not what its name says, or not UTF-8, so nobody can inspect it; write it again, or remove it"
-        else:
-            continue
-        findings.append(Finding("files", name, None, what))
+            findings.append(Finding(name, None, what))
     if len(names) > LARGEST_RELEASE:
         what = f"{len(names)} files, more than the {LARGEST_RELEASE} of one commit: a reader could see half of them"
-        findings.append(Finding("files", "", None, what))
+        findings.append(Finding("", None, what))
     return GateResult("files", f"{len(names)} files against the list for {kind}", tuple(findings))
 
 
@@ -204,7 +196,7 @@ def _access(folder: Path, names: Sequence[str], facts: ReleaseFacts, acknowledge
             f"trained on {facts.access} data, whose terms apply to the model too: everybody who can read the repository must "
             "be allowed to read the data. If so, add --acknowledge credentialed"
         )
-    findings = tuple(Finding("access", file, None, what) for file in files)
+    findings = tuple(Finding(file, None, what) for file in files)
     return GateResult("access", looked_at, findings, may_acknowledge and acknowledged)
 
 
@@ -227,19 +219,19 @@ def _card(folder: Path, facts: ReleaseFacts) -> GateResult:
     try:
         card = check_card((folder / CARD_FILE).read_text(encoding="utf-8"), kind)
     except InputError as error:
-        return GateResult("card", CARD_FILE, (Finding("card", "", None, str(error)),))
+        return GateResult("card", CARD_FILE, (Finding("", None, str(error)),))
     except (OSError, ValueError):
-        return GateResult("card", CARD_FILE, (Finding("card", CARD_FILE, None, "is missing, or not UTF-8"),))
+        return GateResult("card", CARD_FILE, (Finding(CARD_FILE, None, "is missing, or not UTF-8"),))
     findings = []
     if card["license"] != facts.licence:
-        findings.append(Finding("card", CARD_FILE, None, f"`license` is not {facts.licence}; make them the same"))
+        findings.append(Finding(CARD_FILE, None, f"`license` is not {facts.licence}; make them the same"))
     # A dataset's card is written at preparation, so it shows if the access class was changed afterwards.
     if kind == "dataset" and (
         ("synthetic" in card["tags"]) != (facts.access == "synthetic")
         or any(key in card for key in gated_form("credentialed", kind)) != bool(gated_form(facts.access, kind))
     ):
         what = f"was written for data of another access class than {facts.access}; prepare the dataset again"
-        findings.append(Finding("card", CARD_FILE, None, what))
+        findings.append(Finding(CARD_FILE, None, what))
     return GateResult("card", CARD_FILE, tuple(findings))
 
 
@@ -262,7 +254,7 @@ def _quotes(texts: Sequence[ReleaseText], facts: ReleaseFacts) -> GateResult:
         if found:
             length, (file, number, _) = max(reversed([*group]), key=lambda pair: pair[0])
             what = f"{length} words in a row of the data; remove the example"
-            findings.append(Finding("quotes", file, number, what))
+            findings.append(Finding(file, number, what))
     return GateResult("quotes", f"{len(lines):,} lines against {len(facts.rows):,} texts of the data", tuple(findings))
 
 
@@ -284,7 +276,7 @@ def _identifiers(
     texts: Sequence[ReleaseText],
     facts: ReleaseFacts,
     acknowledged: bool,
-    on_text: Callable[[int], None] | None,
+    progress: Callable[[Sequence[ReleaseText]], Iterable[ReleaseText]],
 ) -> GateResult:
     """Names and other identifiers of people.
 
@@ -292,31 +284,26 @@ def _identifiers(
     their makers' names. The base model's files are trusted, because they were downloaded.
     """
     cached = functools.lru_cache(maxsize=100_000)(find_identifiers)
-    known = _known_texts(texts, facts)
-    findings, searched, skipped = [], len(texts), ""
-    for text in texts:
-        if text.file == CHAT_TEMPLATE_FILE and (origin := _known_template(folder, facts)):
-            searched, skipped = searched - 1, f"; not {CHAT_TEMPLATE_FILE}, byte for byte {origin}"
-        else:
-            column = f" in column {text.column}" if text.is_cell else ""
-            for number, line in text.lines() if text.is_cell else text.free_lines(facts.kind):
-                if len(line) > LONGEST_LINE:
-                    continue  # the gate `files` reports it
-                for part in () if text.is_cell else known:
-                    line = line.replace(part, "")
-                for found in cached(line):
-                    what = f"looks like {found.kind}{column}; remove it, or check it and add --acknowledge identifiers"
-                    findings.append(Finding("identifiers", text.file, number, what))
-        if on_text:
-            on_text(1)
-    return GateResult("identifiers", f"{searched:,} texts{skipped}", tuple(findings), acknowledged)
-
-
-def _known_texts(texts: Sequence[ReleaseText], facts: ReleaseFacts) -> list[str]:
-    """The name of the release, and the hashes and commits in its JSON, which its card and recipe repeat."""
+    # The card and the recipe repeat the name of the release, and the hashes and commits in its JSON.
     documents = [(text.raw, schema_of(text.file, facts.kind)) for text in texts if text.raw is not None]
-    found = {digest for raw, schema in documents if schema for digest in digests(raw, schema)}
-    return sorted(found | ({facts.reference} - {""}))
+    known = {digest for raw, schema in documents if schema for digest in digests(raw, schema)} | {facts.reference}
+    known = sorted(known - {""})
+    findings, skipped = [], ""
+    for text in progress(texts):
+        if text.file == CHAT_TEMPLATE_FILE and (origin := _known_template(folder, facts)):
+            skipped = f"; not {CHAT_TEMPLATE_FILE}, byte for byte {origin}"
+            continue
+        column = f" in column {text.column}" if text.is_cell else ""
+        for number, line in text.lines() if text.is_cell else text.free_lines(facts.kind):
+            if len(line) > LONGEST_LINE:
+                continue  # the gate `files` reports it
+            for part in () if text.is_cell else known:
+                line = line.replace(part, "")
+            for found in cached(line):
+                what = f"looks like {found.kind}{column}; remove it, or check it and add --acknowledge identifiers"
+                findings.append(Finding(text.file, number, what))
+    looked_at = f"{len(texts) - bool(skipped):,} texts{skipped}"
+    return GateResult("identifiers", looked_at, tuple(findings), acknowledged)
 
 
 def _known_template(folder: Path, facts: ReleaseFacts) -> str | None:
@@ -332,7 +319,7 @@ def _known_template(folder: Path, facts: ReleaseFacts) -> str | None:
 def _secrets(texts: Sequence[ReleaseText]) -> GateResult:
     """Tokens, keys and passwords; they cannot be acknowledged."""
     findings = [
-        Finding("secrets", text.file, text.line(found.start), f"looks like {found.kind}; remove it and revoke it")
+        Finding(text.file, text.line(found.start), f"looks like {found.kind}; remove it and revoke it")
         for text in texts
         for found in find_secrets(text.text)
     ]
@@ -344,7 +331,7 @@ def _local_paths(texts: Sequence[ReleaseText]) -> GateResult:
     files = [text for text in texts if not text.is_cell and text.file not in VOCABULARIES]
     what = "a path of this machine; make it relative, or leave it out"
     findings = [
-        Finding("paths", text.file, text.line(match.start()), what)
+        Finding(text.file, text.line(match.start()), what)
         for text in files
         for match in _LOCAL_PATH.finditer(text.text)
     ]
@@ -364,10 +351,9 @@ def _base(folder: Path, facts: ReleaseFacts) -> GateResult:
     if named != facts.base:
         faults.append(f"base_model_name_or_path is not the Hub id {facts.base}")
     if not _COMMIT.fullmatch(revision):
-        faults.append(
-            "names no commit of the base model, so others may load other weights; set model_revision and train"
-        )
-    findings = tuple(Finding("base", ADAPTER_CONFIG, None, what) for what in faults)
+        what = "names no commit of the base model, so others may load other weights; set model_revision and train"
+        faults.append(what)
+    findings = tuple(Finding(ADAPTER_CONFIG, None, what) for what in faults)
     return GateResult("base", f"{facts.base} in {ADAPTER_CONFIG}", findings)
 
 
@@ -379,7 +365,7 @@ def _licence(facts: ReleaseFacts) -> GateResult:
     conflicts = licence_conflicts(facts.licence, facts.source_licences)
     if facts.licence not in HUB_LICENCES - {"unknown"}:
         conflicts.insert(0, "the Hub does not know the repository's licence; choose one with --license")
-    return GateResult("licence", looked_at, tuple(Finding("licence", "", None, line) for line in conflicts))
+    return GateResult("licence", looked_at, tuple(Finding("", None, line) for line in conflicts))
 
 
 def _memory(facts: ReleaseFacts, acknowledged: bool) -> GateResult:
@@ -390,7 +376,7 @@ def _memory(facts: ReleaseFacts, acknowledged: bool) -> GateResult:
         return GateResult("memory", "skipped: it was trained to write labels only")
     if facts.memory is None:
         what = "memorisation of the training texts was not measured"
-        return GateResult("memory", "nothing", (Finding("memory", "", None, what),))
+        return GateResult("memory", "nothing", (Finding("", None, what),))
     longest = facts.memory["longest_run"]
     looked_at = f"{facts.memory['rows']} training prompts, longest run {longest} tokens"
     if longest < LONGEST_RUN:
@@ -401,4 +387,4 @@ def _memory(facts: ReleaseFacts, acknowledged: bool) -> GateResult:
         "groups; train shorter, or add --acknowledge memory"
     )
     may_acknowledge = facts.visibility != "public" or facts.access in SHOWABLE_ACCESS
-    return GateResult("memory", looked_at, (Finding("memory", "", None, what),), acknowledged and may_acknowledge)
+    return GateResult("memory", looked_at, (Finding("", None, what),), acknowledged and may_acknowledge)

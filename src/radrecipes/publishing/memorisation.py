@@ -86,21 +86,17 @@ def verbatim_overlap(
 
 
 def measure_memory(
-    predictor: TextPredictor,
-    dataset: PreparedDataset,
-    rows: int = ROWS,
-    batch_size: int = 32,
-    on_progress: Callable[[int], None] | None = None,
+    predictor: TextPredictor, dataset: PreparedDataset, on_progress: Callable[[int], None] | None = None
 ) -> VerbatimOverlap:
-    """Prompt a run with `rows` training rows, evenly spaced, and compare its output without guard with all training texts.
+    """Prompt a run with `ROWS` training rows, evenly spaced, and compare its output without guard with all training texts.
 
     `on_progress` gets the number of answers in each batch; there are two per row, the adapter's and the base model's.
     """
     train, task = dataset.splits["train"], predictor.task
-    places = np.linspace(0, len(train) - 1, min(rows, len(train))).round().astype(int).tolist()
+    places = np.linspace(0, len(train) - 1, min(ROWS, len(train))).round().astype(int).tolist()
     inputs = [task.inputs(train[place]) for place in places]
     outputs, by_base = (
-        [text.text for text in predictor.generate(inputs, batch_size, untuned, on_progress=on_progress)]
+        [text.text for text in predictor.generate(inputs, untuned=untuned, on_progress=on_progress)]
         for untuned in (False, True)
     )
     texts = [task.target(row) for row in train]
@@ -113,4 +109,4 @@ def _tokens(text: str) -> list[str]:
 
 def _windows(text: str) -> list[tuple[str, ...]]:
     tokens = _tokens(text)
-    return [tuple(tokens[start : start + SHORTEST_RUN]) for start in range(len(tokens) - SHORTEST_RUN + 1)]
+    return list(zip(*(tokens[start:] for start in range(SHORTEST_RUN)), strict=False))

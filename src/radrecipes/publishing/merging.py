@@ -1,7 +1,7 @@
 """Merged models: the trained weights added to the base model's own, and compared with base model plus adapter."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,6 @@ from radrecipes.tasks.rendering import render_example
 _LARGEST_MEAN_DIVERGENCE = 0.01  # nats per token
 # Rows whose logits are compared; answers are compared on the whole test split.
 _COMPARED_ROWS = 16
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class LogitComparison:
-    """Next-token predictions of a merged model against those of base model plus adapter.
-
-    `mean_divergence` is the Kullback-Leibler divergence in nats per token, `largest_difference` that of any logit, `same_top` the
-    fraction of `positions` with the same most probable token.
-    """
-
-    positions: int
-    largest_difference: float
-    mean_divergence: float
-    same_top: float
 
 
 def merge_and_compare(
@@ -44,11 +29,11 @@ def merge_and_compare(
 ) -> dict[str, Any]:
     """Merge a run's adapter into a new folder, and check on the dataset's test split that only rounding changed.
 
-    Returns `dtype`, `logits` ([`LogitComparison`]), the number of compared `answers`, and how many are `same_answers`.
+    Returns `dtype`, `logits` (see [`compare_logits`]), the number of compared `answers`, and how many are `same_answers`.
     `on_progress` gets the number of rows answered since the last call; each row is answered twice.
     """
     recipe, task, adapter = run.recipe, run.task, run.folder / "adapter"
-    merge_adapter(recipe, adapter, folder)
+    dtype = merge_adapter(recipe, adapter, folder)
     tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
     stops, style = stop_token_ids(tokenizer), recipe.arguments.prompt_style
     test = dataset.splits["test"]
@@ -59,17 +44,20 @@ def merge_and_compare(
     rows = [example.prompt_ids + example.completion_ids for example in examples]
     logits = compare_logits(recipe, adapter, load_merged(folder), rows)
     inputs = [task.inputs(row) for row in test]
-    merged = load_merged(folder, compute_dtype(recipe.model.dtype))
+    # The model is replaced before the first answer, which fills caches that depend on it.
+    by_adapter, by_merged = load_predictor(run.folder), load_predictor(run.folder)
+    by_merged.model = load_merged(folder, compute_dtype(recipe.model.dtype)).to(by_merged.model.device)
+    answers = zip(*(_answers(predictor, inputs, on_progress) for predictor in (by_adapter, by_merged)), strict=True)
     return {
-        "dtype": str(_merged_dtype(recipe)).removeprefix("torch."),
-        "logits": asdict(logits),
+        "dtype": str(dtype).removeprefix("torch."),
+        "logits": logits,
         "answers": len(inputs),
-        "same_answers": count_same_answers(run.folder, merged, inputs, on_progress=on_progress),
+        "same_answers": sum(one == other for one, other in answers),
     }
 
 
-def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> None:
-    """Merge an adapter into its base model and save `config.json` and `model*.safetensors` in the recipe's dtype.
+def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> torch.dtype:
+    """Merge an adapter into its base model and save `config.json` and `model*.safetensors` in the recipe's dtype, which it returns.
 
     The base model is loaded unquantised even if training quantised it, because four bits cannot represent the adapter's changes.
     The sum is computed in float32 and rounded once.
@@ -80,14 +68,19 @@ def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> None:
             "its own weights are quantised, so nothing can be merged into them; publish the adapter, without --merge"
         )
         raise InputError(what, recipe.model.model_name_or_path)
-    merged = model.merge_and_unload(safe_merge=True)
-    merged.to(_merged_dtype(recipe)).save_pretrained(folder)
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(recipe.model.dtype, torch.float32)
+    model.merge_and_unload(safe_merge=True).to(dtype).save_pretrained(folder)
+    return dtype
 
 
 def compare_logits(
     recipe: Recipe, adapter: Path, merged: PreTrainedModel, rows: Sequence[Sequence[int]]
-) -> LogitComparison:
-    """Compare every position of `rows` (token ids) in float32, to see only rounding; a [`RuntimeError`] if the merge failed."""
+) -> dict[str, float]:
+    """Compare every position of `rows` (token ids) in float32, to see only rounding; a [`RuntimeError`] if the merge failed.
+
+    Returns `mean_divergence`, the Kullback-Leibler divergence in nats per token; `largest_difference` of any logit; and `same_top`,
+    the fraction of `positions` with the same most probable token.
+    """
     reference = _with_adapter(recipe, adapter)
     positions, same, divergence, largest = 0, 0, 0.0, 0.0
     with torch.inference_mode():
@@ -100,13 +93,17 @@ def compare_logits(
             divergence += float(
                 kl_div(log_softmax(found, -1), log_softmax(expected, -1), reduction="sum", log_target=True)
             )
-    found = LogitComparison(positions, largest, divergence / positions, same / positions)
-    if not found.mean_divergence <= _LARGEST_MEAN_DIVERGENCE:
+    mean = divergence / positions
+    if not mean <= _LARGEST_MEAN_DIVERGENCE:
         raise RuntimeError(
-            "the merged model predicts differently from base model plus adapter: "
-            f"{found.mean_divergence:.3g} nats per token"
+            f"the merged model predicts differently from base model plus adapter: {mean:.3g} nats per token"
         )
-    return found
+    return {
+        "positions": positions,
+        "largest_difference": largest,
+        "mean_divergence": mean,
+        "same_top": same / positions,
+    }
 
 
 def load_merged(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -114,36 +111,13 @@ def load_merged(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedM
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).eval()
 
 
-def count_same_answers(
-    run: Path,
-    merged: PreTrainedModel,
-    inputs: Sequence[dict[str, str]],
-    batch_size: int = 32,
-    on_progress: Callable[[int], None] | None = None,
-) -> int:
-    """Number of inputs for which a merged model gives exactly the same label or text as the adapter in `run`."""
-    answers = []
-    for model in (None, merged):
-        predictor = load_predictor(run)
-        if model is not None:  # before the first answer, which fills caches that depend on the model
-            predictor.model = model.to(predictor.model.device)
-        answers.append(_answers(predictor, inputs, batch_size, on_progress))
-    return sum(one == other for one, other in zip(*answers, strict=True))
-
-
 def _answers(
-    predictor: Predictor,
-    inputs: Sequence[dict[str, str]],
-    batch_size: int,
-    on_progress: Callable[[int], None] | None,
-) -> list[Any]:
+    predictor: Predictor, inputs: Sequence[dict[str, str]], on_progress: Callable[[int], None] | None
+) -> list[str | None]:
+    """The label or text for each input."""
     if isinstance(predictor, LabelPredictor):
-        return [answer.label for answer in predictor.answer(inputs, batch_size, on_progress=on_progress)]
-    return [text.text for text in predictor.generate(inputs, batch_size, on_progress=on_progress)]
-
-
-def _merged_dtype(recipe: Recipe) -> torch.dtype:
-    return _DTYPES.get(recipe.model.dtype, torch.float32)
+        return [answer.label for answer in predictor.answer(inputs, on_progress=on_progress)]
+    return [text.text for text in predictor.generate(inputs, on_progress=on_progress)]
 
 
 def _with_adapter(recipe: Recipe, adapter: Path) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """Tables of results in plain text and Markdown, generated from result files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Context
 from statistics import fmean
 from typing import Any
@@ -116,10 +116,7 @@ def _calibration_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
     """One Markdown table of all recipes: the first two metrics of each task, against the base model and the best baseline."""
-    lines = [
-        _row("task", "recipe", "metric", "fine-tuned", "base model", "best baseline"),
-        "|---" * 6 + "|",
-    ]
+    cells = []
     for result in _in_order(results):
         task = task_of(result)
         rows = [
@@ -133,8 +130,9 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
         for number, (metric, systems) in enumerate(rows):
             ours, base = (_over_seeds(systems.get(name), None, metric.digits) for name in (task.main_system, BASE))
             start = (task.words.title, result["recipe"]) if number == 0 else ("", "")
-            lines.append(_row(*start, metric.heading, ours, base, _best_baseline(systems, metric)))
-    return "\n".join([*lines, "", "Mean ± standard deviation over seeds, on test rows not seen in training."])
+            cells.append([*start, metric.heading, ours, base, _best_baseline(systems, metric)])
+    table = _markdown(["task", "recipe", "metric", "fine-tuned", "base model", "best baseline"], cells)
+    return f"{table}\n\nMean ± standard deviation over seeds, on test rows not seen in training."
 
 
 def _best_baseline(systems: Mapping[str, Mapping[str, Any]], metric: HeadlineMetric) -> str:
@@ -166,21 +164,22 @@ def _in_order(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
-    columns = task.published
-    lines = [_row("recipe", "system", *(metric.heading for metric in columns)), "|---" * (2 + len(columns)) + "|"]
-    for result in results:
-        for system, figures in result["systems"].items():
-            cells = [_over_seeds(figures[metric.name], None, metric.digits) for metric in columns]
-            lines.append(_row(result["recipe"], _system_title(result, system), *cells))
-    decided = [row for result in results for row in _decision_rows(result)]
-    if decided:
-        titles = ("recipe", "system", "target accuracy", "coverage", "selective accuracy", "AURC ↓", "ECE ↓")
-        lines += ["", _row(*titles), "|---" * len(titles) + "|", *decided]
-    return "\n".join([*lines, "", *map(_note, results)])
+    rows = [
+        [result["recipe"], _system_title(result, system)]
+        + [_over_seeds(figures[metric.name], None, metric.digits) for metric in task.published]
+        for result in results
+        for system, figures in result["systems"].items()
+    ]
+    parts = [_markdown(["recipe", "system", *(metric.heading for metric in task.published)], rows)]
+    if decided := [row for result in results for row in _decision_rows(result)]:
+        titles = ["recipe", "system", "target accuracy", "coverage", "selective accuracy", "AURC ↓", "ECE ↓"]
+        parts.append(_markdown(titles, decided))
+    return "\n\n".join([*parts, "\n".join(map(_note, results))])
 
 
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head, *lines = (f"| {' | '.join(cells)} |" for cells in (titles, *rows))
+    return "\n".join([head, "|---" * len(titles) + "|", *lines])
 
 
 def _system_title(result: Mapping[str, Any], system: str) -> str:
@@ -239,7 +238,7 @@ def _differences(result: Mapping[str, Any]) -> str:
     )
 
 
-def _decision_rows(result: Mapping[str, Any]) -> list[str]:
+def _decision_rows(result: Mapping[str, Any]) -> list[list[str]]:
     """Rows of the table on selective prediction; none if answers have no confidence."""
     decided, calibration = result.get("decisions"), result.get("calibration")
     if not decided:
@@ -250,9 +249,7 @@ def _decision_rows(result: Mapping[str, Any]) -> list[str]:
         # Only the fine-tuned model's probabilities are calibrated.
         found.append(calibration["expected_calibration_error"] if calibration and system == ADAPTER else None)
         cells = [_over_seeds(figure, len(result["seeds"])) for figure in found]
-        rows.append(
-            _row(result["recipe"], system.replace("_", " "), f"{100 * decided['target_accuracy']:g} %", *cells)
-        )
+        rows.append([result["recipe"], system.replace("_", " "), f"{100 * decided['target_accuracy']:g} %", *cells])
     return rows
 
 

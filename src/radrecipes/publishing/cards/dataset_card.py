@@ -1,17 +1,12 @@
 """The dataset card of a prepared dataset, and the summary that the terminal shows after preparation."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from huggingface_hub import DatasetCard
 
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.data.preparation import drop_reasons
-from radrecipes.publishing.cards.front_matter import card_title, dataset_card_data
+from radrecipes.publishing.cards.front_matter import card_title, dataset_card_data, render_card
 from radrecipes.tasks import TASKS
-
-_TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 
 
 def render_dataset_card(manifest: Mapping[str, Any]) -> str:
@@ -25,9 +20,9 @@ def render_dataset_card(manifest: Mapping[str, Any]) -> str:
         annotations="machine-generated" if synthetic else "found",
         tags=task.words.tags,
     )
-    card = DatasetCard.from_template(
+    return render_card(
+        "dataset_card.md.jinja",
         data,
-        template_path=str(_TEMPLATE),
         title=card_title(manifest),
         synthetic=synthetic,
         labelled="labels" in manifest,
@@ -38,7 +33,6 @@ def render_dataset_card(manifest: Mapping[str, Any]) -> str:
         split_names=SPLITS,
         drop_reasons=drop_reasons(input_column, target_column),
     )
-    return str(card).rstrip() + "\n"
 
 
 def render_preparation_summary(manifest: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
-"""YAML front matter of dataset cards for the Hub, and the access form of gated repositories."""
+"""What all cards share: the template, YAML front matter of datasets, and the access form of gated repositories."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from huggingface_hub.repocard_data import DatasetCardData
+from huggingface_hub.repocard_data import CardData, DatasetCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.publishing.licences import check_licence
@@ -13,6 +14,19 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 # Licence name for `license: other` in dataset cards, whose text names the source.
 TERMS_OF_THE_SOURCE = "terms-of-the-source"
+
+
+def render_card(template: str, front_matter: CardData, **values: Any) -> str:
+    """A card: Markdown with YAML front matter. Text is not escaped."""
+    environment = Environment(
+        loader=PackageLoader("radrecipes.publishing.cards"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["python"] = repr
+    text = environment.get_template(template).render(card_data=front_matter.to_yaml(), **values)
+    return text.rstrip() + "\n"
 
 
 def card_title(manifest: Mapping[str, Any]) -> str:

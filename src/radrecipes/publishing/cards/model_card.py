@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.label_metrics import ADAPTER
 from radrecipes.evaluation.results import results_fit
 from radrecipes.models.base import TEXT_PART_KEYS
 from radrecipes.publishing.cards.card_checks import check_card
-from radrecipes.publishing.cards.front_matter import gated_form
+from radrecipes.publishing.cards.front_matter import gated_form, render_card
 from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import RecipeArguments
 from radrecipes.reporting import label_page, text_page
@@ -20,8 +19,6 @@ from radrecipes.reporting.label_tables import best_baseline, decisions
 from radrecipes.reporting.result_tables import difference_with_interval, metric_with_interval, results_table
 from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task, metric_value
 from radrecipes.tasks.rendering import plain_prompt
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 # Assumed watts per CPU core and GPU in use: a core's fraction of a server, and the board power of an H100 SXM.
 CORE_WATTS = 10
@@ -70,38 +67,31 @@ def render_model_card(
     _check_same_run(manifest, metrics, results)
     licence = {"license": license, "license_name": license_name, "license_link": license_link}
     data = _card_data(task, manifest, metrics, repo_id, merged, dataset, dataset_id, licence)
-    text = (
-        _environment()
-        .get_template("model_card.md.jinja")
-        .render(
-            card_data=data.to_yaml(),
-            repo_id=repo_id,
-            tag=tag,
-            license=license,
-            license_name=license_name,
-            merged=merged,
-            manifest=manifest,
-            metrics=metrics,
-            results=results,
-            task=task,
-            words=task.words,
-            is_label=isinstance(task, LabelTask),
-            checks_reports=isinstance(task, ReportWritingTask),
-            base=base,
-            text_part_keys=TEXT_PART_KEYS if base.get("text_part") and not merged else None,
-            base_license=base_license or BASE_LICENCES.get(base["model_id"]),
-            data=manifest["data"],
-            data_name=Path(manifest["data"]["folder"]).name,
-            dataset=dataset,
-            dataset_id=dataset_id,
-            dataset_tag=dataset_tag,
-            seeds_table=results_table([results]) if results else None,
-            **_prompt_values(task, manifest, metrics),
-            **_training_values(manifest),
-            **_evaluation_values(task, metrics),
-        )
+    text = render_card(
+        "model_card.md.jinja",
+        data,
+        repo_id=repo_id,
+        tag=tag,
+        license=license,
+        license_name=license_name,
+        merged=merged,
+        manifest=manifest,
+        metrics=metrics,
+        results=results,
+        task=task,
+        words=task.words,
+        checks_reports=isinstance(task, ReportWritingTask),
+        base=base,
+        text_part_keys=TEXT_PART_KEYS if base.get("text_part") and not merged else None,
+        base_license=base_license or BASE_LICENCES.get(base["model_id"]),
+        data=manifest["data"],
+        data_name=Path(manifest["data"]["folder"]).name,
+        dataset=dataset,
+        dataset_id=dataset_id,
+        dataset_tag=dataset_tag,
+        seeds_table=results_table([results]) if results else None,
+        **_values(task, manifest, metrics),
     )
-    text = text.rstrip() + "\n"
     check_card(text)
     return text
 
@@ -187,41 +177,24 @@ def _eval_results(task: Task, metrics: Mapping[str, Any], dataset_id: str | None
     ]
 
 
-def _prompt_values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    fields, chat = manifest["recipe"]["fields"], manifest["prompt"]["style"] == "chat"
-    question = task.question(task.read_input(task.words.example))
-    longest = fields.get("max_new_tokens") or metrics["decoding"].get("max_new_tokens")
-    return {
-        "chat": chat,
-        "prompt": question if chat else plain_prompt(question),
-        "max_new_tokens": longest or RecipeArguments.max_new_tokens,
-        "quantised_bits": _quantised_bits(fields),
-    }
-
-
-def _training_values(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template cannot read from the two documents as it stands."""
+    fields, is_label = manifest["recipe"]["fields"], isinstance(task, LabelTask)
+    titles, question = _system_titles(task, metrics), task.question(task.read_input(task.words.example))
     kilowatt_hours, assumption = energy_estimate(manifest)
-    energy = f"{1000 * kilowatt_hours:.1f} Wh" if kilowatt_hours < 0.1 else f"{kilowatt_hours:.1f} kWh"
+    longest = fields.get("max_new_tokens") or metrics["decoding"].get("max_new_tokens")
+    rows = decisions(metrics) if is_label else []
     return {
-        "memory": manifest.get("memory"),
-        "merged_as": manifest.get("merged"),
-        "method": _method(manifest["recipe"]["fields"]),
+        "is_label": is_label,
+        "prompt": question if manifest["prompt"]["style"] == "chat" else plain_prompt(question),
+        "max_new_tokens": longest or RecipeArguments.max_new_tokens,
+        "quantised_bits": next((bits for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), None),
         "settings": _settings(manifest),
-        "resumes": _resumes(manifest),
-        "determinism": manifest.get("determinism"),
-        "constraints_sha256": manifest.get("constraints_sha256"),
         "libraries": {name: manifest["packages"][name] for name in _LIBRARIES if name in manifest["packages"]},
         "machine": _machine(manifest),
         "launch": _launch(manifest),
-        "energy": energy,
+        "energy": f"{1000 * kilowatt_hours:.1f} Wh" if kilowatt_hours < 0.1 else f"{kilowatt_hours:.1f} kWh",
         "energy_assumption": assumption,
-    }
-
-
-def _evaluation_values(task: Task, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    is_label, titles = isinstance(task, LabelTask), _system_titles(task, metrics)
-    rows = decisions(metrics) if is_label else []
-    return {
         "table": _systems_table(task, metrics, titles),
         "system_titles": titles,
         "best_baseline": best_baseline(metrics) if is_label else None,
@@ -240,8 +213,7 @@ def _system_titles(task: Task, metrics: Mapping[str, Any]) -> dict[str, str]:
 
 def _systems_table(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """One row per system and one column per headline metric, with intervals."""
-    rows = [["system", *(metric.heading for metric in task.published)]]
-    rows.append(["---"] * len(rows[0]))
+    rows = [["system", *(metric.heading for metric in task.published)], ["---"] * (1 + len(task.published))]
     for name, system in metrics["systems"].items():
         fewer = system.get("rows", metrics["rows"]) < metrics["rows"]
         title = titles[name] + (f" ({system['rows']:,} {task.words.rows} only)" if fewer else "")
@@ -265,16 +237,6 @@ def _comparisons(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, st
     return lines
 
 
-def _method(fields: Mapping[str, Any]) -> str:
-    bits = _quantised_bits(fields)
-    name = "QLoRA" if bits == 4 else "LoRA"
-    return f"{name}: a low-rank adapter on the base model" + (f" in {bits} bit" if bits else "")
-
-
-def _quantised_bits(fields: Mapping[str, Any]) -> int | None:
-    return next((bits for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), None)
-
-
 def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
     fields, training = manifest["recipe"]["fields"], manifest["training"]
     settings = {title: fields[name] for name, title in _FIELDS.items() if name in fields}
@@ -289,15 +251,6 @@ def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "prompt style": manifest["prompt"]["style"],
         "dtype of the base model": manifest["base"]["dtype"],
     }
-
-
-def _resumes(manifest: Mapping[str, Any]) -> list[str]:
-    """Where training was interrupted and resumed, and what had changed."""
-    lines = []
-    for resume in manifest["training"].get("resumes", []):
-        changes = [f"{name} `{before}` became `{now}`" for name, (before, now) in resume["changed"].items()]
-        lines.append(f"after step {resume['step']:,}: {'; '.join(changes) or 'nothing had changed'}")
-    return lines
 
 
 def _machine(manifest: Mapping[str, Any]) -> str:
@@ -317,15 +270,3 @@ def _launch(manifest: Mapping[str, Any]) -> str:
     if processes == 1:
         return "--config_file accelerate_configs/single_gpu.yaml"
     return f"--config_file accelerate_configs/ddp.yaml --num_processes {processes}"
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["python"] = repr
-    return environment

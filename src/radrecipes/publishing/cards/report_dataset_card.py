@@ -1,19 +1,15 @@
 """The dataset card of prepared reports, and summary tables for the terminal: counts, never text."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.data.report_preparation import COLUMNS, FILTERS
 from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.data.sources.report_source import DROP_REASONS
-from radrecipes.publishing.cards.front_matter import card_title, dataset_card_data
+from radrecipes.publishing.cards.front_matter import card_title, dataset_card_data, render_card
 from radrecipes.radiology.observations import OBSERVATIONS
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _CHANGES = {
     "earlier_studies": "comparison with an earlier study left out",
     "deidentified": "de-identification mark left out or rewritten",
@@ -33,9 +29,9 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
         tags=["chest-x-ray", "radiology-report"],
         extends=None if manifest["generator"] else source.published,
     )
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)
-    text = environment.get_template("report_dataset_card.md.jinja").render(
-        card_data=data.to_yaml(),
+    return render_card(
+        "report_dataset_card.md.jinja",
+        data,
         title=card_title(manifest),
         synthetic=manifest["access"] == "synthetic",
         manifest=manifest,
@@ -47,7 +43,6 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
         changes=_CHANGES,
         relabelled=relabelled,
     )
-    return text.rstrip() + "\n"
 
 
 def render_report_summary(manifest: Mapping[str, Any]) -> str:
