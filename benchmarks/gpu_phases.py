@@ -48,7 +48,7 @@ from radrecipes.planning.gpus import GPUS
 from radrecipes.planning.machine_plan import measure_products
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS
-from radrecipes.tasks.rendering import render_completions, render_prompt
+from radrecipes.tasks.rendering import render_completions, render_prompts
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.training.data import fitting_rows, render_rows
@@ -411,7 +411,8 @@ def _answer(rows: Rows, model: Any, base: Any, tokenizer: Any, size: Size) -> No
     completions = render_completions(task, names, tokenizer, "plain", stops)
     completions = [[token % known for token in completion] for completion in completions]
     notes = load_prepared_dataset("data/protocol_synthetic").splits["test"]["note"][: size.answered]
-    prompts = [[token % known for token in render_prompt(task, {"note": note}, tokenizer, "plain")] for note in notes]
+    prompts = render_prompts(task, [{"note": note} for note in notes], tokenizer, "plain")
+    prompts = [[token % known for token in prompt] for prompt in prompts]
     for batch in size.scoring_batches:
         with rows.attempt(f"score_{batch}", f"label scoring, {len(names)} labels, batches of {batch}") as found:
             scorer = LabelScorer(model, tokenizer, completions)

@@ -28,7 +28,7 @@ from radrecipes.models import base as models
 from radrecipes.models.weights import LoraAdapter
 from radrecipes.recipe import find_recipes, parse_recipe
 from radrecipes.tasks import TASKS
-from radrecipes.tasks.rendering import render_prompt
+from radrecipes.tasks.rendering import render_prompts
 from radrecipes.training.collators import IGNORED
 from radrecipes.training.data import load_training_data
 
@@ -336,7 +336,7 @@ def check_what_is_read_and_learned(recipe, markup):
     for row, ids, labels in zip(rows, data.rows.rows["input_ids"], data.rows.rows["labels"], strict=True):
         learned = [label for label in labels if label != IGNORED]
         prompt = ids[: len(ids) - len(learned)]
-        assert prompt == render_prompt(task, task.inputs(row), tokenizer, recipe.arguments.prompt_style)
+        assert prompt == render_prompts(task, [task.inputs(row)], tokenizer, recipe.arguments.prompt_style)[0]
         assert tokenizer.decode(prompt) == markup.prompt.replace("{question}", task.question(task.inputs(row)))
         assert tokenizer.decode(learned) == markup.answer.replace("{answer}", task.target(row))
         assert learned[-1] == stop and learned.count(stop) == 1

@@ -15,7 +15,7 @@ from radrecipes.models import base as models
 from radrecipes.models.weights import weights_in
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
-from radrecipes.tasks.rendering import render_prompt
+from radrecipes.tasks.rendering import render_prompts
 
 RECIPE = "recipes/tiny/report_lora.yaml"
 # Two blocks of 64 weights a row: 4-bit layers are quantised in blocks.
@@ -61,9 +61,8 @@ def write(untuned=False):
     base = models.load_base(recipe.model)
     model = weights_in(Path("runs/one/adapter")).load(base, recipe.model.model_name_or_path)
     task, style = TASKS["report"], recipe.arguments.prompt_style
-    prompts = [
-        render_prompt(task, {task.input_column: observations}, tokenizer, style) for observations, *_ in TINY_REPORTS
-    ]
+    inputs = [{task.input_column: observations} for observations, *_ in TINY_REPORTS]
+    prompts = render_prompts(task, inputs, tokenizer, style)
     if untuned:
         model.disable_adapter_layers()
     written = generate(model, tokenizer, prompts, models.stop_token_ids(tokenizer), 40)

@@ -18,7 +18,7 @@ from radrecipes.inference.prediction_stream import (
     write_answers,
     write_rejects,
 )
-from radrecipes.inference.predictors.label_predictor import label_answers_table
+from radrecipes.inference.predictors import LabelPredictor
 from radrecipes.tasks import TASKS
 
 
@@ -26,6 +26,12 @@ def output(label, confidence, automatic, reason, *top):
     return SystemOutput(
         text=label, label=label, confidence=confidence, automatic=automatic, review_reason=reason, top=top
     )
+
+
+def answers_table(examples, answers, decode, keep_input):
+    predictor = object.__new__(LabelPredictor)
+    predictor.decode, predictor.task = decode, TASKS["protocol"]
+    return predictor.answers_table(examples, answers, keep_input)
 
 
 EXAMPLES = [Example(row_id, row_id, {"note": note}, "") for row_id, note in (("7", "knee,\npain"), ("x", "stroke é"))]
@@ -39,7 +45,7 @@ ANSWERS = [
 def test_every_format_holds_the_same_answers_in_order(tmp_path, suffix):
     parts = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
     for part, example, answer in zip(parts, EXAMPLES, ANSWERS, strict=True):
-        pq.write_table(label_answers_table([example], [answer], "score", kept_column="note"), part)
+        pq.write_table(answers_table([example], [answer], "score", True), part)
     path = tmp_path / f"out{suffix}"
     counted = write_answers(parts, path, suffix, "decision")
     assert counted == {"auto": 1, "NEEDS_REVIEW": 1}
@@ -73,13 +79,13 @@ def test_every_format_holds_the_same_answers_in_order(tmp_path, suffix):
 
 
 def test_without_a_threshold_a_person_must_look_and_notes_stay_out_unless_asked():
-    table = label_answers_table(EXAMPLES[:1], [output("MR Knee", 0.9, None, None)], "score", kept_column=None)
+    table = answers_table(EXAMPLES[:1], [output("MR Knee", 0.9, None, None)], "score", False)
     assert table["decision"].to_pylist() == ["NEEDS_REVIEW"] and "note" not in table.column_names
 
 
 def test_generated_answers_have_no_probability(tmp_path):
     answers = [SystemOutput("MR Knee", "MR Knee"), SystemOutput("no idea", None)]
-    pq.write_table(label_answers_table(EXAMPLES, answers, "generate", None), tmp_path / "0.parquet")
+    pq.write_table(answers_table(EXAMPLES, answers, "generate", False), tmp_path / "0.parquet")
     assert write_answers([tmp_path / "0.parquet"], tmp_path / "out.csv", ".csv", "label")[None] == 1
     with (tmp_path / "out.csv").open(newline="") as stream:
         assert list(csv.reader(stream)) == [
@@ -146,7 +152,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path, kind):
         for number, chunk in enumerate(iterate_chunks(iterate_inputs(path, TASKS["protocol"], "note", None), 100)):
             answers = [output("MR Knee", 0.9, True, None, ("MR Knee", 0.9))] * len(chunk)
             parts.append(tmp_path / f"{rows}-{number}.parquet")
-            pq.write_table(label_answers_table(chunk, answers, "score", kept_column="note"), parts[-1])
+            pq.write_table(answers_table(chunk, answers, "score", True), parts[-1])
         write_answers(parts, tmp_path / "out.csv", ".csv", "decision")
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

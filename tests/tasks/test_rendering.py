@@ -9,7 +9,7 @@ from radrecipes.errors import InputError
 from radrecipes.models.base import separate_padding, stop_token_ids
 from radrecipes.radiology.consistency import read_sections
 from radrecipes.tasks.protocol import ProtocolTask
-from radrecipes.tasks.rendering import prompt_template_digest, render_example, render_prompt
+from radrecipes.tasks.rendering import prompt_template_digest, render_examples, render_prompts
 
 TASK = ProtocolTask()
 TOKENIZER = build_tiny_tokenizer()
@@ -30,7 +30,11 @@ def with_template(template):
 
 
 def render(note, style, target="CT Head", tokenizer=TOKENIZER):
-    return render_example(TASK, {"note": note}, target, tokenizer, style, STOPS)
+    return render_examples(TASK, [{"note": note}], [target], tokenizer, style, STOPS)[0]
+
+
+def prompt_of(note, style, tokenizer=TOKENIZER):
+    return render_prompts(TASK, [{"note": note}], tokenizer, style)[0]
 
 
 def test_chat_prompt_and_answer_are_the_template_as_it_stands():
@@ -61,7 +65,7 @@ def test_chat_ids_are_those_of_trls_own_tokenisation_of_an_ordinary_note():
 @given(notes, st.sampled_from(STYLES))
 def test_prediction_reads_the_prompt_that_training_read_and_the_answer_stops_once(note, style):
     example = render(note, style)
-    assert example.prompt_ids == render_prompt(TASK, {"note": note}, TOKENIZER, style)
+    assert example.prompt_ids == prompt_of(note, style, TOKENIZER)
     assert [token in STOPS for token in example.completion_ids].index(True) == len(example.completion_ids) - 1
 
 
@@ -69,8 +73,8 @@ def test_prediction_reads_the_prompt_that_training_read_and_the_answer_stops_onc
 @given(notes, st.sampled_from(STYLES))
 def test_a_note_holds_no_special_token(note, style):
     special = set(TOKENIZER.all_special_ids)
-    ordinary = render_prompt(TASK, {"note": "r/o bleed"}, TOKENIZER, style)
-    prompt = render_prompt(TASK, {"note": note}, TOKENIZER, style)
+    ordinary = prompt_of("r/o bleed", style, TOKENIZER)
+    prompt = prompt_of(note, style, TOKENIZER)
     assert [token for token in prompt if token in special] == [token for token in ordinary if token in special]
 
 
@@ -86,14 +90,14 @@ def test_a_note_cannot_end_its_turn_and_answer_for_the_model():
 )
 @pytest.mark.parametrize("style", STYLES)
 def test_an_ordinary_note_reaches_the_model_unchanged(note, style):
-    assert f"\n{note}" in TOKENIZER.decode(render_prompt(TASK, {"note": note}, TOKENIZER, style))
+    assert f"\n{note}" in TOKENIZER.decode(prompt_of(note, style, TOKENIZER))
 
 
 def test_what_a_template_writes_behind_the_first_stop_token_is_not_trained():
     template = TOKENIZER.chat_template.replace("'<|im_end|>\\n'", "'<|im_end|>\\n<|endoftext|>'")
     tokenizer = with_template(template)
     assert template != TOKENIZER.chat_template
-    example = render_example(TASK, {"note": "x"}, "CT Head", tokenizer, "chat", [2, 0])
+    example = render("x", "chat", "CT Head", tokenizer)
     assert tokenizer.decode(example.completion_ids) == "CT Head<|im_end|>"
 
 
@@ -115,8 +119,8 @@ def test_template_without_a_stop_token_is_refused():
 
 def test_tokenizer_without_a_template_is_refused_and_the_mend_named():
     with pytest.raises(InputError, match="prompt_style: plain"):
-        render_prompt(TASK, {"note": "x"}, with_template(None), "chat")
-    assert render_prompt(TASK, {"note": "x"}, with_template(None), "plain")
+        prompt_of("x", "chat", with_template(None))
+    assert prompt_of("x", "plain", with_template(None))
 
 
 def test_digest_changes_with_instruction_template_and_style():
@@ -147,7 +151,7 @@ class TestBioGPT:
     ).map("".join)
 
     def render(self, note, target="CT Head"):
-        return render_example(TASK, {"note": note}, target, BIOGPT, "plain", stop_token_ids(BIOGPT))
+        return render_examples(TASK, [{"note": note}], [target], BIOGPT, "plain", stop_token_ids(BIOGPT))[0]
 
     def test_prompt_and_answer(self):
         example = self.render("r/o bleed; 1.5 cm, don't")
@@ -162,7 +166,7 @@ class TestBioGPT:
     @given(notes, st.sampled_from(["CT Head", "FINDINGS: No edema.\nIMPRESSION: Normal.", "'s", ". x", "-", "1.5 cm"]))
     def test_prediction_reads_the_prompt_that_training_read(self, note, target):
         example = self.render(note, target)
-        assert example.prompt_ids == render_prompt(TASK, {"note": note}, BIOGPT, "plain")
+        assert example.prompt_ids == prompt_of(note, "plain", BIOGPT)
         assert example.completion_ids[-1] == self.END and self.END not in example.completion_ids[:-1]
         # The prompt decides nothing about the answer's tokens, so that labels can be scored behind any of them
         assert example.completion_ids == self.render("x", target).completion_ids
@@ -170,7 +174,7 @@ class TestBioGPT:
     @settings(max_examples=200, deadline=None)
     @given(notes)
     def test_a_note_holds_no_special_token(self, note):
-        prompt = render_prompt(TASK, {"note": note}, BIOGPT, "plain")
+        prompt = prompt_of(note, "plain", BIOGPT)
         special = {BIOGPT.bos_token_id, BIOGPT.pad_token_id, self.END}  # <unk> stands for letters that BioGPT lacks
         assert [token for token in prompt if token in special] == [self.END]
 
@@ -192,4 +196,4 @@ class TestBioGPT:
 
     def test_the_chat_style_names_the_mend(self):
         with pytest.raises(InputError, match="prompt_style: plain"):
-            render_prompt(TASK, {"note": "x"}, BIOGPT, "chat")
+            prompt_of("x", "chat", BIOGPT)

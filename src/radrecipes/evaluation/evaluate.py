@@ -17,10 +17,9 @@ from radrecipes.evaluation.label_metrics import EvaluationRows, baseline_outputs
 from radrecipes.evaluation.report_metrics import ReportEvaluation
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, TextEvaluation
 from radrecipes.inference.abstention import DecisionPolicy
-from radrecipes.inference.label_scoring import LabelScores
 from radrecipes.inference.predictors import LabelPredictor, Predictor, TextPredictor
 from radrecipes.inference.predictors.text_predictor import TEMPERATURE
-from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS
+from radrecipes.inference.selective import TARGETS
 from radrecipes.tasks import LabelTask, ReportWritingTask
 
 # The untuned base model seldom stops, so each of its texts takes as long as possible: a sample shows what it can do.
@@ -96,7 +95,9 @@ def evaluate_labels(
     systems, validated, policy, calibration, left_out = {}, {}, None, None, None
     if predictor.decode == "score":
         scores = answered(predictor.score, validation, "validation")
-        policy = _fit_policy(predictor, scores, validation, dataset.digest, options.target_accuracy)
+        policy = predictor.fit_policy(
+            scores, validation.references, validation.groups, dataset.digest, options.target_accuracy
+        )
         validated[ADAPTER] = predictor.decided(predictor.probabilities(scores))
         scores = answered(predictor.score, rows, ADAPTER)
         systems[ADAPTER] = predictor.decided(predictor.probabilities(scores))
@@ -124,7 +125,12 @@ def evaluate_labels(
         embedder=embedder,
         split=options.split,
         dataset=_facts(dataset),
-        decoding=_label_decoding(predictor, left_out),
+        decoding={
+            "method": predictor.decode,
+            "max_new_tokens": None if policy else predictor.recipe.arguments.max_new_tokens,
+            "left_out_mass": predictor.scorer.left_out_mass if policy else None,
+            "left_out_share": left_out,  # the fraction of labels whose score is a bound
+        },
         seeds=_seeds(predictor),
         validation_rows=validation,
         validation_systems=validated,
@@ -185,33 +191,6 @@ def evaluate_texts(
         seeds=_seeds(predictor),
     )
     return Evaluated(metrics, rows.table(systems, checks, dataset.access))
-
-
-def _fit_policy(
-    predictor: LabelPredictor,
-    scores: LabelScores,
-    validation: EvaluationRows,
-    dataset_digest: str,
-    target_accuracy: float | None,
-) -> DecisionPolicy:
-    target = target_accuracy or DEFAULT_TARGET
-    policy = predictor.fit_policy(
-        scores, validation.references, validation.groups, dataset_digest, sorted({*TARGETS, target}), target
-    )
-    if target_accuracy:
-        policy.threshold_for(target)  # raises for a requested target that validation cannot support
-    return policy
-
-
-def _label_decoding(predictor: LabelPredictor, left_out: float | None) -> dict[str, Any]:
-    """How labels were chosen; `left_out` is the fraction of labels whose score is a bound, `None` for generated labels."""
-    scored = left_out is not None
-    return {
-        "method": predictor.decode,
-        "max_new_tokens": None if scored else predictor.recipe.arguments.max_new_tokens,
-        "left_out_mass": predictor.scorer.left_out_mass if scored else None,
-        "left_out_share": left_out,
-    }
 
 
 def _label_rows(task: LabelTask, split: Dataset, limit: int | None) -> EvaluationRows:

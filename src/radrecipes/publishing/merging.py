@@ -16,7 +16,7 @@ from radrecipes.models.base import compute_dtype, load_base, load_tokenizer, sto
 from radrecipes.models.weights import weights_in
 from radrecipes.publishing.release import FinishedRun
 from radrecipes.recipe import Recipe
-from radrecipes.tasks.rendering import render_example
+from radrecipes.tasks.rendering import render_examples
 
 # Rounding to bfloat16 changes every weight by at most 0.2 %; a failed merge is far beyond this.
 _LARGEST_MEAN_DIVERGENCE = 0.01  # nats per token
@@ -37,10 +37,9 @@ def merge_and_compare(
     tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
     stops, style = stop_token_ids(tokenizer), recipe.arguments.prompt_style
     test = dataset.splits["test"]
-    examples = [
-        render_example(task, task.inputs(row), task.target(row), tokenizer, style, stops)
-        for row in test.select(range(min(_COMPARED_ROWS, len(test))))
-    ]
+    compared = test.select(range(min(_COMPARED_ROWS, len(test)))).to_list()
+    inputs, targets = map(task.inputs, compared), map(task.target, compared)
+    examples = render_examples(task, list(inputs), list(targets), tokenizer, style, stops)
     rows = [example.prompt_ids + example.completion_ids for example in examples]
     logits = compare_logits(recipe, adapter, load_merged(folder), rows)
     inputs = [task.inputs(row) for row in test]

@@ -18,26 +18,11 @@ class RenderedExample:
     completion_ids: list[int]
 
 
-def render_prompt(task: Task, inputs: dict[str, str], tokenizer: PreTrainedTokenizerBase, style: str) -> list[int]:
-    """Token ids of the prompt; `style` is `"chat"` (needs a chat template) or `"plain"`, as in the recipe."""
-    return _prompts(_questions(task, [inputs], tokenizer), tokenizer, style)[0]
-
-
-def render_example(
-    task: Task,
-    inputs: dict[str, str],
-    target: str,
-    tokenizer: PreTrainedTokenizerBase,
-    style: str,
-    stop_token_ids: list[int],
-) -> RenderedExample:
-    """Token ids of prompt and completion of one training row.
-
-    The first of `stop_token_ids` is appended if style `"plain"` writes none. It is an [`InputError`] if the template
-    changes the prompt when an answer follows (training and prediction would differ), or writes no stop token after the
-    answer (the model would never learn to stop).
-    """
-    return render_examples(task, [inputs], [target], tokenizer, style, stop_token_ids)[0]
+def render_prompts(
+    task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, style: str
+) -> list[list[int]]:
+    """Token ids of the prompts; `style` is `"chat"` (needs a chat template) or `"plain"`, as in the recipe."""
+    return _token_ids(_questions(task, inputs, tokenizer), None, tokenizer, style)
 
 
 def render_examples(
@@ -48,18 +33,15 @@ def render_examples(
     style: str,
     stop_token_ids: list[int],
 ) -> list[RenderedExample]:
-    """[`render_example`] for many rows, 1.4 times as fast as one by one."""
+    """Token ids of prompt and completion of training rows.
+
+    The first of `stop_token_ids` is appended if style `"plain"` writes none. It is an [`InputError`] if the template
+    changes the prompt when an answer follows (training and prediction would differ), or writes no stop token after the
+    answer (the model would never learn to stop).
+    """
     questions = _questions(task, inputs, tokenizer)
-    prompts = _prompts(questions, tokenizer, style)
-    if style == "plain":
-        texts = [f"{plain_prompt(question)} {target}" for question, target in zip(questions, targets, strict=True)]
-        wholes = tokenizer(texts)["input_ids"]
-    else:
-        turns = [
-            [{"role": "user", "content": question}, {"role": "assistant", "content": target}]
-            for question, target in zip(questions, targets, strict=True)
-        ]
-        wholes = _in_template(turns, tokenizer)
+    prompts = _token_ids(questions, None, tokenizer, style)
+    wholes = _token_ids(questions, targets, tokenizer, style)
     return [
         _split_up(prompt_ids, whole, style, stop_token_ids) for prompt_ids, whole in zip(prompts, wholes, strict=True)
     ]
@@ -90,10 +72,9 @@ def render_completions(
     stop_token_ids: list[int],
 ) -> list[list[int]]:
     """Token ids of each target as the model writes it, with its stop token; independent of the prompt."""
-    inputs = {task.input_column: "x"}
-    return [
-        render_example(task, inputs, target, tokenizer, style, stop_token_ids).completion_ids for target in targets
-    ]
+    inputs = [{task.input_column: "x"}] * len(targets)
+    examples = render_examples(task, inputs, targets, tokenizer, style, stop_token_ids)
+    return [example.completion_ids for example in examples]
 
 
 def prompt_template_digest(task: Task, tokenizer: PreTrainedTokenizerBase, style: str) -> str:
@@ -103,18 +84,22 @@ def prompt_template_digest(task: Task, tokenizer: PreTrainedTokenizerBase, style
     return hashlib.sha256(f"{style}\n{probe}\n{template}".encode()).hexdigest()
 
 
-def _prompts(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, style: str) -> list[list[int]]:
-    if style == "plain":
-        return tokenizer([plain_prompt(question) for question in questions])["input_ids"]
-    _require_template(tokenizer)
-    turns = [[{"role": "user", "content": question}] for question in questions]
-    return _in_template(turns, tokenizer, add_generation_prompt=True)
-
-
-def _in_template(
-    turns: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, **options: bool
+def _token_ids(
+    questions: Sequence[str], answers: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, style: str
 ) -> list[list[int]]:
-    texts = tokenizer.apply_chat_template(turns, tokenize=False, **options)
+    """Token ids of the user's turns, followed by their answers if given."""
+    if style == "plain":
+        texts = [plain_prompt(question) for question in questions]
+        if answers is not None:
+            texts = [f"{text} {answer}" for text, answer in zip(texts, answers, strict=True)]
+        return tokenizer(texts)["input_ids"]
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template; set `prompt_style: plain` or `chat_template_path`")
+    turns = [[{"role": "user", "content": question}] for question in questions]
+    if answers is not None:
+        for turn, answer in zip(turns, answers, strict=True):
+            turn.append({"role": "assistant", "content": answer})
+    texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answers is None)
     # As apply_chat_template does, but without its wrapper around the ids: the text already contains the special tokens.
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
@@ -140,8 +125,3 @@ def _questions(task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrain
 def plain_prompt(question: str) -> str:
     """A question in style `"plain"`, for base models without a chat template."""
     return f"{question}\nAnswer:"
-
-
-def _require_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    if not tokenizer.chat_template:
-        raise InputError("the tokenizer has no chat template; set `prompt_style: plain` or `chat_template_path`")

@@ -20,7 +20,7 @@ from radrecipes.models import base as models
 from radrecipes.publishing.cards.card_checks import check_card
 from radrecipes.publishing.cards.model_card import energy_estimate, render_model_card
 from radrecipes.tasks import TASKS
-from radrecipes.tasks.rendering import render_prompt
+from radrecipes.tasks.rendering import render_prompts
 
 RESULTS = json.loads((REPOSITORY / "recipes/smollm2-135m/protocol_lora.results.json").read_text("utf-8"))
 RELEASE = {"repo_id": "some-org/some-adapter", "tag": "v1.0", "license": "apache-2.0"}
@@ -330,7 +330,7 @@ def test_the_snippet_runs_and_asks_as_training_did(
     exec(snippet_of(card), found)
     prompt, answer = found["prompt"][0].tolist(), found["answer"][0].tolist()
     inputs = TASKS[task].read_input(TASKS[task].words.example)
-    assert prompt == render_prompt(TASKS[task], inputs, tokenizer, style)
+    assert prompt == render_prompts(TASKS[task], [inputs], tokenizer, style)[0]
     expected = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=16, do_sample=False)
     assert answer == expected[0].tolist() != prompt
 

@@ -1,18 +1,16 @@
 """Answers of a label task, with probabilities and decisions if labels are scored."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import LABEL_SET_FILE
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256, text_sha256
 from radrecipes.inference.abstention import (
     AUTO,
     NEEDS_REVIEW,
@@ -29,8 +27,6 @@ from radrecipes.inference.predictors.predictor import Predictor
 from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, ConfidentAnswers, choose_thresholds
 from radrecipes.tasks.label_task import LabelTask
 from radrecipes.tasks.rendering import render_completions
-
-_TOP = 3
 
 
 class LabelPredictor(Predictor):
@@ -69,9 +65,15 @@ class LabelPredictor(Predictor):
                 "vLLM generates only, and the recipe scores labels (decode: score); leave --engine out",
                 "--engine vllm",
             )
-        self.trained_label_set = self._own_label_set()
+        path = self.adapter_folder / LABEL_SET_FILE
+        self.trained_label_set = LabelSet.load(path)
+        if file_sha256(path) != self.manifest["data"]["label_set_sha256"]:
+            raise InputError("changed since training; restore it, or train again", str(path))
         self.label_set = self.trained_label_set if label_set is None else self._other_label_set(label_set)
-        self.policy = self._policy() if load_policy else None
+        # There is none before the first evaluation.
+        self.policy = None
+        if load_policy and (self.adapter_folder / POLICY_FILE).is_file():
+            self.policy = DecisionPolicy.load(self.adapter_folder, self.adapter_sha256, self.prompt_sha256)
         self.threshold = self._threshold(target_accuracy)
         self._load_model()
 
@@ -114,8 +116,10 @@ class LabelPredictor(Predictor):
         untuned: bool = False,
     ) -> list[SystemOutput]:
         """See [`Predictor`]; `untuned` answers with the base model. Without a fitted threshold `automatic` is `None`."""
-        if self.decode == "generate":
-            return self._written(inputs, batch_size, untuned, on_progress)
+        if self.decode == "generate":  # generated text has no probability over the label set
+            generated = self.generate(inputs, batch_size, untuned, on_progress=on_progress)
+            read = self.task.read_output
+            return [SystemOutput(it.text, read(it.text, self.label_set), it.stopped, it.tokens) for it in generated]
         scores = self.score(inputs, batch_size, on_progress, untuned)
         return self.decided(self.probabilities(scores))
 
@@ -136,8 +140,7 @@ class LabelPredictor(Predictor):
         references: Sequence[str],
         groups: Sequence[str],
         dataset_digest: str,
-        targets: Sequence[float] = TARGETS,
-        target_accuracy: float = DEFAULT_TARGET,
+        target_accuracy: float | None = None,
     ) -> DecisionPolicy:
         """Fit temperature and thresholds on validation rows; they decide from then on.
 
@@ -145,26 +148,26 @@ class LabelPredictor(Predictor):
             scores: What [`score`] returned for the rows.
             groups: Patient, order or scenario of each row.
             dataset_digest: Digest of their dataset.
-            target_accuracy: The one of `targets` that decides from then on.
+            target_accuracy: Decides instead of `DEFAULT_TARGET`; it is an [`InputError`] if the rows do not support it.
         """
-        names = self.label_set.names
-        temperature = fit_temperature(scores.log_likelihoods, self._indices(references))
+        names, right = self.label_set.names, self._indices(references)
+        temperature = fit_temperature(scores.log_likelihoods, right)
         probabilities = label_probabilities(scores.log_likelihoods, temperature)
-        labels = [names[index] for index in probabilities.argmax(axis=1)]
-        correct = np.array([label == reference for label, reference in zip(labels, references, strict=True)])
-        answers = ConfidentAnswers(labels, probabilities.max(axis=1), correct, groups)
+        best = probabilities.argmax(axis=1)
+        answers = ConfidentAnswers([names[index] for index in best], probabilities.max(axis=1), best == right, groups)
+        decisive = target_accuracy or DEFAULT_TARGET
         self.policy = DecisionPolicy(
             temperature=temperature,
-            thresholds=tuple(choose_thresholds(answers, targets, self.label_set.always_review)),
-            target_accuracy=target_accuracy,
+            thresholds=tuple(choose_thresholds(answers, sorted({*TARGETS, decisive}), self.label_set.always_review)),
+            target_accuracy=decisive,
             adapter_sha256=self.adapter_sha256,
-            label_set_sha256=hashlib.sha256(self.label_set.text.encode()).hexdigest(),
+            label_set_sha256=text_sha256(self.label_set.text),
             prompt_sha256=self.prompt_sha256,
             dataset_digest=dataset_digest,
             rows=len(references),
             groups=len(set(groups)),
         )
-        self.threshold = self._threshold(None)
+        self.threshold = self._threshold(target_accuracy)
         return self.policy
 
     def probabilities(self, scores: LabelScores) -> np.ndarray:
@@ -187,25 +190,9 @@ class LabelPredictor(Predictor):
         without_threshold = UNSUPPORTED_TARGET if self.policy else NOT_EVALUATED
         return decide(probabilities, names, self.threshold, reviewed, self.added_labels, without_threshold)
 
-    def _written(self, inputs, batch_size, untuned, on_progress) -> list[SystemOutput]:
-        """Greedy answers; generated text has no probability over the label set."""
-        return [
-            SystemOutput(
-                written.text, self.task.read_output(written.text, self.label_set), written.stopped, written.tokens
-            )
-            for written in self.generate(inputs, batch_size, untuned, on_progress=on_progress)
-        ]
-
     def _indices(self, labels: Sequence[str]) -> np.ndarray:
         places = {name: index for index, name in enumerate(self.label_set.names)}
         return np.array([places[label] for label in labels])
-
-    def _own_label_set(self) -> LabelSet:
-        path = self.adapter_folder / LABEL_SET_FILE
-        label_set = LabelSet.load(path)
-        if hashlib.sha256(path.read_bytes()).hexdigest() != self.manifest["data"]["label_set_sha256"]:
-            raise InputError("changed since training; restore it, or train again", str(path))
-        return label_set
 
     def _other_label_set(self, path: str | Path) -> LabelSet:
         label_set = LabelSet.load(path)
@@ -219,12 +206,6 @@ class LabelPredictor(Predictor):
                 str(path),
             )
         return label_set
-
-    def _policy(self) -> DecisionPolicy | None:
-        """The thresholds that were fitted for this adapter; `None` before the first evaluation."""
-        if not (self.adapter_folder / POLICY_FILE).is_file():
-            return None
-        return DecisionPolicy.load(self.adapter_folder, self.adapter_sha256, self.prompt_sha256)
 
     def _threshold(self, target_accuracy: float | None) -> float | None:
         """The current threshold; `None` if none was fitted, or validation cannot support the policy's own target."""
@@ -264,44 +245,23 @@ class LabelPredictor(Predictor):
             lines.append("top: " + ", ".join(f"{label} {probability:.3f}" for label, probability in answer.top))
         return "\n".join(lines)
 
-    def answers_table(
-        self, examples: Sequence[Example], answers: Sequence[SystemOutput], keep_input: bool
-    ) -> pa.Table:
-        """See [`Predictor`], and [`label_answers_table`]."""
-        return label_answers_table(examples, answers, self.decode, self.task.input_column if keep_input else None)
-
-
-def label_answers_table(
-    examples: Sequence[Example], answers: Sequence[SystemOutput], decode: str, kept_column: str | None
-) -> pa.Table:
-    """The output's rows for one chunk, with the input if its column is given.
-
-    For `decode` `"score"` with `probability` (6 decimals), `decision`, `reason` and the three most probable labels (missing if
-    the set has fewer); for `"generate"` with `answer`, the text as written (`label` is missing if it names none).
-    """
-    columns: dict[str, Any] = {"id": [example.id for example in examples]}
-    if kept_column:
-        columns[kept_column] = [example.inputs[kept_column] for example in examples]
-    columns["label"] = [answer.label for answer in answers]
-    if decode == "generate":
-        columns["answer"] = [answer.text for answer in answers]
-    else:
-        columns["probability"] = [_rounded(answer.confidence) for answer in answers]
+    def answer_columns(self, answers: Sequence[SystemOutput]) -> dict[str, list]:
+        """See [`Predictor`]: `label`, missing if a generated text names none, and that text as `answer`; or, of a scored label,
+        `probability` (6 decimals), `decision`, `reason` and the three most probable labels, missing if the set has fewer.
+        """
+        columns: dict[str, list] = {"label": [answer.label for answer in answers]}
+        if self.decode == "generate":
+            return columns | {"answer": [answer.text for answer in answers]}
+        columns["probability"] = [round(answer.confidence, 6) for answer in answers]
         columns["decision"] = [_decision(answer) for answer in answers]
         columns["reason"] = [answer.review_reason for answer in answers]
-        for place in range(_TOP):
+        for place in range(3):
             best = [answer.top[place] if place < len(answer.top) else (None, None) for answer in answers]
             columns[f"top_{place + 1}"] = [label for label, _ in best]
-            columns[f"top_{place + 1}_probability"] = [_rounded(probability) for _, probability in best]
-    # Explicit types: a chunk in which a column is empty must not differ from the others.
-    schema = pa.schema((name, pa.float64() if name.endswith("probability") else pa.string()) for name in columns)
-    return pa.table(columns, schema=schema)
+            columns[f"top_{place + 1}_probability"] = [value and round(value, 6) for _, value in best]
+        return columns
 
 
 def _decision(answer: SystemOutput) -> str:
     """`"auto"` or `"NEEDS_REVIEW"`; the latter if there is no threshold."""
     return AUTO if answer.automatic else NEEDS_REVIEW
-
-
-def _rounded(probability: float | None) -> float | None:
-    return None if probability is None else round(float(probability), 6)

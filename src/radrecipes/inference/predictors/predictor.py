@@ -26,7 +26,7 @@ from radrecipes.models.base import (
 )
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS, Task
-from radrecipes.tasks.rendering import prompt_template_digest, render_prompt
+from radrecipes.tasks.rendering import prompt_template_digest, render_prompts
 from radrecipes.training import run_folder
 
 
@@ -101,8 +101,8 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def answers_table(self, examples: Sequence[Example], answers: Sequence[Any], keep_input: bool) -> pa.Table:
-        """The rows of an output file, `id` first, with the same schema for any rows; with the input only if it is kept."""
+    def answer_columns(self, answers: Sequence[Any]) -> dict[str, list]:
+        """What [`answers_table`] holds of answers: texts, and numbers in columns whose names end with `probability`."""
 
     @abstractmethod
     def summary(self, table_counts: dict[str | None, int]) -> str:
@@ -116,6 +116,16 @@ class Predictor(ABC):
     @abstractmethod
     def counted_column(self) -> str:
         """Column of [`answers_table`] whose values are counted for [`summary`]."""
+
+    def answers_table(self, examples: Sequence[Example], answers: Sequence[Any], keep_input: bool) -> pa.Table:
+        """The rows of an output file: `id`, the input if it is kept, and [`answer_columns`]."""
+        columns: dict[str, list] = {"id": [example.id for example in examples]}
+        if keep_input:
+            columns[self.task.input_column] = [example.inputs[self.task.input_column] for example in examples]
+        columns |= self.answer_columns(answers)
+        # Explicit types: a chunk in which a column is empty must not differ from the others.
+        schema = pa.schema((name, pa.float64() if name.endswith("probability") else pa.string()) for name in columns)
+        return pa.table(columns, schema=schema)
 
     @property
     def fingerprint(self) -> str:
@@ -132,7 +142,7 @@ class Predictor(ABC):
 
     def prompts(self, inputs: Sequence[dict[str, str]]) -> list[list[int]]:
         """Token ids of the prompts that the model reads."""
-        return [render_prompt(self.task, row, self.tokenizer, self.style) for row in inputs]
+        return render_prompts(self.task, inputs, self.tokenizer, self.style)
 
     def generate(
         self,

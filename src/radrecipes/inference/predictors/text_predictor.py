@@ -4,9 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from radrecipes.data.example import Example
 from radrecipes.errors import InputError
 from radrecipes.inference.answers import MODEL, TEMPLATE, WrittenText
 from radrecipes.inference.generation import Sampling
@@ -107,19 +104,17 @@ class TextPredictor(Predictor):
         writer = f"the model, try {written.tries}" if written.source == MODEL else self.task.fallback_writer
         return "\n".join([*lines, f"written by {writer}; a draft for review by a person"])
 
-    def answers_table(self, examples: Sequence[Example], answers: Sequence[GuardedText], keep_input: bool) -> pa.Table:
-        """See [`Predictor`]: `id`, the input if kept, the text, `check` (`ok`, or what is wrong), `written_by` (`model` or
-        `template`), `tries` of the model, and `refused`, what was wrong with the earlier attempts.
+    def answer_columns(self, answers: Sequence[GuardedText]) -> dict[str, list]:
+        """See [`Predictor`]: the text, `check` (`ok`, or what is wrong), `written_by` (`model` or `template`), `tries` of the
+        model, and `refused`, what was wrong with the earlier attempts.
         """
-        columns: dict[str, list[str]] = {"id": [example.id for example in examples]}
-        if keep_input:
-            columns[self.task.input_column] = [example.inputs[self.task.input_column] for example in examples]
-        columns[self.task.output_column] = [answer.written.text for answer in answers]
-        columns["check"] = [_in_words(answer.reasons) for answer in answers]
-        columns["written_by"] = [answer.written.source for answer in answers]
-        columns["tries"] = [str(answer.written.tries) for answer in answers]
-        columns["refused"] = ["; ".join(answer.written.reasons) for answer in answers]
-        return pa.table(columns, schema=pa.schema((name, pa.string()) for name in columns))
+        return {
+            self.task.output_column: [answer.written.text for answer in answers],
+            "check": [_in_words(answer.reasons) for answer in answers],
+            "written_by": [answer.written.source for answer in answers],
+            "tries": [str(answer.written.tries) for answer in answers],
+            "refused": ["; ".join(answer.written.reasons) for answer in answers],
+        }
 
 
 def _in_words(reasons: Sequence[str]) -> str:
