@@ -28,7 +28,7 @@ def main() -> None:
     """Print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assumptions", type=Path, default=ASSUMPTIONS, metavar="YAML")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="a file that holds the marks")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="a file that contains the marks")
     args = parser.parse_args()
     made = tables(args.assumptions, read_results())
     if args.write:

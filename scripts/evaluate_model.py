@@ -79,7 +79,7 @@ def main() -> None:
     place = Path("runs", "pulled", args.run) if is_reference(args.run) else folder
     output = Path(args.output or place / ("evaluation" if same_decoding else f"evaluation-{args.decode}"))
     if output.exists() and not (output / "metrics.json").is_file() and args.output:
-        raise InputError("exists and is no evaluation; choose another --output", str(output))
+        raise InputError("exists and is not an evaluation; choose another --output", str(output))
     if (output / "metrics.json").is_file() and not args.restart:
         if processes.is_main_process:
             print(metrics_table(json.loads((output / "metrics.json").read_text(encoding="utf-8"))))

@@ -160,7 +160,7 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
     predictor = _load(args)
     state = {
         "input": facts.sha256,
-        "adapter, label set, threshold or tries": predictor.fingerprint,
+        "adapter, label set, threshold or --tries": predictor.fingerprint,
         **{f"--{name.replace('_', '-')}": vars(args)[name] for name in _OPTIONS_IN_STATE},
     }
     if not args.restart:

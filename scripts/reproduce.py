@@ -160,10 +160,8 @@ def compare_first_losses(launch: str, words: Sequence[object], claim: "Claim", h
     exact = same_arithmetic(claim.facts, here)
     same = same_losses(recorded, losses, exact)
     print(losses_table(recorded, losses, same))
-    how = "to the bit" if exact else f"within {LOSS_TOLERANCE:.0%}, because versions or processor differ"
-    print(
-        f"{'PASS' if all(same) else 'FAIL'}: {sum(same)} of {len(same)} losses of seed {claim.seed} are the same {how}"
-    )
+    how = "bit-identical" if exact else f"the same within {LOSS_TOLERANCE:.0%}, because versions or processor differ"
+    print(f"{'PASS' if all(same) else 'FAIL'}: {sum(same)} of {len(same)} losses of seed {claim.seed} are {how}")
     return all(same)
 
 
@@ -229,7 +227,7 @@ def _print_result(
     as_published = as_published and not any(difference.decisive for difference in found)
     passed = conclusive and all(counted) and as_published
     if not passed:
-        _print_differences("what differs, likeliest causes first", found)
+        _print_differences("what differs, most likely causes first", found)
     wide = [verdict.metric.title for verdict in of_seed if verdict.passed is None and verdict.published is not None]
     if wide:
         print(f"too few seeds are recorded to compare: {', '.join(wide)}")

@@ -72,7 +72,7 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
     with open_run(recipe, launch, args.restart, args.allow_change) as opened:
         say = print if opened.is_main_process else _say_nothing
         if opened.is_finished:
-            say(f"{opened.folder} holds this run, finished; nothing to do (--restart trains from scratch)")
+            say(f"{opened.folder} contains this run, finished; nothing to do (--restart trains from scratch)")
             return
         trainer = make_trainer(opened, stop, _warn)
         opened.start(trainer)

@@ -298,7 +298,7 @@ def test_a_storage_that_refuses_an_address_which_expired_is_asked_for_a_fresh_on
     outcome = client.publish(tmp_path / "release", repo_id)
 
     assert outcome.error is None and outcome.waits == [1]
-    assert f"read back: the Hub's storage answered {status}; next try in 1 s" in outcome.steps
+    assert f"read back: the Hub's storage answered {status}; next attempt in 1 s" in outcome.steps
 
 
 def test_a_hub_that_never_answers_ends_in_one_line(tmp_path, repo_id):
@@ -377,7 +377,7 @@ def test_waits_as_long_as_the_hub_asks(server, client, tmp_path, repo_id):
 
     assert outcome.error is None
     assert outcome.waits == [7, 7, 1]
-    assert "token: the Hub answered 429; next try in 7 s" in outcome.steps
+    assert "token: the Hub answered 429; next attempt in 7 s" in outcome.steps
 
 
 def test_waits_until_the_quota_is_new(server, client, tmp_path, repo_id):
@@ -743,7 +743,7 @@ def test_a_list_of_tags_that_is_damaged_is_named(server, client, tmp_path, repo_
     tags.write_text('{"models/', encoding="utf-8")
     with HubClient(server.url, tmp_path / "home", HF_HUB_DISABLE_XET="1") as client:
         outcome = client.pull(f"{repo_id}@v2.0")
-    assert outcome.error.startswith(f"{tags}: not JSON") and "delete it to forget all tags" in outcome.error
+    assert outcome.error.startswith(f"{tags}: not JSON") and "delete it to reset the remembered tags" in outcome.error
 
 
 def test_a_hub_that_is_not_there(tmp_path):

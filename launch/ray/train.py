@@ -90,7 +90,7 @@ def main() -> None:
             failure_config=FailureConfig(max_failures=args.tries),
         ),
     )
-    sys.exit(trainer.fit().return_value)  # raises if all tries failed
+    sys.exit(trainer.fit().return_value)  # raises if all attempts failed
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def determinism() -> dict[str, Any]:
     if not _on_gpu():
         return facts
     facts["repeats"] = (
-        "closely on the same machine with the same versions, threads and processes; to the bit is not guaranteed"
+        "closely on the same machine with the same versions, threads and processes; bit-identical results are not guaranteed"
     )
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     facts["cublas_workspace"] = workspace

@@ -62,7 +62,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove a folder unless it holds something, or cannot be removed."""
+    """Remove a folder unless it contains something, or cannot be removed."""
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -76,7 +76,7 @@ def lock(path: Path, wait: bool = True) -> Iterator[str]:
     """
     from filelock import FileLock, Timeout
 
-    # A file that its holder removed while it was opened here is no lock: filelock checks this.
+    # A file that its holder removed while it was opened here is not a lock: filelock checks this.
     held = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
     try:
         held.acquire()

@@ -136,7 +136,7 @@ FAULTS = {
     "output folder with other files": (
         lambda: write("runs/new/letter.txt", "mine"),
         SFT,
-        ["runs/new: ", "files that are no run", "--output_dir"],
+        ["runs/new: ", "files that are not a run", "--output_dir"],
     ),
     "output folder is a file": (lambda: write("runs/new", "mine"), SFT, ["runs/new: ", "is a file"]),
     "run of another recipe": (

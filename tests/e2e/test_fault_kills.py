@@ -196,7 +196,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(point, nth, behind, workspace,
     first = killed(workspace, point, nth)
     assert not (workspace / RUN / "COMPLETE").exists()
     second = trained(workspace)
-    assert f"an earlier try (process {first.pid} on {socket.gethostname()}) was killed" in second.stdout
+    assert f"took over the lock of a killed run (process {first.pid} on {socket.gethostname()})" in second.stdout
     assert resumed_behind(second) == behind
     assert resumes_in(workspace / RUN) == ([{"step": behind, "changed": {}}] if behind else [])
     assert_is(workspace / RUN, reference)
@@ -206,7 +206,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(point, nth, behind, workspace,
 def test_a_run_killed_behind_its_end_is_finished_and_tidied_up(workspace, reference):
     killed(workspace, "remove checkpoints/checkpoint-12/")
     second = trained(workspace)
-    assert second.stdout == f"{RUN} holds this run, finished; nothing to do (--restart trains from scratch)\n"
+    assert second.stdout == f"{RUN} contains this run, finished; nothing to do (--restart trains from scratch)\n"
     assert_is(workspace / RUN, reference)
 
 

@@ -252,8 +252,8 @@ def other_adapter():
     ("change", "more", "said"),
     [
         (more_orders, (), "another input)"),
-        (other_adapter, (), "another adapter, label set, threshold or tries)"),
-        (more_labels, ("--label-set", "labels.yaml"), "another adapter, label set, threshold or tries)"),
+        (other_adapter, (), "another adapter, label set, threshold or --tries)"),
+        (more_labels, ("--label-set", "labels.yaml"), "another adapter, label set, threshold or --tries)"),
         (lambda: None, ("--keep-note",), "another --keep-text)"),
         (lambda: None, ("--batch-size", "4"), "another --batch-size)"),
         (lambda: None, ("--chunk-rows", "10"), "another --chunk-rows)"),

@@ -353,7 +353,7 @@ def test_a_model_that_recites_a_canary_is_stopped_and_one_that_writes_common_sen
     train_reports(workspace, [*TINY_REPORTS, canary], 20, monkeypatch, "60")
     recites = call("publish", *REPORTS)
     assert recites.code == 2 and "stopped by: memory" in recites.stderr, recites.stdout + recites.stderr
-    length = int(re.search(r"recites up to (\d+) tokens in a row", recites.stdout)[1])
+    length = int(re.search(r"reproduces up to (\d+) consecutive training tokens", recites.stdout)[1])
     assert length >= 25 and "7 2 9 4" not in recites.stdout + recites.stderr
     assert call("publish", *REPORTS, "--acknowledge", "memory").code == 0
 

@@ -121,7 +121,7 @@ def test_biogpt_learns_its_reports_and_when_to_stop(bases, call):
     answered = call("predict", "--adapter", "runs/one", "--text", TINY_REPORTS[0][0])
     assert answered.code == 0, answered.stderr
     assert answered.stdout.startswith("FINDINGS: There is edema. IMPRESSION: Edema.\n\ncheck: ok\n")
-    assert "written by the model, try 1" in answered.stdout
+    assert "written by the model, attempt 1" in answered.stdout
 
 
 def test_a_layer_that_the_base_lacks_is_named_before_training(bases, call):

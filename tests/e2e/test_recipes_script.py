@@ -134,7 +134,7 @@ def test_check_refuses_a_method_where_it_does_not_run(workspace, call):
     for words in ([RECIPE, "--launch=accelerate_configs/fsdp2.yaml"], ["--launch", "accelerate_configs/ddp.yaml"]):
         assert call("recipes", "check", *words).code == 0
     missing = call("recipes", "check", RECIPE, "--launch", "none.yaml")
-    message = "error: none.yaml: no such accelerate configuration; accelerate_configs/ has those that we ship\n"
+    message = "error: none.yaml: no such accelerate configuration; accelerate_configs/ contains the available ones\n"
     assert (missing.code, missing.stdout, missing.stderr) == (2, "", message)
     (workspace / "wrong.yaml").write_text("distributed_type: [", encoding="utf-8")
     wrong = call("recipes", "check", RECIPE, "--launch", "wrong.yaml")

@@ -67,10 +67,10 @@ def test_one_request_is_answered_with_its_check(writing_copy, call):
         "IMPRESSION: Fracture.",
         "",
         "check: ok",
-        "written by the model, try 1; a draft for review by a person",
+        "written by the model, attempt 1; a draft for review by a person",
     ]
     unknown = call("predict", "--adapter", RUN, "--text", UNKNOWN, "--tries", "2")
-    assert unknown.code == 0 and "check: ok\nearlier tries were refused: " in unknown.stdout
+    assert unknown.code == 0 and "check: ok\nearlier attempts failed the check: " in unknown.stdout
     assert "missing Pleural Effusion" in unknown.stdout
     assert unknown.stdout.endswith("written by the template writer; a draft for review by a person\n")
 
@@ -133,8 +133,14 @@ def test_a_table_says_of_every_report_who_wrote_it_and_how_it_checks(writing_cop
             ("--text", "Plural Effusion: 1"),
             "--text: no observation 'Plural Effusion'; did you mean 'Pleural Effusion'?",
         ),
-        (("--text", "Edema: 1", "--label-set", "x.yaml"), "--label-set: the task report has no use for it"),
-        (("--text", "Edema: 1", "--target-accuracy", "0.9"), "--target-accuracy: the task report has no use for it"),
+        (
+            ("--text", "Edema: 1", "--label-set", "x.yaml"),
+            "--label-set: the task report writes text and does not",
+        ),
+        (
+            ("--text", "Edema: 1", "--target-accuracy", "0.9"),
+            "--target-accuracy: the task report writes text and does not",
+        ),
     ],
 )
 def test_what_a_report_task_cannot_use_is_refused_before_any_model_is_loaded(writing_copy, call, words, message):

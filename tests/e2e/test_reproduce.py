@@ -161,7 +161,7 @@ def test_the_first_losses_are_the_recorded_ones_to_the_bit_and_one_that_is_not_f
     edit_results(copy, seeds=rows)
     done = run_script(copy, *CHECK, RECIPE, "--smoke")
     assert done.returncode == 1, done.stderr
-    assert done.stdout.endswith("FAIL: 9 of 10 losses of seed 42 are the same to the bit\n")
+    assert done.stdout.endswith("FAIL: 9 of 10 losses of seed 42 are bit-identical\n")
     assert done.stdout.count(" PASS\n") == 9 and not (copy / "runs/check").exists()
 
 

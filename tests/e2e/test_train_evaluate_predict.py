@@ -100,7 +100,9 @@ def test_training_shows_an_example_the_counts_and_the_trained_share(finished):
 
 def test_the_same_command_again_changes_nothing(finished):
     assert finished.again.returncode == 0
-    assert finished.again.stdout == f"{RUN} holds this run, finished; nothing to do (--restart trains from scratch)\n"
+    assert (
+        finished.again.stdout == f"{RUN} contains this run, finished; nothing to do (--restart trains from scratch)\n"
+    )
 
 
 def test_the_evaluation_compares_the_model_with_its_base_and_every_baseline(finished):
@@ -184,7 +186,7 @@ def test_an_answer_outside_the_label_set_is_said_to_be_none(workspace, call):
     # One epoch teaches the random model nothing, so it cannot write a label.
     assert call("sft", "--config", RECIPE, "--decode", "generate").code == 0
     one = call("predict", "--adapter", RUN, "--note", "50 yo F, chronic knee pain")
-    assert one.code == 0 and one.stdout.startswith("no label of the label set; the model wrote:")
+    assert one.code == 0 and one.stdout.startswith("no label from the label set; the model wrote:")
 
 
 def test_thresholds_travel_with_the_adapter_and_belong_to_it_alone(finished_copy, call):
@@ -270,7 +272,7 @@ def test_notes_of_credentialed_data_appear_nowhere(workspace, call):
         done = call(*words)
         assert done.code == 0, done.stderr
         said += [done.stdout, done.stderr]
-    assert "access is credentialed: no example is shown" in said[0]
+    assert "no example is shown, because texts of credentialed datasets are never printed" in said[0]
     assert "Quillfeather" not in "".join(said)
     for name, content in files_in(workspace / "runs").items():
         assert b"Quillfeather" not in content, name

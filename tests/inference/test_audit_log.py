@@ -294,7 +294,7 @@ def test_what_could_not_be_appended_to_is_refused_before_and_left_as_it_is(tmp_p
     refused(log, r"/log: is read or written already", [tmp_path / "a", tmp_path / ".." / tmp_path.name / "log"])
     refused(log, r"/log.key: is read or written already", [tmp_path / "log.key"])
     refused(AuditLog(tmp_path / "none" / "log"), "folder of the audit log does not exist")
-    refused(AuditLog(tmp_path), "is no file")
+    refused(AuditLog(tmp_path), "is not a file")
     for foreign in (b"a,b\n1,2\n", b"my letter, without an end of line", b'{"number":7,"time":"'):
         log.path.write_bytes(foreign)
         refused(log, r"/log:\d: is not an audit log")

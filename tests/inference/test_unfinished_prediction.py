@@ -112,7 +112,7 @@ def test_files_of_others_are_refused(tmp_path):
     work.check_output()
     (work.folder / "letter.txt").write_text("mine")
     with pytest.raises(
-        InputError, match=r"out.csv.unfinished: holds files that do not belong to an unfinished prediction"
+        InputError, match=r"out.csv.unfinished: contains files that do not belong to an unfinished prediction"
     ):
         work.check_output()
     (work.folder / "letter.txt").unlink()

@@ -161,7 +161,7 @@ HOLD = "(rank or (Path({folder}).mkdir(exist_ok=True), Path({folder}, 'LOCK').wr
             "{'data.digest': 'a'}",
             "0",
             2,
-            "run: process 1 on .* does not see here what the first process wrote",
+            "run: process 1 on .* cannot see the files that the first process wrote",
         ),
         (
             "'../run'",

@@ -134,5 +134,5 @@ class TestPickledWeights:
 
     def test_a_folder_without_weights_is_refused(self, folder):
         (folder / "pytorch_model.bin").unlink()
-        with pytest.raises(InputError, match=r"holds no pytorch_model.bin; download tiny/biogpt"):
+        with pytest.raises(InputError, match=r"contains no pytorch_model.bin; download tiny/biogpt"):
             base_models.convert_to_safetensors(self.MODEL)

@@ -73,7 +73,7 @@ def test_verification_catches_a_changed_tensor(trained):
 def test_verification_catches_a_missing_tensor(trained):
     model, folder, state = trained
     damage(folder, lambda saved: dict(list(saved.items())[1:]))
-    with pytest.raises(RuntimeError, match="holds other tensors"):
+    with pytest.raises(RuntimeError, match="contains other tensors"):
         weights_in(folder).verify(model, None, state)
 
 

@@ -273,7 +273,7 @@ def test_what_no_gate_can_look_into_stops(adapter, fault):
     name, content = UNREADABLE[fault]
     (adapter / name).write_bytes(content)
     (finding,) = closed(adapter, facts(), ["identifiers", "memory", "credentialed"])["files"]
-    assert finding.file == name and "nobody can inspect it" in finding.what
+    assert finding.file == name and "it cannot be inspected" in finding.what
 
 
 @pytest.mark.parametrize("wrap", [base64.b64encode, base64.encodebytes])
@@ -529,7 +529,7 @@ def test_a_model_that_writes_text_needs_its_memory_measured(adapter):
     assert closed(adapter, facts(task=TASKS["report"]), ["memory"])["memory"][0].what.endswith("was not measured")
     assert not closed(adapter, facts(task=TASKS["report"], memory=figures))
     recites = facts(task=TASKS["report"], memory=figures | {"longest_run": 24})
-    assert "24 tokens in a row" in closed(adapter, recites)["memory"][0].what
+    assert "24 consecutive training tokens" in closed(adapter, recites)["memory"][0].what
     assert not closed(adapter, recites, ["memory"])
     closed_data = facts(
         task=TASKS["report"], memory=figures | {"longest_run": 24}, access="credentialed", visibility="public"

@@ -83,7 +83,7 @@ def test_a_missing_an_empty_and_an_earlier_tried_folder_are_taken(recipe):
 def test_foreign_files_are_refused_and_kept(recipe):
     recipe.output_dir.mkdir()
     (recipe.output_dir / "thesis.tex").write_text("years of work", encoding="utf-8")
-    with pytest.raises(InputError, match="holds files that are no run"):
+    with pytest.raises(InputError, match="contains files that are not a run"):
         run_folder.check_can_hold(recipe, restart=False)
     assert (recipe.output_dir / "thesis.tex").read_text(encoding="utf-8") == "years of work"
 
@@ -91,7 +91,7 @@ def test_foreign_files_are_refused_and_kept(recipe):
 def test_restart_replaces_a_run_but_never_foreign_files(recipe):
     recipe.output_dir.mkdir()
     (recipe.output_dir / "thesis.tex").write_text("years of work", encoding="utf-8")
-    with pytest.raises(InputError, match="holds files that are no run"):
+    with pytest.raises(InputError, match="contains files that are not a run"):
         run_folder.check_can_hold(recipe, restart=True)
 
 
@@ -218,7 +218,7 @@ def test_a_log_that_lacks_steps_before_the_checkpoint_is_refused(log, recipe):
     (folder / "train_log.jsonl").unlink()
     if log is not None:
         (folder / "train_log.jsonl").write_text(log, encoding="utf-8")
-    with pytest.raises(NoCheckpointError, match=r"train_log.jsonl does not hold each of the 2 steps .*--restart"):
+    with pytest.raises(NoCheckpointError, match=r"train_log.jsonl does not contain each of the 2 steps .*--restart"):
         run_folder.find_resumption(folder, identity, ())
 
 

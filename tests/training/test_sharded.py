@@ -30,7 +30,7 @@ def test_the_weights_of_another_recipe_are_not_loaded(adapted, tmp_path):
     kept = gather_trained(adapted)
     del kept[min(kept)]
     save_file(kept, tmp_path / "adapter.safetensors")
-    with pytest.raises(RuntimeError, match="holds other weights than the recipe trains"):
+    with pytest.raises(RuntimeError, match="contains other weights than the recipe trains"):
         load_trained_weights(adapted, tmp_path)
 
 

@@ -81,7 +81,7 @@ def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / MANIFEST_FILE).is_file():
-        raise InputError("exists and is no prepared dataset; choose another --output", where=str(folder))
+        raise InputError("exists and is not a prepared dataset; choose another --output", where=str(folder))
     if not overwrite:
         raise InputError("exists; add --overwrite to replace it, or choose another --output", where=str(folder))
 

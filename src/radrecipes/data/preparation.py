@@ -35,7 +35,7 @@ def derive_label_set(examples: Sequence[Example], name: str, source: str) -> Lab
     labels = Counter(_one_line(example.target) for example in examples)
     labels.pop("", None)
     if not labels:
-        raise InputError("every label is empty; name the column that holds the labels", where=source)
+        raise InputError("every label is empty; name the column that contains the labels", where=source)
     return LabelSet.derive(name, labels, source)
 
 

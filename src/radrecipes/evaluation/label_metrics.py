@@ -143,7 +143,7 @@ def compute_metrics(
         calibration: Temperature and calibration error of the model.
     """
     if not len(rows.ids):
-        raise InputError("there are no rows to evaluate; choose a split that holds some")
+        raise InputError("there are no rows to evaluate; choose a non-empty split")
     _check_answers(rows, systems)
     if validation_rows is None:
         validation_systems = {}

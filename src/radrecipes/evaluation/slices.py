@@ -65,7 +65,7 @@ def slice_metrics(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Exact accuracy of each system on each slice, with its interval; `correct` holds a mask of correct rows per system.
+    """Exact accuracy of each system on each slice, with its interval; `correct` contains a mask of correct rows per system.
 
     A slice of under 20 rows or of one group is `too_few` and has `None` for every system.
     """

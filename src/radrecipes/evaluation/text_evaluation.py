@@ -86,7 +86,7 @@ class TextEvaluation:
             seeds: Includes `bootstrap`.
         """
         if not self.rows:
-            raise InputError("there are no rows to evaluate; choose a split that holds some")
+            raise InputError("there are no rows to evaluate; choose a non-empty split")
         self._require_all_rows(systems)
         draws = {"resamples": resamples, "seed": seeds["bootstrap"]}
         references = [self.task.reference(row) for row in self.rows]

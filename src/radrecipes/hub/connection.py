@@ -157,7 +157,7 @@ class Repository:
                 if wait is None or (timed_out and timed_out_before) or (requested or 0) > _LONGEST_WAIT:
                     raise self._explained(step, failure) from error
                 pause = wait if requested is None else requested
-                self.on_step(f"{step}: {failure.reason}; next try in {pause:g} s")
+                self.on_step(f"{step}: {failure.reason}; next attempt in {pause:g} s")
                 self.sleep(pause)
         raise AssertionError("the last round returns or raises")
 

@@ -123,7 +123,7 @@ def _create(repository: Repository, private: bool) -> RepoInfo:
             return head
         # A lagging replica of the Hub may not know it yet.
         if wait is not None:
-            repository.on_step(f"create: it was created but is not visible yet; next try in {wait} s")
+            repository.on_step(f"create: it was created but is not visible yet; next attempt in {wait} s")
             repository.sleep(wait)
     raise InputError(
         f"{repository.repo_id}: create: it was created, but your token may not see it; choose another name"
@@ -154,7 +154,7 @@ def _set_gated(repository: Repository, gated: Literal["auto", "manual"]) -> Repo
 
 
 def _commit(repository: Repository, folder: Path, files: Mapping[str, str], message: str, head: RepoInfo) -> str:
-    """Make the branch hold exactly these files, in one commit on top of `head`; returns the commit."""
+    """Make the branch contain exactly these files, in one commit on top of `head`; returns the commit."""
     stale = [file.rfilename for file in head.siblings or [] if file.rfilename not in {*files, HUB_FILE}]
 
     def create_commit() -> str:

@@ -87,9 +87,11 @@ def _remembered_tags() -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise InputError(f"not JSON ({error}); fix it, or delete it to forget all tags", where=str(path)) from error
+        raise InputError(
+            f"not JSON ({error}); fix it, or delete it to reset the remembered tags", where=str(path)
+        ) from error
     if not isinstance(tags, dict):
-        raise InputError("not an object of tags and commits; delete it to forget all tags", where=str(path))
+        raise InputError("not an object of tags and commits; delete it to reset the remembered tags", where=str(path))
     return tags
 
 

@@ -1,4 +1,4 @@
-"""A tamper-evident log of predictions that holds no text: one JSON object per predicted row, each chained to the one before.
+"""A tamper-evident log of predictions that contains no text: one JSON object per predicted row, each chained to the one before.
 
 - `number` of the line; `time` of the prediction (UTC);
 - `prediction`, an id of the command's work; `row`, the row's position in its output, from 1; `id` of the row;
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # verification must not wait for the import of torch
 
     from radrecipes.inference.predictors import Predictor
 
-# Columns of an output that the log may hold: values from closed lists, and numbers.
+# Columns of an output that the log may contain: values from closed lists, and numbers.
 DECISIONS = ("label", "probability", "decision", "reason", "written_by", "check")
 # The answer is in the first of these columns that an output has.
 _ANSWER_COLUMNS = ("report", "answer", "label")
@@ -104,7 +104,7 @@ class AuditLog:
                 self._read_key()
             return
         if not self.path.is_file() or not os.access(self.path, os.R_OK | os.W_OK):
-            raise InputError("is no file that can be read and written; choose another --audit-log", str(self.path))
+            raise InputError("is not a file that can be read and written; choose another --audit-log", str(self.path))
         with self.path.open("rb") as stream:
             entries = _scan(stream, self.path).entries
         if entries or self.key_path.exists():

@@ -16,7 +16,7 @@ _SMALLEST_LOG_PROBABILITY = np.log(1e-12)
 def fit_temperature(log_likelihoods: np.ndarray, reference_index: np.ndarray) -> float:
     """The temperature, 0.05 to 20, that minimises the log loss (Guo et al., 2017, section 4.2); above 1 means overconfidence.
 
-    `log_likelihoods` are of shape `(rows, labels)`, `reference_index` holds the correct label of each row. The search runs over
+    `log_likelihoods` are of shape `(rows, labels)`, `reference_index` contains the correct label of each row. The search runs over
     the logarithm of the temperature, in which the log loss is unimodal. Rows whose correct label was pruned (`-inf`) are
     ignored; 1.0 if there are no others.
     """

@@ -16,7 +16,7 @@ from radrecipes.models.lm_head import at_positions, lm_head_input
 
 _ROOT = 0  # the trie's root represents the prompt itself
 _PADDING = -1  # where a row has no node
-_ROW_TOKENS = 16  # nodes per row: shorter rows copy a note's keys more often, longer ones hold more padding
+_ROW_TOKENS = 16  # nodes per row: shorter rows copy a note's keys more often, longer ones contain more padding
 _ROUND_TO = 8  # row lengths are padded to a multiple of it: oneDNN caches compiled kernels for every new shape
 _CHECKED_NOTES = 5  # scored again separately
 _LOOKAHEAD = 4  # the labels' first tokens are fed with the prompt if there are at most this many
@@ -31,7 +31,7 @@ class LabelScores:
     Args:
         log_likelihoods: Shape `(notes, labels)`, in nats, including the stop token. For a pruned label the log-likelihood of
             its branch minus the logarithm of the number of labels in it: an upper bound on their mean.
-        left_out: Shape `(notes, labels)`, `True` for pruned labels, whose branch holds at most `left_out_mass`.
+        left_out: Shape `(notes, labels)`, `True` for pruned labels, whose branch contains at most `left_out_mass`.
     """
 
     log_likelihoods: np.ndarray
@@ -106,7 +106,7 @@ class LabelScorer:
 
     Args:
         completions: Token ids of each label, its stop token last.
-        left_out_mass: A branch that cannot hold more than this fraction of the labels' probability is pruned; 0 prunes nothing.
+        left_out_mass: A branch that cannot contain more than this fraction of the labels' probability is pruned; 0 prunes nothing.
     """
 
     def __init__(
@@ -298,8 +298,8 @@ class _BatchOfNotes:
     ) -> np.ndarray:
         """Run the model on new tokens and record the log-likelihoods of the children of the wanted nodes.
 
-        `key_nodes` holds the node of each key in the cache, shape `(rows, keys)`, and is returned extended by the new tokens;
-        `wanted` holds row, position in the row and node, parents before children.
+        `key_nodes` contains the node of each key in the cache, shape `(rows, keys)`, and is returned extended by the new tokens;
+        `wanted` contains row, position in the row and node, parents before children.
         """
         device = self.model.device
         length = -(-max(map(len, tokens)) // _ROUND_TO) * _ROUND_TO

@@ -1,4 +1,4 @@
-"""The folder next to an output that holds its finished chunks, so that a killed prediction can be resumed."""
+"""The folder next to an output that contains its finished chunks, so that a killed prediction can be resumed."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ _LOCK = "LOCK"
 class UnfinishedPrediction:
     """Finished chunks of one output, one file each, written atomically: a killed process loses only its current chunk.
 
-    `<output>.unfinished/` holds `state.json` (what is predicted with what), `id`, `<number>.parquet` per finished chunk (and
+    `<output>.unfinished/` contains `state.json` (what is predicted with what), `id`, `<number>.parquet` per finished chunk (and
     `<number>.jsonl`, its entries for the audit log), and at the end the assembled files, which are renamed to their targets
     before the folder is removed.
     """
@@ -51,7 +51,7 @@ class UnfinishedPrediction:
         started = (self.folder / _STATE).is_file()
         if self.folder.is_dir() and not started and set(os.listdir(self.folder)) - {_LOCK, f".{_STATE}"}:
             raise InputError(
-                "holds files that do not belong to an unfinished prediction; choose another --output, or remove the folder",
+                "contains files that do not belong to an unfinished prediction; choose another --output, or remove the folder",
                 str(self.folder),
             )
         if self.rejects.exists() and not started:
@@ -60,7 +60,7 @@ class UnfinishedPrediction:
             )
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise an [`InputError`] if the folder holds another prediction; the keys of `state` appear in its message."""
+        """Raise an [`InputError`] if the folder contains another prediction; the keys of `state` appear in its message."""
         path = self.folder / _STATE
         if not path.is_file():
             return

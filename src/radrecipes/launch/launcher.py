@@ -72,7 +72,7 @@ def launch(args: argparse.Namespace) -> Outcome:
     """
     if args.config_file is not None and not Path(args.config_file).is_file():
         raise InputError(
-            "no such accelerate configuration; accelerate_configs/ has those that we ship", args.config_file
+            "no such accelerate configuration; accelerate_configs/ contains the available ones", args.config_file
         )
     os.environ[LAUNCHER_VARIABLE] = "1"
     os.environ.setdefault(_SHUTDOWN_VARIABLE, _SHUTDOWN_SECONDS)

@@ -54,7 +54,7 @@ def watched(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
         over.set()
         for connection in connections:
             with suppress(OSError):
-                connection.shutdown(socket.SHUT_WR)  # `close` would notify nobody while the thread reads
+                connection.shutdown(socket.SHUT_WR)  # `close` would not notify the other side while the thread reads
 
 
 def check_same_run(
@@ -76,8 +76,8 @@ def check_same_run(
     for rank, (host, shared, found) in enumerate(others, 1):
         if not shared:
             raise InputError(
-                f"process {rank} on {host} does not see here what the first process wrote on {first}; set --output_dir to a "
-                "folder that all machines share",
+                f"process {rank} on {host} cannot see the files that the first process wrote on {first}; set --output_dir "
+                "to a folder that all machines share",
                 str(folder),
             )
         different = [name.removeprefix("recipe.") for name in expected if found[name] != expected[name]]

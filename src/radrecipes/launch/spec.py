@@ -75,7 +75,9 @@ def spec_from_file(path: str | Path) -> LaunchSpec:
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     if not Path(path).is_file():
-        raise InputError("no such accelerate configuration; accelerate_configs/ has those that we ship", str(path))
+        raise InputError(
+            "no such accelerate configuration; accelerate_configs/ contains the available ones", str(path)
+        )
     # Without an explicit number of threads accelerate prints a warning.
     words = ["--config_file", str(path), "--num_cpu_threads_per_process", "1", "scripts/sft.py"]
     try:

@@ -131,7 +131,7 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
     location = locate_base(model.model_name_or_path)
     if Path(location).is_dir() and not any(Path(location).glob("*.safetensors")):
         raise InputError(
-            "holds no safetensors, and no other weights are loaded; convert a pytorch_model.bin once with "
+            "contains no safetensors, and no other weights are loaded; convert a pytorch_model.bin once with "
             f"`python scripts/prepare_model.py --convert {model.model_name_or_path}`",
             location,
         )

@@ -71,9 +71,9 @@ def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
     """
     folder = root / model_id
     if any(folder.glob("*.safetensors")):
-        raise InputError("holds safetensors already; there is nothing to convert", str(folder))
+        raise InputError("contains safetensors already; there is nothing to convert", str(folder))
     if not any(folder.glob("pytorch_model*.bin")):
-        raise InputError(f"holds no pytorch_model.bin; download {model_id} there first", str(folder))
+        raise InputError(f"contains no pytorch_model.bin; download {model_id} there first", str(folder))
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype="auto", use_safetensors=False, weights_only=True, output_loading_info=True

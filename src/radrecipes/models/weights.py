@@ -58,7 +58,7 @@ class LoraAdapter:
         trained = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
         saved = load_file(self.folder / self.TENSORS)
         if saved.keys() != trained.keys():
-            raise RuntimeError(f"{self.folder}: the saved adapter holds other tensors than the trained one")
+            raise RuntimeError(f"{self.folder}: the saved adapter contains other tensors than the trained one")
         for name, tensor in trained.items():
             if not torch.equal(saved[name], tensor.detach().cpu().to(saved[name].dtype)):
                 raise RuntimeError(f"{self.folder}: the saved tensor {name} differs from the trained one")

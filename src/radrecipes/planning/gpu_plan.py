@@ -153,7 +153,7 @@ def assumptions(plan: GpuPlan) -> list[str]:
         "a step takes at least the time to read, or to communicate, the base model twice per micro batch, and "
         f"{_KERNEL_LAUNCH_SECONDS_PER_LAYER * 1000:g} ms per layer and micro batch to launch kernels (assumed)",
         "loading and saving are not included",
-        "activations: the tensors of the largest batch, counted on fake ones; verified on CPUs only",
+        "activations: the tensors of the largest batch, counted with fake tensors; verified on CPUs only",
         "adapter: with gradients, AdamW's moments and communication buffers for gradients",
         f"total: with {CONTEXT_BYTES / 2**30:.1f} GiB for CUDA (assumed); fits if it is at most {USABLE:.0%} of the memory",
     ]

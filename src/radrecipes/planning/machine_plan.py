@@ -101,7 +101,7 @@ def assumptions(plan: MachinePlan) -> list[str]:
         f"products at {plan.flops_per_second / 1e9:,.0f} GFLOP/s in {plan.compute_dtype}, as just measured here; "
         "other work on the machine makes it slower",
         f"products take {PRODUCT_FRACTION:.0%} of a step (default recipe, 2 cores); loading and saving are not included",
-        f"one process; activations are the tensors of the largest batch, counted on fake ones{'' if on_gpu else heap}",
+        f"one process; activations are the tensors of the largest batch, counted with fake tensors{'' if on_gpu else heap}",
         f"{plan.adapter_bytes // plan.trainable_parameters} bytes per trained parameter: weight, gradient, two AdamW moments",
         f"framework: {'GPU context' if on_gpu else process}",
     ]

@@ -150,7 +150,7 @@ def _files(
         elif (folder / name).is_symlink():
             findings.append(Finding(name, None, "a link, and its target can change; put the file itself there"))
         elif name in unreadable:
-            what = "not what its name says, or not UTF-8, so nobody can inspect it; write it again, or remove it"
+            what = "not what its name says, or not UTF-8, so it cannot be inspected; write it again, or remove it"
             findings.append(Finding(name, None, what))
     if len(names) > LARGEST_RELEASE:
         what = f"{len(names)} files, more than the {LARGEST_RELEASE} of one commit: a reader could see half of them"
@@ -165,7 +165,7 @@ def _text_faults(text: ReleaseText, kind: str) -> Iterator[tuple[int | None, str
     if not text.is_cell and text.file not in VOCABULARIES:
         for number, line in text.lines():
             if _ENCODED.search(line):
-                yield number, "encoded bytes, which nobody can read; leave them out"
+                yield number, "encoded bytes, which cannot be read; leave them out"
     for place in text.schema_errors(kind):
         yield None, f"does not match its schema at {place}; write it again with this version of radrecipes"
 
@@ -184,7 +184,7 @@ def _access(folder: Path, names: Sequence[str], facts: ReleaseFacts, acknowledge
     elif facts.access in SHOWABLE_ACCESS:
         return GateResult("access", looked_at)
     elif facts.access not in ACCESS_LEVELS:
-        what = f"the access class is none of {', '.join(ACCESS_LEVELS)}; prepare the dataset again with --access"
+        what = f"the access class must be one of {', '.join(ACCESS_LEVELS)}; prepare the dataset again with --access"
     elif facts.kind == "dataset" or tables:
         files = tables or [CARD_FILE]
         what = f"rows of {facts.access} data are never published, whatever is acknowledged"
@@ -382,9 +382,9 @@ def _memory(facts: ReleaseFacts, acknowledged: bool) -> GateResult:
     if longest < LONGEST_RUN:
         return GateResult("memory", looked_at)
     what = (
-        f"recites up to {longest} tokens in a row ({LONGEST_RUN} are too many; {facts.memory['repeated_share']:.1%} of its output) "
-        f"that are not in the prompt, not from the base model, and common to fewer than {facts.memory['common_from_groups']} "
-        "groups; train shorter, or add --acknowledge memory"
+        f"reproduces up to {longest} consecutive training tokens (limit {LONGEST_RUN}; {facts.memory['repeated_share']:.1%} of "
+        "its output) that are not in the prompt, not from the base model, and common to fewer than "
+        f"{facts.memory['common_from_groups']} groups; train shorter, or add --acknowledge memory"
     )
     may_acknowledge = facts.visibility != "public" or facts.access in SHOWABLE_ACCESS
     return GateResult("memory", looked_at, (Finding("", None, what),), acknowledged and may_acknowledge)

@@ -77,7 +77,7 @@ def schema_errors(text: str, schema: str) -> list[str]:
 def free_text(text: str, schema: str | None) -> Iterator[tuple[int, str]]:
     """Every field of a JSON text that may name a person, with its line; `"key: value"` if the schema does not know the key.
 
-    Omits values that the schema types, and those that identify nobody: numbers with decimals, booleans and `null`.
+    Omits values that the schema types, and those that cannot identify a person: numbers with decimals, booleans and `null`.
     """
     for found in _values(text):
         known, rules = _rules_at(schema, found.keys)

@@ -1,4 +1,4 @@
-"""Assembles the folder of a release: the files that a repository will hold, byte-for-byte reproducible."""
+"""Assembles the folder of a release: the files that a repository will contain, byte-for-byte reproducible."""
 
 import json
 import re
@@ -69,7 +69,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Release:
-    """A folder that is ready to be published and holds nothing else; `kind` is `"adapter"`, `"merged"` or `"dataset"`."""
+    """A folder that is ready to be published and contains nothing else; `kind` is `"adapter"`, `"merged"` or `"dataset"`."""
 
     folder: Path
     kind: str
@@ -127,7 +127,7 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
             f"was not evaluated, and only evaluated runs are published; {evaluate}", str(folder)
         ) from None
     except (ValueError, LookupError, TypeError):
-        raise InputError(f"is no evaluation in JSON; {evaluate}", str(path)) from None
+        raise InputError(f"is not an evaluation in JSON; {evaluate}", str(path)) from None
     if measured != manifest["data"]["digest"]:
         raise InputError(f"measures another dataset than the run's own; {evaluate}", str(path))
     rows = manifest["data"]["rows"]["test"]
@@ -143,7 +143,7 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _check_weights_folder(folder: Path, recipe: Recipe, manifest: Mapping[str, Any]) -> None:
     """Check for a readable tokenizer, the thresholds and label set of these weights, and the recipe's base model."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
-        raise InputError("holds no tokenizer whose vocabulary is text; train again", str(folder))
+        raise InputError("contains no tokenizer whose vocabulary is text; train again", str(folder))
     weights = weights_in(folder)
     if recipe.arguments.decode == "score":
         DecisionPolicy.load(folder, weights.sha256, manifest["prompt"]["sha256"])

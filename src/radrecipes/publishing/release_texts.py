@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from radrecipes.publishing.project_json import free_text, schema_errors, schema_of, unescaped
 
-# Vocabularies hold subwords and numbers: only runs of three words in a string are searched for sentences.
+# Vocabularies contain subwords and numbers: only runs of three words in a string are searched for sentences.
 VOCABULARIES = frozenset(("merges.txt", "tokenizer.json", "vocab.json", "vocab.txt"))
 LONGEST_LINE = 100_000
 _WORD_SEQUENCE = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,} [^\W\d_]{2,}")

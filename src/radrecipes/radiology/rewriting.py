@@ -33,7 +33,7 @@ _DOUBLE_STOP = re.compile(r"[,;:](?=[.,;])")
 def repair(cut: str, sentence: str) -> str:
     """Correct spaces, commas, `a` and `an` and the first letter of a sentence with `CUT` wherever words were cut out.
 
-    `""` if what is left is no sentence: a verb without its object, an article without its noun. The original
+    `""` if what is left is not a sentence: a verb without its object, an article without its noun. The original
     `sentence` decides whether the first letter is a capital.
     """
     if _LOOSE_END.search(cut):

@@ -172,7 +172,7 @@ def _read_header(line: str) -> tuple[int, str] | None:
     if line.startswith("\n"):
         header = line.strip()
         kind = _KINDS.get(" ".join(header.casefold().split()))
-        # A sentence that runs into `findings:` at the start of a line is no header.
+        # A sentence that runs into `findings:` at the start of a line is not a header.
         if kind and header[0].isupper():
             return 0, kind
         if _CAPITALS.match(header) and sum(character.isalpha() for character in header) >= 4:

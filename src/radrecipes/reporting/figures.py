@@ -224,7 +224,7 @@ def _lowest_worth_showing(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], b
 
 
 def _write(axes: Axes, text: str, place: tuple[float, float], points: tuple[float, float], **look: Any) -> None:
-    """Write at a place of the data, some points beside it."""
+    """Write at a place of the data, some points next to it."""
     axes.annotate(text, place, xytext=points, textcoords="offset points", **look)
 
 

@@ -10,7 +10,7 @@ _LONGEST = 60
 
 def verdicts_table(verdicts: Sequence[Verdict], published: str) -> str:
     """One row per metric: the published value, the accepted range, the new value, and `PASS` or `FAIL`."""
-    lines = [f"{'':<24}{published:<16}{'must lie in':<20}{'now':<10}".rstrip()]
+    lines = [f"{'':<24}{published:<16}{'expected range':<20}{'now':<10}".rstrip()]
     for verdict in verdicts:
         # One decimal more than in the READMEs, to show on which side of the edge of its range a metric is.
         digits = verdict.metric.digits + 1

@@ -97,7 +97,7 @@ def fitting_rows(table: pa.Table, ids: list[str], max_length: int, max_dropped_f
     An [`InputError`] if there is none, or if a larger fraction of rows than `max_dropped_fraction` is longer.
     """
     if not ids:
-        raise InputError("the training split holds no rows; prepare the dataset again")
+        raise InputError("the training split contains no rows; prepare the dataset again")
     fits = pc.less_equal(pc.list_value_length(table["input_ids"]), max_length)
     too_long = [row_id for row_id, row_fits in zip(ids, fits.to_pylist(), strict=True) if not row_fits]
     if len(too_long) > max_dropped_fraction * len(ids) or len(too_long) == len(ids):

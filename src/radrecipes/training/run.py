@@ -28,7 +28,7 @@ from radrecipes.training.trainer import CompletionTrainer, TrainLog, divide_batc
 class Run:
     """A run that is being trained, or was; [`open_run`] makes it.
 
-    If `is_finished`, the folder already holds this run, and only data and folder are set. `facts` and `identity` say what it is
+    If `is_finished`, the folder already contains this run, and only data and folder are set. `facts` and `identity` say what it is
     made of, `killed` names the process of an earlier attempt that was killed; empty if none.
     """
 
@@ -48,7 +48,7 @@ class Run:
         self._stack = stack
 
     def check_finished(self) -> None:
-        """Check that the finished run in the folder is this one, and remove what it left behind."""
+        """Check that the finished run in the folder is this one, and remove what it left."""
         self._identify()
         run_folder.check_finished(self.folder, self.identity)
         if self.is_main_process:
@@ -80,14 +80,14 @@ class Run:
     def describe(self, trainer: CompletionTrainer) -> list[str]:
         """Lines for the user: where the run begins, what it trains on, and how much of the model."""
         resumed, dataset, rows = self.resumption, self.data.dataset, self.data.rows
-        lines = [f"an earlier try ({self.killed}) was killed and left its lock"] if self.killed else []
+        lines = [f"took over the lock of a killed run ({self.killed})"] if self.killed else []
         lines += [f"left out: {line}" for line in resumed.rejected]
         if resumed.newest:
             lines.append(f"resuming after step {resumed.step} ({resumed.newest.folder})")
         if dataset.access in SHOWABLE_ACCESS:
             lines.append(masked_example(rows.rows[0], self.data.tokenizer))
         else:
-            lines.append(f"the dataset's access is {dataset.access}: no example is shown, its texts must not leave it")
+            lines.append(f"no example is shown, because texts of {dataset.access} datasets are never printed")
         lines.append(
             f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
             f"than {self.recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens are in the loss"

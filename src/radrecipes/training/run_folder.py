@@ -1,4 +1,4 @@
-"""A run's folder: locked by one process, and finished only once it holds `COMPLETE`."""
+"""A run's folder: locked by one process, and finished only once it contains `COMPLETE`."""
 
 import contextlib
 import json
@@ -61,7 +61,7 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
     if not folder.is_dir() or not any(entry.name not in _BEFORE_THE_RECIPE for entry in folder.iterdir()):
         return
     if not (folder / _RECIPE).is_file():
-        raise InputError("the output folder holds files that are no run; set another --output_dir", str(folder))
+        raise InputError("the output folder contains files that are not a run; set another --output_dir", str(folder))
     if restart:
         return
     earlier = parse_recipe(folder / _RECIPE)
@@ -105,8 +105,8 @@ def _check_log(folder: Path, steps: int) -> None:
         logged = []
     if logged != list(range(1, steps + 1)):
         raise NoCheckpointError(
-            f"{folder / TRAIN_LOG} does not hold each of the {steps} steps before the last checkpoint; restore it, or train from "
-            "the beginning with --restart"
+            f"{folder / TRAIN_LOG} does not contain each of the {steps} steps before the last checkpoint; restore it, or train "
+            "from the beginning with --restart"
         )
 
 
@@ -128,7 +128,7 @@ def _check_allowed(
     final = is_complete(folder) or any(parts[name] not in changeable for name in refused)
     end = "" if final else f", or resume it from its checkpoint with --allow-change {to_allow}"
     raise InputError(
-        f"the output folder holds a different run ({named}); set --output_dir, replace it with --restart{end}",
+        f"the output folder contains a different run ({named}); set --output_dir, replace it with --restart{end}",
         str(folder),
     )
 

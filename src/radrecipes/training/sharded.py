@@ -76,7 +76,7 @@ def load_trained_weights(model: torch.nn.Module, checkpoint: Path) -> None:
     saved = load_file(checkpoint / _SAVED)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if saved.keys() != trained.keys():
-        raise RuntimeError(f"{checkpoint / _SAVED}: holds other weights than the recipe trains")
+        raise RuntimeError(f"{checkpoint / _SAVED}: contains other weights than the recipe trains")
     for name, parameter in trained.items():
         # In the model's own precision: accelerate trains in float32 what was loaded in bfloat16.
         parameter.data = saved[name].to(parameter.device)

@@ -39,7 +39,7 @@ def cached_rows(dataset: Path, key: str, make: Callable[[], pa.Table], keep: boo
     """The rows cached under `key` in the dataset's folder, memory-mapped; otherwise what `make` returns, cached if `keep`.
 
     Of several processes on one disk only one calls `make`. Cached rows are used only if their sha256 matches; a cache that cannot
-    be written is no error.
+    be written is not an error.
     """
     folder = dataset / FOLDER
     found = _read(folder, key)
@@ -87,7 +87,7 @@ def _locked(folder: Path, dataset: Path) -> Iterator[bool]:
             if not folder.is_dir():
                 folder.mkdir(mode=0o700)
                 shutil.copymode(dataset, folder)
-            stack.callback(remove_if_empty, folder)  # an error in the data leaves nothing behind
+            stack.callback(remove_if_empty, folder)  # an error in the data leaves no empty folder
             stack.enter_context(lock(folder / _LOCK))
             writable = True
         yield writable

@@ -25,7 +25,7 @@ def load_predictor(
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - kind.OPTIONS:
         raise InputError(
-            f"the task {task.name} has no use for it, because it {kind.DOES}; leave it out",
+            f"the task {task.name} {kind.DOES} and does not take this option; remove it",
             f"--{name.replace('_', '-')}",
         )
     return kind(folder, allow_other_weights, engine, **given)

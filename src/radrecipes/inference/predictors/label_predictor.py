@@ -100,7 +100,7 @@ class LabelPredictor(Predictor):
         """Scores the label set with the untuned base model, of which only the best label matters.
 
         Its probability is spread widely, which makes it slow; the best of n labels has at least 1/n, so branches that cannot
-        hold a tenth of that are pruned.
+        contain a tenth of that are pruned.
         """
         return self._new_scorer(left_out_mass=0.1 / len(self.label_set.names))
 
@@ -233,12 +233,12 @@ class LabelPredictor(Predictor):
     def summary(self, table_counts: dict[str | None, int]) -> str:
         """See [`Predictor`]."""
         if self.decode == "generate":
-            return f"{table_counts.get(None, 0):,} of them no label of the label set (empty column `label`)"
+            return f"{table_counts.get(None, 0):,} of them without a label from the label set (empty column `label`)"
         return ", ".join(f"{table_counts.get(decision, 0):,} {decision}" for decision in (AUTO, NEEDS_REVIEW))
 
     def as_text(self, answer: SystemOutput) -> str:
         """See [`Predictor`]."""
-        lines = [answer.label or f"no label of the label set; the model wrote: {answer.text}"]
+        lines = [answer.label or f"no label from the label set; the model wrote: {answer.text}"]
         if answer.confidence is not None:
             reason = f" ({answer.review_reason})" if answer.review_reason else ""
             lines.append(f"probability {answer.confidence:.3f}; {_decision(answer)}{reason}")

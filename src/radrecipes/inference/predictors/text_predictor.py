@@ -100,8 +100,8 @@ class TextPredictor(Predictor):
         written = answer.written
         lines = [written.text, "", f"check: {_in_words(answer.reasons)}"]
         if written.reasons:
-            lines.append(f"earlier tries were refused: {_in_words(written.reasons)}")
-        writer = f"the model, try {written.tries}" if written.source == MODEL else self.task.fallback_writer
+            lines.append(f"earlier attempts failed the check: {_in_words(written.reasons)}")
+        writer = f"the model, attempt {written.tries}" if written.source == MODEL else self.task.fallback_writer
         return "\n".join([*lines, f"written by {writer}; a draft for review by a person"])
 
     def answer_columns(self, answers: Sequence[GuardedText]) -> dict[str, list]:
