@@ -4,9 +4,9 @@ Exit codes: 0 written, 1 memory or disk ran out, 2 wrong input; no dataset was w
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import non_negative, positive, run
@@ -15,6 +15,9 @@ from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -67,16 +70,8 @@ def prepare_table(args: argparse.Namespace) -> None:
     )
 
     # Write
-    manifest = {
-        "name": args.output.resolve().name,
-        "task": task.name,
-        "columns": ["id", "group", task.input_column, task.target_column],
-        "access": args.access or ("synthetic" if args.synthetic else "credentialed"),
-        "license": args.license or ("apache-2.0" if args.synthetic else "other"),
-        "language": args.language,
-        **origin,
-        **facts,
-    }
+    columns = "id", "group", task.input_column, task.target_column
+    manifest = {**_common_facts(args, task.name, columns, args.synthetic, "credentialed"), **origin, **facts}
     card = render_dataset_card(manifest)
     written = write_dataset_folder(
         args.output, splits=splits, manifest=manifest, card=card, label_set=label_set, overwrite=args.overwrite
@@ -141,7 +136,7 @@ def prepare_report(args: argparse.Namespace) -> None:
     rejected = Path(f"{args.output}.rejected.csv")
     labels = "relabel" if args.label_source == "relabel" else "stated"
     options = ReportOptions(labels, args.sections, args.earlier_studies, args.deidentified, args.details)
-    with _progress(source.count) as progress:
+    with _progress(source.count) as bar:
         splits, facts = prepare_reports(
             source,
             options,
@@ -150,17 +145,12 @@ def prepare_report(args: argparse.Namespace) -> None:
             split_seed=args.split_seed,
             max_dropped=args.max_dropped,
             processes=args.processes,
-            progress=progress,
+            progress=bar.update,
         )
 
     # Write
     manifest = {
-        "name": args.output.resolve().name,
-        "task": "report",
-        "columns": list(COLUMNS),
-        "access": args.access or ("synthetic" if synthetic else kind.access),
-        "license": args.license or ("apache-2.0" if synthetic else "other"),
-        "language": args.language,
+        **_common_facts(args, "report", COLUMNS, synthetic, kind.access),
         "generator": source.generator,
         "origin": args.source,
         "label_source": args.label_source,
@@ -200,31 +190,30 @@ def make_synthetic_reports(args: argparse.Namespace) -> None:
     """Write invented reports in the layout of MIMIC-CXR, from which `report` prepares a dataset."""
     from radrecipes.data.synthetic_reports.generator import write_synthetic_tree
 
-    with _progress(args.studies) as progress:
+    with _progress(args.studies) as bar:
         facts = write_synthetic_tree(
-            args.output, seed=args.seed, patients=args.patients, studies=args.studies, on_progress=progress
+            args.output, seed=args.seed, patients=args.patients, studies=args.studies, on_progress=bar.update
         )
     print(f"{facts['studies']} synthetic reports of {facts['patients']} patients, {facts['normal_studies']} normal")
     print(f"written to {args.output}; prepare them with --source mimic-cxr --root {args.output}")
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar that starts with the first reports, so that an earlier error is printed alone."""
+def _progress(total: int) -> "tqdm":
     from tqdm import tqdm
 
-    bar = None
+    # Shown with the first reports, so that an earlier error is printed alone.
+    return tqdm(total=total, unit=" reports", smoothing=0.05, delay=0.001)
 
-    def update(done: int) -> None:
-        nonlocal bar
-        bar = bar or tqdm(total=total, unit=" reports", smoothing=0.05)
-        bar.update(done)
 
-    try:
-        yield update
-    finally:
-        if bar:
-            bar.close()
+def _common_facts(args: argparse.Namespace, task: str, columns: Sequence[str], synthetic: bool, access: str) -> dict:
+    return {
+        "name": args.output.resolve().name,
+        "task": task,
+        "columns": list(columns),
+        "access": args.access or ("synthetic" if synthetic else access),
+        "license": args.license or ("apache-2.0" if synthetic else "other"),
+        "language": args.language,
+    }
 
 
 def _print_written(args: argparse.Namespace, written: dict) -> None:
