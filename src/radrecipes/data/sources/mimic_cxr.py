@@ -13,6 +13,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from radrecipes.radiology.sections import study_sections
 ARCHIVE = "mimic-cxr-reports.zip"
 
 _REPORT_PATH = re.compile(r"(?:.*/)?(files/p\d{2}/p(\d+)/s(\d+)\.txt(?:\.gz)?)")
-_HEADER = re.compile(r"^[ \t]*(?:FINDINGS|IMPRESSION)[ \t]*:", re.MULTILINE | re.IGNORECASE)
+_HEADER = re.compile(r"^[ \t]*(FINDINGS|IMPRESSION)[ \t]*:", re.MULTILINE | re.IGNORECASE)
 _STATUSES = {
     **dict.fromkeys(("1.0", "1"), Status.POSITIVE),
     **dict.fromkeys(("0.0", "0"), Status.NEGATIVE),
@@ -72,9 +73,7 @@ class MimicCxr(ReportSource):
         self.files = []
         self.rejected = []
         self.generator = _read_generator(self.root)
-        self._base, self._archive_path, paths = _find_reports(self.root)
-        self._archive: zipfile.ZipFile | None = None
-
+        self._base, self._archive, paths = _find_reports(self.root)
         labels_of = self._read_labels(labels) if labels else None
         split_of = self._read_splits() if official_split else None
         self._items = self._match(paths, labels_of, split_of)
@@ -86,8 +85,8 @@ class MimicCxr(ReportSource):
         return cls(root, labels=options["labels"], official_split=options["split"] == "official")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the open archive, which another process opens itself."""
-        return {"_base": self._base, "_archive_path": self._archive_path, "_archive": None}
+        """What another process needs: it receives the items one by one."""
+        return {"_base": self._base, "_archive": self._archive}
 
     def items(self) -> Iterator[tuple]:
         """Path, patient, study, stated labels and stated split of every report."""
@@ -112,18 +111,17 @@ class MimicCxr(ReportSource):
             return RejectedReport(path, "empty_report", sha256=sha256)
         sections = study_sections(text, study)
         findings, impression = sections.findings, sections.impression
-        # A study with its own rule has its conclusion elsewhere, whatever its headers are.
+        # With a conclusion elsewhere it does not matter whether a header has words.
         complete = (findings and impression) or sections.elsewhere
-        empty_header = not complete and _has_empty_header(text, findings, impression)
+        headers = () if complete else {match[1].casefold() for match in _HEADER.finditer(text)}
+        empty_header = ("findings" in headers and not findings) or ("impression" in headers and not impression)
         return Report(study, patient, findings, impression, path, empty_header, observations, split, sha256)
 
     def _bytes(self, path: str) -> bytes:
-        if self._archive_path:
+        if self._archive:
             # A forked process would share its position in the file with the one that opened it.
-            if self._archive is None or self._opened_by != os.getpid():
-                self._archive, self._opened_by = zipfile.ZipFile(self._archive_path), os.getpid()
-                self._members = {_relative(name): name for name in self._archive.namelist()}
-            data = self._archive.read(self._members[path])
+            archive, members = _open_archive(self._archive, os.getpid())
+            data = archive.read(members[path])
         else:
             # Unbuffered: Python's buffered file object costs more than the reading itself.
             with io.FileIO(f"{self._base}/{path}") as file:
@@ -133,27 +131,19 @@ class MimicCxr(ReportSource):
     def _match(
         self, paths: list[tuple[str, str, str]], labels_of: dict[str, str | None] | None, split_of: dict | None
     ) -> list[tuple]:
+        tables, items = ((labels_of, "no_labels"), (split_of, "no_split")), []
         named = {**(split_of or {}), **(labels_of or {})}
-        items = []
         for path, patient, study in paths:
             named.pop(study, None)
-            observations = split = None
-            if labels_of is not None:
-                if study not in labels_of:
-                    self.rejected.append(RejectedReport(path, "no_labels"))
-                    continue
-                observations = labels_of[study][0]
-            if split_of is not None:
-                if study not in split_of:
-                    self.rejected.append(RejectedReport(path, "no_split"))
-                    continue
-                split = split_of[study][0]
-            if observations == _CONFLICT or split == _CONFLICT:
-                self.rejected.append(RejectedReport(path, "conflicting_rows"))
-                continue
-            items.append((path, patient, study, observations, split))
-        for study in sorted(named):
-            patient = named[study][1]
+            reasons = [reason for table, reason in tables if table is not None and study not in table]
+            observations, split = ((table or {}).get(study, (None,))[0] for table, _ in tables)
+            if _CONFLICT in (observations, split):
+                reasons.append("conflicting_rows")
+            if reasons:
+                self.rejected.append(RejectedReport(path, reasons[0]))
+            else:
+                items.append((path, patient, study, observations, split))
+        for study, (_, patient) in sorted(named.items()):
             self.rejected.append(RejectedReport(f"files/p{patient[:2]}/p{patient}/s{study}.txt", "missing_report"))
         return items
 
@@ -174,10 +164,8 @@ class MimicCxr(ReportSource):
         # One row per image, so a study occurs as often as it has images.
         for line, (study, patient, split) in rows:
             if split not in _SPLITS:
-                raise InputError(
-                    "column 'split' contains none of train, validate and test; download the file again",
-                    f"{path}:{line}",
-                )
+                problem = "column 'split' contains none of train, validate and test; download the file again"
+                raise InputError(problem, f"{path}:{line}")
             _keep(found, study, patient, _SPLITS[split])
         return found
 
@@ -197,10 +185,7 @@ _CONFLICT = "conflict"
 
 
 def _keep(found: dict[str, tuple[str, str]], study: str, patient: str, value: str) -> None:
-    earlier = found.get(study)
-    if earlier is None:
-        found[study] = (value, patient)
-    elif earlier != (value, patient):
+    if found.setdefault(study, (value, patient)) != (value, patient):
         found[study] = (_CONFLICT, patient)
 
 
@@ -222,39 +207,35 @@ def _stated(values: tuple[str, ...], where: str) -> str:
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    line = 1
+    def error(problem: str, line: int) -> InputError:
+        return InputError(problem, f"{path}:{line}")
+
+    line, again = 1, "download the file again"
     try:
         reader = csv.reader(text_lines(path), strict=True)
         header = [_column(name) for name in next(reader, [])]
-        positions = []
         for column in columns:
             if header.count(column) != 1:
                 problem = "is missing" if column not in header else "occurs twice"
-                raise InputError(f"column {column!r} {problem} in the header; download the file again", f"{path}:1")
-            positions.append(header.index(column))
-        width, study_at, patient_at = len(header), positions[0], positions[1]
+                raise error(f"column {column!r} {problem} in the header; {again}", 1)
+        positions, width = [header.index(column) for column in columns], len(header)
         wanted = itemgetter(*positions)
         for fields in reader:
             line = reader.line_num
+            if not fields:
+                continue
             if len(fields) != width:
-                if not fields:
-                    continue
-                short = header[len(fields)] if len(fields) < width else header[-1]
-                raise InputError(
-                    f"the row has {len(fields)} fields, the header {width} (column {short!r}); download the file again",
-                    f"{path}:{line}",
-                )
-            for position in (study_at, patient_at):
+                short = header[min(len(fields), width - 1)]
+                raise error(f"the row has {len(fields)} fields, the header {width} (column {short!r}); {again}", line)
+            for position in positions[:2]:
                 if not (fields[position].isdecimal() and fields[position].isascii()):
-                    raise InputError(
-                        f"column {header[position]!r} is not an integer; save the file without changing its numbers",
-                        f"{path}:{line}",
-                    )
+                    advice = "save the file without changing its numbers"
+                    raise error(f"column {header[position]!r} is not an integer; {advice}", line)
             yield line, wanted(fields)
-    except csv.Error as error:
-        raise InputError(f"the row is broken ({error}); download the file again", f"{path}:{line + 1}") from None
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from None
+    except csv.Error as problem:
+        raise error(f"the row is broken ({problem}); {again}", line + 1) from None
+    except OSError as problem:
+        raise InputError(f"cannot be read ({problem.strerror}); check its permissions", str(path)) from None
 
 
 def _column(name: str) -> str:
@@ -305,9 +286,12 @@ def _scan(base: Path) -> list[tuple[str, str, str]]:
     return sorted((match[1], match[2], match[3]) for match in matches if match and match[1] == match.string)
 
 
-def _relative(name: str) -> str | None:
-    match = _REPORT_PATH.fullmatch(name)
-    return match[1] if match else None
+# An archive is opened once in each process.
+@lru_cache(maxsize=1)
+def _open_archive(path: Path, process: int) -> tuple[zipfile.ZipFile, dict[str, str]]:
+    archive = zipfile.ZipFile(path)
+    matches = (_REPORT_PATH.fullmatch(name) for name in archive.namelist())
+    return archive, {match[1]: match.string for match in matches if match}
 
 
 def _read_generator(root: Path) -> dict[str, Any] | None:
@@ -324,8 +308,3 @@ def _read_generator(root: Path) -> dict[str, Any] | None:
         return None
     # The key that the manifest of every generated dataset uses.
     return {"name": generator.pop("generator", "unknown"), **generator}
-
-
-def _has_empty_header(text: str, findings: str, impression: str) -> bool:
-    headers = {match[0].strip(" \t:").casefold() for match in _HEADER.finditer(text)}
-    return ("findings" in headers and not findings) or ("impression" in headers and not impression)

@@ -5,11 +5,4 @@ from radrecipes.data.sources.openi import OpenI
 from radrecipes.data.sources.report_pairs import ReportPairs
 from radrecipes.data.sources.report_source import ReportSource
 
-REPORT_SOURCES: dict[str, type[ReportSource]] = {
-    source.name: source
-    for source in (
-        MimicCxr,
-        OpenI,
-        ReportPairs,
-    )
-}
+REPORT_SOURCES: dict[str, type[ReportSource]] = {source.name: source for source in (MimicCxr, OpenI, ReportPairs)}
