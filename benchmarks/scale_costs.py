@@ -116,7 +116,7 @@ def tables(assumptions: Path, results: dict[str, Any]) -> dict[str, str]:
 
 
 def _growth_table(results: dict[str, Any]) -> str:
-    growth = ["| texts | number | core seconds | MiB | grows with number to the power |", "|---|---:|---:|---:|---:|"]
+    growth = ["| texts | number | core seconds | MiB | growth exponent |", "|---|---:|---:|---:|---:|"]
     for kind, measured in results["scale_rates"]["near_duplicates"].items():
         for before, now in zip([None, *measured], measured, strict=False):
             power = ""

@@ -118,7 +118,7 @@ def test_the_table_of_models_says_what_the_recipes_say():
         assert {method} == {recipe.method for recipe in recipes}
         assert tasks.split(", ") == sorted(recipe.arguments.task for recipe in recipes)
         styles = {(recipe.arguments.prompt_style, bool(recipe.training.chat_template_path)) for recipe in recipes}
-        assert styles == {{"plain": ("plain", False), "ours": ("chat", True)}.get(prompt, ("chat", False))}
+        assert styles == {{"plain": ("plain", False), "project template": ("chat", True)}.get(prompt, ("chat", False))}
 
 
 def test_every_template_is_one_of_some_recipe():
