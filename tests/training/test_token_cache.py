@@ -160,13 +160,11 @@ def test_a_recipe_reads_what_was_kept_and_finds_the_same(workspace, monkeypatch)
     first = training_data.load_training_data(recipe, keep=True)
     with pytest.raises(InputError) as refused:
         training_data.load_training_data(parse_recipe(RECIPE, ["--max_length", "62"]))
-    render = training_data.render_rows
 
-    def few(split, *words):
-        assert len(split) <= training_data._KEY_ROWS, "rendered again"
-        return render(split, *words)
+    def no_rendering(*words):
+        raise AssertionError("rendered again")
 
-    monkeypatch.setattr(training_data, "render_rows", few)
+    monkeypatch.setattr(training_data, "render_rows", no_rendering)
     for found in (
         first,
         training_data.load_training_data(recipe, keep=True),
@@ -211,11 +209,6 @@ def key_of(workspace):
         (ProtocolTask, "instruction", "Name the protocol."),
         (ProtocolTask, "question", lambda task, inputs: f"{task.instruction}: {inputs[task.input_column]}"),
         (ProtocolTask, "target", lambda task, row: row["label"].upper()),
-        (
-            rendering,
-            "_in_template",
-            lambda turns, tokenizer, **options: [[1, 2, *([] if options else [3, 2])]] * len(turns),
-        ),
     ],
 )
 def test_a_change_of_the_rendering_or_of_the_target_changes_the_key(owner, name, changed, key_of, monkeypatch):
@@ -224,9 +217,27 @@ def test_a_change_of_the_rendering_or_of_the_target_changes_the_key(owner, name,
     assert key_of() != before
 
 
-def test_a_change_elsewhere_in_the_package_keeps_the_key(key_of, monkeypatch):
-    """The key is made of texts and token ids: no file of this package is read for it."""
+def test_only_the_code_that_makes_tokens_counts(key_of, monkeypatch, tmp_path):
     before, read = key_of(), []
-    monkeypatch.setattr(token_cache, "file_sha256", lambda path: read.append(path) or file_sha256(path))
+    for module in (token_cache, training_data):
+        monkeypatch.setattr(module, "file_sha256", lambda path: read.append(path) or file_sha256(path))
     assert key_of() == before
-    assert read and not [path for path in read if Path(radrecipes.__file__).parent in path.parents]
+    package = Path(radrecipes.__file__).parent
+    assert {path for path in read if package in path.parents} == {
+        package / "tasks" / "rendering.py",
+        package / "training" / "data.py",
+    }
+    # A change that shows in few rows, and in none of the texts
+    edited = tmp_path / "rendering.py"
+    edited.write_bytes(Path(rendering.__file__).read_bytes() + b"# another way\n")
+    monkeypatch.setattr(training_data, "_RENDERING_CODE", (edited, training_data._RENDERING_CODE[1]))
+    assert key_of() != before
+
+
+def test_a_change_of_any_row_changes_the_key(key_of, monkeypatch):
+    before, target = key_of(), ProtocolTask.target
+    last = load_prepared_dataset("data/tiny").splits["train"][-1]
+    monkeypatch.setattr(
+        ProtocolTask, "target", lambda task, row: target(task, row) + "." * (row["note"] == last["note"])
+    )
+    assert key_of() != before

@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 from radrecipes.models.base import load_config, load_tokenizer, locate_base, stop_token_ids
 from radrecipes.recipe import Recipe
-from radrecipes.tasks import TASKS
+from radrecipes.tasks import TASKS, rendering
 from radrecipes.tasks.rendering import prompt_template_digest, render_examples
 from radrecipes.tasks.task import Task
 from radrecipes.training.collators import IGNORED
@@ -25,8 +26,8 @@ from radrecipes.training.token_cache import cache_key, cached_rows
 
 # Rows to render together.
 _ROWS_AT_ONCE = 1000
-# Rows whose token ids are part of the cache key, so that a change of the rendering invalidates it.
-_KEY_ROWS = 16
+# The code between a row's text and its token ids, part of the cache key like the text itself.
+_RENDERING_CODE = (Path(rendering.__file__), Path(__file__))
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def render_rows(
 def rows_key(
     dataset_digest: str, split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]
 ) -> str:
-    """Key of a split's rows in the token cache: the text that the task composes for every row, and the token ids of some."""
+    """Key of a split's rows in the token cache: the text that the task composes for every row, and what turns it into tokens."""
     texts = hashlib.sha256()
     for row in split:
         texts.update(f"{task.question(task.inputs(row))}\0{task.target(row)}\0".encode())
@@ -144,7 +145,7 @@ def rows_key(
         dataset=dataset_digest,
         texts=texts.hexdigest(),
         prompt=prompt_template_digest(task, tokenizer, style),
-        sample=render_rows(split.select(range(min(_KEY_ROWS, len(split)))), task, tokenizer, style, stops).to_pydict(),
+        code=[file_sha256(path) for path in _RENDERING_CODE],
         stops=stops,
     )
 
