@@ -12,6 +12,7 @@ from transformers import BitsAndBytesConfig
 from trl import get_quantization_config
 
 from radrecipes.evaluation.results import results_path
+from radrecipes.files import file_sha256
 from radrecipes.models import base as models
 from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import find_recipes, header, parse_recipe
@@ -121,6 +122,13 @@ def test_the_table_of_models_says_what_the_recipes_say():
         assert styles == {{"plain": ("plain", False), "project template": ("chat", True)}.get(prompt, ("chat", False))}
 
 
-def test_every_template_is_one_of_some_recipe():
+def test_every_template_is_one_of_some_recipe_and_was_read_for_identifiers():
+    """The identifier gate does not search these files: whoever changes one reads it, then writes its new hash here."""
     used = {REPOSITORY / path for recipe in RECIPES if (path := parse_recipe(recipe).training.chat_template_path)}
     assert used == set((REPOSITORY / "recipes" / "chat_templates").iterdir())
+    assert {path.stem: file_sha256(path)[:16] for path in used} == {
+        "llama_3": "0033b26cc77a7d6a",
+        "mistral": "1c8f27600a277325",
+        "qwen3": "22373a1a882d1000",
+        "smollm3": "8846e49dfc6bf2aa",
+    }

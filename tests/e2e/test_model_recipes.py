@@ -235,8 +235,12 @@ BASES = {
         },
     ),
 }
-# FSDP looks for the class of the layers, which is the architecture's.
-ONE_OF_EACH_ARCHITECTURE = list({base.architecture: name for name, base in BASES.items()}.values())
+# FSDP looks for the class of the layers, which is the architecture's, and shards 4-bit weights in its own way.
+SHARDED = {
+    (BASES[recipe.model.model_name_or_path].architecture, recipe.model.load_in_4bit): path
+    for path in RECIPES
+    for recipe in (parse_recipe(path),)
+}
 
 
 @pytest.fixture(scope="module")
@@ -304,13 +308,11 @@ def test_recipe_trains_evaluates_and_predicts(path, clone, call, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_OF_EACH_ARCHITECTURE)
-def test_base_is_sharded_layer_by_layer(name, clone, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", SHARDED.values(), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_base_is_sharded_layer_by_layer(path, clone, tmp_path, monkeypatch):
     """FSDP finds the layers of every architecture, and the losses are those of DDP; two processes on the CPU."""
     monkeypatch.chdir(clone)
-    path, recipe = next(
-        (path, recipe) for path in RECIPES if (recipe := parse_recipe(path)).model.model_name_or_path == name
-    )
+    recipe = parse_recipe(path)
     words = ("scripts/sft.py", "--config", path.relative_to(REPOSITORY), "--max_steps", "2", "--max_length", "500")
     configuration = "fsdp2"
     if recipe.model.load_in_4bit:

@@ -327,8 +327,10 @@ def test_a_merged_model_is_published_and_answers_as_base_plus_adapter(finished_c
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=False
     )
     base = AutoModelForCausalLM.from_pretrained(Path("models", TINY_MODEL))
+    untuned = base.generate(prompt, max_new_tokens=12)
     adapted = PeftModel.from_pretrained(base, Path(RUN, "adapter"))
-    assert torch.equal(model.generate(prompt, max_new_tokens=12), adapted.generate(prompt, max_new_tokens=12))
+    answer = model.generate(prompt, max_new_tokens=12)
+    assert torch.equal(answer, adapted.generate(prompt, max_new_tokens=12)) and not torch.equal(answer, untuned)
 
 
 def train_reports(workspace, reports, rows, monkeypatch, epochs):

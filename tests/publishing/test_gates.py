@@ -10,6 +10,7 @@ import torch
 from conftest import REPOSITORY
 from safetensors.torch import save_file
 
+from radrecipes.publishing import gates
 from radrecipes.publishing.gates import ReleaseFacts, check_release
 from radrecipes.tasks import TASKS
 
@@ -414,6 +415,13 @@ def test_a_chat_template_that_is_shipped_passes_until_a_date_is_added(adapter, p
     (adapter / "chat_template.jinja").write_text(shipped + "{# seen 03/14/2021 #}", encoding="utf-8")
     lines = {finding.line for finding in closed(adapter, facts())["identifiers"]}
     assert lines >= {shipped.count("\n") + 1} and (len(lines) > 1) == ("Date: " in shipped)
+
+
+def test_a_template_counts_as_shipped_only_where_the_shipped_ones_can_be_read(adapter, monkeypatch, tmp_path):
+    monkeypatch.setattr(gates, "_CHAT_TEMPLATES", tmp_path / "none")
+    dated = next(text for path in SHIPPED if "Date: " in (text := path.read_text("utf-8")))
+    (adapter / "chat_template.jinja").write_text(dated, encoding="utf-8")
+    assert {finding.file for finding in closed(adapter, facts())["identifiers"]} == {"chat_template.jinja"}
 
 
 NAME = "Margaret Thornbury"
