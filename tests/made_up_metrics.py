@@ -1,7 +1,11 @@
 """A made-up `metrics.json` with everything that the report page and the terminal can show."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
+
+from radrecipes.data.label_sets import Label
 
 TARGETS = (0.90, 0.95, 0.98)
 BASELINES = ("majority", "nearest_neighbour", "tfidf_logistic_regression", "tfidf_linear_svm")
@@ -152,6 +156,7 @@ def make_metrics():
             "rows": rows,
             "groups": 54,
             "labels": len(labels),
+            "label_set": [asdict(Label(name)) for name in labels],
             "labels_in_split": len(labels),
             "dataset": {"name": "made_up", "access": access, "digest": "d" * 64},
             "decoding": {

@@ -63,10 +63,3 @@ def test_a_large_label_set_keeps_the_labels_with_errors():
     assert len(matrix.names) == 60
     assert matrix.left_out == 140
     assert set(names[150:]) <= set(matrix.names)
-
-
-def test_long_names_are_cut_in_the_margin_only():
-    name = "MRI of the entire spine without and with contrast for metastases"
-    matrix = confusion_matrix([name], [name], [facts(name)])
-    assert matrix.names == [name]
-    assert len(matrix.short_names[0]) <= 34

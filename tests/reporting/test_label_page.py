@@ -24,8 +24,7 @@ from radrecipes.evaluation.label_metrics import (
     predictions_table,
 )
 from radrecipes.inference.answers import SystemOutput
-from radrecipes.reporting.page import write_page
-from radrecipes.reporting.page_html import grid, p_value
+from radrecipes.reporting.page import grid, p_value, write_page
 from radrecipes.reporting.result_tables import metrics_table
 
 LABELS = [

@@ -13,7 +13,7 @@ from page_reader import Page
 from written_reports import evaluated
 
 from radrecipes.reporting.page import write_page
-from radrecipes.reporting.text_page import failed_texts, passed_texts
+from radrecipes.reporting.text_page import failed_and_passed
 from radrecipes.tasks import TASKS
 
 HOSTILE = '<script>document.title="stolen"</script> r/o bleed & "fx" \'x\''
@@ -217,7 +217,7 @@ def test_guard_counts_and_reasons_stand_on_the_page(write):
 
 
 def test_worst_texts_stand_first_with_request_and_reference(write):
-    rows = failed_texts(measured()[1], TASKS["report"])
+    rows, _ = failed_and_passed(measured()[1], TASKS["report"])
     kinds = [[reason.split()[0] for reason in row["reasons"]] for row in rows]
     firsts = ["contradicts" in kind for kind in kinds]
     assert firsts == sorted(firsts, reverse=True)
@@ -230,23 +230,23 @@ def test_worst_texts_stand_first_with_request_and_reference(write):
     # A failure that the guard let through is worse than any that it caught.
     predictions = measured()[1].copy()
     predictions.loc[predictions["id"] == rows[-1]["id"], "adapter_guarded_check"] = "missing Edema"
-    assert failed_texts(predictions, TASKS["report"])[0]["id"] == rows[-1]["id"]
+    assert failed_and_passed(predictions, TASKS["report"])[0][0]["id"] == rows[-1]["id"]
 
 
 def test_some_texts_that_passed_are_shown_evenly_over_the_split(write):
     predictions = measured()[1]
     passed = predictions[(predictions["adapter_check"] == "ok") & (predictions["adapter_guarded_check"] == "ok")]
-    shown = [row["id"] for row in passed_texts(predictions, TASKS["report"], 5)]
-    assert 3 <= len(shown) <= 5 < len(passed)
+    shown = [row["id"] for row in failed_and_passed(predictions, TASKS["report"])[1]]
+    assert 4 < len(shown) <= 8 < len(passed)
     places = [passed["id"].tolist().index(study) for study in shown]
     assert places[0] == 0 and len(set(np.diff(places))) == 1 and places[-1] > len(passed) // 2
     words = words_of(write()).split("that passed at the first attempt")[1].split("Data: origin")[0]
-    assert passed_texts(predictions, TASKS["report"], 8)[-1]["id"] in words
-    assert passed_texts(predictions[predictions["adapter_check"] != "ok"], TASKS["report"], 5) == []
+    assert shown[-1] in words
+    assert failed_and_passed(predictions[predictions["adapter_check"] != "ok"], TASKS["report"])[1] == []
 
 
 def test_impressions_are_read_beside_the_findings_that_they_sum_up(write):
-    (row, *_) = failed_texts(measured("impression")[1], TASKS["impression"])
+    (row, *_), _ = failed_and_passed(measured("impression")[1], TASKS["impression"])
     assert row["input"].startswith("Portable view.")
     assert "FINDINGS" not in row["reference"]
     words = words_of(write("impression"))
@@ -336,5 +336,5 @@ def test_missing_checks_of_rows_are_no_failures(write):
     predictions = measured()[1].copy()
     predictions["adapter_check"] = pd.array([pd.NA] * len(predictions), dtype="string")
     predictions["adapter_guarded_check"] = "ok"
-    assert failed_texts(predictions, TASKS["report"]) == []
+    assert failed_and_passed(predictions, TASKS["report"])[0] == []
     assert "No report failed a check." in words_of(write(replace=lambda table: predictions))

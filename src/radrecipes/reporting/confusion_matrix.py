@@ -7,7 +7,6 @@ from typing import Any
 
 NO_LABEL = "not a label"
 _LARGEST_MATRIX = 60
-_LONGEST_NAME = 34
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,14 @@ class ConfusionMatrix:
     """
 
     names: list[str]
-    short_names: list[str]
     cells: list[Cell]
     blocks: list[tuple[str, int, int]]
     left_out: int
 
-    @property
-    def widest_title(self) -> int:
-        """Width in pixels for the titles of the blocks, at 7 pixels a character."""
-        return 7 * max((len(title) for title, _, _ in self.blocks), default=0)
-
 
 def label_title(label: Mapping[str, Any]) -> str:
     """Modality and body region of a label; empty if it has neither."""
-    return " ".join(filter(None, (label.get("modality"), label.get("body_region"))))
+    return " ".join(filter(None, (label["modality"], label["body_region"])))
 
 
 def confusion_matrix(
@@ -67,32 +60,20 @@ def confusion_matrix(
             wrong[expected] += count
             wrong[answered] += count
     used = [label for label in labels if label["name"] in support or wrong[label["name"]]]
-    kept = {label["name"] for label in sorted(used, key=lambda label: -wrong[label["name"]])[:_LARGEST_MATRIX]}
+    kept = sorted(used, key=lambda label: -wrong[label["name"]])[:_LARGEST_MATRIX]
     # sorted() is stable, so labels of one body region keep the order of the label set.
     ordered = sorted(
-        (label for label in used if label["name"] in kept),
-        key=lambda label: (label.get("modality") or "", label.get("body_region") or ""),
+        (label for label in used if label in kept),
+        key=lambda label: (label["modality"] or "", label["body_region"] or ""),
     )
     names = [label["name"] for label in ordered]
-    index = {name: position for position, name in enumerate(names)}
+    index = {name: position for position, name in enumerate([*names, None])}
     cells = [
-        Cell(
-            index[expected],
-            len(names) if answered is None else index[answered],
-            count,
-            count / support[expected],
-            expected,
-            NO_LABEL if answered is None else answered,
-        )
+        Cell(index[expected], index[answered], count, count / support[expected], expected, answered or NO_LABEL)
         for (expected, answered), count in pairs.items()
-        if expected in index and (answered is None or answered in index)
+        if expected in index and answered in index
     ]
     cells.sort(key=lambda cell: (cell.row, cell.column))
-    blocks: list[tuple[str, int, int]] = []
-    for position, title in enumerate(map(label_title, ordered)):
-        if blocks and blocks[-1][0] == title:
-            blocks[-1] = (title, blocks[-1][1], blocks[-1][2] + 1)
-        else:
-            blocks.append((title, position, 1))
-    short_names = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names]
-    return ConfusionMatrix(names, short_names, cells, blocks, len(used) - len(ordered))
+    titles = [label_title(label) for label in ordered]
+    blocks = [(title, titles.index(title), count) for title, count in Counter(titles).items()]
+    return ConfusionMatrix(names, cells, blocks, len(used) - len(ordered))

@@ -1,6 +1,7 @@
 """The content of a label task's evaluation page."""
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,6 @@ from radrecipes.reporting.figures import reliability_svg, risk_coverage_svg
 from radrecipes.tasks import TASKS
 
 TEMPLATE = "label_page.html.jinja"
-LEAKAGE = frozenset(("verbatim", "normalised", "near_duplicate"))
 SYSTEM_TITLES = {
     ADAPTER: "Fine-tuned model",
     BASE: "Base model without fine-tuning",
@@ -47,17 +47,17 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
     return {
         "words": TASKS[metrics["task"]].words,
         "systems": metrics["systems"],
-        "system_titles": {name: SYSTEM_TITLES.get(name, name) for name in metrics["systems"]},
+        "system_titles": SYSTEM_TITLES,
         "adapter": metrics["systems"][ADAPTER],
         "base": metrics["systems"].get(BASE),
         "best": best,
         "comparison_with_best": next((pair for pair in metrics["comparisons"] if pair["second"] == best), None),
         "decisions": label_tables.decisions(metrics),
-        "main_decision": label_tables.main_decision(metrics, ADAPTER),
+        "main_decision": label_tables.main_decision(metrics),
         "calibration": metrics.get("calibration"),
         "costly_kinds": label_tables.costly_kinds(metrics),
-        "slices": label_tables.slices_by_kind(metrics),
-        "matrix": confusion_matrix(references, answers, label_tables.label_facts(metrics)),
+        "slices": {kind: [*rows] for kind, rows in groupby(metrics["slices"], key=lambda row: row["slice"])},
+        "matrix": confusion_matrix(references, answers, metrics["label_set"]),
         "confusions": label_tables.frequent_confusions(references, answers),
         "label_table": label_tables.label_rows(metrics),
         "may_show_inputs": may_show_inputs,

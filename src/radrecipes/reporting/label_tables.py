@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -23,12 +22,6 @@ _COSTLY_KINDS = {
 _MOST_CONFUSIONS = 15
 _LONGEST_INPUT = 1200
 _LONGEST_ANSWER = 200
-
-
-def label_facts(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The labels with their known facts; only their names if `metrics.json` was written without facts."""
-    named = [{"name": row["label"]} for row in metrics["systems"][ADAPTER]["per_label"]]
-    return metrics.get("label_set") or named
 
 
 def best_baseline(metrics: Mapping[str, Any]) -> str | None:
@@ -74,20 +67,15 @@ def _target_met(row: Mapping[str, Any]) -> str | None:
     return "within chance" if accuracy["high"] >= row["target_accuracy"] else "no"
 
 
-def main_decision(metrics: Mapping[str, Any], system: str) -> dict[str, Any] | None:
-    """A system's entry of [`decisions`] at the default target accuracy; `None` if it has none."""
-    return next((row["systems"].get(system) for row in decisions(metrics) if row["target"] == DEFAULT_TARGET), None)
-
-
-def slices_by_kind(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """The slices of `metrics.json` by their kind, for example `modality`."""
-    return {kind: list(rows) for kind, rows in groupby(metrics.get("slices") or [], key=lambda row: row["slice"])}
+def main_decision(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The fine-tuned model's entry of [`decisions`] at the default target accuracy; `None` if it has none."""
+    return next((row["systems"][ADAPTER] for row in decisions(metrics) if row["target"] == DEFAULT_TARGET), None)
 
 
 def costly_kinds(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Titles of the kinds of costly confusions that were counted for every system, in page order."""
-    counted = [system.get("costly_confusions") or {} for system in metrics["systems"].values()]
-    return {kind: title for kind, title in _COSTLY_KINDS.items() if all(kind in kinds for kinds in counted)}
+    """Titles of the kinds of costly confusions that were counted, in page order."""
+    counted = metrics["systems"][ADAPTER]["costly_confusions"]
+    return {kind: title for kind, title in _COSTLY_KINDS.items() if kind in counted}
 
 
 def frequent_confusions(references: Sequence[str], answers: Sequence[str | None]) -> list[dict[str, Any]]:
@@ -110,11 +98,11 @@ def frequent_confusions(references: Sequence[str], answers: Sequence[str | None]
 
 def label_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """`per_label` of the fine-tuned model, with each label's `place` and the best baseline's F1."""
-    titles = {label["name"]: label_title(label) for label in label_facts(metrics)}
+    titles = {label["name"]: label_title(label) for label in metrics["label_set"]}
     baseline = best_baseline(metrics)
     baseline_f1 = {row["label"]: row["f1"] for row in metrics["systems"][baseline]["per_label"]} if baseline else {}
     return [
-        {**row, "place": titles.get(row["label"], ""), "baseline_f1": baseline_f1.get(row["label"])}
+        {**row, "place": titles[row["label"]], "baseline_f1": baseline_f1.get(row["label"])}
         for row in metrics["systems"][ADAPTER]["per_label"]
     ]
 
@@ -125,8 +113,8 @@ def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any], input_c
     `confidence` and `decision` are `None` if unknown.
     """
     baseline = best_baseline(metrics)
-    chosen = main_decision(metrics, ADAPTER)
-    reviewed = {label["name"] for label in label_facts(metrics) if label.get("always_review")}
+    chosen = main_decision(metrics)
+    reviewed = {label["name"] for label in metrics["label_set"] if label["always_review"]}
     wrong = []
     for row in predictions.to_dict("records"):
         answered = None if pd.isna(row[f"{ADAPTER}_label"]) else row[f"{ADAPTER}_label"]

@@ -40,7 +40,19 @@ def _label_lines(metrics: Mapping[str, Any]) -> list[str]:
     for pair in metrics["comparisons"]:
         difference = difference_with_interval(pair["difference_in_exact_accuracy"])
         lines.append(f"{pair['first']} − {pair['second']}: {difference}, exact McNemar p = {pair['p_value']:.2g}")
-    return [*lines, *_decision_lines(metrics), *_calibration_lines(metrics)]
+    if rows := decisions(metrics):
+        lines += [
+            "",
+            f"{'coverage at target accuracy':<28}" + "".join(f"{name:<50}" for name in rows[0]["systems"]).rstrip(),
+        ]
+    for row in rows:
+        cells = "".join(f"{_decision(found):<50}" for found in row["systems"].values())
+        lines.append(f"{100 * row['target']:g} %".ljust(28) + cells.rstrip())
+    if calibration := metrics.get("calibration"):
+        before, after = (calibration[side]["expected_calibration_error"] for side in ("before", "after"))
+        temperature = f"{calibration['temperature']:.2f}"
+        lines += ["", f"expected calibration error: {before:.3f}, after temperature {temperature} {after:.3f}"]
+    return lines
 
 
 def _text_lines(metrics: Mapping[str, Any]) -> list[str]:
@@ -79,18 +91,6 @@ def difference_with_interval(difference: Mapping[str, float]) -> str:
     return f"{difference['value']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
 
 
-def _decision_lines(metrics: Mapping[str, Any]) -> list[str]:
-    rows = decisions(metrics)
-    if not rows:
-        return []
-    systems = list(rows[0]["systems"])
-    lines = ["", f"{'coverage at target accuracy':<28}" + "".join(f"{name:<50}" for name in systems).rstrip()]
-    for row in rows:
-        cells = [_decision(row["systems"][name]) for name in systems]
-        lines.append(f"{100 * row['target']:g} %".ljust(28) + "".join(f"{cell:<50}" for cell in cells).rstrip())
-    return lines
-
-
 def _decision(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "no threshold"
@@ -101,17 +101,6 @@ def _decision(row: Mapping[str, Any] | None) -> str:
         return "0.000"
     interval = f"{accuracy['low']:.3f}–{accuracy['high']:.3f}"
     return f"{coverage['value']:.3f}, selective accuracy {accuracy['value']:.3f} ({interval})"
-
-
-def _calibration_lines(metrics: Mapping[str, Any]) -> list[str]:
-    calibration = metrics.get("calibration")
-    if not calibration:
-        return []
-    before, after = (calibration[side]["expected_calibration_error"] for side in ("before", "after"))
-    return [
-        "",
-        f"expected calibration error: {before:.3f}, after temperature {calibration['temperature']:.2f} {after:.3f}",
-    ]
 
 
 def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -128,7 +117,7 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
             coverage = {name: figures["coverage"] for name, figures in decided["systems"].items()}
             rows.append((HeadlineMetric("coverage", title), coverage))
         for number, (metric, systems) in enumerate(rows):
-            ours, base = (_over_seeds(systems.get(name), None, metric.digits) for name in (task.main_system, BASE))
+            ours, base = (_over_seeds(systems.get(name), metric.digits) for name in (task.main_system, BASE))
             start = (task.words.title, result["recipe"]) if number == 0 else ("", "")
             cells.append([*start, metric.heading, ours, base, _best_baseline(systems, metric)])
     table = _markdown(["task", "recipe", "metric", "fine-tuned", "base model", "best baseline"], cells)
@@ -143,7 +132,7 @@ def _best_baseline(systems: Mapping[str, Mapping[str, Any]], metric: HeadlineMet
         return "–"
     choose = min if metric.lower_is_better else max
     name = choose(baselines, key=lambda name: baselines[name]["mean"])
-    return f"{_over_seeds(baselines[name], None, metric.digits)} ({name.replace('_', ' ')})"
+    return f"{_over_seeds(baselines[name], metric.digits)} ({name.replace('_', ' ')})"
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -151,11 +140,8 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     tables: dict[str, list[Mapping[str, Any]]] = {}
     for result in _in_order(results):
         tables.setdefault(result["task"], []).append(result)
-    if len(tables) == 1:
-        return "".join(_task_table(TASKS[name], found) for name, found in tables.items())
-    return "\n\n".join(
-        f"**{TASKS[name].words.title}**\n\n{_task_table(TASKS[name], found)}" for name, found in tables.items()
-    )
+    titles = {name: f"**{TASKS[name].words.title}**\n\n" if len(tables) > 1 else "" for name in tables}
+    return "\n\n".join(titles[name] + _task_table(TASKS[name], found) for name, found in tables.items())
 
 
 def _in_order(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -166,7 +152,7 @@ def _in_order(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [result["recipe"], _system_title(result, system)]
-        + [_over_seeds(figures[metric.name], None, metric.digits) for metric in task.published]
+        + [_over_seeds(figures[metric.name], metric.digits) for metric in task.published]
         for result in results
         for system, figures in result["systems"].items()
     ]
@@ -248,7 +234,7 @@ def _decision_rows(result: Mapping[str, Any]) -> list[list[str]]:
         found = [figures[key] for key in ("coverage", "accuracy", "area_under_risk_coverage")]
         # Only the fine-tuned model's probabilities are calibrated.
         found.append(calibration["expected_calibration_error"] if calibration and system == ADAPTER else None)
-        cells = [_over_seeds(figure, len(result["seeds"])) for figure in found]
+        cells = [_over_seeds(figure, seeds=len(result["seeds"])) for figure in found]
         rows.append([result["recipe"], system.replace("_", " "), f"{100 * decided['target_accuracy']:g} %", *cells])
     return rows
 
@@ -262,7 +248,7 @@ def with_results(document: str, table: str, where: str) -> str:
     return f"{head}{BEGIN}\n{table}\n{END}{tail}"
 
 
-def _over_seeds(figure: Mapping[str, Any] | None, seeds: int | None, digits: int = 3) -> str:
+def _over_seeds(figure: Mapping[str, Any] | None, digits: int = 3, seeds: int | None = None) -> str:
     """Mean and standard deviation; with `seeds`, also the number of seeds that have the metric, if not all do."""
     if figure is None:
         return "–"

@@ -13,7 +13,6 @@ from radrecipes.reporting.label_tables import cut
 from radrecipes.tasks import TASKS, ReportWritingTask, TextTask
 
 TEMPLATE = "text_page.html.jinja"
-LEAKAGE = frozenset(("verbatim", "shared_groups"))
 # The fine-tuned model first, then the systems that it has to beat.
 SYSTEM_TITLES = {
     ADAPTER_GUARDED: "Fine-tuned model with guard",
@@ -65,12 +64,12 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
     """Values for the template."""
     task, systems = TASKS[metrics["task"]], _systems(metrics)
     may_show_texts = access in SHOWABLE_ACCESS and f"{ADAPTER}_text" in predictions
-    failed = failed_texts(predictions, task) if may_show_texts else []
+    failed, passed = failed_and_passed(predictions, task) if may_show_texts else ([], [])
     guard = systems[ADAPTER_GUARDED]["guard"]
     return {
         "words": task.words,
         "systems": systems,
-        "system_titles": {name: SYSTEM_TITLES.get(name, name) for name in systems},
+        "system_titles": SYSTEM_TITLES,
         "alone": systems[ADAPTER],
         "guarded": systems[ADAPTER_GUARDED],
         "best_comparison": _closest_baseline(metrics),
@@ -83,14 +82,13 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
         "may_show_texts": may_show_texts,
         "failed": failed[:_MOST_FAILED],
         "number_failed": len(failed),
-        "passed": passed_texts(predictions, task, _MOST_PASSED) if may_show_texts else [],
+        "passed": passed,
     }
 
 
 def _systems(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The systems, in the same order on every page."""
-    names = [*SYSTEM_TITLES, *(name for name in metrics["systems"] if name not in SYSTEM_TITLES)]
-    return {name: metrics["systems"][name] for name in names if name in metrics["systems"]}
+    return {name: metrics["systems"][name] for name in SYSTEM_TITLES if name in metrics["systems"]}
 
 
 def _failures(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -114,38 +112,30 @@ def _guard_outcomes(guard: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def failed_texts(predictions: pd.DataFrame, task: TextTask) -> list[dict[str, Any]]:
-    """Texts that failed a check, with the guard's outcome; the worst first, led by those that fail with guard."""
-    rows = [row for row in _compared(predictions, task) if row["reasons"] or row["guarded_reasons"]]
-    return sorted(rows, key=lambda row: (_badness(row["guarded_reasons"]), _badness(row["reasons"])), reverse=True)
+def failed_and_passed(predictions: pd.DataFrame, task: TextTask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Texts that failed a check, the worst first, led by those that fail with guard; and a few that passed at the first attempt.
 
-
-def passed_texts(predictions: pd.DataFrame, task: TextTask, most: int) -> list[dict[str, Any]]:
-    """At most `most` texts that passed every check at the first attempt, evenly spaced over the rows."""
-    rows = [row for row in _compared(predictions, task) if not row["reasons"] and not row["guarded_reasons"]]
-    return rows[:: -(-len(rows) // most)] if rows else []
-
-
-def _compared(predictions: pd.DataFrame, task: TextTask) -> list[dict[str, Any]]:
-    compared = []
+    Those that passed are evenly spaced over the rows.
+    """
+    failed, passed = [], []
     for row in predictions.to_dict("records"):
         read = row.get(f"reference_{task.input_column}", row.get(task.input_column))
         reference = row.get("reference")
         if isinstance(task, ReportWritingTask):
             reference = task.compose(row["reference_findings"], row["reference_impression"])
-        compared.append(
-            {
-                "id": row["id"],
-                "input": cut(read, _LONGEST_TEXT),
-                "observations": row.get("observations", ""),
-                "reference": cut(reference, _LONGEST_TEXT),
-                "text": cut(row[f"{ADAPTER}_text"], _LONGEST_TEXT),
-                "reasons": _reasons(row[f"{ADAPTER}_check"]),
-                "guarded_text": cut(row[f"{ADAPTER_GUARDED}_text"], _LONGEST_TEXT),
-                "guarded_reasons": _reasons(row[f"{ADAPTER_GUARDED}_check"]),
-            }
-        )
-    return compared
+        text = {
+            "id": row["id"],
+            "input": cut(read, _LONGEST_TEXT),
+            "observations": row.get("observations", ""),
+            "reference": cut(reference, _LONGEST_TEXT),
+            "text": cut(row[f"{ADAPTER}_text"], _LONGEST_TEXT),
+            "reasons": _reasons(row[f"{ADAPTER}_check"]),
+            "guarded_text": cut(row[f"{ADAPTER_GUARDED}_text"], _LONGEST_TEXT),
+            "guarded_reasons": _reasons(row[f"{ADAPTER_GUARDED}_check"]),
+        }
+        (failed if text["reasons"] or text["guarded_reasons"] else passed).append(text)
+    failed.sort(key=lambda text: (_badness(text["guarded_reasons"]), _badness(text["reasons"])), reverse=True)
+    return failed, passed[:: -(-len(passed) // _MOST_PASSED) or 1]
 
 
 def _reasons(check: str) -> list[str]:
