@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,10 @@ from radrecipes.data.example import Example
 from radrecipes.errors import InputError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SUFFIXES = ".csv, .tsv, .jsonl (each also with .gz) or .parquet"
+# The place of a row, and its cells by column or what is wrong with it.
+_Row = tuple[str, dict[str, str] | str]
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,10 @@ def iterate_examples(
     """
     path = Path(path)
     columns = list(dict.fromkeys(column for column in (*inputs.values(), target, id_column, group_column) if column))
-    for number, row in enumerate(_rows(path, columns), start=1):
-        if isinstance(row, RejectedRow):
-            yield row
+    for number, (where, cells) in enumerate(_rows(path, columns), start=1):
+        if isinstance(cells, str):
+            yield RejectedRow(where, cells)
             continue
-        where, cells = row
         row_id = cells[id_column].strip() if id_column else str(number)
         yield Example(
             id=row_id,
@@ -88,27 +91,23 @@ def iterate_examples(
         )
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compressed = suffixes[-1:] == [".gz"]
-    kind = (suffixes[:-1] if compressed else suffixes)[-1:]
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
     if not path.is_file():
         raise InputError("no such file; check the path", where=str(path))
     if not os.access(path, os.R_OK):
         raise InputError("cannot be read; check its permissions", where=str(path))
     if path.stat().st_size == 0:
         raise InputError("the file is empty; give a table with a header and rows", where=str(path))
-    if kind == [".parquet"] and not compressed:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
         return _parquet_rows(path, columns)
-    if kind == [".jsonl"]:
-        return _json_rows(path, text_lines(path), columns)
-    if kind and kind[0] in _DELIMITERS:
-        return _delimited_rows(path, text_lines(path), columns, _DELIMITERS[kind[0]])
+    kind = Path(name.removesuffix(".gz")).suffix
+    if kind == ".jsonl":
+        lines = ((f"{path}:{number}", line) for number, line in enumerate(text_lines(path), start=1))
+        return ((where, _json_cells(line, columns)) for where, line in lines if line.strip())
+    if kind in _DELIMITERS:
+        return _delimited_rows(path, columns, _DELIMITERS[kind])
     raise InputError(f"the format is not clear from the name; it must end with {_SUFFIXES}", where=str(path))
-
-
-class _CellError(Exception):
-    """A cell that cannot be used; the message is the reason."""
 
 
 def text_lines(path: Path) -> Iterator[str]:
@@ -127,19 +126,9 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 def _line_problem(line: str) -> str | None:
-    if not line.isascii() and _has_surrogate(line):
+    if _SURROGATE.search(line):
         return "is not UTF-8; save the file as UTF-8"
-    if "\0" in line:
-        return "contains a NUL byte; save the file as UTF-8 text"
-    return None
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+    return "contains a NUL byte; save the file as UTF-8 text" if "\0" in line else None
 
 
 class _RowLines:
@@ -166,10 +155,8 @@ class _RowLines:
         self.next_number -= len(self.row) - 1
 
 
-def _delimited_rows(
-    path: Path, lines: Iterator[str], columns: Sequence[str], delimiter: str
-) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
-    row_lines = _RowLines(lines)
+def _delimited_rows(path: Path, columns: Sequence[str], delimiter: str) -> Iterator[_Row]:
+    row_lines = _RowLines(text_lines(path))
     reader = csv.reader(row_lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     broken_line = None  # of the broken row whose rest may follow
@@ -210,86 +197,61 @@ def _delimited_rows(
                 " separator"
             )
         if broken_line and (problem or sum(line.count('"') for line in row_lines.row) % 2):
-            problem = f"may be the rest of the broken row in line {broken_line}; fix that one" + (
-                f" ({problem})" if problem else ""
-            )
-        if problem is None:
-            broken_line = None
-            yield where, {column: fields[position] for column, position in positions.items()}
-            continue
+            also = f" ({problem})" if problem else ""
+            problem = f"may be the rest of the broken row in line {broken_line}; fix that one{also}"
         if quotes_broken:
             broken_line = broken_line or first_line
             row_lines.read_rest_again()
-        yield RejectedRow(where, problem)
+        elif not problem:
+            broken_line = None
+        yield where, problem or {column: fields[position] for column, position in positions.items()}
     if header is None:
         raise InputError("the file is empty; give a table with a header and rows", where=str(path))
 
 
-def _json_rows(
-    path: Path, lines: Iterator[str], columns: Sequence[str]
-) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            cells = _json_cells(line, columns)
-        except _CellError as error:
-            yield RejectedRow(where, str(error))
-        else:
-            yield where, cells
-
-
-def _json_cells(line: str, columns: Sequence[str]) -> dict[str, str]:
+def _json_cells(line: str, columns: Sequence[str]) -> dict[str, str] | str:
     if problem := _line_problem(line):
-        raise _CellError(problem)
+        return problem
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         # Other than JSON's own errors: a number with thousands of digits, or brackets nested thousands deep.
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number too long"
-        raise _CellError(f"not valid JSON ({reason}); write one object per line") from None
+        return f"not valid JSON ({reason}); write one object per line"
     if not isinstance(row, dict):
-        raise _CellError("must be a JSON object with the columns as keys")
-    if problem := _column_problem(list(row), columns):
-        raise _CellError(problem)
-    return {column: _cell(row[column], column) for column in columns}
+        return "must be a JSON object with the columns as keys"
+    return _column_problem(list(row), columns) or _cells(row, columns)
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]] | RejectedRow]:
+def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
     try:
         # A buffer and small batches; otherwise a complete column of a row group would be in memory.
         with pq.ParquetFile(path, buffer_size=2**20) as file:
             if problem := _column_problem(file.schema_arrow.names, columns):
                 raise InputError(problem, where=str(path))
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
-                for row in batch.to_pylist():
-                    number += 1
-                    where = f"{path}:row {number}"
-                    try:
-                        cells = {column: _cell(row[column], column) for column in columns}
-                    except _CellError as error:
-                        yield RejectedRow(where, str(error))
-                    else:
-                        yield where, cells
+            batches = file.iter_batches(batch_size=1024, columns=list(columns))
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{path}:row {number}", _cells(row, columns)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"not readable as Parquet ({reason}); write it again", where=str(path)) from None
 
 
-def _cell(value: Any, column: str) -> str:
-    if value is None:
-        return ""
-    # Identifiers are often integers; any other type is probably the wrong column.
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, str):
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str] | str:
+    cells = {}
+    for column in columns:
+        value = "" if row[column] is None else row[column]
+        # Identifiers are often integers; any other type is probably the wrong column.
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            return f"column {column!r} contains {type(value).__name__}, not text; name another column"
         # JSON can spell half of a surrogate pair, which no file in UTF-8 can contain.
-        if not value.isascii() and _has_surrogate(value):
-            raise _CellError(f"column {column!r} contains a broken Unicode character; remove it")
-        return value
-    raise _CellError(f"column {column!r} contains {type(value).__name__}, not text; name another column")
+        if _SURROGATE.search(value):
+            return f"column {column!r} contains a broken Unicode character; remove it"
+        cells[column] = value
+    return cells
 
 
 def _column_problem(present: Sequence[str], columns: Sequence[str]) -> str | None:
