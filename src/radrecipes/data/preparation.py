@@ -1,12 +1,13 @@
 """From the rows of a table to audited splits, with every row accounted for."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from radrecipes.data.audit import audit_leakage
 from radrecipes.data.dataset_folder import SPLITS
+from radrecipes.data.dropped_rows import refuse_many_dropped
 from radrecipes.data.duplicates import near_duplicate_groups
 from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
@@ -251,25 +252,3 @@ def _settle_conflicts(
         else:
             dropped["outvoted_label"].append(example)
     return agreeing
-
-
-def refuse_many_dropped(
-    dropped: Mapping[str, Sequence[str]],
-    reasons: Mapping[str, str],
-    read: int,
-    max_dropped: float,
-    rows: str = "rows",
-    listed: str = "",
-) -> None:
-    """Raise an [`InputError`] if more than a fraction of the rows was dropped; `dropped` has the places by reason."""
-    total = sum(map(len, dropped.values()))
-    if total <= max_dropped * read:
-        return
-    shown = "; ".join(
-        f"{len(places)} because {reasons[reason]} (first: {places[0]})" for reason, places in dropped.items() if places
-    )
-    raise InputError(
-        f"{total} of {read} {rows} ({total / read:.2%}) would be dropped, more than the {max_dropped:.2%} allowed:"
-        f" {shown}{listed}; fix them or raise --max-dropped",
-        where=None if listed else next(filter(None, dropped.values()))[0],
-    )

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from radrecipes.data.dataset_folder import SPLITS
-from radrecipes.data.preparation import refuse_many_dropped
+from radrecipes.data.dropped_rows import refuse_many_dropped
 from radrecipes.data.sources.report_source import (
     CONTRADICTORY,
     DROP_REASONS,

@@ -36,17 +36,14 @@ class OpenI(ReportSource):
             raise InputError(f"no such folder; give the one with {FOLDER}/ or {ARCHIVE} as --root", str(root))
         self.rejected = []
         self.files = []
-        self._base: Path | None = None
-        self._items: list[tuple[str, bytes | None]] = []
-        for base in (root / FOLDER, root):
-            # Sorted by number: 2.xml before 10.xml.
-            names = sorted((path.name for path in base.glob("*.xml")), key=lambda name: (len(name), name))
-            if names:
-                self._base, self._items = base, [(f"{FOLDER}/{name}", None) for name in names]
-                break
+        # In the order of their numbers: 2.xml before 10.xml.
+        self._base = next((base for base in (root / FOLDER, root) if any(base.glob("*.xml"))), None)
+        if self._base:
+            self._items = sorted(
+                ((f"{FOLDER}/{path.name}", None) for path in self._base.glob("*.xml")), key=_by_number
+            )
         else:
-            if (root / ARCHIVE).is_file():
-                self._items = _read_archive(root / ARCHIVE)
+            self._items = _read_archive(root / ARCHIVE) if (root / ARCHIVE).is_file() else []
         if not self._items:
             raise InputError(
                 f"no reports of OpenI here; looked for {FOLDER}/*.xml, *.xml and {ARCHIVE}; give the folder that contains"
@@ -77,24 +74,19 @@ class OpenI(ReportSource):
         try:
             tree = ElementTree.fromstring(data)
         except (ElementTree.ParseError, ValueError, LookupError):
-            reason = "unreadable_xml" if _is_utf8(data) else "not_utf8"
+            reason = "unreadable_xml" if data.decode(errors="ignore").encode() == data else "not_utf8"
             return RejectedReport(path, reason, sha256=sha256)
-        sections = {"FINDINGS": "", "IMPRESSION": ""}
-        for element in tree.iter("AbstractText"):
-            label = (element.get("Label") or "").strip().upper()
-            if label in sections:
-                sections[label] = " ".join("".join(element.itertext()).split())
+        sections = {
+            (element.get("Label") or "").strip().upper(): " ".join("".join(element.itertext()).split())
+            for element in tree.iter("AbstractText")
+        }
         number = tree.find("uId")
         study = (number.get("id") if number is not None else None) or Path(path).stem
-        return Report(study, study, sections["FINDINGS"], sections["IMPRESSION"], path, sha256=sha256)
+        return Report(study, study, sections.get("FINDINGS", ""), sections.get("IMPRESSION", ""), path, sha256=sha256)
 
 
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def _by_number(item: tuple[str, bytes | None]) -> tuple[int, str]:
+    return len(item[0]), item[0]
 
 
 def _read_archive(path: Path) -> list[tuple[str, bytes]]:
@@ -107,4 +99,4 @@ def _read_archive(path: Path) -> list[tuple[str, bytes]]:
                     members.append((f"{FOLDER}/{name}", archive.extractfile(member).read()))
     except (tarfile.TarError, EOFError, OSError, zlib.error):
         raise InputError("is not a complete gzipped tar file; download it again", str(path)) from None
-    return sorted(members, key=lambda member: (len(member[0]), member[0]))
+    return sorted(members, key=_by_number)

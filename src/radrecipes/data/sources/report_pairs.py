@@ -12,7 +12,7 @@ from radrecipes.data.sources.report_source import RejectedReport, Report, Report
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.radiology.observations import format_observations, parse_observations
-from radrecipes.radiology.sections import split_sections
+from radrecipes.radiology.sections import Sections, split_sections
 
 _TRAILING_HEADER = re.compile(r"[\s.;,]*(?:findings|report)\s*:\s*\Z", re.IGNORECASE)
 _SECTION_HEADER = re.compile(r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:", re.IGNORECASE)
@@ -87,7 +87,7 @@ class ReportPairs(ReportSource):
         except UnicodeDecodeError:
             return RejectedReport(where, "not_utf8")
         except (ValueError, RecursionError):
-            return RejectedReport(where, "unreadable_json", "write one object per line")
+            row = None
         if not isinstance(row, dict):
             return RejectedReport(where, "unreadable_json", "write one object per line")
         cells = {}
@@ -117,7 +117,6 @@ class ReportPairs(ReportSource):
         text = cells[self._completion]
         if not any(character.isalpha() for character in text):
             return RejectedReport(where, "empty_report")
-        if not _SECTION_HEADER.search(text):
-            return Report(study, group, " ".join(text.split()), "", where, False, observations)
-        sections = split_sections(text)
-        return Report(study, group, sections.findings, sections.impression, where, False, observations)
+        headed = _SECTION_HEADER.search(text)
+        sections = split_sections(text) if headed else Sections(findings=" ".join(text.split()))
+        return Report(study, group, sections.findings, sections.impression, where, observations=observations)
