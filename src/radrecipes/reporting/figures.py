@@ -62,7 +62,7 @@ def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
         axes.plot(steps, losses, color=ACCENT, linewidth=2, label="logged step")
     if len(validation_steps):
         axes.plot(validation_steps, validation_losses, color=CONTRAST, marker="o", markersize=4, label="validation")
-    axes.set(xlabel="optimiser step", ylabel="loss per token")
+    axes.set(xlabel="optimizer step", ylabel="loss per token")
     # An early spike must not compress the rest of the curve.
     if min(losses) > 0 and max(losses) / min(losses) > 30:
         axes.set_yscale("log")

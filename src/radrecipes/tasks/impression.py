@@ -39,7 +39,7 @@ class ImpressionTask(ReportWritingTask):
         limits=(
             "It sees no image: what the findings lack, the impression lacks too.",
             "An impression may weigh findings wrongly, leave one out or state another. The metrics below say how often; "
-            "every draft needs a reader.",
+            "a radiologist must read every draft.",
             "It learned the sentences of its training data; other departments write differently.",
         ),
     )

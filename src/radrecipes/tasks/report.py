@@ -36,8 +36,8 @@ class ReportTask(ReportWritingTask):
         limits=(
             "It sees no image and detects nothing: what is missing or wrong in the list of observations is missing or wrong "
             "in the report.",
-            "A draft may state what was not requested, or leave out what was. The metrics below say how often; every draft "
-            "needs a reader.",
+            "A draft may state what was not requested, or leave out what was. The metrics below say how often; a "
+            "radiologist must read every draft.",
             "It learned the sentences of its training data, without sides, measurements or comparisons with earlier studies "
             "if these were removed from them.",
         ),

@@ -445,5 +445,5 @@ def test_what_a_release_measured_besides_stands_in_the_card(make_metrics):
     merged_as = {"dtype": "bfloat16", "answers": 476, "same_answers": 470, "logits": {}}
     manifest = manifest_of("report") | {"memory": memory | {"common_from_groups": 3}, "merged": merged_as}
     text = render_model_card(manifest, metrics_of("report", make_metrics), **RELEASE, merged=True)
-    assert "of 200 texts that it wrote to training prompts, 4 hold a run of 9 tokens or more" in text
+    assert "of 200 texts that it wrote to training prompts, 4 contain a sequence of 9 tokens or more" in text
     assert "470 of 476 answers to test rows are those of base model and adapter" in text

@@ -41,22 +41,22 @@ def gated_form(access: str, what: str) -> dict[str, Any]:
     """
     if access not in ("registered", "credentialed"):
         return {}
-    source = "a source that gives its data to registered users only"
+    source = "a source that shares its data only with registered users"
     if access == "credentialed":
-        source = "a source that gives its data to credentialed users only, under a data use agreement"
+        source = "a source that shares its data only with credentialed users, under a data use agreement"
     return {
         "extra_gated_heading": "Access under the terms of the source only",
         "extra_gated_prompt": (
             f"This {what} derives from {source}. Ask for access only if the source has given you access to its data, and "
-            "keep to its terms: do not try to identify anyone, and do not pass files of this repository on."
+            "comply with its terms: do not try to identify anyone, and do not redistribute files from this repository."
         ),
         "extra_gated_fields": {
             "Name": "text",
             "Institution": "text",
             "Purpose": "text",
-            "The source has given me access to its data, and I keep to its terms": "checkbox",
+            "The source has given me access to its data, and I will comply with its terms": "checkbox",
             "I will not try to identify anyone": "checkbox",
-            "I will not pass files of this repository on": "checkbox",
+            "I will not redistribute files from this repository": "checkbox",
         },
         "extra_gated_button_content": "Ask for access",
     }
