@@ -86,7 +86,7 @@ def test_a_lock_is_waited_for_and_ends_with_an_exception(tmp_path):
         assert killed == ""
 
 
-def test_a_file_that_its_holder_removed_is_no_lock(tmp_path, monkeypatch):
+def test_a_file_that_its_holder_removed_is_not_a_lock(tmp_path, monkeypatch):
     path, opened = tmp_path / "LOCK", os.open
 
     def removed_after_opening(name, *args, **options):

@@ -140,7 +140,7 @@ def check_line(error: str, repo_id: str) -> None:
     assert TOKEN not in error and "hf_" not in error
 
 
-def test_a_release_stands_whole_under_its_tag(server, client, tmp_path, repo_id):
+def test_a_release_is_complete_under_its_tag(server, client, tmp_path, repo_id):
     content = make_release(tmp_path / "release", repo_id)
 
     outcome = client.publish(tmp_path / "release", repo_id)
@@ -218,7 +218,7 @@ def test_a_token_that_can_only_read_is_found_out_before_any_work(server, client,
     assert [request.step for request in server.requests[seen:]] == ["whoami"]
 
 
-def test_a_token_that_nobody_knows_is_named_but_not_shown(client, tmp_path, repo_id):
+def test_an_unknown_token_is_named_but_not_shown(client, tmp_path, repo_id):
     make_release(tmp_path / "release", repo_id)
     secret = "hf_" + "x" * 34
 
@@ -564,7 +564,9 @@ def test_a_reader_never_sees_a_mixture(server, client, tmp_path, repo_id):
 
 
 @pytest.mark.parametrize("exists", [True, False], ids=["new-tag", "new-repository"])
-def test_a_reader_that_waits_for_a_tag_gets_it_whole_once_it_stands(server, client, reader, tmp_path, repo_id, exists):
+def test_a_reader_that_waits_for_a_tag_gets_all_of_it_once_it_exists(
+    server, client, reader, tmp_path, repo_id, exists
+):
     if exists:
         add_old_revision(server, repo_id)
     content = make_release(tmp_path / "release", repo_id)
@@ -590,7 +592,7 @@ def test_a_reader_that_waits_for_a_tag_gets_it_whole_once_it_stands(server, clie
     assert {path: (folder / path).read_bytes() for path in content} == content
 
 
-def test_a_publication_that_was_killed_goes_on(server, client, tmp_path, repo_id):
+def test_a_publication_that_was_killed_resumes(server, client, tmp_path, repo_id):
     repository = add_old_revision(server, repo_id)
     content = make_release(tmp_path / "release", repo_id)
     server.faults.fail("commit", Delay(30))
@@ -685,7 +687,9 @@ def test_a_damaged_file_in_the_cache_is_repaired(server, client, reader, tmp_pat
         ({"tokenizer.model": None}, "tokenizer.model is missing"),
     ],
 )
-def test_what_is_no_release_as_it_was_published_is_refused(server, client, reader, tmp_path, repo_id, files, expected):
+def test_what_is_not_a_release_as_it_was_published_is_refused(
+    server, client, reader, tmp_path, repo_id, files, expected
+):
     make_release(tmp_path / "release", repo_id)
     client.publish(tmp_path / "release", repo_id)
     repository = server.repo(repo_id)
@@ -771,7 +775,7 @@ def test_a_hub_that_is_not_there(tmp_path):
         ("lab/adapter@v1@v2", "a tag consists of letters"),
     ],
 )
-def test_what_is_no_reference_is_named(text, expected):
+def test_what_is_not_a_reference_is_named(text, expected):
     with pytest.raises(InputError) as error:
         Reference.parse(text)
     assert re.search(expected, str(error.value)) and "\n" not in str(error.value)

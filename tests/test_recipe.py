@@ -221,7 +221,7 @@ def test_wrong_value_names_key_line_and_what_it_must_be(write, line, expected):
         ("task: protocol\ndataset: ''\nmodel_name_or_path: a/b\n", ": the required key `dataset` is missing"),
     ],
 )
-def test_file_that_is_no_recipe(write, text, expected):
+def test_file_that_is_not_a_recipe(write, text, expected):
     path = write(text)
     assert refusal(path).startswith(f"{path}{expected}")
 

@@ -91,7 +91,7 @@ def test_intervals_do_not_depend_on_the_order_of_the_rows(rows, random):
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60))
 @settings(max_examples=50, deadline=None)
-def test_accuracy_lies_in_its_own_interval(correct):
+def test_accuracy_is_in_its_own_interval(correct):
     groups = [str(row) for row in range(len(correct))]
     interval = bootstrap_interval(mean_statistic(correct), groups, resamples=500)
     assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1

@@ -123,7 +123,7 @@ def test_a_wrong_mark_or_pair_is_refused_with_its_line(write, old, new, line, sa
     ("text", "said"),
     [("", "is empty"), ("- a", "must be a mapping"), ("name: a\nversion: 1\nlabels: []", "at least one")],
 )
-def test_what_is_no_label_set_is_refused(write, text, said):
+def test_what_is_not_a_label_set_is_refused(write, text, said):
     with pytest.raises(InputError, match=said):
         LabelSet.load(write(text))
 

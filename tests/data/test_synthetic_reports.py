@@ -351,7 +351,7 @@ def test_an_existing_folder_and_a_failure_leave_the_disk_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(("patients", "studies"), [(1, 1), (1, 8), (2, 2), (3, 24)])
-def test_the_smallest_trees_hold_what_was_asked_for(tmp_path, patients, studies):
+def test_the_smallest_trees_contain_what_was_asked_for(tmp_path, patients, studies):
     done = []
     facts = write_synthetic_tree(tmp_path / "tree", patients=patients, studies=studies, on_progress=done.append)
     assert sum(facts["splits"].values()) == sum(done) == studies

@@ -105,7 +105,7 @@ def test_a_prediction_killed_while_it_works_and_while_it_logs_leaves_one_entry_a
     )
 
 
-def test_a_kill_behind_the_last_entry_logs_nothing_twice(finished_copy, call, monkeypatch):
+def test_a_kill_after_the_last_entry_logs_nothing_twice(finished_copy, call, monkeypatch):
     write_orders("orders.csv", 20, bad=False)
 
     def end(work, targets):

@@ -273,7 +273,7 @@ def test_every_command_of_a_document_runs(name, demo, printed, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.startswith("recipes/")])
-def test_a_recipe_and_the_text_beside_it_name_recipes_of_that_model(name):
+def test_a_recipe_and_the_text_next_to_it_name_recipes_of_that_model(name):
     model = Path(name).parent
     for command in DOCUMENTS[name]:
         for recipe in re.findall(r"recipes/[\w./-]+\.yaml", command):

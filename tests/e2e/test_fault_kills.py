@@ -103,7 +103,7 @@ def trained_by_two(workspace: Path, *words: str) -> Script:
     return both[0]
 
 
-def resumed_behind(script: Script) -> int:
+def resumed_after(script: Script) -> int:
     """The step that a try said it resumed behind; 0 where it began anew."""
     lines = [line for line in script.stdout.splitlines() if line.startswith("resuming after step ")]
     return int(lines[0].split()[3]) if lines else 0
@@ -192,18 +192,18 @@ _CHECKPOINT = "checkpoints/unfinished/checkpoint-8"
         ],
     ),
 )
-def test_a_killed_run_goes_on_to_the_same_adapter(point, nth, behind, workspace, reference):
+def test_a_killed_run_resumes_and_ends_with_the_same_adapter(point, nth, behind, workspace, reference):
     first = killed(workspace, point, nth)
     assert not (workspace / RUN / "COMPLETE").exists()
     second = trained(workspace)
     assert f"took over the lock of a killed run (process {first.pid} on {socket.gethostname()})" in second.stdout
-    assert resumed_behind(second) == behind
+    assert resumed_after(second) == behind
     assert resumes_in(workspace / RUN) == ([{"step": behind, "changed": {}}] if behind else [])
     assert_is(workspace / RUN, reference)
 
 
 @pytest.mark.slow
-def test_a_run_killed_behind_its_end_is_finished_and_tidied_up(workspace, reference):
+def test_a_run_killed_after_its_end_is_finished_and_tidied_up(workspace, reference):
     killed(workspace, "remove checkpoints/checkpoint-12/")
     second = trained(workspace)
     assert second.stdout == f"{RUN} contains this run, finished; nothing to do (--restart trains from scratch)\n"
@@ -218,7 +218,7 @@ def test_a_run_that_ends_within_an_epoch_trains_no_step_too_many(workspace):
     alone = described(workspace / RUN)
     shutil.rmtree(workspace / RUN)
     killed(workspace, "write checkpoints/unfinished/adapter/", 1, *words)
-    assert resumed_behind(trained(workspace, *words)) == len(alone.losses) == 9
+    assert resumed_after(trained(workspace, *words)) == len(alone.losses) == 9
     assert_is(workspace / RUN, alone)
 
 
@@ -226,13 +226,13 @@ def test_a_run_that_ends_within_an_epoch_trains_no_step_too_many(workspace):
 def test_accumulated_gradients_are_lost_and_computed_again(workspace, reference_accumulated):
     # Batches 11 and 12 make step 6.
     killed(workspace, "batch", 12, *ACCUMULATED)
-    assert resumed_behind(trained(workspace, *ACCUMULATED)) == 4
+    assert resumed_after(trained(workspace, *ACCUMULATED)) == 4
     assert_is(workspace / RUN, reference_accumulated)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quarter", [1, 2, 3])
-def test_a_run_that_is_killed_once_more_while_it_resumes_goes_on_to_the_same_adapter(quarter, workspace, reference):
+def test_a_run_that_is_killed_again_while_it_resumes_ends_with_the_same_adapter(quarter, workspace, reference):
     # Anywhere in what a run does; the points that differ in kind are those above.
     last = reference.events.index("write COMPLETE")
     for nth in (quarter * last // 4, 5 * quarter):
@@ -261,12 +261,12 @@ def test_a_killed_rank_ends_both_and_both_go_on_to_the_same_adapter(
     # As a launcher would; alone the other one waits for it.
     both[1 - rank].signal(signal.SIGKILL)
     both[1 - rank].end()
-    assert resumed_behind(trained_by_two(workspace)) == behind
+    assert resumed_after(trained_by_two(workspace)) == behind
     assert_is(workspace / RUN, reference_two)
 
 
 @pytest.mark.slow
-def test_a_rank_killed_below_the_launcher_ends_the_job_and_the_same_command_goes_on(workspace, reference_two):
+def test_a_rank_killed_below_the_launcher_ends_the_job_and_the_same_command_resumes(workspace, reference_two):
     (workspace / "train.py").write_text(KILLED_RANK, encoding="utf-8")
     command = (*LAUNCH, "accelerate_configs/cpu_2proc.yaml", "train.py", *TRAIN[1:], *TWO_RANKS)
     environment = {"KILL_RANK": "1", "TESTS": str(REPOSITORY / "tests"), "RUN": RUN}
@@ -315,7 +315,7 @@ def test_a_faulty_checkpoint_is_named_and_the_one_before_is_taken(name, fault, r
     fault(stopped / RUN / "checkpoints" / "checkpoint-8" / name)
     second = trained(stopped)
     assert f"left out: {RUN}/checkpoints/checkpoint-8: {name} {reason}" in second.stdout
-    assert resumed_behind(second) == 6
+    assert resumed_after(second) == 6
     assert_is(stopped / RUN, reference)
 
 
@@ -323,10 +323,10 @@ def test_a_faulty_checkpoint_is_named_and_the_one_before_is_taken(name, fault, r
 
 
 @pytest.mark.slow
-def test_without_a_checkpoint_the_run_begins_anew(stopped, reference):
+def test_without_a_checkpoint_the_run_starts_from_scratch(stopped, reference):
     shutil.rmtree(stopped / RUN / "checkpoints")
     (stopped / RUN / "checkpoints").mkdir()
-    assert resumed_behind(trained(stopped)) == 0
+    assert resumed_after(trained(stopped)) == 0
     assert_is(stopped / RUN, reference)
 
 
@@ -337,14 +337,14 @@ def test_a_run_that_is_to_write_no_checkpoints_writes_none_but_when_it_is_stoppe
     assert not list((workspace / RUN).glob("checkpoints/checkpoint-*"))
     assert Script(workspace, *TRAIN, *words, "--stop-after", "5").end().code == 75
     assert [path.name for path in (workspace / RUN).glob("checkpoints/checkpoint-*")] == ["checkpoint-5"]
-    assert resumed_behind(trained(workspace, *words)) == 5
+    assert resumed_after(trained(workspace, *words)) == 5
     assert_is(workspace / RUN, reference)
     assert "nothing to do" in trained(workspace, *words).stdout
 
     alone = trained(
         workspace, *words, "--restart", fault=functools.partial(record, workspace / RUN, workspace / "events")
     )
-    assert resumed_behind(alone) == 0 and "checkpoint-" not in (workspace / "events").read_text("utf-8")
+    assert resumed_after(alone) == 0 and "checkpoint-" not in (workspace / "events").read_text("utf-8")
     assert_is(workspace / RUN, reference)
 
 
@@ -425,7 +425,7 @@ def test_what_changed_since_the_checkpoint_is_refused_or_recorded(change, stoppe
     assert Script(stopped, *TRAIN, *words, "--allow-change", other).end().code == 2
     assert files_in(stopped / RUN) == before
 
-    assert resumed_behind(trained(stopped, *words, "--allow-change", part)) == 8
+    assert resumed_after(trained(stopped, *words, "--allow-change", part)) == 8
     (resume,) = resumes_in(stopped / RUN)
     assert resume["step"] == 8 and list(resume["changed"]) == [name]
     (then, now) = resume["changed"][name]
@@ -443,7 +443,7 @@ def test_another_number_of_processes_is_refused_or_recorded(stopped, reference):
     assert files_in(stopped / RUN) == before
     both = [script.end() for script in two_ranks(stopped, *TRAIN, "--allow-change", "processes")]
     assert [script.code for script in both] == [0, 0], both[0].stderr + both[1].stderr
-    assert resumed_behind(both[0]) == 8
+    assert resumed_after(both[0]) == 8
     assert resumes_in(stopped / RUN) == [{"step": 8, "changed": {"processes": [1, 2]}}]
     assert losses_of(stopped / RUN)[:8] == reference.losses[:8] and len(losses_of(stopped / RUN)) == STEPS
 

@@ -96,7 +96,7 @@ def said_once(script, words):
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_signal_in_the_middle_of_a_step_ends_the_run_behind_it(number, workspace, uninterrupted):
+def test_a_signal_in_the_middle_of_a_step_ends_the_run_after_it(number, workspace, uninterrupted):
     stopped = Script(workspace, *INTERRUPTED, fault=partial(in_step, 7, partial(tell, number))).end()
     assert stopped.code == 75
     said_once(stopped, f"stopped by {number.name} after step 7 of 18, with a checkpoint; run the same command again")
@@ -117,7 +117,7 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_run_behind_it(number, workspa
     ],
     ids=["while a checkpoint is sealed", "while it is written", "in a step that saves", "first step", "last step"],
 )
-def test_wherever_training_is_no_step_is_lost(place, step, workspace, uninterrupted):
+def test_no_step_is_lost_wherever_training_is(place, step, workspace, uninterrupted):
     stopped = Script(workspace, *INTERRUPTED, fault=place).end()
     assert stopped.code == 75
     said_once(stopped, f"stopped by SIGTERM after step {step} of 18")
@@ -162,7 +162,7 @@ def test_a_signal_while_the_adapter_is_saved_lets_the_run_finish(workspace, unin
 
 
 @pytest.mark.parametrize("rank,step", slow_after(1, [(1, 7), (0, 7), (1, STEPS)]))
-def test_a_signal_to_one_of_two_processes_ends_both_behind_the_same_step(rank, step, workspace, uninterrupted):
+def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(rank, step, workspace, uninterrupted):
     faults = {0: watch_group, 1: watch_group}
     faults[rank] = partial(all_of, watch_group, partial(in_step, step, partial(tell, signal.SIGTERM)))
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults=faults)]
@@ -184,7 +184,7 @@ def test_a_signal_to_one_of_two_processes_while_the_other_writes_a_checkpoint(wo
 
 
 @pytest.mark.slow
-def test_the_death_of_one_of_two_processes_ends_the_other_and_the_same_command_goes_on(workspace, uninterrupted):
+def test_the_death_of_one_of_two_processes_ends_the_other_and_the_same_command_resumes(workspace, uninterrupted):
     began = time.monotonic()
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults={1: partial(in_step, 7, die)})]
     assert scripts[1].code == -signal.SIGKILL and scripts[0].code not in (0, 75) and time.monotonic() - began < 60
@@ -294,7 +294,7 @@ def test_a_signal_from_outside_ends_the_whole_job_within_a_step(words, processes
 
 
 @pytest.mark.slow
-def test_a_launcher_restarts_the_job_behind_the_death_of_a_process(launch, uninterrupted):
+def test_a_launcher_restarts_the_job_after_the_death_of_a_process(launch, uninterrupted):
     job = launch("if rank == 1: in_step(7, partial(die_once, Path('died')))", *OWN, "--max_restarts", 1, processes=2)
     assert job.end(120) == 0, job.said
     assert Path("died").exists()
@@ -342,7 +342,7 @@ def test_memory_that_runs_out_before_training_names_the_option_as_well(workspace
     )
 
 
-def test_what_onednn_says_without_memory_is_no_defect_of_ours():
+def test_what_onednn_says_without_memory_is_not_a_defect_of_ours():
     # Measured with bfloat16 weights and a limit of the address space that leaves too little for oneDNN's work space.
     assert _is_out_of_memory(RuntimeError("could not create a primitive"))
     assert not _is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x3 and 4x5)"))

@@ -162,7 +162,7 @@ def test_a_crash_keeps_its_code_and_torch_s_summary(start):
 
 
 @pytest.mark.slow
-def test_a_second_signal_is_handed_on_and_leaves_no_worker_behind(start):
+def test_a_second_signal_is_handed_on_and_leaves_no_worker(start):
     launcher = start(2, "saves.py", 0.8, 1)
     workers = wait_until_ready(2)
     os.killpg(launcher.pid, signal.SIGINT)
@@ -225,7 +225,7 @@ def test_arguments_and_environment_are_those_that_accelerate_gives(processes, fo
 
 
 @pytest.mark.slow
-def test_a_program_that_is_no_python_script_finds_the_usual_signals(start):
+def test_a_program_that_is_not_a_python_script_finds_the_usual_signals(start):
     # Python ignores SIGPIPE, and whatever it becomes would too.
     assert end_of(start(1, "--no_python", "sh", "-c", "kill -s PIPE $$; exit 3"))[0] == -signal.SIGPIPE
 

@@ -120,7 +120,7 @@ def test_every_input_and_output_format_gives_the_same_answers(finished_copy, cal
             assert found[name].fillna("").tolist() == expected[name].fillna("").tolist(), (suffix, name)
 
 
-def test_rejected_rows_are_named_and_hold_no_note(finished_copy, call):
+def test_rejected_rows_are_named_and_contain_no_note(finished_copy, call):
     Path("orders.csv").write_text(
         'mrn,order\n1,knee pain\n2,"Mrs Quill\n3," "\n4,a,b\n5,worst headache of life\n', encoding="utf-8"
     )
@@ -159,7 +159,7 @@ def watch(process, output, chunks=None):
 
 
 @pytest.mark.slow
-def test_a_prediction_killed_three_times_goes_on_and_gives_the_same_bytes_in_flat_memory(finished_copy):
+def test_a_prediction_killed_three_times_resumes_and_gives_the_same_bytes_in_flat_memory(finished_copy):
     rejected = write_orders("orders.csv", ROWS)
     process = start(finished_copy, *words("whole.csv", "--chunk-rows", CHUNK))
     memory = watch(process, "whole.csv")
@@ -273,7 +273,7 @@ def test_unfinished_work_of_another_prediction_is_refused(finished_copy, call, m
     assert len(read_csv("out.csv")) in (60, 61) and not Path("out.csv.unfinished").exists()
 
 
-def test_the_same_command_goes_on_and_counts_only_what_is_left(finished_copy, call, monkeypatch):
+def test_the_same_command_resumes_and_counts_only_what_is_left(finished_copy, call, monkeypatch):
     unfinished(finished_copy, call, monkeypatch)
     Path("orders.csv").touch()
     done = call("predict", *words("out.csv", "--chunk-rows", "20"))

@@ -268,9 +268,7 @@ def test_a_licence_of_other_terms_is_named_on_the_card(finished_copy, call):
 
 
 @pytest.mark.slow
-def test_credentialed_data_never_leave_and_their_adapter_only_privately_and_on_somebodys_word(
-    finished_copy, hub, call
-):
+def test_credentialed_data_never_leave_and_their_adapter_only_privately_and_if_acknowledged(finished_copy, hub, call):
     make_credentialed(finished_copy)
     for words in ((), ("--acknowledge", "credentialed"), ("--public", "--acknowledge", "credentialed")):
         refused = call("publish", *DATASET, *words)
@@ -291,7 +289,7 @@ def test_credentialed_data_never_leave_and_their_adapter_only_privately_and_on_s
 
 
 @pytest.mark.slow
-def test_gated_lets_everybody_see_and_nobody_read(finished_copy, hub):
+def test_gated_lets_anyone_see_and_no_one_read(finished_copy, hub):
     make_credentialed(finished_copy)
     done = publish(finished_copy, *ADAPTER, "--gated", "--acknowledge", "credentialed")
     assert done.returncode == 0, done.stdout + done.stderr

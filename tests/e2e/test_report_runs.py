@@ -41,7 +41,7 @@ def writing_copy(writing_run, tmp_path, monkeypatch):
     return folder
 
 
-def test_evaluation_sets_guarded_beside_unguarded_base_and_baselines(writing_run):
+def test_evaluation_sets_guarded_next_to_unguarded_base_and_baselines(writing_run):
     workspace, evaluated = writing_run
     folder = workspace / RUN / "evaluation"
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
@@ -75,7 +75,7 @@ def test_one_request_is_answered_with_its_check(writing_copy, call):
     assert unknown.stdout.endswith("written by the template writer; a draft for review by a person\n")
 
 
-def test_the_audit_log_of_reports_holds_who_wrote_each_and_its_check_and_no_word_of_it(writing_copy, call):
+def test_the_audit_log_of_reports_contains_who_wrote_each_and_its_check_and_no_word_of_it(writing_copy, call):
     Path("in.csv").write_text(f'id,observations\na,"{KNOWN}"\nb,"{UNKNOWN}"\n', encoding="utf-8")
     words = (
         "--input",

@@ -63,7 +63,7 @@ def start(workspace):
             job.wait()
 
 
-def test_a_job_that_reaches_its_time_limit_goes_on_where_it_was(start, workspace):
+def test_a_job_that_reaches_its_time_limit_resumes_where_it_was(start, workspace):
     job = start(restarts=0)
     log = Path("runs/job/train_log.jsonl")
     until = time.monotonic() + 300

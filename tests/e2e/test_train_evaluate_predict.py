@@ -37,7 +37,7 @@ runpy.run_path("scripts/sft.py", run_name="__main__")
 SECRET = "Mrs Quillfeather of Lantern Lane"
 
 
-def test_the_run_folder_holds_what_is_documented_and_nothing_else(finished):
+def test_the_run_folder_contains_what_is_documented_and_nothing_else(finished):
     names = {name for name in finished.before_again if not name.startswith("adapter/")}
     assert names == {"recipe.yaml", "manifest.json", "train_log.jsonl", "COMPLETE"}
     adapter = {name for name in finished.before_again if name.startswith("adapter/")}
@@ -211,7 +211,7 @@ def test_a_target_that_validation_cannot_support_ends_the_evaluation(finished_co
     assert files_in(finished_copy) == before
 
 
-def test_generated_answers_are_evaluated_beside_and_leave_the_thresholds_alone(finished_copy, call):
+def test_generated_answers_have_their_own_evaluation_and_leave_the_thresholds_alone(finished_copy, call):
     before = files_in(finished_copy)
     assert call("evaluate_model", "--run", RUN, "--decode", "generate", "--skip-base").code == 0
     after = files_in(finished_copy)
@@ -238,7 +238,7 @@ def test_a_seed_decides_every_byte_of_the_adapter(finished_copy, call, finished)
     assert Path("runs/other", weights).read_bytes() != finished.before_again[weights]
 
 
-def test_restart_trains_anew(workspace, call):
+def test_restart_trains_from_scratch(workspace, call):
     assert call("sft", "--config", RECIPE).code == 0
     first = Path(RUN, "adapter/adapter_model.safetensors").read_bytes()
     Path(RUN, "note.txt").write_text("left over", encoding="utf-8")

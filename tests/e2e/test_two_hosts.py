@@ -187,14 +187,14 @@ def test_a_host_without_network_ends_the_run_on_both_and_the_same_commands_finis
         job.start("in_step(None, partial(time.sleep, 0.3))")
 
     # Ten seconds without network end nothing
-    cut_behind(2, jobs)
+    cut_after(2, jobs)
     time.sleep(10)
     for job in jobs:
         assert len(job.steps) < 6, "the network was not cut"
         job.network.mend(job.lost)
 
     # More do
-    cut_behind(7, jobs)
+    cut_after(7, jobs)
     until = time.monotonic() + AT_MOST
     for job in jobs:
         assert job.end(until - time.monotonic()) == {"a": 1, "b": 1} and not job.processes
@@ -218,7 +218,7 @@ def test_a_host_without_network_ends_the_run_on_both_and_the_same_commands_finis
         assert resumes == [{"step": found[job].newest.step, "changed": {}}]
 
 
-def cut_behind(step, jobs):
+def cut_after(step, jobs):
     """Cut the network of each job as soon as it has logged a step."""
     waiting, until = list(jobs), time.monotonic() + 120
     while waiting:

@@ -52,7 +52,7 @@ def test_a_listed_pair_keeps_its_other_kinds():
     assert costly_kinds(listed, "CT Sinus", "CT Head") == {"listed", "region"}
 
 
-def test_rows_of_each_kind_and_answers_that_are_no_label():
+def test_rows_of_each_kind_and_answers_that_are_not_a_label():
     references = ["CT Head", "CT Head", "CT Sinus", "MR Knee Left", "CT Head"]
     predictions = ["CT Head", "CT Head Multiphase", "CT Head", "MR Knee RIGHT", None]
     rows = costly_rows(LABELS, references, predictions)

@@ -309,7 +309,7 @@ def test_per_label_table_equals_sklearn_and_leaves_open_what_cannot_be_said(rows
     assert table[4] == never
 
 
-def test_predictions_table_holds_every_answer(rows, systems, tmp_path):
+def test_predictions_table_contains_every_answer(rows, systems, tmp_path):
     predictions_table(rows, systems, "open").to_parquet(tmp_path / "predictions.parquet")
     table = pd.read_parquet(tmp_path / "predictions.parquet")
     assert list(table.columns[:4]) == ["id", "group", "note", "reference"]
@@ -321,7 +321,7 @@ def test_predictions_table_holds_every_answer(rows, systems, tmp_path):
         assert not [column for column in table if column.startswith(f"{name}_top") or column == f"{name}_confidence"]
 
 
-def test_predictions_table_holds_confidences_and_the_most_probable_labels_where_there_are_some(rows, tmp_path):
+def test_predictions_table_contains_confidences_and_the_most_probable_labels_where_there_are_some(rows, tmp_path):
     systems = {
         ADAPTER: sure_answers(rows.references, 0.9, 1),
         SVM: classifier_outputs(rows.references, np.linspace(0, 1, 200)),

@@ -119,7 +119,7 @@ def test_one_change_is_named_with_both_values(path):
 
 
 @given(st.permutations(leaves(facts())), st.integers(1, 15))
-def test_the_most_likely_causes_stand_first(paths, count):
+def test_the_most_likely_causes_come_first(paths, count):
     now = facts()
     for path in paths[:count]:
         now = with_change(now, path, "other")

@@ -73,7 +73,7 @@ def test_interval_over_seeds_is_students():
     assert over_seeds([0.9]) == {"mean": 0.9, "sd": None, "low": None, "high": None, "n": 1}
 
 
-def test_summary_holds_a_row_a_seed_and_the_base_once():
+def test_summary_contains_a_row_a_seed_and_the_base_once():
     result = summarise([run_of(42, 0.9), run_of(1, 0.8)], "command")
     assert [row["seed"] for row in result["seeds"]] == [42, 1]
     assert result["systems"]["adapter"]["exact_accuracy"]["mean"] == pytest.approx(0.85)
@@ -175,5 +175,5 @@ def test_a_result_says_what_newer_manifests_say():
     assert result["resolved"] == {"task": "protocol", "lora_r": 8}
 
 
-def test_result_stands_beside_its_recipe():
+def test_result_is_next_to_its_recipe():
     assert str(results_path("recipes/a/b.yaml")) == "recipes/a/b.results.json"

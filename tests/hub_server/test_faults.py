@@ -73,7 +73,7 @@ def test_a_cut_upload_is_sent_again(hub, hub_client, folder, without_xet):
     assert hub.repo("radiology/model").files() == FILES
 
 
-def test_a_lost_reply_hides_a_commit_that_stands(hub, hub_client, folder, without_xet):
+def test_a_lost_reply_hides_a_commit_that_exists(hub, hub_client, folder, without_xet):
     hub_client(create)
     hub.faults.fail("commit", LostReply())
     assert hub_client(upload, folder) == "RemoteProtocolError"

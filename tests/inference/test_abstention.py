@@ -292,5 +292,5 @@ def test_a_missing_or_torn_policy_is_refused_with_its_fix(policy, tmp_path):
         DecisionPolicy.load(tmp_path, "a" * 64, "c" * 64)
 
 
-def test_a_policy_holds_only_plain_values(policy):
+def test_a_policy_contains_only_plain_values(policy):
     assert all(type(value) in (float, int, type(None)) for c in policy.thresholds for value in dataclasses.astuple(c))

@@ -71,7 +71,7 @@ def naive_chain(lines):
     return previous
 
 
-def test_entries_stand_in_the_documented_form_with_digests_in_place_of_texts(whole):
+def test_entries_have_the_documented_form_with_digests_in_place_of_texts(whole):
     head = naive_chain(lines_of(whole.path))
     rows = [json.loads(line) for line in lines_of(whole.path)]
     assert [(row["prediction"], row["row"]) for row in rows] == [("one", n) for n in (1, 2, 3, 4)] + [
@@ -109,7 +109,7 @@ def test_entries_stand_in_the_documented_form_with_digests_in_place_of_texts(who
         ),
     ],
 )
-def test_free_text_of_an_answer_never_stands_in_an_entry(tmp_path, columns, answer, kept):
+def test_free_text_of_an_answer_is_never_in_an_entry(tmp_path, columns, answer, kept):
     log = AuditLog(tmp_path / "log")
     (entry,) = log.entries([Example("1", "", {"note": NOTE}, "")], pa.table({"id": ["1"], **columns}), PREDICTOR)
     key = bytes.fromhex(log.key_path.read_text())
@@ -164,7 +164,7 @@ def test_lines_removed_swapped_repeated_or_put_in_are_found_at_the_first_of_them
     assert broken_line(scratch, [*lines[:second], foreign, *lines[second:]]) == second + 1
 
 
-def test_an_edit_with_a_hash_made_anew_is_found_at_the_next_line(whole, scratch):
+def test_an_edit_with_a_recomputed_hash_is_found_at_the_next_line(whole, scratch):
     lines = lines_of(whole.path)
     entry = json.loads(lines[2]) | {"decision": "auto"}
     del entry["sha256"]
@@ -232,7 +232,7 @@ def append_and_die(path, rows, at):
     log.append(until_killed(), "killed")
 
 
-def test_a_writer_killed_while_it_appends_is_continued_exactly_once_also_behind_another(tmp_path):
+def test_a_writer_killed_while_it_appends_is_continued_exactly_once_also_after_another(tmp_path):
     path, context = tmp_path / "log.jsonl", multiprocessing.get_context("fork")
     for at in (60, 100):
         process = context.Process(target=append_and_die, args=(path, 120, at))

@@ -127,7 +127,7 @@ def test_what_cannot_be_meant_is_refused(value):
             measure(np.array([[value, -np.inf]]), np.array([0]))
 
 
-def test_confidences_that_are_no_probabilities_are_refused():
+def test_confidences_that_are_not_probabilities_are_refused():
     with pytest.raises(ValueError, match="between 0 and 1"):
         reliability_bins([1.3], [True])
     with pytest.raises(ValueError, match="temperature"):

@@ -185,7 +185,7 @@ def test_a_model_that_ignores_the_mask_is_refused(llama, monkeypatch):
         LabelScorer(model, tokenizer, completions).score(prompts)
 
 
-def test_one_note_that_rounding_moves_far_is_no_reason_to_refuse(llama, monkeypatch):
+def test_one_note_that_rounding_moves_far_is_not_a_reason_to_refuse(llama, monkeypatch):
     tokenizer, prompts, completions = tokens(llama)
     longest = max(prompts, key=len)  # the first of the first batch
 
@@ -222,7 +222,7 @@ def test_labels_with_the_same_tokens_are_refused():
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 4), max_size=6).map(tuple), min_size=1, max_size=12, unique=True))
-def test_the_trie_holds_every_label_once_and_knows_its_ancestors(labels):
+def test_the_trie_contains_every_label_once_and_knows_its_ancestors(labels):
     completions = [[*label, 0] for label in labels]
     trie = LabelTrie(completions)
     assert len(set(trie.leaves)) == len(labels) and trie.labels_below[0] == len(labels)

@@ -42,7 +42,7 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_every_format_holds_the_same_answers_in_order(tmp_path, suffix):
+def test_every_format_contains_the_same_answers_in_order(tmp_path, suffix):
     parts = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
     for part, example, answer in zip(parts, EXAMPLES, ANSWERS, strict=True):
         pq.write_table(answers_table([example], [answer], "score", True), part)
@@ -127,7 +127,7 @@ def test_an_input_without_any_good_row_is_refused_with_its_first_fault(tmp_path)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 8, 9])
-def test_chunks_hold_every_good_row_once_in_order(rows):
+def test_chunks_contain_every_good_row_once_in_order(rows):
     examples = [Example(str(number), "", {}, "") for number in range(rows)]
     stream = [RejectedRow("f:0", "")] + [row for example in examples for row in (example, RejectedRow("f:1", ""))]
     chunks = list(iterate_chunks(iter(stream), 4))

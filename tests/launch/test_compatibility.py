@@ -79,7 +79,7 @@ def test_a_terminal_gets_a_line_for_each_configuration(method):
     assert [line.split()[1] for line in lines] == [TABLE[method, name].verdict for name in CONFIGURATIONS]
 
 
-def test_the_page_on_scaling_holds_the_table():
+def test_the_page_on_scaling_contains_the_table():
     document = (REPOSITORY / "docs" / "scaling.md").read_text("utf-8")
     # To update it: scaling.md = with_table(scaling.md)
     assert compatibility.with_table(document) == document

@@ -252,7 +252,7 @@ def machine(tmp_path):
             process.communicate()
 
 
-def test_a_machine_that_is_taken_away_is_replaced_by_one_that_goes_on(machine, tmp_path):
+def test_a_machine_that_is_taken_away_is_replaced_by_one_that_resumes(machine, tmp_path):
     lost = machine("first", 1000, 0.05)
     until = time.monotonic() + 60
     while len(list((tmp_path / "bucket").glob("*.tar"))) < 2:

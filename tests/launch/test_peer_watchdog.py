@@ -131,7 +131,7 @@ def test_whoever_else_connects_is_not_taken_for_a_process(monkeypatch):
         connections[0].close()
 
 
-def test_without_a_connection_the_run_goes_on_and_says_that_it_is_not_watched(monkeypatch, capsys):
+def test_without_a_connection_the_run_continues_and_says_that_it_is_not_watched(monkeypatch, capsys):
     monkeypatch.setattr(peer_watchdog, "broadcast_object_list", lambda words: [(1, b"secret")])
     assert peer_watchdog._connect(1, 2, "127.0.0.1") == []
     assert re.fullmatch(

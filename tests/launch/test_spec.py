@@ -60,7 +60,7 @@ def test_a_shipped_file_requests_what_the_table_and_its_header_say(name):
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_shipped_file_holds_nothing_that_accelerate_would_not_read(name):
+def test_a_shipped_file_contains_nothing_that_accelerate_would_not_read(name):
     parsed = launch_command_parser().parse_args(["--config_file", str(FOLDER / f"{name}.yaml"), "script.py"])
     taken = vars(accelerate_launch._validate_launch_command(parsed)[0])
     content = accelerate_launch.load_config_from_file(parsed.config_file)

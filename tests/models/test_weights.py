@@ -110,7 +110,7 @@ def test_adapter_of_another_shape_is_refused(trained, workspace):
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", WEIGHTS, None])
-def test_folder_that_is_no_adapter_is_refused(trained, missing):
+def test_folder_that_is_not_an_adapter_is_refused(trained, missing):
     _, folder, _ = trained
     if missing:
         (folder / missing).unlink()

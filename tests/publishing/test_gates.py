@@ -164,7 +164,7 @@ def test_closed_data_are_never_published_whatever_is_said(dataset, access):
 
 
 @pytest.mark.parametrize("access", ["credentialed", "registered"])
-def test_what_closed_data_trained_goes_only_where_not_everybody_reads_and_on_somebodys_word(adapter, access):
+def test_what_closed_data_trained_goes_only_where_not_everyone_reads_and_only_if_acknowledged(adapter, access):
     trained_on(adapter, access)
     for visibility in ("private", "gated"):
         given = facts(access=access, visibility=visibility)
@@ -316,7 +316,7 @@ def test_a_record_number_that_a_table_made_a_decimal_is_found_and_a_measured_tim
     assert {finding.file for finding in closed(adapter, facts())["identifiers"]} == {"metrics.json"}
 
 
-def test_large_counts_are_no_record_numbers(adapter):
+def test_large_counts_are_not_record_numbers(adapter):
     add_field(
         adapter / "manifest.json", training={"trainable_parameters": 4884480, "tokens": 12345678, "seed": 4471902}
     )
@@ -326,7 +326,7 @@ def test_large_counts_are_no_record_numbers(adapter):
 
 
 @pytest.mark.parametrize("field", ['"mrn": 4471902', '"patient_name": "Margaret Thornbury \\ud83d\\ude00 \\ud83d"'])
-def test_identifiers_are_found_behind_the_keys_of_json(adapter, field):
+def test_identifiers_are_found_under_the_keys_of_json(adapter, field):
     (adapter / "metrics.json").write_text(ADAPTER["metrics.json"].replace("{", f"{{\n{field},", 1), encoding="utf-8")
     (finding,) = closed(adapter, facts())["identifiers"]
     assert (finding.file, finding.line) == ("metrics.json", 2)
@@ -439,7 +439,7 @@ IN_JSON = {
 
 
 @pytest.mark.parametrize("place", IN_JSON)
-def test_identifiers_are_found_in_every_place_of_json_that_may_hold_text(adapter, place):
+def test_identifiers_are_found_in_every_place_of_json_that_may_contain_text(adapter, place):
     name, fields = IN_JSON[place]
     content = json.loads(ADAPTER.get(name, "{}")) | fields
     (adapter / name).write_text(json.dumps(content), encoding="utf-8")
@@ -450,7 +450,7 @@ def test_identifiers_are_found_in_every_place_of_json_that_may_hold_text(adapter
     assert ("files" in found) == ("in the place of" in place)
 
 
-def test_hashes_are_no_identifiers_in_json_nor_where_card_and_recipe_repeat_them(adapter):
+def test_hashes_are_not_identifiers_in_json_nor_where_card_and_recipe_repeat_them(adapter):
     digest = "ec4c2d49cffdfcdb865a2871830a760fb8228a6acc8b65dbf09f4ca1065d1e9e"  # holds `acc 8`, a label of numbers
     with (adapter / "README.md").open("a", encoding="utf-8") as stream:
         stream.write(f"\nDigest of the prompt: `{digest}`.\n")
@@ -459,7 +459,7 @@ def test_hashes_are_no_identifiers_in_json_nor_where_card_and_recipe_repeat_them
     assert not closed(adapter, facts())
 
 
-def test_secrets_are_found_in_texts_tables_and_heads_of_weights_and_nobody_can_vouch_for_them(adapter, dataset):
+def test_secrets_are_found_in_texts_tables_and_heads_of_weights_and_cannot_be_acknowledged(adapter, dataset):
     (adapter / "recipe.yaml").write_text(f"task: protocol\nhub_token: {TOKEN}\n", encoding="utf-8")
     (adapter / "tokenizer.json").write_text(json.dumps({"x": TOKEN}), encoding="utf-8")
     save_file({"x": torch.zeros(1)}, adapter / "adapter_model.safetensors", {"trained_with": TOKEN})

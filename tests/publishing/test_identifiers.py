@@ -96,7 +96,7 @@ EPONYMS = [
 
 
 @pytest.mark.parametrize("eponym", EPONYMS)
-def test_eponyms_and_levels_are_no_people(eponym):
+def test_eponyms_and_levels_are_not_people(eponym):
     for sentence in (
         f"There is a {eponym} on the left.",
         f"{eponym} is seen.",
@@ -108,7 +108,7 @@ def test_eponyms_and_levels_are_no_people(eponym):
 @pytest.mark.parametrize(
     "path", sorted((REPOSITORY / "data" / "label_sets").glob("*.yaml")), ids=lambda path: path.name
 )
-def test_protocols_are_no_people(path):
+def test_protocols_are_not_people(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) > 20 and not [line for line in lines if find_identifiers(line)]
 
@@ -158,7 +158,7 @@ PROSE_IN_CAPITALS = [
 
 
 @pytest.mark.parametrize("text", PROSE_IN_CAPITALS)
-def test_abbreviations_and_prose_in_one_case_are_no_people(text):
+def test_abbreviations_and_prose_in_one_case_are_not_people(text):
     assert find_identifiers(text) == find_identifiers(text.lower()) == []
 
 
@@ -201,7 +201,7 @@ def test_kinds_in_order(text, kinds):
     assert [found.kind for found in find_identifiers(text)] == kinds
 
 
-def test_nothing_found_holds_the_text():
+def test_nothing_found_contains_the_text():
     for found in find_identifiers("Discussed with Dr. Okafor, MRN 12345678."):
         assert vars(found) == {"kind": found.kind, "start": found.start, "end": found.end}
 
@@ -233,7 +233,7 @@ SHIPPED = {"protocol_synthetic": {"date", "age over 89"}, "report_synthetic": se
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_data_is_read_in_seconds_and_names_nobody(name):
+def test_shipped_data_is_read_in_seconds_and_names_no_person(name):
     splits = load_prepared_dataset(REPOSITORY / "data" / name).splits
     texts = {value for row in splits["test"] for key, value in row.items() if key not in ("id", "group") and value}
     find_identifiers("Load the recogniser for Anna Brown.")
@@ -257,7 +257,7 @@ def test_cards_of_this_repository_pass():
 
 
 @pytest.mark.parametrize("number", ["+44 20 7946 0018", "+1.6175550142", "+49.30.1234567", "+33 1 23 45 67 89"])
-def test_a_difference_with_its_interval_is_no_number_of_a_telephone_abroad(number):
+def test_a_difference_with_its_interval_is_not_a_number_of_a_telephone_abroad(number):
     assert [found.kind for found in find_identifiers(f"call {number} today")] == ["phone number"]
     for figure in ("+0.012 (-0.007 to +0.028)", "+1.25 (+0.98 to +1.52)", "+12.75, +0.1234", "+3.456 (1.2-5.7)"):
         assert find_identifiers(f"ROUGE-L against nearest labels {figure}") == []
@@ -273,6 +273,6 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize(
     "text", ["| 0.889 (0.667–1.000) | 0.900 (0.657–1.000) |", "exact accuracy 0.934 (0.892-0.971)"]
 )
-def test_a_metric_with_its_interval_is_no_telephone_number(text):
+def test_a_metric_with_its_interval_is_not_a_telephone_number(text):
     assert find_identifiers(text) == []
     assert find_identifiers(f"{text} 415-555-0132")

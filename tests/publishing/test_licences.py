@@ -7,7 +7,7 @@ from radrecipes.publishing.licences import BASE_LICENCES, HUB_LICENCES, check_li
 from radrecipes.recipe import find_recipes
 
 
-def test_no_licence_stands_under_two_terms():
+def test_no_licence_has_two_kinds_of_terms():
     path = REPOSITORY / "src" / "radrecipes" / "publishing" / "licences.yaml"
     listed = [licence for licences in yaml.safe_load(path.read_text("utf-8")).values() for licence in licences]
     assert len(listed) == len(HUB_LICENCES) > 70

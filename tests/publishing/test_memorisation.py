@@ -56,14 +56,14 @@ def test_recited_text_is_found_with_its_length_and_share():
     assert found.figures()["longest_run"] == 16 and found.figures()["rows_with_a_run"] == 1
 
 
-def test_what_stands_in_the_prompt_or_in_any_answer_of_the_base_is_no_memory():
+def test_what_is_in_the_prompt_or_in_any_answer_of_the_base_is_not_memorised():
     assert verbatim_overlap([SECRET], [SECRET], [f"Summarise: {SECRET}"], [""]).longest == (0,)
     assert verbatim_overlap([SECRET, ""], [SECRET], ["", ""], ["", SECRET]).longest == (0, 0)
     # Another row's prompt does not excuse it.
     assert verbatim_overlap([SECRET, ""], [SECRET], ["", SECRET], ["", ""]).longest == (16, 0)
 
 
-def test_phrases_of_many_patients_are_nobodys_but_many_reports_of_one_patient_are():
+def test_phrases_of_many_patients_are_of_no_patient_but_many_reports_of_one_patient_are():
     texts = [SECRET] * COMMON_FROM
     assert verbatim_overlap([SECRET], texts, [""], [""]).longest == (0,)
     assert verbatim_overlap([SECRET], texts, [""], [""], groups=["p"] * COMMON_FROM).longest == (16,)

@@ -89,7 +89,7 @@ def bytes_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_release_holds_the_listed_files_each_with_its_hash_and_nothing_else(run, tmp_path):
+def test_a_release_contains_the_listed_files_each_with_its_hash_and_nothing_else(run, tmp_path):
     release = assemble_model(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
     files = bytes_of(release.folder)
     assert sorted(files) == [
@@ -226,7 +226,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(run, tmp_path):
         assemble_model(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")
 
 
-def test_a_merged_model_may_hold_weights_in_parts_and_no_adapter():
+def test_a_merged_model_may_contain_weights_in_parts_and_no_adapter():
     allowed = ("model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json")
     assert all(is_allowed("merged", name) for name in allowed)
     refused = ("adapter_model.safetensors", "pytorch_model.bin", "sub/model.safetensors", "train.parquet")

@@ -128,7 +128,7 @@ def test_harmless_text_is_let_through(text):
     assert find_secrets(text) == []
 
 
-def test_this_repository_holds_none():
+def test_this_repository_contains_none():
     folders = ("recipes", "scripts", "src", "data", "launch", "accelerate_configs", "benchmarks")
     paths = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "setup.cfg"]
     for folder in folders:
@@ -139,7 +139,7 @@ def test_this_repository_holds_none():
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
-def test_a_token_is_found_whatever_stands_around_it(before, after):
+def test_a_token_is_found_whatever_is_around_it(before, after):
     secret = HF + "a1B2" * 9
     text = f"{before} {secret} {after}"
     start = len(before) + 1

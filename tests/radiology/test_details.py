@@ -61,7 +61,7 @@ def test_sentence_that_would_be_wrong_without_its_detail_is_left_out(sentence):
         "1. Both lungs are clear.",
     ],
 )
-def test_what_is_no_detail_stays_as_it_is(sentence):
+def test_what_is_not_a_detail_stays_as_it_is(sentence):
     assert unrequested_details(sentence) == []
     assert without_details(sentence) == sentence
 

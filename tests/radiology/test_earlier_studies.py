@@ -77,7 +77,7 @@ def test_sentence_that_only_compares_is_left_out(sentence):
         "1. The remainder of the lungs is clear.",
     ],
 )
-def test_what_is_no_comparison_stays_as_it_is(sentence):
+def test_what_is_not_a_comparison_stays_as_it_is(sentence):
     assert not mentions_earlier_study(sentence)
     assert without_earlier_studies(sentence) == sentence
 

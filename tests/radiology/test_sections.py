@@ -118,7 +118,7 @@ def test_a_conclusion_without_header_is_a_paragraph_of_its_own(text, elsewhere):
     assert split_sections(text) == Sections(elsewhere=elsewhere)
 
 
-def test_words_before_a_colon_are_no_headers():
+def test_words_before_a_colon_are_not_headers():
     text = " FINDINGS:  There are these\n findings: edema. Two tubes: ETT at 3:45 and\n Dobbhoff: both in place.\n"
     assert split_sections(text).findings.startswith("There are these findings: edema.")
     assert split_sections(text).findings.endswith("both in place.")

@@ -27,7 +27,7 @@ NAMES = [label["name"] for label in LABELS[:4]]
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from([*NAMES, None])), min_size=1, max_size=50))
-def test_cells_hold_every_row_once(rows):
+def test_cells_contain_every_row_once(rows):
     references, predictions = zip(*rows, strict=True)
     matrix = confusion_matrix(references, predictions, LABELS)
     counted = Counter({(cell.expected, cell.answered): cell.count for cell in matrix.cells})

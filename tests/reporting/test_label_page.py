@@ -326,7 +326,7 @@ def section(html, start, end):
     return Page(html).words.replace("\u202f", " ").split(start)[-1].split(end)[0]
 
 
-def test_decisions_stand_first_with_the_best_baseline_beside(write):
+def test_decisions_come_first_next_to_the_best_baseline(write):
     words = section(write(0.9, 0.7), "Selective prediction: what can", "Calibration Reliability")
     assert (
         "answered 60.0 % of the orders automatically, with a selective accuracy of 96.0 %. The other 40.0 % would go"
@@ -433,7 +433,7 @@ def test_slices_show_intervals_and_small_ones_say_so(write):
     assert "Near-duplicate in training yes 30" in words
 
 
-def test_wrong_answers_that_nobody_would_see_come_first(write):
+def test_wrong_answers_that_no_one_would_see_come_first(write):
     words = section(write(rows=10, adapter=0.6, best=SVM), "Wrong answers", "Data: origin")
     # The threshold at 95 % is 0.817: of the wrong rows 6 to 9, two lie above it, and the answer to row 9 is no label.
     assert re.findall(r"(\d+\.\d) % confidence, (auto|NEEDS_REVIEW)", words) == [

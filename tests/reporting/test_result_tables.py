@@ -171,7 +171,7 @@ def test_figures_that_no_seed_has_are_none():
     assert "–" in next(line for line in metrics_table(metrics).splitlines() if line.startswith("label precision"))
 
 
-def test_reports_and_protocols_stand_in_tables_of_their_own(written):
+def test_reports_and_protocols_have_tables_of_their_own(written):
     _, result = written
     alone = results_table([result])
     head, rule, *rows = alone.split("\n\n")[0].splitlines()
@@ -233,7 +233,7 @@ def test_terminal_table_of_written_reports(written):
 
 
 @pytest.mark.parametrize("recipe", RECORDED, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_recorded_results_hold_three_seeds_and_beat_the_simple_baseline(recipe):
+def test_recorded_results_contain_three_seeds_and_beat_the_simple_baseline(recipe):
     result = json.loads(results_path(recipe).read_text("utf-8"))
     assert len(result["seeds"]) >= 3
     if isinstance(TASKS[result["task"]], TextTask):

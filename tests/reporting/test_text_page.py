@@ -190,7 +190,7 @@ def test_base_may_be_missing_or_have_written_less(write):
     assert "without fine-tuning passed in 0.0 %" in words
 
 
-def test_systems_stand_in_one_order_whatever_that_of_the_metrics(write):
+def test_systems_have_one_order_whatever_that_of_the_metrics(write):
     def change(metrics):
         metrics["systems"] = dict(sorted(metrics["systems"].items(), key=lambda item: item[0], reverse=True))
 
@@ -203,7 +203,7 @@ def test_baselines_may_be_missing(write):
     assert "Fine-tuned model without guard" in words
 
 
-def test_guard_counts_and_reasons_stand_on_the_page(write):
+def test_guard_counts_and_reasons_are_on_the_page(write):
     metrics, _ = measured()
     guard = metrics["systems"]["adapter_guarded"]["guard"]
     assert all(guard[way] for way in ("first_try", "later_try", "template"))
@@ -332,7 +332,7 @@ def test_tables_have_headers_and_pictures_have_words(write):
             assert attributes["aria-label"]
 
 
-def test_missing_checks_of_rows_are_no_failures(write):
+def test_missing_checks_of_rows_are_not_failures(write):
     predictions = measured()[1].copy()
     predictions["adapter_check"] = pd.array([pd.NA] * len(predictions), dtype="string")
     predictions["adapter_guarded_check"] = "ok"

@@ -20,7 +20,7 @@ def test_the_recipe_name_leads_to_the_task():
     assert TASKS["protocol"].name == "protocol"
 
 
-def test_instruction_stands_before_the_note_so_that_prompts_share_their_beginning():
+def test_instruction_comes_before_the_note_so_that_prompts_share_their_beginning():
     task = ProtocolTask()
     assert task.question({"note": "r/o bleed"}) == f"{task.instruction}\nr/o bleed"
 
@@ -37,7 +37,7 @@ def test_output_is_read_as_a_label_of_the_set(label_set):
 
 
 @pytest.mark.parametrize("text", ["", "CT", "CT Head MR Brain", "The protocol is CT Head", "CT Hesd"])
-def test_output_outside_the_set_is_no_label(text, label_set):
+def test_output_outside_the_set_is_not_a_label(text, label_set):
     assert ProtocolTask().read_output(text, label_set) is None
 
 

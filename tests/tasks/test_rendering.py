@@ -71,7 +71,7 @@ def test_prediction_reads_the_prompt_that_training_read_and_the_answer_stops_onc
 
 @settings(max_examples=200, deadline=None)
 @given(notes, st.sampled_from(STYLES))
-def test_a_note_holds_no_special_token(note, style):
+def test_a_note_contains_no_special_token(note, style):
     special = set(TOKENIZER.all_special_ids)
     ordinary = prompt_of("r/o bleed", style, TOKENIZER)
     prompt = prompt_of(note, style, TOKENIZER)
@@ -93,7 +93,7 @@ def test_an_ordinary_note_reaches_the_model_unchanged(note, style):
     assert f"\n{note}" in TOKENIZER.decode(prompt_of(note, style, TOKENIZER))
 
 
-def test_what_a_template_writes_behind_the_first_stop_token_is_not_trained():
+def test_what_a_template_writes_after_the_first_stop_token_is_not_trained():
     template = TOKENIZER.chat_template.replace("'<|im_end|>\\n'", "'<|im_end|>\\n<|endoftext|>'")
     tokenizer = with_template(template)
     assert template != TOKENIZER.chat_template
@@ -173,7 +173,7 @@ class TestBioGPT:
 
     @settings(max_examples=200, deadline=None)
     @given(notes)
-    def test_a_note_holds_no_special_token(self, note):
+    def test_a_note_contains_no_special_token(self, note):
         prompt = prompt_of(note, "plain", BIOGPT)
         special = {BIOGPT.bos_token_id, BIOGPT.pad_token_id, self.END}  # <unk> stands for letters that BioGPT lacks
         assert [token for token in prompt if token in special] == [self.END]

@@ -38,7 +38,7 @@ def test_report_is_written_from_observations():
 
 
 @given(st.dictionaries(st.sampled_from(OBSERVATIONS[:-1]), st.sampled_from(Status)))
-def test_every_observation_stands_once_in_the_prompt_behind_its_status(request_labels):
+def test_every_observation_is_once_in_the_prompt_after_its_status(request_labels):
     headings = {"Present": Status.POSITIVE, "Possible": Status.UNCERTAIN, "Absent": Status.NEGATIVE}
     prompt = REPORT.question({"observations": format_observations(request_labels)})
     read = {}

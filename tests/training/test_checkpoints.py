@@ -177,7 +177,7 @@ def test_the_newest_is_that_of_the_highest_step_and_not_of_the_last_letter(tmp_p
     assert checkpoints.find_last_valid(tmp_path).newest.step == 10
 
 
-def test_without_a_checkpoint_a_run_begins_anew(tmp_path):
+def test_without_a_checkpoint_a_run_starts_from_scratch(tmp_path):
     assert checkpoints.find_last_valid(tmp_path) == checkpoints.Resumption()
     # What a kill leaves behind, and what is no checkpoint
     (checkpoints.unfinished_folder(tmp_path) / "checkpoint-2").mkdir(parents=True)
@@ -354,6 +354,6 @@ def test_the_manifest_can_be_read_by_eye(tmp_path):
     assert all(len(digest) == 64 for digest in [*manifest["files"].values(), manifest["sha256"]])
 
 
-def test_what_json_cannot_hold_is_sealed_as_text(tmp_path):
+def test_what_json_cannot_contain_is_sealed_as_text(tmp_path):
     folder = sealed(tmp_path, 4, identity={"recipe.output": Path("runs"), "processes": (1, 2)})
     assert checkpoints.verify(folder).identity == {"recipe.output": "runs", "processes": [1, 2]}

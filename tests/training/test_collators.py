@@ -50,7 +50,7 @@ def read_back(batch):
     return found
 
 
-def check_holds_each_example_once(examples, batch):
+def check_contains_each_example_once(examples, batch):
     found = read_back(batch)
     wanted = [(one["input_ids"], one["labels"]) for one in examples]
     assert sorted(found) == sorted(wanted)
@@ -58,10 +58,10 @@ def check_holds_each_example_once(examples, batch):
 
 @settings(max_examples=150, deadline=None)
 @given(batches(), st.integers(1, 60))
-def test_shared_prefix_layout_holds_every_example_exactly_once(examples, row_tokens):
+def test_shared_prefix_layout_contains_every_example_exactly_once(examples, row_tokens):
     batch = SharedPrefixCollator(PAD, torch.float32, row_tokens)(examples)
 
-    check_holds_each_example_once(examples, batch)
+    check_contains_each_example_once(examples, batch)
     scored = sum(label != IGNORED for one in examples for label in one["labels"])
     assert int((batch["labels"] != IGNORED).sum()) == scored
 
@@ -143,14 +143,14 @@ def test_examples_without_a_shared_beginning_do_not_see_each_other():
 
     assert shared_prefix_length(examples) == 0
     assert not bool((batch["attention_mask"][0, 0, 3:, :3] == 0).any())
-    check_holds_each_example_once(examples, batch)
+    check_contains_each_example_once(examples, batch)
 
 
 def test_an_example_longer_than_a_row_is_kept_whole():
     examples = [example(range(1, 40), [41, 42]), example(range(1, 5), [43])]
     batch = SharedPrefixCollator(PAD, torch.float32, row_tokens=8)(examples)
 
-    check_holds_each_example_once(examples, batch)
+    check_contains_each_example_once(examples, batch)
 
 
 def test_a_prompt_of_one_token_shares_nothing():
@@ -158,7 +158,7 @@ def test_a_prompt_of_one_token_shares_nothing():
     batch = SharedPrefixCollator(PAD, torch.float32)(examples)
 
     assert shared_prefix_length(examples) == 0
-    check_holds_each_example_once(examples, batch)
+    check_contains_each_example_once(examples, batch)
 
 
 def test_mask_is_additive_in_the_asked_dtype_and_hides_nothing_completely():
@@ -171,7 +171,7 @@ def test_mask_is_additive_in_the_asked_dtype_and_hides_nothing_completely():
 
 @settings(max_examples=100, deadline=None)
 @given(batches())
-def test_padded_layout_is_the_examples_with_padding_behind(examples):
+def test_padded_layout_is_the_examples_with_padding_after_them(examples):
     batch = PaddedCollator(PAD)(examples)
 
     for row, one in enumerate(examples):

@@ -36,7 +36,7 @@ def log(watched, step, loss, grad_norm=1.0, saves=False, model=None):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, 1.0])
 @pytest.mark.parametrize("grad_norm", [math.nan, math.inf, 1.0])
-def test_what_is_no_number_ends_the_run_and_names_the_step_and_its_rows(loss, grad_norm, tmp_path):
+def test_what_is_not_a_number_ends_the_run_and_names_the_step_and_its_rows(loss, grad_norm, tmp_path):
     watched = guard(tmp_path)
     if loss == grad_norm == 1.0:
         log(watched, 7, loss, grad_norm)
@@ -60,7 +60,7 @@ def broken(trained, value):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_weights_that_are_no_numbers_are_not_saved(value, tmp_path):
+def test_weights_that_are_not_numbers_are_not_saved(value, tmp_path):
     watched = guard(tmp_path)
     log(watched, 4, 1.0, model=broken(True, value))  # nothing is saved after this step, and looking costs time
     log(watched, 5, 1.0, saves=True, model=broken(False, value))  # the base is not what is saved

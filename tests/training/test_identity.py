@@ -31,7 +31,7 @@ def identity(engine=Engine.DDP, processes=1, **fields):
     return identity_of(facts, LaunchSpec(processes, engine, True))
 
 
-def test_where_and_when_a_run_is_written_is_no_part_of_it():
+def test_where_and_when_a_run_is_written_is_not_part_of_it():
     assert diff_identities(identity(dataset="elsewhere", save_steps=7, use_cpu=False, bf16=True), identity()) == {}
     assert diff_identities(identity(seed=1, learning_rate=1e-4), identity()) == {
         "recipe.learning_rate": [1e-4, 1e-3],

@@ -95,7 +95,7 @@ def test_during_training_it_waits_for_the_end_of_the_step(number):
             stop.raise_if_stopped(9)
 
 
-def test_a_signal_that_a_library_swallowed_while_loading_ends_the_run_behind_its_first_step():
+def test_a_signal_that_a_library_swallowed_while_loading_ends_the_run_after_its_first_step():
     with StopRequests() as stop:
         with contextlib.suppress(Exception):  # as libraries write it around what may fail
             os.kill(os.getpid(), signal.SIGTERM)

@@ -174,7 +174,7 @@ def test_train_log_is_read_in_order(recipe):
     assert run_folder.read_train_log(tried(recipe)) == [{"step": 1}, {"step": 2}]
 
 
-def test_a_run_killed_before_its_recipe_stood_there_is_no_foreign_folder(recipe):
+def test_a_run_killed_before_its_recipe_was_written_is_not_a_foreign_folder(recipe):
     recipe.output_dir.mkdir()
     for name in ("LOCK", ".recipe.yaml"):
         (recipe.output_dir / name).touch()
@@ -200,7 +200,7 @@ def resumable(recipe, steps=2, **launch):
     return folder, identity
 
 
-def test_a_torn_line_behind_the_checkpoint_does_no_harm(recipe):
+def test_a_torn_line_after_the_checkpoint_does_no_harm(recipe):
     folder, identity = resumable(recipe)
     with (folder / "train_log.jsonl").open("a", encoding="utf-8") as stream:
         stream.write('{"step": 3}\n{"st')
@@ -256,7 +256,7 @@ def test_one_process_and_ddp_read_each_other_s_checkpoints(recipe):
     assert run_folder.find_resumption(folder, now, ["processes"]).changed == {"processes": [1, 2]}
 
 
-def test_leftovers_of_a_complete_run_are_removed_unless_somebody_does_it_already(recipe):
+def test_leftovers_of_a_complete_run_are_removed_unless_another_process_does_it_already(recipe):
     folder, _ = resumable(recipe)
     (folder / run_folder.COMPLETE).touch()
     with run_folder.locked(folder):

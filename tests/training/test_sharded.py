@@ -40,7 +40,7 @@ def test_a_checkpoint_of_another_engine_changes_nothing(adapted, tmp_path):
     assert all(torch.equal(weight, before[name]) for name, weight in gather_trained(adapted).items())
 
 
-def test_an_optimizer_begins_with_a_state_and_moves_no_weight():
+def test_an_optimizer_starts_with_a_state_and_moves_no_weight():
     weights = [torch.nn.Parameter(torch.randn(5, 3)), torch.nn.Parameter(torch.randn(3))]
     before = [weight.detach().clone() for weight in weights]
     groups = [{"params": weights[:1], "lr": 0.1, "weight_decay": 0.5}, {"params": weights[1:], "lr": 0.2}]

@@ -73,7 +73,7 @@ def test_whoever_may_not_read_the_dataset_may_not_read_its_tokens(dataset):
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "everything"])
-def test_damaged_rows_are_made_anew(dataset, damage):
+def test_damaged_rows_are_made_again(dataset, damage):
     cached_rows(dataset, "k", lambda: ROWS, keep=True)
     (file,) = (dataset / ".tokenised").glob("*.arrow")
     content = bytearray(file.read_bytes())
@@ -129,7 +129,7 @@ def _die_making(dataset):
     cached_rows(dataset, "k", make, keep=True)
 
 
-def test_a_killed_process_holds_nobody_up(dataset):
+def test_a_killed_process_delays_no_other(dataset):
     killed = _FORK.Process(target=_die_making, args=(dataset,))
     killed.start()
     killed.join(60)

@@ -66,7 +66,7 @@ def test_the_size_class_follows_the_rows(manifest, rows, size):
     assert card.data.size_categories == [size]
 
 
-def test_every_count_stands_in_the_text(manifest):
+def test_every_count_is_in_the_text(manifest):
     text = render_dataset_card(manifest)
     for split, figures in manifest["splits"].items():
         assert f"| {split} | {figures['rows']} | {figures['groups']} | {figures['labels']} |" in text

@@ -82,7 +82,7 @@ def test_the_front_matter_is_what_the_hub_reads(task, merged, make_metrics):
     assert index["name"] == "some-adapter" and index["results"][0]["dataset"]["type"] == "some-org/some-data"
 
 
-def test_the_model_index_holds_the_figures_of_this_very_model(make_metrics):
+def test_the_model_index_contains_the_figures_of_this_very_model(make_metrics):
     metrics = metrics_of("protocol", make_metrics, adapter=0.87654321)
     card = ModelCard(render_model_card(manifest_of(), metrics, **RELEASE))
     found = {result.metric_name: result for result in card.data.eval_results}
@@ -94,7 +94,7 @@ def test_the_model_index_holds_the_figures_of_this_very_model(make_metrics):
 
 
 @pytest.mark.parametrize("task", ["report", "impression"])
-def test_reports_are_indexed_behind_the_guard_and_alone(task, make_metrics):
+def test_reports_are_indexed_after_the_guard_and_alone(task, make_metrics):
     metrics = metrics_of(task, make_metrics)
     card = ModelCard(render_model_card(manifest_of(task), metrics, **RELEASE))
     passed = {result.metric_name: result.metric_value for result in card.data.eval_results}
@@ -188,7 +188,7 @@ def test_an_evaluation_without_baselines_base_or_older_keys_still_makes_a_card(m
     assert "16 tokens at most" in render_model_card(manifest_of(), metrics, **RELEASE)
 
 
-def test_the_result_over_seeds_stands_beside_that_of_this_model(make_metrics):
+def test_the_result_over_seeds_is_next_to_that_of_this_model(make_metrics):
     manifest = manifest_of(digest=RESULTS["data"]["digest"])
     assert results_fit(manifest, RESULTS)
     text = render_model_card(manifest, metrics_of("protocol", make_metrics), **RELEASE, results=RESULTS)
@@ -287,7 +287,7 @@ def test_the_command_to_reproduce_starts_what_was_started(gpus, processes, words
     assert ("CUDA 13.0, driver 580.65.06 |" in text) is bool(gpus)
 
 
-def test_the_licences_of_base_and_data_stand_beside_that_of_the_repository(make_metrics):
+def test_the_licences_of_base_and_data_are_next_to_that_of_the_repository(make_metrics):
     dataset = {"license": "cc-by-4.0", "language": "de", "generator": None}
     text = card_of("protocol", make_metrics, dataset=dataset, license="mit")
     assert ModelCard(text).data.language == ["de"]
@@ -412,7 +412,7 @@ def test_what_only_resembles_a_path_is_none(text, make_metrics):
     check_card(broken(card, "Not a medical device", f"Not a medical device ({text})"))
 
 
-def test_headings_in_code_are_no_headings_and_sections_of_sections_are_full(make_metrics):
+def test_headings_in_code_are_not_headings_and_sections_of_sections_are_full(make_metrics):
     card = card_of("protocol", make_metrics)
     check_card(card + "\n## Parts\n\n### First\n\n```bash\n# a comment\n# another\n```\n")
     with pytest.raises(InputError, match="empty"):
@@ -440,7 +440,7 @@ def test_the_client_validates_every_kind_of_card(hub_client, make_metrics):
         hub_client(validate_models, [broken(cards[0], "base_model: HuggingFaceTB/", "base_model: /models/")])
 
 
-def test_what_a_release_measured_besides_stands_in_the_card(make_metrics):
+def test_what_a_release_measured_in_addition_is_in_the_card(make_metrics):
     memory = {"rows": 200, "longest_run": 23, "rows_with_a_run": 4, "repeated_share": 0.01, "shortest_run": 9}
     merged_as = {"dtype": "bfloat16", "answers": 476, "same_answers": 470, "logits": {}}
     manifest = manifest_of("report") | {"memory": memory | {"common_from_groups": 3}, "merged": merged_as}

@@ -64,7 +64,7 @@ def test_the_published_source_of_reports_is_named(manifest, origin, generator, s
     assert check_card(card, "dataset")["source_datasets"] == [source]
 
 
-def test_every_count_stands_in_the_text(manifest):
+def test_every_count_is_in_the_text(manifest):
     text = render_report_dataset_card(manifest)
     for line in (
         "| train | 1000 | 300 | 200 |",
