@@ -242,7 +242,7 @@ def run_script(workspace: Path, *words: str | Path, timeout: int = 300, **enviro
         timeout (`int`, *optional*, defaults to 300):
             Seconds.
         environment (`str`):
-            Environment variables to set beside the test's own.
+            Environment variables to set in addition to the test's own.
 
     Returns:
         `subprocess.CompletedProcess`: with `returncode`, `stdout` and `stderr` as text.

@@ -37,12 +37,12 @@ def main() -> None:
 
         # Publish both
         publish = ("scripts/publish.py", "dataset", "--dataset", args.dataset, "--repo", DATASET, "--tag", TAG)
-        # The synthetic orders hold dates and high ages, which the gate for identifiers finds; they are nobody's.
+        # The synthetic orders contain dates and high ages, which the gate for identifiers finds; they belong to no one.
         python(publisher, *publish, "--acknowledge", "identifiers")
         publish = ("scripts/publish.py", "adapter", "--run", args.run, "--repo", ADAPTER, "--tag", TAG)
         python(publisher, *publish, "--dataset-repo", f"{DATASET}@{TAG}", *words)
 
-        # Pull both into an empty cache, and compare every byte with what the Hub holds
+        # Pull both into an empty cache, and compare every byte with what the Hub has
         different = 0
         pulled = {}
         for repo, kind in ((ADAPTER, "model"), (DATASET, "dataset")):

@@ -1,4 +1,4 @@
-"""What a process that knows the test Hub is asked to do; light, because that process imports it anew."""
+"""What a process that knows the test Hub is asked to do; light, because that process imports it again."""
 
 from huggingface_hub import DatasetCard, ModelCard
 

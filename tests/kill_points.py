@@ -12,7 +12,7 @@ from pathlib import Path
 from radrecipes.training.trainer import CompletionTrainer
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-# Python's audit events for what changes files, and where in their arguments path and folder descriptor stand.
+# Python's audit events for what changes files, and where path and folder descriptor are in their arguments.
 _EVENTS = {"os.rename": (0, 2), "os.remove": (0, 1), "os.rmdir": (0, 1), "os.mkdir": (0, 2)}
 
 

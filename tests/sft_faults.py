@@ -136,9 +136,9 @@ def losses_of(run: Path) -> list[float]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at.
+    """A port of this machine on which nothing listens.
 
-    Of those below 32768, which Linux gives to nobody who does not name one: another test's connections cannot take it meanwhile.
+    Of those below 32768, which Linux gives only to those who name one: another test's connections cannot take it meanwhile.
     """
     for _ in range(100):
         port = 20_000 + secrets.randbelow(12_000)
@@ -273,7 +273,7 @@ def need_too_much(*ignored: object) -> None:
 def watch_group() -> None:
     """Print how many models of DDP are left when the process leaves its group.
 
-    One that holds the group last destroys it with Python's lock held, and now and then the process never ends.
+    The last owner of the group destroys it with Python's lock held, and now and then the process never ends.
     """
     import torch
     from torch.nn.parallel import DistributedDataParallel
@@ -326,7 +326,7 @@ def die_once(marker: Path) -> None:
 
 
 def fill_disk(folder: Path, left: int, *ignored: object) -> None:
-    """Fill the disk that `folder` lies on but for `left` bytes, with a file named `filler` in it."""
+    """Fill the disk of `folder` except for `left` bytes, with a file named `filler` in it."""
     facts = os.statvfs(folder)
     with (folder / "filler").open("wb") as stream:
         os.posix_fallocate(stream.fileno(), 0, facts.f_bavail * facts.f_frsize - left)

@@ -73,7 +73,7 @@ def prove(configuration: str, method: str, workspace: Path) -> Proved:
     train(workspace, runs / "killed", *words, environment=environment, faults=kill, code=-signal.SIGKILL)
     assert [path.name for path in (runs / "killed/checkpoints").glob("checkpoint-*")] == ["checkpoint-5"]
     resumed = train(workspace, runs / "killed", *words, environment=environment)
-    assert resumed == whole.losses, "the losses went on differently"
+    assert resumed == whole.losses, "the losses continued differently"
     assert (runs / "killed" / ADAPTER).read_bytes() == (runs / "whole" / ADAPTER).read_bytes(), "another adapter"
 
     broken = [partial(break_weight, 5)]
@@ -89,7 +89,7 @@ def prove(configuration: str, method: str, workspace: Path) -> Proved:
 
 
 class Trained(NamedTuple):
-    """A whole run: its losses, its adapter, and the bytes of weights that a process held at most between two steps."""
+    """A complete run: its losses, its adapter, and the bytes of weights that a process held at most between two steps."""
 
     losses: list[float]
     adapter: dict[str, torch.Tensor]
@@ -170,7 +170,7 @@ def as_on_gpus() -> None:
 
     torch.accelerator.is_available = training_args.is_torch_bf16_gpu_available = lambda: True
     PartialState._prepare_backend = lambda *args, **options: ("gloo", DistributedType.MULTI_GPU)
-    # FSDP1 sends the weights to a GPU of each process, and looks whether they lie there.
+    # FSDP1 sends the weights to a GPU of each process, and checks whether they are there.
     plugins.is_cuda_available, torch.cuda.current_device = (lambda: True), (lambda: torch.device("cpu"))
     _init_utils._check_module_states_for_sync_module_states = lambda states: None
     if "ACCELERATE_USE_DEEPSPEED" in os.environ:
@@ -181,7 +181,7 @@ def as_on_gpus() -> None:
 
 
 def note_held_bytes(path: Path) -> None:
-    """Note how many bytes this process holds of the model between two steps."""
+    """Note how many bytes of the model this process has between two steps."""
     before("radrecipes.training.trainer", "CompletionTrainer.training_step", partial(_note_held_bytes, path), call=2)
 
 

@@ -1,4 +1,4 @@
-"""The environment of a run, as facts that its manifest can hold."""
+"""The environment of a run, as facts that its manifest can contain."""
 
 import configparser
 import hashlib
@@ -27,7 +27,7 @@ def test_packages_are_the_installed_versions():
 
 
 def test_packages_cover_what_the_code_imports_to_get_a_result():
-    # Beside them: those that only draw, show, check files or reach the Hub.
+    # In addition: those that only draw, show, check files or reach the Hub.
     decides_nothing = {"filelock", "httpx2", "markupsafe", "matplotlib", "psutil", "pyyaml", "rich", "tqdm", "gguf"}
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")

@@ -98,7 +98,7 @@ def test_the_readme_stays_short():
 
 
 def test_test_modules_have_names_of_their_own():
-    """Most folders of tests are no packages, so pytest imports each module by its base name."""
+    """Most folders of tests are not packages, so pytest imports each module by its base name."""
     paths = (REPOSITORY / "tests").rglob("test_*.py")
     names = [path.stem for path in paths if not (path.parent / "__init__.py").exists()]
     assert sorted(names) == sorted(set(names))

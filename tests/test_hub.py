@@ -35,7 +35,7 @@ XET_STEPS = ("commit", "xet_token", "xet_xorb", "xet_shard", "xet_reconstruction
 # As many as the client itself waits for: 503, 429, a cut connection and a lost reply. They come first and wait together.
 LANES = 4
 REFUSALS = {f"status {code}": Status(code) for code in (401, 403, 404)}
-# A copy of the Hub that lags behind does not know yet what there is.
+# A copy of the Hub that is out of date does not know the newest files yet.
 REFUSALS |= {f"lag {what}": Status(404, error_code=what) for what in ("RepoNotFound", "RevisionNotFound")}
 PASSING = {
     "status 503": Status(503),
@@ -117,7 +117,7 @@ def make_release(folder: Path, repo_id: str, tag: str = "v2.0", **files: bytes) 
 
 
 def add_old_revision(server: HubServer, repo_id: str) -> Repository:
-    """A private repository that already holds a tagged revision, put there without a client."""
+    """A private repository that already has a tagged revision, put there without a client."""
     hub = server._hub
     repository = Repository(repo_id, "model", True, "lab", hub.storage)
     hub.repositories["model", repo_id] = repository
@@ -169,7 +169,7 @@ def test_what_is_pulled_is_what_was_published(servers, tmp_path, repo_id, transp
 
 
 def test_publishing_again_changes_nothing(server, client, tmp_path, repo_id):
-    # The Hub adds a line about this file to its own `.gitattributes`, which is no part of the release.
+    # The Hub adds a line about this file to its own `.gitattributes`, which is not part of the release.
     make_release(tmp_path / "release", repo_id, **{"index.dat": b"\0binary" * 50})
     first = client.publish(tmp_path / "release", repo_id).result
     seen = len(server.requests)
@@ -383,7 +383,7 @@ def test_waits_as_long_as_the_hub_asks(server, client, tmp_path, repo_id):
 def test_waits_until_the_quota_is_new(server, client, tmp_path, repo_id):
     make_release(tmp_path / "release", repo_id)
     server.faults.fail("commit", Status(429, rate_limit=40))
-    # What is left of the quota comes with every answer; where something is left it is no reason to wait.
+    # What is left of the quota comes with every answer; if something is left, there is no reason to wait.
     server.faults.fail("tag", Status(503, retry_after=3))
 
     outcome = client.publish(tmp_path / "release", repo_id)
@@ -448,11 +448,11 @@ def test_somebody_elses_commit_in_between_is_not_overwritten(server, client, tmp
     while not any(request.step == "commit" for request in server.requests[seen:]):
         time.sleep(0.005)
     head = repository.revision("main")
-    other = repository.commit("main", head.files, (), "somebody else", "", "lab")
+    other = repository.commit("main", head.files, (), "someone else", "", "lab")
     outcome = publication.result()
 
     check_line(outcome.error, repo_id)
-    assert "somebody else changed it meanwhile" in outcome.error
+    assert "someone else changed it in the meantime" in outcome.error
     assert repository.revision("main") is other and "v2.0" not in repository.tags
 
 
@@ -517,7 +517,7 @@ def check_fault(server, client, tmp_path, step, name, fault):
     repository = server.repo(repo_id)
     assert repository.files("v2.0") == repository.files("main") == content, name
     assert [commit.title for commit in repository.log()].count("Release v2.0") == 1, f"{name}: commit made twice"
-    # A tag stands still unless it is deleted, so that what it holds now is all that a reader ever got under it.
+    # A tag does not move unless it is deleted, so what it contains now is all that a reader ever got under it.
     assert "DELETE" not in {request.method for request in server.requests[begun:]}, name
     if step != "create":
         assert repository.files("v1.0") == OLD_FILES, name

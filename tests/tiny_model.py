@@ -144,7 +144,7 @@ def build_tiny_biogpt_tokenizer() -> BioGptTokenizer:
                 character + "</w>", len(vocabulary)
             )  # training adds only those that it saw end a word
         vocabulary_file.write_text(json.dumps(vocabulary), encoding="utf-8")
-        merges = merges_file.read_text(encoding="utf-8").splitlines()[1:]  # without its version line, as BioGPT's lies
+        merges = merges_file.read_text(encoding="utf-8").splitlines()[1:]  # without its version line, as BioGPT's is
         merges_file.write_text("".join(f"{merge}\n" for merge in merges), encoding="utf-8")
         return BioGptTokenizer(str(vocabulary_file), str(merges_file), model_max_length=1024)
 
@@ -171,7 +171,7 @@ def build_tiny_model(
     initializer_range: float = 0.02,
     **changes,
 ) -> Path:
-    """Save a random causal model with its tokenizer as a Hub clone would lie: `<root>/<org>/<name>/`.
+    """Save a random causal model with its tokenizer in the folders of a Hub clone: `<root>/<org>/<name>/`.
 
     Args:
         root (`Path`):

@@ -21,7 +21,7 @@ from gpu_sizes import REHEARSAL
 TRAINED = {"notes_per_second", "epoch_minutes", "epoch_is", "losses", "tokens_per_second", "computed_tokens_a_note"}
 OURS = TRAINED | {"model_tflops", "utilisation", "utilisation_of_computed", "peak_memory_gib"}
 LAYOUT = {"notes_per_second", "loss", "utilisation", "peak_memory_gib", "collating_ms"}
-# Every row of a rehearsal, with values that it must hold.
+# Every row of a rehearsal, with values that it must have.
 ROWS = {
     "versions": set(),
     "copy": {"bytes_per_second"},

@@ -24,7 +24,7 @@ from radrecipes.radiology.sections import split_sections
 
 PATIENTS, STUDIES = 600, 1600
 CHEXPERT, NEGBIO, SPLIT = (f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("chexpert", "negbio", "split"))
-# One word that each observation is not named without. The bank is held to it, not the labeller.
+# A word that every sentence about an observation contains; a requirement for the bank, not for the labeller.
 NAMED_BY = {
     "Enlarged Cardiomediastinum": r"mediastin",
     "Cardiomegaly": r"cardiomegaly|heart|cardiac",
@@ -359,7 +359,7 @@ def test_the_smallest_trees_contain_what_was_asked_for(tmp_path, patients, studi
 
 
 def test_the_default_tree_keeps_its_bytes(tmp_path):
-    """A recorded result rests on these reports: a change of any word must be meant."""
+    """A recorded result rests on these reports: any change of a word must be intended."""
     write_synthetic_tree(tmp_path / "tree", seed=0, patients=20, studies=50)
     digest = hashlib.sha256()
     for name, content in sorted(files_in(tmp_path / "tree").items()):

@@ -142,7 +142,7 @@ def call(monkeypatch, capfd):
 
     def call_script(name: str, *words: str | Path) -> Called:
         monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *map(str, words)])
-        # As Python does for a script: what lies beside it can be imported.
+        # As Python does for a script: modules next to it can be imported.
         monkeypatch.syspath_prepend("scripts")
         capfd.readouterr()
         code = 0

@@ -45,7 +45,7 @@ def test_a_global_batch_gives_the_same_steps_however_it_is_divided(workspace, la
         for name, tensor in adapter.items():
             assert (other_adapter[name] - tensor).abs().max() < 1e-5, (folder, name)
     if layout == "shared_prefix":
-        # In the middle of an epoch, and continued: the order of its rows goes on where it was.
+        # In the middle of an epoch, and resumed: the order of its rows continues where it was.
         train(workspace, 2, 4, layout, "runs/resumed", "--stop-after", "4", code=75)
         train(workspace, 2, 4, layout, "runs/resumed")
         assert adapter_hash(Path("runs/resumed")) == adapter_hash(Path("runs/2x4x2"))

@@ -65,7 +65,7 @@ def test_a_prediction_killed_while_it_works_and_while_it_logs_leaves_one_entry_a
     Path(LOG).write_bytes(left[:-200])  # the system may cut a write anywhere
     assert call("audit_log", "verify", LOG).code == 1
 
-    # Meanwhile somebody else logs too; whole entries of the killed one stay where they are.
+    # Meanwhile another prediction logs, too; complete entries of the killed one stay where they are.
     note = call("predict", "--adapter", RUN, "--note", "chronic knee pain, r/o meniscal tear", "--audit-log", LOG)
     assert note.code == 0, note.stderr
     assert re.search(
@@ -97,7 +97,7 @@ def test_a_prediction_killed_while_it_works_and_while_it_logs_leaves_one_entry_a
     assert f"the known head is in the log; {after} entries follow it\n" in checked.stdout
     assert checked.stdout.endswith(f"head {entries[-1]['sha256']}\n")
 
-    # An edit is named, with exit code 1; without the output that it stands for nothing changes.
+    # An edit is named, with exit code 1; without its output nothing changes.
     Path(LOG).write_text(text.replace('"row":17,', '"row":18,', 1), encoding="utf-8")
     broken = call("audit_log", "verify", LOG)
     assert (broken.code, broken.stdout) == (1, "") and broken.stderr.startswith(

@@ -27,7 +27,7 @@ SFT = ("sft", "--config", RECIPE, "--output_dir", "runs/new")
 EVALUATE = ("evaluate_model", "--run", RUN, "--restart")
 ONE = ("predict", "--adapter", RUN, "--note", "knee pain")
 TABLE = ("predict", "--adapter", RUN, "--input", "table.csv", "--output", "out.csv")
-# Holds a folder as a run does, until it is ended.
+# Locks a folder as a run does, until it is ended.
 HOLD = """
 import fcntl, sys
 stream = open(sys.argv[1], "a+")
@@ -67,7 +67,7 @@ def one_long_note():
 
 
 def trust_files():
-    """Write the manifest's hashes anew, as a preparation would."""
+    """Write the manifest's hashes again, as a preparation would."""
     manifest = json.loads((DATASET / "manifest.json").read_text("utf-8"))
     entries = {f"{split}.parquet": manifest["splits"][split] for split in ("train", "validation", "test")}
     entries["label_set.yaml"] = manifest["label_set"]
@@ -174,7 +174,7 @@ FAULTS = {
         ONE,
         ["label_set.yaml: ", "changed since training"],
     ),
-    "dataset prepared anew": (other_label_set, EVALUATE, [RUN, "the dataset changed since training"]),
+    "dataset prepared again": (other_label_set, EVALUATE, [RUN, "the dataset changed since training"]),
     "similarity model missing": (None, (*EVALUATE, "--similarity-model", "none/such"), ["none/such"]),
     "empty note": (None, ("predict", "--adapter", RUN, "--note", " \n"), ["--text: ", "the note is empty"]),
     "table of empty notes": (
@@ -202,7 +202,7 @@ FAULTS = {
         (*TABLE[:-1], "out.xlsx"),
         ["out.xlsx: ", ".parquet"],
     ),
-    "rejects file of somebody": (
+    "rejects file of another prediction": (
         lambda: (write("table.csv", "note\nknee pain\n"), write("out.rejects.csv", "mine")),
         TABLE,
         ["out.rejects.csv: ", "exists already"],

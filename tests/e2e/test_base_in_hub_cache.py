@@ -1,4 +1,4 @@
-"""A base that stands in the Hub's cache instead of `models/`: the same weights answer, others are refused."""
+"""A base model that is in the Hub's cache instead of `models/`: the same weights answer, others are refused."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def test_other_weights_in_the_cache_are_refused(cache, call):
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_weights_that_arrive_while_they_are_loaded_are_compared_then(changed, cache, call, monkeypatch):
-    # Stands for the download: tokenizer and configuration are there before, the weights only once they are asked for.
+    # In place of the download: tokenizer and configuration are there before, the weights only after a request for them.
     snapshot = lay_in_hub_cache(cache, TINY_MODEL, REVISION, Path("elsewhere"))
     (snapshot / "model.safetensors").unlink()
     if changed:
@@ -68,7 +68,7 @@ def test_weights_that_arrive_while_they_are_loaded_are_compared_then(changed, ca
 
 
 def test_training_knows_the_weights_that_it_had_to_download(cache, call, monkeypatch):
-    # Else the try that resumes would take them for others than those of the checkpoint.
+    # Otherwise the run that resumes would take them for others than those of the checkpoint.
     snapshot = lay_in_hub_cache(cache, TINY_MODEL, REVISION, Path("elsewhere"))
     (snapshot / "model.safetensors").unlink()
     load_base = models.load_base

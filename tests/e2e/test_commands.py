@@ -56,7 +56,7 @@ def write_pairs(path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-# What stands in for the reports that a command reads; a generated tree is there by the command before.
+# Stand-ins for the reports that a command reads; a generated tree is written by the command before.
 REPORT_SOURCES = {
     "mimic-cxr": lambda root: root.exists() or root.parts[0] == "data" or write_mimic(root),
     "openi": lambda root: write_openi(root / "ecgen-radiology"),
@@ -113,7 +113,7 @@ RECIPE_OR_RUN = re.compile(r"(recipes|runs)/[\w.-]+/(protocol|report|impression)
 
 
 def first_alike(name):
-    """The first document whose commands are those of another but for the recipe's name: all recipes of a task stand in as one."""
+    """The first document with the same commands except for the recipe's name: one recipe of a task represents all."""
     alike = {
         other: [RECIPE_OR_RUN.sub(r"\1/\2", command) for command in commands] for other, commands in DOCUMENTS.items()
     }
@@ -151,7 +151,7 @@ def demo(tmp_path_factory):
         stand_in.write_text(recipes[path.name.partition("_")[0]], encoding="utf-8")
     for name in ("scripts", "accelerate_configs", "setup.cfg", "pyproject.toml", "constraints.txt", "Makefile"):
         (folder / name).symlink_to(REPOSITORY / name)
-    # The environment that runs these tests, with stamps that say it is whole: `make` must not install anything here.
+    # The environment that runs these tests, with stamps that say it is complete: `make` must not install anything here.
     (folder / ".venv").mkdir()
     for entry in Path(sys.prefix).iterdir():
         if not entry.name.startswith("."):
@@ -315,7 +315,7 @@ def run_documented(command, words, call):
         arguments += ["--patients", "150", "--studies", "300"]
     if "--seeds" in arguments:  # as few as say anything
         arguments[arguments.index("--seeds") + 1] = "2"
-    if "--synthetic" in arguments:  # thousands of rows: beside the tiny dataset, not in its place
+    if "--synthetic" in arguments:  # thousands of rows: next to the tiny dataset, not in its place
         arguments[arguments.index("--output") + 1] = "data/generated"
     if "your-org/" in command and "--dry-run" not in arguments:
         # The Hub's client reads its settings once: a process of its own knows the test's Hub.
@@ -324,7 +324,7 @@ def run_documented(command, words, call):
     else:
         done = call(Path(words[1]).stem, *arguments)
     if "check" in arguments and "--smoke" not in arguments and "reproduce" in words[1]:
-        # Two seeds of a stand-in say little of a third: whatever the verdict, there must be one.
+        # Two seeds of a stand-in say little about a third: any verdict will do, but there must be one.
         assert done.stdout.splitlines()[-1].startswith(("PASS: ", "FAIL: ")), f"{command}\n{done.stderr}"
         assert (
             done.code == int(done.stdout.splitlines()[-1].startswith("FAIL: "))

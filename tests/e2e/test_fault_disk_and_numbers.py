@@ -1,4 +1,4 @@
-"""A disk that fills up, and NaN or infinite losses: nothing torn is left, and the same command finishes.
+"""A disk that fills up, and NaN or infinite losses: nothing half-written is left, and the same command finishes.
 
 F4, F7 and F14 of the fault suite, on processes of their own and on a small disk of its own.
 """
@@ -35,7 +35,7 @@ DISK_MIB = 64
 STEPS = 18
 # Mounts a small disk that only processes below it see, until it ends; needs no rights where the system allows user namespaces.
 MOUNT = f"mount -t tmpfs -o size={DISK_MIB}m none {{folder}} && echo mounted && read end"
-# The demo's commands one behind the other, without a network: names are not resolved, and only this machine is reached.
+# The demo's commands one after the other, without a network: names are not resolved, and only this machine is reached.
 WITHOUT_NETWORK = """\
 import runpy, socket, sys
 def refuse(*words):
@@ -103,7 +103,7 @@ def disk(small_disk):
 
 
 def on_disk(disk):
-    """The command whose run lies on the small disk."""
+    """The command whose run is on the small disk."""
     return (*INTERRUPTED[:-2], "--output_dir", str(disk / "run"))
 
 
@@ -160,7 +160,7 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(disk, wor
             ("radrecipes.training.trainer", "CompletionTrainer._save_checkpoint", 2, 0, 5),
             ("radrecipes.training.trainer", "CompletionTrainer._save_checkpoint", 2, 48 * 2**10, 5),
             ("radrecipes.training.checkpoints", "seal", 4, 0, 15),
-            # Behind training: in the adapter, its tokenizer, the manifest.
+            # After training: in the adapter, its tokenizer, the manifest.
             ("radrecipes.training.run", "save_and_verify", 1, 4096, 18),
             ("radrecipes.models.weights", "LoraAdapter.verify", 1, 0, 18),
             ("radrecipes.training.run_folder", "finish", 1, 0, 18),
@@ -200,7 +200,7 @@ def test_a_disk_that_is_full_for_one_of_two_processes_ends_both(disk, workspace,
 
 @pytest.fixture(scope="session")
 def ids_of_steps(shared_workspace, tmp_path_factory):
-    """Ids of the rows of every step, found by their notes in what the model read: a layout in which each stands alone."""
+    """Ids of the rows of every step, found by their notes in what the model read: a layout in which each is in its own row."""
     workspace = tmp_path_factory.mktemp("texts") / "workspace"
     shutil.copytree(shared_workspace, workspace, symlinks=True)
     texts = workspace / "texts.jsonl"
@@ -255,7 +255,7 @@ def test_a_step_that_gives_no_number_ends_the_run(
     facts = json.loads((run / "diverged.json").read_text("utf-8"))
     assert facts["step"] == ends and gave in facts["gave"]
     assert len(facts["rows"]) == 8 and set(facts["rows"]) == ids_of_steps[ends]
-    # What was logged and saved before is whole, and what diverged is in neither.
+    # What was logged and saved before is complete, and what diverged is in neither.
     assert [line["step"] for line in read_train_log(run)] == list(range(1, ends))
     assert all(math.isfinite(line["loss"]) for line in read_train_log(run))
     newest = checkpoints.find_last_valid(run).newest

@@ -1,4 +1,4 @@
-"""Runs that are killed, torn or misled: they go on to exactly the same adapter, or stop with a clear word.
+"""Runs that are killed, damaged or misconfigured: they resume and end with exactly the same adapter, or stop with a clear message.
 
 Real processes and real signals on the tiny model. Dropout is on, so that a lost state of a random generator shows.
 """
@@ -26,7 +26,7 @@ from sft_faults import Script, two_ranks
 from e2e.conftest import LAUNCH, RECIPE, RUN, files_in
 
 TRAIN = ("scripts/sft.py", "--config", RECIPE, "--lora_dropout", "0.1", "--num_train_epochs", "2")
-# 48 rows in batches of 8: 12 steps, an epoch ends behind step 6, every second step has a checkpoint.
+# 48 rows in batches of 8: 12 steps, an epoch ends after step 6, every second step has a checkpoint.
 STEPS = 12
 ACCUMULATED = ("--per_device_train_batch_size", "4")
 # Four rows a step and process, two at a time
@@ -59,7 +59,7 @@ def adapter_of(folder: Path) -> str:
 
 
 def losses_of(folder: Path) -> list[float]:
-    """The losses of a run; every step stands in its log once and in order."""
+    """The losses of a run; every step is in its log once and in order."""
     lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text("utf-8").splitlines()]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     return [line["loss"] for line in lines]
@@ -104,7 +104,7 @@ def trained_by_two(workspace: Path, *words: str) -> Script:
 
 
 def resumed_after(script: Script) -> int:
-    """The step that a try said it resumed behind; 0 where it began anew."""
+    """The step after which a run said that it resumed; 0 if it started from scratch."""
     lines = [line for line in script.stdout.splitlines() if line.startswith("resuming after step ")]
     return int(lines[0].split()[3]) if lines else 0
 
@@ -146,7 +146,7 @@ def reference_two(shared_workspace, tmp_path_factory) -> Reference:
 
 @pytest.fixture(scope="module")
 def stopped_once(shared_workspace, tmp_path_factory) -> Path:
-    """A workspace whose run was stopped behind step 8, with checkpoints of steps 6 and 8. Read only."""
+    """A workspace whose run was stopped after step 8, with checkpoints of steps 6 and 8. Read only."""
     workspace = copy_of(shared_workspace, tmp_path_factory.mktemp("stopped") / "workspace")
     ended = Script(workspace, *TRAIN, "--stop-after", "8").end()
     assert ended.code == 75, ended.stderr
@@ -170,7 +170,7 @@ _CHECKPOINT = "checkpoints/unfinished/checkpoint-8"
 
 
 @pytest.mark.parametrize(
-    ("point", "nth", "behind"),
+    ("point", "nth", "after"),
     slow_after(
         2,
         [
@@ -192,13 +192,13 @@ _CHECKPOINT = "checkpoints/unfinished/checkpoint-8"
         ],
     ),
 )
-def test_a_killed_run_resumes_and_ends_with_the_same_adapter(point, nth, behind, workspace, reference):
+def test_a_killed_run_resumes_and_ends_with_the_same_adapter(point, nth, after, workspace, reference):
     first = killed(workspace, point, nth)
     assert not (workspace / RUN / "COMPLETE").exists()
     second = trained(workspace)
     assert f"took over the lock of a killed run (process {first.pid} on {socket.gethostname()})" in second.stdout
-    assert resumed_after(second) == behind
-    assert resumes_in(workspace / RUN) == ([{"step": behind, "changed": {}}] if behind else [])
+    assert resumed_after(second) == after
+    assert resumes_in(workspace / RUN) == ([{"step": after, "changed": {}}] if after else [])
     assert_is(workspace / RUN, reference)
 
 
@@ -212,7 +212,7 @@ def test_a_run_killed_after_its_end_is_finished_and_tidied_up(workspace, referen
 
 @pytest.mark.slow
 def test_a_run_that_ends_within_an_epoch_trains_no_step_too_many(workspace):
-    # At the end of an epoch the Trainer stops by itself; in its middle it would go on with the next batch.
+    # At the end of an epoch the Trainer stops by itself; in its middle it would continue with the next batch.
     words = ("--max_steps", "9")
     trained(workspace, *words)
     alone = described(workspace / RUN)
@@ -243,7 +243,7 @@ def test_a_run_that_is_killed_again_while_it_resumes_ends_with_the_same_adapter(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rank", "point", "nth", "behind"),
+    ("rank", "point", "nth", "after"),
     [
         (1, "batch", 13, 6),
         (1, "batch", 12, 4),
@@ -251,8 +251,8 @@ def test_a_run_that_is_killed_again_while_it_resumes_ends_with_the_same_adapter(
         (0, "write checkpoints/unfinished/adapter/", 2, 12),
     ],
 )
-def test_a_killed_rank_ends_both_and_both_go_on_to_the_same_adapter(
-    rank, point, nth, behind, workspace, reference_two
+def test_a_killed_rank_ends_both_and_both_resume_and_end_with_the_same_adapter(
+    rank, point, nth, after, workspace, reference_two
 ):
     fault = functools.partial(signal_at, workspace / RUN, point, nth)
     both = two_ranks(workspace, *TRAIN, *TWO_RANKS, faults={rank: fault})
@@ -261,7 +261,7 @@ def test_a_killed_rank_ends_both_and_both_go_on_to_the_same_adapter(
     # As a launcher would; alone the other one waits for it.
     both[1 - rank].signal(signal.SIGKILL)
     both[1 - rank].end()
-    assert resumed_after(trained_by_two(workspace)) == behind
+    assert resumed_after(trained_by_two(workspace)) == after
     assert_is(workspace / RUN, reference_two)
 
 
@@ -490,7 +490,7 @@ def test_a_finished_run_is_not_taken_for_another_one(change, finished_run):
 
 @pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused_and_the_first_one_undisturbed(workspace, reference):
-    # The first one stands still in its fifth step
+    # The first one pauses in its fifth step
     fault = functools.partial(signal_at, workspace / RUN, "batch", 5, signal.SIGSTOP)
     first = Script(workspace, *TRAIN, fault=fault)
     try:

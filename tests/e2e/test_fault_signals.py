@@ -63,7 +63,7 @@ def logged_steps():
 
 
 def check_interrupted(at=None):
-    """The run ended in order: whole checkpoints, the newest of the last logged step, and nothing that looks finished."""
+    """The run ended in order: complete checkpoints, the newest of the last logged step, and nothing that looks finished."""
     steps = logged_steps()
     assert steps == list(range(1, len(steps) + 1))
     found = checkpoints.find_last_valid(RUN)
@@ -108,7 +108,7 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_run_after_it(number, workspac
 @pytest.mark.parametrize(
     "place,step",
     [
-        # The stop was asked for behind the step, so the next one ends it.
+        # The stop was requested after the step, so the next one ends it.
         (partial(before, "radrecipes.training.checkpoints", "seal", partial(tell, signal.SIGTERM)), 6),
         (partial(before, "radrecipes.training.trainer", "TrainLog.on_save", partial(tell, signal.SIGTERM)), 6),
         (partial(in_step, 5, partial(tell, signal.SIGTERM)), 5),
@@ -138,7 +138,7 @@ def test_before_training_it_ends_at_once_and_leaves_nothing(module, name, worksp
 
 @pytest.mark.slow
 def test_a_run_can_be_stopped_again_and_again(workspace, uninterrupted):
-    """Behind a step, before training, by a second Ctrl-C, while the last checkpoint is loaded: four tries, one result."""
+    """After a step, before training, by a second Ctrl-C, while the last checkpoint is loaded: four attempts, one result."""
     assert Script(workspace, *INTERRUPTED, "--stop-after", "3").end().code == 75
     check_interrupted(at=3)
     loading = partial(before, "radrecipes.training.run", "make_trainer", partial(tell, signal.SIGHUP))
@@ -323,8 +323,8 @@ def test_memory_that_runs_out_names_the_option_that_helps_and_the_change_is_reco
     assert checkpoints.find_last_valid(RUN).newest.step == 5
     refused = Script(workspace, *INTERRUPTED, *mend.split()[:2], fault=fault).end()
     assert refused.code == 2 and "per_device_train_batch_size: 8 there, 4 here" in refused.stderr
-    mended = Script(workspace, *INTERRUPTED, *mend.split(), fault=fault).end()
-    assert mended.code == 0, mended.stderr
+    fixed = Script(workspace, *INTERRUPTED, *mend.split(), fault=fault).end()
+    assert fixed.code == 0, fixed.stderr
     training = read_manifest(RUN)["training"]
     changed = {"recipe.per_device_train_batch_size": [8, 4]}
     assert training["resumes"] == [{"step": 5, "changed": changed}]

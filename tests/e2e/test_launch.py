@@ -17,7 +17,7 @@ from conftest import REPOSITORY, slow_after
 from radrecipes.launch.spec import Engine, LaunchSpec, spec_from_environment
 
 LAUNCH = REPOSITORY / "scripts" / "launch.py"
-# Runs until a signal comes, then saves for as many seconds as its rank's word says, and leaves with 75. Notes each signal.
+# Runs until a signal comes, then saves for as many seconds as its rank's argument says, and exits with 75. Notes each signal.
 SAVES = """\
 import os, signal, sys, time
 rank = int(os.environ.get("RANK", 0))

@@ -33,7 +33,7 @@ def test_another_number_of_processes_than_requested(refused):
 
 
 def test_fsdp_on_a_machine_without_a_gpu(refused, monkeypatch):
-    """As below plain `accelerate launch`, which goes on with DDP on the CPU."""
+    """As under plain `accelerate launch`, which continues with DDP on the CPU."""
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     said = refused(WORLD_SIZE="1", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert "requests 1 process (FSDP2) on GPUs, but PyTorch finds no GPU here" in said

@@ -46,8 +46,8 @@ def copied(name: str) -> str:
 class Markup(NamedTuple):
     """How a model writes a question and an answer, and what its tokenizer names.
 
-    `prompt` and `answer` are what the model reads and what it learns, to the letter. `begin` is the token that stands once in front
-    of everything, `stop` the one that is learned behind an answer, `padding` the one that fills rows up.
+    `prompt` and `answer` are what the model reads and what it learns, to the letter. `begin` is the token that is written once before
+    everything, `stop` the one that is learned after an answer, `padding` the one that fills rows up.
     """
 
     tokenizer: Callable[[], PreTrainedTokenizerBase]
@@ -180,7 +180,7 @@ def llama_3_positions(factor: float) -> dict[str, Any]:
 
 
 class Base(NamedTuple):
-    """A tiny stand-in: `architecture` with `fields` of its configuration beside those of [`build_tiny_model`]."""
+    """A tiny stand-in: `architecture` with `fields` of its configuration in addition to those of [`build_tiny_model`]."""
 
     markup: str
     architecture: str

@@ -200,7 +200,7 @@ def test_two_processes_write_the_same_file_as_one(finished_copy, call):
     assert two.returncode == 0, two.stderr
     one = call("predict", *words("one.parquet", "--chunk-rows", "15", "--audit-log", "log.jsonl"))
     assert one.code == 0, one.stderr
-    # The log holds the same answers of both, in the order of the output, whichever process gave them.
+    # The log contains the same answers of both, in the order of the output, whichever process gave them.
     logged = [json.loads(line) for line in Path("log.jsonl").read_text("utf-8").splitlines()]
     rows = pd.read_parquet("one.parquet")["id"].tolist()
     assert verify("log.jsonl").entries == 2 * len(rows) and [entry["id"] for entry in logged] == rows + rows
@@ -215,7 +215,7 @@ def test_two_processes_write_the_same_file_as_one(finished_copy, call):
 
 
 def unfinished(finished_copy, call, monkeypatch):
-    """A prediction that ended behind its first chunk of three, with an adapter that has no thresholds yet."""
+    """A prediction that ended after its first chunk of three, with an adapter that has no thresholds yet."""
     write_orders("orders.csv", 60, bad=False)
     Path(RUN, "adapter", POLICY_FILE).unlink()
     saved = UnfinishedPrediction.save
@@ -278,7 +278,7 @@ def test_the_same_command_resumes_and_counts_only_what_is_left(finished_copy, ca
     Path("orders.csv").touch()
     done = call("predict", *words("out.csv", "--chunk-rows", "20"))
     assert done.code == 0, done.stderr
-    # The bar begins where the first try ended, so that rate and remaining time are those of this one.
+    # The bar starts where the first attempt ended, so that rate and remaining time are those of this one.
     assert re.search(r"33%.* 20/60 ", done.stderr) and "60/60" in done.stderr
     assert call("predict", *words("whole.csv", "--chunk-rows", "20")).code == 0
     assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()

@@ -142,7 +142,7 @@ GOOD_ROWS = [
     [f"p{number}", f"note {number} {label}", label] for number in range(30) for label in ("CT Head", "MR Brain")
 ]
 
-# What is wrong: (content of orders.csv, more arguments, how the line on stderr goes on after "error: ", and contains)
+# What is wrong: (content of orders.csv, more arguments, how the line on stderr continues after "error: ", and what it contains)
 BAD_INPUT = {
     "missing column": (broken_rows(*GOOD_ROWS), ["--text-column", "ordr"], "orders.csv: ", "did you mean 'order'?"),
     "missing group column": (

@@ -186,7 +186,7 @@ def test_text_of_a_report_is_in_the_parquet_files_only(tmp_path, failing):
         break_reports(written)
         more = ["--label-source", "csv", "--max-dropped", "0.5" if failing == "no" else "0.001"]
         if failing == "wrong csv":
-            # Somebody gives the table of sections the name of the labels.
+            # The table of sections has the name of the labels.
             table = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
             text = gzip.decompress(table.read_bytes()).decode().replace(",1.0,", f",{PLANTED},", 1)
             table.write_bytes(gzip.compress(text.encode()))

@@ -27,7 +27,7 @@ PUBLISHED = [
     "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "decision_policy.json",
     "label_set.yaml", "manifest.json", "metrics.json", "recipe.yaml", "tokenizer.json", "tokenizer_config.json",
 ]  # fmt: skip
-# Twenty-five digits that no other text holds.
+# Twenty-five digits that no other text contains.
 CANARY = "Code 7 2 9 4 1 8 3 0 5 6 2 2 7 9 1 4 8 3 6 0 5 1 9 7 3."
 
 
@@ -162,12 +162,12 @@ def test_dates_in_the_chat_template_of_the_base_pass_and_one_more_stops(finished
 
 
 def plant_a_secret(workspace):
-    """A token in a field of the figures that nobody reads."""
+    """A token in a field of the figures that nothing reads."""
     edit_json(workspace / RUN / "evaluation" / "metrics.json", note="hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345678")
 
 
 def make_credentialed(workspace):
-    """The same run on the same rows, had they been somebody's."""
+    """The same run on the same rows, as if they were patients'."""
     edit_json(workspace / "data/tiny/manifest.json", access="credentialed")
     manifest = json.loads((workspace / RUN / "manifest.json").read_text("utf-8"))
     edit_json(workspace / RUN / "manifest.json", data={**manifest["data"], "access": "credentialed"})
@@ -176,7 +176,7 @@ def make_credentialed(workspace):
 
 
 def make_credentialed_and_call_it_synthetic_again(workspace):
-    """What was trained on credentialed rows, whose dataset somebody edited afterwards; its digest is the same."""
+    """What was trained on credentialed rows, whose dataset was edited afterwards; its digest is the same."""
     make_credentialed(workspace)
     edit_json(workspace / "data/tiny/manifest.json", access="synthetic")
 
@@ -191,7 +191,7 @@ def plant_a_row(workspace):
 
 
 def link(workspace):
-    """A file of the adapter that lies elsewhere."""
+    """A file of the adapter that is elsewhere."""
     (workspace / "private.json").write_text("{}", encoding="utf-8")
     (workspace / RUN / "adapter" / "generation_config.json").symlink_to(workspace / "private.json")
 

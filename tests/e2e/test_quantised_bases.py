@@ -55,7 +55,7 @@ def words_for(base, **fields):
 
 
 def write(untuned=False):
-    """What the finished run writes to every tiny request, its base quantised and loaded anew."""
+    """What the finished run writes to every tiny request, its base model quantised and loaded again."""
     recipe = parse_recipe("runs/one/recipe.yaml")
     tokenizer = models.load_tokenizer(recipe.model)
     base = models.load_base(recipe.model)

@@ -50,7 +50,7 @@ def test_evaluation_sets_guarded_next_to_unguarded_base_and_baselines(writing_ru
     assert systems["adapter_guarded"]["label_recall"]["value"] == 1.0
     assert systems["adapter_guarded"]["contradiction_rate"]["value"] == 0.0
     assert systems["adapter_guarded"]["never_stopped_rate"]["value"] == 0.0
-    # What it learned by heart it writes at the first try, and like the references; a base that learned nothing does neither.
+    # It writes what it learned by heart at the first attempt, and like the references; an untrained base model does neither.
     assert systems["adapter_guarded"]["guard"] == {"first_try": 8, "later_try": 0, "template": 0, "reasons": {}}
     assert systems["adapter"]["rouge_l"]["value"] > 0.99 > systems["template_writer"]["rouge_l"]["value"]
     assert systems["base"]["rouge_l"]["value"] < 0.2
@@ -200,7 +200,7 @@ def test_no_word_of_a_credentialed_report_leaves_the_dataset_but_through_the_ada
     assert Path(RUN, "evaluation", "report.html").is_file() and "longer than max_length 110" in said[-1]
     predictions = pd.read_parquet(Path(RUN, "evaluation", "predictions.parquet"))
     said.append(predictions.to_csv())
-    # The model did learn it, so what follows is no empty promise.
+    # The model did learn it, so the following checks can fail.
     answered = run_script(workspace, "scripts/predict.py", "--adapter", RUN, "--text", KNOWN)
     assert PLANTED in answered.stdout.lower()
     said += [path.read_text("utf-8", errors="replace") for path in Path("runs").rglob("*") if path.is_file()]

@@ -43,7 +43,7 @@ def recorded(shared_workspace, tmp_path_factory) -> Recorded:
     workspace = tmp_path_factory.mktemp("recorded") / "workspace"
     shutil.copytree(shared_workspace, workspace, symlinks=True)
     recipe = TINY_RECIPE.replace(TINY_MODEL, TINY_WRITER).replace("num_train_epochs: 1", "num_train_epochs: 15")
-    # Its own chat template, beside it, which has another digest than the tokenizer's; a release brings no recipes along.
+    # Its own chat template, next to it, which has another digest than the tokenizer's; a release brings no recipes along.
     (workspace / TEMPLATE).write_text("{#- The recipe's own. -#}" + CHATML, encoding="utf-8")
     (workspace / RECIPE).write_text(f"{recipe}chat_template_path: {TEMPLATE}\n", encoding="utf-8")
     for folder in (workspace, (workspace / RECIPE).parent):

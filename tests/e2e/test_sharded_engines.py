@@ -14,7 +14,7 @@ from tiny_model import build_tiny_model
 pytestmark = pytest.mark.slow
 
 ZERO = ("zero2/LoRA", "zero3/LoRA", "zero2/8bit", "zero2/4bit", "zero3/4bit")
-# `make test` puts it there: among the other packages it would write lines of its own on everybody's screen.
+# `make test` puts it there: among the other packages it would print lines of its own in every run.
 DEEPSPEED = Path(sys.prefix) / ".deepspeed"
 
 
@@ -31,7 +31,7 @@ def sharded_workspace(shared_workspace, tmp_path_factory):
 def proved_with_deepspeed(sharded_workspace):
     """What is proved of each cell of `ZERO`, by one process that has DeepSpeed."""
     if not DEEPSPEED.is_dir():
-        pytest.skip("DeepSpeed is not beside this environment; `make test` puts it there")
+        pytest.skip("DeepSpeed is not next to this environment; `make test` puts it there")
     search = os.pathsep.join(map(str, (DEEPSPEED, REPOSITORY / "tests")))
     done = run_script(sharded_workspace, REPOSITORY / "tests" / "sharded_runs.py", *ZERO, PYTHONPATH=search)
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def test_fsdp2_shards_an_unquantised_base_and_resumes(sharded_workspace, monkeyp
 
 
 def test_fsdp1_shards_a_4_bit_base_and_resumes(sharded_workspace, monkeypatch):
-    # PEFT finds no adapter under FSDP1, and accelerate no optimizer to load into: without a mend of ours both begin anew.
+    # PEFT finds no adapter under FSDP1, and accelerate no optimizer to load into: without our fix both start from scratch.
     monkeypatch.chdir(sharded_workspace)
     check(prove("fsdp1_qlora", "4bit", sharded_workspace), share=0.55, bits=16)
 

@@ -1,4 +1,4 @@
-"""launch/slurm/train.sbatch around a real training: told to stop as Slurm does it, queued again, finished to the same adapter.
+"""launch/slurm/train.sbatch around a real training: told to stop as Slurm does it, queued again, finished with the same adapter.
 
 `srun` and `scontrol` are stand-ins; what `srun` starts is what a cluster would start.
 """
@@ -19,7 +19,7 @@ from e2e.conftest import RECIPE, adapter_hash
 
 pytestmark = pytest.mark.slow
 
-# A run that takes some seconds behind its first step.
+# A run that takes some seconds after its first step.
 WORDS = ("--num_train_epochs", "8", "--lora_dropout", "0.2", "--output_dir")
 PROGRAMS = {
     "srun": '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n',

@@ -1,4 +1,4 @@
-"""The whole way with real commands: train, evaluate, predict; what they print and what they leave behind."""
+"""From training to prediction with real commands: what they print, and which files they write."""
 
 import csv
 import json
@@ -57,7 +57,7 @@ def test_the_run_names_the_hub_id_and_no_path_of_this_machine(finished):
     config = json.loads(finished.before_again["adapter/adapter_config.json"])
     assert config["base_model_name_or_path"] == TINY_MODEL
     machine = [str(finished.workspace), str(REPOSITORY), str(Path.home()) + "/", sys.prefix]
-    host = re.compile(rf"\b{re.escape(socket.gethostname())}\b")  # a word: `vm` also stands in `svm`
+    host = re.compile(rf"\b{re.escape(socket.gethostname())}\b")  # a whole word: `vm` is also in `svm`
     for name, content in files_in(finished.folder).items():
         if not name.endswith((".safetensors", ".parquet")):
             text = content.decode("utf-8")
@@ -197,7 +197,7 @@ def test_thresholds_travel_with_the_adapter_and_belong_to_it_alone(finished_copy
     policy.write_text(json.dumps({**fitted, "adapter_sha256": "0" * 64}), encoding="utf-8")
     refused = call("predict", "--adapter", RUN, "--note", "knee pain")
     assert refused.code == 2 and "thresholds of another model" in refused.stderr and "evaluate again" in refused.stderr
-    # The mend that it names works, broken file or not
+    # The fix that it names works, with or without the broken file
     policy.write_text("{", encoding="utf-8")
     assert call("evaluate_model", "--run", RUN, "--restart", "--skip-base").code == 0
     assert json.loads(policy.read_text("utf-8")) == fitted
@@ -229,7 +229,7 @@ def test_a_quick_look_fits_no_thresholds(finished_copy, call):
 
 
 def test_a_seed_decides_every_byte_of_the_adapter(finished_copy, call, finished):
-    # The first run had a process of its own; this one trains behind whatever this interpreter did before.
+    # The first run had a process of its own; this one trains after whatever this interpreter did before.
     for seed, folder in ((42, "runs/same"), (43, "runs/other")):
         trained = call("sft", *TRAIN, "--seed", seed, "--output_dir", folder)
         assert trained.code == 0, trained.stderr
@@ -261,7 +261,7 @@ def test_rows_that_are_too_long_are_counted_in_print_and_manifest(workspace, cal
 
 
 def test_notes_of_credentialed_data_appear_nowhere(workspace, call):
-    # The sentence stands in every note, so that whichever note were shown would betray it.
+    # The sentence is in every note, so it would be seen whichever note were shown.
     write_secret_dataset(workspace / "data" / "tiny")
     said = []
     for words in (
@@ -299,7 +299,7 @@ def test_two_processes_train_as_one_does(workspace, call):
     launch = (*LAUNCH, "accelerate_configs/cpu_2proc.yaml", "watched.py", "--config", RECIPE)
     two = run_script(workspace, *launch, "--output_dir", "runs/two")
     assert two.returncode == 0, two.stderr
-    # A group that DDP holds last is destroyed with Python's lock held, and now and then the process never ends.
+    # A group of which DDP is the last owner is destroyed while Python's lock is held, and now and then the process never ends.
     assert two.stdout.count("DDP left: 0\n") == two.stdout.count("DDP left") == 2
     one = call("sft", "--config", RECIPE, "--output_dir", "runs/one")
     assert one.code == 0, one.stderr

@@ -182,7 +182,7 @@ def test_a_host_without_network_ends_the_run_on_both_and_the_same_commands_finis
     for job in jobs:
         program = f"import socket; socket.create_connection(('{ADDRESSES['a']}', {PORT}), 5)"
         reached = subprocess.run(job.network.on("b", sys.executable, "-c", program), capture_output=True, text=True)
-        # Nobody listens yet: a host that is reached refuses at once.
+        # Nothing listens yet: a host that is reached refuses at once.
         assert "ConnectionRefusedError" in reached.stderr, reached.stderr
         job.start("in_step(None, partial(time.sleep, 0.3))")
 

@@ -212,7 +212,7 @@ def test_the_best_baseline_is_the_one_of_validation_and_is_compared_first(decidi
     assert deciding["best_baseline"]["name"] == SVM
     assert deciding["best_baseline"]["validation_accuracy"] == pytest.approx(0.8, abs=0.05)
     assert [pair["second"] for pair in deciding["comparisons"]] == [SVM, LINEAR]
-    # The adapter is no baseline, however good it is; of equals the simpler one is first.
+    # The adapter is not a baseline, however good it is; of equals the simpler one is first.
     right = classifier_outputs(validation_rows.references)
     assert best_baseline(validation_rows, {ADAPTER: right}) is None
     assert best_baseline(validation_rows, {SVM: right, NEAREST: right, ADAPTER: right})["name"] == NEAREST
@@ -259,7 +259,7 @@ def test_costly_confusions_count_the_wrong_answers_of_each_kind(rows, embedder):
         sum(reference in names for reference in rows.references) for names in (["MRI Brain"], ["CT Chest", "MRI Knee"])
     )
     counts = {kind: figures["count"] for kind, figures in costly.items()}
-    # Another modality is no contrast confusion, and one region is no region confusion: only the list names that pair.
+    # Another modality is not a contrast confusion, and one region is not a region confusion: only the list names that pair.
     assert counts == {"contrast": 0, "side": 0, "region": other, "listed": brain, "any": brain + other}
     assert costly["any"]["share"]["value"] == pytest.approx((brain + other) / 200)
     assert costly["any"]["share"]["low"] < costly["any"]["share"]["value"] < costly["any"]["share"]["high"]
@@ -270,7 +270,7 @@ def test_slices_show_the_adapter_and_the_best_baseline(rows, deciding, metrics):
     assert all(list(part["systems"]) == [ADAPTER, SVM] for part in deciding["slices"])
     assert all(list(part["systems"]) == [ADAPTER] for part in metrics["slices"])
     assert named["modality", "CT"]["rows"] == sum(label.startswith("CT") for label in rows.references)
-    # Training holds every fourth note of the evaluated ones word for word.
+    # Training contains every fourth of the evaluated notes verbatim.
     assert named["near-duplicate in training", "yes"]["rows"] == 50
     for name in {part["slice"] for part in deciding["slices"]}:
         assert sum(part["rows"] for part in deciding["slices"] if part["slice"] == name) == 200

@@ -181,7 +181,7 @@ def test_what_is_not_invented():
     assert value(figures_of(hedged, {"Pneumonia": Status.UNCERTAIN})["invented_positive_rate"]) == 0.0
     normal = "FINDINGS: The lungs are clear. IMPRESSION: Normal chest."
     figures = figures_of(normal)
-    # A normal report for a request with findings misses them; the labeller's No Finding is no finding.
+    # A normal report for a request with findings misses them; the labeller's No Finding is not a finding.
     assert value(figures["invented_positive_rate"]) == 0.0
     assert value(figures["label_recall"]) == 0.0
 
@@ -271,7 +271,7 @@ def test_baselines_of_the_impression_task_see_the_findings_only():
         ["Fluid overload.", "Effusion, as described."],
         task="impression",
     )
-    # The request holds what only the impression says; a baseline that saw it would know the answer.
+    # The request contains what only the impression says; a baseline that saw it would know the answer.
     request = parse_observations("Edema: positive")
     rows = rows_of([request], ["There is a pleural effusion."], ["Edema."], task="impression")
     reports = rows.baselines(train)
@@ -317,7 +317,7 @@ def test_a_ratio_of_sums_and_its_interval():
     statistic = ratio_statistic(above, below)
     assert point_value(statistic, 4) == pytest.approx(3 / 5)
     drawn = np.array([[2, 0, 1, 0], [0, 0, 0, 3]], dtype=np.float32)
-    # The second resample holds nothing below the line, so it repeats the ratio of all rows.
+    # The second resample has a denominator of zero, so it repeats the ratio of all rows.
     assert statistic(drawn) == pytest.approx([4 / 6, 3 / 5])
     interval = bootstrap_interval(statistic, ["a", "b", "c", "d"])
     assert interval["low"] <= interval["value"] <= interval["high"]
@@ -342,7 +342,7 @@ def test_a_thousand_reports_of_five_systems_take_well_under_a_minute():
     requests, generator = made_up_requests(1000), random.Random(0)
     rows = rows_of(requests, *zip(*map(write_report, requests), strict=True))
     texts = [format_report(*write_report(request)) for request in requests]
-    # A number that no request holds makes every text a different one.
+    # A number that no request contains makes every text a different one.
     systems = {
         name: [WrittenText(f"{generator.choice(texts)} Study {name} {number}.") for number in range(1000)]
         for name in (ADAPTER, ADAPTER_GUARDED, BASE, NEAREST_LABELS, TEMPLATE_WRITER)

@@ -55,7 +55,7 @@ def facts():
 
 
 def leaves(value, path=()):
-    """Every path to a value that is no mapping."""
+    """Every path to a value that is not a mapping."""
     if isinstance(value, dict):
         return [leaf for key, part in value.items() for leaf in leaves(part, (*path, key))]
     return [path]
@@ -108,7 +108,7 @@ def test_the_same_facts_do_not_differ():
 @pytest.mark.parametrize("path", leaves(facts()), ids=".".join)
 def test_one_change_is_named_with_both_values(path):
     found = differences(facts(), with_change(facts(), path, "other"))
-    if path[-1] in ("seed", "dataset", "folder"):  # where a run lies, and what differs from seed to seed
+    if path[-1] in ("seed", "dataset", "folder"):  # where a run is, and what differs from seed to seed
         assert found == []
         return
     (one,) = found
@@ -198,7 +198,7 @@ def test_an_accuracy_that_some_seeds_lack_is_judged_only_where_there_is_one():
         ),  # every recorded seed settled something, this one nothing
         ((covering, deciding_run(4, 0.6, 0.97), empty), none, None),
         ((covering, deciding_run(4, 0.6, 0.97), empty), new, True),
-        ((covering, empty), new, None),  # one seed is no band
+        ((covering, empty), new, None),  # one seed gives no interval
         ((empty, deciding_run(1, 0.6, None)), new, None),
     )
     for runs, metrics, passed in cases:

@@ -92,7 +92,7 @@ def test_seeds_of_two_machines_say_each_where_it_was_trained():
 def test_summary_tells_how_far_the_answers_can_be_relied_on_over_seeds():
     result = summarise([deciding_run(1, 0.8, 0.96), deciding_run(2, 0.6, 0.98, 1.4)], "command")
     assert result["calibration"]["temperature"]["mean"] == pytest.approx(1.3)
-    # The error behind the temperature, not before it.
+    # The error after temperature scaling, not before it.
     assert result["calibration"]["expected_calibration_error"]["mean"] == pytest.approx(0.015)
     decisions = result["decisions"]
     assert decisions["target_accuracy"] == 0.95

@@ -130,7 +130,7 @@ class Api:
             branch = f"refs/pr/{len(repository.pull_requests) + 1}"
             repository.pull_requests[branch] = head
         if branch not in repository.branches and branch not in repository.pull_requests:
-            raise HubError(404, f"{branch} is no branch", "RevisionNotFound")
+            raise HubError(404, f"{branch} is not a branch", "RevisionNotFound")
         files, added = dict(head.files), []
         for operation in operations:
             self._apply(repository, operation["key"], operation["value"], files, added)
@@ -178,7 +178,7 @@ class Api:
             raise HubError(400, f"no operation {key!r}")
 
     async def create_tag(self, request) -> Response:
-        """Put a tag on a commit; one that stands answers 409."""
+        """Put a tag on a commit; one that exists answers 409."""
         repository = self.hub.writable(request)
         commit, name = self._commit(request, repository), (await request.json())["tag"]
         if name in repository.tags:
@@ -345,7 +345,7 @@ class Api:
         return JSONResponse(entries)
 
     async def resolve(self, request) -> Response:
-        """A file, whole or in part; a large one lies elsewhere, under an address that is all that it takes."""
+        """A file, complete or in part; a large one is elsewhere, under an address that needs no token."""
         repository = self.hub.downloadable(request)
         commit, path = self._commit(request, repository), _parameter(request, "path")
         if path not in commit.files:
@@ -415,7 +415,7 @@ def _flag(request, name: str) -> bool:
 
 
 def _is_binary(sample: bytes) -> bool:
-    """Whether the first bytes of a file are no text. A character may be cut at their end."""
+    """Whether the first bytes of a file are not text. A character may be cut at their end."""
     if b"\0" in sample:
         return True
     try:

@@ -87,7 +87,7 @@ def _check_model(card: dict) -> list[str]:
     if card.get("base_model_relation", "adapter") not in RELATIONS:
         errors.append(f'"base_model_relation" must be one of {", ".join(sorted(RELATIONS))}')
     if card.get("pipeline_tag", "other") not in TASKS:
-        errors.append(f'"pipeline_tag" {card["pipeline_tag"]!r} is no task of the Hub')
+        errors.append(f'"pipeline_tag" {card["pipeline_tag"]!r} is not a task of the Hub')
     if not isinstance(card.get("library_name", ""), str):
         errors.append('"library_name" must be a string')
     return errors + _check_model_index(card.get("model-index"))
@@ -139,7 +139,7 @@ def _check_dataset(card: dict) -> list[str]:
             errors.append(f'"size_categories" must be one of {", ".join(sorted(SIZES))}, not {size!r}')
     for task in _as_list(card.get("task_categories")):
         if task not in TASKS:
-            errors.append(f'"task_categories" {task!r} is no task of the Hub')
+            errors.append(f'"task_categories" {task!r} is not a task of the Hub')
     if not isinstance(card.get("pretty_name", ""), str):
         errors.append('"pretty_name" must be a string')
     names = []

@@ -1,4 +1,4 @@
-"""The Xet storage behind its API, first version: the second answers 404, which clients take as "ask the first".
+"""The API of the Xet storage, first version: the second answers 404, which clients take as "ask the first".
 
 Format: the OpenAPI description in https://github.com/huggingface/xet-core.
 """

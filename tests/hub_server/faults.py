@@ -15,7 +15,7 @@ STEPS = (
     *("xet_token", "xet_xorb", "xet_shard", "xet_reconstruction", "xet_download"),
     *("model_info", "tree", "paths_info", "refs", "commits", "resolve_head", "resolve", "unknown"),
 )
-# Behind these stands the storage, which knows nothing of the Hub's error headers and answers in XML.
+# These lead to the storage, which knows nothing of the Hub's error headers and answers in XML.
 _STORAGE_STEPS = ("lfs_upload", "lfs_complete", "lfs_download", "xet_download")
 _MESSAGES = {
     401: "Invalid credentials in Authorization header",
@@ -35,7 +35,7 @@ class Status:
         page (`bool`, *optional*, defaults to `False`):
             The body is HTML as of a gateway in front of the Hub, without the Hub's error headers.
         error_code (`str`, *optional*):
-            `X-Error-Code`, as `RepoNotFound`: what a copy of the Hub answers that lags behind.
+            `X-Error-Code`, as `RepoNotFound`: what a copy of the Hub answers that is out of date.
         rate_limit (`int`, *optional*):
             Seconds until the quota is new, told by `RateLimit` as the Hub does: nothing remains of it.
     """
@@ -182,7 +182,7 @@ class _Shortened:
 
 
 async def _swallow(message) -> None:
-    """A `send` that nobody hears."""
+    """A `send` that reaches no one."""
 
 
 def _collector(messages: list):

@@ -72,7 +72,7 @@ class Lfs:
         return JSONResponse({"success": True})
 
     async def verify(self, request) -> Response:
-        """Whether the file came whole."""
+        """Whether the file is complete."""
         if self.hub.user(request) is None:
             raise HubError(401, "Invalid username or password.")
         oid, body = self._announced(request), await request.json()
@@ -81,7 +81,7 @@ class Lfs:
         return JSONResponse({"success": True})
 
     async def download(self, request) -> Response:
-        """A large file, whole or in part, for whoever has the signed address."""
+        """A large file, complete or in part, for whoever has the signed address."""
         self._refuse_token(request)
         sha256 = self.hub.signatures.get(request.query_params.get("X-Amz-Signature"))
         if sha256 is None or sha256 != request.path_params["oid"]:
@@ -94,7 +94,7 @@ class Lfs:
             raise HubError(400, "Only one auth mechanism allowed")
 
     def _announced(self, request) -> str:
-        """The file of a request, which a batch request must have announced: its address is no secret otherwise."""
+        """The file of a request, which a batch request must have announced: otherwise its address is not secret."""
         oid = request.path_params["oid"]
         if oid not in self.hub.storage.announced:
             raise HubError(403, "this address was not given out")

@@ -102,7 +102,7 @@ class HubServer:
         self._hub.users[token] = User(name, role, organizations)
 
     def add_model(self, repo_id: str, folder: Path, commit: str) -> None:
-        """Put a public model there without a client, as a base that somebody else published.
+        """Put a public model there without a client, as a base model that someone else published.
 
         Args:
             repo_id (`str`):
@@ -193,7 +193,7 @@ def _application(hub: Hub):
                 message["headers"] += [(name, value) for name, value in _EVERY_ANSWER if name not in have]
             await send(message)
 
-        # A revision may hold a quoted slash, so that paths are matched as they came.
+        # A revision may contain a quoted slash, so that paths are matched as they came.
         if scope["type"] == "http":
             scope["path"] = scope["raw_path"].decode("ascii")
         await application(scope, receive, send_with_headers)

@@ -60,12 +60,12 @@ class StoredFile:
 
     @classmethod
     def small(cls, data: bytes) -> "StoredFile":
-        """A file that git itself holds."""
+        """A file that is in git itself."""
         return cls(len(data), git_blob_oid(data), data=data)
 
     @classmethod
     def large(cls, sha256: str, size: int) -> "StoredFile":
-        """A file of which git holds a pointer only; `oid` is the pointer's."""
+        """A file of which git has only a pointer; `oid` is the pointer's."""
         return cls(size, git_blob_oid(POINTER.format(sha256, size).encode()), sha256=sha256)
 
 
@@ -94,7 +94,7 @@ def git_blob_oid(data: bytes) -> str:
 
 
 class Storage:
-    """Large files at rest, in a folder: legacy LFS objects whole, Xet files as chunks in xorbs."""
+    """Large files at rest, in a folder: legacy LFS objects as they are, Xet files as chunks in xorbs."""
 
     def __init__(self, folder: Path):
         self.folder = folder / "objects"
@@ -113,7 +113,7 @@ class Storage:
         (self.folder / sha256).write_bytes(data)
 
     def read(self, sha256: str) -> bytes:
-        """The bytes as they lie there now, by whichever way they came."""
+        """The bytes as they are there now, whichever way they came."""
         path = self.folder / sha256
         return path.read_bytes() if path.is_file() else self.xet.read(self.xet.by_sha256[sha256])
 
@@ -206,7 +206,7 @@ class Repository:
         return {path: self.read(file) for path, file in sorted(files.items()) if path != ".gitattributes"}
 
     def flip_bit(self, path: str, revision: str = "main") -> None:
-        """Flip one bit in the middle of a file at rest, in every commit that holds this very file."""
+        """Flip one bit in the middle of a file at rest, in every commit that contains this very file."""
         file = self.revision(revision).files[path]
         if file.sha256:
             self.storage.flip_bit(file.sha256)
@@ -223,7 +223,7 @@ class Hub:
 
     def __init__(self, folder: Path, multipart_chunk_size: int):
         self.url = ""
-        # Large files lie on another host than the API, as they do behind the Hub.
+        # Large files are on another host than the API, as they are on the Hub.
         self.storage_url = ""
         # Signed addresses of the storage by their signature: which file each one gives.
         self.signatures: dict[str, str] = {}
@@ -237,7 +237,7 @@ class Hub:
         self.requests: list[LoggedRequest] = []
 
     def user(self, request) -> User | None:
-        """Who calls, `None` for nobody; an unknown token is an error even where nobody may read."""
+        """Who calls, `None` without a token; an unknown token is an error even where everyone may read."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind != "Bearer" or not token:
             return None

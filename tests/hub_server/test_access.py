@@ -17,14 +17,14 @@ def private_repository(folder):
     from huggingface_hub import HfApi
 
     owner, reader = HfApi(), HfApi(token="token-that-reads")
-    stranger, unknown, nobody = HfApi(token="token-of-a-stranger"), HfApi(token="no-such-token"), HfApi(token=False)
+    stranger, unknown, anonymous = HfApi(token="token-of-a-stranger"), HfApi(token="no-such-token"), HfApi(token=False)
     owner.create_repo("radiology/private", private=True)
     owner.upload_folder(repo_id="radiology/private", folder_path=folder)
     upload = {"path_or_fileobj": b"x", "path_in_repo": "x.txt", "repo_id": "radiology/private"}
     return {
         "roles": [api.whoami()["auth"]["accessToken"]["role"] for api in (owner, reader)],
         "whoami unknown": told(unknown.whoami),
-        "info": [told(api.model_info, "radiology/private") for api in (owner, reader, stranger, unknown, nobody)],
+        "info": [told(api.model_info, "radiology/private") for api in (owner, reader, stranger, unknown, anonymous)],
         "upload": [told(api.upload_file, **upload) for api in (owner, reader, stranger, unknown)],
         "create again": told(reader.create_repo, "radiology/private", exist_ok=True),
         "create": [
@@ -60,14 +60,14 @@ def test_a_private_repository_is_its_owners(hub, hub_client, tmp_path):
 def gated_repository(folder):
     from huggingface_hub import HfApi, hf_hub_download
 
-    owner, stranger, nobody = HfApi(), HfApi(token="token-of-a-stranger"), HfApi(token=False)
+    owner, stranger, anonymous = HfApi(), HfApi(token="token-of-a-stranger"), HfApi(token=False)
     owner.create_repo("radiology/gated")
     owner.upload_folder(repo_id="radiology/gated", folder_path=folder)
     owner.update_repo_settings("radiology/gated", gated="manual")
     return {
-        "info": [api.model_info("radiology/gated").gated for api in (owner, stranger, nobody)],
-        "check": [told(api.auth_check, "radiology/gated") for api in (owner, stranger, nobody)],
-        # The owner comes last, as the file lies in the cache from then on.
+        "info": [api.model_info("radiology/gated").gated for api in (owner, stranger, anonymous)],
+        "check": [told(api.auth_check, "radiology/gated") for api in (owner, stranger, anonymous)],
+        # The owner comes last, as the file is in the cache from then on.
         "file": [
             told(hf_hub_download, "radiology/gated", "weights.bin", token=token)
             for token in (False, "token-of-a-stranger", None)

@@ -1,6 +1,6 @@
 """Files that came through Xet: chunks in xorbs, and files as ranges of chunks.
 
-Formats: https://huggingface.co/docs/xet (xorb, shard, reconstruction). A xorb is a sequence of chunks, each behind a header
+Formats: https://huggingface.co/docs/xet (xorb, shard, reconstruction). A xorb is a sequence of chunks, each after a header
 of 8 bytes: version, compressed length (3 bytes), scheme, uncompressed length (3 bytes), little-endian. A shard is a header
 of 48 bytes and entries of 48 bytes each.
 """
@@ -40,7 +40,7 @@ class XetFile:
 
 
 class XetFiles:
-    """Xorbs in a folder, their chunks unpacked but still one after the other behind their headers."""
+    """Xorbs in a folder, their chunks unpacked but still one after the other after their headers."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -69,7 +69,7 @@ class XetFiles:
         """Register the files of a shard.
 
         Raises:
-            `ValueError`: Where the bytes are no shard, a file names chunks that nobody uploaded, or its sha256 is wrong.
+            `ValueError`: Where the bytes are not a shard, a file names chunks that were not uploaded, or its sha256 is wrong.
         """
         for file_hash, declared, terms in parse_shard(data):
             for term in terms:
@@ -83,7 +83,7 @@ class XetFiles:
             self.by_hash[file_hash] = self.by_sha256[sha256] = file
 
     def read(self, file: XetFile) -> bytes:
-        """The bytes of a file as they lie there now."""
+        """The bytes of a file as they are there now."""
         return b"".join(self._read_term(term) for term in file.terms)
 
     def reconstruction(self, file: XetFile, start: int, end: int, url: str) -> dict:
@@ -125,7 +125,7 @@ class XetFiles:
         return {"offset_into_first_range": max(skipped, 0), "terms": terms, "fetch_info": fetch}
 
     def middle_byte(self, file: XetFile) -> tuple[Path, int]:
-        """The xorb and the offset in it that hold the byte in the middle of a file."""
+        """The xorb and the offset in it that contain the byte in the middle of a file."""
         position, middle = 0, file.size // 2
         for term in file.terms:
             for number in range(term.start, term.end):
@@ -148,7 +148,7 @@ class XetFiles:
 
 
 def pack_chunk(data: bytes) -> bytes:
-    """One chunk behind its header, uncompressed."""
+    """One chunk after its header, uncompressed."""
     length = len(data).to_bytes(3, "little")
     return b"\0" + length + b"\0" + length + data
 
@@ -189,7 +189,7 @@ def _unpack_chunk(body: bytes, scheme: int, size: int) -> bytes:
 def parse_shard(data: bytes) -> list[tuple[str, str | None, tuple[Term, ...]]]:
     """The files of a shard: Xet hash, sha256 where it is given, and terms."""
     if not data.startswith(_SHARD_TAG):
-        raise ValueError("this is no shard")
+        raise ValueError("this is not a shard")
     entries = _ENTRY.iter_unpack(data[_ENTRY.size : len(data) - len(data) % _ENTRY.size])
 
     def take(count: int) -> list[tuple]:

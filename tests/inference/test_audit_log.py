@@ -154,7 +154,7 @@ def test_lines_removed_swapped_repeated_or_put_in_are_found_at_the_first_of_them
     swapped = list(lines)
     swapped[first], swapped[second] = swapped[second], swapped[first]
     assert broken_line(scratch, swapped) == first + 1
-    # The last line is no exception: with a known head.
+    # The last line is not an exception: with a known head.
     head = verify(whole.path).head
     assert broken_line(scratch, lines[:second] + lines[second + 1 :], head=head) == second + 1
     if first != 0:
@@ -194,10 +194,10 @@ def test_a_cut_tail_shows_against_a_known_head_and_growth_does_not(whole, scratc
 
 
 @given(cut=st.integers(1, 2000))
-@example(cut=1)  # only the end of the line is lost: the entry is whole, and stays
+@example(cut=1)  # only the end of the line is lost: the entry is complete, and stays
 @settings(max_examples=60, deadline=None)
 def test_a_torn_last_line_is_cut_off_once_and_whole_entries_stay(whole, scratch, cut):
-    """The log is cut anywhere in its last two lines, as a kill leaves it, and the prediction goes on."""
+    """The log is cut anywhere in its last two lines, as a kill leaves it, and the prediction continues."""
     log = AuditLog(scratch)
     shutil.copy(whole.key_path, log.key_path)
     content = whole.path.read_bytes()
@@ -273,7 +273,7 @@ def test_processes_that_append_at_once_share_one_chain_and_one_key(tmp_path):
     assert [process.exitcode for process in processes] == [0] * 4
     rows = [json.loads(line) for line in lines_of(path)]
     assert verify(path).entries == len(rows) == 4 * 8 * 25
-    # One prediction's entries are never torn apart, and all are digests under one key.
+    # One prediction's entries are never separated, and all are digests under one key.
     for start in range(0, len(rows), 25):
         block = rows[start : start + 25]
         assert len({row["prediction"] for row in block}) == 1 and [row["row"] for row in block] == list(range(1, 26))

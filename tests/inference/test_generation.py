@@ -80,7 +80,7 @@ def test_batches_answer_as_one_prompt_at_a_time(batch_size, model, tokenizer, pr
 
 
 def test_prompts_that_begin_alike_answer_as_one_at_a_time(model, tokenizer, prompts):
-    """Their beginning is computed once, and the padding stands between it and the rest of a shorter prompt."""
+    """Their beginning is computed once, and the padding is between it and the rest of a shorter prompt."""
     alike = [[2, 17, 5, 33, 8, 41, *prompt] for prompt in prompts]  # from the stop token on, as BioGPT's prompts are
     assert shared_prefix(model, alike)[0] == 6
     found = generate(model, tokenizer, alike, STOPS, MOST_TOKENS, batch_size=5)

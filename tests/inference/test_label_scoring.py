@@ -113,7 +113,7 @@ def test_quantised_models_are_scored_alike(bits, tmp_path):
     )
     scores = LabelScorer(quantised, tokenizer, completions, left_out_mass=0.0).score(prompts).log_likelihoods
     expected = score_separately(quantised, tokenizer.pad_token_id, prompts, completions)
-    # 8-bit rounds every activation: a last-bit difference before it can become a whole step behind it.
+    # 8-bit rounds every activation: a last-bit difference before it can become a whole step after it.
     np.testing.assert_allclose(scores, expected, atol=1e-4 if bits == 4 else 0.1, rtol=0)
 
 
@@ -134,7 +134,7 @@ def test_what_is_left_out_could_not_matter(left_out_mass, llama):
     np.testing.assert_allclose(
         scores.log_likelihoods[~scores.left_out], whole[~scores.left_out], atol=1e-4 * 60, rtol=0
     )
-    # In truth each of these labels holds less than the allowed share
+    # In truth each of these labels has less than the allowed share
     shares = np.exp(whole - logsumexp(whole, axis=1, keepdims=True))
     assert shares[scores.left_out].max() <= left_out_mass * (1 + 1e-3)
     bound = np.exp(scores.log_likelihoods - logsumexp(whole, axis=1, keepdims=True))
@@ -235,7 +235,7 @@ def test_the_trie_contains_every_label_once_and_knows_its_ancestors(labels):
             node = trie.parents[node]
         assert path[::-1] == completion and trie.is_leaf(leaf)
         assert trie.ancestors[leaf].sum() == len(completion) + 1
-    # Every inner node is part of exactly one chain that starts below the root or behind a fork
+    # Every inner node is part of exactly one chain that starts below the root or after a fork
     chained = []
     for node in range(1, len(trie.tokens)):
         parent = trie.parents[node]

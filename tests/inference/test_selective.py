@@ -75,7 +75,7 @@ def test_where_no_answer_may_be_automatic_there_is_no_threshold():
     choice = choose_thresholds(unreadable, [0.9], always_review={"CT"})[0]
     assert (choice.threshold, choice.rows, choice.best_supported) == (None, 0, 0)
     assert figures(unreadable, [choice])["thresholds"][0]["test"]["automatic_rows"] == 0
-    # An answer that is no label is never automatic, however sure.
+    # An answer that is not a label is never automatic, however sure.
     low = choose_thresholds(answers(), [0.5])[0]
     assert figures(unreadable, [low])["thresholds"][0]["test"]["automatic_rows"] == 1
 

@@ -37,7 +37,7 @@ if sys.argv[1:3] == ["show", "hostnames"]:
 """
 
 
-# A training in miniature: a step a line, a checkpoint every second one, 75 on SIGTERM, from where an earlier try got to.
+# A training in miniature: a step a line, a checkpoint every second one, 75 on SIGTERM, from where an earlier run got to.
 TRAINS = """\
 import signal, sys, time
 from pathlib import Path
@@ -192,7 +192,7 @@ def test_kubernetes_starts_again_what_saved_and_ends_what_is_wrong_for_good(name
         (container["name"], "In")
     }
     actions = {code: rule["action"] for rule in rules for code in rule["onExitCodes"]["values"]}
-    # A folder that another run holds may be free when its pod has gone.
+    # A folder that another run has locked may be free once its pod is gone.
     for_good = set(launcher.EXPLAINED) - {errors.OutputInUseError.exit_code}
     assert actions == {launcher.INTERRUPTED: "Ignore"} | dict.fromkeys(for_good, "FailJob")
 
@@ -290,7 +290,7 @@ def test_copies_that_were_cut_give_way_to_the_one_before(machine, tmp_path):
 
 @pytest.mark.parametrize("machines", [1, 2])
 def test_what_ray_starts_is_what_our_parsers_take(machines, monkeypatch):
-    # Ray is no dependency, and the words need nothing of it.
+    # Ray is not a dependency, and the arguments do not need it.
     for name in ("ray", "ray.train", "ray.util", "ray.train.collective", "ray.train.torch"):
         monkeypatch.setitem(sys.modules, name, MagicMock())
     launch_words = runpy.run_path(str(LAUNCH / "ray" / "train.py"), run_name="ray_train")["launch_words"]

@@ -1,4 +1,4 @@
-"""The shipped chat templates write what the models' own do, of which TRL ships copies, but for what is mended on purpose."""
+"""The shipped chat templates write what the models' own do, of which TRL ships copies, except for what is fixed on purpose."""
 
 from importlib.resources import files
 

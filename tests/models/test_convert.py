@@ -41,7 +41,7 @@ def test_the_written_folder_is_whole_and_names_its_origin(models_folder):
         "dequantised_from": gguf_file.name,
         "sha256": sha256,
     }
-    assert [entry.name for entry in folder.parent.iterdir()] == [folder.name]  # nothing unfinished beside it
+    assert [entry.name for entry in folder.parent.iterdir()] == [folder.name]  # nothing unfinished next to it
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert "quantization_config" not in config and config["dtype"] == "bfloat16"
 
@@ -92,7 +92,7 @@ def test_a_missing_package_is_named_with_its_mend(monkeypatch):
 
 
 class TestPickledWeights:
-    """A base whose repository holds pytorch_model.bin alone, as BioGPT's does."""
+    """A base whose repository contains pytorch_model.bin alone, as BioGPT's does."""
 
     MODEL = "tiny/biogpt"
 

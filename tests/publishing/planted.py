@@ -1,8 +1,8 @@
 """Sentences with planted identifiers, made by a seeded generator: everything in them is synthetic.
 
-Names are common given and family names combined at random, numbers are drawn, telephone numbers lie in the ranges that are kept
+Names are common given and family names combined at random, numbers are drawn, telephone numbers are in the ranges that are kept
 for fiction. Each section of sentences is dealt out in turn to an open half, which may be read while rules are written, and a
-blind half, which only the test reads. No given name and no family name stands in both halves. Of the ways to write an
+blind half, which only the test reads. No given name and no family name is in both halves. Of the ways to write an
 identifier, the open half has every second, the blind half all.
 """
 
@@ -29,7 +29,7 @@ Draw = random.Random
 
 @dataclass(frozen=True)
 class Planted:
-    """One sentence and where an identifier of `kind` stands in it."""
+    """One sentence and where an identifier of `kind` is in it."""
 
     text: str
     kind: str
@@ -85,7 +85,7 @@ PARTIAL_DATES = [
 
 
 def _number(pattern: str) -> Callable[[Draw], str]:
-    """`9` stands for a digit, `A` for a capital letter, whatever stands in quotes for itself."""
+    """`9` stands for a digit, `A` for a capital letter, anything in quotes for itself."""
 
     def write(draw: Draw) -> str:
         parts = re.split(r"'([^']*)'", pattern)

@@ -121,7 +121,7 @@ def write_rows(path, notes):
 
 
 def closed(folder, given, acknowledgements=()):
-    """The findings of gates that stand against a release, by gate."""
+    """The findings of the gates that stop a release, by gate."""
     return {
         result.gate: result.findings for result in check_release(folder, given, acknowledgements) if not result.passed
     }
@@ -451,7 +451,7 @@ def test_identifiers_are_found_in_every_place_of_json_that_may_contain_text(adap
 
 
 def test_hashes_are_not_identifiers_in_json_nor_where_card_and_recipe_repeat_them(adapter):
-    digest = "ec4c2d49cffdfcdb865a2871830a760fb8228a6acc8b65dbf09f4ca1065d1e9e"  # holds `acc 8`, a label of numbers
+    digest = "ec4c2d49cffdfcdb865a2871830a760fb8228a6acc8b65dbf09f4ca1065d1e9e"  # contains `acc 8`, a label of numbers
     with (adapter / "README.md").open("a", encoding="utf-8") as stream:
         stream.write(f"\nDigest of the prompt: `{digest}`.\n")
     assert "identifiers" in closed(adapter, facts())

@@ -21,7 +21,7 @@ from radrecipes.publishing.text_span import TextSpan
 
 LOWEST_RECALL = collections.defaultdict(lambda: 0.99, name=0.95)
 MOST_FLAGGED = 0.05
-# Planted with the word before them ("MRN 1234567"); only the pieces with a digit identify anybody.
+# Planted with the word before them ("MRN 1234567"); only the pieces with a digit identify a person.
 LABELLED = frozenset(
     ("medical record number", "accession number", "pager", "account number", "device serial number", "licence number")
 )

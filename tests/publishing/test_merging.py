@@ -21,7 +21,7 @@ ROWS = [[5, 17, 200, 33, 4, 90, 12], [7, 300, 2]]
 
 @pytest.fixture
 def recipe_of(workspace):
-    """Makes a recipe on the wider tiny model, with these fields beside."""
+    """Makes a recipe on the wider tiny model, with these additional fields."""
 
     def make(**fields):
         lines = "".join(f"{key}: {value}\n" for key, value in fields.items())

@@ -25,13 +25,13 @@ from radrecipes.publishing.release import (
 from radrecipes.recipe import parse_recipe
 
 DIGEST = "d" * 64
-# What training and evaluation leave behind and nobody else needs.
+# What training and evaluation write and a reader does not need.
 LEFT_BEHIND = ("adapter/training_args.bin", "adapter/README.md", "checkpoints/x.pt", "evaluation/predictions.parquet")
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A finished run as its files are, of a recipe with paths of this machine; no model behind it."""
+    """A finished run as its files are, of a recipe with paths of this machine; there is no model."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
     for name in ("adapter", "evaluation", "checkpoints"):
@@ -161,7 +161,7 @@ def test_no_path_of_this_machine_is_published_and_the_recipe_still_says_what_was
 
 
 def change_json(path, key, **changes):
-    """Change what stands under a key of a JSON file."""
+    """Change the value under a key of a JSON file."""
     content = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({**content, key: {**content[key], **changes}}), encoding="utf-8")
 

@@ -89,7 +89,7 @@ def test_case_and_wrapped_lines_do_not_matter(sentence, change, data):
     words = sentence.split()
     blanks = data.draw(st.lists(st.sampled_from([" ", "\n", "  ", "\n "]), min_size=len(words), max_size=len(words)))
     wrapped = "".join(word + blank for word, blank in zip(words, blanks, strict=True))
-    # A dash at the start of a line is an item's; nobody wraps there.
+    # A dash at the start of a line is an item's; lines are not wrapped there.
     assert label_sentence(change(wrapped.replace("\n-", " -"))) == label_sentence(sentence)
 
 

@@ -87,5 +87,5 @@ def test_failure_rates_name_every_system_and_its_rate(highest):
     words = texts(svg)
     assert [words.count(word) for word in ("model", "base", "Contradicts", "Never stops")] == [1, 1, 1, 1]
     assert words.count(f"{50 * highest:.1f} %") == (4 if highest == 0 else 2)
-    # No share lies above the whole.
+    # No fraction is above 100 %.
     assert not any(word.endswith("%") and float(word.rstrip(" %")) > 100 for word in words)

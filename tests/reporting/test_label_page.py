@@ -69,7 +69,7 @@ def write(tmp_path, make_metrics):
         columns["reference"] = references
         for name in metrics["systems"]:
             wrong = [NAMES[(NAMES.index(reference) + 1) % 3] for reference in references]
-            # Every second wrong answer of the model is no label.
+            # Every second wrong answer of the model is not a label.
             labels = [
                 reference
                 if place < metrics["systems"][name]["exact_accuracy"]["value"] * rows
@@ -197,7 +197,7 @@ def test_wrong_answers_show_note_expected_and_answered(write):
 @pytest.mark.parametrize("access", ["registered", "credentialed", "nonsense"])
 def test_closed_data_stays_off_the_page(write, access):
     secret = "jane doe room twelve"
-    # The table has its notes: the page must not rely on somebody else's care.
+    # The table has its notes: the page must escape them itself.
     html = write(access=access, note=f"{secret} {{}}", free_text=secret)
     assert secret not in html
     assert f"access to this dataset is <strong>{access}</strong>" in " ".join(html.split())
@@ -435,7 +435,7 @@ def test_slices_show_intervals_and_small_ones_say_so(write):
 
 def test_wrong_answers_that_no_one_would_see_come_first(write):
     words = section(write(rows=10, adapter=0.6, best=SVM), "Wrong answers", "Data: origin")
-    # The threshold at 95 % is 0.817: of the wrong rows 6 to 9, two lie above it, and the answer to row 9 is no label.
+    # The threshold at 95 % is 0.817: of the wrong rows 6 to 9, two are above it, and the answer to row 9 is not a label.
     assert re.findall(r"(\d+\.\d) % confidence, (auto|NEEDS_REVIEW)", words) == [
         ("88.9", "auto"),
         ("100.0", "NEEDS_REVIEW"),

@@ -167,7 +167,7 @@ def test_texts_reasons_and_manifests_are_text_not_markup(write):
 @pytest.mark.parametrize("task", ["report", "impression"])
 @pytest.mark.parametrize("access", ["registered", "credentialed", "nonsense"])
 def test_closed_data_stays_off_the_page(write, task, access):
-    # The table has its texts: the page must not rely on somebody else's care.
+    # The table has its texts: the page must escape them itself.
     html = write(task, access, mark=SECRET)
     assert SECRET not in html
     assert not re.search(r"s500000\d\d", html)

@@ -1,4 +1,4 @@
-"""From question and answer to token ids: the same prompt in training and prediction, and one stop token behind the answer."""
+"""From question and answer to token ids: the same prompt in training and prediction, and one stop token after the answer."""
 
 import pytest
 from hypothesis import given, settings
@@ -168,7 +168,7 @@ class TestBioGPT:
         example = self.render(note, target)
         assert example.prompt_ids == prompt_of(note, "plain", BIOGPT)
         assert example.completion_ids[-1] == self.END and self.END not in example.completion_ids[:-1]
-        # The prompt decides nothing about the answer's tokens, so that labels can be scored behind any of them
+        # The prompt decides nothing about the answer's tokens, so that labels can be scored after any of them
         assert example.completion_ids == self.render("x", target).completion_ids
 
     @settings(max_examples=200, deadline=None)

@@ -43,7 +43,7 @@ def flip(path, bit):
 
 
 def steps_in(run):
-    """Steps of the checkpoints that lie in a run's folder, and those of the valid ones."""
+    """Steps of the checkpoints in a run's folder, and those of the valid ones."""
     folders = sorted((run / checkpoints.FOLDER).glob("checkpoint-*"), key=lambda folder: int(folder.name[11:]))
     valid = []
     for folder in folders:
@@ -179,7 +179,7 @@ def test_the_newest_is_that_of_the_highest_step_and_not_of_the_last_letter(tmp_p
 
 def test_without_a_checkpoint_a_run_starts_from_scratch(tmp_path):
     assert checkpoints.find_last_valid(tmp_path) == checkpoints.Resumption()
-    # What a kill leaves behind, and what is no checkpoint
+    # What a kill leaves, and what is not a checkpoint
     (checkpoints.unfinished_folder(tmp_path) / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "checkpoints" / "checkpoint-best").mkdir()
     (tmp_path / "checkpoints" / "checkpoint-3").touch()
@@ -261,7 +261,7 @@ def test_what_a_run_counts_is_carried_over_its_tries(tmp_path):
 
     last = checkpoints.find_last_valid(tmp_path).newest
     second = checkpoints.Progress(last, {"processes": [2, 1]})
-    assert second.seconds == counted["seconds"]  # the clock stands while the model is loaded
+    assert second.seconds == counted["seconds"]  # the clock is stopped while the model is loaded
     second.begin()
     time.sleep(0.02)
     second.checkpoint_seconds += 0.25

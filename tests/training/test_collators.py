@@ -1,4 +1,4 @@
-"""Both layouts hold every example exactly once, and the mask shows each token what it would see alone."""
+"""Both layouts contain every example exactly once, and the mask shows each token what it would see alone."""
 
 import time
 
@@ -78,7 +78,7 @@ def test_a_scored_token_and_its_predictor_belong_to_one_example(examples, row_to
         predictor = place - 1
         assert (
             predictor >= prefix
-        )  # the beginning stands once for all examples: it cannot predict each one's own answer
+        )  # the beginning is there once for all examples: it cannot predict each one's own answer
         assert bool(visible[row, place, predictor])
         assert batch["position_ids"][row, place] == batch["position_ids"][row, predictor] + 1
 

@@ -1,4 +1,4 @@
-"""What ends a run because its numbers are none, and what is told because a loss jumped."""
+"""What ends a run because a number is NaN or infinite, and what warns because a loss jumped."""
 
 import json
 import math

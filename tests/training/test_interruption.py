@@ -1,4 +1,4 @@
-"""Signals to a run: taken over and handed back, heard by all processes, obeyed behind a step."""
+"""Signals to a run: handlers are set and restored, all processes learn of a signal, and the run stops after a step."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ for name, environment in json.loads(sys.argv[1]).items():
 
 
 def step(stop, number):
-    """Whether the run is told to stop behind a step."""
+    """Whether the run is told to stop after a step."""
     control = TrainerControl()
     stop.on_step_end(None, SimpleNamespace(global_step=number), control)
     assert control.should_save == control.should_training_stop
@@ -110,7 +110,7 @@ def test_a_second_ctrl_c_ends_at_once_and_one_that_came_with_the_first_does_not(
         for _ in range(3):  # the terminal's, and the launcher's that passes it on
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler's reminder is no second Ctrl-C
+        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler's reminder is not a second Ctrl-C
         time.sleep(0.3)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -133,7 +133,7 @@ def test_the_death_of_a_launcher_is_heard_and_that_of_a_shell_is_not(tmp_path):
         "accelerate": {"ACCELERATE_MIXED_PRECISION": "no"},
         "agent": {"TORCHELASTIC_RUN_ID": "none"},
         "agent of launch.py": {"TORCHELASTIC_RUN_ID": "none", "RADRECIPES_LAUNCHER": "1"},
-        # scripts/launch.py became this very process: what stands above is a shell, which may end.
+        # scripts/launch.py became this very process: its parent is a shell, which may end.
         "launch.py": {"ACCELERATE_MIXED_PRECISION": "no", "RADRECIPES_LAUNCHER": "1"},
         "shell": {},
     }

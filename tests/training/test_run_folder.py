@@ -1,4 +1,4 @@
-"""A run's folder: one process holds it, nothing foreign is emptied, and `COMPLETE` comes last."""
+"""A run's folder: one process locks it, other files are not removed, and `COMPLETE` comes last."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def recipe(workspace):
 
 
 def tried(recipe):
-    """The folder of an earlier try of the recipe that did not finish."""
+    """The folder of an earlier run of the recipe that did not finish."""
     recipe.output_dir.mkdir(parents=True)
     run_folder.start(recipe.output_dir, recipe)
     (recipe.output_dir / "train_log.jsonl").write_text('{"step": 1}\n{"step": 2}\n', encoding="utf-8")
@@ -192,7 +192,7 @@ def identity_under(recipe, processes=1, engine=Engine.ONE_PROCESS):
 
 
 def resumable(recipe, steps=2, **launch):
-    """The folder of an earlier try with a checkpoint behind its last logged step, and what it was made of."""
+    """The folder of an earlier run with a checkpoint after its last logged step, and what it was made of."""
     folder, identity = tried(recipe), identity_under(recipe, **launch)
     written = checkpoints.unfinished_folder(folder) / f"checkpoint-{steps}"
     written.mkdir(parents=True)
@@ -230,7 +230,7 @@ def test_a_log_that_lacks_steps_before_the_checkpoint_is_refused(log, recipe):
     ],
 )
 def test_a_checkpoint_of_another_engine_is_refused_whatever_is_allowed(before, now, words, recipe):
-    """A ZeRO checkpoint under DDP would be read without its optimizer, and without a word."""
+    """A ZeRO checkpoint under DDP would be read without its optimizer, and without a message."""
     folder, _ = resumable(recipe, processes=2, engine=before)
     with pytest.raises(InputError, match=words) as refused:
         run_folder.find_resumption(folder, identity_under(recipe, 2, now), PARTS)

@@ -1,4 +1,4 @@
-"""What a checkpoint under FSDP1 keeps, and an optimizer that can take a state; whole runs: `e2e/test_sharded_engines.py`."""
+"""What a checkpoint under FSDP1 keeps, and an optimizer that can take a state; complete runs: `e2e/test_sharded_engines.py`."""
 
 import pytest
 import torch

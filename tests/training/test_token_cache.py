@@ -1,4 +1,4 @@
-"""Token ids beside their dataset: made once, waited for, and never trained on where they are damaged or of something else."""
+"""Token ids next to their dataset: made once, waited for, and never trained on if they are damaged or of something else."""
 
 import multiprocessing
 import os

@@ -173,7 +173,9 @@ def _commit(repository: Repository, folder: Path, files: Mapping[str, str], mess
         if now is not None and _remote_difference(now, folder, files) is None:
             return now.sha
         if now is not None and now.sha != head.sha:
-            raise InputError(f"{repository.repo_id}: commit: somebody else changed it meanwhile; {RETRY}") from error
+            raise InputError(
+                f"{repository.repo_id}: commit: someone else changed it in the meantime; {RETRY}"
+            ) from error
         return None
 
     return repository.call("commit", create_commit, landed=landed)

@@ -136,7 +136,7 @@ def test_no_card_has_gaps(task, merged, access, make_metrics):
         assert words in text, words
     assert ("python scripts/predict.py --adapter some-org/some-adapter@v1.0" in text) is not merged
     assert ("no real patient text" in text) is (access == "synthetic")
-    # Tables are whole and paragraphs apart: a heading stands between blank lines, a row has its head's columns.
+    # Tables are complete and paragraphs apart: a heading is between blank lines, a row has its head's columns.
     lines = text.split("---\n", 2)[2].splitlines()
     for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
         if line.startswith("## "):
@@ -307,7 +307,7 @@ def test_the_licences_of_base_and_data_are_next_to_that_of_the_repository(make_m
 def test_the_snippet_runs_and_asks_as_training_did(
     task, style, merged, shared_workspace, tmp_path, monkeypatch, make_metrics
 ):
-    # Folders stand for the repositories: what they are called on the Hub is where they lie here.
+    # Folders take the place of the repositories: their paths here are their names on the Hub.
     base = AutoModelForCausalLM.from_pretrained(shared_workspace / "models" / TINY_MODEL)
     tokenizer = AutoTokenizer.from_pretrained(shared_workspace / "models" / TINY_MODEL)
     published = tmp_path / RELEASE["repo_id"]

@@ -79,7 +79,7 @@ def test_every_count_is_in_the_text(manifest):
         "train 75 %, validation 10 %, test 15 %; seed 4",
     ):
         assert line in text, line
-    # A table is whole: no blank line within it.
+    # A table is complete: no blank line within it.
     rows = [line.startswith("|") for line in text.splitlines()]
     assert sum(first and not second for first, second in zip(rows, [*rows[1:], False], strict=True)) == 5
 
