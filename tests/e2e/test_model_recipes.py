@@ -46,7 +46,7 @@ def copied(name: str) -> str:
 class Markup(NamedTuple):
     """How a model writes a question and an answer, and what its tokenizer names.
 
-    `prompt` and `answer` are what the model reads and what it learns, to the letter. `begin` is the token that is written once before
+    `prompt` and `answer` are what the model reads and what it learns. `begin` is the token that is written once before
     everything, `stop` the one that is learned after an answer, `padding` the one that fills rows up.
     """
 
