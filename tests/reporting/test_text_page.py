@@ -216,7 +216,7 @@ def test_guard_counts_and_reasons_are_on_the_page(write):
         assert f"{reason} {count}" in words
 
 
-def test_worst_texts_stand_first_with_request_and_reference(write):
+def test_worst_texts_come_first_with_request_and_reference(write):
     rows, _ = failed_and_passed(measured()[1], TASKS["report"])
     kinds = [[reason.split()[0] for reason in row["reasons"]] for row in rows]
     firsts = ["contradicts" in kind for kind in kinds]
@@ -245,7 +245,7 @@ def test_some_texts_that_passed_are_shown_evenly_over_the_split(write):
     assert failed_and_passed(predictions[predictions["adapter_check"] != "ok"], TASKS["report"])[1] == []
 
 
-def test_impressions_are_read_beside_the_findings_that_they_sum_up(write):
+def test_impressions_are_read_next_to_the_findings_that_they_sum_up(write):
     (row, *_), _ = failed_and_passed(measured("impression")[1], TASKS["impression"])
     assert row["input"].startswith("Portable view.")
     assert "FINDINGS" not in row["reference"]
