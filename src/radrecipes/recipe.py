@@ -427,36 +427,30 @@ def _fit(kinds: Sequence[type], value: Any) -> tuple[bool, Any]:
 
 def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path) -> None:
     """Reject combinations that would train something other than what the recipe says."""
+
+    def wrong(key: str, message: str) -> InputError:
+        return InputError(message, places.get(key, str(path)))
+
     quantised = [key for key in ("load_in_4bit", "load_in_8bit") if checked.get(key)]
     if not checked.get("use_peft"):
-        raise InputError("a recipe trains an adapter; set `use_peft: true`", places.get("use_peft", str(path)))
+        raise wrong("use_peft", "a recipe trains an adapter; set `use_peft: true`")
     if len(quantised) == 2:
-        raise InputError("choose one of load_in_4bit and load_in_8bit", places["load_in_8bit"])
+        raise wrong("load_in_8bit", "choose one of load_in_4bit and load_in_8bit")
     if quantised and checked.get("dtype") not in ("bfloat16", "float16"):
-        raise InputError(
-            "without `dtype: bfloat16` the quantised layers compute in float32; add it", places[quantised[0]]
-        )
+        raise wrong(quantised[0], "without `dtype: bfloat16` the quantised layers compute in float32; add it")
     if checked.get("completion_only_loss") is False:
-        raise InputError("recipes train on the completion only; remove the key", places["completion_only_loss"])
+        raise wrong("completion_only_loss", "recipes train on the completion only; remove the key")
     if checked.get("decode") == "score" and not _predicts_label(checked["task"]):
-        raise InputError(
-            f"task {checked['task']} writes text, and only labels can be scored; remove the key", places["decode"]
-        )
-    targets = checked.get("lora_target_modules") or []
-    if "lm_head" in targets:
-        raise InputError(
-            "TRL computes the loss from lm_head.weight, so an adapter there is refused; remove it",
-            places["lora_target_modules"],
-        )
+        raise wrong("decode", f"task {checked['task']} writes text, and only labels can be scored; remove the key")
+    if "lm_head" in (checked.get("lora_target_modules") or []):
+        message = "TRL computes the loss from lm_head.weight, so an adapter there is refused; remove it"
+        raise wrong("lora_target_modules", message)
     if checked.get("dtype") == "float16":
-        raise InputError("float16 needs loss scaling and overflows; use bfloat16 or float32", places["dtype"])
+        raise wrong("dtype", "float16 needs loss scaling and overflows; use bfloat16 or float32")
     batch, micro = _batch_sizes(checked)
     if batch % micro:
         key = "per_device_train_batch_size" if "per_device_train_batch_size" in places else "global_batch_size"
-        raise InputError(
-            f"global_batch_size {batch} is not a multiple of per_device_train_batch_size {micro}",
-            places.get(key, str(path)),
-        )
+        raise wrong(key, f"global_batch_size {batch} is not a multiple of per_device_train_batch_size {micro}")
 
 
 def _batch_sizes(checked: dict[str, Any]) -> tuple[int, int]:

@@ -197,15 +197,7 @@ def markdown() -> str:
         rows.append(f"| {method} | {' | '.join(cells)} |")
     reasons = (f"{number}. {reason}" for reason, number in notes.items())
     return "\n".join(
-        [
-            *rows,
-            "",
-            "<details><summary>Tests, sources and reasons</summary>",
-            "",
-            *reasons,
-            "",
-            "</details>",
-        ]
+        [*rows, "", "<details><summary>Tests, sources and reasons</summary>", "", *reasons, "", "</details>"]
     )
 
 

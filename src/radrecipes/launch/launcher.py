@@ -24,13 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 
 from radrecipes.errors import InputError, InterruptedRunError, RadrecipesError
-from radrecipes.launch.spec import (
-    LAUNCH_SPEC_VARIABLE,
-    USE_CPU_VARIABLE,
-    Engine,
-    check_gpus,
-    spec_from_arguments,
-)
+from radrecipes.launch.spec import LAUNCH_SPEC_VARIABLE, USE_CPU_VARIABLE, Engine, check_gpus, spec_from_arguments
 
 # Tells the script that no parent process swallows its signals or its exit code.
 LAUNCHER_VARIABLE = "RADRECIPES_LAUNCHER"

@@ -1,10 +1,11 @@
 """Base models and their tokenizers: locate, load, quantise, hash."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -55,10 +56,8 @@ def revision_for(location: str, revision: str | None) -> str | None:
 def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with a padding token that is not a stop token; a given Jinja file replaces its chat template."""
     location = locate_base(model.model_name_or_path)
-    try:
+    with _loading(model.model_name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(location, revision=revision_for(location, model.model_revision))
-    except (OSError, ValueError) as error:
-        raise _cannot_load(model.model_name_or_path, error) from error
     if chat_template_path:
         try:
             tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
@@ -139,7 +138,7 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
     text = _text_config(complete)
     of_text = {} if text is complete else {"config": text, "key_mapping": TEXT_PART_KEYS}
     quantization = get_quantization_config(model)
-    try:
+    with _loading(model.model_name_or_path):
         base, found = AutoModelForCausalLM.from_pretrained(
             location,
             revision=revision_for(location, model.model_revision),
@@ -150,8 +149,6 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
             **of_text,
             **({"quantization_config": quantization} if quantization else {}),
         )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(model.model_name_or_path, error) from error
     if found["missing_keys"]:  # excludes tied output layers
         raise InputError(
             f"the weights lack {min(found['missing_keys'])}, which would be random; download {model.model_name_or_path} again",
@@ -185,10 +182,8 @@ def _text_config(complete: PreTrainedConfig) -> PreTrainedConfig:
 
 def _load_complete_config(model: ModelConfig) -> PreTrainedConfig:
     location = locate_base(model.model_name_or_path)
-    try:
+    with _loading(model.model_name_or_path):
         return AutoConfig.from_pretrained(location, revision=revision_for(location, model.model_revision))
-    except (OSError, ValueError) as error:
-        raise _cannot_load(model.model_name_or_path, error) from error
 
 
 def weights_digest(model_id: str, revision: str | None = None) -> str | None:
@@ -197,13 +192,11 @@ def weights_digest(model_id: str, revision: str | None = None) -> str | None:
     A commit identifies what is on the Hub, but a local folder can hold anything and a disk can fail. Downloads nothing, and hashes
     each file once per process.
     """
-    folder = _folder_on_this_machine(model_id, revision)
+    folder = folder_on_this_machine(model_id, revision)
     if folder is None:
         return None
-    try:
+    with _loading(model_id, KeyError, AttributeError):
         files = _weight_files(folder)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise _cannot_load(model_id, error) from error
     if not files or not all(file.is_file() for file in files):
         return None
     digest = hashlib.sha256()
@@ -215,7 +208,7 @@ def weights_digest(model_id: str, revision: str | None = None) -> str | None:
 
 def own_chat_template(model_id: str, revision: str | None = None) -> str | None:
     """The base model's own chat template, from `models/` or the Hub's cache; `None` if it is not here, or has none or several."""
-    folder = _folder_on_this_machine(model_id, revision)
+    folder = folder_on_this_machine(model_id, revision)
     if folder is None:
         return None
     try:
@@ -228,13 +221,13 @@ def own_chat_template(model_id: str, revision: str | None = None) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _folder_on_this_machine(model_id: str, revision: str | None) -> Path | None:
-    """The folder of a base model's files, under `models/` or in the Hub's cache; `None` if they are in neither."""
+def folder_on_this_machine(model_id: str, revision: str | None, file: str = "config.json") -> Path | None:
+    """The folder of a base model, under `models/`, or in the Hub's cache if `file` is there; otherwise `None`."""
     folder = Path(locate_base(model_id))
     if folder.is_dir():
         return folder
-    config = try_to_load_from_cache(model_id, "config.json", revision=revision)
-    return Path(config).parent if isinstance(config, str) else None
+    cached = try_to_load_from_cache(model_id, file, revision=revision)
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -260,8 +253,13 @@ def inference_device() -> torch.device:
     return torch.device(torch.accelerator.current_accelerator().type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def _cannot_load(model_id: str, error: Exception) -> InputError:
-    return InputError(
-        f"cannot load {model_id} ({type(error).__name__}); copy it to models/{model_id}/, run `make model` for the default "
-        "base model, or check the access to the Hub"
-    )
+@contextlib.contextmanager
+def _loading(model_id: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Make an [`InputError`] of an [`OSError`], a [`ValueError`], or an error of one of `kinds`."""
+    try:
+        yield
+    except (OSError, ValueError, *kinds) as error:
+        raise InputError(
+            f"cannot load {model_id} ({type(error).__name__}); copy it to models/{model_id}/, run `make model` for the default "
+            "base model, or check the access to the Hub"
+        ) from error

@@ -4,6 +4,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -41,36 +42,28 @@ class SharedPrefixCollator:
         """
         examples = without_empty(examples)
         prefix = shared_prefix_length(examples)
-        rests = [len(example["input_ids"]) - prefix for example in examples]
-        divided = divide_into_rows(rests, prefix, self.row_tokens, self.round_to)
-        rows = [[examples[index] for index in row] for row in divided]
-        length = max(prefix + sum(len(example["input_ids"]) - prefix for example in row) for row in rows)
-        length = -(-length // self.round_to) * self.round_to
-        input_ids = torch.full((len(rows), length), self.pad_token_id)
-        labels = torch.full((len(rows), length), IGNORED)
-        position_ids = torch.zeros((len(rows), length), dtype=torch.long)
-        segment = torch.full((len(rows), length), -1)  # 0 for the prefix, 1, 2, … for the rests, -1 for padding
-        for index, row in enumerate(rows):
-            input_ids[index, :prefix] = torch.tensor(row[0]["input_ids"][:prefix], dtype=torch.long)
-            position_ids[index, :prefix] = torch.arange(prefix)
-            segment[index, :prefix] = 0
-            start = prefix
-            for number, example in enumerate(row, start=1):
-                end = start + len(example["input_ids"]) - prefix
-                input_ids[index, start:end] = torch.tensor(example["input_ids"][prefix:])
-                labels[index, start:end] = torch.tensor(example["labels"][prefix:])
-                position_ids[index, start:end] = torch.arange(prefix, prefix + end - start)
-                segment[index, start:end] = number
-                start = end
+        lengths = [len(example["input_ids"]) - prefix for example in examples]
+        input_ids, labels, position_ids, segments = [], [], [], []
+        for row in divide_into_rows(lengths, prefix, self.row_tokens, self.round_to):
+            rests = [examples[index]["input_ids"][prefix:] for index in row]
+            input_ids.append([*examples[0]["input_ids"][:prefix], *chain(*rests)])
+            labels.append(
+                [IGNORED] * prefix + [label for index in row for label in examples[index]["labels"][prefix:]]
+            )
+            position_ids.append([*range(prefix), *chain(*(range(prefix, prefix + len(rest)) for rest in rests))])
+            # 0 for the prefix, 1, 2, … for the rests, -1 for padding
+            segments.append([0] * prefix + [number for number, rest in enumerate(rests, 1) for _ in rest])
+        length = -(-max(map(len, input_ids)) // self.round_to) * self.round_to
+        segment = _filled(segments, length, -1)
         visible = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
         visible &= torch.ones((length, length), dtype=torch.bool).tril()
         attention_mask = torch.zeros(visible.shape, dtype=self.dtype).masked_fill_(
             ~visible, torch.finfo(self.dtype).min
         )
         return {
-            "input_ids": input_ids,
-            "labels": labels,
-            "position_ids": position_ids,
+            "input_ids": _filled(input_ids, length, self.pad_token_id),
+            "labels": _filled(labels, length, IGNORED),
+            "position_ids": _filled(position_ids, length, 0),
             "attention_mask": attention_mask[:, None],
             **_indices(examples),
         }
@@ -85,16 +78,19 @@ class PaddedCollator:
     def __call__(self, examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Lay out a batch: `input_ids`, `labels` and the 0/1 `attention_mask` of shape `(examples, length)`, and `index`."""
         examples = without_empty(examples)
-        length = max(len(example["input_ids"]) for example in examples)
-        input_ids = torch.full((len(examples), length), self.pad_token_id)
-        labels = torch.full((len(examples), length), IGNORED)
-        attention_mask = torch.zeros((len(examples), length), dtype=torch.long)
-        for index, example in enumerate(examples):
-            end = len(example["input_ids"])
-            input_ids[index, :end] = torch.tensor(example["input_ids"])
-            labels[index, :end] = torch.tensor(example["labels"])
-            attention_mask[index, :end] = 1
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask, **_indices(examples)}
+        rows = [example["input_ids"] for example in examples]
+        length = max(map(len, rows))
+        return {
+            "input_ids": _filled(rows, length, self.pad_token_id),
+            "labels": _filled([example["labels"] for example in examples], length, IGNORED),
+            "attention_mask": _filled([[1] * len(row) for row in rows], length, 0),
+            **_indices(examples),
+        }
+
+
+def _filled(rows: Sequence[list[int]], length: int, padding: int) -> torch.Tensor:
+    """Rows as a tensor of shape `(rows, length)`."""
+    return torch.tensor([row + [padding] * (length - len(row)) for row in rows])
 
 
 def _indices(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

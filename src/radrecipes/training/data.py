@@ -10,13 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
-from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
-from radrecipes.models.base import load_config, load_tokenizer, locate_base, stop_token_ids
+from radrecipes.models.base import folder_on_this_machine, load_config, load_tokenizer, stop_token_ids
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS, rendering
 from radrecipes.tasks.rendering import prompt_template_digest, render_examples
@@ -180,11 +179,8 @@ def check_data(recipe: Recipe) -> str:
 
 def tokenizer_is_local(recipe: Recipe) -> bool:
     """Whether the recipe's tokenizer is under `models/` or in the Hub's cache, so no download is needed."""
-    location = locate_base(recipe.model.model_name_or_path)
-    if Path(location).is_dir():
-        return True
-    cached = try_to_load_from_cache(location, "tokenizer_config.json", revision=recipe.model.model_revision)
-    return isinstance(cached, str)
+    model = recipe.model
+    return bool(folder_on_this_machine(model.model_name_or_path, model.model_revision, "tokenizer_config.json"))
 
 
 def prompt_and_answer(row: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

@@ -29,12 +29,7 @@ def made_of(recipe: Recipe, dataset: PreparedDataset, tokenizer: PreTrainedToken
     style, model = recipe.arguments.prompt_style, recipe.model
     template = tokenizer.chat_template if style == "chat" else None
     return {
-        "recipe": {
-            "name": recipe.name,
-            "digest": recipe.digest,
-            "fields": recipe.fields,
-            "resolved": recipe.resolved,
-        },
+        "recipe": {"name": recipe.name, "digest": recipe.digest, "fields": recipe.fields, "resolved": recipe.resolved},
         "base": {
             "model_id": model.model_name_or_path,
             "revision": model.model_revision,

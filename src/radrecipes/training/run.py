@@ -21,7 +21,7 @@ from radrecipes.training.identity import identity_of
 from radrecipes.training.interruption import StopRequests
 from radrecipes.training.manifest import describe_run, made_of
 from radrecipes.training.sharded import SavesTrainedWeights
-from radrecipes.training.stages import stage_of
+from radrecipes.training.stages import STAGES
 from radrecipes.training.trainer import CompletionTrainer, TrainLog, divide_batch, longest_row, save_and_verify
 
 
@@ -41,7 +41,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, launch: LaunchSpec, data: TrainingData, stack: contextlib.ExitStack):
         self.recipe, self.launch, self.data = recipe, launch, data
-        self.folder, self.stage = recipe.output_dir, stage_of(recipe)
+        self.folder, self.stage = recipe.output_dir, STAGES[recipe.arguments.stage]
         self.is_finished = False
         self._state = recipe.training.distributed_state
         self.is_main_process = self._state.is_main_process
@@ -120,7 +120,7 @@ def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collect
         stack.enter_context(peer_watchdog.watched())
         run_folder.check_can_hold(recipe, restart, allowed)
         divide_batch(recipe, recipe.training.distributed_state.num_processes)
-        run = Run(recipe, launch, stage_of(recipe).load_data(recipe, keep=True), stack)
+        run = Run(recipe, launch, STAGES[recipe.arguments.stage].load_data(recipe, keep=True), stack)
         if run_folder.is_complete(run.folder) and not restart:
             run.check_finished()
         else:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from radrecipes.models.weights import LoraAdapter
-from radrecipes.recipe import Recipe
 from radrecipes.training.data import TrainingData, load_training_data
 from radrecipes.training.trainer import CompletionTrainer, sft_trainer
 
@@ -24,8 +23,3 @@ class Stage:
 
 
 STAGES = {"sft": Stage(load_training_data, sft_trainer, LoraAdapter)}
-
-
-def stage_of(recipe: Recipe) -> Stage:
-    """The stage of a recipe."""
-    return STAGES[recipe.arguments.stage]

@@ -44,12 +44,11 @@ def cached_rows(dataset: Path, key: str, make: Callable[[], pa.Table], keep: boo
     folder = dataset / FOLDER
     found = _read(folder, key)
     if found is None and keep:
-        with _locked(folder, dataset) as writable:
+        with contextlib.suppress(OSError), _locked(folder, dataset):
             found = _read(folder, key)  # written by the process that had the lock
-            if found is None and writable:
+            if found is None:
                 found = make()
-                with contextlib.suppress(OSError):
-                    _write(found, folder, key, dataset)
+                _write(found, folder, key, dataset)
                 found = _read(folder, key) or found
     return make() if found is None else found
 
@@ -79,15 +78,13 @@ def _write(rows: pa.Table, folder: Path, key: str, dataset: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, dataset: Path) -> Iterator[bool]:
-    """Wait for the cache's lock; `False` if it cannot be written. On a network disk without locks, processes only lose time."""
-    with contextlib.ExitStack() as stack:
-        writable = False
-        with contextlib.suppress(OSError):
-            if not folder.is_dir():
-                folder.mkdir(mode=0o700)
-                shutil.copymode(dataset, folder)
-            stack.callback(remove_if_empty, folder)  # an error in the data leaves no empty folder
-            stack.enter_context(lock(folder / _LOCK))
-            writable = True
-        yield writable
+def _locked(folder: Path, dataset: Path) -> Iterator[None]:
+    """Wait for the lock; an [`OSError`] if it cannot be written. On a network disk without locks, processes only lose time."""
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700)
+        shutil.copymode(dataset, folder)
+    try:
+        with lock(folder / _LOCK):
+            yield
+    finally:
+        remove_if_empty(folder)  # an error in the data leaves no empty folder
