@@ -104,7 +104,7 @@ def test_an_existing_dataset_is_replaced_only_on_demand_and_foreign_folders_neve
     assert write(tmp_path / "set", notes=("x",), overwrite=True).splits["test"]["note"][:] == ["x"]
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="no prepared dataset"):
+    with pytest.raises(InputError, match="not a prepared dataset"):
         write(tmp_path / "home", overwrite=True)
     assert sorted(os.listdir(tmp_path)) == ["home", "set"]
 
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be made"):
         write(tmp_path / "file" / "set")
-    with pytest.raises(InputError, match="no prepared dataset"):
+    with pytest.raises(InputError, match="not a prepared dataset"):
         write(tmp_path / "file")
     (tmp_path / "empty").mkdir()
     assert write(tmp_path / "empty").splits["train"].num_rows == 3

@@ -48,10 +48,7 @@ def write_dataset_folder(
         for split in SPLITS:
             table, path = splits[split], temporary / f"{split}.parquet"
             if not isinstance(table, pa.Table):
-                columns = {
-                    column: pa.array([row[column] for row in table], pa.string()) for column in manifest["columns"]
-                }
-                table = pa.table(columns)
+                table = pa.Table.from_pylist(table, pa.schema([(name, pa.string()) for name in manifest["columns"]]))
             pq.write_table(table, path, compression="zstd", compression_level=9)
             written["splits"][split] = {
                 **manifest.get("splits", {}).get(split, {}),

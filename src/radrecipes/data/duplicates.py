@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
+from sklearn.feature_extraction.text import CountVectorizer
 
 from radrecipes.data.normalise import matching_key
 
@@ -36,10 +37,11 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> np.nd
     distinct_of_text = [distinct.setdefault(shingles(text), len(distinct)) for text in texts]
     if not distinct:
         return np.zeros(0, dtype=int)
-    members = _membership(list(distinct), _vocabulary(list(distinct)))
+    members = _vectorizer().fit_transform(distinct)
+    # Columns from the rarest shingle to the most frequent, so that a row begins with its rarest members.
+    members = members[:, np.argsort(np.bincount(members.indices), kind="stable")]
+    members.sort_indices()
     sizes = np.diff(members.indptr)
-
-    # Columns are ordered from the rarest shingle to the most frequent, so a row begins with its rarest members.
     prefix_lengths = [size - math.ceil(threshold * size - 1e-9) + 1 for size in sizes]
     starts = members.indptr[:-1]
     kept = np.concatenate(
@@ -76,9 +78,9 @@ def largest_similarity(texts: Sequence[str], others: Sequence[str]) -> np.ndarra
     sets, other_sets = [shingles(text) for text in texts], list({shingles(other) for other in others})
     if not sets or not other_sets:
         return np.zeros(len(sets))
-    vocabulary = _vocabulary(other_sets)
-    other_members = _membership(other_sets, vocabulary)
-    members = _membership(sets, vocabulary)
+    vectorizer = _vectorizer()
+    other_members = vectorizer.fit_transform(other_sets)
+    members = vectorizer.transform(sets)
     # Shingles that no other text has are not in the vocabulary, so sizes come from the sets.
     sizes = np.array(list(map(len, sets)))
     other_sizes = np.diff(other_members.indptr)
@@ -97,20 +99,6 @@ def largest_similarity(texts: Sequence[str], others: Sequence[str]) -> np.ndarra
     return largest
 
 
-def _vocabulary(sets: Sequence[frozenset[str]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for members in sets:
-        for shingle in members:
-            counts[shingle] = counts.get(shingle, 0) + 1
-    ordered = sorted(counts, key=lambda shingle: (counts[shingle], shingle))
-    return {shingle: column for column, shingle in enumerate(ordered)}
-
-
-def _membership(sets: Sequence[frozenset[str]], vocabulary: dict[str, int]) -> sparse.csr_matrix:
-    rows = [sorted(vocabulary[shingle] for shingle in members if shingle in vocabulary) for members in sets]
-    lengths = np.array([len(row) for row in rows], dtype=np.int32)
-    indices = np.fromiter((column for row in rows for column in row), dtype=np.int32, count=int(lengths.sum()))
-    return sparse.csr_matrix(
-        (np.ones(len(indices), dtype=np.int32), indices, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
-        shape=(len(sets), len(vocabulary)),
-    )
+def _vectorizer() -> CountVectorizer:
+    """Makes a row for each set of shingles and a column for each shingle; unknown ones are ignored."""
+    return CountVectorizer(analyzer=lambda members: members, dtype=np.int32)
