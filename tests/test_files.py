@@ -64,7 +64,7 @@ def test_a_lock_names_its_holder_whose_death_frees_it(tmp_path):
     for _ in range(2):  # a refused process leaves the name alone
         with pytest.raises(LockedError) as refused, lock(path, wait=False):
             pass
-        assert refused.value.holder.startswith(f"process {holder.pid} on ")
+        assert str(refused.value).startswith(f"process {holder.pid} on ")
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     with lock(path, wait=False) as killed:

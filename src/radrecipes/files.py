@@ -9,11 +9,7 @@ from pathlib import Path
 
 
 class LockedError(Exception):
-    """Another process holds a lock: `holder`, as `process <pid> on <host>`."""
-
-    def __init__(self, holder: str):
-        super().__init__(holder)
-        self.holder = holder
+    """Another process holds a lock; the message is that process, as `process <pid> on <host>`."""
 
 
 def file_sha256(path: Path) -> str:

@@ -24,7 +24,6 @@ CONFIGURATIONS = {
     "zero3": (Engine.ZERO3, False),
 }
 GPU_CONFIGURATIONS = tuple(name for name, (_, on_cpu) in CONFIGURATIONS.items() if not on_cpu)
-BEGIN, END = "<!-- compatibility: generated, do not edit -->", "<!-- end of compatibility -->"
 
 
 class Verdict(enum.StrEnum):
@@ -52,6 +51,11 @@ class Entry:
     sources: tuple[str, ...] = ()
     needs: Mapping[str, Any] = field(default_factory=dict)
     excludes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def reported(self) -> str:
+        """The sources in parentheses; empty if there are none."""
+        return f" ({', '.join(self.sources)})" if self.sources else ""
 
 
 def _proved(*tests: str) -> Entry:
@@ -163,13 +167,13 @@ def check(recipe: Recipe, configuration: str) -> None:
     entry = TABLE[recipe.method, configuration]
     where = f"{recipe.path} with {configuration}.yaml"
     if entry.verdict == Verdict.REFUSED:
-        raise InputError(f"{entry.note}{_reported(entry)}", where)
+        raise InputError(f"{entry.note}{entry.reported}", where)
     for key, value in entry.needs.items():
         if recipe.resolved.get(key) != value:
-            raise InputError(f"{recipe.method} needs `{key}: {value}` there{_reported(entry)}", where)
+            raise InputError(f"{recipe.method} needs `{key}: {value}` there{entry.reported}", where)
     for key, values in entry.excludes.items():
         if recipe.resolved.get(key) in values:
-            raise InputError(f"`{key}: {recipe.resolved[key]}` fails there; use another{_reported(entry)}", where)
+            raise InputError(f"`{key}: {recipe.resolved[key]}` fails there; use another{entry.reported}", where)
 
 
 def describe(method: str) -> list[str]:
@@ -177,44 +181,6 @@ def describe(method: str) -> list[str]:
     lines = []
     for name in CONFIGURATIONS:
         entry = TABLE[method, name]
-        reason = ", ".join(entry.tests) if entry.verdict == Verdict.PROVED else f"{entry.note}{_reported(entry)}"
+        reason = ", ".join(entry.tests) if entry.verdict == Verdict.PROVED else f"{entry.note}{entry.reported}"
         lines.append(f"{name:<13}{entry.verdict:<10}{reason}")
     return lines
-
-
-def markdown() -> str:
-    """The table in Markdown: a row per method, a column per configuration, numbered reasons below."""
-    notes: dict[str, int] = {}
-    rows = [f"| | {' | '.join(CONFIGURATIONS)} |", "|---" * (len(CONFIGURATIONS) + 1) + "|"]
-    for method in METHODS:
-        cells = []
-        for name in CONFIGURATIONS:
-            entry = TABLE[method, name]
-            tests = ", ".join(f"`{test}`" for test in entry.tests)
-            reason = "; ".join(text for text in (_note(entry), tests) if text)
-            number = notes.setdefault(reason, len(notes) + 1)
-            cells.append(f"{entry.verdict} {number}")
-        rows.append(f"| {method} | {' | '.join(cells)} |")
-    reasons = (f"{number}. {reason}" for reason, number in notes.items())
-    return "\n".join(
-        [*rows, "", "<details><summary>Tests, sources and reasons</summary>", "", *reasons, "", "</details>"]
-    )
-
-
-def with_table(document: str) -> str:
-    """A Markdown document with the table inserted between its two markers."""
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"the lines `{BEGIN}` and `{END}` are missing; add them to the document")
-    return f"{head}{BEGIN}\n{markdown()}\n{END}{tail}"
-
-
-def _note(entry: Entry) -> str:
-    fields = ", ".join(f"`{key}: {value}`" for key, value in entry.needs.items())
-    needs = f"; the recipe needs {fields}" if fields else ""
-    return f"{entry.note}{needs}{_reported(entry)}"
-
-
-def _reported(entry: Entry) -> str:
-    return f" ({', '.join(entry.sources)})" if entry.sources else ""

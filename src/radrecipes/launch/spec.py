@@ -201,13 +201,10 @@ def check_processes(spec: LaunchSpec | None, args: "TrainingArguments") -> Launc
         return LaunchSpec(processes, Engine.DDP if processes > 1 else Engine.ONE_PROCESS, on_cpu)
     check_world_size(spec, processes)
     if spec.on_cpu is not None and on_cpu != spec.on_cpu:
+        found = "the CPU" if on_cpu else "a GPU"
+        fix = f"set {USE_CPU_VARIABLE}=true, or start it with scripts/launch.py"
         if on_cpu:
-            found, fix = (
-                "the CPU",
-                f"unset {USE_CPU_VARIABLE}, or use cpu.yaml or cpu_2proc.yaml of accelerate_configs/",
-            )
-        else:
-            found, fix = "a GPU", f"set {USE_CPU_VARIABLE}=true, or start it with scripts/launch.py"
+            fix = f"unset {USE_CPU_VARIABLE}, or use cpu.yaml or cpu_2proc.yaml of accelerate_configs/"
         raise InputError(f"the launcher requested {spec}, but this process is on {found}; {fix}")
     return LaunchSpec(processes, spec.engine, on_cpu)
 

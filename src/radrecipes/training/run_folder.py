@@ -41,7 +41,7 @@ def locked(folder: Path) -> Iterator[str]:
             killed = stack.enter_context(lock(folder / _LOCK, wait=False))
         except LockedError as error:
             raise OutputInUseError(
-                f"{folder}: another run uses this folder ({error.holder}); wait, or set --output_dir"
+                f"{folder}: another run uses this folder ({error}); wait, or set --output_dir"
             ) from None
         except OSError as error:  # the first write, so a full disk shows here
             raise InputError(
