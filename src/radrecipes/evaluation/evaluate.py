@@ -120,8 +120,9 @@ def evaluate_labels(
         systems,
         task=task.name,
         label_set=predictor.label_set,
-        train_notes=train.notes,
-        train_labels=train.references,
+        train=train,
+        validation_rows=validation,
+        validation_systems=validated,
         embedder=embedder,
         split=options.split,
         dataset=_facts(dataset),
@@ -132,8 +133,6 @@ def evaluate_labels(
             "left_out_share": left_out,  # the fraction of labels whose score is a bound
         },
         seeds=_seeds(predictor),
-        validation_rows=validation,
-        validation_systems=validated,
         calibration=calibration,
         targets=[choice.target_accuracy for choice in policy.thresholds] if policy else TARGETS,
     )

@@ -115,15 +115,14 @@ def compute_metrics(
     *,
     task: str,
     label_set: LabelSet,
-    train_notes: Sequence[str],
-    train_labels: Sequence[str],
+    train: EvaluationRows,
+    validation_rows: EvaluationRows,
+    validation_systems: Mapping[str, Sequence[SystemOutput]],
     embedder: TextEmbedder,
     split: str,
     dataset: Mapping[str, Any],
     decoding: Mapping[str, Any],
     seeds: Mapping[str, int],
-    validation_rows: EvaluationRows | None = None,
-    validation_systems: Mapping[str, Sequence[SystemOutput]] | None = None,
     calibration: Mapping[str, Any] | None = None,
     targets: Sequence[float] = TARGETS,
     resamples: int = 2000,
@@ -135,23 +134,17 @@ def compute_metrics(
 
     Args:
         systems: Answers of each system; `adapter` is compared with the best baseline, `tfidf_logistic_regression` and `base`.
+        validation_rows: Rows that thresholds and the best baseline are chosen on.
+        validation_systems: Answers to the validation rows; a system without them gets no thresholds.
         dataset: At least `name`, `access` and `digest` of the dataset.
         decoding: How the answers were generated.
         seeds: Includes `bootstrap`.
-        validation_rows: Rows that thresholds and the best baseline are chosen on.
-        validation_systems: Answers to the validation rows; a system without them gets no thresholds.
         calibration: Temperature and calibration error of the model.
     """
     if not len(rows.ids):
         raise InputError("there are no rows to evaluate; choose a non-empty split")
-    _check_answers(rows, systems)
-    if validation_rows is None:
-        validation_systems = {}
-    else:
-        validation_systems = validation_systems or {}
-        _check_answers(validation_rows, validation_systems)
     draws = {"resamples": resamples, "seed": seeds["bootstrap"]}
-    majority = majority_class(train_labels)
+    majority = majority_class(train.references)
 
     # One call embeds every distinct text; later calls only look vectors up.
     texts = [output.text for outputs in systems.values() for output in outputs]
@@ -162,10 +155,10 @@ def compute_metrics(
         for name, outputs in validation_systems.items()
         if (validation := confident_answers(validation_rows, outputs))
     }
-    best = best_baseline(validation_rows, validation_systems) if validation_systems else None
-    opponents = [best["name"], LINEAR, BASE] if best else [LINEAR, BASE]
-    shown = [name for name in (ADAPTER, best["name"] if best else None) if name in systems]
-    masks = slice_masks(rows.notes, rows.references, train_notes, train_labels, label_set)
+    best = best_baseline(validation_rows, validation_systems)
+    best_name = best["name"] if best else None
+    masks = slice_masks(rows.notes, rows.references, train.notes, train.references, label_set)
+    right = {name: _correct(rows, systems[name]) for name in (ADAPTER, best_name) if name in systems}
     return {
         "task": task,
         "split": split,
@@ -186,25 +179,17 @@ def compute_metrics(
         "best_baseline": best,
         "comparisons": [
             _comparison(rows, systems, other, draws)
-            for other in dict.fromkeys(opponents)
+            for other in dict.fromkeys((best_name, LINEAR, BASE))
             if ADAPTER in systems and other in systems
         ],
         "calibration": dict(calibration) if calibration else None,
-        "slices": slice_metrics(masks, rows.groups, {name: _correct(rows, systems[name]) for name in shown}, **draws),
+        "slices": slice_metrics(masks, rows.groups, right, **draws),
         "semantic_similarity": {
             "model": embedder.name,
             "chance": similarity_chance_levels(rows.references, label_set.names, majority, embedder),
         },
         "train_majority_label": majority,
     }
-
-
-def _check_answers(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> None:
-    if len({len(rows.ids), len(rows.groups), len(rows.notes), len(rows.references)}) != 1:
-        raise ValueError("ids, groups, notes and references must have one length")
-    for name, outputs in systems.items():
-        if len(outputs) != len(rows.ids):
-            raise ValueError(f"system {name!r} has {len(outputs)} answers for {len(rows.ids)} rows")
 
 
 def _correct(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> np.ndarray:

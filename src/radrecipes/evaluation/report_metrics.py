@@ -47,7 +47,7 @@ class ReportEvaluation(TextEvaluation):
     def __init__(self, task: ReportWritingTask, rows: Sequence[Mapping[str, Any]]):
         super().__init__(task, rows)
         self.requests = [task.request(inputs) for inputs in self.inputs]
-        self._keys = [format_observations(request) for request in self.requests]
+        self.keys = [format_observations(request) for request in self.requests]
 
     def baselines(self, train: "ReportEvaluation") -> dict[str, list[WrittenText]]:
         """The report of the training study with the nearest labels, and the template writer; both see what the model sees."""
@@ -59,14 +59,11 @@ class ReportEvaluation(TextEvaluation):
             TEMPLATE_WRITER: [WrittenText(self.task.fallback(inputs), source=TEMPLATE) for inputs in self.inputs],
         }
 
-    def _check_key(self, place: int) -> str:
-        return self._keys[place]
-
     def _check(self, place: int, text: str) -> ReportCheck:
         return self.task.check_against(self.requests[place], text)
 
     def _row_columns(self, showable: bool) -> dict[str, list[str]]:
-        columns = {"observations": self._keys}
+        columns = {"observations": self.keys}
         if showable:
             columns |= {f"reference_{name}": [row[name] for row in self.rows] for name in ("findings", "impression")}
         return columns

@@ -16,7 +16,6 @@ from radrecipes.training.identity import NOT_OF_RESULT, without
 
 # In a release
 RESULTS_FILE = "results.json"
-DECISION_FIGURES = ("coverage", "accuracy", "area_under_risk_coverage")
 # What the manifests of all runs of one result share, in addition to the recipe.
 _SAME_IN_ALL_RUNS = (("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256"))
 _FIRST_SEED = 42
@@ -74,19 +73,25 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
             raise InputError(
                 f"seed {manifest['training']['seed']} differs in {', '.join(differing)}; train it from scratch"
             )
-    metrics_of_seeds = [found for _, found in runs]
-    about = _about_choices(metrics_of_seeds) if isinstance(task_of(metrics), LabelTask) else _about_texts(metrics)
+    task, metrics_of_seeds = task_of(metrics), [found for _, found in runs]
+    seeds = [_seed_row(manifest, found, task) for manifest, found in runs]
+    recipe = first["recipe"]
     return {
-        "recipe": first["recipe"]["name"],
+        "recipe": recipe["name"],
         "fields": fields,
-        **({"resolved": _resolved(first)} if "resolved" in first["recipe"] else {}),
+        **({"resolved": without(recipe["resolved"], NOT_OF_RESULT)} if "resolved" in recipe else {}),
         "task": metrics["task"],
         "split": metrics["split"],
         "rows": metrics["rows"],
         "groups": metrics["groups"],
-        "systems": {system: _headline_over_seeds(metrics_of_seeds, system) for system in metrics["systems"]},
-        **about,
-        "seeds": [_seed_row(manifest, found) for manifest, found in runs],
+        "systems": {
+            system: {
+                metric.name: _headline_over_seeds(metrics_of_seeds, system, metric.name) for metric in task.headline
+            }
+            for system in metrics["systems"]
+        },
+        **(_choices_over_seeds(seeds) if isinstance(task, LabelTask) else _about_texts(metrics)),
+        "seeds": seeds,
         "base": first["base"],
         "data": first["data"],
         "prompt": first["prompt"],
@@ -167,36 +172,30 @@ def _decisive_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return without(manifest["recipe"]["fields"], NOT_OF_RESULT)
 
 
-def _resolved(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with defaults filled in."""
-    return without(manifest["recipe"]["resolved"], NOT_OF_RESULT)
-
-
 def _over_some(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
     """[`over_seeds`] of the seeds that have the metric; `None` if none does."""
     known = [value for value in values if value is not None]
     return over_seeds(known) if known else None
 
 
-def _headline_over_seeds(metrics_of_seeds: Sequence[dict[str, Any]], system: str) -> dict[str, Any]:
-    """The headline metrics of a system over the seeds that evaluated it."""
-    measured = [metrics["systems"][system] for metrics in metrics_of_seeds if system in metrics["systems"]]
-    return {
-        metric.name: _over_some([metric_value(found[metric.name]) for found in measured])
-        for metric in task_of(metrics_of_seeds[0]).headline
-    }
+def _headline_over_seeds(
+    metrics_of_seeds: Sequence[dict[str, Any]], system: str, metric: str
+) -> dict[str, Any] | None:
+    """A headline metric of a system over the seeds that evaluated it."""
+    systems = [metrics["systems"] for metrics in metrics_of_seeds]
+    return _over_some([metric_value(found[system][metric]) for found in systems if system in found])
 
 
-def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    task = task_of(metrics)
+def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any], task: Task) -> dict[str, Any]:
     system = metrics["systems"][task.main_system]
+    training = manifest["training"]
     return {
-        "seed": manifest["training"]["seed"],
+        "seed": training["seed"],
         **{metric.name: metric_value(system[metric.name]) for metric in task.headline},
-        **(_choices_of_seed(metrics) if isinstance(task, LabelTask) else _texts_of_seed(metrics)),
-        "mean_loss": manifest["training"]["mean_loss"],
-        **{key: manifest["training"][key] for key in ("first_losses",) if key in manifest["training"]},
-        "seconds": manifest["training"]["seconds"],
+        **(_choices_of_seed(metrics) if isinstance(task, LabelTask) else _texts_of_seed(metrics, system["guard"])),
+        "mean_loss": training["mean_loss"],
+        **{key: training[key] for key in ("first_losses",) if key in training},
+        "seconds": training["seconds"],
         "hardware": manifest["hardware"],
         "adapter_sha256": metrics.get("adapter_sha256"),
         "training_code": manifest["code"],
@@ -209,57 +208,42 @@ def _about_texts(metrics: dict[str, Any]) -> dict[str, Any]:
     return {"system_rows": {name: count for name, count in rows.items() if count < metrics["rows"]}}
 
 
-def _texts_of_seed(metrics: dict[str, Any]) -> dict[str, Any]:
-    guard = metrics["systems"][task_of(metrics).main_system]["guard"]
-    return {
-        "guard": {outcome: count for outcome, count in guard.items() if outcome != "reasons"},
-        "comparisons": metrics["comparisons"],
-    }
-
-
-def _about_choices(metrics_of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {"calibration": _calibration(metrics_of_seeds), "decisions": _decisions(metrics_of_seeds)}
+def _texts_of_seed(metrics: dict[str, Any], guard: dict[str, Any]) -> dict[str, Any]:
+    outcomes = {outcome: count for outcome, count in guard.items() if outcome != "reasons"}
+    return {"guard": outcomes, "comparisons": metrics["comparisons"]}
 
 
 def _choices_of_seed(metrics: dict[str, Any]) -> dict[str, Any]:
     pairs = {pair["second"]: pair for pair in metrics["comparisons"]}
     best = (metrics.get("best_baseline") or {}).get("name")
+    found = metrics.get("calibration")
+    error = found["after"]["expected_calibration_error"] if found else None
+    # The adapter and the best baseline, if their answers have a confidence
+    deciding = [name for name in (ADAPTER, best) if "selective" in metrics["systems"].get(name, {})]
     return {
-        "calibration": _calibration_of(metrics),
-        "decisions": {system: _decisions_of(metrics, system) for system in _deciding_systems(metrics)} or None,
+        "calibration": {"temperature": found["temperature"], "expected_calibration_error": error} if found else None,
+        "decisions": {system: _decisions_of(metrics, system) for system in deciding} or None,
         "against_linear": pairs.get("tfidf_logistic_regression"),
         "against_best_baseline": pairs.get(best),
     }
 
 
-def _calibration(metrics_of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    rows = [row for row in map(_calibration_of, metrics_of_seeds) if row]
-    return {key: over_seeds([row[key] for row in rows]) for key in rows[0]} if rows else None
+def _choices_over_seeds(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over what [`_choices_of_seed`] returned for the seeds."""
+    calibrations = [seed["calibration"] for seed in seeds if seed["calibration"]]
+    decided: dict[str, list[dict[str, Any]]] = {}
+    for seed in seeds:
+        for system, figures in (seed["decisions"] or {}).items():
+            decided.setdefault(system, []).append(figures)
+    systems = {system: _each_over_some(rows) for system, rows in decided.items()}
+    return {
+        "calibration": _each_over_some(calibrations) if calibrations else None,
+        "decisions": {"target_accuracy": DEFAULT_TARGET, "systems": systems} if systems else None,
+    }
 
 
-def _calibration_of(metrics: dict[str, Any]) -> dict[str, float] | None:
-    calibration = metrics.get("calibration")
-    if not calibration:
-        return None
-    error = calibration["after"]["expected_calibration_error"]
-    return {"temperature": calibration["temperature"], "expected_calibration_error": error}
-
-
-def _decisions(metrics_of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    systems = dict.fromkeys(system for metrics in metrics_of_seeds for system in _deciding_systems(metrics))
-    if not systems:
-        return None
-    summary: dict[str, Any] = {"target_accuracy": DEFAULT_TARGET, "systems": {}}
-    for system in systems:
-        rows = [_decisions_of(metrics, system) for metrics in metrics_of_seeds if system in _deciding_systems(metrics)]
-        summary["systems"][system] = {figure: _over_some([row[figure] for row in rows]) for figure in DECISION_FIGURES}
-    return summary
-
-
-def _deciding_systems(metrics: dict[str, Any]) -> list[str]:
-    """The adapter and the best baseline, if their answers have a confidence."""
-    best = (metrics.get("best_baseline") or {}).get("name")
-    return [name for name in ("adapter", best) if "selective" in metrics["systems"].get(name, {})]
+def _each_over_some(rows: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+    return {key: _over_some([row[key] for row in rows]) for key in rows[0]}
 
 
 def _decisions_of(metrics: dict[str, Any], system: str) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ from radrecipes.statistics import bootstrap_interval, mean_statistic
 FEWEST_ROWS = 20
 RARE_BELOW, COMMON_FROM = 20, 100
 NOT_STATED = "not stated"
+NEAR_DUPLICATE = 0.8
 
 
 def slice_masks(
@@ -21,7 +22,6 @@ def slice_masks(
     train_notes: Sequence[str],
     train_labels: Sequence[str],
     label_set: LabelSet,
-    near_duplicate_threshold: float = 0.8,
 ) -> list[tuple[str, str, np.ndarray]]:
     """Name, value and row mask of every slice; each row has exactly one value of each slice.
 
@@ -33,7 +33,7 @@ def slice_masks(
     words = np.array([len(note.split()) for note in notes])
     short, medium = _thirds([len(note.split()) for note in train_notes])
     # The same tolerance as in the audit, so that both count the same notes.
-    duplicate = largest_similarity(notes, train_notes) >= near_duplicate_threshold - 1e-9
+    duplicate = largest_similarity(notes, train_notes) >= NEAR_DUPLICATE - 1e-9
     masks = [
         ("label frequency", f"rare (under {RARE_BELOW} training rows)", frequencies < RARE_BELOW),
         (

@@ -37,15 +37,14 @@ class TextEvaluation:
     def __init__(self, task: TextTask, rows: Sequence[Mapping[str, Any]]):
         self.task, self.rows = task, rows
         self.inputs = [task.inputs(row) for row in rows]
+        # What a check depends on, besides the text
+        self.keys = [inputs[task.input_column] for inputs in self.inputs]
         self.groups = [row["group"] for row in rows]
 
     def baselines(self, train: "TextEvaluation") -> dict[str, list[WrittenText]]:
         """What systems without training write: the target of the training row with the most similar input."""
-        column = self.task.input_column
-        nearest = fit_nearest_neighbour(
-            [row[column] for row in train.inputs], [self.task.target(row) for row in train.rows]
-        )
-        return {NEAREST: [WrittenText(text) for text in nearest.predict([row[column] for row in self.inputs])]}
+        nearest = fit_nearest_neighbour(train.keys, [self.task.target(row) for row in train.rows])
+        return {NEAREST: [WrittenText(text) for text in nearest.predict(self.keys)]}
 
     def checks(self, systems: Systems) -> dict[str, list[Check | None]]:
         """The task's check of every text, once per distinct text and input; `None` where the system was not asked."""
@@ -54,12 +53,14 @@ class TextEvaluation:
         def check(text: WrittenText | None, place: int) -> Check | None:
             if text is None:
                 return None
-            key = (text.text, self._check_key(place))
+            key = (text.text, self.keys[place])
             if key not in known:
                 known[key] = self._check(place, text.text)
             return known[key]
 
-        self._require_all_rows(systems)
+        for name, texts in systems.items():
+            if len(texts) != len(self.rows):
+                raise ValueError(f"system {name!r} has {len(texts)} texts for {len(self.rows)} rows")
         return {name: [check(text, place) for place, text in enumerate(texts)] for name, texts in systems.items()}
 
     def metrics(
@@ -87,7 +88,6 @@ class TextEvaluation:
         """
         if not self.rows:
             raise InputError("there are no rows to evaluate; choose a non-empty split")
-        self._require_all_rows(systems)
         draws = {"resamples": resamples, "seed": seeds["bootstrap"]}
         references = [self.task.reference(row) for row in self.rows]
         measured, rouge = {}, {}
@@ -154,9 +154,6 @@ class TextEvaluation:
             columns[f"{name}_stopped"] = pd.array([text and text.stopped for text in texts], dtype="boolean")
         return pd.DataFrame(columns)
 
-    def _check_key(self, place: int) -> str:
-        return self.inputs[place][self.task.input_column]
-
     def _check(self, place: int, text: str) -> Check:
         return self.task.check(self.inputs[place], text)
 
@@ -167,16 +164,7 @@ class TextEvaluation:
     def _row_columns(self, showable: bool) -> dict[str, list[str]]:
         if not showable:
             return {}
-        column = self.task.input_column
-        return {
-            column: [row[column] for row in self.inputs],
-            "reference": [self.task.target(row) for row in self.rows],
-        }
-
-    def _require_all_rows(self, systems: Systems) -> None:
-        for name, texts in systems.items():
-            if len(texts) != len(self.rows):
-                raise ValueError(f"system {name!r} has {len(texts)} texts for {len(self.rows)} rows")
+        return {self.task.input_column: self.keys, "reference": [self.task.target(row) for row in self.rows]}
 
     def _guard_counts(self, texts: Sequence[WrittenText], checks: Sequence[Check]) -> dict[str, Any]:
         # With a fallback nothing remains refused, whatever the labeller finds in a sentence of the template.
