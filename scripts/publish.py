@@ -87,7 +87,6 @@ def main() -> None:
             private=not (args.public or args.gated),
             gated="manual" if args.gated else None,
             tag=release.tag,
-            message=f"Release {release.tag}",
             on_step=print,
         )
         done = "published" if published.changed else "nothing to do, already published:"

@@ -76,7 +76,7 @@ class HubClient:
 def _publish(folder: Path, repo_id: str, options: dict) -> Outcome:
     outcome = Outcome()
     os.environ["HF_TOKEN"] = options.pop("token", TOKEN)
-    options = {"repo_type": "model", "private": True, "tag": "v2.0", "message": "Release v2.0", **options}
+    options = {"repo_type": "model", "private": True, "tag": "v2.0", **options}
     try:
         outcome.result = publish_folder(
             folder, repo_id, on_step=outcome.steps.append, sleep=outcome.waits.append, **options

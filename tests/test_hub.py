@@ -310,7 +310,7 @@ def test_a_hub_that_never_answers_ends_in_one_line(tmp_path, repo_id):
         "from radrecipes.hub.publish import publish_folder\n"
         "connection.TIMEOUT = httpx2.Timeout(0.2)\n"
         "try:\n"
-        "    publish_folder(sys.argv[1], sys.argv[2], repo_type='model', private=True, tag='v2.0', message='x')\n"
+        "    publish_folder(sys.argv[1], sys.argv[2], repo_type='model', private=True, tag='v2.0')\n"
         "except InputError as error:\n"
         "    print(error)\n"
     )

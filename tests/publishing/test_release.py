@@ -154,7 +154,8 @@ def test_no_path_of_this_machine_is_published_and_the_recipe_still_says_what_was
     published, trained = parse_recipe(release.folder / "recipe.yaml"), parse_recipe(run / "recipe.yaml")
     assert published.arguments.dataset == "data/orders" and "output_dir" not in published.fields
     assert published.fields["chat_template_path"] == "own.jinja"
-    assert published.digest == release.manifest["recipe"]["digest"]
+    manifest = json.loads((release.folder / "manifest.json").read_text("utf-8"))
+    assert published.digest == manifest["recipe"]["digest"]
     same = trained.fields.keys() - {"dataset", "output_dir", "chat_template_path"}
     assert all(published.fields[name] == trained.fields[name] for name in same)
     assert finished.dataset_folder == tmp_path / "elsewhere" / "orders"
@@ -190,11 +191,11 @@ CHANGED = {
     "data": (lambda run: change_json(run / "evaluation" / "metrics.json", "dataset", digest="0"), "another dataset"),
     "metrics in UTF-16": (
         lambda run: (run / "evaluation" / "metrics.json").write_bytes("{}".encode("utf-16")),
-        "no evaluation in JSON",
+        "not an evaluation in JSON",
     ),
     "metrics of nothing": (
         lambda run: (run / "evaluation" / "metrics.json").write_text("[]"),
-        "no evaluation in JSON",
+        "not an evaluation in JSON",
     ),
     "adapter's configuration": (
         lambda run: (run / "adapter" / "adapter_config.json").write_bytes(b"\xff"),

@@ -25,6 +25,7 @@ from radrecipes import __version__
 from radrecipes.errors import InputError
 
 RepoType = Literal["model", "dataset"]
+RepoInfo = ModelInfo | DatasetInfo
 RETRY = "run the same command again; it continues where it stopped"
 # Seconds before each retry, in addition to the client's own retries.
 WAITS = (1, 2, 4, 8, 8)
@@ -161,10 +162,10 @@ class Repository:
                 self.sleep(pause)
         raise AssertionError("the last round returns or raises")
 
-    def info(self, step: str, revision: str | None = None) -> ModelInfo | DatasetInfo | None:
+    def info(self, step: str, revision: str | None = None) -> RepoInfo | None:
         """Commit, files and visibility at a revision; `None` if it does not exist."""
 
-        def repo_info() -> ModelInfo | DatasetInfo | None:
+        def repo_info() -> RepoInfo | None:
             try:
                 return self.api.repo_info(
                     self.repo_id, repo_type=self.repo_type, revision=revision, files_metadata=True
@@ -180,13 +181,12 @@ class Repository:
 
     def download(self, commit: str, *, step: str = "download", **options: Any) -> Path:
         """Download all files of a commit into a cache."""
-        return Path(
-            self.call(
-                step,
-                lambda: snapshot_download(self.repo_id, repo_type=self.repo_type, revision=commit, **options),
-            )
-        )
+        options |= {"repo_type": self.repo_type, "revision": commit}
+        return Path(self.call(step, lambda: snapshot_download(self.repo_id, **options)))
+
+    def error(self, step: str, what: str) -> InputError:
+        """The error of a step, for the caller to raise."""
+        return InputError(f"{self.repo_id}: {step}: {what}")
 
     def _explained(self, step: str, failure: Failure) -> InputError:
-        fix = failure.fix(self.repo_id.split("/")[0])
-        return InputError(f"{self.repo_id}: {step}: {failure.reason}; {fix}")
+        return self.error(step, f"{failure.reason}; {failure.fix(self.repo_id.split('/')[0])}")

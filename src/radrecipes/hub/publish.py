@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, ModelInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-from radrecipes.errors import InputError
-from radrecipes.hub.connection import RETRY, WAITS, Repository, RepoType
+from radrecipes.hub.connection import RETRY, WAITS, RepoInfo, Repository, RepoType
 from radrecipes.hub.reference import check_repo_id, check_tag
 from radrecipes.hub.release_files import HUB_FILE, difference_of, git_blob_id, release_files, sha256_of_files
-
-RepoInfo = ModelInfo | DatasetInfo
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,6 @@ class Published:
     """A release on the Hub; `files` maps path to sha256, computed from the bytes that the Hub sent back."""
 
     commit: str
-    tag: str
     files: dict[str, str]
     changed: bool  # False if the same release was already there
 
@@ -34,7 +30,6 @@ def publish_folder(
     repo_type: RepoType,
     private: bool,
     tag: str,
-    message: str,
     gated: Literal["auto", "manual"] | None = None,
     on_step: Callable[[str], None] = lambda step: None,
     sleep: Callable[[float], None] = time.sleep,
@@ -73,39 +68,35 @@ def publish_folder(
     tagged = repository.info("tag", tag)
     if tagged is not None:
         if difference := _remote_difference(tagged, folder, files):
-            raise InputError(
-                f"{repo_id}: tag: {tag} exists already with other content ({difference}); published tags do not move, "
-                "choose a new one"
-            )
+            fix = "published tags do not move, choose a new one"
+            raise repository.error("tag", f"{tag} exists already with other content ({difference}); {fix}")
         on_step(f"{tag} exists already; reading every file back")
         _check_content(repository, tagged.sha, folder, files, "the tag points to it")
-        return Published(tagged.sha, tag, files, changed=False)
+        return Published(tagged.sha, files, changed=False)
 
     if _remote_difference(head, folder, files) is None:
         commit = head.sha  # an earlier call was interrupted between commit and tag
     else:
         on_step(f"uploading {len(files)} files in one commit")
-        commit = _commit(repository, folder, files, message, head)
+        commit = _commit(repository, folder, files, tag, head)
     on_step("reading every file back")
     _check_content(repository, commit, folder, files, "no tag was set")
 
     on_step(f"setting the tag {tag}")
-    _set_tag(repository, tag, commit, message)
+    _set_tag(repository, tag, commit)
     tagged = repository.info("tag", tag)
     if tagged is None or tagged.sha != commit:
-        raise InputError(f"{repo_id}: tag: {tag} does not point to {commit[:12]}; {RETRY}")
+        raise repository.error("tag", f"{tag} does not point to {commit[:12]}; {RETRY}")
     _check_visibility(repository, tagged, private)
-    return Published(commit, tag, files, changed=True)
+    return Published(commit, files, changed=True)
 
 
 def _check_role(repository: Repository) -> None:
     """Raise if the token is read-only: creating a repository that exists would not reveal this."""
     facts = repository.call("token", repository.api.whoami)
     if ((facts.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
-        raise InputError(
-            f"{repository.repo_id}: token: the token of {facts.get('name')} is read-only; create one with write access "
-            "on the Hub under Settings, Access Tokens"
-        )
+        fix = "create one with write access on the Hub under Settings, Access Tokens"
+        raise repository.error("token", f"the token of {facts.get('name')} is read-only; {fix}")
 
 
 def _create(repository: Repository, private: bool) -> RepoInfo:
@@ -125,17 +116,14 @@ def _create(repository: Repository, private: bool) -> RepoInfo:
         if wait is not None:
             repository.on_step(f"create: it was created but is not visible yet; next attempt in {wait} s")
             repository.sleep(wait)
-    raise InputError(
-        f"{repository.repo_id}: create: it was created, but your token may not see it; choose another name"
-    )
+    raise repository.error("create", "it was created, but your token may not see it; choose another name")
 
 
 def _check_visibility(repository: Repository, info: RepoInfo, private: bool) -> None:
     if info.private is not private:
-        raise InputError(
-            f"{repository.repo_id}: visibility: the repository is {_visibility(bool(info.private))}, not "
-            f"{_visibility(private)} as requested; change that in its settings on the Hub, or choose another repository"
-        )
+        fix = "change that in its settings on the Hub, or choose another repository"
+        what = f"the repository is {_visibility(bool(info.private))}, not {_visibility(private)} as requested; {fix}"
+        raise repository.error("visibility", what)
 
 
 def _visibility(private: bool) -> str:
@@ -149,11 +137,11 @@ def _set_gated(repository: Repository, gated: Literal["auto", "manual"]) -> Repo
     )
     head = repository.info("settings")
     if head is None or head.gated != gated:
-        raise InputError(f"{repository.repo_id}: settings: access is not {gated}; set it in its settings on the Hub")
+        raise repository.error("settings", f"access is not {gated}; set it in its settings on the Hub")
     return head
 
 
-def _commit(repository: Repository, folder: Path, files: Mapping[str, str], message: str, head: RepoInfo) -> str:
+def _commit(repository: Repository, folder: Path, files: Mapping[str, str], tag: str, head: RepoInfo) -> str:
     """Make the branch contain exactly these files, in one commit on top of `head`; returns the commit."""
     stale = [file.rfilename for file in head.siblings or [] if file.rfilename not in {*files, HUB_FILE}]
 
@@ -163,7 +151,7 @@ def _commit(repository: Repository, folder: Path, files: Mapping[str, str], mess
         return repository.api.create_commit(
             repository.repo_id,
             [*deletions, *additions],
-            commit_message=message,
+            commit_message=f"Release {tag}",
             repo_type=repository.repo_type,
             parent_commit=head.sha,
         ).oid
@@ -173,9 +161,7 @@ def _commit(repository: Repository, folder: Path, files: Mapping[str, str], mess
         if now is not None and _remote_difference(now, folder, files) is None:
             return now.sha
         if now is not None and now.sha != head.sha:
-            raise InputError(
-                f"{repository.repo_id}: commit: someone else changed it in the meantime; {RETRY}"
-            ) from error
+            raise repository.error("commit", f"someone else changed it in the meantime; {RETRY}") from error
         return None
 
     return repository.call("commit", create_commit, landed=landed)
@@ -191,27 +177,22 @@ def _check_content(repository: Repository, commit: str, folder: Path, files: Map
         if difference is None:
             return
         repository.on_step(f"read back: {difference}" + ("; reading again" if attempt == 0 else ""))
-    raise InputError(
-        f"{repository.repo_id}: read back: {difference} at commit {commit[:12]}; {state}; delete the repository on the "
-        "Hub or choose another one, and publish again"
-    )
+    fix = "delete the repository on the Hub or choose another one, and publish again"
+    raise repository.error("read back", f"{difference} at commit {commit[:12]}; {state}; {fix}")
 
 
-def _set_tag(repository: Repository, tag: str, commit: str, message: str) -> None:
+def _set_tag(repository: Repository, tag: str, commit: str) -> None:
     """Set the tag on a commit; one that exists by then must point to the same commit."""
 
     def create_tag() -> bool:
-        repository.api.create_tag(
-            repository.repo_id, tag=tag, tag_message=message, revision=commit, repo_type=repository.repo_type
-        )
+        options = {"tag": tag, "tag_message": f"Release {tag}", "revision": commit}
+        repository.api.create_tag(repository.repo_id, repo_type=repository.repo_type, **options)
         return True
 
     def landed(error: Exception) -> bool | None:
         now = repository.info("tag", tag)
         if now is not None and now.sha != commit:
-            raise InputError(
-                f"{repository.repo_id}: tag: {tag} was set on other content meanwhile; choose a new tag"
-            ) from error
+            raise repository.error("tag", f"{tag} was set on other content meanwhile; choose a new tag") from error
         return now is not None or None
 
     repository.call("tag", create_tag, landed=landed)

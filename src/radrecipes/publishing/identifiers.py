@@ -12,7 +12,8 @@ without a title; given names alone; towns without a state; languages other than 
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from radrecipes.errors import InputError
 from radrecipes.publishing.identifier_rules import BY_CAPITALS, RULES, WITHOUT_DIGIT
@@ -65,24 +66,23 @@ def find_identifiers(text: str) -> list[TextSpan]:
 
 def _checked_numbers(text: str) -> Iterator[tuple[str, int, int]]:
     """What presidio's recognisers find in a long number."""
-    for kind, recogniser in _checked_recognisers():
+    for kind, recogniser in _checked_recognisers().items():
         for result in recogniser.analyze(text, recogniser.supported_entities, None) or ():
             if result.score >= _LOWEST_SCORE:
                 yield kind, result.start, result.end
 
 
 @functools.lru_cache(maxsize=1)
-def _checked_recognisers() -> list[tuple[str, Callable]]:
+def _checked_recognisers() -> dict[str, Any]:
     """Presidio's recognisers that use telephone plans or check digits."""
     try:
         from presidio_analyzer import predefined_recognizers as recognisers
     except ImportError as error:
         raise InputError('the gates before publishing need pip install "radrecipes[publish]"') from error
-    kinds = {
+    return {
         "phone number": recognisers.PhoneRecognizer(supported_regions=("US", "GB", "DE", "FR", "IN")),
         "account number": recognisers.CreditCardRecognizer(),
         "bank account": recognisers.IbanRecognizer(),
         "national number": recognisers.NhsRecognizer(),
         "licence number": recognisers.MedicalLicenseRecognizer(),
     }
-    return list(kinds.items())

@@ -5,9 +5,9 @@ checks lines with capitalised words that no list explains.
 """
 
 import functools
-import importlib.resources
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import yaml
 
@@ -118,15 +118,11 @@ def person_names(text: str, found: Sequence[TextSpan]) -> Iterator[tuple[int, in
                     other.overlaps(line.start() + start, line.start() + end) for other in found
                 ) and not _is_thing(line[0], start, end):
                     doubtful.append((start, end))
-        if doubtful:
-            entities = [
-                (entity.start_char, entity.end_char)
-                for entity in _name_recogniser()(line[0]).ents
-                if entity.label_ == "PERSON"
-            ]
-            for start, end in doubtful:
-                if any(first < end and start < last for first, last in entities):
-                    yield line.start() + start, line.start() + end
+        entities = _name_recogniser()(line[0]).ents if doubtful else ()
+        people = [(entity.start_char, entity.end_char) for entity in entities if entity.label_ == "PERSON"]
+        for start, end in doubtful:
+            if any(first < end and start < last for first, last in people):
+                yield line.start() + start, line.start() + end
 
 
 def _is_one_case(line: str) -> bool:
@@ -234,8 +230,7 @@ def _is_thing(line: str, start: int, end: int) -> bool:
 @functools.lru_cache(maxsize=1)
 def _not_people() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     """Eponyms and products, nouns that follow an eponym, and words of headings, all in lower case."""
-    text = (importlib.resources.files("radrecipes.publishing") / "not_people.yaml").read_text(encoding="utf-8")
-    lists = yaml.safe_load(text)
+    lists = yaml.safe_load(Path(__file__).with_name("not_people.yaml").read_text(encoding="utf-8"))
     return (
         frozenset(word.lower() for word in lists["eponyms"] + lists["products"]),
         frozenset(lists["things"]),
@@ -263,6 +258,5 @@ def _word_lists() -> tuple[frozenset[str], tuple[tuple[str, str], ...], frozense
     endings = {
         tuple(rule) for rules in lookups.get_table("lemma_rules").values() for rule in rules if rule[0].isalpha()
     }
-    text = (importlib.resources.files("radrecipes.publishing") / "ambiguous_names.yaml").read_text(encoding="utf-8")
-    names = yaml.safe_load(text)
+    names = yaml.safe_load(Path(__file__).with_name("ambiguous_names.yaml").read_text(encoding="utf-8"))
     return words, tuple(sorted(endings)), frozenset(names["given"]), frozenset(names["family"])

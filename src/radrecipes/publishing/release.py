@@ -25,17 +25,10 @@ ADAPTER_CONFIG = LoraAdapter.CONFIG
 METRICS_FILE = "metrics.json"
 RECIPE_FILE = "recipe.yaml"
 # The text files of Transformers' tokenizers. A SentencePiece model cannot be inspected and adds nothing to tokenizer.json.
-TOKENIZER_FILES = frozenset(
-    (
-        "added_tokens.json",
-        "merges.txt",
-        "special_tokens_map.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.json",
-        "vocab.txt",
-    )
-)
+TOKENIZER_FILES = frozenset((
+    "added_tokens.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+    "vocab.txt",
+))  # fmt: skip
 _NEXT_TO_WEIGHTS = TOKENIZER_FILES | {"chat_template.jinja", "generation_config.json", LABEL_SET_FILE, POLICY_FILE}
 _OF_EVERY_MODEL = _NEXT_TO_WEIGHTS | {CARD_FILE, MANIFEST_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE}
 _MERGED_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
@@ -69,18 +62,16 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Release:
-    """A folder that is ready to be published and contains nothing else; `kind` is `"adapter"`, `"merged"` or `"dataset"`."""
+    """A folder that is ready to be published and contains nothing else.
+
+    `kind` is `"adapter"`, `"merged"` or `"dataset"`; `files` maps path to sha256, the manifest's own last.
+    """
 
     folder: Path
     kind: str
     repo: str
     tag: str
-    manifest: dict[str, Any]
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Path to sha256 of every file, the manifest's own last."""
-        return self.manifest["published"]["files"] | {MANIFEST_FILE: file_sha256(self.folder / MANIFEST_FILE)}
+    files: dict[str, str]
 
     @property
     def repo_type(self) -> str:
@@ -203,9 +194,8 @@ def _sealed(folder: Path, kind: str, repo: str, tag: str, manifest: Mapping[str,
     """Write the manifest, which names the sha256 of every other file."""
     files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     published = {"format": RELEASE_FORMAT, "kind": kind, "repo": repo, "tag": tag, "files": files}
-    manifest = {**manifest, "published": published}
-    _write_json(folder / MANIFEST_FILE, manifest)
-    return Release(folder, kind, repo, tag, manifest)
+    _write_json(folder / MANIFEST_FILE, {**manifest, "published": published})
+    return Release(folder, kind, repo, tag, files | {MANIFEST_FILE: file_sha256(folder / MANIFEST_FILE)})
 
 
 def _published_facts(facts: Mapping[str, Any], published: Recipe) -> dict[str, Any]:

@@ -24,17 +24,6 @@ from radrecipes.tasks.rendering import plain_prompt
 CORE_WATTS = 10
 GPU_WATTS = 700
 
-_FIELDS = {
-    "lora_r": "LoRA rank",
-    "lora_alpha": "LoRA alpha",
-    "lora_dropout": "LoRA dropout",
-    "learning_rate": "learning rate",
-    "lr_scheduler_type": "schedule",
-    "max_length": "maximum length in tokens",
-}
-_GPU_SOFTWARE = {"cuda": "CUDA", "driver": "driver"}
-_LIBRARIES = ("python", "torch", "transformers", "peft", "trl")
-
 
 def render_model_card(
     manifest: Mapping[str, Any],
@@ -79,12 +68,9 @@ def render_model_card(
         metrics=metrics,
         results=results,
         task=task,
-        words=task.words,
         checks_reports=isinstance(task, ReportWritingTask),
-        base=base,
         text_part_keys=TEXT_PART_KEYS if base.get("text_part") and not merged else None,
         base_license=base_license or BASE_LICENCES.get(base["model_id"]),
-        data=manifest["data"],
         data_name=Path(manifest["data"]["folder"]).name,
         dataset=dataset,
         dataset_id=dataset_id,
@@ -135,7 +121,24 @@ def _card_data(
     dataset_id: str | None,
     licence: Mapping[str, str | None],
 ) -> ModelCardData:
-    base = manifest["base"]["model_id"]
+    base, name, titles = manifest["base"]["model_id"], metrics["dataset"]["name"], _system_titles(task, metrics)
+    # For a text task with and without guard.
+    systems = [system for system in dict.fromkeys((task.main_system, ADAPTER)) if system in metrics["systems"]]
+    results = [
+        EvalResult(
+            task_type=task.hub_task,
+            task_name=task.words.title,
+            dataset_type=dataset_id or name,
+            dataset_name=name.replace("_", " "),
+            dataset_split=metrics["split"],
+            metric_type=metric.hub_id or metric.name,
+            metric_value=round(value, 4),
+            metric_name=metric.title + (f" ({titles[system].lower()})" if len(systems) > 1 else ""),
+        )
+        for system in systems
+        for metric in task.published
+        if (value := metric_value(metrics["systems"][system][metric.name])) is not None
+    ]
     tags = ["radiology", "medical", *task.words.tags, "trl", "sft", "lora"]
     if not merged:
         tags += ["transformers", f"base_model:adapter:{base}"]  # PEFT's own tags, by which the Hub lists adapters
@@ -151,30 +154,9 @@ def _card_data(
         metrics=[metric.hub_id for metric in task.published if metric.hub_id],
         tags=tags,
         model_name=repo_id.split("/")[1],
-        eval_results=_eval_results(task, metrics, dataset_id),
+        eval_results=results,
         **gated_form(manifest["data"]["access"], "model"),
     )
-
-
-def _eval_results(task: Task, metrics: Mapping[str, Any], dataset_id: str | None) -> list[EvalResult]:
-    """The headline metrics of this model; for a text task with and without guard."""
-    name, titles = metrics["dataset"]["name"], _system_titles(task, metrics)
-    systems = [system for system in dict.fromkeys((task.main_system, ADAPTER)) if system in metrics["systems"]]
-    return [
-        EvalResult(
-            task_type=task.hub_task,
-            task_name=task.words.title,
-            dataset_type=dataset_id or name,
-            dataset_name=name.replace("_", " "),
-            dataset_split=metrics["split"],
-            metric_type=metric.hub_id or metric.name,
-            metric_value=round(value, 4),
-            metric_name=metric.title + (f" ({titles[system].lower()})" if len(systems) > 1 else ""),
-        )
-        for system in systems
-        for metric in task.published
-        if (value := metric_value(metrics["systems"][system][metric.name])) is not None
-    ]
 
 
 def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,13 +171,11 @@ def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any])
         "prompt": question if manifest["prompt"]["style"] == "chat" else plain_prompt(question),
         "max_new_tokens": longest or RecipeArguments.max_new_tokens,
         "quantised_bits": next((bits for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), None),
-        "settings": _settings(manifest),
-        "libraries": {name: manifest["packages"][name] for name in _LIBRARIES if name in manifest["packages"]},
         "machine": _machine(manifest),
         "launch": _launch(manifest),
         "energy": f"{1000 * kilowatt_hours:.1f} Wh" if kilowatt_hours < 0.1 else f"{kilowatt_hours:.1f} kWh",
         "energy_assumption": assumption,
-        "table": _systems_table(task, metrics, titles),
+        "metric_with_interval": metric_with_interval,
         "system_titles": titles,
         "best_baseline": best_baseline(metrics) if is_label else None,
         "comparisons": _comparisons(task, metrics, titles),
@@ -209,16 +189,6 @@ def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any])
 def _system_titles(task: Task, metrics: Mapping[str, Any]) -> dict[str, str]:
     titles = (label_page if isinstance(task, LabelTask) else text_page).SYSTEM_TITLES
     return {name: titles.get(name, name.replace("_", " ")) for name in metrics["systems"]}
-
-
-def _systems_table(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """One row per system and one column per headline metric, with intervals."""
-    rows = [["system", *(metric.heading for metric in task.published)], ["---"] * (1 + len(task.published))]
-    for name, system in metrics["systems"].items():
-        fewer = system.get("rows", metrics["rows"]) < metrics["rows"]
-        title = titles[name] + (f" ({system['rows']:,} {task.words.rows} only)" if fewer else "")
-        rows.append([title, *(metric_with_interval(system, metric) for metric in task.published)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def _comparisons(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
@@ -237,28 +207,14 @@ def _comparisons(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, st
     return lines
 
 
-def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    fields, training = manifest["recipe"]["fields"], manifest["training"]
-    settings = {title: fields[name] for name, title in _FIELDS.items() if name in fields}
-    if "lora_target_modules" in fields:
-        settings["LoRA layers"] = ", ".join(fields["lora_target_modules"])
-    return {
-        **settings,
-        "trained parameters": f"{training['trainable_parameters']:,}",
-        "global batch": training["global_batch_size"],
-        "steps": f"{training['steps']:,}",
-        "seed": training["seed"],
-        "prompt style": manifest["prompt"]["style"],
-        "dtype of the base model": manifest["base"]["dtype"],
-    }
-
-
 def _machine(manifest: Mapping[str, Any]) -> str:
     hardware, processes = manifest["hardware"], manifest["training"]["processes"]
     parts = [f"{hardware['cores']} processor cores ({hardware['processor']})"]
     if hardware.get("gpus"):
         parts.insert(0, f"{processes} × {hardware['gpus'][0]}")
-        parts += [f"{title} {hardware[key]}" for key, title in _GPU_SOFTWARE.items() if hardware.get(key)]
+        parts += [
+            f"{title} {hardware[key]}" for key, title in (("cuda", "CUDA"), ("driver", "driver")) if hardware.get(key)
+        ]
     return ", ".join(parts)
 
 
