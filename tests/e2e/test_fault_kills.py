@@ -314,7 +314,7 @@ def empty_folder(path: Path) -> None:
 def test_a_faulty_checkpoint_is_named_and_the_one_before_is_taken(name, fault, reason, stopped, reference):
     fault(stopped / RUN / "checkpoints" / "checkpoint-8" / name)
     second = trained(stopped)
-    assert f"left out: {RUN}/checkpoints/checkpoint-8: {name} {reason}" in second.stdout
+    assert f"skipped: {RUN}/checkpoints/checkpoint-8: {name} {reason}" in second.stdout
     assert resumed_after(second) == 6
     assert_is(stopped / RUN, reference)
 

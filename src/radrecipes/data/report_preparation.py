@@ -46,7 +46,7 @@ from radrecipes.radiology.observations import (
 
 COLUMNS = ("id", "group", "observations", "findings", "impression")
 
-# What the options leave out, and why; unlike DROP_REASONS these are not errors in the input.
+# What the options drop, and why; unlike DROP_REASONS these are not errors in the input.
 FILTERS = {
     "no_section": "neither findings nor impression has a header",
     "no_findings": "there are no findings",

@@ -167,7 +167,7 @@ class TextEvaluation:
         return {self.task.input_column: self.keys, "reference": [self.task.target(row) for row in self.rows]}
 
     def _guard_counts(self, texts: Sequence[WrittenText], checks: Sequence[Check]) -> dict[str, Any]:
-        # With a fallback nothing remains refused, whatever the labeller finds in a sentence of the template.
+        # With a fallback nothing remains rejected, whatever the labeller finds in a sentence of the template.
         kept = [
             text
             for text, accepted in zip(texts, _passed(texts, checks), strict=True)

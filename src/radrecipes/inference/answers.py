@@ -30,4 +30,4 @@ class WrittenText:
     generated_tokens: int = 0
     source: str = MODEL  # or `TEMPLATE` if the guard used the task's fallback
     tries: int = 1  # how many texts the model wrote for this row
-    reasons: tuple[str, ...] = ()  # why the earlier texts were refused, each reason once
+    reasons: tuple[str, ...] = ()  # why the earlier texts were rejected, each reason once

@@ -1,4 +1,4 @@
-"""The guard: the task checks the model's texts; refused ones are generated again, and finally replaced by the task's fallback."""
+"""The guard: the task checks the model's texts; rejected ones are generated again, and finally replaced by the task's fallback."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ NEVER_STOPPED = "never stopped"
 
 @dataclass(frozen=True)
 class GuardedText:
-    """A text with its check; `written` records its source, the attempt, and why earlier ones were refused."""
+    """A text with its check; `written` records its source, the attempt, and why earlier ones were rejected."""
 
     written: WrittenText
     check: Check
 
     @property
     def reasons(self) -> list[str]:
-        """Why the text is refused; empty if it is accepted."""
+        """Why the text is rejected; empty if it is accepted."""
         return [*self.check.reasons, *[NEVER_STOPPED] * (not self.written.stopped)]
 
 
@@ -31,8 +31,8 @@ def guard_texts(
 ) -> list[GuardedText]:
     """Accept each text whose check passes; the others get `tries` attempts in all, then the task's fallback.
 
-    `write_again` gets the indices of the refused texts and the number of the attempt (2, 3, …). Without a fallback the last
-    text is returned, refused as it is.
+    `write_again` gets the indices of the rejected texts and the number of the attempt (2, 3, …). Without a fallback the last
+    text is returned although it is rejected.
     """
     taken = [GuardedText(text, task.check(row, text.text)) for text, row in zip(first_tries, inputs, strict=True)]
 
@@ -42,8 +42,8 @@ def guard_texts(
         taken[place] = GuardedText(text, task.check(inputs[place], text.text))
 
     for number in range(2, tries + 1):
-        refused = [place for place, candidate in enumerate(taken) if candidate.reasons]
-        for place, text in zip(refused, write_again(refused, number) if refused else [], strict=True):
+        rejected = [place for place, candidate in enumerate(taken) if candidate.reasons]
+        for place, text in zip(rejected, write_again(rejected, number) if rejected else [], strict=True):
             take(place, text, number)
     for place, candidate in enumerate(taken):
         if candidate.reasons and (text := task.fallback(inputs[place])) is not None:

@@ -81,7 +81,7 @@ class Run:
         """Lines for the user: where the run begins, what it trains on, and how much of the model."""
         resumed, dataset, rows = self.resumption, self.data.dataset, self.data.rows
         lines = [f"took over the lock of a killed run ({self.killed})"] if self.killed else []
-        lines += [f"left out: {line}" for line in resumed.rejected]
+        lines += [f"skipped: {line}" for line in resumed.rejected]
         if resumed.newest:
             lines.append(f"resuming after step {resumed.step} ({resumed.newest.folder})")
         if dataset.access in SHOWABLE_ACCESS:

@@ -63,7 +63,7 @@ class TextPredictor(Predictor):
         *,
         first_tries: Sequence[WrittenText],
     ) -> list[GuardedText]:
-        """Check what [`write`] returned; refused texts are sampled again, and finally replaced by the task's fallback."""
+        """Check what [`write`] returned; rejected texts are sampled again, and finally replaced by the task's fallback."""
 
         def write_again(places: list[int], number: int) -> list[WrittenText]:
             sampling = Sampling(TEMPERATURE, seed=number)
@@ -100,7 +100,7 @@ class TextPredictor(Predictor):
         written = answer.written
         lines = [written.text, "", f"check: {_in_words(answer.reasons)}"]
         if written.reasons:
-            lines.append(f"earlier attempts failed the check: {_in_words(written.reasons)}")
+            lines.append(f"earlier attempts were rejected: {_in_words(written.reasons)}")
         writer = f"the model, attempt {written.tries}" if written.source == MODEL else self.task.fallback_writer
         return "\n".join([*lines, f"written by {writer}; a draft for review by a person"])
 

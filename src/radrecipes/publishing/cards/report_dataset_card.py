@@ -11,9 +11,9 @@ from radrecipes.publishing.cards.front_matter import card_title, dataset_card_da
 from radrecipes.radiology.observations import OBSERVATIONS
 
 _CHANGES = {
-    "earlier_studies": "comparison with an earlier study left out",
-    "deidentified": "de-identification mark left out or rewritten",
-    "details": "side or measurement left out",
+    "earlier_studies": "comparison with an earlier study removed",
+    "deidentified": "de-identification mark removed or rewritten",
+    "details": "side or measurement removed",
 }
 
 
@@ -50,7 +50,7 @@ def render_report_summary(manifest: Mapping[str, Any]) -> str:
     rows, audit = manifest["rows"], manifest["leakage_audit"]
     counts = [("reports read", rows["read"])]
     counts += [(f"dropped: {DROP_REASONS[reason]}", count) for reason, count in rows["dropped"].items()]
-    counts += [(f"left out: {FILTERS[name]}", count) for name, count in rows["filtered"].items()]
+    counts += [(f"dropped by a filter: {FILTERS[name]}", count) for name, count in rows["filtered"].items()]
     counts.append(("kept", rows["kept"]))
     counts += [(f"  shortened: {_CHANGES[name]}", count) for name, count in rows["changed"].items()]
     width = max(len(name) for name, _ in counts) + 2
