@@ -105,8 +105,8 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     answers = training_data.summarise_lengths(training_data.answer_lengths(rows.rows["labels"]))
     print("stop tokens        " + ", ".join(f"{tokenizer.decode([stop])} ({stop})" for stop in data.stops))
     print(f"padding token      {tokenizer.pad_token} ({tokenizer.pad_token_id})")
-    print(f"tokens a row       {lengths}")
-    print(f"tokens an answer   {answers}")
+    print(f"tokens per row     {lengths}")
+    print(f"tokens per answer  {answers}")
     print(
         f"in the loss        {rows.scored_tokens:,} of {rows.tokens:,} tokens ({rows.scored_tokens / rows.tokens:.1%})"
     )

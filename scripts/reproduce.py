@@ -188,7 +188,7 @@ def evaluate_published(
         print("there is no recorded run here to evaluate again")
         return []
     if any(difference.field.startswith("prompt.") for difference in decisive):
-        print(f"{claim.run_name} cannot be evaluated with another prompt than it was trained with")
+        print(f"{claim.run_name} cannot be evaluated, because its prompt differs from the one it was trained with")
         return []
     print(f"evaluating {claim.run_name} again", flush=True)
     output = claim.work_folder / "published"

@@ -239,7 +239,7 @@ def test_a_token_whose_rights_show_at_the_first_change_only(server, client, tmp_
     assert repository.files("main") == OLD_FILES
 
 
-def test_the_repository_of_somebody_else_is_refused(client, tmp_path):
+def test_the_repository_of_someone_else_is_refused(client, tmp_path):
     make_release(tmp_path / "release", "stranger/adapter")
     outcome = client.publish(tmp_path / "release", "stranger/adapter")
     check_line(outcome.error, "stranger/adapter")
@@ -260,7 +260,7 @@ def test_a_repository_of_another_visibility_gets_no_file(server, client, tmp_pat
     assert repository.files("main") == OLD_FILES
 
 
-def test_public_only_when_asked(server, client, tmp_path, repo_id):
+def test_public_only_on_request(server, client, tmp_path, repo_id):
     make_release(tmp_path / "release", repo_id)
     assert client.publish(tmp_path / "release", repo_id, private=False).error is None
     assert not server.repo(repo_id).private
@@ -289,9 +289,7 @@ def test_a_new_repository_that_does_not_show_at_once_is_waited_for(server, clien
 
 
 @pytest.mark.parametrize("status", [400, 403])
-def test_a_storage_that_refuses_an_address_which_expired_is_asked_for_a_fresh_one(
-    server, client, tmp_path, repo_id, status
-):
+def test_an_expired_address_of_the_storage_is_requested_again(server, client, tmp_path, repo_id, status):
     make_release(tmp_path / "release", repo_id)
     server.faults.fail("lfs_download", Status(status))
 
@@ -438,7 +436,7 @@ def test_does_not_wait_for_hours(server, client, tmp_path, repo_id):
     assert outcome.waits == [] and "in 3600 s run the same command again" in outcome.error
 
 
-def test_somebody_elses_commit_in_between_is_not_overwritten(server, client, tmp_path, repo_id):
+def test_a_commit_of_someone_else_in_between_is_not_overwritten(server, client, tmp_path, repo_id):
     repository = add_old_revision(server, repo_id)
     make_release(tmp_path / "release", repo_id)
     server.faults.fail("commit", Delay(0.5))

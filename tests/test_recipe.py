@@ -294,7 +294,7 @@ def test_numbers_may_be_written_as_people_write_them(write, number):
 
 
 @pytest.mark.parametrize("word", ["no", "No", "NO", "off", "Off", "OFF", "yes", "Yes", "YES", "on", "On", "ON"])
-def test_a_word_that_only_yaml_1_1_takes_for_a_boolean_stays_a_word_where_words_are_due(write, word):
+def test_a_word_that_only_yaml_1_1_reads_as_a_boolean_stays_text_in_a_text_field(write, word):
     expected = word.lower() in ("yes", "on")
     for recipe in (
         parse_recipe(write(f"{BASE}run_name: {word}  # a word\nuse_rslora: {word}\n")),

@@ -134,7 +134,7 @@ def test_a_kill_after_the_last_entry_logs_nothing_twice(finished_copy, call, mon
         ("answers.csv", "answers.csv:5: is not an audit log"),
     ],
 )
-def test_a_log_that_cannot_be_kept_is_said_before_any_work(finished_copy, call, log, said):
+def test_a_log_that_cannot_be_written_is_reported_before_any_work(finished_copy, call, log, said):
     write_orders("orders.csv", 5, bad=False)
     before = files_in(finished_copy)
     done = call("predict", *words("out.csv", "--audit-log", log))

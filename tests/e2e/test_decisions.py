@@ -96,13 +96,13 @@ def test_without_thresholds_every_answer_needs_review(finished_copy, call):
     ("target", "said"),
     [("0.95", "can support; they support at most"), ("0.93", "was not fitted; choose one of 0.9, 0.95, 0.98")],
 )
-def test_a_target_that_is_not_to_be_had_is_refused(finished_copy, call, target, said):
+def test_an_unsupported_target_is_refused(finished_copy, call, target, said):
     set_threshold(None)
     refused = call("predict", "--adapter", RUN, "--note", "knee", "--target-accuracy", target)
     assert refused.code == 2 and said in refused.stderr and refused.stdout == ""
 
 
-def test_the_threshold_of_the_asked_target_decides(finished_copy):
+def test_the_threshold_of_the_requested_target_decides(finished_copy):
     policy = json.loads(POLICY.read_text("utf-8"))
     for choice, threshold in zip(policy["thresholds"], (0.0, 1.1, 1.2), strict=True):
         choice["threshold"] = threshold

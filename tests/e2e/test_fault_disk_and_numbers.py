@@ -168,7 +168,9 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(disk, wor
     ),
     ids=["seal", "log", "checkpoint", "weights", "last seal", "adapter", "tokenizer", "manifest"],
 )
-def test_a_disk_that_fills_up_leaves_nothing_torn(module, name, call, left, kept, disk, workspace, uninterrupted):
+def test_a_disk_that_fills_up_leaves_nothing_half_written(
+    module, name, call, left, kept, disk, workspace, uninterrupted
+):
     words, run = on_disk(disk), disk / "run"
     fault = partial(before, module, name, partial(fill_disk, disk, left), call)
     ended = Script(workspace, *words, fault=fault).end()
@@ -267,7 +269,7 @@ def test_a_step_that_gives_no_number_ends_the_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_loss_that_jumps_is_told_once_and_logged(processes, workspace):
+def test_a_loss_that_jumps_is_reported_once_and_logged(processes, workspace):
     run = workspace / "runs" / "interrupted"
     fault = partial(multiply_loss, 10.0, 12)
     if processes == 2:

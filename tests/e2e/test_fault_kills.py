@@ -331,7 +331,7 @@ def test_without_a_checkpoint_the_run_starts_from_scratch(stopped, reference):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_to_write_no_checkpoints_writes_none_but_when_it_is_stopped(workspace, reference):
+def test_a_run_without_checkpoints_writes_one_only_when_it_is_stopped(workspace, reference):
     words = ("--save_strategy", "no")
     killed(workspace, "batch", 12, *words)
     assert not list((workspace / RUN).glob("checkpoints/checkpoint-*"))
@@ -473,7 +473,7 @@ def test_a_finished_run_is_left_as_it_is(finished_run, reference):
 
 
 @pytest.mark.parametrize("change", slow_after(1, ["recipe", "data", "base", "prompt"]))
-def test_a_finished_run_is_not_taken_for_another_one(change, finished_run):
+def test_a_finished_run_is_not_mistaken_for_another_one(change, finished_run):
     apply, words, name, _ = CHANGES[change]
     apply(finished_run)
     before = files_in(finished_run / RUN)

@@ -134,7 +134,7 @@ def test_a_worker_that_saved_sooner_does_not_cut_the_other_one_short(start):
 
 
 @pytest.mark.slow
-def test_a_worker_that_alone_was_told_to_stop_takes_the_other_one_with_it(start):
+def test_a_stop_of_one_worker_stops_the_other_one(start):
     launcher = start(2, "saves.py", 0, 0.5)
     workers = wait_until_ready(2)
     os.kill(workers[0], signal.SIGTERM)
@@ -162,7 +162,7 @@ def test_a_crash_keeps_its_code_and_torch_s_summary(start):
 
 
 @pytest.mark.slow
-def test_a_second_signal_is_handed_on_and_leaves_no_worker(start):
+def test_a_second_signal_is_forwarded_and_leaves_no_worker(start):
     launcher = start(2, "saves.py", 0.8, 1)
     workers = wait_until_ready(2)
     os.killpg(launcher.pid, signal.SIGINT)

@@ -308,7 +308,7 @@ def test_one_note_prints_label_probability_decision_and_top_three(finished_copy,
 
 
 @pytest.mark.parametrize("source", [("--note", "knee pain"), ("--input", "orders.csv", "--output", "out.csv")])
-def test_vllm_that_is_not_installed_is_said_before_any_work(finished_copy, call, source):
+def test_a_missing_vllm_is_reported_before_any_work(finished_copy, call, source):
     before = files_in(finished_copy)
     done = call("predict", "--adapter", "runs/none", *source, "--engine", "vllm")
     assert done.code == 2 and done.stdout == ""

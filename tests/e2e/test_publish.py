@@ -205,7 +205,7 @@ FAULTS = {
     ),
     "other dataset": (
         lambda w: edit_json(w / RUN / "evaluation" / "metrics.json", dataset={"digest": "0"}),
-        "measures another dataset",
+        "measures a dataset that is not",
     ),
     "no thresholds": (
         lambda w: (w / RUN / "adapter" / "decision_policy.json").unlink(),

@@ -52,7 +52,7 @@ def test_inspect_shows_what_is_trained(workspace, call):
     assert len(re.findall(r"^⟦(CT|MR) [A-Za-z ]+<\|im_end\|>⟧$", text, re.MULTILINE)) == 2
     assert re.search(r"^stop tokens +<\|im_end\|> \(2\)$", text, re.MULTILINE)
     assert re.search(r"^padding token +<\|endoftext\|> \(0\)$", text, re.MULTILINE)
-    assert re.search(r"^tokens a row +min \d+, median [\d.]+, 95 % \d+, max (\d+)$", text, re.MULTILINE)
+    assert re.search(r"^tokens per row +min \d+, median [\d.]+, 95 % \d+, max (\d+)$", text, re.MULTILINE)
     assert re.search(r"^in the loss +\d+ of [\d,]+ tokens \(\d+\.\d%\)$", text, re.MULTILINE)
     assert re.search(r"^left out +[1-9]\d* of 48 rows, longer than 62, first: row order-\d+$", text, re.MULTILINE)
     assert re.search(r"^labels +4\nmost frequent +CT .*\(12\).*\nrarest +MR Knee \(12\)$", text, re.MULTILINE)
@@ -76,7 +76,7 @@ def test_plan_estimates_without_weights(workspace):
     assert text.startswith("steps        12 of 8 rows, 2 epochs\n")
     assert re.search(r"^parameters +8,192 of 39,584 trained \(20\.70%\)$", text, re.MULTILINE)
     assert re.search(r"^memory +\d+\.\d GiB: weights 0\.00, adapter .* framework 0\.\d\d$", text, re.MULTILINE)
-    assert re.search(r"^time +\d+\.\d minutes, \d+\.\d\d s a step$", text, re.MULTILINE)
+    assert re.search(r"^time +\d+\.\d minutes, \d+\.\d\d s per step$", text, re.MULTILINE)
     assert re.search(r"^assumed +products at [\d,]+ GFLOP/s in float32", text, re.MULTILINE)
 
 

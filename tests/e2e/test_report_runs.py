@@ -75,7 +75,7 @@ def test_one_request_is_answered_with_its_check(writing_copy, call):
     assert unknown.stdout.endswith("written by the template writer; a draft for review by a person\n")
 
 
-def test_the_audit_log_of_reports_contains_who_wrote_each_and_its_check_and_no_word_of_it(writing_copy, call):
+def test_the_audit_log_of_reports_names_who_wrote_each_and_its_check_but_no_text(writing_copy, call):
     Path("in.csv").write_text(f'id,observations\na,"{KNOWN}"\nb,"{UNKNOWN}"\n', encoding="utf-8")
     words = (
         "--input",
@@ -105,7 +105,7 @@ def test_the_audit_log_of_reports_contains_who_wrote_each_and_its_check_and_no_w
         assert word in (rows[0]["report"] + rows[1]["report"]).lower() and word not in text.lower()
 
 
-def test_a_table_says_of_every_report_who_wrote_it_and_how_it_checks(writing_copy, call):
+def test_a_table_names_who_wrote_each_report_and_its_check(writing_copy, call):
     rows = [("7", KNOWN), ("8", UNKNOWN), ("9", "Edma: 1"), ("10", "edema: 1")]
     Path("in.csv").write_text("mrn,asked\n" + "".join(f'{key},"{text}"\n' for key, text in rows), encoding="utf-8")
     words = ("--input", "in.csv", "--text-column", "asked", "--id-column", "mrn", "--output", "out.csv")
@@ -181,7 +181,7 @@ def test_the_impression_is_a_task_on_the_same_data(writing_copy):
 
 
 @pytest.mark.slow
-def test_no_word_of_a_credentialed_report_leaves_the_dataset_but_through_the_adapter(workspace, monkeypatch):
+def test_credentialed_reports_leave_the_dataset_only_through_the_adapter(workspace, monkeypatch):
     """Training, evaluation, their pages, logs and errors show ids and counts only."""
     source = [
         (request, f"{findings} {PLANTED.title()}.", impression) for request, findings, impression in TINY_REPORTS

@@ -146,7 +146,7 @@ def test_an_evaluation_that_is_there_is_shown_again(finished_copy, call):
     assert files_in(finished_copy) == before
 
 
-def test_a_quick_look_at_another_split_replaces_the_evaluation_when_asked(finished_copy, call):
+def test_a_quick_look_at_another_split_replaces_the_evaluation_on_request(finished_copy, call):
     quick = call(
         "evaluate_model", "--run", RUN, "--restart", "--skip-base", "--split", "validation", "--max-rows", "3"
     )
@@ -182,7 +182,7 @@ def test_one_note_prints_a_label_and_also_from_the_adapter_folder(finished_copy,
     assert answers[0] == answers[1] and answers[0].splitlines()[0] in LabelSet.load("data/tiny/label_set.yaml").names
 
 
-def test_an_answer_outside_the_label_set_is_said_to_be_none(workspace, call):
+def test_an_answer_outside_the_label_set_is_reported_as_no_label(workspace, call):
     # One epoch teaches the random model nothing, so it cannot write a label.
     assert call("sft", "--config", RECIPE, "--decode", "generate").code == 0
     one = call("predict", "--adapter", RUN, "--note", "50 yo F, chronic knee pain")

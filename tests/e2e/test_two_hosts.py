@@ -231,7 +231,7 @@ def cut_after(step, jobs):
                 assert launcher.poll() is None and time.monotonic() < until, job.said(host)
 
 
-def test_machines_without_a_common_run_folder_are_told_so(workspace, uninterrupted):
+def test_machines_without_a_common_run_folder_are_reported(workspace, uninterrupted):
     stopped = two_ranks(workspace, *INTERRUPTED, "--stop-after", "5")
     assert [script.end().code for script in stopped] == [75, 75]
     elsewhere = shutil.copytree(workspace, workspace.with_name("elsewhere"), symlinks=True)

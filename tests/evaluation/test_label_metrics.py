@@ -294,7 +294,7 @@ def test_similarity_chance_levels_equal_the_mean_over_every_label(embedder):
     assert levels["majority_label"] != pytest.approx(levels["random_label"])
 
 
-def test_per_label_table_equals_sklearn_and_leaves_open_what_cannot_be_said(rows, systems):
+def test_per_label_table_equals_sklearn_and_leaves_undefined_values_empty(rows, systems):
     predictions = [output.label for output in systems[ADAPTER]]
     table = per_label_table(rows.references, predictions, LABELS)
     written = [label or "" for label in predictions]

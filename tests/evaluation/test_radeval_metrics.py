@@ -8,7 +8,7 @@ from radrecipes.errors import InputError
 from radrecipes.evaluation.radeval_metrics import radeval_metrics
 
 
-def test_a_missing_package_is_told_in_one_line(monkeypatch):
+def test_a_missing_package_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "radeval", None)
     with pytest.raises(InputError, match=r"pip install 'radrecipes\[radeval\]'") as error:
         radeval_metrics(["a"], ["a"], ["radgraph"])

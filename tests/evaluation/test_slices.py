@@ -41,7 +41,7 @@ def test_bands_meet_without_gap_at_19_20_and_99_100_training_rows():
     assert medium["label frequency", "medium (20 to 99 training rows)"] == [True]
 
 
-def test_lengths_are_parted_at_the_thirds_of_training():
+def test_lengths_are_split_at_the_thirds_of_training():
     train = [words(number) for number in range(1, 31)]
     found = masks_of([words(10), words(11), words(20), words(21)], ["CT Head"] * 4, train, ["CT Head"] * 30)
     assert found["note length", "short (up to 10 words)"] == [True, False, False, False]

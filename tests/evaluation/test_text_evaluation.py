@@ -45,7 +45,7 @@ def metrics_of(rows, systems):
     )
 
 
-def test_metrics_of_every_system_without_a_word_of_observations():
+def test_metrics_of_every_system_without_observations():
     rows = rows_of()
     right = [WrittenText(explanation, generated_tokens=5) for _, explanation in PAIRS]
     alone = [right[0], WrittenText(""), WrittenText("It is torn.", stopped=False)]

@@ -112,7 +112,7 @@ def test_a_flipped_bit_arrives_unless_checksums_are_compared(hub, hub_client, fo
     assert changed[name] == FILES[name] and changed["config.json"] != FILES["config.json"]
 
 
-def test_downloads_go_on_where_they_were_cut(hub, hub_client, folder, tmp_path, without_xet):
+def test_downloads_resume_where_they_were_interrupted(hub, hub_client, folder, tmp_path, without_xet):
     hub_client(create)
     hub_client(upload, folder)
     hub.faults.fail("resolve", Cut(after=1_000))

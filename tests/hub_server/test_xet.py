@@ -60,7 +60,7 @@ def test_shards_list_their_files():
 
 
 @given(CHUNKS, st.data())
-def test_reconstructions_fetch_the_range_that_was_asked_for(tmp_path_factory, chunks, data):
+def test_reconstructions_fetch_the_requested_range(tmp_path_factory, chunks, data):
     files = XetFiles(tmp_path_factory.mktemp("xet") / "xorbs")
     xorb, file_hash = "a" * 64, "b" * 64
     files.add_xorb(xorb, b"".join(map(pack_chunk, chunks)))

@@ -283,7 +283,7 @@ def test_a_broken_policy_is_refused_with_its_fix(policy, tmp_path, change, messa
         DecisionPolicy.load(tmp_path, "a" * 64, "c" * 64)
 
 
-def test_a_missing_or_torn_policy_is_refused_with_its_fix(policy, tmp_path):
+def test_a_missing_or_damaged_policy_is_refused_with_its_fix(policy, tmp_path):
     with pytest.raises(InputError, match=r"no such file.*--restart"):
         DecisionPolicy.load(tmp_path, "a" * 64, "c" * 64)
     path = policy.save(tmp_path)

@@ -196,7 +196,7 @@ def test_a_cut_tail_shows_against_a_known_head_and_growth_does_not(whole, scratc
 @given(cut=st.integers(1, 2000))
 @example(cut=1)  # only the end of the line is lost: the entry is complete, and stays
 @settings(max_examples=60, deadline=None)
-def test_a_torn_last_line_is_cut_off_once_and_whole_entries_stay(whole, scratch, cut):
+def test_a_partial_last_line_is_removed_once_and_complete_entries_stay(whole, scratch, cut):
     """The log is cut anywhere in its last two lines, as a kill leaves it, and the prediction continues."""
     log = AuditLog(scratch)
     shutil.copy(whole.key_path, log.key_path)
@@ -314,7 +314,7 @@ def test_what_could_not_be_appended_to_is_refused_before_and_left_as_it_is(tmp_p
     refused(log, r"/log:7: .*last entry is broken")
 
 
-def test_ids_of_any_kind_keep_the_chain_whole(tmp_path):
+def test_ids_of_any_kind_keep_the_chain_intact(tmp_path):
     log = AuditLog(tmp_path / "log")
     ids = [
         '"},"sha256":"',

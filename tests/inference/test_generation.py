@@ -99,7 +99,7 @@ def test_every_stop_token_ends_an_answer(model, tokenizer, prompts, naive):
     assert answer.stopped and answer.tokens <= 2
 
 
-def test_progress_is_told_after_every_batch(model, tokenizer, prompts):
+def test_progress_is_reported_after_every_batch(model, tokenizer, prompts):
     told = []
     generate(model, tokenizer, prompts, STOPS, 2, 5, on_progress=told.append)
     assert told == [5, 5, 2]

@@ -77,7 +77,7 @@ statuses = st.dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(statuses, st.text(max_size=200))
-def test_whatever_the_model_writes_what_is_given_out_agrees(request_labels, text):
+def test_whatever_the_model_writes_the_output_agrees(request_labels, text):
     write_again, _ = scripted(text)
     (found,) = guard_texts(
         [{"observations": format_observations(request_labels)}], [WrittenText(text)], write_again, TASK, tries=2

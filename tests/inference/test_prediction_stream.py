@@ -78,7 +78,7 @@ def test_every_format_contains_the_same_answers_in_order(tmp_path, suffix):
         assert path.read_text("utf-8").count("0.500000") == 2
 
 
-def test_without_a_threshold_a_person_must_look_and_notes_stay_out_unless_asked():
+def test_without_a_threshold_every_answer_needs_review_and_notes_are_left_out_by_default():
     table = answers_table(EXAMPLES[:1], [output("MR Knee", 0.9, None, None)], "score", False)
     assert table["decision"].to_pylist() == ["NEEDS_REVIEW"] and "note" not in table.column_names
 

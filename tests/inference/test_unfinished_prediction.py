@@ -39,7 +39,7 @@ def test_chunks_of_a_killed_process_are_there_in_the_next_and_the_folder_goes_at
     assert second.output.read_text() == "id,label\n0,CT Head\n1,CT Head\n"
 
 
-def test_work_of_another_prediction_is_refused_and_thrown_away_when_asked(tmp_path):
+def test_work_of_another_prediction_is_refused_or_discarded_on_request(tmp_path):
     work = UnfinishedPrediction(tmp_path / "out.csv")
     with work.begun(STATE, False):
         work.save(0, table(0))

@@ -104,7 +104,7 @@ def test_what_is_for_gpus_does_not_start_without_one(name, start, monkeypatch):
         start(REPOSITORY / "accelerate_configs" / f"{name}.yaml")
 
 
-def test_one_process_does_not_start_where_several_were_asked_for(start):
+def test_one_process_does_not_start_if_several_were_requested(start):
     with pytest.raises(InputError, match=r"multi_cpu\.yaml: accelerate would start one process"):
         start("multi_cpu.yaml")
 

@@ -67,7 +67,7 @@ def said(script):
     return [line for line in script.stderr.splitlines() if line.startswith(("error: ", "warning: "))]
 
 
-def test_who_is_done_may_go_and_the_others_go_on(machines):
+def test_a_finished_process_may_leave_and_the_others_continue(machines):
     three = machines("time.sleep(4 * (rank == 0))")
     assert [script.end().code for script in three] == [0, 0, 0]
     assert not any(said(script) for script in three)
@@ -89,14 +89,14 @@ def test_the_death_of_one_ends_all_others_soon_and_each_machine_says_it_once(dea
             assert len(lines) == 1 and lines[0].startswith(ENDED)
 
 
-def test_an_error_of_one_is_told_by_itself_and_ends_the_others(machines):
+def test_an_error_of_one_is_printed_by_it_and_ends_the_others(machines):
     three = machines("if rank == 1: raise errors.FullDiskError('the disk is full')\n        time.sleep(60)")
     assert [script.end().code for script in three] == [1, 1, 1]
     assert said(three[1]) == ["error: the disk is full"]
     assert [len(said(script)) for script in three] == [1, 1, 1] and said(three[2])[0].startswith(ENDED)
 
 
-def test_an_error_that_all_meet_is_told_by_all_although_one_is_earlier(machines):
+def test_an_error_of_all_is_printed_by_all_although_one_is_earlier(machines):
     three = machines("time.sleep(rank / 2)\n        raise errors.NoCheckpointError(f'none for {rank}')")
     assert [script.end().code for script in three] == [3, 3, 3]
     assert [said(script) for script in three] == [[f"error: none for {rank}"] for rank in range(3)]
@@ -111,7 +111,7 @@ def test_a_process_that_was_stopped_or_holds_pythons_lock_is_not_gone(machines):
     assert [script.end().code for script in three] == [0, 0, 0]
 
 
-def test_whoever_else_connects_is_not_taken_for_a_process(monkeypatch):
+def test_other_connections_are_not_mistaken_for_a_process(monkeypatch):
     told = []
     monkeypatch.setattr(peer_watchdog, "broadcast_object_list", told.extend)
     monkeypatch.setattr(peer_watchdog, "_PROBE_SECONDS", 0.2)

@@ -163,7 +163,7 @@ def test_vocabulary_without_another_special_token_is_refused():
     tokenizer = build_tiny_tokenizer()
     tokenizer.pad_token = None
     every_special = sorted(tokenizer.added_tokens_decoder)
-    with pytest.raises(InputError, match="no special token left for padding"):
+    with pytest.raises(InputError, match="no special token for padding"):
         models.separate_padding(tokenizer, every_special)
 
 
@@ -325,7 +325,7 @@ def test_attention_is_eager_for_short_rows_on_a_processor_only(monkeypatch):
 
 
 @pytest.mark.parametrize("written", ["true", "True"])  # Accelerate writes both
-def test_a_launcher_that_chose_the_processor_is_heeded(monkeypatch, written):
+def test_a_launcher_that_chose_the_processor_is_respected(monkeypatch, written):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     assert models.inference_device() == torch.device("cuda", 0)

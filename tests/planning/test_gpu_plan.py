@@ -123,7 +123,7 @@ def test_a_plan_covers_every_configuration_and_refuses_as_the_table_does(recipe,
     assert plan.utilisation == gpu_plan.ASSUMED_UTILISATION["LoRA"] and plan.assumed
 
 
-def test_a_batch_that_does_not_divide_is_said_in_its_row(recipe, data):
+def test_a_batch_that_does_not_divide_is_reported_in_its_row(recipe, data):
     plan = plan_of(recipe, data, configurations=["single_gpu", "ddp"], processes=5)
     assert not plan.costs[0].refused
     assert plan.costs[1].refused == "global_batch_size 16 cannot be divided by 5 processes"

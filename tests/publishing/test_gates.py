@@ -157,7 +157,7 @@ def test_a_link_stops(adapter, tmp_path):
 
 
 @pytest.mark.parametrize("access", ["credentialed", "registered"])
-def test_closed_data_are_never_published_whatever_is_said(dataset, access):
+def test_closed_data_are_never_published_even_if_acknowledged(dataset, access):
     given = facts(kind="dataset", access=access, base=None, task=None)
     found = closed(dataset, given, ["credentialed", "identifiers", "memory"])["access"]
     assert [finding.file for finding in found] == ["test.parquet", "train.parquet", "validation.parquet"]
@@ -173,14 +173,14 @@ def test_what_closed_data_trained_goes_only_where_not_everyone_reads_and_only_if
     assert "access" in closed(adapter, facts(access=access, visibility="public"), ["credentialed"])
 
 
-def test_an_unknown_access_class_stops_even_when_vouched_for(adapter):
+def test_an_unknown_access_class_stops_even_if_acknowledged(adapter):
     trained_on(adapter, "internal")
     assert "access" in closed(adapter, facts(access="internal"), ["credentialed"])
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "manifest.json"])
 @pytest.mark.parametrize("visibility", ["private", "public"])
-def test_an_access_class_that_was_changed_after_training_stops_whatever_is_said(adapter, name, visibility):
+def test_an_access_class_that_was_changed_after_training_stops_even_if_acknowledged(adapter, name, visibility):
     add_field(adapter / name, **json.loads(ADAPTER[name].replace("synthetic", "credentialed")))
     (finding,) = closed(adapter, facts(visibility=visibility), ["credentialed"])["access"]
     assert finding.file == name and "the dataset does now (synthetic)" in finding.what
@@ -374,7 +374,7 @@ def test_the_chat_template_of_the_base_is_not_searched_for_identifiers_and_the_g
         DATED[:-1],
     ],
 )
-def test_a_chat_template_that_is_not_the_base_s_to_the_byte_is_searched_whole(adapter, changed):
+def test_a_chat_template_that_differs_from_the_base_models_is_searched_completely(adapter, changed):
     (adapter / "chat_template.jinja").write_bytes(changed.encode())
     found = closed(adapter, facts(base_template=DATED))["identifiers"]
     assert {finding.file for finding in found} == {"chat_template.jinja"} and {finding.line for finding in found} >= {
@@ -394,7 +394,7 @@ def test_the_text_of_the_base_s_chat_template_is_searched_in_any_other_file(adap
     assert {finding.file for finding in closed(adapter, facts(base_template=DATED))["identifiers"]} == {name}
 
 
-def test_every_other_gate_looks_at_the_base_s_chat_template(adapter):
+def test_every_other_gate_looks_at_the_base_models_chat_template(adapter):
     template = f"{DATED}{{# {ROW} #}}\n{{# {TOKEN} #}}\n{{# /mnt/disk/data #}}\n"
     (adapter / "chat_template.jinja").write_text(template, encoding="utf-8")
     found = closed(adapter, facts(access="credentialed", base_template=template), ["credentialed"])

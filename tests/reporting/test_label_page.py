@@ -338,7 +338,7 @@ def test_decisions_come_first_next_to_the_best_baseline(write):
     assert "649 validation orders in 36 groups so that the target is met with 90 % confidence" in words
 
 
-def test_a_target_that_validation_cannot_support_is_said_plainly(write):
+def test_a_target_that_validation_cannot_support_is_stated(write):
     def unsupported(best_supported):
         def change(metrics):
             for row in metrics["systems"][ADAPTER]["selective"]["thresholds"][1:]:

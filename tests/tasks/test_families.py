@@ -85,7 +85,7 @@ def test_a_report_is_rewarded_only_if_it_agrees_with_its_request():
     assert TASKS["impression"].reward(REPORT_ROW, "Pleural effusion.") == 1.0
 
 
-def test_without_more_a_text_task_accepts_every_text_and_has_no_fallback():
+def test_by_default_a_text_task_accepts_every_text_and_has_no_fallback():
     task = Translation()
     assert not task.check({"source": "x"}, "anything").reasons and task.fallback({"source": "x"}) is None
     assert (task.categories({}), task.dataset_task, task.fallback_writer) == ([], "translation", None)

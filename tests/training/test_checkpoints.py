@@ -73,7 +73,7 @@ def rejection(run):
     return reason
 
 
-def test_what_was_sealed_is_found_again_word_for_word(tmp_path):
+def test_what_was_sealed_is_found_again_unchanged(tmp_path):
     folder = sealed(tmp_path, 4)
     assert folder == tmp_path / "checkpoints" / "checkpoint-4"
     found = checkpoints.find_last_valid(tmp_path)
@@ -250,7 +250,7 @@ def test_rotation_leaves_what_is_being_written_alone(tmp_path):
     assert unfinished.is_dir()
 
 
-def test_what_a_run_counts_is_carried_over_its_tries(tmp_path):
+def test_what_a_run_counts_is_carried_over_when_it_resumes(tmp_path):
     progress = checkpoints.Progress()
     progress.begin()
     time.sleep(0.02)
@@ -338,7 +338,7 @@ def test_a_disk_that_fills_up_is_named_and_what_was_half_written_is_gone(adapter
     assert checkpoints.find_last_valid(tmp_path).newest.step == 2
 
 
-def test_another_error_is_not_taken_for_a_full_disk(adapter, tmp_path, monkeypatch):
+def test_another_error_is_not_mistaken_for_a_full_disk(adapter, tmp_path, monkeypatch):
     free_bytes(monkeypatch, 2**40)
     with pytest.raises(ZeroDivisionError), checkpoints.room_for(tmp_path, adapter):
         raise ZeroDivisionError

@@ -161,7 +161,7 @@ def test_a_prompt_of_one_token_shares_nothing():
     check_contains_each_example_once(examples, batch)
 
 
-def test_mask_is_additive_in_the_asked_dtype_and_hides_nothing_completely():
+def test_mask_is_additive_in_the_requested_dtype_and_hides_nothing_completely():
     batch = SharedPrefixCollator(PAD, torch.bfloat16, 8)([example([5, 6], [8]), example([5, 6, 7, 7, 7, 7], [9])])
 
     assert batch["attention_mask"].dtype == torch.bfloat16

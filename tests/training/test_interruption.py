@@ -47,7 +47,7 @@ def step(stop, number):
 
 
 @pytest.mark.parametrize("ends_with", [None, ZeroDivisionError])
-def test_handlers_are_handed_back(ends_with):
+def test_handlers_are_restored(ends_with):
     before = [signal.getsignal(number) for number in SIGNALS]
     try:
         with StopRequests():
@@ -128,7 +128,7 @@ def test_stop_after_is_the_step_itself():
 
 
 @pytest.mark.slow
-def test_the_death_of_a_launcher_is_heard_and_that_of_a_shell_is_not(tmp_path):
+def test_the_death_of_a_launcher_is_noticed_and_that_of_a_shell_is_not(tmp_path):
     environments = {
         "accelerate": {"ACCELERATE_MIXED_PRECISION": "no"},
         "agent": {"TORCHELASTIC_RUN_ID": "none"},

@@ -109,7 +109,7 @@ def test_a_run_of_another_recipe_is_refused_unless_restarted(recipe):
     run_folder.check_can_hold(other, restart=True)
 
 
-def test_start_empties_an_earlier_try_but_not_its_lock(recipe):
+def test_start_empties_an_earlier_run_but_not_its_lock(recipe):
     folder = tried(recipe)
     (folder / "adapter").mkdir()
     (folder / "adapter" / "old.txt").touch()
@@ -200,7 +200,7 @@ def resumable(recipe, steps=2, **launch):
     return folder, identity
 
 
-def test_a_torn_line_after_the_checkpoint_does_no_harm(recipe):
+def test_a_partial_line_after_the_checkpoint_does_no_harm(recipe):
     folder, identity = resumable(recipe)
     with (folder / "train_log.jsonl").open("a", encoding="utf-8") as stream:
         stream.write('{"step": 3}\n{"st')
@@ -238,7 +238,7 @@ def test_a_checkpoint_of_another_engine_is_refused_whatever_is_allowed(before, n
 
 
 @pytest.mark.parametrize("engine", Engine)
-def test_who_may_go_on_with_another_number_of_processes(engine, recipe):
+def test_who_may_resume_with_another_number_of_processes(engine, recipe):
     folder, _ = resumable(recipe, processes=2, engine=engine)
     now = identity_under(recipe, 4, engine)
     if engine in (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3):

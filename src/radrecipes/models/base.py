@@ -93,7 +93,7 @@ def separate_padding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -
         if token_id is not None and token_id not in stops and token_id != tokenizer.bos_token_id:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(token_id)
             return
-    raise InputError("the tokenizer has no special token left for padding in addition to its stop token")
+    raise InputError("the tokenizer has no special token for padding besides its stop token")
 
 
 def compute_dtype(dtype: str | None) -> torch.dtype:

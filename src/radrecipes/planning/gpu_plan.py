@@ -138,7 +138,7 @@ def describe(plan: GpuPlan, recipe: Recipe, name: str) -> list[str]:
         memory, seconds = cost.memory, cost.seconds_per_step
         parts = [memory.base, memory.adapter, memory.gathered, memory.activations, memory.total]
         columns = [f"{part / gib:>{width}.2f}" for part, width in zip(parts, (6, 7, 8, 11, 8), strict=True)]
-        duration = f"{seconds * plan.steps / 60:.1f} minutes, {seconds:.2f} s a step ({cost.bound})"
+        duration = f"{seconds * plan.steps / 60:.1f} minutes, {seconds:.2f} s per step ({cost.bound})"
         lines.append(
             f"{cost.configuration:<18} {cost.processes:>4} {cost.batch:>5} {' '.join(columns)}   {duration}; {_fit(cost)}"
         )

@@ -119,7 +119,7 @@ def describe(plan: MachinePlan, recipe: Recipe) -> list[str]:
         f"memory       {plan.memory_bytes / gib:.1f} GiB: weights {plan.weights_bytes / gib:.2f}, adapter with "
         f"gradients and AdamW {plan.adapter_bytes / gib:.2f}, activations {plan.activation_bytes / gib:.2f}, "
         f"framework {plan.framework_bytes / gib:.2f}",
-        f"time         {plan.seconds / 60:.1f} minutes, {plan.seconds_per_step:.2f} s a step",
+        f"time         {plan.seconds / 60:.1f} minutes, {plan.seconds_per_step:.2f} s per step",
         "assumed      " + "\n             ".join(assumptions(plan)),
     ]
 

@@ -120,7 +120,7 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError):
         raise InputError(f"is not an evaluation in JSON; {evaluate}", str(path)) from None
     if measured != manifest["data"]["digest"]:
-        raise InputError(f"measures another dataset than the run's own; {evaluate}", str(path))
+        raise InputError(f"measures a dataset that is not the run's own; {evaluate}", str(path))
     rows = manifest["data"]["rows"]["test"]
     if metrics["split"] != "test" or metrics["rows"] != rows:
         raise InputError(

@@ -165,7 +165,7 @@ def test_every_figure_has_its_interval_and_its_baselines(make_metrics):
     assert "best on validation is linear support vector machine" in text
 
 
-def test_thresholds_and_calibration_are_told_where_labels_were_scored(make_metrics):
+def test_thresholds_and_calibration_are_on_the_card_if_labels_were_scored(make_metrics):
     metrics = metrics_of("protocol", make_metrics)
     metrics["systems"]["adapter"]["selective"]["thresholds"][2]["threshold"] = None
     text = render_model_card(manifest_of(), metrics, **RELEASE)
@@ -239,7 +239,7 @@ def test_energy_is_time_times_assumed_watts():
     assert "700 W for each of 4 GPUs" in assumption
 
 
-def test_interruptions_and_what_repeats_are_told(make_metrics):
+def test_interruptions_and_reproducibility_are_on_the_card(make_metrics):
     metrics = metrics_of("protocol", make_metrics)
     older = render_model_card(manifest_of(), metrics, **RELEASE)
     assert "interrupted" not in older and "What to expect" not in older and "constraints.txt" not in older

@@ -96,7 +96,7 @@ def test_real_reports_warn_and_synthetic_ones_say_so(manifest):
 
 @pytest.mark.parametrize("origin", ["mimic-cxr", "openi", "jsonl"])
 @pytest.mark.parametrize("label_source", ["relabel", "csv", "prompt"])
-def test_every_origin_and_every_reason_can_be_told(manifest, origin, label_source):
+def test_every_origin_and_every_reason_has_words(manifest, origin, label_source):
     manifest |= {"origin": origin, "label_source": label_source, "labels": "chexpert"}
     manifest["options"] |= {"split": "official", "sections": "any", "deidentified": "normalise"}
     manifest["rows"] |= {"dropped": dict.fromkeys(DROP_REASONS, 1), "filtered": dict.fromkeys(FILTERS, 2)}

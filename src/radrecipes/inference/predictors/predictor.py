@@ -178,7 +178,8 @@ class Predictor(ABC):
         positions = getattr(load_config(self.recipe.model), "max_position_embeddings", None) or np.inf
         if longest >= positions:
             raise InputError(
-                f"a prompt has {longest} tokens and the base takes {positions}; shorten the input", str(self.folder)
+                f"a prompt has {longest} tokens and the base model reads at most {positions}; shorten the input",
+                str(self.folder),
             )
         return int(min(self.recipe.arguments.max_new_tokens, positions - longest))
 
@@ -211,6 +212,6 @@ class Predictor(ABC):
         if present != trained_on:
             raise InputError(
                 f"the adapter was trained on other weights of {model_id} (sha256 {trained_on[:12]}, here "
-                f"{present[:12] if present else 'unknown'}); restore them, or accept it with --allow-other-weights",
+                f"{present[:12] if present else 'unknown'}); restore them, or use these with --allow-other-weights",
                 str(self.folder),
             )
