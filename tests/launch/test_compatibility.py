@@ -98,7 +98,7 @@ def markdown():
     return "\n".join([*rows, "", summary, "", *reasons, "", "</details>"])
 
 
-def test_the_page_on_scaling_holds_the_table():
+def test_the_page_on_scaling_contains_the_table():
     document = (REPOSITORY / "docs" / "scaling.md").read_text("utf-8")
     begin, end = "<!-- compatibility: generated, do not edit -->\n", "\n<!-- end of compatibility -->"
     assert document.partition(begin)[2].partition(end)[0] == markdown(), "replace it by what `markdown` above returns"
