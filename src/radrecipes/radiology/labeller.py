@@ -38,20 +38,7 @@ _STRUCTURES_OF_STATE = {
     "blunted": ("costophrenic_angles",),
 }
 _STATES_OF_HEALTH = ("normal", "clear", "sharp")
-# Tried at each word in this order.
-_CUES_BEFORE_STATES = (
-    "not_a_mention",
-    "no_cue",
-    "hedge_either_side",
-    "hedge_after",
-    "negation_after",
-    "removal_after",
-)
-_CUES_AFTER_STATES = (
-    *("versus", "hedge_before_firm", "hedge_before", "hedge_within_negation", "removal_before", "negation_before"),
-    *("resolved", "past", "stop", "stop_negation", "verb"),
-)
-_IS_THERE = rf"(?:{_LEXICON['is_there']})\b"
+_IS_THERE = rf"(?:{_LEXICON.pop('is_there')})\b"
 _ARTICLE = r"(?:the |a |an |this |these |left |right |associated |also |now |some )*"
 _FINITE = r"(?:is|are|has|have|remains?|appears?|persists?|shows?)"
 _PUNCTUATION = (
@@ -70,26 +57,15 @@ _PUNCTUATION = (
 )
 
 
-def _compile() -> tuple[re.Pattern, list[tuple[str, str | tuple[str, ...]]]]:
-    """One pattern of all entries, and the meaning of each of its groups."""
+def _compile() -> tuple[re.Pattern, list[tuple[str, str]]]:
+    """One pattern of all entries, and kind and meaning of each of its groups."""
     # Punctuation first: what follows distinguishes a comma or "and" that begins a statement from others.
-    meanings: list[tuple[str, str | tuple[str, ...]]] = [("", ""), *((kind, kind) for kind, _ in _PUNCTUATION)]
-    alternatives: list[str] = []
-
-    def add(kind: str, meaning: str | tuple[str, ...], entries: list[str]) -> None:
-        meanings.append((kind, meaning))
-        alternatives.append("(" + "|".join(entries).replace("~", _ADVERBS) + ")(?!\\w)")
-
-    for kind in _CUES_BEFORE_STATES:
-        add(kind, kind, _LEXICON[kind])
-    for state in ("not_normal", *(state for state in _LEXICON["states"] if state != "not_normal")):
-        add("state", state, _LEXICON["states"][state])
-    for kind in _CUES_AFTER_STATES:
-        add(kind, kind, _LEXICON[kind])
-    for observations, entries in _LEXICON["mentions"].items():
-        add("mention", tuple(observations.split(", ")), entries)
-    for structure, entries in _LEXICON["structures"].items():
-        add("structure", structure, entries)
+    meanings = [("", ""), *((kind, kind) for kind, _ in _PUNCTUATION)]
+    alternatives = []
+    for kind, group in _LEXICON.items():
+        for meaning, entries in group.items() if isinstance(group, dict) else [(kind, group)]:
+            meanings.append((kind, meaning))
+            alternatives.append("(" + "|".join(entries).replace("~", _ADVERBS) + ")(?!\\w)")
     marks = "|".join(f"({entry})" for _, entry in _PUNCTUATION)
     # A lookahead at the first character avoids trying every group at most positions.
     pattern = rf"(?=[,;(\- )?&ao])(?:{marks})|\b(?=\w)(?:{'|'.join(alternatives)})"
@@ -121,7 +97,7 @@ class _Mention:
 @dataclass(slots=True)
 class _Event:
     kind: str
-    meaning: str | tuple[str, ...]
+    meaning: str
     start: int
     end: int
     mention: _Mention | None = None
@@ -225,12 +201,8 @@ class _Reader:
             if not targets:
                 self._hedge_firmly()
         elif kind == "removal_after":
-            devices = [
-                e.mention
-                for e in self.events[max(0, index - _REACH) : index]
-                if e.mention and SUPPORT_DEVICES in e.mention.observations
-            ]
-            for mention in devices[-1:]:
+            mentions = [e.mention for e in self.events[max(0, index - _REACH) : index] if e.mention]
+            for mention in [mention for mention in mentions if SUPPORT_DEVICES in mention.observations][-1:]:
                 mention.status = Status.NEGATIVE
         else:
             targets = self._before(index, loosely=True)
@@ -247,11 +219,11 @@ class _Reader:
         if self.scope == "past":
             return
         status = _STATUS_OF_SCOPE[self.scope]
-        if self.scope == "removed" and event.meaning == (SUPPORT_DEVICES,):
+        if self.scope == "removed" and event.meaning == SUPPORT_DEVICES:
             status = Status.NEGATIVE
-        event.mention = _Mention(event.meaning, status)
+        event.mention = _Mention(tuple(event.meaning.split(", ")), status)
         self.mentions.append(event.mention)
-        if status == Status.POSITIVE and index > 1 and event.meaning != (SUPPORT_DEVICES,):
+        if status == Status.POSITIVE and index > 1 and event.meaning != SUPPORT_DEVICES:
             self._doubt_alternatives(index, event)
         self.broken = False
 
@@ -264,7 +236,7 @@ class _Reader:
             others = others[:1]
         elif self.events[index - 2].kind != "comma":
             return
-        others = [m for m in others if m.observations not in (event.meaning, (SUPPORT_DEVICES,))]
+        others = [m for m in others if m.observations not in (event.mention.observations, (SUPPORT_DEVICES,))]
         self._hedge([*others, event.mention] if others else [])
 
     def _structure(self, event: _Event) -> None:
@@ -340,12 +312,8 @@ class _Reader:
             self.scope = "hedged_firm"
 
     def _mention_follows(self, index: int) -> bool:
-        for event in self.events[index + 1 :]:
-            if event.kind == "mention":
-                return True
-            if event.kind in ("comma", "and", "stop", "new_statement", "new_item"):
-                return False
-        return False
+        ends = ("mention", "comma", "and", "stop", "new_statement", "new_item")
+        return next((event.kind for event in self.events[index + 1 :] if event.kind in ends), None) == "mention"
 
     def _before(self, index: int, loosely: bool = False) -> list[_Mention]:
         """Mentions that a cue after them affects, nearest first: one, or the list that it closes.
