@@ -6,11 +6,12 @@ import io
 import os
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,43 +192,28 @@ def _outcomes(
     """Chunks of outcomes in the order of the source, from as many processes as are worth starting."""
     items = source.items()
     chunks = iter(lambda: list(islice(items, _CHUNK)), [])
+    process = partial(_process, source, options)
     processes = min(processes or os.cpu_count() or 1, -(-source.count // _CHUNK))
     if processes <= 1:
-        yield (_process(source, options, chunk) for chunk in chunks)
+        yield map(process, chunks)
         return
-    executor = ProcessPoolExecutor(processes, initializer=_start_worker, initargs=(source, options))
+    # Ctrl-C reaches every process of the terminal; the main one ends the others.
+    ignore = signal.SIGINT, signal.SIG_IGN
+    executor = ProcessPoolExecutor(processes, initializer=signal.signal, initargs=ignore)
     try:
-        yield _in_order(executor, chunks, 4 * processes)
+        # Only a few chunks ahead, so that memory does not grow with the source.
+        yield _in_order((executor.submit(process, chunk) for chunk in chunks), ahead=4 * processes)
     except BrokenProcessPool:
         raise RadrecipesError("a process was killed, probably for lack of memory; choose fewer --processes") from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_order(executor: ProcessPoolExecutor, chunks: Iterable[list], ahead: int) -> Iterator[list[_Outcome]]:
-    # Only a few chunks ahead, so that memory does not grow with the source.
-    waiting = deque()
-    for chunk in chunks:
-        waiting.append(executor.submit(_process_here, chunk))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
+def _in_order(futures: Iterator[Future], ahead: int) -> Iterator[list[_Outcome]]:
+    waiting = deque(islice(futures, ahead))
     while waiting:
         yield waiting.popleft().result()
-
-
-# The worker's own source, so that an archive is opened once and not for every chunk.
-_here: tuple[ReportSource, ReportOptions] | None = None
-
-
-def _start_worker(source: ReportSource, options: ReportOptions) -> None:
-    global _here
-    _here = source, options
-    # Ctrl-C reaches every process of the terminal; the main one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _process_here(items: list) -> list[_Outcome]:
-    return _process(*_here, items)
+        waiting.extend(islice(futures, 1))
 
 
 def _process(source: ReportSource, options: ReportOptions, items: list) -> list[_Outcome]:

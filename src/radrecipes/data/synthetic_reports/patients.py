@@ -146,11 +146,9 @@ def _diseases(previous: dict[str, Finding], rng: random.Random) -> tuple[dict[st
 
 
 def _denials(shown: dict[str, Finding], previous: dict[str, Finding], rng: random.Random) -> dict[str, Finding]:
-    names = set()
     gone = {name for name, finding in previous.items() if finding.status != Status.NEGATIVE} - set(shown)
-    for name, probability in _DENIED.items():
-        if name not in shown and rng.random() < (0.8 if name in gone else probability):
-            names.add(name)
+    left = {name: 0.8 if name in gone else probability for name, probability in _DENIED.items() if name not in shown}
+    names = {name for name, probability in left.items() if rng.random() < probability}
     if any(name in shown for name in _IN_THE_LUNG):
         names.discard("Lung Opacity")
     # Clear lungs have neither.
