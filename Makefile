@@ -1,8 +1,8 @@
 # make demo         train, evaluate and try the default protocol recipe on this machine's CPU
 # make demo-report  the same for chest X-ray reports, from a synthetic tree in MIMIC-CXR's layout on
 # make demo-publish publish the run of make demo to a Hub on this machine, pull it back, compare
-# make test         the tests that every change needs: five minutes on two cores; TESTS="tests/test_hub.py -k pull" runs these
-# make test-all     make test, then the slow ones: every kill, every engine, every recipe; half an hour on two cores
+# make test         the tests that every change needs: six minutes on two cores; TESTS="tests/test_hub.py -k pull" runs these
+# make test-all     make test, then the slow ones: every kill, every engine, every recipe; half an hour more on two cores
 # make bench        measure speed side by side with what a user would pick instead
 # make lint         style, and the direction of imports
 # Each sets itself up first; what is done is not done again.

@@ -113,6 +113,7 @@ def test_conflicts_are_dropped_or_put_to_the_vote():
             "'CT Hed' (did you mean 'CT Head'?), orders.csv:3 'XR",
         ),
         (CONFLICT, "orders.csv:2", "3 of 44 rows (6.82%) would be dropped, more than the 0.50% allowed"),
+        (CONFLICT, "orders.csv:2", "or keep the majority label with --conflicts vote"),
     ],
 )
 def test_bad_rows_are_refused_with_their_line(rows, where, said):

@@ -20,8 +20,9 @@ def refuse_many_dropped(
     shown = "; ".join(
         f"{len(places)} because {reasons[reason]} (first: {places[0]})" for reason, places in dropped.items() if places
     )
+    vote = ", or keep the majority label with --conflicts vote" if dropped.get("conflicting_labels") else ""
     raise InputError(
         f"{total} of {read} {rows} ({total / read:.2%}) would be dropped, more than the {max_dropped:.2%} allowed:"
-        f" {shown}{listed}; fix them or raise --max-dropped",
+        f" {shown}{listed}; fix them or raise --max-dropped{vote}",
         where=None if listed else next(filter(None, dropped.values()))[0],
     )

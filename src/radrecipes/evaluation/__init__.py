@@ -1,0 +1,1 @@
+"""Metrics, baselines, slices and results over seeds; accuracy of labels is computed in `label_metrics`."""

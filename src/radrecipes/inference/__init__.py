@@ -1,4 +1,4 @@
-"""Predicting with finished runs."""
+"""Predicting with finished runs; `abstention` chooses a threshold and decides, `selective` measures what thresholds achieve."""
 
 # Engines that generate text.
 ENGINES = ("transformers", "vllm")

@@ -1,0 +1,1 @@
+"""Base models: loading, tokenizers, trained weights, converting weights."""

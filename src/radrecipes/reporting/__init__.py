@@ -1,0 +1,1 @@
+"""Report pages, plots and tables of results."""
