@@ -110,17 +110,17 @@ def prepare_reports(
         max_dropped: Largest fraction of the reports that may be dropped; filtered ones do not count.
         progress: Called with the number of reports just processed.
     """
-    table, stated_splits, hashed, rejected, filtered, changed = _read(source, options, processes, progress)
+    table, hashed, rejected, filtered, changed = _read(source, options, processes, progress)
     read = source.count + len(source.rejected)
     _write_rejected(Path(rejected_path), rejected)
     dropped = {reason: [report.path for report in rejected if report.reason == reason] for reason in DROP_REASONS}
     refuse_many_dropped(dropped, DROP_REASONS, read, max_dropped, "reports", f"; all are listed in {rejected_path}")
-    if table is None:
+    if not table.num_rows:
         reasons = ", ".join(f"{count} because {FILTERS[name]}" for name, count in filtered.most_common())
         raise InputError(f"no report is left of {read}: {reasons}; try --sections any, or keep what the filters drop")
     # Hundreds of thousands of reports have a few thousand different lists.
     labels_of = {stated: parse_observations(stated) for stated in table["observations"].unique().to_pylist()}
-    splits = _split(table, labels_of, stated_splits if official_split else None, split_seed)
+    splits = _split(table, labels_of, official_split, split_seed)
     counted = {split: _count(of_split, labels_of) for split, of_split in splits.items()}
 
     facts = {
@@ -146,22 +146,18 @@ def prepare_reports(
 
 
 def _read(
-    source: ReportSource,
-    options: ReportOptions,
-    processes: int | None,
-    progress: Callable[[int], None] | None,
-) -> tuple[pa.Table | None, list[str | None], dict[str, Any], list[RejectedReport], Counter[str], Counter[str]]:
-    """Kept reports, their stated splits, number and hash of all files, rejected reports, and counts."""
+    source: ReportSource, options: ReportOptions, processes: int | None, progress: Callable[[int], None] | None
+) -> tuple[pa.Table, dict[str, Any], list[RejectedReport], Counter[str], Counter[str]]:
+    """Kept reports with their stated splits, number and hash of all files, rejected reports, and counts."""
     rejected, filtered, changed = list(source.rejected), Counter(), Counter()
     tree, hashed, seen = hashlib.sha256(), 0, set()
-    parts: list[pa.Table] = []
-    stated_splits: list[str | None] = []
-    schema = pa.schema([(column, pa.string()) for column in COLUMNS])
+    schema = pa.schema([(column, pa.string()) for column in (*COLUMNS, "split")])
+    parts = [schema.empty_table()]
     with _outcomes(source, options, processes) as chunks:
         for chunk in chunks:
             tree.update("".join([f"{report.path} {report.sha256.hex()}\n" for report, _, _ in chunk]).encode())
             hashed += len(chunk)
-            rows = []
+            kept = []
             for report, filter_name, changes in chunk:
                 if isinstance(report, RejectedReport):
                     rejected.append(report)
@@ -173,16 +169,13 @@ def _read(
                     if filter_name:
                         filtered[filter_name] += 1
                     else:
-                        rows.append([getattr(report, column) for column in COLUMNS])
-                        stated_splits.append(report.split)
-            if rows:
-                # Arrow stores the text without a Python object per cell.
-                parts.append(pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema))
+                        kept.append(report._asdict())
+            # Arrow stores the text without a Python object per cell.
+            parts.append(pa.Table.from_pylist(kept, schema))
             if progress:
                 progress(len(chunk))
-    table = pa.concat_tables(parts).combine_chunks() if parts else None
-    hashes = {"reports": hashed, "sha256": tree.hexdigest()}
-    return table, stated_splits, hashes, sorted(rejected), filtered, changed
+    table, hashes = pa.concat_tables(parts).combine_chunks(), {"reports": hashed, "sha256": tree.hexdigest()}
+    return table, hashes, sorted(rejected), filtered, changed
 
 
 @contextmanager
@@ -278,14 +271,12 @@ def _write_rejected(path: Path, rejected: list[RejectedReport]) -> None:
         raise InputError(f"cannot be written ({error.strerror}); choose another --output", str(path)) from None
 
 
-def _split(
-    table: pa.Table, labels_of: dict[str, Labels], stated: list[str | None] | None, seed: int
-) -> dict[str, pa.Table]:
-    if stated is None:
+def _split(table: pa.Table, labels_of: dict[str, Labels], official: bool, seed: int) -> dict[str, pa.Table]:
+    assigned, table = table["split"], table.drop_columns("split")
+    if not official:
         kinds = {text: "abnormal" if findings_present(labels) else "normal" for text, labels in labels_of.items()}
         of_rows = [kinds[text] for text in table["observations"].to_pylist()]
-        stated = split_by_group(table["group"].to_pylist(), of_rows, seed=seed)
-    assigned = pa.array(stated)
+        assigned = pa.array(split_by_group(table["group"].to_pylist(), of_rows, seed=seed))
     splits = {split: table.filter(pc.equal(assigned, split)).combine_chunks() for split in SPLITS}
     for split in SPLITS:
         if not splits[split].num_rows:
