@@ -6,7 +6,7 @@ Exit codes: 0 written, 1 memory or disk ran out, 2 wrong input; no dataset was w
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import non_negative, positive, run
@@ -234,6 +234,10 @@ def _add_subcommand(
     return parser
 
 
+def _add(group: argparse._ArgumentGroup, option: str, meaning: str, default: Any, **settings: Any) -> None:
+    group.add_argument(option, default=default, help=f"{meaning} (default: {default})", **settings)
+
+
 def _add_output(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help=f"for example {example}")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset in --output")
@@ -243,7 +247,7 @@ def _add_terms(parser: argparse.ArgumentParser, rows: str, access: str, syntheti
     terms = parser.add_argument_group("terms of use")
     terms.add_argument("--access", choices=ACCESS_LEVELS, help=f"decides what may be printed (default: {access})")
     terms.add_argument("--license", help=f"Hub licence identifier (default: other{synthetic})")
-    terms.add_argument("--language", default="en", help=f"language code of the {rows} (default: en)")
+    _add(terms, "--language", f"language code of the {rows}", "en")
 
 
 def _table_examples(task: Task, target: str, labels: bool, synthetic: bool) -> str:
@@ -280,8 +284,8 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     if synthetic:
         origin.add_argument("--synthetic", action="store_true", help=f"generate {words.rows} instead of reading them")
         generator = parser.add_argument_group("generator of --synthetic")
-        generator.add_argument("--seed", type=int, default=0, help="seed of the generator (default: 0)")
-        generator.add_argument("--rows", type=int, default=6600, help=f"{words.rows} to generate (default: 6600)")
+        _add(generator, "--seed", "seed of the generator", 0, type=int)
+        _add(generator, "--rows", f"{words.rows} to generate", 6600, type=int)
     _add_output(parser, f"data/our_{words.rows}")
 
     columns = parser.add_argument_group("columns of --source")
@@ -299,28 +303,16 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     rows = parser.add_argument_group("labels and rows" if labels else "rows")
     if labels:
         rows.add_argument("--label-set", type=Path, metavar="FILE", help="YAML (default: derived from the labels)")
-        for option, choices, text in (
-            ("--conflicts", ("drop", "vote"), "equal texts with different labels; vote keeps the majority"),
-            ("--on-unknown-label", ("error", "drop"), "labels that are not in --label-set"),
-        ):
-            rows.add_argument(option, choices=choices, default=choices[0], help=f"{text} (default: {choices[0]})")
-    rows.add_argument(
-        "--on-bad-row", choices=("error", "drop"), default="error", help=f"empty text or {target} (default: error)"
-    )
-    rows.add_argument(
-        "--max-dropped", type=float, default=0.005, help="fraction of rows that may be dropped (default: 0.005)"
-    )
-    rows.add_argument(
-        "--near-duplicate-threshold",
-        type=float,
-        default=0.8,
-        help="texts with at least this 5-gram Jaccard similarity stay in one split (default: 0.8)",
-    )
-    rows.add_argument("--split-seed", type=int, default=0, help="seed of the split (default: 0)")
-    defaults = (
-        ("credentialed; --synthetic: synthetic", "; --synthetic: apache-2.0") if synthetic else ("credentialed", "")
-    )
-    _add_terms(parser, words.rows, *defaults)
+        conflicts = "equal texts with different labels; vote keeps the majority"
+        _add(rows, "--conflicts", conflicts, "drop", choices=("drop", "vote"))
+        _add(rows, "--on-unknown-label", "labels that are not in --label-set", "error", choices=("error", "drop"))
+    _add(rows, "--on-bad-row", f"empty text or {target}", "error", choices=("error", "drop"))
+    _add(rows, "--max-dropped", "fraction of rows that may be dropped", 0.005, type=float)
+    similar = "texts with at least this 5-gram Jaccard similarity stay in one split"
+    _add(rows, "--near-duplicate-threshold", similar, 0.8, type=float)
+    _add(rows, "--split-seed", "seed of the split", 0, type=int)
+    access, licence = ("; --synthetic: synthetic", "; --synthetic: apache-2.0") if synthetic else ("", "")
+    _add_terms(parser, words.rows, f"credentialed{access}", licence)
 
 
 _REPORT_EXAMPLES = """\
@@ -360,13 +352,8 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
     labels.add_argument(
         "--labels", choices=("chexpert", "negbio"), help="CSV of --label-source csv (default: chexpert)"
     )
-    labels.add_argument(
-        "--split",
-        choices=("patient", "official"),
-        default="patient",
-        help="official: only mimic-cxr has one (default: patient)",
-    )
-    labels.add_argument("--split-seed", type=non_negative, default=0, help="seed of the split by patient (default: 0)")
+    _add(labels, "--split", "official: only mimic-cxr has one", "patient", choices=("patient", "official"))
+    _add(labels, "--split-seed", "seed of the split by patient", 0, type=non_negative)
 
     text = report.add_argument_group("text")
     for option, choices, meaning in (
@@ -375,10 +362,10 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
         ("--deidentified", ("drop", "normalise"), "drop sentences with ___ or XXXX, or write every mark as ___"),
         ("--details", ("drop", "keep"), "sides and measurements, which a model could only make up"),
     ):
-        text.add_argument(option, choices=choices, default=choices[0], help=f"{meaning} (default: {choices[0]})")
+        _add(text, option, meaning, choices[0], choices=choices)
 
     columns = report.add_argument_group("columns of jsonl")
-    columns.add_argument("--prompt-column", default="prompt", metavar="NAME", help="observations (default: prompt)")
+    _add(columns, "--prompt-column", "observations", "prompt", metavar="NAME")
     columns.add_argument("--completion-column", default="completion", metavar="NAME", help="default: completion")
     columns.add_argument("--id-column", metavar="NAME", help="identifies a report (default: lines are numbered)")
     columns.add_argument(
@@ -387,9 +374,7 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
 
     work = report.add_argument_group("work")
     work.add_argument("--processes", type=positive, help="worker processes (default: one per core)")
-    work.add_argument(
-        "--max-dropped", type=float, default=0.005, help="fraction of reports that may be dropped (default: 0.005)"
-    )
+    _add(work, "--max-dropped", "fraction of reports that may be dropped", 0.005, type=float)
     access = "credentialed; openi: open; a generated tree: synthetic"
     _add_terms(report, "reports", access, "; a generated tree: apache-2.0")
 
@@ -408,9 +393,9 @@ def _add_synthetic_report_arguments(subcommands: argparse._SubParsersAction) -> 
         subcommands, "synthetic-reports", description, _SYNTHETIC_REPORT_EXAMPLES, make_synthetic_reports
     )
     reports.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not exist yet")
-    reports.add_argument("--seed", type=non_negative, default=0, help="seed of the generator (default: 0)")
-    reports.add_argument("--patients", type=positive, default=2100, help="1 to 8 studies each (default: 2100)")
-    reports.add_argument("--studies", type=positive, default=5600, help="reports in total (default: 5600)")
+    _add(reports, "--seed", "seed of the generator", 0, type=non_negative)
+    _add(reports, "--patients", "1 to 8 studies each", 2100, type=positive)
+    _add(reports, "--studies", "reports in total", 5600, type=positive)
 
 
 if __name__ == "__main__":
