@@ -426,7 +426,7 @@ def _answer(rows: Rows, model: Any, base: Any, tokenizer: Any, size: Size) -> No
             answers = generate(model, tokenizer, prompts, stops, 16, batch)
             seconds = time.perf_counter() - began
             found["notes_per_second"] = round(len(prompts) / seconds, 1)
-            found["written_tokens_per_second"] = round(sum(answer.tokens for answer in answers) / seconds)
+            found["written_tokens_per_second"] = round(sum(answer.generated_tokens for answer in answers) / seconds)
 
 
 def _to(value: Any, device: str) -> Any:

@@ -76,7 +76,7 @@ def test_batches_answer_as_one_prompt_at_a_time(batch_size, model, tokenizer, pr
     assert {stopped for _, stopped, _ in naive} == {True, False} and len(set(naive)) > 6
 
     found = generate(model, tokenizer, prompts, STOPS, MOST_TOKENS, batch_size)
-    assert [(answer.text, answer.stopped, answer.tokens) for answer in found] == naive
+    assert [(answer.text, answer.stopped, answer.generated_tokens) for answer in found] == naive
 
 
 def test_prompts_that_begin_alike_answer_as_one_at_a_time(model, tokenizer, prompts):
@@ -86,7 +86,7 @@ def test_prompts_that_begin_alike_answer_as_one_at_a_time(model, tokenizer, prom
     found = generate(model, tokenizer, alike, STOPS, MOST_TOKENS, batch_size=5)
     expected = one_at_a_time(model, tokenizer, alike)
     assert len(set(expected)) > 6
-    assert [(answer.text, answer.stopped, answer.tokens) for answer in found] == expected
+    assert [(answer.text, answer.stopped, answer.generated_tokens) for answer in found] == expected
 
 
 def test_every_stop_token_ends_an_answer(model, tokenizer, prompts, naive):
@@ -96,7 +96,7 @@ def test_every_stop_token_ends_an_answer(model, tokenizer, prompts, naive):
     )
     second = int(unstopped[0, len(prompts[long]) + 1])
     answer = generate(model, tokenizer, [prompts[long]], [2, second], MOST_TOKENS)[0]
-    assert answer.stopped and answer.tokens <= 2
+    assert answer.stopped and answer.generated_tokens <= 2
 
 
 def test_progress_is_reported_after_every_batch(model, tokenizer, prompts):

@@ -228,17 +228,14 @@ def test_the_trie_contains_every_label_once_and_knows_its_ancestors(labels):
     assert len(set(trie.leaves)) == len(labels) and trie.labels_below[0] == len(labels)
     assert len(trie.tokens) == 1 + len({tuple(label[: end + 1]) for label in completions for end in range(len(label))})
     for leaf, completion in zip(trie.leaves, completions, strict=True):
-        path, node = [], leaf
-        while node:
-            assert trie.ancestors[leaf, node]
-            path.append(trie.tokens[node])
-            node = trie.parents[node]
-        assert path[::-1] == completion and trie.is_leaf(leaf)
+        path = trie.paths[leaf]
+        assert trie.ancestors[leaf, path].all()
+        assert [trie.tokens[node] for node in path[1:]] == completion and trie.is_leaf(leaf)
         assert trie.ancestors[leaf].sum() == len(completion) + 1
     # Every inner node is part of exactly one chain that starts below the root or after a fork
     chained = []
     for node in range(1, len(trie.tokens)):
-        parent = trie.parents[node]
+        parent = trie.paths[node][-2]
         if not trie.is_leaf(node) and (parent == 0 or len(trie.children[parent]) > 1):
             chained += trie.chain(node)
     assert sorted(chained) == [node for node in range(1, len(trie.tokens)) if not trie.is_leaf(node)]

@@ -160,14 +160,14 @@ def evaluate_texts(
             return write(asked, options.batch_size, advance)
 
     # The model, its guard, and the untuned base model
-    systems = {ADAPTER: written(ADAPTER, inputs, predictor.write)}
+    systems = {ADAPTER: written(ADAPTER, inputs, predictor.generate)}
     guarded = written("guard", inputs, partial(predictor.guard, first_tries=systems[ADAPTER]))
     systems[ADAPTER_GUARDED] = [answer.written for answer in guarded]
     of_base = {}
     if not options.skip_base:
         # Evenly spread over the split, so that the sample covers all groups.
         places = np.linspace(0, len(inputs) - 1, min(BASE_TEXTS, len(inputs))).round().astype(int).tolist()
-        base = written(BASE, [inputs[place] for place in places], partial(predictor.write, untuned=True))
+        base = written(BASE, [inputs[place] for place in places], partial(predictor.generate, untuned=True))
         of_base[BASE] = [None] * len(inputs)
         for place, text in zip(places, base, strict=True):
             of_base[BASE][place] = text

@@ -23,9 +23,9 @@ class SystemOutput:
 
 @dataclass(frozen=True)
 class WrittenText:
-    """The answer of one system to one row of a text task."""
+    """The answer of one system to one row of a text task, or a text that a model generated."""
 
-    text: str
+    text: str  # of a model: without the stop token, stripped
     stopped: bool = True  # as in `SystemOutput`
     generated_tokens: int = 0
     source: str = MODEL  # or `TEMPLATE` if the guard used the task's fallback

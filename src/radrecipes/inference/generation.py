@@ -8,19 +8,11 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.distributed import map_batches
 from radrecipes.models.lm_head import lm_head_input
 
 _SHORTEST_SHARED_PREFIX = 4  # tokens
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The completion of one prompt."""
-
-    text: str  # without the stop token, stripped
-    stopped: bool  # False if it was cut at `max_new_tokens`
-    tokens: int  # including the stop token
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ def generate(
     sampling: Sampling | None = None,
     on_progress: Callable[[int], None] | None = None,
     distributed: bool = False,
-) -> list[Generation]:
+) -> list[WrittenText]:
     """Complete prompts in batches of similar length; the prefix that all prompts share is computed once.
 
     A batch is laid out as `[prefix][padding][rest of the prompt]`; positions follow from the attention mask, so padding in the
@@ -71,7 +63,7 @@ def generate(
     prefix, cache = shared_prefix(model, prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))  # longest first: memory peaks first
 
-    def complete(batch: list[int]) -> list[Generation]:
+    def complete(batch: list[int]) -> list[WrittenText]:
         length = len(prompts[batch[0]])
         input_ids = torch.full((len(batch), length), tokenizer.pad_token_id)
         attention_mask = torch.zeros((len(batch), length), dtype=torch.long)
@@ -118,8 +110,8 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple
     return (length, cache) if isinstance(cache, DynamicCache) else (0, None)
 
 
-def _decode(token_ids: list[int], stops: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Generation:
+def _decode(token_ids: list[int], stops: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> WrittenText:
     """Cut at the first stop token; padding follows it."""
     end = next((index for index, token in enumerate(token_ids) if token in stops), None)
     text = tokenizer.decode(token_ids[:end], skip_special_tokens=True).strip()
-    return Generation(text, end is not None, len(token_ids) if end is None else end + 1)
+    return WrittenText(text, end is not None, len(token_ids) if end is None else end + 1)

@@ -1,5 +1,6 @@
 """Label scoring: the log-likelihood of every label of a list, from one pass over the prompt and a trie of the labels."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,9 @@ class LabelTrie:
     """
 
     def __init__(self, completions: Sequence[list[int]]):
-        self.tokens, self.parents, self.depths = [-1], [-1], [0]
+        self.tokens = [-1]
+        # The nodes from the root to each node, both included
+        self.paths: list[list[int]] = [[_ROOT]]
         self.children: list[list[int]] = [[]]
         self.leaves = []
         for completion in completions:
@@ -56,35 +59,22 @@ class LabelTrie:
             if node == _ROOT or node in self.leaves:
                 raise InputError("two labels of the set have the same tokens, or one has none; rename one")
             self.leaves.append(node)
-        self.labels_below = [0] * len(self.tokens)
-        for leaf in self.leaves:
-            node = leaf
-            while node >= _ROOT:
-                self.labels_below[node] += 1
-                node = self.parents[node]
+        self.labels_below = np.bincount(np.concatenate([self.paths[leaf] for leaf in self.leaves]))
         # ancestors[v, w]: v attends to w, that is, w is v itself or an ancestor of it
-        self.ancestors = np.eye(len(self.tokens), dtype=bool)
-        for node in range(1, len(self.tokens)):
-            self.ancestors[node] |= self.ancestors[self.parents[node]]
+        self.ancestors = np.zeros((len(self.tokens), len(self.tokens)), dtype=bool)
+        for node, path in enumerate(self.paths):
+            self.ancestors[node, path] = True
 
     def _child(self, node: int, token: int) -> int:
         for child in self.children[node]:
             if self.tokens[child] == token:
                 return child
+        new = len(self.tokens)
         self.tokens.append(token)
-        self.parents.append(node)
-        self.depths.append(self.depths[node] + 1)
+        self.paths.append([*self.paths[node], new])
         self.children.append([])
-        self.children[node].append(len(self.tokens) - 1)
-        return len(self.tokens) - 1
-
-    def path(self, node: int) -> list[int]:
-        """The nodes from the root (excluded) to a node (included)."""
-        nodes = []
-        while node != _ROOT:
-            nodes.append(node)
-            node = self.parents[node]
-        return nodes[::-1]
+        self.children[node].append(new)
+        return new
 
     def is_leaf(self, node: int) -> bool:
         """Whether a label ends with this node."""
@@ -135,7 +125,13 @@ class LabelScorer:
         If `distributed`, all processes call this with the same prompts and share the batches. Raises an [`InputError`] if the
         model's attention window is too short, or it does not support the attention mask that separates the labels of a row.
         """
-        _check_window(self.model, max(map(len, prompts), default=0) + max(map(len, self.completions)))
+        longest = max(map(len, prompts), default=0) + max(map(len, self.completions))
+        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        if window and longest > window:
+            raise InputError(
+                f"the model attends to {window} tokens at most, and the longest prompt with its label has {longest}; "
+                "set `decode: generate`"
+            )
         places: dict[tuple[int, ...], list[int]] = {}
         for index, prompt in enumerate(prompts):
             places.setdefault(tuple(prompt), []).append(index)
@@ -261,11 +257,8 @@ class _BatchOfNotes:
         # Note, nodes in order, and the nodes whose children are wanted
         rows: list[tuple[int, list[int], set[int]]] = []
         for note, chain in branches:
-            path = [node for node in self.trie.path(chain[0])[:-1] if node not in self.ahead]
-            for row_note, fed, new in reversed(rows):
-                if row_note != note:
-                    rows.append((note, [*path, *chain], set(chain)))
-                    break
+            path = [node for node in self.trie.paths[chain[0]][1:-1] if node not in self.ahead]
+            for _, fed, new in itertools.takewhile(lambda row, note=note: row[0] == note, reversed(rows)):
                 added = [*(node for node in path if node not in fed), *chain]
                 if len(fed) + len(added) <= _ROW_TOKENS:
                     fed.extend(added)
@@ -276,7 +269,9 @@ class _BatchOfNotes:
         notes = [note for note, _, _ in rows]
         nodes = [fed for _, fed, _ in rows]
         tokens = [[self.trie.tokens[node] for node in fed] for fed in nodes]
-        positions = [[len(self.prompts[note]) + self.trie.depths[node] - 1 for node in fed] for note, fed, _ in rows]
+        positions = [
+            [len(self.prompts[note]) + len(self.trie.paths[node]) - 2 for node in fed] for note, fed, _ in rows
+        ]
         wanted = [
             (row, place, node)
             for row, (_, fed, new) in enumerate(rows)
@@ -343,9 +338,9 @@ class _BatchOfNotes:
         log_likelihoods = self.paths[:, leaves]
         left_out = np.isnan(log_likelihoods)
         for note, label in zip(*np.nonzero(left_out), strict=True):
-            node = leaves[label]
-            while np.isnan(self.paths[note, node]):
-                node = self.trie.parents[node]
+            node = next(
+                node for node in reversed(self.trie.paths[leaves[label]]) if not np.isnan(self.paths[note, node])
+            )
             log_likelihoods[note, label] = self.paths[note, node] - np.log(self.trie.labels_below[node])
         return LabelScores(log_likelihoods, left_out)
 
@@ -374,16 +369,6 @@ def score_separately(
             predicted = logits[row, len(prompt) - 1 : len(prompt) + len(completion) - 1].float().log_softmax(dim=-1)
             found.append(float(predicted[range(len(completion)), completion].sum()))
     return np.array(found).reshape(len(prompts), len(completions))
-
-
-def _check_window(model: PreTrainedModel, longest: int) -> None:
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    if window and longest > window:
-        raise InputError(
-            f"the model attends to {window} tokens at most, and the longest prompt with its label has {longest}; "
-            "set `decode: generate`"
-        )
 
 
 def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -> Iterator[list[tuple[int, ...]]]:

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from radrecipes.errors import InputError
-from radrecipes.inference.generation import Generation, Sampling
+from radrecipes.inference.answers import WrittenText
+from radrecipes.inference.generation import Sampling
 from radrecipes.models import base as models
 from radrecipes.recipe import Recipe
 
@@ -51,10 +52,10 @@ class VllmEngine:
         self,
         prompts: Sequence[list[int]],
         max_new_tokens: int,
-        untuned: bool = False,
-        sampling: Sampling | None = None,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> list[Generation]:
+        on_progress: Callable[[int], None] | None,
+        untuned: bool,
+        sampling: Sampling | None,
+    ) -> list[WrittenText]:
         """Like [`~inference.generation.generate`]; vLLM forms its own batches and returns results in order."""
         from vllm import SamplingParams
 
@@ -69,7 +70,4 @@ class VllmEngine:
         if on_progress:
             on_progress(len(prompts))
         written = (result.outputs[0] for result in results)
-        return [
-            Generation(answer.text.strip(), answer.finish_reason == "stop", len(answer.token_ids))
-            for answer in written
-        ]
+        return [WrittenText(it.text.strip(), it.finish_reason == "stop", len(it.token_ids)) for it in written]

@@ -117,9 +117,12 @@ class LabelPredictor(Predictor):
     ) -> list[SystemOutput]:
         """See [`Predictor`]; `untuned` answers with the base model. Without a fitted threshold `automatic` is `None`."""
         if self.decode == "generate":  # generated text has no probability over the label set
-            generated = self.generate(inputs, batch_size, untuned, on_progress=on_progress)
-            read = self.task.read_output
-            return [SystemOutput(it.text, read(it.text, self.label_set), it.stopped, it.tokens) for it in generated]
+            written = self.generate(inputs, batch_size, on_progress, untuned)
+            labels = [self.task.read_output(it.text, self.label_set) for it in written]
+            return [
+                SystemOutput(it.text, label, it.stopped, it.generated_tokens)
+                for it, label in zip(written, labels, strict=True)
+            ]
         scores = self.score(inputs, batch_size, on_progress, untuned)
         return self.decided(self.probabilities(scores))
 
@@ -132,7 +135,8 @@ class LabelPredictor(Predictor):
     ) -> LabelScores:
         """Log-likelihood of every label, columns in the order of `label_set.names`; arguments as for [`answer`]."""
         scorer = self.untuned_scorer if untuned else self.scorer
-        return self._with(untuned, lambda: scorer.score(self.prompts(inputs), batch_size, on_progress, self.shared))
+        with self._weights(untuned):
+            return scorer.score(self.prompts(inputs), batch_size, on_progress, self.shared)
 
     def fit_policy(
         self,

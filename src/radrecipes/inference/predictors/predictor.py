@@ -4,6 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from radrecipes.data.example import Example
 from radrecipes.errors import InputError
 from radrecipes.hub.pull import pull
 from radrecipes.inference import vllm_engine
-from radrecipes.inference.generation import Generation, Sampling, generate
+from radrecipes.inference.answers import WrittenText
+from radrecipes.inference.generation import Sampling, generate
 from radrecipes.models.base import (
     inference_device,
     load_base,
@@ -148,29 +150,18 @@ class Predictor(ABC):
         self,
         inputs: Sequence[dict[str, str]],
         batch_size: int = 32,
+        on_progress: Callable[[int], None] | None = None,
         untuned: bool = False,
         sampling: Sampling | None = None,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> list[Generation]:
+    ) -> list[WrittenText]:
         """What the model writes, greedily unless `sampling` is given; `untuned` writes with the base model without fine-tuning."""
         prompts = self.prompts(inputs)
         longest = self._room_after(prompts)
         if self.engine == "vllm":
-            return self._vllm.generate(prompts, longest, untuned, sampling, on_progress)
-        return self._with(
-            untuned,
-            lambda: generate(
-                self.model,
-                self.tokenizer,
-                prompts,
-                self.stops,
-                longest,
-                batch_size,
-                sampling,
-                on_progress,
-                self.shared,
-            ),
-        )
+            return self._vllm.generate(prompts, longest, on_progress, untuned, sampling)
+        parts = self.model, self.tokenizer, prompts, self.stops, longest
+        with self._weights(untuned):
+            return generate(*parts, batch_size, sampling, on_progress, self.shared)
 
     def _room_after(self, prompts: Sequence[list[int]]) -> int:
         """The recipe's `max_new_tokens`, or fewer if the base model has no more positions: more would be an index error."""
@@ -193,12 +184,9 @@ class Predictor(ABC):
             self.model = self.weights.load(base, self.recipe.model.model_name_or_path)
         self._check_base(loaded=True)
 
-    def _with(self, untuned: bool, work: Callable):
-        """Run with the fine-tuned model, or with the base model."""
-        if not untuned:
-            return work()
-        with self.weights.untuned(self.model):
-            return work()
+    def _weights(self, untuned: bool) -> AbstractContextManager:
+        """While it is open, the model has the fine-tuned weights, or those of the base model."""
+        return self.weights.untuned(self.model) if untuned else nullcontext()
 
     def _check_base(self, loaded: bool = False) -> None:
         """Compare the base model's weights with those of training; weights not yet downloaded are compared once loaded."""

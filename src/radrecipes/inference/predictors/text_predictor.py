@@ -43,18 +43,6 @@ class TextPredictor(Predictor):
     def _decisive_parts(self) -> dict[str, Any]:
         return super()._decisive_parts() | {"tries": self.tries, "temperature": TEMPERATURE}
 
-    def write(
-        self,
-        inputs: Sequence[dict[str, str]],
-        batch_size: int = 32,
-        on_progress: Callable[[int], None] | None = None,
-        untuned: bool = False,
-        sampling: Sampling | None = None,
-    ) -> list[WrittenText]:
-        """What the model writes, unchecked; arguments as for [`Predictor.generate`]."""
-        generated = self.generate(inputs, batch_size, untuned, sampling, on_progress)
-        return [WrittenText(found.text, found.stopped, found.tokens) for found in generated]
-
     def guard(
         self,
         inputs: Sequence[dict[str, str]],
@@ -63,11 +51,11 @@ class TextPredictor(Predictor):
         *,
         first_tries: Sequence[WrittenText],
     ) -> list[GuardedText]:
-        """Check what [`write`] returned; rejected texts are sampled again, and finally replaced by the task's fallback."""
+        """Check what [`generate`] returned; rejected texts are sampled again, and finally replaced by the task's fallback."""
 
         def write_again(places: list[int], number: int) -> list[WrittenText]:
             sampling = Sampling(TEMPERATURE, seed=number)
-            return self.write([inputs[place] for place in places], batch_size, sampling=sampling)
+            return self.generate([inputs[place] for place in places], batch_size, sampling=sampling)
 
         guarded = guard_texts(inputs, first_tries, write_again, self.task, self.tries)
         if on_progress:
@@ -81,7 +69,7 @@ class TextPredictor(Predictor):
         on_progress: Callable[[int], None] | None = None,
     ) -> list[GuardedText]:
         """See [`Predictor`]: guarded texts."""
-        return self.guard(inputs, batch_size, first_tries=self.write(inputs, batch_size, on_progress))
+        return self.guard(inputs, batch_size, first_tries=self.generate(inputs, batch_size, on_progress))
 
     @property
     def counted_column(self) -> str:
