@@ -52,7 +52,7 @@ def test_shards_list_their_files():
     data = shard([(one, two, terms, True), (two, None, terms[:1], False)], footer=bytes(100))
     assert parse_shard(data) == [(one, two, terms), (two, None, terms[:1])]
     assert hex_hash(raw(two)) == two
-    with pytest.raises(ValueError, match="no shard"):
+    with pytest.raises(ValueError, match="not a shard"):
         parse_shard(b"something else")
     for entries in range(1, 8):
         with pytest.raises(ValueError, match="no end"):

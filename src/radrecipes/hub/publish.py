@@ -192,7 +192,7 @@ def _set_tag(repository: Repository, tag: str, commit: str) -> None:
     def landed(error: Exception) -> bool | None:
         now = repository.info("tag", tag)
         if now is not None and now.sha != commit:
-            raise repository.error("tag", f"{tag} was set on other content in the meantime; choose a new tag") from error
+            raise repository.error("tag", f"{tag} is on other content now; choose a new tag") from error
         return now is not None or None
 
     repository.call("tag", create_tag, landed=landed)
