@@ -5,9 +5,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tiny_model import build_tiny_model
+from torch.distributed.checkpoint.state_dict import _init_optim_state
 from transformers import AutoModelForCausalLM
 
-from radrecipes.training.sharded import gather_trained, initialise_optimizer_state, load_trained_weights
+from radrecipes.training.sharded import gather_trained, load_trained_weights
 
 
 @pytest.fixture
@@ -40,12 +41,12 @@ def test_a_checkpoint_of_another_engine_changes_nothing(adapted, tmp_path):
     assert all(torch.equal(weight, before[name]) for name, weight in gather_trained(adapted).items())
 
 
-def test_an_optimizer_starts_with_a_state_and_moves_no_weight():
+def test_a_private_part_of_torch_gives_an_optimizer_a_state_and_moves_no_weight():
     weights = [torch.nn.Parameter(torch.randn(5, 3)), torch.nn.Parameter(torch.randn(3))]
     before = [weight.detach().clone() for weight in weights]
     groups = [{"params": weights[:1], "lr": 0.1, "weight_decay": 0.5}, {"params": weights[1:], "lr": 0.2}]
     optimizer = torch.optim.AdamW(groups)
-    initialise_optimizer_state(optimizer)
+    _init_optim_state(optimizer)
     assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
     for weight in weights:

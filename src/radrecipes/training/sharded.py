@@ -80,20 +80,3 @@ def load_trained_weights(model: torch.nn.Module, checkpoint: Path) -> None:
     for name, parameter in trained.items():
         # In the model's own precision: accelerate trains in float32 what was loaded in bfloat16.
         parameter.data = saved[name].to(parameter.device)
-
-
-def initialise_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Give every parameter of an unused optimizer a state that a checkpoint can be loaded into, without changing any weight.
-
-    accelerate loads into existing state, and under FSDP1 there is none before the first step: the moments would silently start from
-    zero. As torch's own loading for FSDP2 does, this takes a step with learning rate zero.
-    """
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate

@@ -13,6 +13,7 @@ from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
+from torch.distributed.checkpoint.state_dict import _init_optim_state
 from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from trl import SFTTrainer, get_peft_config
@@ -26,7 +27,7 @@ from radrecipes.training.checkpoints import Progress
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.training.interruption import StopRequests
 from radrecipes.training.sampler import NO_ROW, EpochSampler, with_empty_row
-from radrecipes.training.sharded import gather_trained, initialise_optimizer_state, load_trained_weights
+from radrecipes.training.sharded import gather_trained, load_trained_weights
 
 # Positions that reach the LM head are padded to a multiple of this, so that batches share kernel shapes.
 SCORED_ROUND_TO = 32
@@ -81,7 +82,9 @@ class CompletionTrainer(SFTTrainer):
         """The optimizer; under FSDP1 it is ready to load a checkpoint's state."""
         optimizer = super().create_optimizer(*args)
         if self.resumes_fsdp1:
-            initialise_optimizer_state(optimizer)
+            # accelerate loads into an existing state, and under FSDP1 there is none before the first step: the moments would
+            # silently start from zero. This takes a step with learning rate zero, as torch does when it loads for FSDP2.
+            _init_optim_state(optimizer)
         return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
