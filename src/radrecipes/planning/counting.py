@@ -20,7 +20,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from radrecipes.models.lm_head import lm_head_input
 from radrecipes.recipe import Recipe
@@ -114,12 +114,6 @@ def count_workload(recipe: Recipe, rows: Dataset, model: PeftModel) -> Workload:
         trainable_parameters=trained,
         total_parameters=total,
     )
-
-
-def lay_out_recipe(recipe: Recipe, rows: Dataset, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> Layout:
-    """[`lay_out`] with a recipe's micro batch, layout and seed."""
-    collator = training.collator_for(recipe.arguments.batch_layout, tokenizer, dtype)
-    return lay_out(rows, collator, recipe.training.per_device_train_batch_size, recipe.training.seed)
 
 
 def lay_out(rows: Dataset, collator, batch_size: int, seed: int) -> Layout:

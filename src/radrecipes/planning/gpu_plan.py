@@ -15,7 +15,7 @@ from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
 from radrecipes.planning.gpus import CONTEXT_BYTES, Gpu, did_you_mean, find_gpu
 from radrecipes.recipe import Recipe
-from radrecipes.training.trainer import divide_batch
+from radrecipes.training.trainer import collator_for, divide_batch
 
 # Fraction of a GPU's memory that a plan may fill; the allocator cannot use the rest.
 USABLE = 0.95
@@ -185,7 +185,7 @@ class _Planner:
         """The cost of a launch configuration on `processes` GPUs, or on one if it is for one."""
         engine, _ = compatibility.CONFIGURATIONS[configuration]
         processes = 1 if engine == Engine.ONE_PROCESS else processes
-        recipe = self._own_recipe()
+        recipe = replace(self.recipe, training=copy.copy(self.recipe.training))
         try:
             compatibility.check(recipe, configuration)
             divide_batch(recipe, processes)
@@ -215,14 +215,10 @@ class _Planner:
 
     def _count(self, batch: int) -> tuple[counting.Layout, counting.StepCost]:
         """Layout of an epoch in micro batches of that many examples, and the cost of the largest."""
-        recipe = self._own_recipe()
-        recipe.training.per_device_train_batch_size = batch
-        layout = counting.lay_out_recipe(recipe, self.basis.rows, self.basis.tokenizer, self.dtype)
+        recipe, basis = self.recipe, self.basis
+        collator = collator_for(recipe.arguments.batch_layout, basis.tokenizer, self.dtype)
+        layout = counting.lay_out(basis.rows, collator, batch, recipe.training.seed)
         return layout, counting.count_step(recipe, self.model, self.dtype, *layout.largest)
-
-    def _own_recipe(self) -> Recipe:
-        """A copy, in which the batch can be divided otherwise."""
-        return replace(self.recipe, training=copy.copy(self.recipe.training))
 
 
 def count_units(recipe: Recipe, model: PeftModel, dtype: torch.dtype) -> Units:

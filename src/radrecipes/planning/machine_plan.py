@@ -14,7 +14,7 @@ from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
 from radrecipes.planning.gpus import CONTEXT_BYTES
 from radrecipes.recipe import Recipe
-from radrecipes.training.trainer import longest_row
+from radrecipes.training.trainer import collator_for, longest_row
 
 # Fraction of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the default
 # recipe on 2 cores: 0.44 to 0.47 in six steps, each with its own measurement of products.
@@ -61,7 +61,8 @@ def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> Mac
     [`~training.trainer.divide_batch`] must have been applied to the recipe.
     """
     dtype, args, rows = compute_dtype(recipe.model.dtype), recipe.training, basis.rows
-    layout = counting.lay_out_recipe(recipe, rows, basis.tokenizer, dtype)
+    collator = collator_for(recipe.arguments.batch_layout, basis.tokenizer, dtype)
+    layout = counting.lay_out(rows, collator, args.per_device_train_batch_size, args.seed)
     # Only "eager" keeps the attention matrix; every fused kernel keeps about as much as SDPA.
     eager = attention_for(recipe.model, longest_row(recipe)) == "eager"
     model = counting.build_on_meta(recipe, basis.config, dtype, eager)

@@ -1,7 +1,6 @@
 """The trainer for supervised fine-tuning: TRL's, with the LM head on scored positions only and batches without padding."""
 
 import json
-import os
 import traceback
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallb
 from trl import SFTTrainer, get_peft_config
 
 from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
+from radrecipes.files import sync
 from radrecipes.launch.spec import Engine, engine_of
 from radrecipes.models.lm_head import at_positions, lm_head_input
 from radrecipes.models.weights import LoraAdapter
@@ -361,5 +361,4 @@ class TrainLog(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         """Sync the lines to disk before the checkpoint that relies on them."""
         if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as stream:
-                os.fsync(stream.fileno())
+            sync(self.path)
