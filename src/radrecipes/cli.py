@@ -79,23 +79,20 @@ def run(main: Callable[[], None]) -> None:
 
 def positive(text: str) -> int:
     """Argparse `type`: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
+    if int(text) < 1:
         raise ValueError
-    return value
+    return int(text)
 
 
 def non_negative(text: str) -> int:
     """Argparse `type`: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
+    if int(text) < 0:
         raise ValueError
-    return value
+    return int(text)
 
 
 def fraction(text: str) -> float:
     """Argparse `type`: a number between 0 and 1, exclusive."""
-    value = float(text)
-    if not 0 < value < 1:
+    if not 0 < float(text) < 1:
         raise ValueError
-    return value
+    return float(text)

@@ -36,9 +36,7 @@ def constraints_sha256() -> str | None:
     """sha256 of the checkout's `constraints.txt` (what should be installed); `None` outside a checkout."""
     source = Path(__file__).resolve().parents[1]
     file = source.parent / "constraints.txt"
-    if source.name != "src" or not file.is_file():
-        return None
-    return file_sha256(file)
+    return file_sha256(file) if source.name == "src" and file.is_file() else None
 
 
 def hardware() -> dict[str, Any]:

@@ -73,11 +73,6 @@ _TRL_FIELDS = """
     report_to project disable_tqdm log_level log_level_replica log_on_each_node
 """.split()  # noqa: SIM905  (one field per line would be long)
 RECIPE_FIELDS = frozenset([*_TRL_FIELDS, *(entry.name for entry in fields(RecipeArguments))])
-_CHOICES = {
-    "prompt_style": ["chat", "plain"],
-    "batch_layout": ["shared_prefix", "padded"],
-    "decode": ["score", "generate"],
-}
 # Why a recipe must not set a field that users might expect, and what to do instead.
 _REFUSED = {
     "env": "a recipe must not set environment variables (it could redirect HF_ENDPOINT); set them in your shell",
@@ -348,7 +343,9 @@ def _known_fields() -> dict[str, tuple[tuple[type, ...], Sequence[str] | None]]:
 
     stages = _stage_configurations()
     ours = {
-        **_CHOICES,
+        "prompt_style": ["chat", "plain"],
+        "batch_layout": ["shared_prefix", "padded"],
+        "decode": ["score", "generate"],
         "stage": list(stages),
         "task": sorted(TASKS),
         "report_to": ["none", "all", *INTEGRATION_TO_CALLBACK],

@@ -237,11 +237,9 @@ def unfinished_folder(run: Path) -> Path:
 
 
 def _is_valid(folder: Path) -> bool:
-    try:
-        verify(folder)
-    except InvalidCheckpointError:
-        return False
-    return True
+    with contextlib.suppress(InvalidCheckpointError):
+        return bool(verify(folder))
+    return False
 
 
 def _newest_first(run: Path) -> list[Path]:
