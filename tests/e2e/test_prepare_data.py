@@ -54,7 +54,7 @@ def test_own_orders_become_a_dataset_that_datasets_loads(tmp_path):
     command = ["--source", "orders.csv", *COLUMNS, "--group-column", "patient", "--output", "data/ours"]
     done = prepare(tmp_path, *command)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "rows read                        121" in done.stdout
+    assert "rows read                       121" in done.stdout
     assert "merged, because identical          1" in done.stdout
     assert "2 labels were derived" in done.stdout
 

@@ -65,20 +65,21 @@ def prepare_rows(
     _refuse_repeated_ids(examples)
 
     reasons = drop_reasons(input_column, target_column)
-    dropped: dict[str, list[Example]] = {reason: [] for reason in (reasons if label_set else list(reasons)[:3])}
-    kept = _clean(examples, input_column, target_column, label_set is not None, dropped, on_bad_row)
+    # The places of the dropped rows.
+    dropped: dict[str, list[str]] = {reason: [] for reason in (reasons if label_set else list(reasons)[:3])}
+    kept = _clean(examples, input_column, label_set is not None, reasons, dropped, on_bad_row)
     if label_set:
         kept = _canonicalise(kept, label_set, dropped, on_unknown_label)
         kept = _settle_conflicts(kept, input_column, conflicts, dropped)
-    places = {reason: [example.where for example in of_reason] for reason, of_reason in dropped.items()}
-    refuse_many_dropped(places, reasons, len(examples), max_dropped)
+    refuse_many_dropped(dropped, reasons, len(examples), max_dropped)
     file = examples[0].where.rpartition(":")[0] if examples else None
     if label_set and len({example.target for example in kept}) < 2:
         found = f"only {kept[0].target!r}" if kept else "none"
         raise InputError(f"at least two labels are needed, found {found}; check the label column", where=file)
 
+    label_column = target_column if label_set else None
     rows, groups_joined = _merge(kept, input_column, target_column, near_duplicate_threshold)
-    splits = _split(rows, target_column if label_set else None, split_seed, file)
+    splits = _split(rows, label_column, split_seed, file)
 
     facts = {
         "options": {
@@ -93,12 +94,10 @@ def prepare_rows(
             "read": len(examples),
             "kept": len(rows),
             "merged_duplicates": len(kept) - len(rows),
-            "dropped": {reason: len(of_reason) for reason, of_reason in dropped.items()},
+            "dropped": {reason: len(places) for reason, places in dropped.items()},
         },
         "groups_joined": groups_joined,
-        "leakage_audit": audit_leakage(
-            splits, near_duplicate_threshold, input_column, target_column if label_set else None
-        ),
+        "leakage_audit": audit_leakage(splits, near_duplicate_threshold, input_column, label_column),
         **_count(splits, target_column, label_set),
     }
     return splits, facts
@@ -183,41 +182,33 @@ def _refuse_repeated_ids(examples: Sequence[Example]) -> None:
 def _clean(
     examples: Sequence[Example],
     input_column: str,
-    target_column: str,
     labels: bool,
-    dropped: dict[str, list[Example]],
+    reasons: dict[str, str],
+    dropped: dict[str, list[str]],
     on_bad_row: str,
 ) -> list[Example]:
     cleaned = []
     for example in examples:
         text = normalise_note(example.inputs[input_column])
         target = (_one_line if labels else normalise_note)(example.target)
-        if not matching_key(text):
-            reason = f"empty_{input_column}"
-        elif not matching_key(target):
-            reason = f"empty_{target_column}"
-        elif not example.group:
-            reason = "empty_group"
-        else:
+        filled = matching_key(text), matching_key(target), example.group
+        if all(filled):
             cleaned.append(replace(example, inputs={input_column: text}, target=target))
             continue
+        # The first reasons are those of an empty text, target and group.
+        reason = next(reason for reason, value in zip(reasons, filled, strict=False) if not value)
         if on_bad_row == "error":
-            said = drop_reasons(input_column, target_column)[reason]
-            raise InputError(f"{said}; fill it in, or drop such rows with --on-bad-row drop", where=example.where)
-        dropped[reason].append(example)
+            advice = "fill it in, or drop such rows with --on-bad-row drop"
+            raise InputError(f"{reasons[reason]}; {advice}", where=example.where)
+        dropped[reason].append(example.where)
     return cleaned
 
 
 def _canonicalise(
-    examples: Sequence[Example], label_set: LabelSet, dropped: dict[str, list[Example]], on_unknown_label: str
+    examples: Sequence[Example], label_set: LabelSet, dropped: dict[str, list[str]], on_unknown_label: str
 ) -> list[Example]:
-    labelled, unknown = [], []
-    for example in examples:
-        name = label_set.canonical(example.target)
-        if name is None:
-            unknown.append(example)
-        else:
-            labelled.append(replace(example, target=name))
+    named = [(example, label_set.canonical(example.target)) for example in examples]
+    unknown = [example for example, name in named if name is None]
     if unknown and on_unknown_label == "error":
         listed = []
         for example in unknown[:_LISTED_ROWS]:
@@ -229,12 +220,12 @@ def _canonicalise(
             f"{', '.join(listed)}{more}; add it as a label or alias, or drop such rows with --on-unknown-label drop",
             where=unknown[0].where,
         )
-    dropped["unknown_label"].extend(unknown)
-    return labelled
+    dropped["unknown_label"] += [example.where for example in unknown]
+    return [replace(example, target=name) for example, name in named if name is not None]
 
 
 def _settle_conflicts(
-    examples: Sequence[Example], input_column: str, conflicts: str, dropped: dict[str, list[Example]]
+    examples: Sequence[Example], input_column: str, conflicts: str, dropped: dict[str, list[str]]
 ) -> list[Example]:
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     keys = [matching_key(example.inputs[input_column]) for example in examples]
@@ -246,9 +237,9 @@ def _settle_conflicts(
         if len(ranked) == 1:
             agreeing.append(example)
         elif conflicts == "drop" or ranked[0][1] == ranked[1][1]:
-            dropped["conflicting_labels"].append(example)
+            dropped["conflicting_labels"].append(example.where)
         elif example.target == ranked[0][0]:
             agreeing.append(example)
         else:
-            dropped["outvoted_label"].append(example)
+            dropped["outvoted_label"].append(example.where)
     return agreeing

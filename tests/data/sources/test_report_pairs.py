@@ -48,7 +48,7 @@ def test_columns_have_the_names_that_the_user_gives(tmp_path):
     columns = {"completion_column": "report", "id_column": "accession", "group_column": "mrn"}
     [report] = read_all(path, prompt_column="labels", **columns)
     assert (report.id, report.group, report.observations) == ("17", "p3", "Edema: uncertain")
-    [unlabelled] = read_all(path, prompt_column="none", read_prompts=False, **columns)
+    [unlabelled] = read_all(path, prompt_column=None, **columns)
     assert unlabelled.observations is None and unlabelled.findings == "Perhaps edema."
 
 

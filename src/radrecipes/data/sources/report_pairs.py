@@ -31,22 +31,22 @@ class ReportPairs(ReportSource):
         self,
         path: str | Path,
         *,
-        prompt_column: str = "prompt",
+        prompt_column: str | None = "prompt",
         completion_column: str = "completion",
         id_column: str | None = None,
         group_column: str | None = None,
-        read_prompts: bool = True,
     ):
         """Count the lines of a `.jsonl` or `.jsonl.gz` file, so that a damaged one is found before any work.
 
         Args:
-            prompt_column: Observations as [`parse_observations`] reads them; `Findings:` at the end is ignored.
+            prompt_column: Observations as [`parse_observations`] reads them, or `None` if they are not needed; `Findings:`
+                at the end is ignored.
             completion_column: The report. Without headers all of it is findings.
             id_column: Study id; without it rows are identified by their line.
             group_column: Patient; without it each row is its own group, and a patient can be in several splits.
         """
         self.path = Path(path)
-        self._prompt, self._completion = prompt_column if read_prompts else None, completion_column
+        self._prompt, self._completion = prompt_column, completion_column
         self._id, self._group = id_column, group_column
         self.rejected = []
         if not self.path.is_file():
@@ -61,9 +61,9 @@ class ReportPairs(ReportSource):
     @classmethod
     def open(cls, root: Path, options: Mapping[str, Any]) -> "ReportPairs":
         """Open the file with the columns that the options name."""
-        columns = ("prompt_column", "completion_column", "id_column", "group_column")
-        prompts = options["label_source"] == "prompt"
-        return cls(root, **{column: options[column] for column in columns}, read_prompts=prompts)
+        columns = {name: options[name] for name in ("completion_column", "id_column", "group_column")}
+        prompt_column = options["prompt_column"] if options["label_source"] == "prompt" else None
+        return cls(root, prompt_column=prompt_column, **columns)
 
     def items(self) -> Iterator[tuple]:
         """Number and bytes of every line that is not blank."""
