@@ -3,9 +3,9 @@
 # make demo-publish publish the run of make demo to a Hub on this machine, pull it back, compare
 # make test         the tests that every change needs: six minutes on two cores; TESTS="tests/test_hub.py -k pull" runs these
 # make test-all     make test, then the slow ones: every kill, every engine, every recipe; half an hour more on two cores
-# make bench        measure speed side by side with what a user would pick instead
+# make bench        measure speed side by side with the usual alternatives
 # make lint         style, and the direction of imports
-# Each sets itself up first; what is done is not done again.
+# Each target installs what it needs and skips finished steps.
 
 PYTHON ?= python3.11
 RECIPE ?= recipes/smollm2-135m/protocol_lora.yaml
