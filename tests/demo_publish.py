@@ -24,7 +24,7 @@ PULL = "import sys; from radrecipes.hub.pull import pull; print(pull(sys.argv[1]
 
 
 def main() -> None:
-    """Publish, pull, predict, evaluate, compare; leave with 1 where anything differs."""
+    """Publish, pull, predict, evaluate, compare; exit with 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="a finished and evaluated run")
     parser.add_argument("--dataset", required=True, help="the dataset that it was trained on")
@@ -103,7 +103,7 @@ def environment(url: str, home: Path) -> dict[str, str]:
 
 
 def python(environment: dict[str, str], *words: str, quiet: bool = False) -> str:
-    """Run a script and show what it says; its output. Ends this program where it fails."""
+    """Run a script, show and return its output. Ends this program if it fails."""
     if not quiet:
         print(f"\n$ python {' '.join(words)}", flush=True)
     done = subprocess.run([sys.executable, *words], env=environment, stdout=subprocess.PIPE, text=True)

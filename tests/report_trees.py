@@ -56,7 +56,7 @@ def write_mimic(
 
 
 def write_csv(path, header, rows):
-    """A CSV file, gzipped where its name says so."""
+    """A CSV file, gzipped if its name says so."""
     with (
         gzip.open(path, "wt", encoding="utf-8", newline="")
         if path.suffix == ".gz"

@@ -195,7 +195,7 @@ def before(module: str, name: str, do: Callable[..., None], call: int = 1) -> No
 
 
 def in_step(step: int | None, do: Callable[[], None]) -> None:
-    """Have `do()` called in the middle of an optimizer step, of every one where `step` is `None`."""
+    """Have `do()` called in the middle of an optimizer step, of every one if `step` is `None`."""
     _with_loss(lambda trainer, inputs, loss: do() if step in (None, trainer.state.global_step + 1) else None)
 
 

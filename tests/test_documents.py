@@ -65,7 +65,7 @@ def definitions(path):
 
 
 def template(node):
-    """The text of a string expression with `VALUE` where the code fills something in; `None` if it is no string."""
+    """The text of a string expression with `VALUE` where the code fills something in; `None` if it is not a string."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.JoinedStr):

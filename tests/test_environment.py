@@ -35,7 +35,7 @@ def test_packages_cover_what_the_code_imports_to_get_a_result():
     assert installed - decides_nothing <= environment.packages().keys()
 
 
-def test_optional_packages_are_listed_only_where_they_are_installed(monkeypatch):
+def test_optional_packages_are_listed_only_if_they_are_installed(monkeypatch):
     def version(name):
         if name == "vllm":
             return "9.9"

@@ -100,7 +100,7 @@ class TestEveryRecipe:
         assert command[4:6] == ["scripts/sft.py", "--config"]
         assert command[6:] == [path.relative_to(REPOSITORY).as_posix()]
 
-    def test_dataset_exists_where_the_repository_ships_it(self, path):
+    def test_dataset_exists_if_the_repository_ships_it(self, path):
         folder = REPOSITORY / parse_recipe(path).arguments.dataset
         assert not Path(parse_recipe(path).arguments.dataset).is_absolute()
         if "synthetic" in folder.name:

@@ -84,7 +84,7 @@ def adapter_hash(run: Path) -> str:
 
 @pytest.fixture(scope="session")
 def uninterrupted(shared_workspace, build_once) -> dict[int, str]:
-    """Hash of the adapter that `INTERRUPTED` gives where nothing happens, for one and for two processes."""
+    """Hash of the adapter that `INTERRUPTED` gives if nothing happens, for one and for two processes."""
     return build_once("uninterrupted", partial(train_uninterrupted, shared_workspace))
 
 

@@ -43,7 +43,7 @@ REPORT_RECIPE = "recipes/smollm2-135m/report_lora.yaml"
 REPORT_RUN = "runs/smollm2-135m/report_lora/seed-42"
 DEMO_REPORT_RUN = "runs/of-make-demo-report"
 ONLY_CHECKED = ("make test", "make test-all", "make bench", "make lint", "make clean", "make install", "make model")
-# Commands that write nothing: where several documents name one, it runs once.
+# Commands that write nothing: if several documents name one, it runs once.
 ONLY_PRINTS = re.compile(
     r"python scripts/(recipes\.py |predict\.py --adapter runs/\S+ --(text|note) )(?!.*--audit-log)"
 )
@@ -282,7 +282,7 @@ def test_a_recipe_and_the_text_next_to_it_name_recipes_of_that_model(name):
 
 
 def run_documented(command, words, call):
-    """Run one command, or fail where this runner does not know it."""
+    """Run one command, or fail if this runner does not know it."""
     if words[:2] == ["git", "clone"] or words[0] == "cd" or words[:2] == ["source", ".venv/bin/activate"]:
         return
     if words[0] == "cp":

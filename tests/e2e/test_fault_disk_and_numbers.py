@@ -33,7 +33,7 @@ from radrecipes.training.run_folder import read_train_log
 
 DISK_MIB = 64
 STEPS = 18
-# Mounts a small disk that only processes below it see, until it ends; needs no rights where the system allows user namespaces.
+# Mounts a small disk that only processes below it see, until it ends; needs no rights if the system allows user namespaces.
 MOUNT = f"mount -t tmpfs -o size={DISK_MIB}m none {{folder}} && echo mounted && read end"
 # The demo's commands one after the other, without a network: names are not resolved, and only this machine is reached.
 WITHOUT_NETWORK = """\
@@ -71,7 +71,7 @@ for words in (
 
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory):
-    """A folder on a disk of 64 MiB, full only where a test fills it."""
+    """A folder on a disk of 64 MiB, full only if a test fills it."""
     folder = tmp_path_factory.mktemp("disk")
     holder = subprocess.Popen(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT.format(folder=folder)],

@@ -32,7 +32,7 @@ ACCUMULATED = ("--per_device_train_batch_size", "4")
 # Four rows a step and process, two at a time
 TWO_RANKS = ("--per_device_train_batch_size", "2")
 WEIGHTS = "adapter/adapter_model.safetensors"
-# A launcher's worker of which one rank is killed, where the environment says so.
+# A launcher's worker of which one rank is killed if the environment says so.
 KILLED_RANK = """\
 import os, runpy, sys
 if os.environ.get("KILL_RANK") == os.environ["RANK"]:

@@ -350,10 +350,10 @@ def check_what_is_read_and_learned(recipe, markup):
 
 
 def check_the_base(recipe, base):
-    """The text model alone, in four bits where the recipe says so."""
+    """The text model alone, in four bits if the recipe says so."""
     model = models.load_base(recipe.model)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
-    assert type(model).__name__.endswith("ForCausalLM")  # where images are read too, it is ForConditionalGeneration
+    assert type(model).__name__.endswith("ForCausalLM")  # a model that also reads images is ForConditionalGeneration
     assert {name.rpartition(".")[2] for name in linear} == {*base.layers, "lm_head"}
     quantised = {name for name, module in linear.items() if isinstance(module, Linear4bit)}
     assert quantised == (linear.keys() - {"lm_head"} if recipe.model.load_in_4bit else set())

@@ -90,7 +90,7 @@ def test_a_quantised_base_trains_saves_loads_and_writes(base, quantisation, base
 
     answered = call("predict", "--adapter", "runs/one", "--text", TINY_REPORTS[0][0])
     assert answered.code == 0, answered.stderr
-    assert "FINDINGS: " in answered.stdout  # by the template writer, where the model has learned too little
+    assert "FINDINGS: " in answered.stdout  # by the template writer if the model has learned too little
     assert "MatMul8bitLt" not in answered.stderr
 
 

@@ -58,7 +58,7 @@ def test_inspect_shows_what_is_trained(workspace, call):
     assert re.search(r"^labels +4\nmost frequent +CT .*\(12\).*\nrarest +MR Knee \(12\)$", text, re.MULTILINE)
 
 
-def test_inspect_counts_observations_where_reports_are_written(workspace, call):
+def test_inspect_counts_observations_if_reports_are_written(workspace, call):
     shown = call("recipes", "inspect", "recipes/tiny/report_lora.yaml", "--rows", "1")
     assert shown.code == 0, shown.stderr
     assert re.search(r"^⟦FINDINGS: There is edema\.\nIMPRESSION: Edema\.<\|im_end\|>⟧$", shown.stdout, re.MULTILINE)

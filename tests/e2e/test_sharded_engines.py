@@ -75,7 +75,7 @@ def test_zero_trains_and_resumes(cell, proved_with_deepspeed):
     ],
 )
 def test_an_8_bit_base_is_refused_under_fsdp_because_it_fails(configuration, reason, sharded_workspace, monkeypatch):
-    """Fails where a new version can do it: then the table has to change."""
+    """Fails if a new version can do it: then the table has to change."""
     monkeypatch.chdir(sharded_workspace)
     words = (*SFT, *METHODS["8bit"])
     with pytest.raises(AssertionError, match=reason):

@@ -322,7 +322,7 @@ def test_predictions_table_contains_every_answer(rows, systems, tmp_path):
         assert not [column for column in table if column.startswith(f"{name}_top") or column == f"{name}_confidence"]
 
 
-def test_predictions_table_contains_confidences_and_the_most_probable_labels_where_there_are_some(rows, tmp_path):
+def test_predictions_table_contains_confidences_and_the_most_probable_labels_if_there_are_any(rows, tmp_path):
     systems = {
         ADAPTER: sure_answers(rows.references, 0.9, 1),
         SVM: classifier_outputs(rows.references, np.linspace(0, 1, 200)),

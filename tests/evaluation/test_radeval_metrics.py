@@ -1,4 +1,4 @@
-"""What is said where RadEval cannot answer."""
+"""Messages for what RadEval cannot compute."""
 
 import sys
 

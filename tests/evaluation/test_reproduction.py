@@ -138,7 +138,7 @@ def test_what_only_one_side_knows_is_a_difference_of_recipes_only():
     assert (one.before, one.now) == (0.1, None)
 
 
-def test_a_default_that_changed_is_found_where_defaults_were_written_out():
+def test_a_default_that_changed_is_found_if_defaults_were_written_out():
     before, now = facts(), facts()
     for document, decay in ((before, 0.0), (now, 0.1)):
         written_out = document["recipe"]["fields"] | {
@@ -187,7 +187,7 @@ def test_a_new_seed_is_judged_by_every_headline_figure_and_by_what_it_settles_al
     assert "FAIL" in verdicts_table(list(found.values()), "mean")
 
 
-def test_an_accuracy_that_some_seeds_lack_is_judged_only_where_there_is_one():
+def test_an_accuracy_that_some_seeds_lack_is_judged_only_if_there_is_one():
     covering, empty = deciding_run(1, 0.6, 0.97), deciding_run(2, 0.6, None)
     new, none = deciding_run(3, 0.6, 0.97)[1], deciding_run(3, 0.6, None)[1]
     cases = (
@@ -281,7 +281,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_an_evaluation_is_kept_only_where_it_measures_this_adapter_on_all_rows_of_this_dataset(run):
+def test_an_evaluation_is_kept_only_if_it_measures_this_adapter_on_all_rows_of_this_dataset(run):
     path = run / "evaluation" / "metrics.json"
     metrics = json.loads(path.read_text("utf-8"))
     assert existing_evaluation(run, run / "evaluation", "d") == metrics

@@ -59,7 +59,7 @@ def test_near_duplicates_are_those_that_the_leakage_audit_counts():
     assert sum(yes) == audit["test"]["near_duplicate"] == 2
 
 
-def test_modality_and_region_follow_the_reference_where_a_label_states_them():
+def test_modality_and_region_follow_the_reference_if_a_label_states_them():
     found = masks_of([words(1)] * 3, LABELS.names, [words(1)], ["CT Head"])
     assert found["modality", "CT"] == [True, False, False]
     assert found["body region", "knee"] == [False, True, False]

@@ -92,7 +92,7 @@ def test_the_nearest_input_of_the_train_split_lends_its_text():
         asked.baselines(rows_of([]))
 
 
-def test_the_table_has_input_and_reference_only_where_they_may_be_shown():
+def test_the_table_has_input_and_reference_only_if_they_may_be_shown():
     rows = rows_of()
     systems = {ADAPTER: [WrittenText("secret"), WrittenText(""), None]}
     checks = rows.checks(systems)

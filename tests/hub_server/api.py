@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from .card_rules import check_card, front_matter
 from .state import LARGE_ENDINGS, POINTER, Commit, Hub, HubError, Repository, StoredFile, git_attributes
 
-# Files whose names do not say so go to the large storage too where they are binary or too large for git.
+# Files whose names do not say so go to the large storage, too, if they are binary or too large for git.
 _LARGE_SIZE = 10 * 1024**2
 _URL_PREFIXES = {"model": "", "dataset": "datasets/"}
 
@@ -280,7 +280,7 @@ class Api:
     # Reading
 
     async def model_info(self, request) -> Response:
-        """A repository at a revision, with its card's YAML; readable even where the files are gated."""
+        """A repository at a revision, with its card's YAML; readable even if the files are gated."""
         repository = self.hub.readable(request)
         commit = self._commit(request, repository)
         card = _card(repository, commit)

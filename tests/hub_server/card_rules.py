@@ -46,7 +46,7 @@ def check_card(content: str, repo_type: str) -> tuple[list[str], list[str]]:
 
 
 def front_matter(content: str) -> str | None:
-    """The YAML between the first two lines of `---`, `None` where a card has none."""
+    """The YAML between the first two lines of `---`, `None` if a card has none."""
     match = re.match(r"\s*---[ \t]*\r?\n(.*?\n|)---[ \t]*(\r?\n|$)", content, re.DOTALL)
     return None if match is None else match[1]
 

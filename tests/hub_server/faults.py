@@ -100,7 +100,7 @@ class Faults:
                 How many requests.
 
         Raises:
-            `ValueError`: Where there is no such step, or the step stores no file that a bit could flip in.
+            `ValueError`: If there is no such step, or the step stores no file that a bit could flip in.
         """
         if step not in self.pending:
             raise ValueError(f"no step {step!r}; there are {', '.join(STEPS)}")

@@ -126,7 +126,7 @@ class HubServer:
         self._hub.repositories["model", repo_id] = repository
 
     def repo(self, repo_id: str, repo_type: str = "model") -> Repository:
-        """A repository as it is now; `KeyError` where there is none."""
+        """A repository as it is now; `KeyError` if there is none."""
         return self._hub.repositories[repo_type, repo_id]
 
 

@@ -237,7 +237,7 @@ class Hub:
         self.requests: list[LoggedRequest] = []
 
     def user(self, request) -> User | None:
-        """Who calls, `None` without a token; an unknown token is an error even where everyone may read."""
+        """Who calls, `None` without a token; an unknown token is an error even if everyone may read."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind != "Bearer" or not token:
             return None
@@ -263,19 +263,19 @@ class Hub:
             raise HubError(403, f"You don't have the rights to write to {repository.repo_id}")
 
     def readable(self, request) -> Repository:
-        """The repository of a request, where the caller may see that it exists."""
+        """The repository of a request, if the caller may see that it exists."""
         repo_type = request.path_params.get("kind", "models").removesuffix("s")
         repo_id = f"{request.path_params['namespace']}/{request.path_params['name']}"
         return self.visible(repo_type, repo_id, self.user(request))
 
     def writable(self, request) -> Repository:
-        """The repository of a request, where the caller may change it."""
+        """The repository of a request, if the caller may change it."""
         repository = self.readable(request)
         self.check_owner(repository, self.user(request))
         return repository
 
     def downloadable(self, request) -> Repository:
-        """The repository of a request, where the caller may read its files."""
+        """The repository of a request, if the caller may read its files."""
         repository, user = self.readable(request), self.user(request)
         if repository.gated and not (user and (user.owns(repository.namespace) or user.name in repository.granted)):
             what = f"Access to {repository.repo_type} {repository.repo_id} is restricted"

@@ -1,4 +1,4 @@
-"""Who may do what: roles of tokens, private and gated repositories, and what the client says where it is refused."""
+"""Who may do what: roles of tokens, private and gated repositories, and what the client says if it is refused."""
 
 import pytest
 

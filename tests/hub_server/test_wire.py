@@ -1,4 +1,4 @@
-"""What goes over the wire where the real client would hide it: headers, ranges, and uploads that are not what they say."""
+"""What goes over the wire and the real client would hide: headers, ranges, and uploads that are not what they say."""
 
 import base64
 import hashlib

@@ -56,7 +56,7 @@ class XetFiles:
             `bool`: Whether it is new.
 
         Raises:
-            `ValueError`: Where the bytes are no xorb.
+            `ValueError`: If the bytes are not a xorb.
         """
         if xorb in self.chunk_sizes:
             return False
@@ -69,7 +69,7 @@ class XetFiles:
         """Register the files of a shard.
 
         Raises:
-            `ValueError`: Where the bytes are not a shard, a file names chunks that were not uploaded, or its sha256 is wrong.
+            `ValueError`: If the bytes are not a shard, a file names chunks that were not uploaded, or its sha256 is wrong.
         """
         for file_hash, declared, terms in parse_shard(data):
             for term in terms:
@@ -187,7 +187,7 @@ def _unpack_chunk(body: bytes, scheme: int, size: int) -> bytes:
 
 
 def parse_shard(data: bytes) -> list[tuple[str, str | None, tuple[Term, ...]]]:
-    """The files of a shard: Xet hash, sha256 where it is given, and terms."""
+    """The files of a shard: Xet hash, sha256 if it is given, and terms."""
     if not data.startswith(_SHARD_TAG):
         raise ValueError("this is not a shard")
     entries = _ENTRY.iter_unpack(data[_ENTRY.size : len(data) - len(data) % _ENTRY.size])

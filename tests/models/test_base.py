@@ -209,7 +209,7 @@ class TestEveryWeightIsLoaded:
             models.load_base(self.MODEL)
 
     @pytest.mark.parametrize("tied", [True, False])
-    def test_an_output_layer_may_be_left_out_only_where_it_is_the_embedding(self, workspace, tied):
+    def test_an_output_layer_may_be_left_out_only_if_it_is_the_embedding(self, workspace, tied):
         build_tiny_model(workspace / "models", TINY_MODEL, tie_word_embeddings=tied)
         file = workspace / "models" / TINY_MODEL / "model.safetensors"
         tensors = load_file(file)

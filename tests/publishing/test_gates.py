@@ -164,7 +164,7 @@ def test_closed_data_are_never_published_even_if_acknowledged(dataset, access):
 
 
 @pytest.mark.parametrize("access", ["credentialed", "registered"])
-def test_what_closed_data_trained_goes_only_where_not_everyone_reads_and_only_if_acknowledged(adapter, access):
+def test_what_closed_data_trained_is_never_public_and_needs_an_acknowledgement(adapter, access):
     trained_on(adapter, access)
     for visibility in ("private", "gated"):
         given = facts(access=access, visibility=visibility)
@@ -417,7 +417,7 @@ def test_a_chat_template_that_is_shipped_passes_until_a_date_is_added(adapter, p
     assert lines >= {shipped.count("\n") + 1} and (len(lines) > 1) == ("Date: " in shipped)
 
 
-def test_a_template_counts_as_shipped_only_where_the_shipped_ones_can_be_read(adapter, monkeypatch, tmp_path):
+def test_a_template_counts_as_shipped_only_if_the_shipped_ones_can_be_read(adapter, monkeypatch, tmp_path):
     monkeypatch.setattr(gates, "_CHAT_TEMPLATES", tmp_path / "none")
     dated = next(text for path in SHIPPED if "Date: " in (text := path.read_text("utf-8")))
     (adapter / "chat_template.jinja").write_text(dated, encoding="utf-8")

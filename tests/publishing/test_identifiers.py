@@ -27,7 +27,7 @@ LABELLED = frozenset(
 )
 
 
-# What is reached where a text is wholly in capitals or in small letters, in which names show less.
+# What is reached if a text is entirely in capitals or in small letters, in which names are less visible.
 ONE_CASE = {
     str.upper: collections.defaultdict(lambda: 0.99, name=0.95, address=0.94, facility=0.98),
     str.lower: collections.defaultdict(lambda: 0.99, {"age over 89": 0.97}, name=0.93, address=0.94, facility=0.98),

@@ -103,7 +103,7 @@ def test_a_release_contains_the_listed_files_each_with_its_hash_and_nothing_else
     assert release.repo_type == "model" and all(is_allowed("adapter", name) for name in files)
 
 
-def test_results_over_seeds_are_released_where_the_run_is_one_of_them(run, tmp_path):
+def test_results_over_seeds_are_released_if_the_run_is_one_of_them(run, tmp_path):
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
     base, training = {"weights_sha256": "b"}, {"seed": 42}
     edit_json(run / "manifest.json", base=base, training=training)

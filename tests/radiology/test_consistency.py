@@ -122,7 +122,7 @@ def test_repetition_is_a_long_sentence_twice_or_six_words_thrice():
     assert not repeats_itself("")
 
 
-def test_a_completed_request_contains_no_finding_exactly_where_nothing_is_found():
+def test_a_completed_request_contains_no_finding_exactly_if_nothing_is_found():
     assert derive_no_finding({}) == NORMAL
     assert derive_no_finding({"Support Devices": Status.POSITIVE}) == {"Support Devices": Status.POSITIVE} | NORMAL
     uncertain = {"Edema": Status.UNCERTAIN}

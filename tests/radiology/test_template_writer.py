@@ -47,7 +47,7 @@ def test_the_wording_is_that_of_a_report():
 
 
 @pytest.mark.parametrize("name", ["Lung Lesion", "Edema", "Pneumonia", "Atelectasis"])
-def test_lungs_are_clear_only_where_nothing_in_them_is_present_or_possible(name):
+def test_lungs_are_clear_only_if_nothing_in_them_is_present_or_possible(name):
     denied = {"Lung Opacity": Status.NEGATIVE, "Consolidation": Status.NEGATIVE}
     assert write_report(denied)[0] == "The lungs are clear."
     assert "The lungs are clear." in write_report(denied | {name: Status.NEGATIVE})[0]

@@ -10,7 +10,7 @@ from radrecipes.recipe import find_recipes
 from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, summary_table, with_results
 from radrecipes.tasks import TASKS, TextTask
 
-# A recipe whose result is not recorded says so itself, which is tested where recipes are.
+# A recipe whose result is not recorded says so itself, which the tests of recipes check.
 RECORDED = [path for path in find_recipes(REPOSITORY / "recipes") if results_path(path).is_file()]
 
 
@@ -45,7 +45,7 @@ def test_table_shows_spread_and_the_worst_p_value():
     assert "training 7.0 minutes (first seed), 3.4 GiB, 2 cores" in table
 
 
-def test_decisions_and_the_test_against_the_best_baseline_where_the_result_has_them():
+def test_decisions_and_the_test_against_the_best_baseline_if_the_result_has_them():
     over_both = {"mean": 0.862, "sd": 0.01, "n": 2}
     scored = {
         **RESULT,

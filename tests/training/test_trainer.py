@@ -360,7 +360,7 @@ def test_an_untrained_adapter_is_not_saved_as_a_result(workspace):
         training.save_and_verify(trainer, recipe, weights_in(workspace / "adapter"), [1, 3, 4])
 
 
-# What this project relies on in TRL and Transformers; one of these fails where an upgrade takes it away.
+# What this project relies on in TRL and Transformers; one of these fails if an upgrade removes it.
 
 
 def test_trl_keeps_rows_with_labels_as_they_are(workspace):
