@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
@@ -48,6 +48,9 @@ _STATUSES = {
     **dict.fromkeys(("0.0", "0"), Status.NEGATIVE),
     **dict.fromkeys(("-1.0", "-1"), Status.UNCERTAIN),
 }
+# What a CSV file states about each study, and the study's patient.
+_Stated = dict[str, tuple[str, str]]
+_CONFLICT = "conflict"
 _SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 
 
@@ -74,8 +77,8 @@ class MimicCxr(ReportSource):
         self.rejected = []
         self.generator = _read_generator(self.root)
         self._base, self._archive, paths = _find_reports(self.root)
-        labels_of = self._read_labels(labels) if labels else None
-        split_of = self._read_splits() if official_split else None
+        labels_of = self._read_csv(f"-{labels}", OBSERVATIONS, _labels_as_stated) if labels else None
+        split_of = self._read_csv("-split", ("split",), _split_as_stated) if official_split else None
         self._items = self._match(paths, labels_of, split_of)
         self.count = len(self._items)
 
@@ -129,7 +132,7 @@ class MimicCxr(ReportSource):
         return gzip.decompress(data) if path.endswith(".gz") else data
 
     def _match(
-        self, paths: list[tuple[str, str, str]], labels_of: dict[str, str | None] | None, split_of: dict | None
+        self, paths: list[tuple[str, str, str]], labels_of: _Stated | None, split_of: _Stated | None
     ) -> list[tuple]:
         tables, items = ((labels_of, "no_labels"), (split_of, "no_split")), []
         named = {**(split_of or {}), **(labels_of or {})}
@@ -147,49 +150,32 @@ class MimicCxr(ReportSource):
             self.rejected.append(RejectedReport(f"files/p{patient[:2]}/p{patient}/s{study}.txt", "missing_report"))
         return items
 
-    def _read_labels(self, labeller: str) -> dict[str, tuple[str, str]]:
-        path, rows = self._csv(f"-{labeller}", ("study_id", "subject_id", *OBSERVATIONS))
+    def _read_csv(self, ending: str, columns: Sequence[str], meaning: Callable[[tuple, str], str]) -> _Stated:
+        # MIMIC-CXR-JPG 2.1.0 still names its files 2.0.0; a later one may not.
+        names = [f"mimic-cxr-[0-9]*{ending}{suffix}" for suffix in (".csv", ".csv.gz")]
+        path = min((path for name in names for path in self.root.glob(name)), default=None)
+        if path is None:
+            raise InputError(f"no mimic-cxr-2.0.0{ending}.csv or .csv.gz here; copy it there", str(self.root))
+        self.files.append({"file": path.name, "sha256": file_sha256(path)})
         known: dict[tuple[str, ...], str] = {}
-        found: dict[str, tuple[str, str]] = {}
-        for line, (study, patient, *values) in rows:
+        found: _Stated = {}
+        # In the split file a study occurs once for each of its images.
+        for line, (study, patient, *values) in _csv_rows(path, ("study_id", "subject_id", *columns)):
             key = tuple(values)
             if key not in known:
-                known[key] = _stated(key, f"{path}:{line}")
-            _keep(found, study, patient, known[key])
+                known[key] = meaning(key, f"{path}:{line}")
+            if found.setdefault(study, (known[key], patient)) != (known[key], patient):
+                found[study] = (_CONFLICT, patient)
         return found
 
-    def _read_splits(self) -> dict[str, tuple[str, str]]:
-        path, rows = self._csv("-split", ("study_id", "subject_id", "split"))
-        found: dict[str, tuple[str, str]] = {}
-        # One row per image, so a study occurs as often as it has images.
-        for line, (study, patient, split) in rows:
-            if split not in _SPLITS:
-                problem = "column 'split' contains none of train, validate and test; download the file again"
-                raise InputError(problem, f"{path}:{line}")
-            _keep(found, study, patient, _SPLITS[split])
-        return found
 
-    def _csv(self, ending: str, columns: Sequence[str]) -> tuple[Path, Iterator[tuple[int, tuple[str, ...]]]]:
-        # MIMIC-CXR-JPG 2.1.0 still names its files 2.0.0; a later one may not.
-        names = sorted(
-            path for suffix in (".csv", ".csv.gz") for path in self.root.glob(f"mimic-cxr-[0-9]*{ending}{suffix}")
-        )
-        if not names:
-            raise InputError(f"no mimic-cxr-2.0.0{ending}.csv or .csv.gz here; copy it there", str(self.root))
-        path = names[0]
-        self.files.append({"file": path.name, "sha256": file_sha256(path)})
-        return path, _csv_rows(path, columns)
+def _split_as_stated(values: tuple[str, ...], where: str) -> str:
+    if values[0] not in _SPLITS:
+        raise InputError("column 'split' contains none of train, validate and test; download the file again", where)
+    return _SPLITS[values[0]]
 
 
-_CONFLICT = "conflict"
-
-
-def _keep(found: dict[str, tuple[str, str]], study: str, patient: str, value: str) -> None:
-    if found.setdefault(study, (value, patient)) != (value, patient):
-        found[study] = (_CONFLICT, patient)
-
-
-def _stated(values: tuple[str, ...], where: str) -> str:
+def _labels_as_stated(values: tuple[str, ...], where: str) -> str:
     """Labels of one CSV row as a prompt states them."""
     labels: Labels = {}
     for name, value in zip(OBSERVATIONS, values, strict=True):
@@ -263,7 +249,7 @@ def _find_reports(root: Path) -> tuple[Path | None, Path | None, list[tuple[str,
         except (zipfile.BadZipFile, OSError, EOFError):
             raise InputError("is not a complete zip file; download it again", str(archive)) from None
         matches = [_REPORT_PATH.fullmatch(name) for name in names]
-        paths = sorted((match[1], match[2], match[3]) for match in matches if match)
+        paths = sorted(match.groups() for match in matches if match)
         if paths:
             return None, archive, paths
     raise InputError(
@@ -283,7 +269,7 @@ def _scan(base: Path) -> list[tuple[str, str, str]]:
         for name in names
     )
     matches = (_REPORT_PATH.fullmatch(path) for path in paths)
-    return sorted((match[1], match[2], match[3]) for match in matches if match and match[1] == match.string)
+    return sorted(match.groups() for match in matches if match and match[1] == match.string)
 
 
 # An archive is opened once in each process.
