@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,61 @@ from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 
 
-class LoraAdapter:
-    """A LoRA adapter in a folder, in PEFT's files; another kind of weights needs a class with the same methods."""
-
-    CONFIG = "adapter_config.json"
-    TENSORS = "adapter_model.safetensors"
+class Weights(ABC):
+    """Trained weights in a folder. Each kind, such as a LoRA adapter or all weights of a model, is a subclass."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     @property
+    @abstractmethod
     def sha256(self) -> str:
-        """Digest of the adapter's safetensors; an [`InputError`] if there are none."""
+        """Digest of the tensors; an [`InputError`] if there are none."""
+
+    @property
+    @abstractmethod
+    def base_model(self) -> str:
+        """Hub id of the base model; an [`InputError`] if the folder contains no weights of this kind."""
+
+    @abstractmethod
+    def save(
+        self, model: PreTrainedModel, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]
+    ) -> None:
+        """Save a trained model's tensors, gathered from all processes; the files name the base model by Hub id, never by path."""
+
+    @abstractmethod
+    def verify(
+        self, model: PreTrainedModel, probe_ids: list[int] | None, state_dict: dict[str, torch.Tensor]
+    ) -> dict[str, Any]:
+        """Load the saved weights back and compare every tensor with the trained `state_dict`, gathered from all processes.
+
+        Outputs are compared on the token ids of a prompt; `probe_ids` is `None` if the model is sharded, so one process cannot run
+        it. Returns what the manifest records. A [`RuntimeError`] if they differ or nothing was trained.
+        """
+
+    @abstractmethod
+    def load(self, base: PreTrainedModel, model_id: str) -> PreTrainedModel:
+        """The base model with these weights, ready to predict; an [`InputError`] if they are missing or do not fit."""
+
+    @abstractmethod
+    def untuned(self, model: PreTrainedModel) -> contextlib.AbstractContextManager:
+        """A context in which a model from [`load`] answers like its base model."""
+
+
+class LoraAdapter(Weights):
+    """A LoRA adapter in PEFT's files."""
+
+    CONFIG = "adapter_config.json"
+    TENSORS = "adapter_model.safetensors"
+
+    @property
+    def sha256(self) -> str:
+        """See [`Weights`]."""
         return file_sha256(self._tensors())
 
     @property
     def base_model(self) -> str:
-        """Hub id of the base model, from PEFT's configuration; an [`InputError`] if the folder holds no adapter."""
+        """See [`Weights`]."""
         try:
             return json.loads((self.folder / self.CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
         except (OSError, ValueError, AttributeError) as error:
@@ -39,7 +78,7 @@ class LoraAdapter:
             ) from error
 
     def save(self, model: PeftModel, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]) -> None:
-        """Save a trained model's tensors, gathered from all processes; the files name the base model by Hub id, never by path."""
+        """See [`Weights`]."""
         for config in model.peft_config.values():
             config.base_model_name_or_path, config.revision = model_id, revision
         # `save_embedding_layers=False`: otherwise PEFT asks the Hub whether the vocabulary grew, which no recipe does.
@@ -50,11 +89,7 @@ class LoraAdapter:
     def verify(
         self, model: PeftModel, probe_ids: list[int] | None, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, Any]:
-        """Load the saved adapter back and compare every tensor with the trained `state_dict`, gathered from all processes.
-
-        Outputs are compared on the token ids of a prompt; `probe_ids` is `None` if the model is sharded, so one process cannot run
-        it. Returns what the manifest records. A [`RuntimeError`] if they differ or nothing was trained.
-        """
+        """See [`Weights`]; the outputs must also differ from the base model's."""
         trained = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
         saved = load_file(self.folder / self.TENSORS)
         if saved.keys() != trained.keys():
@@ -91,7 +126,7 @@ class LoraAdapter:
         return output_change
 
     def load(self, base: PreTrainedModel, model_id: str) -> PeftModel:
-        """The base model with this adapter, ready to predict; an [`InputError`] if it is missing or does not fit."""
+        """See [`Weights`]."""
         if self.base_model != model_id:
             raise InputError(f"the adapter belongs to {self.base_model}, not to {model_id}", str(self.folder))
         self._tensors()
@@ -104,7 +139,7 @@ class LoraAdapter:
             ) from error
 
     def untuned(self, model: PeftModel) -> contextlib.AbstractContextManager:
-        """A context in which a model from [`load`] answers like its base model."""
+        """See [`Weights`]."""
         return model.disable_adapter()
 
     def _tensors(self) -> Path:
@@ -114,6 +149,6 @@ class LoraAdapter:
         return path
 
 
-def weights_in(folder: Path) -> LoraAdapter:
+def weights_in(folder: Path) -> Weights:
     """The weights in a folder; the only place that decides which kind they are."""
     return LoraAdapter(folder)

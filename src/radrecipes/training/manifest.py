@@ -64,7 +64,7 @@ def made_with() -> dict[str, Any]:
 def describe_run(
     run: "Run", trainer: Trainer, counted: Mapping[str, Any], weights: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A finished run's `manifest.json`, from what [`Progress`] counted and [`~models.weights.LoraAdapter.verify`] found."""
+    """A finished run's `manifest.json`, from what [`Progress`] counted and [`~models.weights.Weights.verify`] found."""
     return {
         **run.facts,
         "base": {

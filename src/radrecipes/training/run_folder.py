@@ -10,7 +10,7 @@ from typing import Any
 
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.files import LockedError, lock, remove_if_empty, sync_tree, write_atomically
-from radrecipes.models.weights import LoraAdapter, weights_in
+from radrecipes.models.weights import Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import PARTS, checkpoints
 from radrecipes.training.identity import changeable_parts, diff_identities, diff_values, recipe_fields
@@ -181,7 +181,7 @@ def adapter_folder(folder: Path) -> Path:
     return folder if is_release(folder) else folder / "adapter"
 
 
-def weights_of(folder: Path) -> LoraAdapter:
+def weights_of(folder: Path) -> Weights:
     """The weights of a finished run or a release."""
     return weights_in(adapter_folder(folder))
 

@@ -2,13 +2,13 @@
 
 A new stage needs an entry here and in `recipe.py`, which parses its configuration class. GRPO, for example, needs a trainer with
 `rows_of_step` and `is_sharded` as in [`CompletionTrainer`], data of prompts, and the task's reward. Full fine-tuning needs no
-stage, but a class like [`LoraAdapter`].
+stage, but another subclass of [`Weights`].
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from radrecipes.models.weights import LoraAdapter
+from radrecipes.models.weights import LoraAdapter, Weights
 from radrecipes.training.data import TrainingData, load_training_data
 from radrecipes.training.trainer import CompletionTrainer, sft_trainer
 
@@ -19,7 +19,7 @@ class Stage:
 
     load_data: Callable[..., TrainingData]
     make_trainer: Callable[..., CompletionTrainer]
-    weights: type[LoraAdapter]
+    weights: type[Weights]
 
 
 STAGES = {"sft": Stage(load_training_data, sft_trainer, LoraAdapter)}

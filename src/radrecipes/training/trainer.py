@@ -21,7 +21,7 @@ from radrecipes.errors import DivergedError, InputError, InterruptedRunError, Ou
 from radrecipes.files import sync
 from radrecipes.launch.spec import Engine, engine_of
 from radrecipes.models.lm_head import at_positions, lm_head_input
-from radrecipes.models.weights import LoraAdapter
+from radrecipes.models.weights import Weights
 from radrecipes.recipe import Recipe
 from radrecipes.training.checkpoints import Progress
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
@@ -306,11 +306,11 @@ def longest_row(recipe: Recipe) -> int:
 
 
 def save_and_verify(
-    trainer: CompletionTrainer, recipe: Recipe, weights: LoraAdapter, probe_ids: list[int]
+    trainer: CompletionTrainer, recipe: Recipe, weights: Weights, probe_ids: list[int]
 ) -> dict[str, float] | None:
     """Save the trained weights, gathered from all processes, in the first one; load them back and verify them on `probe_ids`.
 
-    Returns what [`LoraAdapter.verify`] found in the first process, `None` in the others.
+    Returns what [`Weights.verify`] found in the first process, `None` in the others.
     """
     state_dict = gather_trained(trainer.model)  # every process takes part
     if not trainer.accelerator.is_main_process:
