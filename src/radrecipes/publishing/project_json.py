@@ -4,7 +4,6 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +25,6 @@ _TOKEN = re.compile(r'[{}\[\],:]|"(?:[^"\\]|\\.)*"|[^\s{}\[\],:"]+')
 # Character by character, so that offsets and lines stay the same.
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
 _SHORTEST_DIGEST = 40
-
-
-@dataclass(frozen=True)
-class _JsonValue:
-    """A scalar, or the start of an object or array; `keys` is its path, as written, with `None` for an array."""
-
-    keys: tuple[str | None, ...]
-    line: int
-    token: str
-
-    @property
-    def is_text(self) -> bool:
-        return self.token[0] == '"'
-
-    @property
-    def is_integer(self) -> bool:
-        """Also true for `4471902.0`: tables write record numbers like this."""
-        return self.token[0] in "-0123456789" and float(self.token).is_integer()
-
-    @property
-    def text(self) -> str:
-        """The value without quotes and escapes."""
-        return unescaped(self.token[1:-1]) if self.is_text else self.token
 
 
 def unescaped(text: str) -> str:
@@ -79,27 +55,38 @@ def free_text(text: str, schema: str | None) -> Iterator[tuple[int, str]]:
 
     Omits values that the schema types, and those that cannot identify a person: numbers with decimals, booleans and `null`.
     """
-    for found in _values(text):
-        known, rules = _rules_at(schema, found.keys)
-        key = unescaped(next((part for part in reversed(found.keys) if part is not None), ""))
+    for keys, line, token in _values(text):
+        known, rules = _rules_at(schema, keys)
+        key = unescaped(next((part for part in reversed(keys) if part is not None), ""))
+        value, is_text = _plain(token), token[0] == '"'
+        # Tables write record numbers also as `4471902.0`.
+        is_integer = token[0] in "-0123456789" and float(token).is_integer()
         # A typed integer under an unknown key is searched too: `"mrn": 4471902`.
-        typed = _is_typed(found.token, rules) and (known or found.is_text)
-        if (found.is_text or found.is_integer) and not typed:
-            yield found.line, found.text if known else f"{key}: {found.text}"
+        typed = _is_typed(token, rules) and (known or is_text)
+        if (is_text or is_integer) and not typed:
+            yield line, value if known else f"{key}: {value}"
         elif not known:
-            yield found.line, key
+            yield line, key
 
 
 def digests(text: str, schema: str) -> Iterator[str]:
     """The hashes and commits in a document, which card and recipe repeat."""
-    for found in _values(text):
-        is_long = found.is_text and len(found.text) >= _SHORTEST_DIGEST
-        if is_long and _is_typed(found.token, _rules_at(schema, found.keys)[1]):
-            yield found.text
+    for keys, _, token in _values(text):
+        is_long = token[0] == '"' and len(_plain(token)) >= _SHORTEST_DIGEST
+        if is_long and _is_typed(token, _rules_at(schema, keys)[1]):
+            yield _plain(token)
 
 
-def _values(text: str) -> Iterator[_JsonValue]:
-    """The values of a valid JSON text, in order."""
+def _plain(token: str) -> str:
+    """A scalar without quotes and escapes."""
+    return unescaped(token[1:-1]) if token[0] == '"' else token
+
+
+def _values(text: str) -> Iterator[tuple[tuple[str | None, ...], int, str]]:
+    """The values of a valid JSON text, in order: path, line and token, which is a scalar, or the start of an object or array.
+
+    The path has the keys as written, and `None` for an array.
+    """
     line, end = 1, 0
     keys: list[str | None] = []
     key_follows = False
@@ -113,7 +100,7 @@ def _values(text: str) -> Iterator[_JsonValue]:
         elif key_follows:
             keys[-1], key_follows = token[1:-1], False
         elif token != ":":
-            yield _JsonValue(tuple(keys), line, token)
+            yield tuple(keys), line, token
             if token in ("{", "["):
                 keys.append("" if token == "{" else None)
                 key_follows = token == "{"

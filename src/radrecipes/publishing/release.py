@@ -51,9 +51,9 @@ class FinishedRun:
         """The run with additional facts in its manifest."""
         return replace(self, manifest=self.manifest | facts)
 
-    def recorded_results(self, recipes: Path = Path("recipes")) -> dict[str, Any] | None:
+    def recorded_results(self) -> dict[str, Any] | None:
         """The recipe's recorded results, if this run is one of their seeds."""
-        path = results_path(recipes / f"{self.manifest['recipe']['name']}.yaml")
+        path = results_path(Path("recipes", f"{self.manifest['recipe']['name']}.yaml"))
         if not path.is_file():
             return None
         results = json.loads(path.read_text(encoding="utf-8"))

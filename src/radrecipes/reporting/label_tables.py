@@ -38,23 +38,13 @@ def decisions(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         of `metrics.json` and `target_met`: `"yes"`, `"within chance"` (missed, but the interval contains the target), `"no"`,
         or `None` if nothing was answered. A system without confidences has `None`. Empty if neither has any.
     """
-    systems = {
-        name: {
-            row["target_accuracy"]: row
-            for row in (metrics["systems"][name].get("selective") or {"thresholds": []})["thresholds"]
-        }
-        for name in (ADAPTER, best_baseline(metrics))
-        if name is not None
-    }
+    systems = {}
+    for name in filter(None, (ADAPTER, best_baseline(metrics))):
+        thresholds = (metrics["systems"][name].get("selective") or {}).get("thresholds", [])
+        systems[name] = {row["target_accuracy"]: {**row, "target_met": _target_met(row)} for row in thresholds}
+    targets = sorted({target for rows in systems.values() for target in rows})
     return [
-        {
-            "target": target,
-            "systems": {
-                name: {**rows[target], "target_met": _target_met(rows[target])} if target in rows else None
-                for name, rows in systems.items()
-            },
-        }
-        for target in sorted({target for rows in systems.values() for target in rows})
+        {"target": target, "systems": {name: rows.get(target) for name, rows in systems.items()}} for target in targets
     ]
 
 

@@ -139,9 +139,9 @@ def write_with_card(folder, columns, cards_columns=None):
     data = dataset_card_data(
         {
             "name": "pushed", "license": "mit", "language": "en", "access": "open", "rows": {"kept": 9},
-            "splits": {split: {"rows": count} for split, count in rows.items()},
+            "columns": cards_columns or columns, "splits": {split: {"rows": count} for split, count in rows.items()},
         },
-        columns=cards_columns or columns, task_category="text-generation", annotations="found", tags=[],
+        task_category="text-generation", annotations="found", tags=[],
     )  # fmt: skip
     (folder / "README.md").write_text(f"---\n{data}\n---\n# Pushed\n", encoding="utf-8")
     return rows

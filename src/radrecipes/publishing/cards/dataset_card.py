@@ -15,7 +15,6 @@ def render_dataset_card(manifest: Mapping[str, Any]) -> str:
     _, _, input_column, target_column = manifest["columns"]
     data = dataset_card_data(
         manifest,
-        columns=manifest["columns"],
         task_category=task.hub_task,
         annotations="machine-generated" if synthetic else "found",
         tags=task.words.tags,

@@ -65,7 +65,6 @@ def gated_form(access: str, what: str) -> dict[str, Any]:
 def dataset_card_data(
     manifest: Mapping[str, Any],
     *,
-    columns: Sequence[str],
     task_category: str,
     annotations: str,
     tags: Sequence[str],
@@ -74,7 +73,6 @@ def dataset_card_data(
     """Front matter of a prepared dataset.
 
     Args:
-        columns: Columns of every split, all text.
         task_category: The Hub's name of the task, for example `"text-generation"`.
         annotations: Origin of the labels, as the Hub names it, for example `"found"`.
         tags: In addition to `radiology`, `medical` and, if it is, `synthetic`.
@@ -102,7 +100,7 @@ def dataset_card_data(
         # Always written: columns of an earlier push would make different ones unreadable (datasets#8608).
         dataset_info={
             "config_name": "default",
-            "features": [{"name": column, "dtype": "string"} for column in columns],
+            "features": [{"name": column, "dtype": "string"} for column in manifest["columns"]],
             "splits": [{"name": split, "num_examples": manifest["splits"][split]["rows"]} for split in SPLITS],
         },
         **gated_form(manifest["access"], "dataset"),

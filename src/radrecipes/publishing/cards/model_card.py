@@ -171,8 +171,6 @@ def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any])
         "prompt": question if manifest["prompt"]["style"] == "chat" else plain_prompt(question),
         "max_new_tokens": longest or RecipeArguments.max_new_tokens,
         "quantised_bits": next((bits for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), None),
-        "machine": _machine(manifest),
-        "launch": _launch(manifest),
         "energy": f"{1000 * kilowatt_hours:.1f} Wh" if kilowatt_hours < 0.1 else f"{kilowatt_hours:.1f} kWh",
         "energy_assumption": assumption,
         "metric_with_interval": metric_with_interval,
@@ -205,24 +203,3 @@ def _comparisons(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, st
         test = f", exact McNemar test p = {pair['p_value']:.2g}" if "p_value" in pair else ""
         lines.append(f"{against}: {difference} in {metric}{test}")
     return lines
-
-
-def _machine(manifest: Mapping[str, Any]) -> str:
-    hardware, processes = manifest["hardware"], manifest["training"]["processes"]
-    parts = [f"{hardware['cores']} processor cores ({hardware['processor']})"]
-    if hardware.get("gpus"):
-        parts.insert(0, f"{processes} × {hardware['gpus'][0]}")
-        parts += [
-            f"{title} {hardware[key]}" for key, title in (("cuda", "CUDA"), ("driver", "driver")) if hardware.get(key)
-        ]
-    return ", ".join(parts)
-
-
-def _launch(manifest: Mapping[str, Any]) -> str:
-    """`accelerate launch` arguments for the same number of processes on the same kind of hardware."""
-    processes = manifest["training"]["processes"]
-    if not manifest["hardware"].get("gpus"):
-        return "--config_file accelerate_configs/cpu.yaml"
-    if processes == 1:
-        return "--config_file accelerate_configs/single_gpu.yaml"
-    return f"--config_file accelerate_configs/ddp.yaml --num_processes {processes}"

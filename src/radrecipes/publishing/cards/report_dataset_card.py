@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from radrecipes.data.dataset_folder import SPLITS
-from radrecipes.data.report_preparation import COLUMNS, FILTERS
+from radrecipes.data.report_preparation import FILTERS
 from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.data.sources.report_source import DROP_REASONS
 from radrecipes.publishing.cards.front_matter import card_title, dataset_card_data, render_card
@@ -23,7 +23,6 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
     relabelled = manifest["label_source"] == "relabel"
     data = dataset_card_data(
         manifest,
-        columns=COLUMNS,
         task_category="text-generation",
         annotations="machine-generated" if relabelled or manifest["access"] == "synthetic" else "found",
         tags=["chest-x-ray", "radiology-report"],
