@@ -18,6 +18,7 @@ def manifest():
         "access": "credentialed",
         "license": "other",
         "language": "en",
+        "columns": ["id", "group", "observations", "findings", "impression"],
         "generator": None,
         "origin": "mimic-cxr",
         "label_source": "relabel",
