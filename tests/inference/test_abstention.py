@@ -187,7 +187,6 @@ def test_the_accuracy_above_the_threshold_holds_as_often_as_stated(correlation, 
 @pytest.mark.parametrize(
     ("confidences", "correct", "groups", "target"),
     [
-        ([], [], [], 0.9),
         ([0.1], [True, False], ["a"], 0.9),
         ([0.1, math.nan], [True, False], ["a", "b"], 0.9),
         ([0.1, 0.2], [True, False], ["a"], 0.9),

@@ -30,13 +30,8 @@ def costly_kinds(label_set: LabelSet, reference: str, predicted: str) -> set[str
         kinds.add(REGION)
     same_place = right.body_region == answered.body_region is not None
     same_modality = right.modality == answered.modality is not None
-    both_say_contrast = right.contrast is not None and answered.contrast is not None
-    if (
-        same_place
-        and same_modality
-        and both_say_contrast
-        and (right.contrast == "none") != (answered.contrast == "none")
-    ):
+    contrasts = (right.contrast, answered.contrast)
+    if same_place and same_modality and None not in contrasts and contrasts.count("none") == 1:
         kinds.add(CONTRAST)
     # Names are unique by their matching key, so two names that are equal without sides differ in the side.
     if _without_sides(reference) == _without_sides(predicted):

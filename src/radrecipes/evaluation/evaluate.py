@@ -124,15 +124,13 @@ def evaluate_labels(
         validation_rows=validation,
         validation_systems=validated,
         embedder=embedder,
-        split=options.split,
-        dataset=_facts(dataset),
+        **_about(predictor, dataset, options),
         decoding={
             "method": predictor.decode,
             "max_new_tokens": None if policy else predictor.recipe.arguments.max_new_tokens,
             "left_out_mass": predictor.scorer.left_out_mass if policy else None,
             "left_out_share": left_out,  # the fraction of labels whose score is a bound
         },
-        seeds=_seeds(predictor),
         calibration=calibration,
         targets=[choice.target_accuracy for choice in policy.thresholds] if policy else TARGETS,
     )
@@ -179,15 +177,13 @@ def evaluate_texts(
     metrics = rows.metrics(
         systems,
         checks,
-        split=options.split,
-        dataset=_facts(dataset),
+        **_about(predictor, dataset, options),
         decoding={
             "method": predictor.decode,
             "max_new_tokens": predictor.recipe.arguments.max_new_tokens,
             "tries": predictor.tries,
             "temperature": TEMPERATURE,
         },
-        seeds=_seeds(predictor),
     )
     return Evaluated(metrics, rows.table(systems, checks, dataset.access))
 
@@ -198,13 +194,10 @@ def _label_rows(task: LabelTask, split: Dataset, limit: int | None) -> Evaluatio
     return EvaluationRows(*(columns[name][:limit] for name in names))
 
 
-def _facts(dataset: PreparedDataset) -> dict[str, str]:
+def _about(predictor: Predictor, dataset: PreparedDataset, options: EvaluationOptions) -> dict[str, Any]:
+    name = dataset.manifest.get("name", dataset.folder.name)
     return {
-        "name": dataset.manifest.get("name", dataset.folder.name),
-        "access": dataset.access,
-        "digest": dataset.digest,
+        "split": options.split,
+        "dataset": {"name": name, "access": dataset.access, "digest": dataset.digest},
+        "seeds": {"training": predictor.recipe.training.seed, "bootstrap": 0},
     }
-
-
-def _seeds(predictor: Predictor) -> dict[str, int]:
-    return {"training": predictor.recipe.training.seed, "bootstrap": 0}

@@ -30,32 +30,32 @@ def slice_masks(
     """
     frequency_of = Counter(train_labels)
     frequencies = np.array([frequency_of[label] for label in references])
+    rare, common = frequencies < RARE_BELOW, frequencies >= COMMON_FROM
     words = np.array([len(note.split()) for note in notes])
     short, medium = _thirds([len(note.split()) for note in train_notes])
     # The same tolerance as in the audit, so that both count the same notes.
     duplicate = largest_similarity(notes, train_notes) >= NEAR_DUPLICATE - 1e-9
-    masks = [
-        ("label frequency", f"rare (under {RARE_BELOW} training rows)", frequencies < RARE_BELOW),
-        (
-            "label frequency",
-            f"medium ({RARE_BELOW} to {COMMON_FROM - 1} training rows)",
-            (frequencies >= RARE_BELOW) & (frequencies < COMMON_FROM),
-        ),
-        ("label frequency", f"common ({COMMON_FROM} or more training rows)", frequencies >= COMMON_FROM),
-        ("note length", f"short (up to {short} words)", words <= short),
-        ("note length", f"medium ({short + 1} to {medium} words)", (words > short) & (words <= medium)),
-        ("note length", f"long (over {medium} words)", words > medium),
-        ("near-duplicate in training", "yes", duplicate),
-        ("near-duplicate in training", "no", ~duplicate),
-    ]
+    slices = {
+        "label frequency": {
+            f"rare (under {RARE_BELOW} training rows)": rare,
+            f"medium ({RARE_BELOW} to {COMMON_FROM - 1} training rows)": ~rare & ~common,
+            f"common ({COMMON_FROM} or more training rows)": common,
+        },
+        "note length": {
+            f"short (up to {short} words)": words <= short,
+            f"medium ({short + 1} to {medium} words)": (words > short) & (words <= medium),
+            f"long (over {medium} words)": words > medium,
+        },
+        "near-duplicate in training": {"yes": duplicate, "no": ~duplicate},
+    }
     for name, attribute in (
         ("modality", {label.name: label.modality for label in label_set.labels}),
         ("body region", {label.name: label.body_region for label in label_set.labels}),
     ):
         if any(attribute.values()):
             values = np.array([attribute[label] or NOT_STATED for label in references])
-            masks += [(name, str(value), values == value) for value in np.unique(values)]
-    return masks
+            slices[name] = {str(value): values == value for value in np.unique(values)}
+    return [(name, value, mask) for name, masks in slices.items() for value, mask in masks.items()]
 
 
 def slice_metrics(

@@ -101,8 +101,8 @@ def choose_threshold(
     """
     confidences, correct = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
     groups = np.asarray(groups)
-    if not 0 < len(confidences) == len(correct) == len(groups) or np.isnan(confidences).any():
-        raise ValueError("confidences, correct and groups must be of one length, at least 1, and no confidence NaN")
+    if not len(confidences) == len(correct) == len(groups) or np.isnan(confidences).any():
+        raise ValueError("confidences, correct and groups must be of one length, and no confidence NaN")
     if not 0 < target_accuracy < 1:
         raise ValueError(f"target_accuracy must be between 0 and 1, not {target_accuracy}")
     descending = np.sort(confidences)[::-1]

@@ -205,14 +205,14 @@ def verify(path: str | Path, head: str | None = None) -> Verified:
     locked = lock(_lock_path(path)) if os.access(path.parent, os.W_OK) else contextlib.nullcontext()
     with locked, path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            match = _LINE.fullmatch(line)
+            match = _intact(line)
             if not line.endswith(b"\n"):
                 raise BrokenLogError(
                     path,
                     number,
                     "the last line is incomplete: a writer was killed (the next one repairs it), or it was cut",
                 )
-            if match is None or _own_hash(match) != match[5].decode():
+            if match is None:
                 raise BrokenLogError(path, number, "does not match its own sha256: the line was edited or inserted")
             if match[4].decode() != last_hash or int(match[2]) != number:
                 raise BrokenLogError(
@@ -259,8 +259,8 @@ def _scan(stream: BinaryIO, path: Path, prediction: str | None = None) -> _Scann
         rows += mark is not None and mark in line
     head = NO_ENTRY
     if last:
-        match = _LINE.fullmatch(last)
-        if match is None or _own_hash(match) != match[5].decode() or int(match[2]) != entries:
+        match = _intact(last)
+        if match is None or int(match[2]) != entries:
             raise InputError(
                 "is not an audit log, or was changed: its last entry is broken; run `scripts/audit_log.py verify`, and start "
                 "another --audit-log",
@@ -269,8 +269,8 @@ def _scan(stream: BinaryIO, path: Path, prediction: str | None = None) -> _Scann
         head = match[5].decode()
     if not rest:
         return _Scanned(entries, head, rows, size, torn=False, unfinished_end=False)
-    match = _LINE.fullmatch(rest + b"\n")
-    if match and match[4].decode() == head and _own_hash(match) == match[5].decode():
+    match = _intact(rest + b"\n")
+    if match and match[4].decode() == head:
         rows += mark is not None and mark in rest
         return _Scanned(entries + 1, match[5].decode(), rows, size + len(rest), torn=False, unfinished_end=True)
     # A file of another kind, given by mistake, must not lose its last line.
@@ -290,8 +290,10 @@ def _chained(number: int, prediction: str, row: int, entry: dict[str, Any], prev
     return body[:-1] + f',"sha256":"{own_hash}"}}\n'.encode(), own_hash
 
 
-def _own_hash(match: re.Match[bytes]) -> str:
-    return hashlib.sha256(match[1] + b"}").hexdigest()
+def _intact(line: bytes) -> re.Match[bytes] | None:
+    """The parts of a line that is an entry with its own hash."""
+    match = _LINE.fullmatch(line)
+    return match if match and hashlib.sha256(match[1] + b"}").hexdigest() == match[5].decode() else None
 
 
 def _lock_path(path: Path) -> Path:

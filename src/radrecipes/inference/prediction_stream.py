@@ -1,12 +1,13 @@
 """Streaming over a table of any size: read a task's inputs in chunks, write a table of answers."""
 
+import contextlib
 import csv
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,14 +77,8 @@ def examine_input(path: str | Path, task: Task, text_column: str, id_column: str
 
 def iterate_chunks(rows: Iterator[Example | RejectedRow], chunk_rows: int) -> Iterator[list[Example]]:
     """Chunks of `chunk_rows` rows (the last may be shorter); rejected rows are skipped."""
-    chunk: list[Example] = []
-    for row in rows:
-        if isinstance(row, Example):
-            chunk.append(row)
-            if len(chunk) == chunk_rows:
-                yield chunk
-                chunk = []
-    if chunk:
+    examples = (row for row in rows if isinstance(row, Example))
+    while chunk := list(itertools.islice(examples, chunk_rows)):
         yield chunk
 
 
@@ -92,36 +87,34 @@ def write_answers(parts: Sequence[Path], path: Path, suffix: str, counted_column
 
     Returns the number of rows per value of `counted_column`.
     """
-    schema = pq.read_schema(parts[0])
     counted: Counter[str | None] = Counter()
-
-    def counted_tables() -> Iterator[pa.Table]:
+    with _writer(path, suffix, pq.read_schema(parts[0])) as write:
         for part in parts:
             table = pq.read_table(part)
             counted.update(table[counted_column].to_pylist())
-            yield table
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for table in counted_tables():
-            yield from table.to_pylist()
-
-    if suffix == ".parquet":
-        with pq.ParquetWriter(path, schema) as writer:
-            for table in counted_tables():
-                writer.write_table(table)
-    elif suffix == ".jsonl":
-        with path.open("w", encoding="utf-8") as stream:
-            for row in rows():
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-    else:
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            table_writer = csv.DictWriter(stream, schema.names)
-            table_writer.writeheader()
-            for row in rows():
-                table_writer.writerow(
-                    {name: f"{value:.6f}" if isinstance(value, float) else value for name, value in row.items()}
-                )
+            write(table)
     return counted
+
+
+@contextlib.contextmanager
+def _writer(path: Path, suffix: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Yields a function that appends the rows of a table to a new file."""
+    if suffix == ".parquet":
+        with pq.ParquetWriter(path, schema) as parquet:
+            yield parquet.write_table
+        return
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        if suffix == ".jsonl":
+            yield lambda table: stream.writelines(
+                json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()
+            )
+        else:
+            writer = csv.DictWriter(stream, schema.names)
+            writer.writeheader()
+            yield lambda table: writer.writerows(
+                {name: f"{value:.6f}" if isinstance(value, float) else value for name, value in row.items()}
+                for row in table.to_pylist()
+            )
 
 
 def write_rejects(rows: Iterator[Example | RejectedRow], path: Path) -> None:

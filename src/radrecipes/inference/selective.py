@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from radrecipes.inference.abstention import (
-    CONFIDENCE_LEVEL,
     ThresholdChoice,
     area_under_risk_coverage,
     choose_threshold,
@@ -44,11 +43,6 @@ def choose_thresholds(
     Labels of `always_review` are excluded: they would be evidence for a threshold that never applies to them.
     """
     kept = validation.may_be_automatic(always_review)
-    if not kept.any():
-        return [
-            ThresholdChoice(target, None, 0, 0, 0, None, None, None, CONFIDENCE_LEVEL, best_supported=0.0)
-            for target in targets
-        ]
     kept_answers = validation.confidences[kept], validation.correct[kept], np.asarray(validation.groups)[kept]
     return [choose_threshold(*kept_answers, target) for target in targets]
 
