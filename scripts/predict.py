@@ -4,13 +4,13 @@ r"""Predict with a finished run: one input, or a table in and a table out.
     python scripts/predict.py --adapter runs/smollm2-135m/report_lora/seed-42 \
         --text "Pleural Effusion: positive; Pneumothorax: negative; Pneumonia: uncertain"
     python scripts/predict.py --adapter runs/smollm2-135m/protocol_lora/seed-42 \
-        --input orders.csv --text-column note --id-column order --output answers.csv
+        --input orders.csv --text-column order_text --id-column order_id --output answers.csv
 
 A table may have any size. The same command continues a killed prediction and produces the same file. Rows that cannot be
 answered are rejected: OUTPUT.rejects.csv lists their lines and reasons. With `accelerate launch` several processes share the rows:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml scripts/predict.py \
-        --adapter runs/smollm2-135m/protocol_lora/seed-42 --input orders.csv --text-column note --output shared.csv
+        --adapter runs/smollm2-135m/protocol_lora/seed-42 --input all_orders.csv --text-column order_text --output all_answers.csv
 
 Texts are checked by their task: a report that contradicts its request is generated again, and finally replaced by the template
 writer's; the output shows which. With --audit-log every row adds one entry, without any text, to a chained log

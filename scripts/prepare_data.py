@@ -253,8 +253,9 @@ def _add_terms(parser: argparse.ArgumentParser, rows: str, access: str, syntheti
 def _table_examples(task: Task, target: str, labels: bool, synthetic: bool) -> str:
     words = task.words
     command = f"  python scripts/prepare_data.py {task.name}"
-    table = f"{command} --source {words.rows}.csv --text-column text --{target}-column {target} \\\n     "
-    examples = [f"  # A table.\n{table} --group-column patient_id --output data/our_{words.rows}\n"]
+    columns = f"--text-column {words.rows.removesuffix('s')}_text --{target}-column {words.answer}"
+    table = f"{command} --source {words.rows}.csv {columns} \\\n     "
+    examples = [f"  # A table.\n{table} --group-column patient --output data/our_{words.rows}\n"]
     if labels:
         examples.append(
             "  # With a label set of your own: aliases, modality, contrast. An unknown label is then an error. Without\n"

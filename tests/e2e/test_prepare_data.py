@@ -226,7 +226,7 @@ def test_bad_input_gets_one_line_and_nothing_is_written(refusals, name):
 
 def test_help_teaches_by_example(tmp_path):
     text = prepare(tmp_path, "--help").stdout
-    assert "--source orders.csv --text-column text" in text
+    assert "--source orders.csv --text-column order_text --label-column protocol" in text
     assert "--synthetic --seed 0 --output data/protocol_synthetic" in text
 
 
