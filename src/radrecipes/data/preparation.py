@@ -12,7 +12,7 @@ from radrecipes.data.duplicates import near_duplicate_groups
 from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.normalise import matching_key, normalise_note
-from radrecipes.data.splits import DEFAULT_FRACTIONS, merge_groups, split_by_group
+from radrecipes.data.splits import FRACTIONS, merge_groups, split_by_group
 from radrecipes.errors import InputError
 
 _LISTED_ROWS = 5
@@ -88,7 +88,7 @@ def prepare_rows(
             "near_duplicate_threshold": near_duplicate_threshold,
             "max_dropped": max_dropped,
             "split_seed": split_seed,
-            "split_fractions": dict(DEFAULT_FRACTIONS),
+            "split_fractions": dict(FRACTIONS),
         },
         "rows": {
             "read": len(examples),

@@ -29,7 +29,7 @@ from radrecipes.data.sources.report_source import (
     Report,
     ReportSource,
 )
-from radrecipes.data.splits import DEFAULT_FRACTIONS, split_by_group
+from radrecipes.data.splits import FRACTIONS, split_by_group
 from radrecipes.errors import InputError, RadrecipesError
 from radrecipes.files import write_atomically
 from radrecipes.radiology.deidentification import normalise_marks, without_marked_sentences
@@ -128,7 +128,7 @@ def prepare_reports(
         "options": {
             **asdict(options),
             "split": "official" if official_split else "patient",
-            **({} if official_split else {"split_seed": split_seed, "split_fractions": dict(DEFAULT_FRACTIONS)}),
+            **({} if official_split else {"split_seed": split_seed, "split_fractions": dict(FRACTIONS)}),
             "max_dropped": max_dropped,
         },
         "rows": {

@@ -1,11 +1,11 @@
 """Splits rows by group, each label spread as evenly as its groups allow."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-DEFAULT_FRACTIONS = {"train": 0.75, "validation": 0.10, "test": 0.15}
+FRACTIONS = {"train": 0.75, "validation": 0.10, "test": 0.15}
 
 
 def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> list[str]:
@@ -26,25 +26,16 @@ def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> lis
     return [first_of(group) for group in groups]
 
 
-def split_by_group(
-    groups: Sequence[str],
-    labels: Sequence[str],
-    fractions: Mapping[str, float] | None = None,
-    seed: int = 0,
-) -> list[str]:
+def split_by_group(groups: Sequence[str], labels: Sequence[str], seed: int = 0) -> list[str]:
     """Assign every row to a split, whole groups at a time, with each label in the proportions of the split sizes.
 
     Greedy, after the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): labels are taken in
     ascending order of their number of groups, their groups in descending order of size, and each group goes where it
     most reduces the squared deviation from the target counts of labels and rows, relative to those counts (as in
-    chi-square). The first of `fractions` is the training split; a group with a label that it lacks goes there, so
-    every label of validation and test occurs in training. `seed` orders groups of equal size; the order of the rows
+    chi-square). A group with a label that the training split lacks goes there, so every label of validation and test
+    occurs in training. `seed` orders groups of equal size; the order of the rows
     does not matter.
     """
-    fractions = dict(DEFAULT_FRACTIONS if fractions is None else fractions)
-    if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) <= 0:
-        raise ValueError(f"fractions must be positive with a sum of 1, not {fractions}")
-    training = next(iter(fractions))
     label_counts = Counter(labels)
     labels_of_group: dict[str, Counter[str]] = defaultdict(Counter)
     for group, label in zip(groups, labels, strict=True):
@@ -58,15 +49,15 @@ def split_by_group(
         for label in labels_of_group[group]:
             groups_of_label[label].append(group)
 
-    assigned_rows = dict.fromkeys(fractions, 0)
-    assigned_of_label: dict[str, Counter[str]] = {split: Counter() for split in fractions}
+    assigned_rows = dict.fromkeys(FRACTIONS, 0)
+    assigned_of_label: dict[str, Counter[str]] = {split: Counter() for split in FRACTIONS}
 
     def cost(split: str, group: str) -> float:
         # Change of (assigned - wanted)² / wanted, summed over the labels, plus once for all rows.
         counts = labels_of_group[group]
         terms = [(count, assigned_of_label[split][label], label_counts[label]) for label, count in counts.items()]
         terms.append((counts.total(), assigned_rows[split], len(labels)))
-        wanted = fractions[split]
+        wanted = FRACTIONS[split]
         return sum(more * (2 * (done - wanted * every) + more) / (wanted * every) for more, done, every in terms)
 
     split_of_group: dict[str, str] = {}
@@ -77,11 +68,11 @@ def split_by_group(
             if group in split_of_group:
                 continue
             counts = labels_of_group[group]
-            split = (
-                min(fractions, key=lambda split: cost(split, group)) if trained_labels.issuperset(counts) else training
-            )
+            split = "train"
+            if trained_labels.issuperset(counts):
+                split = min(FRACTIONS, key=lambda split: cost(split, group))
             split_of_group[group] = split
-            if split == training:
+            if split == "train":
                 trained_labels.update(counts)
             assigned_rows[split] += counts.total()
             assigned_of_label[split].update(counts)
