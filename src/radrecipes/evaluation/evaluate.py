@@ -71,6 +71,7 @@ def evaluate(
     return evaluated
 
 
+# Long: all systems share rows, policy and calibration.
 def evaluate_labels(
     predictor: LabelPredictor,
     dataset: PreparedDataset,
