@@ -216,7 +216,7 @@ class _Planner:
     def _count(self, batch: int) -> tuple[counting.Layout, counting.StepCost]:
         """Layout of an epoch in micro batches of that many examples, and the cost of the largest."""
         recipe, basis = self.recipe, self.basis
-        collator = collator_for(recipe.arguments.batch_layout, basis.tokenizer, self.dtype)
+        collator = collator_for(recipe, basis.tokenizer, self.dtype)
         layout = counting.lay_out(basis.rows, collator, batch, recipe.training.seed)
         return layout, counting.count_step(recipe, self.model, self.dtype, *layout.largest)
 

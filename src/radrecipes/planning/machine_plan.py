@@ -61,7 +61,7 @@ def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> Mac
     [`~training.trainer.divide_batch`] must have been applied to the recipe.
     """
     dtype, args, rows = compute_dtype(recipe.model.dtype), recipe.training, basis.rows
-    collator = collator_for(recipe.arguments.batch_layout, basis.tokenizer, dtype)
+    collator = collator_for(recipe, basis.tokenizer, dtype)
     layout = counting.lay_out(rows, collator, args.per_device_train_batch_size, args.seed)
     # Only "eager" keeps the attention matrix; every fused kernel keeps about as much as SDPA.
     eager = attention_for(recipe.model, longest_row(recipe)) == "eager"

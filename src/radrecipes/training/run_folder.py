@@ -99,8 +99,7 @@ def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collecti
 def _check_log(folder: Path, steps: int) -> None:
     """Refuse a log without exactly one entry for each of the first `steps` steps; later entries will be cut off."""
     try:
-        lines = (folder / TRAIN_LOG).read_text(encoding="utf-8").splitlines()
-        logged = [json.loads(line)["step"] for line in lines[:steps]]
+        logged = [line["step"] for line in read_train_log(folder, steps)]
     except (OSError, ValueError, LookupError, TypeError):
         logged = []
     if logged != list(range(1, steps + 1)):

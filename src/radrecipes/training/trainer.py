@@ -142,7 +142,7 @@ def sft_trainer(
     trainer = CompletionTrainer(
         model=model,
         args=recipe.training,
-        data_collator=collator_for(recipe.arguments.batch_layout, tokenizer, model.dtype),
+        data_collator=collator_for(recipe, tokenizer, model.dtype),
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=lora_config(recipe),
@@ -178,10 +178,10 @@ def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
 
 
 def collator_for(
-    layout: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
 ) -> SharedPrefixCollator | PaddedCollator:
     """The collator of a recipe's `batch_layout`."""
-    if layout == "shared_prefix":
+    if recipe.arguments.batch_layout == "shared_prefix":
         return SharedPrefixCollator(tokenizer.pad_token_id, dtype)
     return PaddedCollator(tokenizer.pad_token_id)
 
