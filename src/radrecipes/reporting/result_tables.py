@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Context
+from itertools import groupby
 from statistics import fmean
 from typing import Any
 
@@ -137,9 +138,7 @@ def _best_baseline(systems: Mapping[str, Mapping[str, Any]], metric: HeadlineMet
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Published results as Markdown: per task a row per system and recipe, and a line of notes; titled if there are several."""
-    tables: dict[str, list[Mapping[str, Any]]] = {}
-    for result in _in_order(results):
-        tables.setdefault(result["task"], []).append(result)
+    tables = {name: [*found] for name, found in groupby(_in_order(results), key=lambda result: result["task"])}
     titles = {name: f"**{TASKS[name].words.title}**\n\n" if len(tables) > 1 else "" for name in tables}
     return "\n\n".join(titles[name] + _task_table(TASKS[name], found) for name, found in tables.items())
 
