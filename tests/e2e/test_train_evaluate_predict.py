@@ -159,7 +159,8 @@ def test_a_quick_look_at_another_split_replaces_the_evaluation_on_request(finish
     assert set(metrics["systems"]) == {"adapter", *BASELINES}
 
 
-def test_a_table_in_is_a_table_out(finished):
+def test_a_table_in_is_a_table_out(finished, monkeypatch):
+    monkeypatch.chdir(finished.workspace)
     assert finished.predicted.returncode == 0, finished.predicted.stderr
     with (finished.workspace / "answers.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))

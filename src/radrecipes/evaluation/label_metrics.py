@@ -25,7 +25,13 @@ from radrecipes.evaluation.slices import slice_masks, slice_metrics
 from radrecipes.inference.abstention import ThresholdChoice
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_metrics
-from radrecipes.statistics import bootstrap_interval, mcnemar_exact, mean_statistic, precision_recall_f1
+from radrecipes.statistics import (
+    bootstrap_interval,
+    macro_f1_statistic,
+    mcnemar_exact,
+    mean_statistic,
+    precision_recall_f1,
+)
 
 ADAPTER = "adapter"
 BASE = "base"
@@ -206,7 +212,7 @@ def _accuracy_figures(
     labels = [output.label for output in outputs]
     statistics = {
         "exact_accuracy": metrics.exact_accuracy(labels, rows.references),
-        "macro_f1": metrics.macro_f1(labels, rows.references),
+        "macro_f1": macro_f1_statistic(rows.references, labels),
         "out_of_vocabulary_rate": metrics.out_of_vocabulary_rate(labels, label_set.names),
         "semantic_similarity": metrics.semantic_similarity(
             [output.text for output in outputs], rows.references, embedder

@@ -27,11 +27,6 @@ def exact_accuracy(predictions: Sequence[str | None], references: Sequence[str])
     return mean_statistic([label == reference for label, reference in zip(predictions, references, strict=True)])
 
 
-def macro_f1(predictions: Sequence[str | None], references: Sequence[str]) -> Statistic:
-    """Unweighted mean of F1 over the labels in the references; any other prediction only counts as a miss for its reference."""
-    return macro_f1_statistic(references, predictions)
-
-
 def out_of_vocabulary_rate(predictions: Sequence[str | None], labels: Sequence[str]) -> Statistic:
     """Fraction of predictions that are not among the allowed labels."""
     allowed = set(labels)
@@ -61,7 +56,7 @@ class LabelMetric(evaluate.Metric):
     ) -> dict[str, float]:
         statistics = {
             "exact_accuracy": lambda: exact_accuracy(predictions, references),
-            "macro_f1": lambda: macro_f1(predictions, references),
+            "macro_f1": lambda: macro_f1_statistic(references, predictions),
             "out_of_vocabulary_rate": lambda: out_of_vocabulary_rate(predictions, labels),
             "semantic_similarity": lambda: semantic_similarity(predictions, references, TextEmbedder(model)),
         }

@@ -243,12 +243,11 @@ class _Scanned:
     unfinished_end: bool  # the last entry lacks only its newline
 
 
-def _scan(stream: BinaryIO, path: Path, prediction: str | None = None) -> _Scanned:
+def _scan(stream: BinaryIO, path: Path, prediction: str = "") -> _Scanned:
     # Only the last entry's number and hash are checked; `verify` checks the rest.
-    mark = None if prediction is None else f',"prediction":"{prediction}",'.encode()
+    mark = f',"prediction":"{prediction}",'.encode()
     entries = rows = size = 0
     last = rest = b""
-    stream.seek(0)
     for line in stream:
         if not line.endswith(b"\n"):
             rest = line
@@ -256,7 +255,7 @@ def _scan(stream: BinaryIO, path: Path, prediction: str | None = None) -> _Scann
         last = line
         entries += 1
         size += len(line)
-        rows += mark is not None and mark in line
+        rows += mark in line
     head = NO_ENTRY
     if last:
         match = _intact(last)
@@ -271,7 +270,7 @@ def _scan(stream: BinaryIO, path: Path, prediction: str | None = None) -> _Scann
         return _Scanned(entries, head, rows, size, torn=False, unfinished_end=False)
     match = _intact(rest + b"\n")
     if match and match[4].decode() == head:
-        rows += mark is not None and mark in rest
+        rows += mark in rest
         return _Scanned(entries + 1, match[5].decode(), rows, size + len(rest), torn=False, unfinished_end=True)
     # A file of another kind, given by mistake, must not lose its last line.
     start = f'{{"number":{entries + 1},"time":"'.encode()
