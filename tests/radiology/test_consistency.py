@@ -30,7 +30,6 @@ NORMAL_TEXT = (
 
 def test_a_right_report_passes():
     check = check_report(RIGHT, REQUEST)
-    assert check.passed
     assert check.reasons == []
     assert check.written["Pneumonia"] == Status.UNCERTAIN
 
@@ -63,9 +62,9 @@ def test_every_error_has_its_own_reason(old, new, reasons):
 
 
 def test_a_normal_request_admits_normal_statements_and_devices_that_were_requested():
-    assert check_report(NORMAL_TEXT, NORMAL).passed
+    assert not check_report(NORMAL_TEXT, NORMAL).reasons
     with_device = NORMAL_TEXT.replace("FINDINGS: ", "FINDINGS: A central venous catheter is in place. ")
-    assert check_report(with_device, NORMAL | {"Support Devices": Status.POSITIVE}).passed
+    assert not check_report(with_device, NORMAL | {"Support Devices": Status.POSITIVE}).reasons
     assert check_report(with_device, NORMAL).reasons == ["invents Support Devices"]
     with_edema = NORMAL_TEXT.replace("Normal chest.", "Pulmonary edema.")
     assert check_report(with_edema, NORMAL).reasons == ["invents Edema"]
@@ -75,13 +74,14 @@ def test_an_impression_may_leave_out_but_not_contradict_or_invent():
     request = parse_observations(
         "Edema: positive; Atelectasis: positive; Pneumonia: uncertain; Pneumothorax: negative"
     )
-    check = check_report("Pulmonary edema.", request, IMPRESSION_SECTIONS, require_all=False)
-    assert check.passed
-    assert check.missing == ("Pneumonia", "Atelectasis")
-    assert not check_report("Pulmonary edema.", request, IMPRESSION_SECTIONS).passed
+    assert not check_report("Pulmonary edema.", request, IMPRESSION_SECTIONS, require_all=False).reasons
+    assert check_report("Pulmonary edema.", request, IMPRESSION_SECTIONS).reasons == [
+        "missing Atelectasis",
+        "changed Pneumonia",
+    ]
     for text in ("No pulmonary edema.", "Pulmonary edema and pneumothorax.", "Edema and rib fracture.", ""):
-        assert not check_report(text, request, IMPRESSION_SECTIONS, require_all=False).passed
-    assert check_report("IMPRESSION: Pulmonary edema.", request, IMPRESSION_SECTIONS, require_all=False).passed
+        assert check_report(text, request, IMPRESSION_SECTIONS, require_all=False).reasons
+    assert not check_report("IMPRESSION: Pulmonary edema.", request, IMPRESSION_SECTIONS, require_all=False).reasons
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_sections_are_read_however_headers_are_written(text, findings, impressio
 def test_missing_repeated_and_empty_headers_are_recognised():
     assert check_report("", REQUEST).missing_sections == (FINDINGS, IMPRESSION)
     assert check_report("FINDINGS: IMPRESSION:", REQUEST).missing_sections == (FINDINGS, IMPRESSION)
-    assert check_report(RIGHT.replace("\n", " "), REQUEST).passed
+    assert not check_report(RIGHT.replace("\n", " "), REQUEST).reasons
     assert check_report(f"{RIGHT}\nFINDINGS: The heart size is normal.", REQUEST).reasons == ["repeats itself"]
     assert "missing No Finding" in check_report("", NORMAL).reasons
 
@@ -156,10 +156,8 @@ REQUESTS = st.dictionaries(st.sampled_from(OBSERVATIONS), st.sampled_from(Status
 def test_no_text_makes_the_check_fail_to_answer(text, request, require_all, short):
     sections = IMPRESSION_SECTIONS if short else (FINDINGS, IMPRESSION)
     check = check_report(text, request, sections, require_all)
-    assert check.passed == (not check.reasons)
-    named = [*check.contradicted, *check.changed, *check.invented, *check.missing]
+    named = [reason.partition(" ")[2] for reason in check.reasons]
     assert len(set(named)) == len(named)
-    assert set(named) <= set(OBSERVATIONS)
     # No reason quotes the text: every word of it is ours.
     allowed = {*OBSERVATIONS, *sections}
     for reason in check.reasons:

@@ -29,50 +29,19 @@ class ReportCheck:
     """What is wrong with a generated report, made by [`check_report`].
 
     Args:
-        missing: Requested observations that the text does not mention: positive ones, `No Finding` if the text is
-            empty, and without `require_all` also uncertain ones.
-        contradicted: Requested positive and written negative, or requested negative and written positive.
-        changed: Status changed in another way: positive or negative written uncertain, or an uncertain one not hedged
-            (with `require_all` also if it is left out).
-        invented: Not requested, but written positive or uncertain.
+        reasons: Why it is rejected, for example `contradicts Pneumothorax`; quotes no word of the report.
         missing_sections: Sections without header or without text.
         repeated: A header occurs twice, or a section repeats itself as in [`repeats_itself`].
         details: Sides and measurements, which no request contains.
         written: What the text states about each observation.
-        require_all: Whether `missing` fails the check.
     """
 
-    missing: tuple[str, ...]
-    contradicted: tuple[str, ...]
-    changed: tuple[str, ...]
-    invented: tuple[str, ...]
+    reasons: list[str]
     missing_sections: tuple[str, ...]
     repeated: bool
     earlier_study: bool
     details: tuple[str, ...]
     written: Labels = field(repr=False)
-    require_all: bool = True
-
-    @property
-    def passed(self) -> bool:
-        """Whether there is no reason to reject the report."""
-        return not self.reasons
-
-    @property
-    def reasons(self) -> list[str]:
-        """Why the report is rejected, for example `contradicts Pneumothorax`; quotes no word of the report."""
-        reasons = [f"missing {name}" for name in self.missing if self.require_all]
-        reasons += [f"contradicts {name}" for name in self.contradicted]
-        reasons += [f"changed {name}" for name in self.changed]
-        reasons += [f"invents {name}" for name in self.invented]
-        reasons += [f"no {section} section" for section in self.missing_sections]
-        if self.repeated:
-            reasons.append("repeats itself")
-        if self.earlier_study:
-            reasons.append("mentions an earlier study")
-        if self.details:
-            reasons.append("invents a side or measurement")
-        return reasons
 
 
 def format_report(findings: str, impression: str) -> str:
@@ -114,40 +83,39 @@ def check_report(
     """
     read = read_sections(text, headless=sections[0])
     written = label_report(read[FINDINGS], read[IMPRESSION])
-    missing, contradicted, changed, invented = [], [], [], []
+    found = {"missing": [], "contradicts": [], "changed": [], "invents": []}
     for name in OBSERVATIONS:
         wanted, said = request.get(name), written.get(name)
         if name == NO_FINDING:
             if wanted == Status.POSITIVE and said is None and not findings_present(written):
-                missing.append(name)
+                found["missing"].append(name)
         elif wanted is None:
             if said in (Status.POSITIVE, Status.UNCERTAIN):
-                invented.append(name)
+                found["invents"].append(name)
         elif said is None:
-            if wanted == Status.POSITIVE or (wanted == Status.UNCERTAIN and not require_all):
-                missing.append(name)
-            elif wanted == Status.UNCERTAIN:
-                changed.append(name)
+            if wanted != Status.NEGATIVE:
+                found["missing" if wanted == Status.POSITIVE else "changed"].append(name)
         elif said != wanted:
-            (changed if Status.UNCERTAIN in (said, wanted) else contradicted).append(name)
+            found["changed" if Status.UNCERTAIN in (said, wanted) else "contradicts"].append(name)
+    if not require_all:
+        found["missing"] = []
+        found["changed"] = [name for name in found["changed"] if name in written]
 
     headers = Counter(header for header, _ in _pieces(text) if header)
     sentences = [sentence for section in read.values() for sentence in split_sentences(section)]
+    missing_sections = [name for name in sections if not read[name] or (len(sections) > 1 and not headers[name])]
+    repeated = max(headers.values(), default=0) > 1 or any(map(repeats_itself, read.values()))
+    earlier_study = any(map(mentions_earlier_study, sentences))
     details = dict.fromkeys(detail for sentence in sentences for detail in unrequested_details(sentence))
-    return ReportCheck(
-        missing=tuple(missing),
-        contradicted=tuple(contradicted),
-        changed=tuple(changed),
-        invented=tuple(invented),
-        missing_sections=tuple(
-            name for name in sections if not read[name] or (len(sections) > 1 and not headers[name])
-        ),
-        repeated=max(headers.values(), default=0) > 1 or any(map(repeats_itself, read.values())),
-        earlier_study=any(map(mentions_earlier_study, sentences)),
-        details=tuple(details),
-        written=written,
-        require_all=require_all,
-    )
+    flaws = {
+        "repeats itself": repeated,
+        "mentions an earlier study": earlier_study,
+        "invents a side or measurement": bool(details),
+    }
+    reasons = [f"{what} {name}" for what, names in found.items() for name in names]
+    reasons += [f"no {name} section" for name in missing_sections]
+    reasons += [flaw for flaw, present in flaws.items() if present]
+    return ReportCheck(reasons, tuple(missing_sections), repeated, earlier_study, tuple(details), written)
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:
