@@ -103,21 +103,17 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
     try:
         yield temporary
-        _put_in_place(temporary, target)
+        # A rename cannot replace a folder with files, so the old one is moved aside, and back if the new one fails.
+        aside = target.parent / f".{target.name}.{os.getpid()}.replaced"
+        replaced = target.exists()
+        if replaced:
+            os.rename(target, aside)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if replaced:
+                os.rename(aside, target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    if not folder.exists():
-        os.rename(temporary, folder)
-        return
-    # A rename cannot replace a folder with files, so the old one is moved aside, and back if the new one fails.
-    aside = folder.parent / f".{folder.name}.{os.getpid()}.replaced"
-    os.rename(folder, aside)
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        os.rename(aside, folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

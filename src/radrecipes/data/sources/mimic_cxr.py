@@ -91,10 +91,6 @@ class MimicCxr(ReportSource):
         """What another process needs: it receives the items one by one."""
         return {"_base": self._base, "_archive": self._archive}
 
-    def items(self) -> Iterator[tuple]:
-        """Path, patient, study, stated labels and stated split of every report."""
-        return iter(self._items)
-
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read one report file and split it into its sections."""
         path, patient, study, observations, split = item

@@ -6,7 +6,6 @@ Layout: https://openi.nlm.nih.gov/faq, `NLMCXR_reports.tgz`.
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -36,7 +35,7 @@ class OpenI(ReportSource):
             raise InputError(f"no such folder; give the one with {FOLDER}/ or {ARCHIVE} as --root", str(root))
         self.rejected = []
         self.files = []
-        # In the order of their numbers: 2.xml before 10.xml.
+        # Path, and the bytes if they come from the archive, which must be read in order; 2.xml before 10.xml.
         self._base = next((base for base in (root / FOLDER, root) if any(base.glob("*.xml"))), None)
         if self._base:
             self._items = sorted(
@@ -55,10 +54,6 @@ class OpenI(ReportSource):
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs: it receives the items one by one."""
         return {"_base": self._base}
-
-    def items(self) -> Iterator[tuple]:
-        """Path of every report, and its bytes if they come from the archive, which must be read in order."""
-        return iter(self._items)
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read findings and impression of one report."""

@@ -84,6 +84,7 @@ class ReportSource(ABC):
     official_split: ClassVar[bool] = False
 
     count: int
+    _items: list[tuple]
     rejected: list[RejectedReport]
     files: list[dict[str, Any]]
     folder: str | None = None
@@ -94,9 +95,9 @@ class ReportSource(ABC):
         """Open the source; `options` are the command-line values by name."""
         return cls(root)
 
-    @abstractmethod
     def items(self) -> Iterator[tuple]:
         """Yield the argument of [`read`] for each report in a fixed order; called once, before the processes start."""
+        return iter(self._items)
 
     @abstractmethod
     def read(self, item: tuple) -> Report | RejectedReport:
