@@ -4,9 +4,11 @@ Exit codes: 0 written, 1 memory or disk ran out, 2 wrong input; no dataset was w
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import non_negative, positive, run
@@ -15,9 +17,6 @@ from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -136,7 +135,7 @@ def prepare_report(args: argparse.Namespace) -> None:
     rejected = Path(f"{args.output}.rejected.csv")
     labels = "relabel" if args.label_source == "relabel" else "stated"
     options = ReportOptions(labels, args.sections, args.earlier_studies, args.deidentified, args.details)
-    with _progress(source.count) as bar:
+    with _progress(source.count) as progress:
         splits, facts = prepare_reports(
             source,
             options,
@@ -145,7 +144,7 @@ def prepare_report(args: argparse.Namespace) -> None:
             split_seed=args.split_seed,
             max_dropped=args.max_dropped,
             processes=args.processes,
-            progress=bar.update,
+            progress=progress,
         )
 
     # Write
@@ -190,19 +189,22 @@ def make_synthetic_reports(args: argparse.Namespace) -> None:
     """Write invented reports in the layout of MIMIC-CXR, from which `report` prepares a dataset."""
     from radrecipes.data.synthetic_reports.generator import write_synthetic_tree
 
-    with _progress(args.studies) as bar:
+    with _progress(args.studies) as progress:
         facts = write_synthetic_tree(
-            args.output, seed=args.seed, patients=args.patients, studies=args.studies, on_progress=bar.update
+            args.output, seed=args.seed, patients=args.patients, studies=args.studies, on_progress=progress
         )
     print(f"{facts['studies']} synthetic reports of {facts['patients']} patients, {facts['normal_studies']} normal")
     print(f"written to {args.output}; prepare them with --source mimic-cxr --root {args.output}")
 
 
-def _progress(total: int) -> "tqdm":
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar that starts with the first reports, so that an earlier error is printed alone."""
     from tqdm import tqdm
 
-    # Shown with the first reports, so that an earlier error is printed alone.
-    return tqdm(total=total, unit=" reports", smoothing=0.05, delay=0.001)
+    with ExitStack() as stack:
+        bar = cache(lambda: stack.enter_context(tqdm(total=total, unit=" reports", smoothing=0.05)))
+        yield lambda done: bar().update(done)
 
 
 def _common_facts(args: argparse.Namespace, task: str, columns: Sequence[str], synthetic: bool, access: str) -> dict:
