@@ -60,6 +60,7 @@ class LabelPredictor(Predictor):
     ):
         super().__init__(folder, allow_other_weights, engine)
         self.decode = decode or self.recipe.arguments.decode
+        self.counted_column = "label" if self.decode == "generate" else "decision"
         if engine == "vllm" and self.decode != "generate":
             raise InputError(
                 "vLLM generates only, and the recipe scores labels (decode: score); leave --engine out",
@@ -228,11 +229,6 @@ class LabelPredictor(Predictor):
             for choice in self.policy.thresholds
             if choice.target_accuracy == self.policy.target_accuracy
         )
-
-    @property
-    def counted_column(self) -> str:
-        """See [`Predictor`]."""
-        return "label" if self.decode == "generate" else "decision"
 
     def summary(self, table_counts: dict[str | None, int]) -> str:
         """See [`Predictor`]."""

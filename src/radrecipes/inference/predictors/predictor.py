@@ -64,11 +64,14 @@ class Predictor(ABC):
         engine: Generates the texts; one of `ENGINES`.
 
     Attributes:
+        counted_column: Column of [`answers_table`] whose values are counted for [`summary`].
         shared: Whether all processes of a job make the same calls, so that each answers some of the batches; set by the caller.
 
     Raises:
         [`InputError`]: not a finished run, or its base model, base weights or prompt template differ from training.
     """
+
+    counted_column: str
 
     def __init__(self, folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers"):
         self.folder, self.recipe, self.task = run_of(folder)
@@ -113,11 +116,6 @@ class Predictor(ABC):
     @abstractmethod
     def as_text(self, answer: Any) -> str:
         """One answer as text for the terminal."""
-
-    @property
-    @abstractmethod
-    def counted_column(self) -> str:
-        """Column of [`answers_table`] whose values are counted for [`summary`]."""
 
     def answers_table(self, examples: Sequence[Example], answers: Sequence[Any], keep_input: bool) -> pa.Table:
         """The rows of an output file: `id`, the input if it is kept, and [`answer_columns`]."""

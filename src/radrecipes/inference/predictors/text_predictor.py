@@ -25,6 +25,7 @@ class TextPredictor(Predictor):
     OPTIONS = ("tries",)
     DOES = "writes text"
     decode = "generate"
+    counted_column = "written_by"
     task: TextTask
 
     def __init__(
@@ -70,11 +71,6 @@ class TextPredictor(Predictor):
     ) -> list[GuardedText]:
         """See [`Predictor`]: guarded texts."""
         return self.guard(inputs, batch_size, first_tries=self.generate(inputs, batch_size, on_progress))
-
-    @property
-    def counted_column(self) -> str:
-        """See [`Predictor`]."""
-        return "written_by"
 
     def summary(self, table_counts: dict[str | None, int]) -> str:
         """See [`Predictor`]."""
