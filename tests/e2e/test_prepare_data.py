@@ -55,7 +55,7 @@ def test_own_orders_become_a_dataset_that_datasets_loads(tmp_path):
     done = prepare(tmp_path, *command)
     assert (done.returncode, done.stderr) == (0, "")
     assert "rows read                       121" in done.stdout
-    assert "merged, because identical          1" in done.stdout
+    assert "merged, because identical         1" in done.stdout
     assert "2 labels were derived" in done.stdout
 
     dataset = load_prepared_dataset(tmp_path / "data" / "ours")
