@@ -29,7 +29,6 @@ _OBSERVATIONS_OF_STRUCTURE = {
 }
 _STRUCTURES_OF_STATE = {
     "normal": ("heart", "mediastinum", "costophrenic_angles"),
-    "not_normal": (),
     "clear": ("lungs", "costophrenic_angles"),
     "sharp": ("costophrenic_angles",),
     "enlarged": ("heart", "mediastinum"),
@@ -105,13 +104,7 @@ class _Event:
 
 # The most events that a cue reaches back over, so that no text takes quadratic time.
 _REACH = 40
-_STATUS_OF_SCOPE = {
-    "": Status.POSITIVE,
-    "negated": Status.NEGATIVE,
-    "removed": Status.POSITIVE,
-    "hedged": Status.UNCERTAIN,
-    "hedged_firm": Status.UNCERTAIN,
-}
+_STATUS_OF_SCOPE = {"negated": Status.NEGATIVE, "hedged": Status.UNCERTAIN, "hedged_firm": Status.UNCERTAIN}
 
 
 class _Reader:
@@ -209,16 +202,15 @@ class _Reader:
             # "The tip of the tube is not seen": the tube is there.
             unseen_tip = " tip" in self.sentence[: event.start] or self.sentence.startswith("tip")
             for mention in targets:
-                if unseen_tip and SUPPORT_DEVICES in mention.observations:
-                    continue
-                mention.status = Status.NEGATIVE
+                if not (unseen_tip and SUPPORT_DEVICES in mention.observations):
+                    mention.status = Status.NEGATIVE
             self.scope, self.broken = ("" if targets else "negated"), False
 
     def _mention(self, index: int, event: _Event) -> None:
         self.open_state = None
         if self.scope == "past":
             return
-        status = _STATUS_OF_SCOPE[self.scope]
+        status = self._status()
         if self.scope == "removed" and event.meaning == SUPPORT_DEVICES:
             status = Status.NEGATIVE
         event.mention = _Mention(tuple(event.meaning.split(", ")), status)
@@ -252,10 +244,10 @@ class _Reader:
 
     def _state(self, index: int, event: _Event) -> None:
         state = event.meaning
-        structures = _STRUCTURES_OF_STATE[state]
         if state == "not_normal":
             self.waiting.clear()
             return
+        structures = _STRUCTURES_OF_STATE[state]
         found = [(structure, end) for structure, end in self.waiting if structure in structures]
         follows = index + 1 < len(self.events) and self.events[index + 1].kind == "structure"
         if not found and self.after_comma and self.open_state and not follows:
