@@ -87,6 +87,7 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
     from radrecipes.tasks import TASKS
     from radrecipes.training import data as training_data
 
@@ -95,6 +96,9 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     tokenizer, rows, console = data.tokenizer, data.rows, Console(highlight=False, soft_wrap=True)
 
     # Examples: colour on a terminal, brackets everywhere
+    if data.dataset.access not in SHOWABLE_ACCESS:
+        print(f"no example is shown, because texts of {data.dataset.access} datasets are never printed")
+        shown = 0
     for number in range(min(shown, len(rows.rows))):
         prompt, answer = training_data.prompt_and_answer(rows.rows[number], tokenizer)
         console.print(Text(f"example {number + 1}; only ⟦…⟧ contributes to the loss", style="bold"))

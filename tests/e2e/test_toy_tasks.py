@@ -163,7 +163,7 @@ def test_a_text_task_is_prepared_trained_evaluated_predicted_and_described(check
     assert "label_recall" not in metrics["systems"]["adapter"] and "nearest_neighbour" in metrics["systems"]
     answers = pd.read_csv(checkout / "plain_words.csv")
     assert len(answers) == 90 and set(answers["check"]) == {"ok"} and set(answers["written_by"]) == {"model"}
-    assert fraction_right(answers["explanation"], EXPLANATIONS) > 0.9
+    assert fraction_right(answers["answer"], EXPLANATIONS) > 0.9
     assert "Explains a finding in plain words." in done and "name: Findings in plain words" in done
     assert "X-ray" not in page(checkout, "plain_words") and "observations" not in page(checkout, "plain_words")
 

@@ -266,6 +266,7 @@ def test_notes_of_credentialed_data_appear_nowhere(workspace, call):
     write_secret_dataset(workspace / "data" / "tiny")
     said = []
     for words in (
+        ("recipes", "inspect", RECIPE),
         ("sft", "--config", RECIPE),
         ("evaluate_model", "--run", RUN),
         ("evaluate_model", "--run", RUN),
@@ -273,7 +274,8 @@ def test_notes_of_credentialed_data_appear_nowhere(workspace, call):
         done = call(*words)
         assert done.code == 0, done.stderr
         said += [done.stdout, done.stderr]
-    assert "no example is shown, because texts of credentialed datasets are never printed" in said[0]
+    for shown in (said[0], said[2]):
+        assert "no example is shown, because texts of credentialed datasets are never printed" in shown
     assert "Quillfeather" not in "".join(said)
     for name, content in files_in(workspace / "runs").items():
         assert b"Quillfeather" not in content, name

@@ -188,7 +188,10 @@ CHANGED = {
     ),
     "label set": (lambda run: append(run / "adapter" / "label_set.yaml", b"#"), "not the label set"),
     "no label set": (lambda run: (run / "adapter" / "label_set.yaml").unlink(), "is missing"),
-    "data": (lambda run: change_json(run / "evaluation" / "metrics.json", "dataset", digest="0"), "another dataset"),
+    "data": (
+        lambda run: change_json(run / "evaluation" / "metrics.json", "dataset", digest="0"),
+        "a dataset that is not",
+    ),
     "metrics in UTF-16": (
         lambda run: (run / "evaluation" / "metrics.json").write_bytes("{}".encode("utf-16")),
         "not an evaluation in JSON",
