@@ -123,7 +123,7 @@ def test_the_table_of_models_says_what_the_recipes_say():
 
 
 def test_every_template_is_one_of_some_recipe_and_was_read_for_identifiers():
-    """The identifier gate does not search these files: whoever changes one reads it, then writes its new hash here."""
+    """The identifier gate does not search these files: after a change, read the file and write its new hash here."""
     used = {REPOSITORY / path for recipe in RECIPES if (path := parse_recipe(recipe).training.chat_template_path)}
     assert used == set((REPOSITORY / "recipes" / "chat_templates").iterdir())
     assert {path.stem: file_sha256(path)[:16] for path in used} == {

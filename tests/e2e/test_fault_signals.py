@@ -318,12 +318,12 @@ def test_memory_that_runs_out_names_the_option_that_helps_and_the_change_is_reco
     ended = Script(workspace, *INTERRUPTED, fault=fault).end()
     assert ended.code == 1
     said_once(ended, "memory ran out with 8 examples per batch")
-    mend = "--per_device_train_batch_size 4 --allow-change recipe"
-    assert f"run the same command with {mend}; the global batch stays 8" in ended.stderr
+    fix = "--per_device_train_batch_size 4 --allow-change recipe"
+    assert f"run the same command with {fix}; the global batch stays 8" in ended.stderr
     assert checkpoints.find_last_valid(RUN).newest.step == 5
-    refused = Script(workspace, *INTERRUPTED, *mend.split()[:2], fault=fault).end()
+    refused = Script(workspace, *INTERRUPTED, *fix.split()[:2], fault=fault).end()
     assert refused.code == 2 and "per_device_train_batch_size: 8 there, 4 here" in refused.stderr
-    fixed = Script(workspace, *INTERRUPTED, *mend.split(), fault=fault).end()
+    fixed = Script(workspace, *INTERRUPTED, *fix.split(), fault=fault).end()
     assert fixed.code == 0, fixed.stderr
     training = read_manifest(RUN)["training"]
     changed = {"recipe.per_device_train_batch_size": [8, 4]}

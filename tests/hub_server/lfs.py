@@ -81,7 +81,7 @@ class Lfs:
         return JSONResponse({"success": True})
 
     async def download(self, request) -> Response:
-        """A large file, complete or in part, for whoever has the signed address."""
+        """A large file, complete or in part, for anyone who has the signed address."""
         self._refuse_token(request)
         sha256 = self.hub.signatures.get(request.query_params.get("X-Amz-Signature"))
         if sha256 is None or sha256 != request.path_params["oid"]:

@@ -12,7 +12,6 @@ from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
-from torch.distributed.checkpoint.state_dict import _init_optim_state
 from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from trl import SFTTrainer, get_peft_config
@@ -84,6 +83,9 @@ class CompletionTrainer(SFTTrainer):
         if self.resumes_fsdp1:
             # accelerate loads into an existing state, and under FSDP1 there is none before the first step: the moments would
             # silently start from zero. This takes a step with learning rate zero, as torch does when it loads for FSDP2.
+            # Imported here, so that only this case fails if torch moves it.
+            from torch.distributed.checkpoint.state_dict import _init_optim_state
+
             _init_optim_state(optimizer)
         return optimizer
 
