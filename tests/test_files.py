@@ -1,5 +1,6 @@
 """Digests, atomic writes and locks."""
 
+import gzip
 import hashlib
 import multiprocessing
 import os
@@ -8,7 +9,22 @@ import time
 
 import pytest
 
-from radrecipes.files import LockedError, file_sha256, lock, sync_tree, text_sha256, write_atomically
+from radrecipes.errors import InputError, quoted, shown
+from radrecipes.files import (
+    MIB,
+    LockedError,
+    bounded_lines,
+    compose_yaml,
+    file_sha256,
+    lock,
+    parse_json,
+    read_json,
+    read_text,
+    sync_tree,
+    text_sha256,
+    unpacked,
+    write_atomically,
+)
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -104,3 +120,83 @@ def test_a_lock_that_cannot_be_written_raises_the_systems_error(tmp_path):
     (tmp_path / "LOCK").mkdir()
     with pytest.raises(OSError), lock(tmp_path / "LOCK"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large", "sparse", "not_utf8"])
+def test_only_regular_files_of_a_limited_size_are_read(tmp_path, kind):
+    path, message = (
+        tmp_path / "file",
+        {"large": "larger than 1 KiB", "sparse": "larger than 1 KiB", "not_utf8": "UTF-8"},
+    )
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "sparse":
+        path.touch()
+        os.truncate(path, 2**40)
+    else:
+        path.write_bytes(b"a" * 1025 if kind == "large" else b"\xff")
+    for read in (lambda: read_text(path, 1024), lambda: read_json(path, 1024)):
+        with pytest.raises(InputError, match=message.get(kind, "only regular files are read")):
+            read()
+    if kind in ("pipe", "device"):
+        with pytest.raises(InputError, match="only regular files are read"):
+            file_sha256(path)
+
+
+def test_text_is_read_as_pathlib_reads_it(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes("Größe\r\nb\rc\n".encode())
+    assert read_text(path) == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 70 + "1" + "}" * 70, "nested too deeply"),
+        ("9" * 5000, "too many digits"),
+        ("1" + "0" * 20, "too many digits"),
+        ("[1,\n2", "x.json:2: not valid JSON"),
+    ],
+)
+def test_json_that_would_fail_later_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_json(text, "x.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb: [*x, *x]", "x.yaml:1: not valid YAML: anchors and aliases"),
+        ("a: 1\nb: *y", "x.yaml:2: not valid YAML: anchors and aliases"),
+        ("[" * 10_000, "nested too deeply"),
+        ("- " * 500 + "1", "nested too deeply"),
+        ("a: \x00", "not valid YAML"),
+    ],
+)
+def test_yaml_that_grows_or_nests_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        compose_yaml(text, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"0", "b.gz:1: the line is longer"), (b"0" * 1023 + b"\n", "unpacks to")]
+)
+def test_a_small_file_does_not_unpack_to_any_size(tmp_path, content, message):
+    path = tmp_path / "b.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(65):
+            file.write(content * (MIB // len(content)))
+    with pytest.raises(InputError, match=message), unpacked(path) as stream:
+        for line in bounded_lines(stream, str(path)):
+            assert len(line) <= 16 * MIB
+
+
+def test_what_is_quoted_from_outside_is_short_and_printable():
+    bomb = ["a"]
+    for _ in range(60):
+        bomb = [bomb] * 10
+    for text in (quoted(bomb), quoted("\x1b" * 10_000), quoted(10**5000), shown("\x1b[2J\n\u202e" * 10_000)):
+        assert len(text) <= 300 and text.isprintable()

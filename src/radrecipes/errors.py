@@ -1,5 +1,25 @@
 """Errors that a user can fix, each with the exit code that the scripts return for it."""
 
+import reprlib
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 80
+_BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxtuple, _BRIEF.maxdict = 2, 4, 4, 4
+
+
+def quoted(value: object) -> str:
+    """A value from outside for a message, as `repr` but always short, and with control characters escaped."""
+    if isinstance(value, int) and abs(value) > 10**40:
+        return "a number with more than 40 digits"
+    return _BRIEF.repr(value)
+
+
+def shown(text: object, longest: int = 200) -> str:
+    """Text from outside for a message: one line, cut, with control characters escaped."""
+    words = " ".join(str(text)[: 4 * longest].split())
+    escaped = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in words)
+    return escaped if len(escaped) <= longest else escaped[:longest] + "…"
+
 
 class RadrecipesError(Exception):
     """An error with a one-line message for the user; scripts print it and exit with `exit_code`.
