@@ -309,7 +309,13 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
         conflicts = "equal texts with different labels; vote keeps the majority"
         _add(rows, "--conflicts", conflicts, "drop", choices=("drop", "vote"))
         _add(rows, "--on-unknown-label", "labels that are not in --label-set", "error", choices=("error", "drop"))
-    _add(rows, "--on-bad-row", f"empty text or {target}", "error", choices=("error", "drop"))
+    _add(
+        rows,
+        "--on-bad-row",
+        f"empty text or {target}, or control tokens in a {target}",
+        "error",
+        choices=("error", "drop"),
+    )
     _add(rows, "--max-dropped", "fraction of rows that may be dropped", 0.005, type=float)
     similar = "texts with at least this 5-gram Jaccard similarity stay in one split"
     _add(rows, "--near-duplicate-threshold", similar, 0.8, type=float)

@@ -64,6 +64,8 @@ def test_every_spelling_leads_to_the_canonical_name(write):
         ("name: MR Brain", "name: 12", 10, "put it in quotes: '12'"),
         ("name: MR Brain", "name: Yes", 10, "put it in quotes: 'Yes'"),
         ("name: MR Brain", "name: '??'", 10, "no letter or digit"),
+        ("name: MR Brain", "name: MR Brain<end_of_turn>", 10, "contains <end_of_turn>, a control token"),
+        ("CT kidney w wo]", "CT <|any_word|>]", 5, "contains <|…|>, a control token"),
         ("name: MR Brain", "name: ct Kidney, W-wo", 10, "in line 5"),
         ("CT kidney w wo]", "ct-renal mass protocol]", 5, "occurs twice"),
         ("aliases: [CT Renal Mass Protocol, CT kidney w wo]", "aliases: CT kidney", 5, "must be a list"),

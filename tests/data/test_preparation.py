@@ -108,6 +108,11 @@ def test_conflicts_are_dropped_or_put_to_the_vote():
         ([("fall", " ")], "orders.csv:2", "the label is empty"),
         ([("fall", "CT Head", "")], "orders.csv:2", "the group is empty"),
         (
+            [("fall", "CT <|im_\u200bend|> Head"), ("x", "MR Brain [/INST] x")],
+            "orders.csv:2",
+            "the label contains a control token of a chat format, <|im_end|>, in 2 of 42 rows",
+        ),
+        (
             [("fall", "CT Hed"), ("x", "XR Foot")],
             "orders.csv:2",
             "'CT Hed' (did you mean 'CT Head'?), orders.csv:3 'XR",
@@ -121,6 +126,15 @@ def test_bad_rows_are_refused_with_their_line(rows, where, said):
         prepare(examples_of(rows + FILLER))
     assert str(caught.value).startswith(f"{where}: ")
     assert said in str(caught.value)
+
+
+def test_rows_whose_answer_contains_a_control_token_can_be_dropped():
+    rows = [("fall", "CT Head</s>"), ("a </s> b", "CT Head"), *FILLER]
+    derived = derive_label_set(examples_of(rows), "ours", "orders.csv")
+    assert derived.names == ["CT Head", "MR Brain"]
+    prepared = prepare(examples_of(rows), on_bad_row="drop", max_dropped=0.1)
+    assert prepared[1]["rows"]["dropped"]["control_token"] == 1
+    assert kept_of(prepared) == [("a </s> b", "CT Head")]  # a text is kept: rendering breaks the token
 
 
 def test_repeated_and_empty_identifiers_are_refused():

@@ -197,6 +197,7 @@ def break_rows(tmp_path):
     written[1][2].write_text("\n")
     written[2][2].write_text(" FINAL REPORT\n FINDINGS: \n IMPRESSION: Normal.\n")
     written[3][2].unlink()
+    written[6][2].write_text(report_text().replace("IMPRESSION", "<|im_end|> IMPRESSION"))
     twin = tmp_path / "files" / "p10" / "p10000020" / written[4][2].name
     twin.write_text(report_text())
     written[5][2].with_name("s59999999.txt").write_text(report_text())
@@ -209,6 +210,7 @@ FAULTS = {
     "files/p10/p10000000/s50000001.txt": "empty_report",
     "files/p10/p10000000/s50000002.txt": "empty_section",
     "files/p10/p10000001/s50000100.txt": "missing_report",
+    "files/p10/p10000002/s50000200.txt": "control_token",
     "files/p10/p10000020/s50000101.txt": "duplicate_study",
     "files/p10/p10000001/s59999999.txt": "no_labels",
     "files/p10/p10000010/s58888888.txt.gz": "no_labels",
@@ -232,10 +234,10 @@ def test_too_many_rejected_reports_are_an_error_and_are_still_listed(tmp_path):
     break_rows(tmp_path)
     with pytest.raises(InputError) as error:
         prepare(tmp_path, tmp_path, STATED, labels="chexpert")
-    assert "7 of 93 reports (7.53%) would be dropped, more than the 0.50% allowed" in str(error.value)
+    assert "8 of 93 reports (8.60%) would be dropped, more than the 0.50% allowed" in str(error.value)
     assert "1 because the text is not UTF-8 (first: files/p10/p10000000/s50000000.txt)" in str(error.value)
     assert "\n" not in str(error.value)
-    assert len((tmp_path / "out.rejected.csv").read_text().splitlines()) == 8
+    assert len((tmp_path / "out.rejected.csv").read_text().splitlines()) == 9
 
 
 def test_a_list_of_rejects_of_an_earlier_try_does_not_stay(tree, tmp_path):

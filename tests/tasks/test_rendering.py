@@ -1,15 +1,17 @@
 """From question and answer to token ids: the same prompt in training and prediction, and one stop token after the answer."""
 
 import pytest
+from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import build_tiny_biogpt_tokenizer, build_tiny_tokenizer
+from tiny_model import build_markup_tokenizer, build_tiny_biogpt_tokenizer, build_tiny_tokenizer
+from tokenizers import AddedToken, normalizers
 
 from radrecipes.errors import InputError
 from radrecipes.models.base import separate_padding, stop_token_ids
 from radrecipes.radiology.consistency import read_sections
 from radrecipes.tasks.protocol import ProtocolTask
-from radrecipes.tasks.rendering import prompt_template_digest, render_examples, render_prompts
+from radrecipes.tasks.rendering import prompt_template_digest, render_completions, render_examples, render_prompts
 
 TASK = ProtocolTask()
 TOKENIZER = build_tiny_tokenizer()
@@ -83,6 +85,33 @@ def test_a_note_cannot_end_its_turn_and_answer_for_the_model():
     text = TOKENIZER.decode(example.prompt_ids)
     assert text.count("<|im_start|>") == 2 and text.count("<|im_end|>") == 1  # the template's own
     assert "MR Knee" in text and TOKENIZER.decode(example.completion_ids) == "CT Head<|im_end|>"
+
+
+@pytest.mark.parametrize(("name", "markup"), [("qwen3", "</think>"), ("mistral", "[/INST]")])
+def test_a_note_cannot_write_the_markup_of_a_template_that_is_no_special_token(name, markup):
+    tokenizer = build_markup_tokenizer(["<s>", "</s>", "<|im_end|>"], begin="<s>", end="</s>", words=["</think>"])
+    tokenizer.chat_template = (REPOSITORY / "recipes" / "chat_templates" / f"{name}.jinja").read_text("utf-8")
+    own = tokenizer.decode(prompt_of("r/o bleed", "chat", tokenizer)).count(markup)
+    text = tokenizer.decode(prompt_of(f"r/o {markup} bleed", "chat", tokenizer))
+    assert text.count(markup) == own == 1 and f"{markup[0]} {markup[1:]} bleed" in text
+
+
+@pytest.mark.parametrize(
+    "answer", ["CT <|im_end|> Head", "CT Head</s>", "<start_of_turn>CT Head", "[INST] CT", "<|x|>"]
+)
+def test_a_label_with_a_control_token_of_any_family_is_refused(answer):
+    with pytest.raises(InputError, match="the answers of 1 of 2 labels contain a control token"):
+        render_completions(TASK, ["MR Brain", answer], TOKENIZER, "chat", STOPS)
+
+
+def test_what_only_the_tokenizer_turns_into_a_control_token_is_refused():
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<stop>", normalized=True)]})
+    assert render("a \uff1c b", "chat", tokenizer=tokenizer)
+    for note, answer in (("x \uff1cstop\uff1e y", "CT Head"), ("x", "CT \uff1cstop\uff1e Head")):
+        with pytest.raises(InputError, match="contains a control token of the model"):
+            render(note, "chat", answer, tokenizer)
 
 
 @pytest.mark.parametrize(

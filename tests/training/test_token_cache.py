@@ -226,6 +226,7 @@ def test_only_the_code_that_makes_tokens_counts(key_of, monkeypatch, tmp_path):
     assert {path for path in read if package in path.parents} == {
         package / "tasks" / "rendering.py",
         package / "training" / "data.py",
+        package / "models" / "control_tokens.py",
     }
     # A change that shows in few rows, and in none of the texts
     edited = tmp_path / "rendering.py"

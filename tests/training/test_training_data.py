@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from conftest import TINY_REPORTS, write_tiny_reports
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,18 @@ def test_check_refuses_rows_that_the_base_has_no_positions_for(workspace):
         inspection.check_data(parse_recipe(RECIPE))
     parsed = parse_recipe(RECIPE, ["--max_length=62", "--max_dropped_fraction=1"])
     assert inspection.load_training_data(parsed).rows.longest <= 62
+
+
+@pytest.mark.parametrize("base", ["tiny/llama", "nobody/has-this"])
+def test_check_refuses_answers_that_contain_a_stop_token(workspace, monkeypatch, base):
+    cut = ("Edema: positive", "There is edema.<|im_end|>", "Edema.")
+    monkeypatch.setattr("conftest.TINY_REPORTS", (cut, *TINY_REPORTS[1:]))
+    write_tiny_reports(workspace / "data" / "cut")
+    recipe = parse_recipe("recipes/tiny/report_lora.yaml", ["--dataset=data/cut", f"--model_name_or_path={base}"])
+    with pytest.raises(
+        InputError, match=r"the answers of 12 of 48 rows contain .* \(first: 'study-16', '<\|im_end\|>'\)"
+    ):
+        inspection.check_data(recipe)
 
 
 def test_check_refuses_data_that_changed(workspace):

@@ -12,6 +12,7 @@ from rapidfuzz import fuzz, process
 
 from radrecipes.data.normalise import matching_key
 from radrecipes.errors import InputError
+from radrecipes.models.control_tokens import control_token_in
 
 # The codes of DICOM PS3.3 C.7.3.1.1.1 that protocols are ordered by.
 MODALITIES = ("CT", "MR", "US", "DX", "MG", "RF", "XA", "NM", "PT")
@@ -184,6 +185,10 @@ def _label(node: yaml.Node, line_of_key: dict[str, tuple[str, int]]) -> Label:
         key = matching_key(spelling)
         if not key:
             raise _error(spelling_node, f"{spelling!r} has no letter or digit")
+        if token := control_token_in(spelling):
+            raise _error(
+                spelling_node, f"contains {token}, a control token of a chat format, at which a model stops; remove it"
+            )
         if key in line_of_key:
             first, line = line_of_key[key]
             again = f"as {first!r} in line {line}; case and punctuation do not count"

@@ -14,8 +14,10 @@ from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.normalise import matching_key, normalise_note
 from radrecipes.data.splits import FRACTIONS, merge_groups, split_by_group
 from radrecipes.errors import InputError
+from radrecipes.models.control_tokens import control_token_in
 
 _LISTED_ROWS = 5
+_CONTROL_TOKEN = "control_token"
 Splits = dict[str, list[dict[str, str]]]
 
 
@@ -28,13 +30,19 @@ def drop_reasons(input_column: str, target_column: str) -> dict[str, str]:
         "unknown_label": "the label set does not know the label",
         "conflicting_labels": f"the same {input_column} has different labels",
         "outvoted_label": f"the same {input_column} has another label more often",
+        _CONTROL_TOKEN: f"the {target_column} contains a control token of a chat format",
     }
 
 
 def derive_label_set(examples: Sequence[Example], name: str, source: str) -> LabelSet:
-    """Derive a label set from the labels of examples, ignoring empty ones; `source` appears in it and in errors."""
+    """Derive a label set from the labels of examples, ignoring those that [`prepare_rows`] refuses as empty or unsafe.
+
+    `source` appears in it and in errors.
+    """
     labels = Counter(_one_line(example.target) for example in examples)
     labels.pop("", None)
+    for label in [label for label in labels if control_token_in(label)]:
+        del labels[label]
     if not labels:
         raise InputError("every label is empty; name the column that contains the labels", where=source)
     return LabelSet.derive(name, labels, source)
@@ -66,7 +74,7 @@ def prepare_rows(
 
     reasons = drop_reasons(input_column, target_column)
     # The places of the dropped rows.
-    dropped: dict[str, list[str]] = {reason: [] for reason in (reasons if label_set else list(reasons)[:3])}
+    dropped: dict[str, list[str]] = {reason: [] for reason in list(reasons)[: -1 if label_set else 3]}
     kept = _clean(examples, input_column, label_set is not None, reasons, dropped, on_bad_row)
     if label_set:
         kept = _canonicalise(kept, label_set, dropped, on_unknown_label)
@@ -187,13 +195,16 @@ def _clean(
     dropped: dict[str, list[str]],
     on_bad_row: str,
 ) -> list[Example]:
-    cleaned = []
+    cleaned, unsafe = [], []
     for example in examples:
         text = normalise_note(example.inputs[input_column])
         target = (_one_line if labels else normalise_note)(example.target)
         filled = matching_key(text), matching_key(target), example.group
         if all(filled):
-            cleaned.append(replace(example, inputs={input_column: text}, target=target))
+            # The text itself may contain one: rendering breaks it.
+            (unsafe if control_token_in(target) else cleaned).append(
+                replace(example, inputs={input_column: text}, target=target)
+            )
             continue
         # The first reasons are those of an empty text, target and group.
         reason = next(reason for reason, value in zip(reasons, filled, strict=False) if not value)
@@ -201,6 +212,14 @@ def _clean(
             advice = "fill it in, or drop such rows with --on-bad-row drop"
             raise InputError(f"{reasons[reason]}; {advice}", where=example.where)
         dropped[reason].append(example.where)
+    if unsafe and on_bad_row == "error":
+        raise InputError(
+            f"{reasons[_CONTROL_TOKEN]}, {control_token_in(unsafe[0].target)}, in {len(unsafe)} of {len(examples)} rows: the "
+            "model would learn to stop there; remove it, or drop such rows with --on-bad-row drop",
+            where=unsafe[0].where,
+        )
+    if unsafe:
+        dropped[_CONTROL_TOKEN] = [example.where for example in unsafe]
     return cleaned
 
 

@@ -32,6 +32,7 @@ from radrecipes.data.sources.report_source import (
 from radrecipes.data.splits import FRACTIONS, split_by_group
 from radrecipes.errors import InputError, RadrecipesError
 from radrecipes.files import write_atomically
+from radrecipes.models.control_tokens import control_token_in
 from radrecipes.radiology.deidentification import normalise_marks, without_marked_sentences
 from radrecipes.radiology.details import without_details
 from radrecipes.radiology.earlier_studies import without_earlier_studies
@@ -237,6 +238,9 @@ def _prepare(
             sections = cleaned
             if not any(cleaned) or (both and not all(cleaned)):
                 return _Outcome(report, f"only_{name}", tuple(changed))
+    if any(map(control_token_in, sections)):
+        # The model would learn to stop there.
+        return _Outcome(RejectedReport(report.path, "control_token", sha256=report.sha256))
     stated = report.observations if options.labels == "stated" else format_observations(label_report(*sections))
     kept = report._replace(observations=stated, findings=sections[0], impression=sections[1])
     return _Outcome(kept, changed=tuple(changed))

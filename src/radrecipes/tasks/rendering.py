@@ -1,12 +1,13 @@
 """Renders a task's question and answer to token ids, identically for training, evaluation and prediction."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from radrecipes.errors import InputError
+from radrecipes.models.control_tokens import FAMILY_TOKENS, control_token_in
 from radrecipes.tasks.task import Task
 
 
@@ -22,7 +23,7 @@ def render_prompts(
     task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, style: str
 ) -> list[list[int]]:
     """Token ids of the prompts; `style` is `"chat"` (needs a chat template) or `"plain"`, as in the recipe."""
-    return _token_ids(_questions(task, inputs, tokenizer), None, tokenizer, style)
+    return _token_ids(_questions(task, inputs, tokenizer, style), None, tokenizer, style)
 
 
 def render_examples(
@@ -36,15 +37,42 @@ def render_examples(
     """Token ids of prompt and completion of training rows.
 
     The first of `stop_token_ids` is appended if style `"plain"` writes none. It is an [`InputError`] if the template
-    changes the prompt when an answer follows (training and prediction would differ), or writes no stop token after the
-    answer (the model would never learn to stop).
+    changes the prompt when an answer follows (training and prediction would differ), writes no stop token after the
+    answer (the model would never learn to stop), or if a row contains a control token of its own.
     """
-    questions = _questions(task, inputs, tokenizer)
+    # The last row is only there for the control tokens that the template itself writes.
+    questions = _questions(task, [*inputs, task.probe], tokenizer, style)
     prompts = _token_ids(questions, None, tokenizer, style)
-    wholes = _token_ids(questions, targets, tokenizer, style)
+    *wholes, frame = _token_ids(questions, [*targets, "x"], tokenizer, style)
+    control = {*tokenizer.all_special_ids, *stop_token_ids} - {tokenizer.unk_token_id}
+    written = [token for token in frame if token in control]
+    for whole in wholes:
+        # Tokenizers that change letters can make a control token of a text that does not look like one.
+        if [token for token in whole if token in control] != written:
+            raise InputError("a row contains a control token of the model; remove it and prepare the dataset again")
     return [
-        _split_up(prompt_ids, whole, style, stop_token_ids) for prompt_ids, whole in zip(prompts, wholes, strict=True)
+        _split_up(prompt_ids, whole, style, stop_token_ids)
+        for prompt_ids, whole in zip(prompts[:-1], wholes, strict=True)
     ]
+
+
+def check_answers(answers: Mapping[str, str], kind: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Raise an [`InputError`] if an answer contains a control token, of any known family or of the tokenizer.
+
+    The model would learn to stop there, or to write what nobody sees. `answers` are by name, and `kind` says what they are:
+    `"rows"` or `"labels"`.
+    """
+    own = _special_tokens(tokenizer) if tokenizer else set()
+    found = {}
+    for name, answer in answers.items():
+        if token := control_token_in(answer) or next((token for token in own if token in answer), None):
+            found[name] = token
+    if found:
+        first, token = next(iter(found.items()))
+        raise InputError(
+            f"the answers of {len(found)} of {len(answers)} {kind} contain a control token, where the model would stop (first: "
+            f"{first!r}, {token!r}); remove it and prepare the dataset again"
+        )
 
 
 def _split_up(prompt_ids: list[int], whole: list[int], style: str, stop_token_ids: list[int]) -> RenderedExample:
@@ -72,6 +100,7 @@ def render_completions(
     stop_token_ids: list[int],
 ) -> list[list[int]]:
     """Token ids of each target as the model writes it, with its stop token; independent of the prompt."""
+    check_answers({target: target for target in targets}, "labels", tokenizer)
     inputs = [{task.input_column: "x"}] * len(targets)
     examples = render_examples(task, inputs, targets, tokenizer, style, stop_token_ids)
     return [example.completion_ids for example in examples]
@@ -104,22 +133,33 @@ def _token_ids(
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
-def _questions(task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The user's turns, with a space inside any text that the tokenizer would read as one of its special tokens.
+def _questions(
+    task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, style: str
+) -> list[str]:
+    """The user's turns, with a space inside any text that is a special token, or markup that the template writes.
 
     Otherwise a note with `<|im_end|>` would end the user's turn, and what follows could pose as an instruction.
     """
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special |= set(tokenizer.all_special_tokens)
-    # Longest first: breaking a marker also breaks any marker inside it. A single letter cannot be broken.
-    markers = sorted((marker for marker in special if len(marker) > 1), key=len, reverse=True)
+    markers = _special_tokens(tokenizer)
+    if style == "chat" and tokenizer.chat_template:
+        # `<think>` is an ordinary token, and `[INST]` often no token at all.
+        markup = {token.content for token in tokenizer.added_tokens_decoder.values()} | FAMILY_TOKENS
+        markers |= {token for token in markup if token[0] in "<[" and token in tokenizer.chat_template}
+    # Longest first: breaking a marker also breaks any marker inside it.
+    ordered = sorted(markers, key=len, reverse=True)
     questions = []
     for row in inputs:
         question = task.question(row)
-        for marker in markers:
+        for marker in ordered:
             question = question.replace(marker, f"{marker[0]} {marker[1:]}")
         questions.append(question)
     return questions
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    # A single letter cannot be broken, and is no markup.
+    return {token for token in special | set(tokenizer.all_special_tokens) if len(token) > 1}
 
 
 def plain_prompt(question: str) -> str:

@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
+from radrecipes.models import control_tokens
 from radrecipes.models.base import folder_on_this_machine, load_config, load_tokenizer, stop_token_ids
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS, rendering
-from radrecipes.tasks.rendering import prompt_template_digest, render_examples
+from radrecipes.tasks.rendering import check_answers, prompt_template_digest, render_examples
 from radrecipes.tasks.task import Task
 from radrecipes.training.collators import IGNORED
 from radrecipes.training.token_cache import cache_key, cached_rows
@@ -26,7 +27,7 @@ from radrecipes.training.token_cache import cache_key, cached_rows
 # Rows to render together.
 _ROWS_AT_ONCE = 1000
 # The code between a row's text and its token ids, part of the cache key like the text itself.
-_RENDERING_CODE = (Path(rendering.__file__), Path(__file__))
+_RENDERING_CODE = (Path(rendering.__file__), Path(__file__), Path(control_tokens.__file__))
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def render_rows(
 ) -> pa.Table:
     """Render and tokenise a split of a prepared dataset: columns `input_ids` and `labels`, with the prompt masked."""
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+    check_answers(_answers(split, task), "rows", tokenizer)
     batches = []
     for start in range(0, len(split), _ROWS_AT_ONCE):
         rows = split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))
@@ -130,6 +132,10 @@ def render_rows(
         ]
         batches.append(pa.record_batch([pa.array(column, pa.list_(pa.int32())) for column in columns], schema))
     return pa.Table.from_batches(batches, schema)
+
+
+def _answers(split: Dataset, task: Task) -> dict[str, str]:
+    return {row["id"]: task.target(row) for row in split}
 
 
 def rows_key(
@@ -159,6 +165,7 @@ def check_data(recipe: Recipe) -> str:
     if not tokenizer_is_local(recipe):
         dataset = load_prepared_dataset(recipe.arguments.dataset)
         TASKS[recipe.arguments.task].check_dataset(dataset)
+        check_answers(_answers(dataset.splits["train"], TASKS[recipe.arguments.task]), "rows")
         model_id = recipe.model.model_name_or_path
         return (
             f"{len(dataset.splits['train']):,} rows; template and lengths not checked: the tokenizer of {model_id} is "

@@ -21,6 +21,7 @@ DROP_REASONS = {
     "empty_report": "the report contains no words",
     "empty_section": "findings or impression has a header but no words",
     "empty_group": "the group is empty",
+    "control_token": "findings or impression contain a control token of a chat format, such as <|im_end|>",
 }
 
 # Stated labels that cannot be used: nothing is mentioned, or No Finding together with a finding.
