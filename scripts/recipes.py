@@ -20,7 +20,8 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import fraction, positive, run
 from radrecipes.errors import InputError
 from radrecipes.launch import compatibility
-from radrecipes.launch.spec import spec_from_file
+from radrecipes.launch.settings import check_settings, settings_from_arguments
+from radrecipes.launch.spec import arguments_from_file, spec_from_arguments
 from radrecipes.planning.gpus import GPUS, find_gpu
 from radrecipes.recipe import find_recipes, parse_recipe, summarise_recipe
 
@@ -58,13 +59,17 @@ def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -
     """Print `ok` or the error of each recipe; exit with code 2 if any is wrong."""
     from radrecipes.training.data import check_data
 
-    configuration = compatibility.configuration_of(spec_from_file(launch)) if launch else None
+    launching = arguments_from_file(launch) if launch else None
+    configuration = compatibility.configuration_of(spec_from_arguments(launching)) if launching else None
     wrong = 0
     for path in paths or all_recipes():
         try:
             recipe = parse_recipe(path, overrides)
             if configuration:
                 compatibility.check(recipe, configuration)
+                # Not `training.bf16`, which also depends on this machine.
+                bf16 = recipe.model.dtype == "bfloat16"
+                check_settings(settings_from_arguments(launching), bf16, recipe.training.tf32, launch)
             print(f"ok     {path}: {check_data(recipe)}")
         except InputError as error:
             wrong += 1

@@ -57,7 +57,7 @@ def main() -> None:
 
 def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "StopRequests") -> None:
     """Train one recipe, or what is left of it."""
-    from radrecipes.launch import compatibility, spec
+    from radrecipes.launch import compatibility, settings, spec
     from radrecipes.recipe import parse_recipe
     from radrecipes.training.run import make_trainer, open_run, save
     from radrecipes.training.trainer import check_layout, close, train
@@ -67,6 +67,7 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
     spec.check_gpus(requested)
     recipe = parse_recipe(args.config, overrides)
     launch = spec.check_processes(requested, recipe.training)
+    settings.check_settings(os.environ, recipe.training.bf16, recipe.training.tf32)
     compatibility.check(recipe, compatibility.configuration_of(launch))
 
     with open_run(recipe, launch, args.restart, args.allow_change) as opened:

@@ -54,3 +54,8 @@ def test_a_method_that_its_configuration_cannot_run(refused, monkeypatch):
     entry = replace(TABLE[LORA, "cpu"], verdict=Verdict.REFUSED, note="it fails; use another", sources=("some#1",))
     monkeypatch.setitem(TABLE, (LORA, "cpu"), entry)
     assert refused().endswith("with cpu.yaml: it fails; use another (some#1)")
+
+
+def test_a_setting_that_would_change_what_the_recipe_trains(refused):
+    said = refused(ACCELERATE_MIXED_PRECISION="bf16")
+    assert "mixed_precision (ACCELERATE_MIXED_PRECISION) is 'bf16', which would change what the recipe trains" in said

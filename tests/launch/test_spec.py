@@ -14,13 +14,13 @@ from radrecipes.launch.compatibility import CONFIGURATIONS, configuration_of
 from radrecipes.launch.spec import (
     Engine,
     LaunchSpec,
+    arguments_from_file,
     check_engine,
     check_gpus,
     check_processes,
     check_unsharded,
     spec_from_arguments,
     spec_from_environment,
-    spec_from_file,
 )
 
 FOLDER = REPOSITORY / "accelerate_configs"
@@ -177,13 +177,13 @@ def test_another_engine_than_requested_is_refused():
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_each_shipped_file_is_the_configuration_of_its_name(name):
-    assert configuration_of(spec_from_file(FOLDER / f"{name}.yaml")) == name
+    assert configuration_of(spec_from_arguments(arguments_from_file(FOLDER / f"{name}.yaml"))) == name
 
 
 def test_a_file_of_ones_own_is_known_by_what_it_does(tmp_path):
     text = (FOLDER / "fsdp2.yaml").read_text("utf-8").replace("num_processes: 8", "num_processes: 3")
     (tmp_path / "ours.yaml").write_text(text, "utf-8")
-    spec = spec_from_file(tmp_path / "ours.yaml")
+    spec = requested(tmp_path / "ours.yaml")
     assert (configuration_of(spec), spec.processes) == ("fsdp2", 3)
 
 
@@ -192,7 +192,7 @@ def test_what_accelerate_cannot_read_is_one_line(text, tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text(text, "utf-8")
     with pytest.raises(InputError, match=r"wrong.yaml: accelerate cannot read it: ") as raised:
-        spec_from_file(path)
+        arguments_from_file(path)
     assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match=r"none.yaml: no such accelerate configuration"):
-        spec_from_file(tmp_path / "none.yaml")
+        arguments_from_file(tmp_path / "none.yaml")

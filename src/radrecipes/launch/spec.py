@@ -70,8 +70,8 @@ class LaunchSpec:
         return LaunchSpec(fields["processes"], Engine(fields["engine"]), fields["on_cpu"])
 
 
-def spec_from_file(path: str | Path) -> LaunchSpec:
-    """The launch spec of a configuration file of accelerate; nothing is started."""
+def arguments_from_file(path: str | Path) -> argparse.Namespace:
+    """The `accelerate launch` arguments that a configuration file stands for; nothing is started."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     if not Path(path).is_file():
@@ -84,7 +84,7 @@ def spec_from_file(path: str | Path) -> LaunchSpec:
         args, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise InputError(f"accelerate cannot read it: {' '.join(str(error).split())}", str(path)) from error
-    return spec_from_arguments(args)
+    return args
 
 
 def spec_from_arguments(args: argparse.Namespace) -> LaunchSpec:
