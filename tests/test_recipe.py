@@ -196,6 +196,18 @@ def test_duplicate_key_names_both_lines(write):
         ("7: 1", "`7` is not a field name"),
         ("<<: {seed: 1}", "`<<` is not a field name"),
         ("seed: !!python/object:os.system 1", "`seed` has a value that YAML cannot read"),
+        ("seed: !!int ''", "`seed` has a value that YAML cannot read"),
+        ("seed: !!bool maybe", "`seed` has a value that YAML cannot read"),
+        ("seed: !!timestamp 1", "`seed` has a value that YAML cannot read"),
+        ("seed: 4294967296", "`seed` must be at most 4294967295, not 4294967296"),
+        (f"seed: 0x{'f' * 9999}", "`seed` must be at most 4294967295, not a number with more than 40 digits"),
+        (f"seed: [{'[' * 300}", "not valid YAML: nested too deeply"),
+        (f"seed: [{'a, ' * 9000}]", "`seed` must be an integer, not ['a', 'a', 'a', 'a', ...] (list)"),
+        ("seed: &a [1]\nrun_name: [*a, *a]", "not valid YAML: anchors and aliases"),
+        ("dataloader_num_workers: 100000", "`dataloader_num_workers` must be at most 1024"),
+        ("lora_target_modules: '(a+)+$'", "'(a+)+$' is not the name of a layer"),
+        ("lora_target_modules: [q_proj, '.*']", "'.*' is not the name of a layer"),
+        (f"{'k' * 999}: 1", f"unknown key `{'k' * 200}…`"),
     ],
 )
 def test_wrong_value_names_key_line_and_what_it_must_be(write, line, expected):

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rapidfuzz import process
 
-from radrecipes.errors import InputError
+from radrecipes.errors import InputError, quoted, shown
+from radrecipes.files import BoundedLoader, compose_yaml, read_text
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
@@ -120,6 +122,12 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm")
 _FRACTIONS = ("max_dropped_fraction", "lora_dropout")
+# Bytes of a recipe; those of this project have less than 2,000.
+_LONGEST = 64 * 1024
+# The largest integer of a field, where 2**32 - 1, the largest seed, is too much.
+_LARGEST = {"lora_r": 4096, "dataloader_num_workers": 1024}
+# PEFT would take other characters as a regular expression, which can take hours for one name.
+_LAYER_NAME = re.compile(r"\w+(\.\w+)*|all-linear")
 # PyYAML reads YAML 1.1, where these are booleans; in YAML 1.2 only `true` and `false` are.
 _WORDS_OF_YAML_1_2 = ("yes", "no", "on", "off")
 # For messages, by the type that YAML gives.
@@ -236,7 +244,7 @@ def find_recipes(root: str | Path = "recipes") -> list[Path]:
 
 def header(path: str | Path) -> str:
     """The first comment line of a recipe: what it is, where it runs, how long it takes; empty if none."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, _LONGEST).splitlines()
     return lines[0].lstrip("#").strip() if lines and lines[0].startswith("#") else ""
 
 
@@ -259,31 +267,28 @@ def _predicts_label(task: str) -> bool:
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and `file:line` of a flat YAML mapping; duplicate keys are an error (PyYAML keeps the last)."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = compose_yaml(read_text(path, _LONGEST), str(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError("no such recipe; see `python scripts/recipes.py list`", str(path)) from error
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from error
-    except UnicodeDecodeError as error:
-        raise InputError("not a UTF-8 text file", str(path)) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(f"not valid YAML: {getattr(error, 'problem', None) or 'see the file'}", where) from error
     if not isinstance(node, yaml.MappingNode):
         raise InputError("a recipe is a flat mapping of `key: value` lines", str(path))
     values, places = {}, {}
     for key_node, value_node in node.value:
         where = f"{path}:{key_node.start_mark.line + 1}"
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-            raise InputError(f"`{getattr(key_node, 'value', '')}` is not a field name", where)
+            named = shown(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
+            raise InputError(f"`{named}` is not a field name", where)
         key = key_node.value
         if key in values:
-            raise InputError(f"`{key}` appears twice, first in line {places[key].rsplit(':', 1)[1]}; keep one", where)
+            raise InputError(
+                f"`{shown(key)}` appears twice, first in line {places[key].rsplit(':', 1)[1]}; keep one", where
+            )
         try:
             values[key] = _value_of(key, value_node)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError for a date such as 2024-02-30
-            raise InputError(f"`{key}` has a value that YAML cannot read", where) from error
+        except _UNREADABLE as error:
+            raise InputError(f"`{shown(key)}` has a value that YAML cannot read", where) from error
         places[key] = where
     return values, places
 
@@ -295,20 +300,24 @@ def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
     while remaining:
         word = remaining.pop(0)
         if not word.startswith("--"):
-            raise InputError(f"expected `--key value`, found `{word}`", "command line")
+            raise InputError(f"expected `--key value`, found `{shown(word)}`", "command line")
         key, equals, text = word[2:].partition("=")
         if not equals:
             if not remaining:
-                raise InputError(f"`--{key}` needs a value", "command line")
+                raise InputError(f"`--{shown(key)}` needs a value", "command line")
             text = remaining.pop(0)
         if key in values:
-            raise InputError(f"`--{key}` is given twice; keep one", "command line")
+            raise InputError(f"`--{shown(key)}` is given twice; keep one", "command line")
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            node = compose_yaml(text, "command line")
             values[key] = _value_of(key, node) if node else None
-        except (yaml.YAMLError, ValueError) as error:
-            raise InputError(f"`--{key} {text}` is not readable as a value", "command line") from error
+        except (InputError, *_UNREADABLE) as error:
+            raise InputError(f"`--{shown(key)} {shown(text)}` is not readable as a value", "command line") from error
     return values
+
+
+# PyYAML's constructors raise more than its own errors: `!!int ""`, `!!bool maybe`, `2024-02-30`, `!!timestamp no`.
+_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 def _value_of(key: str, node: yaml.Node) -> Any:
@@ -317,7 +326,7 @@ def _value_of(key: str, node: yaml.Node) -> Any:
         kinds, _ = _known_fields().get(key, ((), None))
         if str in kinds and bool not in kinds:
             return node.value
-    return yaml.SafeLoader("").construct_object(node, deep=True)
+    return BoundedLoader("").construct_object(node, deep=True)
 
 
 def _stage_configurations() -> dict[str, type]:
@@ -372,7 +381,7 @@ def _unknown_key(key: str, where: str) -> InputError:
         return InputError(f"`{key}` is not allowed in a recipe: {_REFUSED[key]}", where)
     match = process.extractOne(key, sorted(RECIPE_FIELDS), score_cutoff=60)
     hint = f"; did you mean `{match[0]}`?" if match else "; see docs/recipes.md"
-    return InputError(f"unknown key `{key}`{hint}", where)
+    return InputError(f"unknown key `{shown(key)}`{hint}", where)
 
 
 def _check_required(values: dict[str, Any], path: Path) -> None:
@@ -391,15 +400,17 @@ def _check_field(key: str, value: Any, where: str) -> Any:
     fits, value = _fit(kinds, value)
     if not fits:
         wanted = " or ".join(dict.fromkeys(_TYPE_NAMES[kind] for kind in kinds))
-        raise InputError(f"`{key}` must be {wanted}, not {value!r} ({type(value).__name__})", where)
+        raise InputError(f"`{key}` must be {wanted}, not {quoted(value)} ({type(value).__name__})", where)
     for item in value if isinstance(value, list) else [value]:
         if choices and item is not None and item not in choices:
             match = process.extractOne(str(item), [str(choice) for choice in choices], score_cutoff=50)
             hint = f"did you mean `{match[0]}`? " if match else ""
-            shown = ", ".join(map(str, choices)) if len(choices) <= 12 else f"{len(choices)} choices"
-            raise InputError(f"`{key}: {item}` is not one of its choices; {hint}({shown})", where)
+            listed = ", ".join(map(str, choices)) if len(choices) <= 12 else f"{len(choices)} choices"
+            raise InputError(f"`{key}: {shown(item)}` is not one of its choices; {hint}({listed})", where)
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"`{key}` must be a finite number, not {value}", where)
+    if isinstance(value, int) and abs(value) > (largest := _LARGEST.get(key, 2**32 - 1)):
+        raise InputError(f"`{key}` must be at most {largest}, not {quoted(value)}", where)
     if key in _POSITIVE and not (value is not None and value > 0):
         raise InputError(f"`{key}` must be greater than 0, not {value}", where)
     if key in _NOT_NEGATIVE and not value >= 0:
@@ -439,6 +450,10 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
         raise wrong("completion_only_loss", "recipes train on the completion only; remove the key")
     if checked.get("decode") == "score" and not _predicts_label(checked["task"]):
         raise wrong("decode", f"task {checked['task']} writes text, and only labels can be scored; remove the key")
+    for name in checked.get("lora_target_modules") or []:
+        if not _LAYER_NAME.fullmatch(name):
+            message = f"{quoted(name)} is not the name of a layer; write names such as q_proj, or all-linear"
+            raise wrong("lora_target_modules", message)
     if "lm_head" in (checked.get("lora_target_modules") or []):
         message = "TRL computes the loss from lm_head.weight, so an adapter there is refused; remove it"
         raise wrong("lora_target_modules", message)

@@ -1,6 +1,7 @@
 """Label sets: the names that a model may answer with, and the known spellings of each."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +12,8 @@ import yaml
 from rapidfuzz import fuzz, process
 
 from radrecipes.data.normalise import matching_key
-from radrecipes.errors import InputError
+from radrecipes.errors import InputError, quoted, shown
+from radrecipes.files import YAML_LIMIT, compose_yaml, read_text
 from radrecipes.models.control_tokens import control_token_in
 
 # The codes of DICOM PS3.3 C.7.3.1.1.1 that protocols are ordered by.
@@ -67,33 +69,25 @@ class LabelSet:
     def load(cls, path: str | Path) -> "LabelSet":
         """Read a label set from a YAML file; an [`InputError`] names the line of the first mistake."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_text(path, YAML_LIMIT)
         except FileNotFoundError:
             raise InputError("label set not found; check the path", where=str(path)) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"label set is not readable as UTF-8 text: {error}", where=str(path)) from None
+        except OSError as error:
+            raise InputError(f"label set cannot be read ({error.strerror})", where=str(path)) from None
         return cls.from_text(text, where=str(path))
 
     @classmethod
     def from_text(cls, text: str, where: str = "label set") -> "LabelSet":
         """Read a label set from YAML text as [`load`] does; `where` is the file in error messages."""
         # Composed nodes, not loaded values: they know their lines, and loading drops all but the last of repeated keys.
-        try:
-            loader = yaml.SafeLoader(text)
-            loader.name = where
-            root = loader.get_single_node()
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1
-            raise InputError(f"not valid YAML: {error.problem}", where=f"{where}:{line}") from None
-        except (yaml.YAMLError, RecursionError) as error:
-            raise InputError(f"not valid YAML: {' '.join(str(error).split())}", where=where) from None
+        root = compose_yaml(text, where)
         if root is None:
             raise InputError("the label set is empty; it needs the keys name, version, labels", where=where)
 
         found = _mapping(root, "the label set", (*_REQUIRED_SET_KEYS, "costly_confusions"), _REQUIRED_SET_KEYS)
         name, version = _text(found["name"], "name"), found["version"]
         # yaml reads 1_000 and 0x1 as integers too; a version is a plain number.
-        if version.tag != "tag:yaml.org,2002:int" or not version.value.isdecimal():
+        if version.tag != "tag:yaml.org,2002:int" or not re.fullmatch("[0-9]{1,9}", version.value):
             raise _error(version, "version must be an integer, for example 1")
         nodes = _items(found["labels"], "labels must be a list with at least one label")
         line_of_key: dict[str, tuple[str, int]] = {}
@@ -184,15 +178,15 @@ def _label(node: yaml.Node, line_of_key: dict[str, tuple[str, int]]) -> Label:
     for spelling, spelling_node in zip((label.name, *label.aliases), nodes, strict=True):
         key = matching_key(spelling)
         if not key:
-            raise _error(spelling_node, f"{spelling!r} has no letter or digit")
+            raise _error(spelling_node, f"{quoted(spelling)} has no letter or digit")
         if token := control_token_in(spelling):
             raise _error(
                 spelling_node, f"contains {token}, a control token of a chat format, at which a model stops; remove it"
             )
         if key in line_of_key:
             first, line = line_of_key[key]
-            again = f"as {first!r} in line {line}; case and punctuation do not count"
-            raise _error(spelling_node, f"{spelling!r} occurs twice ({again}); remove one")
+            again = f"as {quoted(first)} in line {line}; case and punctuation do not count"
+            raise _error(spelling_node, f"{quoted(spelling)} occurs twice ({again}); remove one")
         line_of_key[key] = spelling, _line(spelling_node)
     return label
 
@@ -207,10 +201,12 @@ def _costly_pairs(node: yaml.Node, label_set: LabelSet) -> tuple[tuple[str, str]
             _known_name(name_node, label_set) for name_node in _items(pair_node, example, least=2, most=2)
         ]
         if first == second:
-            raise _error(pair_node, f"{first!r} is paired with itself; name two labels")
+            raise _error(pair_node, f"{quoted(first)} is paired with itself; name two labels")
         if line := line_of_pair.get(frozenset(names)):
             again = f"first in line {line}, in either order"
-            raise _error(pair_node, f"the pair of {first!r} and {second!r} occurs twice ({again}); remove one")
+            raise _error(
+                pair_node, f"the pair of {quoted(first)} and {quoted(second)} occurs twice ({again}); remove one"
+            )
         line_of_pair[frozenset(names)] = _line(pair_node)
         pairs.append((first, second))
     return tuple(pairs)
@@ -220,8 +216,8 @@ def _known_name(node: yaml.Node, label_set: LabelSet) -> str:
     name = _text(node, "a label of a costly confusion")
     if name not in label_set.names:
         near = label_set.canonical(name) or label_set.suggest(name)
-        hint = f"did you mean {near!r}?" if near else "write the name of a label of this set"
-        raise _error(node, f"no label is named {name!r}; {hint}")
+        hint = f"did you mean {quoted(near)}?" if near else "write the name of a label of this set"
+        raise _error(node, f"no label is named {quoted(name)}; {hint}")
     return name
 
 
@@ -234,7 +230,7 @@ def _mapping(node: yaml.Node, what: str, allowed: Sequence[str], required: Seque
         if key not in allowed:
             near = process.extractOne(key, allowed, scorer=fuzz.ratio, score_cutoff=_SUGGESTION_SCORE)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(allowed)}"
-            raise _error(key_node, f"unknown key {key!r} in {what}; {hint}")
+            raise _error(key_node, f"unknown key {quoted(key)} in {what}; {hint}")
         if key in found:
             raise _error(key_node, f"key {key!r} occurs twice in {what}; remove one")
         found[key] = value
@@ -254,11 +250,11 @@ def _text(node: yaml.Node, what: str, choices: Sequence[str] | None = None) -> s
     if not isinstance(node, yaml.ScalarNode):
         raise _error(node, f"{what} must be text")
     if node.tag != "tag:yaml.org,2002:str":
-        raise _error(node, f"{what} must be text; put it in quotes: '{node.value}'")
+        raise _error(node, f"{what} must be text; put it in quotes: '{shown(node.value)}'")
     if not node.value.strip() or len(node.value.splitlines()) > 1 or node.value != node.value.strip():
         raise _error(node, f"{what} must be one line of text without spaces around it")
     if choices and node.value not in choices:
-        raise _error(node, f"{what} is {node.value!r}; choose one of: {', '.join(choices)}")
+        raise _error(node, f"{what} is {quoted(node.value)}; choose one of: {', '.join(choices)}")
     return node.value
 
 
