@@ -93,7 +93,7 @@ def weights(rows: Rows, scratch: Path, size: Size) -> None:
             torch.manual_seed(0)
             config = AutoConfig.for_model(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=0)
             with torch.device(size.device):
-                model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
             model.save_pretrained(scratch / "models" / model_id, max_shard_size="4GB")
             tokenizer.save_pretrained(scratch / "models" / model_id)
             found.update(parameters=model.num_parameters(), seconds=round(time.perf_counter() - began, 1))

@@ -162,7 +162,7 @@ def build_random_model() -> None:
     folder = Path("models") / RANDOM_MODEL
     if (folder / "config.json").is_file():
         return
-    tokenizer = AutoTokenizer.from_pretrained("models/HuggingFaceTB/SmolLM2-135M-Instruct")
+    tokenizer = AutoTokenizer.from_pretrained("models/HuggingFaceTB/SmolLM2-135M-Instruct", trust_remote_code=False)
     config = AutoConfig.for_model(
         "qwen2",
         vocab_size=len(tokenizer),
@@ -174,7 +174,7 @@ def build_random_model() -> None:
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
     )
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

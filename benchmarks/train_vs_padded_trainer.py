@@ -37,7 +37,7 @@ def train_padded(base: str, folder: Path, steps: int = 2, length: int = 512) -> 
         }
 
     rows = load_dataset("parquet", data_files=str(folder / "rows" / "train.parquet"), split="train[:64]").map(pad)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, trust_remote_code=False)
     adapter = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     args = TrainingArguments(
         output_dir=str(folder / "padded"),

@@ -358,6 +358,13 @@ def _known_fields() -> dict[str, tuple[tuple[type, ...], Sequence[str] | None]]:
         "stage": list(stages),
         "task": sorted(TASKS),
         "report_to": ["none", "all", *INTEGRATION_TO_CALLBACK],
+        # Transformers also takes a repository of kernels, whose code it would download and run.
+        "attn_implementation": [
+            "eager",
+            "sdpa",
+            "flex_attention",
+            *(f"flash_attention_{number}" for number in (2, 3, 4)),
+        ],
     }
     known = {}
     for dataclass_type in (RecipeArguments, *stages.values(), ModelConfig):

@@ -37,7 +37,9 @@ class TextEmbedder:
         # A folder must never be looked up on the Hub, whatever environment variables are set.
         local = source.is_dir()
         try:
-            self._model = SentenceTransformer(str(source) if local else str(model), local_files_only=local)
+            self._model = SentenceTransformer(
+                str(source) if local else str(model), local_files_only=local, trust_remote_code=False
+            )
         except Exception as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(

