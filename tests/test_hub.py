@@ -698,9 +698,13 @@ def test_what_is_not_a_release_as_it_was_published_is_refused(
             spoiled[path] = StoredFile.small(data)
     repository.tags["v2.1"] = repository.commit("main", spoiled, tuple(files), "by hand", "", "lab")
 
+    seen = len(server.requests)
+
     outcome = reader.pull(f"{repo_id}@v2.1")
 
     assert expected in outcome.error and outcome.error.startswith(f"{repo_id}@v2.1: ")
+    fetched = [request.path for request in server.requests[seen:] if request.step == "resolve"]
+    assert all(path.endswith("/manifest.json") for path in fetched), "fetched before it was refused"
     assert f"models/{repo_id}@v2.1" not in (
         Path(reader.environment["HF_HOME"]) / "radrecipes" / "tags.json"
     ).read_text(encoding="utf-8")
@@ -745,7 +749,10 @@ def test_a_list_of_tags_that_is_damaged_is_named(server, client, tmp_path, repo_
     tags.write_text('{"models/', encoding="utf-8")
     with HubClient(server.url, tmp_path / "home", HF_HUB_DISABLE_XET="1") as client:
         outcome = client.pull(f"{repo_id}@v2.0")
-    assert outcome.error.startswith(f"{tags}: not JSON") and "delete it to reset the remembered tags" in outcome.error
+    assert (
+        outcome.error.startswith(f"{tags}:1: not valid JSON")
+        and "delete it to reset the remembered tags" in outcome.error
+    )
 
 
 def test_a_hub_that_is_not_there(tmp_path):

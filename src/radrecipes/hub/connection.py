@@ -1,5 +1,6 @@
 """Calls of the Hub's client: retried if that can help, otherwise reported to the user in one line."""
 
+import itertools
 import json
 import re
 import time
@@ -19,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from radrecipes import __version__
@@ -183,6 +185,24 @@ class Repository:
         """Download all files of a commit into a cache."""
         options |= {"repo_type": self.repo_type, "revision": commit}
         return Path(self.call(step, lambda: snapshot_download(self.repo_id, **options)))
+
+    def cached(self, commit: str) -> Path | None:
+        """The folder of a commit in the cache if all its files are there, without asking the Hub."""
+        try:
+            return Path(
+                snapshot_download(self.repo_id, repo_type=self.repo_type, revision=commit, local_files_only=True)
+            )
+        except (OSError, ValueError):
+            return None
+
+    def list_files(self, commit: str, most: int) -> list[RepoFile]:
+        """The files of a commit with their sizes; no more than `most`."""
+
+        def tree() -> list[RepoFile]:
+            entries = self.api.list_repo_tree(self.repo_id, repo_type=self.repo_type, revision=commit, recursive=True)
+            return list(itertools.islice((entry for entry in entries if isinstance(entry, RepoFile)), most))
+
+        return self.call("download", tree)
 
     def error(self, step: str, what: str) -> InputError:
         """The error of a step, for the caller to raise."""

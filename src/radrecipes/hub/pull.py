@@ -2,17 +2,25 @@
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants
 
 from radrecipes.errors import InputError
-from radrecipes.files import lock, write_atomically
+from radrecipes.files import lock, read_json_object, write_atomically
 from radrecipes.hub.connection import WAITS, Failure, Repository, RepoType
 from radrecipes.hub.reference import Reference
-from radrecipes.hub.release_files import manifest_difference, sha256_of_files
+from radrecipes.hub.release_files import (
+    LARGEST_RELEASE,
+    MANIFEST_FILE,
+    listing_difference,
+    manifest_difference,
+    sha256_of_files,
+)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -30,20 +38,38 @@ def pull(
     repository = Repository(reference.repo_id, repo_type, sleep=sleep)
     commit = reference.revision if _COMMIT.fullmatch(reference.revision) else _tagged_commit(repository, reference)
 
-    folder = repository.download(commit)
-    if difference := manifest_difference(folder, sha256_of_files(folder)):
+    folder = repository.cached(commit)
+    damage = manifest_difference(folder, sha256_of_files(folder)) if folder else None
+    if folder is None or damage:
         # A new download repairs a damaged file in the cache, but not damage on the Hub.
         try:
-            folder = repository.download(commit, force_download=True)
+            folder, difference = _download(repository, commit, force_download=bool(damage))
         except InputError as error:
-            raise InputError(f"{difference} in {folder}, and a new download failed: {error}") from error
-        if difference := manifest_difference(folder, sha256_of_files(folder)):
+            if damage is None:
+                raise
+            raise InputError(f"{damage} in {folder}, and a new download failed: {error}") from error
+        if difference:
             raise InputError(
                 f"{reference}: download: {difference}; do not use it, and ask its owner for a new release under a new tag"
             )
     if commit != reference.revision:
         _remember_tag(_tag_key(reference, repo_type), commit)
     return folder
+
+
+def _download(repository: Repository, commit: str, **options: Any) -> tuple[Path, str | None]:
+    """Download the files that a release's manifest lists, and no other; returns how they differ from it."""
+    listed = repository.list_files(commit, LARGEST_RELEASE + 2)
+    folder = repository.download(commit, allow_patterns=[MANIFEST_FILE], **options)
+    if difference := listing_difference(folder, listed):
+        return folder, difference
+    needed, free = sum(file.size for file in listed), shutil.disk_usage(folder).free
+    if needed > free:
+        raise repository.error(
+            "download", f"it has {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free in HF_HOME"
+        )
+    folder = repository.download(commit, **options)
+    return folder, manifest_difference(folder, sha256_of_files(folder))
 
 
 def _tagged_commit(repository: Repository, reference: Reference) -> str:
@@ -81,18 +107,10 @@ def _tag_key(reference: Reference, repo_type: RepoType) -> str:
 
 
 def _remembered_tags() -> dict[str, str]:
-    path = _tags_file()
     try:
-        tags = json.loads(path.read_bytes())
+        return read_json_object(_tags_file(), fix="fix it, or delete it to reset the remembered tags")
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise InputError(
-            f"not JSON ({error}); fix it, or delete it to reset the remembered tags", where=str(path)
-        ) from error
-    if not isinstance(tags, dict):
-        raise InputError("not an object of tags and commits; delete it to reset the remembered tags", where=str(path))
-    return tags
 
 
 def _remember_tag(key: str, commit: str) -> None:

@@ -1,18 +1,23 @@
 """The files of a release, and whether they are those that its manifest lists."""
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from huggingface_hub.hf_api import RepoFile
+
+from radrecipes.errors import InputError, quoted, shown
+from radrecipes.files import MIB, file_sha256, read_json
 
 MANIFEST_FILE = "manifest.json"
 RELEASE_FORMAT = 1
 # A Hub commit of at most this many files is never split by the client.
 LARGEST_RELEASE = 250
+# Files that may have any size.
+_LARGE = (".safetensors", ".parquet")
+# Of any other; the largest tokenizer of the recipes has 33 MiB.
+_LARGEST_TEXT = 128 * MIB
 # The Hub writes this file into a new repository itself.
 HUB_FILE = ".gitattributes"
 
@@ -25,7 +30,7 @@ def release_files(folder: Path, repo_id: str, tag: str) -> dict[str, str]:
     published = _published_facts(folder)
     if (published.get("repo"), published.get("tag")) != (repo_id, tag):
         raise InputError(
-            f"made for {published.get('repo')}@{published.get('tag')}, not for {repo_id}@{tag}; assemble it again",
+            f"made for {shown(published.get('repo'))}@{shown(published.get('tag'))}, not for {repo_id}@{tag}; assemble it again",
             where=str(folder / MANIFEST_FILE),
         )
     if "README.md" not in files:
@@ -35,6 +40,29 @@ def release_files(folder: Path, repo_id: str, tag: str) -> dict[str, str]:
             f"{len(files)} files; a release has at most {LARGEST_RELEASE}, so that it is one commit", where=str(folder)
         )
     return files
+
+
+def listing_difference(folder: Path, listed: Sequence[RepoFile]) -> str | None:
+    """How the files that the Hub lists differ from a release's manifest, which alone is in the folder, or `None`.
+
+    Names, sizes, and the digests of large files are compared, before any of them is downloaded.
+    """
+    if len(listed) > LARGEST_RELEASE + 1:
+        return f"there are more than the {LARGEST_RELEASE} files that a release may have"
+    for file in listed:
+        if not file.path.endswith(_LARGE) and file.size > _LARGEST_TEXT:
+            return f"{shown(file.path)} has more than {_LARGEST_TEXT // MIB} MiB, the limit for such a file"
+    try:
+        expected = {**_published_facts(folder)["files"], MANIFEST_FILE: ""}
+    except InputError as error:
+        return str(error)
+    # What the Hub does not hash as this project does is compared when it is here.
+    found = {
+        file.path: file.lfs.sha256 if file.lfs else expected.get(file.path, "")
+        for file in listed
+        if file.path != HUB_FILE
+    }
+    return difference_of(found, expected)
 
 
 def manifest_difference(folder: Path, files: Mapping[str, str]) -> str | None:
@@ -50,11 +78,11 @@ def difference_of(found: Mapping[str, str], expected: Mapping[str, str]) -> str 
     """The first difference between two sets of files with their hashes, as a message, or `None`."""
     for path in sorted(found.keys() | expected.keys()):
         if path not in found:
-            return f"{path} is missing"
+            return f"{shown(path)} is missing"
         if path not in expected:
-            return f"{path} does not belong to the release"
+            return f"{shown(path)} does not belong to the release"
         if found[path] != expected[path]:
-            return f"{path} has another sha256 than the published one"
+            return f"{shown(path)} has another sha256 than the published one"
     return None
 
 
@@ -72,18 +100,21 @@ def git_blob_id(path: Path) -> str:
 
 def _published_facts(folder: Path) -> dict[str, Any]:
     """The part `published` of a release's manifest."""
-    path = folder / MANIFEST_FILE
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(folder / MANIFEST_FILE)
     except FileNotFoundError as error:
         raise InputError(f"there is no {MANIFEST_FILE}, so it is not a release of radrecipes") from error
-    except (ValueError, RecursionError) as error:
+    except InputError as error:
         raise InputError(f"{MANIFEST_FILE} is not JSON") from error
     published = manifest.get("published") if isinstance(manifest, dict) else None
-    if not isinstance(published, dict) or not isinstance(published.get("files"), dict):
+    if not isinstance(published, dict) or not _lists_files(published.get("files")):
         raise InputError(f"{MANIFEST_FILE} does not list the files of a release under `published`")
     if published.get("format") != RELEASE_FORMAT:
         raise InputError(
-            f"{MANIFEST_FILE} has release format {published.get('format')!r}; this version reads {RELEASE_FORMAT}"
+            f"{MANIFEST_FILE} has release format {quoted(published.get('format'))}; this version reads {RELEASE_FORMAT}"
         )
     return published
+
+
+def _lists_files(files: Any) -> bool:
+    return isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
