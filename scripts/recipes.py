@@ -120,7 +120,7 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
         f"in the loss        {rows.scored_tokens:,} of {rows.tokens:,} tokens ({rows.scored_tokens / rows.tokens:.1%})"
     )
     total = len(rows.rows) + len(rows.too_long)
-    first = f", first: row {rows.too_long[0]}" if rows.too_long else ""
+    first = f", first: row {rows.too_long[0]} of train.parquet" if rows.too_long else ""
     print(
         f"left out           {len(rows.too_long)} of {total:,} rows, longer than {recipe.training.max_length}{first}"
     )

@@ -115,7 +115,7 @@ def test_conflicts_are_dropped_or_put_to_the_vote():
         (
             [("fall", "CT Hed"), ("x", "XR Foot")],
             "orders.csv:2",
-            "'CT Hed' (did you mean 'CT Head'?), orders.csv:3 'XR",
+            "of 42 rows: orders.csv:2 (did you mean 'CT Head'?), orders.csv:3; add",
         ),
         (CONFLICT, "orders.csv:2", "3 of 44 rows (6.82%) would be dropped, more than the 0.50% allowed"),
         (CONFLICT, "orders.csv:2", "or keep the majority label with --conflicts vote"),
@@ -139,14 +139,14 @@ def test_rows_whose_answer_contains_a_control_token_can_be_dropped():
 
 def test_repeated_and_empty_identifiers_are_refused():
     examples = examples_of(FILLER)
-    with pytest.raises(InputError, match=r"orders.csv:2: identifier '2' is already used in orders.csv:2"):
+    with pytest.raises(InputError, match=r"orders.csv:2: the identifier is already used in orders.csv:2"):
         prepare([*examples, examples[0]])
     with pytest.raises(InputError, match="identifier is empty"):
         prepare([Example("", "g", {"note": "x"}, "CT Head", "orders.csv:2")])
 
 
 def test_a_single_class_or_too_few_groups_are_refused():
-    with pytest.raises(InputError, match=r"orders.csv: at least two labels are needed, found only 'CT Head'"):
+    with pytest.raises(InputError, match=r"orders.csv: at least two labels are needed, found one"):
         prepare(examples_of([row for row in FILLER if row[1] == "CT Head"]))
     with pytest.raises(InputError, match="found none"):
         prepare(examples_of([("x", "XR Foot")]), **LENIENT)

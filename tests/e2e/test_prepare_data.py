@@ -149,7 +149,7 @@ BAD_INPUT = {
         broken_rows(*GOOD_ROWS),
         ["--group-column", "mrn"],
         "orders.csv: ",
-        "columns: patient, order",
+        "no column 'mrn' among the 3 of the first line",
     ),
     "missing file": (None, [], "orders.csv: ", "no such file"),
     "empty file": (b"", [], "orders.csv: ", "the file is empty"),
@@ -176,7 +176,7 @@ BAD_INPUT = {
         broken_rows(*GOOD_ROWS),
         ["--id-column", "patient"],
         "orders.csv:3: ",
-        "is already used in orders.csv:2",
+        "the identifier is already used in orders.csv:2",
     ),
     "single class": (broken_rows(*GOOD_ROWS[::2]), [], "orders.csv: ", "at least two labels"),
     "many conflicts": (

@@ -31,7 +31,7 @@ def test_list_and_check_see_every_recipe_and_name_the_broken_ones(workspace):
     line = TINY_RECIPE.splitlines().index("seed: 42") + 1
     assert checked.stderr.splitlines() == [
         f"error: recipes/deep/er/broken.yaml:{line}: unknown key `sed`; did you mean `seed`?",
-        "error: recipes/deep/er/short.yaml: 48 of 48 rows are longer than max_length 30 tokens (first: row order-0); "
+        "error: recipes/deep/er/short.yaml: 48 of 48 rows are longer than max_length 30 tokens (first: row 1 of train.parquet); "
         "raise max_length, or allow it with max_dropped_fraction",
     ]
 
@@ -54,7 +54,9 @@ def test_inspect_shows_what_is_trained(workspace, call):
     assert re.search(r"^padding token +<\|endoftext\|> \(0\)$", text, re.MULTILINE)
     assert re.search(r"^tokens per row +min \d+, median [\d.]+, 95 % \d+, max (\d+)$", text, re.MULTILINE)
     assert re.search(r"^in the loss +\d+ of [\d,]+ tokens \(\d+\.\d%\)$", text, re.MULTILINE)
-    assert re.search(r"^left out +[1-9]\d* of 48 rows, longer than 62, first: row order-\d+$", text, re.MULTILINE)
+    assert re.search(
+        r"^left out +[1-9]\d* of 48 rows, longer than 62, first: row \d+ of train.parquet$", text, re.MULTILINE
+    )
     assert re.search(r"^labels +4\nmost frequent +CT .*\(12\).*\nrarest +MR Knee \(12\)$", text, re.MULTILINE)
 
 

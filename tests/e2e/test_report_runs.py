@@ -123,7 +123,7 @@ def test_a_table_names_who_wrote_each_report_and_its_check(writing_copy, call):
     assert written[1]["refused"] and not written[0]["refused"]
     assert "Pleural Effusion" not in Path("out.csv").read_text("utf-8").split("\n")[0]
     rejected = Path("out.rejects.csv").read_text("utf-8").splitlines()
-    assert rejected[1:] == ["4,no observation 'Edma'; did you mean 'Edema'?"]
+    assert rejected[1:] == ["4,pair 1: no observation has this name; did you mean 'Edema'?"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_table_names_who_wrote_each_report_and_its_check(writing_copy, call):
     [
         (
             ("--text", "Plural Effusion: 1"),
-            "--text: no observation 'Plural Effusion'; did you mean 'Pleural Effusion'?",
+            "--text: pair 1: no observation has this name; did you mean 'Pleural Effusion'?",
         ),
         (
             ("--text", "Edema: 1", "--label-set", "x.yaml"),

@@ -76,9 +76,9 @@ def test_observations_by_hand_are_read_as_training_saw_them(written, read):
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("Plural Effusion: positive", "no observation 'Plural Effusion'; did you mean 'Pleural Effusion'?"),
-        ("Edema", "'Edema' has no status; write for example `Edema: positive`"),
-        ("Edema: maybe", "Edema cannot be 'maybe'; write positive, negative or uncertain"),
+        ("Plural Effusion: positive", "pair 1: no observation has this name; did you mean 'Pleural Effusion'?"),
+        ("Edema: 1;; Pneumonia", "pair 2 has no status; write for example `Edema: positive`"),
+        ("Edema: maybe", "pair 1: the status of Edema is unknown; write positive, negative or uncertain"),
         ("Edema: 1; edema: 0", "Edema occurs twice; keep one"),
         ("No Finding: 1; Edema: -1", "No Finding contradicts Edema: uncertain; remove one"),
         (" ", "no observations; write for example"),

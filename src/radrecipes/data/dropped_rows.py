@@ -17,8 +17,11 @@ def refuse_many_dropped(
     total = sum(map(len, dropped.values()))
     if total <= max_dropped * read:
         return
+    # Where a file lists the rows, their places are files named after patients and are not printed.
     shown = "; ".join(
-        f"{len(places)} because {reasons[reason]} (first: {places[0]})" for reason, places in dropped.items() if places
+        f"{len(places)} because {reasons[reason]}" + ("" if listed else f" (first: {places[0]})")
+        for reason, places in dropped.items()
+        if places
     )
     vote = ", or keep the majority label with --conflicts vote" if dropped.get("conflicting_labels") else ""
     raise InputError(

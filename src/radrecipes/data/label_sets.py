@@ -108,7 +108,7 @@ class LabelSet:
         for spelling in spellings:
             by_key.setdefault(matching_key(spelling), []).append(spelling)
         if "" in by_key:
-            raise InputError(f"label {by_key[''][0]!r} has no letter or digit; correct or remove it", where=source)
+            raise InputError("a label has no letter or digit; correct or remove it", where=source)
         most_frequent = (
             min(group, key=lambda spelling: (-spellings[spelling], spelling)) for group in by_key.values()
         )

@@ -18,6 +18,8 @@ from radrecipes.models.control_tokens import control_token_in
 
 _LISTED_ROWS = 5
 _CONTROL_TOKEN = "control_token"
+# A longer text is not a label but probably the note. Labels are printed, notes never.
+_LONGEST_LABEL = 200
 Splits = dict[str, list[dict[str, str]]]
 
 
@@ -39,7 +41,18 @@ def derive_label_set(examples: Sequence[Example], name: str, source: str) -> Lab
 
     `source` appears in it and in errors.
     """
-    labels = Counter(_one_line(example.target) for example in examples)
+    labels: Counter[str] = Counter()
+    for example in examples:
+        label = _one_line(example.target)
+        if label and not matching_key(label):
+            raise InputError("the label has no letter or digit; correct or remove it", where=example.where)
+        if len(label) > _LONGEST_LABEL:
+            raise InputError(
+                f"the label has {len(label)} characters, more than {_LONGEST_LABEL}; name the column that contains the"
+                " labels, or give a --label-set",
+                where=example.where,
+            )
+        labels[label] += 1
     labels.pop("", None)
     for label in [label for label in labels if control_token_in(label)]:
         del labels[label]
@@ -82,7 +95,7 @@ def prepare_rows(
     refuse_many_dropped(dropped, reasons, len(examples), max_dropped)
     file = examples[0].where.rpartition(":")[0] if examples else None
     if label_set and len({example.target for example in kept}) < 2:
-        found = f"only {kept[0].target!r}" if kept else "none"
+        found = "one" if kept else "none"
         raise InputError(f"at least two labels are needed, found {found}; check the label column", where=file)
 
     label_column = target_column if label_set else None
@@ -180,7 +193,7 @@ def _refuse_repeated_ids(examples: Sequence[Example]) -> None:
             raise InputError("the identifier is empty; fill it in or leave out the id column", where=example.where)
         if example.id in first:
             raise InputError(
-                f"identifier {example.id!r} is already used in {first[example.id].where}; make identifiers unique or"
+                f"the identifier is already used in {first[example.id].where}; make identifiers unique or"
                 " leave out the id column",
                 where=example.where,
             )
@@ -232,7 +245,7 @@ def _canonicalise(
         listed = []
         for example in unknown[:_LISTED_ROWS]:
             near = label_set.suggest(example.target)
-            listed.append(f"{example.where} {example.target!r}" + (f" (did you mean {near!r}?)" if near else ""))
+            listed.append(example.where + (f" (did you mean {near!r}?)" if near else ""))
         more = f" and {len(unknown) - _LISTED_ROWS} more" if len(unknown) > _LISTED_ROWS else ""
         raise InputError(
             f"the label set {label_set.name!r} does not know the label of {len(unknown)} of {len(examples)} rows: "

@@ -55,13 +55,13 @@ _BY_KEY["airspace opacity"] = "Lung Opacity"
 
 
 def observation_name(text: str, where: str | None = None) -> str:
-    """The canonical name of an observation in any case and spacing; the error for an unknown one suggests another."""
+    """The canonical name of an observation in any case and spacing; the error suggests one, and never quotes the text."""
     key = " ".join(text.split()).casefold()
     if key in _BY_KEY:
         return _BY_KEY[key]
     near = process.extractOne(key, list(_BY_KEY), scorer=fuzz.ratio, score_cutoff=60)
     hint = f"did you mean {_BY_KEY[near[0]]!r}?" if near else f"choose one of {', '.join(OBSERVATIONS)}"
-    raise InputError(f"no observation {' '.join(text.split())[:60]!r}; {hint}", where)
+    raise InputError(f"no observation has this name; {hint}", where)
 
 
 def format_observations(labels: Mapping[str, Status]) -> str:
@@ -73,21 +73,25 @@ def parse_observations(text: str, where: str | None = None) -> Labels:
     """Read what [`format_observations`] writes, or a similar list written by hand; `where` is the source in errors.
 
     Pairs `name: status` are separated by `;`, `,` or line breaks. A status is positive, negative or uncertain, or 1,
-    0, -1. `No Finding` together with a finding is an [`InputError`].
+    0, -1. `No Finding` together with a finding is an [`InputError`]. Errors name the number of the pair, never its text.
     """
     found: Labels = {}
     stripped = text.strip().rstrip(".;, ")
     if stripped.casefold() == NONE_STATED:
         return found
-    for pair in re.split(r"[;,\n]", stripped):
-        if not pair.strip():
-            continue
+    pairs = [pair for pair in re.split(r"[;,\n]", stripped) if pair.strip()]
+    for number, pair in enumerate(pairs, start=1):
         name, colon, status = pair.rpartition(":")
         if not colon:
-            raise InputError(f"{pair.strip()[:60]!r} has no status; write for example `Edema: positive`", where)
-        name, status = observation_name(name, where), " ".join(status.split()).casefold()
+            raise InputError(f"pair {number} has no status; write for example `Edema: positive`", where)
+        try:
+            name, status = observation_name(name), " ".join(status.split()).casefold()
+        except InputError as error:
+            raise InputError(f"pair {number}: {error}", where) from None
         if status not in _SPELLINGS:
-            raise InputError(f"{name} cannot be {status[:40]!r}; write positive, negative or uncertain", where)
+            raise InputError(
+                f"pair {number}: the status of {name} is unknown; write positive, negative or uncertain", where
+            )
         if name in found:
             raise InputError(f"{name} occurs twice; keep one", where)
         found[name] = _SPELLINGS[status]

@@ -37,13 +37,14 @@ class TokenisedRows:
     Args:
         rows: Columns `input_ids`, `labels` and `index`, the row's position in `ids`.
         ids: Ids of these rows.
-        too_long: Ids of rows longer than `max_length`, which are dropped: a truncated answer would be learned without its end.
+        too_long: Numbers, from 1, of rows longer than `max_length`, which are dropped: a truncated answer would be learned
+            without its end.
         longest, tokens, scored_tokens: Tokens of the longest of these rows, of all, and those in the loss.
     """
 
     rows: Dataset
     ids: list[str]
-    too_long: list[str]
+    too_long: list[int]
     longest: int
     tokens: int
     scored_tokens: int
@@ -100,10 +101,10 @@ def fitting_rows(table: pa.Table, ids: list[str], max_length: int, max_dropped_f
     if not ids:
         raise InputError("the training split contains no rows; prepare the dataset again")
     fits = pc.less_equal(pc.list_value_length(table["input_ids"]), max_length)
-    too_long = [row_id for row_id, row_fits in zip(ids, fits.to_pylist(), strict=True) if not row_fits]
+    too_long = [number for number, row_fits in enumerate(fits.to_pylist(), start=1) if not row_fits]
     if len(too_long) > max_dropped_fraction * len(ids) or len(too_long) == len(ids):
         raise InputError(
-            f"{len(too_long)} of {len(ids)} rows are longer than max_length {max_length} tokens (first: row {too_long[0]}); "
+            f"{len(too_long)} of {len(ids)} rows are longer than max_length {max_length} tokens (first: row {too_long[0]} of train.parquet); "
             "raise max_length, or allow it with max_dropped_fraction"
         )
     if too_long:

@@ -81,7 +81,7 @@ class DivergenceGuard(TrainerCallback):
             write_atomically(self.run / DIVERGED_FILE, json.dumps(facts, indent=2) + "\n")
         raise DivergedError(
             f"{self.run}: step {state.global_step} gave {gave}; nothing after the last checkpoint was kept. Look at its rows "
-            f"({', '.join(ids[:3])} …, all in {DIVERGED_FILE}), or lower learning_rate"
+            f"(listed in {DIVERGED_FILE}), or lower learning_rate"
         )
 
 

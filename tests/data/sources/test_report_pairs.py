@@ -77,11 +77,31 @@ def test_any_labels_come_back(tmp_path_factory, labels, ending):
         ({**GOOD, "completion": "\ud800"}, "not_utf8", "column 'completion' contains a broken character"),
         ({**GOOD, "completion": " \n"}, "empty_report", ""),
         ({**GOOD, "completion": "..."}, "empty_report", ""),
-        ({**GOOD, "prompt": "Oedema: 1"}, "unreadable_prompt", "did you mean 'Edema'?"),
-        ({**GOOD, "prompt": "the secret words"}, "unreadable_prompt", "write for example `Edema: positive`"),
-        ({**GOOD, "prompt": "Edema: secret"}, "unreadable_prompt", "write positive, negative or uncertain"),
-        ({**GOOD, "prompt": ""}, "unreadable_prompt", "write for example `Edema: positive; Pneumothorax: negative`"),
-        ({**GOOD, "prompt": "Edema: 1; No Finding: 1"}, "unreadable_prompt", "remove one"),
+        (
+            {**GOOD, "prompt": "Oedema: 1"},
+            "unreadable_prompt",
+            "pair 1: no observation has this name; did you mean 'Edema'?",
+        ),
+        (
+            {**GOOD, "prompt": "the secret words"},
+            "unreadable_prompt",
+            "pair 1 has no status; write for example `Edema: positive`",
+        ),
+        (
+            {**GOOD, "prompt": "Edema: secret"},
+            "unreadable_prompt",
+            "pair 1: the status of Edema is unknown; write positive, negative or uncertain",
+        ),
+        (
+            {**GOOD, "prompt": ""},
+            "unreadable_prompt",
+            "no observations; write for example `Edema: positive; Pneumothorax: negative`",
+        ),
+        (
+            {**GOOD, "prompt": "Edema: 1; No Finding: 1"},
+            "unreadable_prompt",
+            "No Finding contradicts Edema: positive; remove one",
+        ),
     ],
 )
 def test_a_bad_line_is_rejected_with_a_hint_that_quotes_nothing(tmp_path, row, reason, hint):

@@ -72,7 +72,7 @@ def test_csv_round_trip_keeps_cells_and_names_the_line_an_editor_shows(tmp_path_
         (b"", "", "the file is empty"),
         (b"\n\n", "", "the file is empty"),
         (b"text,label\n", "", "no rows below its header"),
-        (b"note,Label\nx,y\n", "", "no column 'text'; columns: note, Label"),
+        (b"note,Label\nx,y\n", "", "no column 'text' among the 2 of the first line, which must be a header; look"),
         (b"text,Label\nx,y\n", "", "no column 'label'; did you mean 'Label'?"),
         (b"text;label\nx;y\n", "", "separated by semicolons"),
         (b"text,label,text\nx,y,z\n", "", "occurs twice"),

@@ -207,8 +207,7 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[s
             if not fields:
                 continue
             if len(fields) != width:
-                short = header[min(len(fields), width - 1)]
-                raise error(f"the row has {len(fields)} fields, the header {width} (column {short!r}); {again}", line)
+                raise error(f"the row has {len(fields)} fields, the header {width}; {again}", line)
             for position in positions[:2]:
                 if not (fields[position].isdecimal() and fields[position].isascii()):
                     advice = "save the file without changing its numbers"
@@ -257,7 +256,10 @@ def _find_reports(root: Path) -> tuple[Path | None, Path | None, list[tuple[str,
 
 def _scan(base: Path) -> list[tuple[str, str, str]]:
     def refuse(error: OSError) -> None:
-        raise InputError(f"cannot be listed ({error.strerror}); check its permissions", error.filename)
+        # The folder is not named: its name is a patient's id.
+        raise InputError(
+            f"a folder in it cannot be listed ({error.strerror}); find it with `find … -type d ! -readable`", str(base)
+        )
 
     paths = (
         f"{os.path.relpath(folder, base)}/{name}"

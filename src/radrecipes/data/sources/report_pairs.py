@@ -112,8 +112,7 @@ class ReportPairs(ReportSource):
             try:
                 observations = format_observations(parse_observations(_TRAILING_HEADER.sub("", cells[self._prompt])))
             except InputError as error:
-                # The first half of the message quotes the prompt, the second says how to fix it.
-                return RejectedReport(where, "unreadable_prompt", str(error).partition("; ")[2])
+                return RejectedReport(where, "unreadable_prompt", str(error))
         text = cells[self._completion]
         if not any(character.isalpha() for character in text):
             return RejectedReport(where, "empty_report")

@@ -22,6 +22,8 @@ from radrecipes.errors import InputError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# A column that is named in an error is as similar as this to the one that the user wrote.
+_NEAR = 80
 _SUFFIXES = ".csv, .tsv, .jsonl (each also with .gz) or .parquet"
 # The place of a row, and its cells by column or what is wrong with it.
 _Row = tuple[str, dict[str, str] | str]
@@ -29,7 +31,7 @@ _Row = tuple[str, dict[str, str] | str]
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that cannot be read; `reason` says what is wrong and how to fix it, and never quotes the row."""
+    """A row that cannot be read; `reason` says what is wrong and how to fix it, and never quotes a cell."""
 
     where: str
     reason: str
@@ -121,8 +123,8 @@ def text_lines(path: Path) -> Iterator[str]:
         try:
             for number, line in enumerate(lines, start=1):  # noqa: B007 (named in the error)
                 yield line
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"is not a complete gzip file ({error}); copy it again", f"{path}:{number + 1}") from None
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise InputError("is not a complete gzip file; copy it again", f"{path}:{number + 1}") from None
 
 
 def _line_problem(line: str) -> str | None:
@@ -186,7 +188,7 @@ def _delimited_rows(path: Path, columns: Sequence[str], delimiter: str) -> Itera
             if problem:
                 raise InputError(problem, where=where)
             header = [name.strip() for name in fields]
-            if column_problem := _column_problem(header, columns):
+            if column_problem := _column_problem(header, columns, "the first line, which must be a header"):
                 raise InputError(column_problem, where=str(path))
             positions = {column: header.index(column) for column in columns}
             continue
@@ -220,22 +222,24 @@ def _json_cells(line: str, columns: Sequence[str]) -> dict[str, str] | str:
         return f"not valid JSON ({reason}); write one object per line"
     if not isinstance(row, dict):
         return "must be a JSON object with the columns as keys"
-    return _column_problem(list(row), columns) or _cells(row, columns)
+    return _column_problem(list(row), columns, "this object") or _cells(row, columns)
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
     try:
         # A buffer and small batches; otherwise a complete column of a row group would be in memory.
         with pq.ParquetFile(path, buffer_size=2**20) as file:
-            if problem := _column_problem(file.schema_arrow.names, columns):
+            if problem := _column_problem(file.schema_arrow.names, columns, "the schema"):
                 raise InputError(problem, where=str(path))
             batches = file.iter_batches(batch_size=1024, columns=list(columns))
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield f"{path}:row {number}", _cells(row, columns)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"not readable as Parquet ({reason}); write it again", where=str(path)) from None
+        # Messages of pyarrow can quote what the file contains.
+        raise InputError(
+            f"not readable as Parquet ({type(error).__name__}); write it again", where=str(path)
+        ) from None
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str] | str:
@@ -245,6 +249,11 @@ def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str] | s
         # Identifiers are often integers; any other type is probably the wrong column.
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
+        if isinstance(value, float):
+            return (
+                f"column {column!r} contains decimal numbers, as pandas writes integers if one is missing; write integers"
+                " or text"
+            )
         if not isinstance(value, str):
             return f"column {column!r} contains {type(value).__name__}, not text; name another column"
         # JSON can spell half of a surrogate pair, which no file in UTF-8 can contain.
@@ -254,16 +263,17 @@ def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str] | s
     return cells
 
 
-def _column_problem(present: Sequence[str], columns: Sequence[str]) -> str | None:
+def _column_problem(present: Sequence[str], columns: Sequence[str], names: str) -> str | None:
+    """What is wrong with the columns; shows no name that the user did not nearly write: without a header it is a cell."""
     for column in columns:
         if present.count(column) > 1:
             return f"column {column!r} occurs twice in the header; rename one"
         if column in present:
             continue
-        near = process.extractOne(column, present, processor=str.lower, scorer=fuzz.ratio, score_cutoff=60)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         if len(present) == 1 and ";" in present[0]:
-            hint = "the fields are separated by semicolons: save the file with commas. "
-        listed = ", ".join(" ".join(name.split()) for name in present[:20]) + (", …" if len(present) > 20 else "")
-        return f"no column {column!r}; {hint}columns: {listed}"
+            return f"no column {column!r}; the fields are separated by semicolons: save the file with commas"
+        near = process.extractOne(column, present, processor=str.lower, scorer=fuzz.ratio, score_cutoff=_NEAR)
+        if near:
+            return f"no column {column!r}; did you mean {near[0]!r}?"
+        return f"no column {column!r} among the {len(present)} of {names}; look there for the right name"
     return None

@@ -59,6 +59,7 @@ def render_preparation_summary(manifest: Mapping[str, Any]) -> str:
             line += f"{found['verbatim']:>10}{found['normalised']:>12}{found['near_duplicate']:>16}"
             line += f"{found['largest_similarity']:>20.2f}"
         lines.append(line)
-    if manifest.get("labels_only_in_training"):
-        lines += ["", f"in training only, too few groups: {', '.join(manifest['labels_only_in_training'])}"]
+    if only := manifest.get("labels_only_in_training"):
+        # Not their names: if the wrong column was named as the labels, these are notes.
+        lines += ["", f"in training only, too few groups: {len(only)} labels, which manifest.json lists"]
     return "\n".join(lines)
