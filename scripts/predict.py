@@ -143,6 +143,7 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
     """Answer every row of a table, chunk by chunk."""
     from tqdm import tqdm
 
+    from radrecipes.data.access import protect
     from radrecipes.inference.prediction_stream import examine_input, iterate_chunks, iterate_inputs
     from radrecipes.inference.predictors import run_of
     from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
@@ -165,6 +166,9 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
     }
     if not args.restart:
         work.check_state(state)
+
+    # The class of a table is unknown, so it counts as closed
+    protect(None)
 
     # Every process does its own unfinished chunks; only the first starts and completes the work
     with work.begun(state, args.restart) if processes.is_main_process else contextlib.nullcontext():

@@ -12,7 +12,8 @@ from typing import Any
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import non_negative, positive, run
-from radrecipes.data.dataset_folder import ACCESS_LEVELS, LABEL_SET_FILE, check_output_folder, write_dataset_folder
+from radrecipes.data.access import ACCESS_LEVELS, protect
+from radrecipes.data.dataset_folder import LABEL_SET_FILE, check_output_folder, write_dataset_folder
 from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
@@ -41,6 +42,8 @@ def prepare_table(args: argparse.Namespace) -> None:
     from radrecipes.publishing.cards.dataset_card import render_dataset_card, render_preparation_summary
 
     task: Task = args.task
+    args.access = args.access or ("synthetic" if args.synthetic else "credentialed")
+    protect(args.access)
     check_output_folder(args.output, args.overwrite)
 
     # Read or generate
@@ -70,7 +73,7 @@ def prepare_table(args: argparse.Namespace) -> None:
 
     # Write
     columns = "id", "group", task.input_column, task.target_column
-    manifest = {**_common_facts(args, task.name, columns, args.synthetic, "credentialed"), **origin, **facts}
+    manifest = {**_common_facts(args, task.name, columns, args.synthetic), **origin, **facts}
     card = render_dataset_card(manifest)
     written = write_dataset_folder(
         args.output, splits=splits, manifest=manifest, card=card, label_set=label_set, overwrite=args.overwrite
@@ -131,6 +134,9 @@ def prepare_report(args: argparse.Namespace) -> None:
             where=str(args.root),
         )
 
+    args.access = args.access or ("synthetic" if synthetic else kind.access)
+    protect(args.access)
+
     # Read, clean, label, split
     rejected = Path(f"{args.output}.rejected.csv")
     labels = "relabel" if args.label_source == "relabel" else "stated"
@@ -149,7 +155,7 @@ def prepare_report(args: argparse.Namespace) -> None:
 
     # Write
     manifest = {
-        **_common_facts(args, "report", COLUMNS, synthetic, kind.access),
+        **_common_facts(args, "report", COLUMNS, synthetic),
         "generator": source.generator,
         "origin": args.source,
         "label_source": args.label_source,
@@ -207,12 +213,12 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar().update(done)
 
 
-def _common_facts(args: argparse.Namespace, task: str, columns: Sequence[str], synthetic: bool, access: str) -> dict:
+def _common_facts(args: argparse.Namespace, task: str, columns: Sequence[str], synthetic: bool) -> dict:
     return {
         "name": args.output.resolve().name,
         "task": task,
         "columns": list(columns),
-        "access": args.access or ("synthetic" if synthetic else access),
+        "access": args.access,
         "license": args.license or ("apache-2.0" if synthetic else "other"),
         "language": args.language,
     }
@@ -247,7 +253,11 @@ def _add_output(parser: argparse.ArgumentParser, example: str) -> None:
 
 def _add_terms(parser: argparse.ArgumentParser, rows: str, access: str, synthetic: str) -> None:
     terms = parser.add_argument_group("terms of use")
-    terms.add_argument("--access", choices=ACCESS_LEVELS, help=f"decides what may be printed (default: {access})")
+    terms.add_argument(
+        "--access",
+        choices=ACCESS_LEVELS,
+        help=f"decides what may be printed, and who may read the files (default: {access})",
+    )
     terms.add_argument("--license", help=f"Hub licence identifier (default: other{synthetic})")
     _add(terms, "--language", f"language code of the {rows}", "en")
 

@@ -96,12 +96,14 @@ def main() -> None:
 
 
 def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "ReleaseFacts"]:
+    from radrecipes.data.access import strictest
     from radrecipes.data.prepared import load_prepared_dataset
     from radrecipes.models.base import own_chat_template
     from radrecipes.publishing.cards.model_card import render_model_card
     from radrecipes.publishing.gates import ReleaseFacts
     from radrecipes.publishing.release import assemble_model, read_finished_run, texts_of_rows
     from radrecipes.tasks import TextTask
+    from radrecipes.training.run_folder import access_of
 
     finished = read_finished_run(args.run)
     dataset = load_prepared_dataset(args.dataset or finished.dataset_folder)
@@ -139,7 +141,7 @@ def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "
     release = assemble_model(finished, folder, repo=args.repo, tag=args.tag, card=card, merged=args.merge)
     facts = ReleaseFacts(
         release.kind,
-        dataset.access,
+        strictest(access_of(finished.manifest), dataset.access),
         _visibility(args),
         licence,
         source_licences={

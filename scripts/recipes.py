@@ -92,7 +92,7 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
+    from radrecipes.data.access import may_show
     from radrecipes.tasks import TASKS
     from radrecipes.training import data as training_data
 
@@ -101,7 +101,8 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     tokenizer, rows, console = data.tokenizer, data.rows, Console(highlight=False, soft_wrap=True)
 
     # Examples: colour on a terminal, brackets everywhere
-    if data.dataset.access not in SHOWABLE_ACCESS:
+    closed = not may_show(data.dataset.access)
+    if closed:
         print(f"no example is shown, because texts of {data.dataset.access} datasets are never printed")
         shown = 0
     for number in range(min(shown, len(rows.rows))):
@@ -130,6 +131,8 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     counts = training_data.count_categories(data.dataset.splits["train"], task)
     if counts:
         print(f"{task.words.categories:18} {len(counts)}")
+        if closed and data.dataset.manifest.get("label_set_derived"):
+            return  # labels that nobody chose: if the wrong column was named, they are notes
         for name, entries in (("most frequent", counts[:3]), ("rarest", counts[3:][-3:])):
             print(f"{name:18} " + ", ".join(f"{category} ({count})" for category, count in entries))
 

@@ -38,6 +38,10 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.register_profile("explore", max_examples=2000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("repeatable")
 
+# A test that opens closed data makes the whole process private.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_MODEL = "tiny/llama"
 TINY_WRITER = "tiny/writer"
@@ -149,6 +153,12 @@ def slow_after(quick: int, cases: Iterable) -> list:
         else pytest.param(*(case if isinstance(case, tuple | list) else (case,)), marks=pytest.mark.slow)
         for number, case in enumerate(cases)
     ]
+
+
+@pytest.fixture(autouse=True)
+def _umask():
+    yield
+    os.umask(_UMASK)
 
 
 @pytest.fixture(scope="session")

@@ -238,6 +238,18 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def keep_private() -> None:
+    """From now on only the owner can read what this process and its children create, whatever the umask was."""
+    os.umask(0o077)
+
+
+def copy_mode(source: Path, target: Path) -> None:
+    """Give `target` the permissions of `source`, without those that the umask takes from every new file."""
+    umask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(umask)
+    target.chmod(source.stat().st_mode & 0o777 & ~umask)
+
+
 def write_atomically(path: Path, content: str | Callable[[Path], None]) -> None:
     """Replace a file with a text, or with what a function writes to the path that it gets.
 

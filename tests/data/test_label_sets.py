@@ -143,5 +143,5 @@ def test_a_derived_set_joins_spellings_under_the_commonest_and_reads_back():
     assert labels.names == ["12", "NO", "ct-head"]
     assert labels.canonical("CT HEAD") == "ct-head"
     assert LabelSet.from_text(labels.text) == labels
-    with pytest.raises(InputError, match=r"orders\.csv: label '--' has no letter"):
+    with pytest.raises(InputError, match=r"orders\.csv: a label has no letter"):
         LabelSet.derive("ours", Counter({"--": 1}), "orders.csv")

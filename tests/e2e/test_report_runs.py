@@ -187,19 +187,20 @@ def test_credentialed_reports_leave_the_dataset_only_through_the_adapter(workspa
         (request, f"{findings} {PLANTED.title()}.", impression) for request, findings, impression in TINY_REPORTS
     ]
     monkeypatch.setattr("conftest.TINY_REPORTS", source)
-    shutil.rmtree("data/tiny_reports")
+    Path("data/tiny_reports").rename("data/synthetic")
     write_tiny_reports(Path("data/tiny_reports"), access="credentialed")
     said = []
     for words in (
         (*LAUNCH, "accelerate_configs/cpu.yaml", "scripts/sft.py", *TRAIN),
         ("scripts/evaluate_model.py", "--run", RUN),
+        ("scripts/evaluate_model.py", "--run", RUN, "--dataset", "data/synthetic", "--output", "runs/on-synthetic"),
         ("scripts/sft.py", "--config", RECIPE, "--max_length", "110", "--output_dir", "runs/refused"),
     ):
         done = run_script(workspace, *words)
         said.append(done.stdout + done.stderr)
     assert Path(RUN, "evaluation", "report.html").is_file() and "longer than max_length 110" in said[-1]
-    predictions = pd.read_parquet(Path(RUN, "evaluation", "predictions.parquet"))
-    said.append(predictions.to_csv())
+    for folder in (f"{RUN}/evaluation", "runs/on-synthetic"):
+        said.append(pd.read_parquet(f"{folder}/predictions.parquet").to_csv())
     # The model did learn it, so the following checks can fail.
     answered = run_script(workspace, "scripts/predict.py", "--adapter", RUN, "--text", KNOWN)
     assert PLANTED in answered.stdout.lower()

@@ -265,6 +265,8 @@ def test_notes_of_credentialed_data_appear_nowhere(workspace, call):
     # The sentence is in every note, so it would be seen whichever note were shown.
     write_secret_dataset(workspace / "data" / "tiny")
     said = []
+    shutil.rmtree("runs", ignore_errors=True)
+    os.umask(0o022)
     for words in (
         ("recipes", "inspect", RECIPE),
         ("sft", "--config", RECIPE),
@@ -280,8 +282,14 @@ def test_notes_of_credentialed_data_appear_nowhere(workspace, call):
     for name, content in files_in(workspace / "runs").items():
         assert b"Quillfeather" not in content, name
     predictions = pd.read_parquet(f"{RUN}/evaluation/predictions.parquet")
-    assert "note" not in predictions and not [name for name in predictions if name.endswith("_text")]
+    assert not [name for name in predictions if name in ("note", "id", "group") or name.endswith("_text")]
     assert "Quillfeather" not in predictions.to_json()
+    # Whatever the umask was, only the owner reads them: the run, the token cache, a table of answers.
+    os.umask(0o022)
+    Path("in.csv").write_text("note\nknee pain\n", encoding="utf-8")
+    assert call("predict", "--adapter", RUN, "--input", "in.csv", "--output", "out.csv").code == 0
+    written = [Path("out.csv"), *Path("runs").rglob("*"), *Path("data/tiny/.tokenised").rglob("*")]
+    assert len(written) > 20 and not [path for path in written if path.stat().st_mode & 0o077]
 
 
 def write_secret_dataset(folder):

@@ -100,7 +100,7 @@ def test_the_table_has_input_and_reference_only_if_they_may_be_shown():
     assert list(shown) == ["id", "group", "finding", "reference", "adapter_text", "adapter_check", "adapter_stopped"]
     assert shown["adapter_check"].tolist()[:2] == ["ok", "empty"] and shown["adapter_check"].isna()[2]
     assert shown["reference"].tolist() == [explanation for _, explanation in PAIRS]
-    assert list(rows.table(systems, checks, "credentialed")) == ["id", "group", "adapter_check", "adapter_stopped"]
+    assert list(rows.table(systems, checks, "credentialed")) == ["row", "adapter_check", "adapter_stopped"]
 
 
 def test_no_rows_are_refused():

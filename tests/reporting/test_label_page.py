@@ -45,6 +45,7 @@ def write(tmp_path, make_metrics):
         adapter=0.9,
         baseline=0.5,
         access="synthetic",
+        trained_on="open",
         rows=200,
         note="note {}",
         without=(),
@@ -92,7 +93,11 @@ def write(tmp_path, make_metrics):
             metrics=metrics,
             predictions=pd.DataFrame(columns),
             dataset_manifest={"task": "protocol", "access": access, **(dataset_manifest or {})},
-            run_manifest={"recipe": "protocol_lora.yaml", "versions": {"torch": "2.13.0"}}
+            run_manifest={
+                "recipe": "protocol_lora.yaml",
+                "versions": {"torch": "2.13.0"},
+                "data": {"access": trained_on},
+            }
             if run_manifest is None
             else run_manifest,
             train_log=train_log,
@@ -198,9 +203,11 @@ def test_wrong_answers_show_note_expected_and_answered(write):
 def test_closed_data_stays_off_the_page(write, access):
     secret = "jane doe room twelve"
     # The table has its notes: the page must escape them itself.
-    html = write(access=access, note=f"{secret} {{}}", free_text=secret)
-    assert secret not in html
-    assert f"access to this dataset is <strong>{access}</strong>" in " ".join(html.split())
+    named = access if access != "nonsense" else "credentialed"
+    for classes in ({"access": access}, {"access": "synthetic", "trained_on": access}):
+        html = write(**classes, note=f"{secret} {{}}", free_text=secret)
+        assert secret not in html
+        assert f"or of the training data, is <strong>{named}</strong>" in " ".join(html.split())
     assert secret in write(access="open", note=f"{secret} {{}}")
 
 

@@ -54,7 +54,7 @@ def page_of(folder, metrics, predictions):
         metrics=metrics,
         predictions=predictions,
         dataset_manifest={"access": "synthetic"},
-        run_manifest={},
+        run_manifest={"data": {"access": "synthetic"}},
         train_log=[],
     )
     return Page(path.read_text("utf-8")).words.replace("\u202f", " ")

@@ -35,6 +35,7 @@ def write(tmp_path):
     def write(
         task="report",
         access="synthetic",
+        trained_on="open",
         change=None,
         replace=None,
         title="Tiny model",
@@ -52,7 +53,7 @@ def write(tmp_path):
             metrics=metrics,
             predictions=replace(predictions.copy()) if replace else predictions,
             dataset_manifest={**MANIFEST, "access": access, **(facts or {})},
-            run_manifest={"recipe": "report_lora.yaml", "note": facts or "none"},
+            run_manifest={"recipe": "report_lora.yaml", "note": facts or "none", "data": {"access": trained_on}},
             train_log=train_log,
         )
         return page.read_text(encoding="utf-8")
@@ -168,10 +169,13 @@ def test_texts_reasons_and_manifests_are_text_not_markup(write):
 @pytest.mark.parametrize("access", ["registered", "credentialed", "nonsense"])
 def test_closed_data_stays_off_the_page(write, task, access):
     # The table has its texts: the page must escape them itself.
-    html = write(task, access, mark=SECRET)
-    assert SECRET not in html
-    assert not re.search(r"s500000\d\d", html)
-    assert f"access to this dataset is <strong>{access}</strong>" in " ".join(html.split())
+    named = access if access != "nonsense" else "credentialed"
+    # A model trained on closed data recites them to whatever it is asked.
+    for classes in ({"access": access}, {"access": "synthetic", "trained_on": access}):
+        html = write(task, **classes, mark=SECRET)
+        assert SECRET not in html
+        assert not re.search(r"s500000\d\d", html)
+        assert f"or of the training data, is <strong>{named}</strong>" in " ".join(html.split())
     shown = write(task, "open", mark=SECRET)
     assert SECRET in shown
     assert re.search(r"s500000\d\d", shown)

@@ -17,6 +17,7 @@ from radrecipes.errors import InputError
 from radrecipes.files import file_sha256, lock
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import rendering
+from radrecipes.files import keep_private
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.training import data as training_data
 from radrecipes.training import token_cache
@@ -70,6 +71,11 @@ def test_whoever_may_not_read_the_dataset_may_not_read_its_tokens(dataset):
     cached_rows(dataset, "k", lambda: ROWS, keep=True)
     (file,) = (dataset / ".tokenised").glob("*.arrow")
     assert file.stat().st_mode & 0o777 == 0o640 and file.parent.stat().st_mode & 0o777 == 0o750
+    # Closed data that were prepared before files of such data were private.
+    keep_private()
+    cached_rows(dataset, "other", lambda: ROWS, keep=True)
+    (file,) = (dataset / ".tokenised").glob("other*.arrow")
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "everything"])

@@ -16,9 +16,6 @@ from radrecipes.errors import InputError
 from radrecipes.files import file_sha256, text_sha256
 
 SPLITS = ("train", "validation", "test")
-ACCESS_LEVELS = ("synthetic", "open", "registered", "credentialed")
-# Free text may be shown and stored only for these; every other value, even an unknown one, counts as closed.
-SHOWABLE_ACCESS = ("synthetic", "open")
 LABEL_SET_FILE = "label_set.yaml"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"

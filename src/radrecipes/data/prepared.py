@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from radrecipes.data.access import ACCESS_LEVELS, protect
 from radrecipes.data.dataset_folder import (
-    ACCESS_LEVELS,
     FORMAT_VERSION,
     LABEL_SET_FILE,
     MANIFEST_FILE,
@@ -52,7 +52,10 @@ class PreparedDataset:
 
 
 def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
-    """Load a prepared dataset without a cache; the sha256 of every file must be the one in the manifest."""
+    """Load a prepared dataset without a cache; the sha256 of every file must be the one in the manifest.
+
+    Closed data make this process private, see [`~data.access.protect`].
+    """
     # Takes most of a second to import, which would delay --help.
     from datasets import Dataset
 
@@ -60,6 +63,7 @@ def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
     if not folder.is_dir():
         raise InputError("no such dataset folder; make it with scripts/prepare_data.py", where=str(folder))
     manifest = _read_manifest(folder)
+    protect(manifest["access"])
     # Dataset.from_parquet would copy the rows into a cache outside the folder.
     splits = {
         split: Dataset(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from radrecipes.data.access import strictest
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.evaluation.embeddings import TextEmbedder
@@ -21,6 +22,7 @@ from radrecipes.inference.predictors import LabelPredictor, Predictor, TextPredi
 from radrecipes.inference.predictors.text_predictor import TEMPERATURE
 from radrecipes.inference.selective import TARGETS
 from radrecipes.tasks import LabelTask, ReportWritingTask
+from radrecipes.training.run_folder import access_of
 
 # The untuned base model seldom stops, so each of its texts takes as long as possible: a sample shows what it can do.
 BASE_TEXTS = 64
@@ -135,7 +137,7 @@ def evaluate_labels(
         calibration=calibration,
         targets=[choice.target_accuracy for choice in policy.thresholds] if policy else TARGETS,
     )
-    return Evaluated(metrics, predictions_table(rows, systems, dataset.access, task.input_column), policy)
+    return Evaluated(metrics, predictions_table(rows, systems, _access(predictor, dataset), task.input_column), policy)
 
 
 def evaluate_texts(
@@ -186,13 +188,18 @@ def evaluate_texts(
             "temperature": TEMPERATURE,
         },
     )
-    return Evaluated(metrics, rows.table(systems, checks, dataset.access))
+    return Evaluated(metrics, rows.table(systems, checks, _access(predictor, dataset)))
 
 
 def _label_rows(task: LabelTask, split: Dataset, limit: int | None) -> EvaluationRows:
     columns = split.to_dict()
     names = ("id", "group", task.input_column, task.target_column)
     return EvaluationRows(*(columns[name][:limit] for name in names))
+
+
+def _access(predictor: Predictor, dataset: PreparedDataset) -> str:
+    """The access class of the answers: a model may recite its training texts to any input."""
+    return strictest(access_of(predictor.manifest), dataset.access)
 
 
 def _about(predictor: Predictor, dataset: PreparedDataset, options: EvaluationOptions) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
+from radrecipes.data.access import may_show
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
 from radrecipes.evaluation import metrics
@@ -302,13 +302,14 @@ def predictions_table(
 ) -> pd.DataFrame:
     """The rows of `predictions.parquet`, with `<system>_…` columns for each system.
 
-    Unless access is `synthetic` or `open`, columns with free text (the input and `<system>_text`) are left out: a model may
-    repeat what it read. `<system>_label` is missing if the answer was not a label.
+    Unless access is `synthetic` or `open`, columns with free text (the input and `<system>_text`) are left out, because a model
+    may repeat what it read, and so are `id` and `group`, which may name patients: `row` counts the split's rows, from 1.
+    `<system>_label` is missing if the answer was not a label.
     """
-    showable = access in SHOWABLE_ACCESS
-    columns: dict[str, Any] = {"id": list(rows.ids), "group": list(rows.groups)}
+    showable = may_show(access)
+    columns: dict[str, Any] = {"row": range(1, len(rows.ids) + 1)}
     if showable:
-        columns[input_column] = list(rows.notes)
+        columns = {"id": list(rows.ids), "group": list(rows.groups), input_column: list(rows.notes)}
     columns["reference"] = list(rows.references)
     for name, outputs in systems.items():
         if showable:

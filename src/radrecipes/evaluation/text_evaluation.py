@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
-from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
+from radrecipes.data.access import may_show
 from radrecipes.errors import InputError
 from radrecipes.evaluation.baselines import fit_nearest_neighbour
 from radrecipes.inference.answers import MODEL, WrittenText
@@ -139,11 +139,14 @@ class TextEvaluation:
     def table(self, systems: Systems, checks: Checks, access: str) -> pd.DataFrame:
         """The rows of `predictions.parquet`, with `<system>_…` columns for each system, missing where it was not asked.
 
-        Unless access is `synthetic` or `open`, columns with free text (input, reference and `<system>_text`) are left out: a
-        model may repeat what it read. `<system>_check`, `ok` or the reasons against the text, quotes nothing of it.
+        Unless access is `synthetic` or `open`, columns with free text (input, reference and `<system>_text`) are left out,
+        because a model may repeat what it read, and so are `id` and `group`, which may name patients: `row` counts the split's
+        rows, from 1. `<system>_check`, `ok` or the reasons against the text, quotes nothing of it.
         """
-        showable = access in SHOWABLE_ACCESS
-        columns: dict[str, Any] = {"id": [row["id"] for row in self.rows], "group": self.groups}
+        showable = may_show(access)
+        columns: dict[str, Any] = {"row": range(1, len(self.rows) + 1)}
+        if showable:
+            columns = {"id": [row["id"] for row in self.rows], "group": self.groups}
         columns |= self._row_columns(showable)
         for name, texts in systems.items():
             if showable:

@@ -14,7 +14,8 @@ from typing import Any
 
 from transformers.utils import CHAT_TEMPLATE_FILE
 
-from radrecipes.data.dataset_folder import ACCESS_LEVELS, CARD_FILE, MANIFEST_FILE, SHOWABLE_ACCESS
+from radrecipes.data.access import ACCESS_LEVELS, may_show
+from radrecipes.data.dataset_folder import CARD_FILE, MANIFEST_FILE
 from radrecipes.errors import InputError
 from radrecipes.hub.release_files import LARGEST_RELEASE
 from radrecipes.publishing import ACKNOWLEDGEMENTS
@@ -181,7 +182,7 @@ def _access(folder: Path, names: Sequence[str], facts: ReleaseFacts, acknowledge
             f"names another access class of the data than the dataset does now ({facts.access}); prepare it with the right "
             "--access, then train and evaluate again"
         )
-    elif facts.access in SHOWABLE_ACCESS:
+    elif may_show(facts.access):
         return GateResult("access", looked_at)
     elif facts.access not in ACCESS_LEVELS:
         what = f"the access class must be one of {', '.join(ACCESS_LEVELS)}; prepare the dataset again with --access"
@@ -237,7 +238,7 @@ def _card(folder: Path, facts: ReleaseFacts) -> GateResult:
 
 def _quotes(texts: Sequence[ReleaseText], facts: ReleaseFacts) -> GateResult:
     """No sentence of closed data in any text: no example on the card, no prediction among the metrics."""
-    if facts.access in SHOWABLE_ACCESS:
+    if may_show(facts.access):
         return GateResult("quotes", f"skipped: {facts.access} data may be quoted")
     lines = [
         (text.file, number, passage)
@@ -386,5 +387,5 @@ def _memory(facts: ReleaseFacts, acknowledged: bool) -> GateResult:
         "its output) that are not in the prompt, not from the base model, and common to fewer than "
         f"{facts.memory['common_from_groups']} groups; train shorter, or add --acknowledge memory"
     )
-    may_acknowledge = facts.visibility != "public" or facts.access in SHOWABLE_ACCESS
+    may_acknowledge = facts.visibility != "public" or may_show(facts.access)
     return GateResult("memory", looked_at, (Finding("", None, what),), acknowledged and may_acknowledge)

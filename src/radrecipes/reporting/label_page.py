@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
+from radrecipes.data.access import may_show
 from radrecipes.evaluation.label_metrics import ADAPTER, BASE, LINEAR, MAJORITY, NEAREST, SVM
 from radrecipes.reporting import label_tables
 from radrecipes.reporting.confusion_matrix import confusion_matrix
@@ -41,7 +41,7 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
     references = predictions["reference"].tolist()
     answers = [None if pd.isna(label) else label for label in predictions[f"{ADAPTER}_label"]]
     column = TASKS[metrics["task"]].input_column
-    may_show_inputs = access in SHOWABLE_ACCESS and column in predictions
+    may_show_inputs = may_show(access) and column in predictions
     wrong = label_tables.wrong_answers(predictions, metrics, column) if may_show_inputs else []
     best = label_tables.best_baseline(metrics)
     return {

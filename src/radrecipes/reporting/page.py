@@ -11,9 +11,11 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from radrecipes.data.access import strictest
 from radrecipes.reporting import label_page, text_page
 from radrecipes.reporting.figures import ACCENT, CONTRAST, FAINT, INK, loss_curve_svg
 from radrecipes.tasks import TASKS, LabelTask
+from radrecipes.training.run_folder import access_of
 
 # Colours of the figures by role, so that they follow light and dark mode.
 _PAGE_COLOURS = {INK: "var(--ink)", FAINT: "var(--faint)", ACCENT: "var(--accent)", CONTRAST: "var(--wrong)"}
@@ -33,12 +35,13 @@ def write_page(
 ) -> Path:
     """Write `report.html` and `figures/*.svg` into an existing folder, from the contents of a run's files.
 
-    Shows no single row unless the dataset's `access` is `synthetic` or `open`. `metrics["task"]` decides the page; `title` names
-    what was evaluated, for example `"SmolLM2-135M-Instruct, protocol, LoRA"`; `train_log` may be empty.
+    Shows no single row unless both the dataset and the training data are `synthetic` or `open`. `metrics["task"]` decides the
+    page; `title` names what was evaluated, for example `"SmolLM2-135M-Instruct, protocol, LoRA"`; `train_log` may be empty.
     """
     page = label_page if isinstance(TASKS[metrics["task"]], LabelTask) else text_page
     figures = {"loss_curve": loss_curve_svg(train_log), **page.figures(metrics)}
     figures = {name: svg for name, svg in figures.items() if svg is not None}
+    access = strictest(dataset_manifest.get("access"), access_of(run_manifest))
     keys = dict.fromkeys([*_IMPORTANT, *dataset_manifest])
     html = _render(
         page.TEMPLATE,
@@ -46,10 +49,10 @@ def write_page(
         title=title,
         metrics=metrics,
         dataset_manifest={key: dataset_manifest[key] for key in keys if key in dataset_manifest},
-        access=dataset_manifest.get("access", "unknown"),
+        access=access,
         leakage=dataset_manifest.get("leakage_audit", {}).get(metrics["split"]),
         run_manifest=run_manifest,
-        **page.values(metrics, predictions, dataset_manifest.get("access")),
+        **page.values(metrics, predictions, access),
     )
     folder = Path(folder)
     for name, svg in figures.items():

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from radrecipes.data.dataset_folder import SHOWABLE_ACCESS
+from radrecipes.data.access import may_show
 from radrecipes.evaluation.report_metrics import NEAREST_LABELS, TEMPLATE_WRITER
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, NEAREST
 from radrecipes.reporting.figures import failure_rates_svg
@@ -63,7 +63,7 @@ def figures(metrics: Mapping[str, Any]) -> dict[str, str]:
 def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | None) -> dict[str, Any]:
     """Values for the template."""
     task, systems = TASKS[metrics["task"]], _systems(metrics)
-    may_show_texts = access in SHOWABLE_ACCESS and f"{ADAPTER}_text" in predictions
+    may_show_texts = may_show(access) and f"{ADAPTER}_text" in predictions
     failed, passed = failed_and_passed(predictions, task) if may_show_texts else ([], [])
     guard = systems[ADAPTER_GUARDED]["guard"]
     return {

@@ -104,8 +104,8 @@ def fitting_rows(table: pa.Table, ids: list[str], max_length: int, max_dropped_f
     too_long = [number for number, row_fits in enumerate(fits.to_pylist(), start=1) if not row_fits]
     if len(too_long) > max_dropped_fraction * len(ids) or len(too_long) == len(ids):
         raise InputError(
-            f"{len(too_long)} of {len(ids)} rows are longer than max_length {max_length} tokens (first: row {too_long[0]} of train.parquet); "
-            "raise max_length, or allow it with max_dropped_fraction"
+            f"{len(too_long)} of {len(ids)} rows are longer than max_length {max_length} tokens (first: row {too_long[0]} of "
+            "train.parquet); raise max_length, or allow it with max_dropped_fraction"
         )
     if too_long:
         table = table.filter(fits)

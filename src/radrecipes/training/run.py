@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from radrecipes.data.dataset_folder import LABEL_SET_FILE, SHOWABLE_ACCESS
+from radrecipes.data.access import may_show
+from radrecipes.data.dataset_folder import LABEL_SET_FILE
 from radrecipes.errors import OutputInUseError
 from radrecipes.launch import peer_watchdog
 from radrecipes.launch.spec import LaunchSpec, check_engine
@@ -84,7 +85,7 @@ class Run:
         lines += [f"skipped: {line}" for line in resumed.rejected]
         if resumed.newest:
             lines.append(f"resuming after step {resumed.step} ({resumed.newest.folder})")
-        if dataset.access in SHOWABLE_ACCESS:
+        if may_show(dataset.access):
             lines.append(masked_example(rows.rows[0], self.data.tokenizer))
         else:
             lines.append(f"no example is shown, because texts of {dataset.access} datasets are never printed")
@@ -160,6 +161,6 @@ def save(trainer: CompletionTrainer, run: Run) -> dict[str, Any]:
     if run.is_main_process:
         run.data.tokenizer.save_pretrained(folder)
         if dataset.label_set:
-            shutil.copy(dataset.folder / LABEL_SET_FILE, folder)
+            shutil.copyfile(dataset.folder / LABEL_SET_FILE, folder / LABEL_SET_FILE)
         run_folder.finish(run.folder, describe_run(run, trainer, counted, found), folder)
     return counted

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from radrecipes.data.access import protect
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.files import LockedError, lock, remove_if_empty, sync_tree, write_atomically
 from radrecipes.models.weights import Weights, weights_in
@@ -164,10 +165,20 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished run, or of a release of one; an [`InputError`] if the folder is neither."""
+    """The manifest of a finished run, or of a release of one; an [`InputError`] if the folder is neither.
+
+    A run on closed data makes this process private, see [`~data.access.protect`].
+    """
     if not is_complete(folder) and not is_release(folder):
         raise InputError("no finished run here (COMPLETE is missing); train first with scripts/sft.py", str(folder))
-    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    protect(access_of(manifest))
+    return manifest
+
+
+def access_of(manifest: Mapping[str, Any]) -> str | None:
+    """Access class of the training data in a run's manifest."""
+    return manifest.get("data", {}).get("access")
 
 
 def is_release(folder: Path) -> bool:

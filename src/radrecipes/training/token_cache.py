@@ -6,7 +6,6 @@ It reveals the dataset's texts, so it stays in the dataset's folder and is reada
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from radrecipes.files import file_sha256, lock, remove_if_empty, text_sha256
+from radrecipes.files import copy_mode, file_sha256, lock, remove_if_empty, text_sha256
 
 FOLDER = ".tokenised"
 _LOCK = "LOCK"
@@ -71,7 +70,7 @@ def _write(rows: pa.Table, folder: Path, key: str, dataset: Path) -> None:
     try:
         with pa.ipc.new_file(partial, rows.schema) as writer:
             writer.write_table(rows)
-        shutil.copymode(dataset / "train.parquet", partial)
+        copy_mode(dataset / "train.parquet", partial)
         partial.rename(folder / f"{key}-{file_sha256(partial)}.arrow")
     finally:
         partial.unlink(missing_ok=True)
@@ -82,7 +81,7 @@ def _locked(folder: Path, dataset: Path) -> Iterator[None]:
     """Wait for the lock; an [`OSError`] if it cannot be written. On a network disk without locks, processes only lose time."""
     if not folder.is_dir():
         folder.mkdir(mode=0o700)
-        shutil.copymode(dataset, folder)
+        copy_mode(dataset, folder)
     try:
         with lock(folder / _LOCK):
             yield

@@ -108,7 +108,7 @@ def test_a_quote_left_open_before_a_long_file_is_found_where_it_opens(tmp_path):
         ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": \n', "a.jsonl:2: not valid JSON"),
         ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": "x"}\n', "a.jsonl:2: no column 'label'"),
         ("a.jsonl", b'["x"]\n', "a.jsonl:1: must be a JSON object"),
-        ("a.jsonl", b'{"text": 1.5, "label": "y"}\n', "a.jsonl:1: column 'text' contains float"),
+        ("a.jsonl", b'{"text": 1.5, "label": "y"}\n', "a.jsonl:1: column 'text' contains decimal numbers"),
         ("a.jsonl", b'{"text": "\\ud800", "label": "y"}\n', "a.jsonl:1: column 'text' contains a broken Unicode"),
         ("a.parquet", b"PAR1 and nothing else", "a.parquet: not readable as Parquet"),
         ("a.csv.gz", b"text,label\n", "a.csv.gz:1: is not a complete gzip file"),
