@@ -111,8 +111,7 @@ def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "
         raise InputError("is not the dataset that the run was trained on; name it with --dataset", str(dataset.folder))
     base, (licence, base_licence) = finished.recipe.model.model_name_or_path, _licences(args, finished)
 
-    # Where others find the data
-    dataset_repo, dataset_tag = _dataset_repo(args.dataset_repo)
+    dataset_repo, dataset_tag = _dataset_repo(args.dataset_repo)  # where others find the data
     if dataset_tag:
         finished = finished.with_facts(data=finished.manifest["data"] | {"repo": dataset_repo, "tag": dataset_tag})
 

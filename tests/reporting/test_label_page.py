@@ -180,7 +180,11 @@ def test_page_loads_nothing_and_only_its_own_script_may_run(write):
 
 
 def test_notes_labels_and_manifests_are_text_not_markup(write):
-    html = write(note=HOSTILE, free_text=HOSTILE, run_manifest={HOSTILE: {"a": [HOSTILE]}, "b": HOSTILE})
+    html = write(
+        note=HOSTILE,
+        free_text=HOSTILE,
+        run_manifest={HOSTILE: {"a": [HOSTILE]}, "data": {"access": "open", "b": HOSTILE}},
+    )
     page = Page(html)
     assert 'document.title="stolen"' not in "".join(page.scripts)
     assert page.text.count('document.title="stolen"') > 4
@@ -503,7 +507,7 @@ def test_the_page_understands_what_evaluation_measures(tmp_path):
         metrics=metrics,
         predictions=predictions_table(rows, systems, "synthetic"),
         dataset_manifest={"access": "synthetic"},
-        run_manifest={},
+        run_manifest={"data": {"access": "synthetic"}},
         train_log=[],
     )
     words = Page(page.read_text(encoding="utf-8")).words.replace("\u202f", " ")

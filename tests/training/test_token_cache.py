@@ -14,10 +14,9 @@ from tiny_model import build_tiny_tokenizer
 import radrecipes
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256, lock
+from radrecipes.files import file_sha256, keep_private, lock
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import rendering
-from radrecipes.files import keep_private
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.training import data as training_data
 from radrecipes.training import token_cache
