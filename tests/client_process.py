@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 from radrecipes.errors import InputError
+from radrecipes.hub.connection import problem_with_model
 from radrecipes.hub.publish import publish_folder
 from radrecipes.hub.pull import pull
 
@@ -71,6 +72,16 @@ class HubClient:
     def pull(self, reference: str, **options: Any) -> Outcome:
         """`pull`, where `token` may name another token."""
         return self._pool.submit(_pull, reference, options).result()
+
+    def problem_with_model(self, repo_id: str, revision: str, token: str = TOKEN) -> str | None:
+        """`problem_with_model`, asked anew."""
+        return self._pool.submit(_problem, repo_id, revision, token).result()
+
+
+def _problem(repo_id: str, revision: str, token: str) -> str | None:
+    os.environ["HF_TOKEN"] = token
+    problem_with_model.cache_clear()
+    return problem_with_model(repo_id, revision)
 
 
 def _publish(folder: Path, repo_id: str, options: dict) -> Outcome:

@@ -765,6 +765,36 @@ def test_a_hub_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("url", "settings", "expected"),
+    [
+        (
+            "http://127.0.0.1:9",
+            {},
+            "the connection to the Hub failed (ConnectError: Connection refused); check the network",
+        ),
+        ("http://a.invalid", {"ALL_PROXY": "socks5://127.0.0.1:9", "NO_PROXY": ""}, "pip install socksio"),
+        ("http://a.invalid", {"HF_HUB_OFFLINE": "1"}, "offline mode is on; unset HF_HUB_OFFLINE"),
+    ],
+)
+def test_why_a_base_model_cannot_be_downloaded_is_said_at_once(tmp_path, url, settings, expected):
+    with HubClient(url, tmp_path / "home", **settings) as client:
+        started = time.monotonic()
+        problem = client.problem_with_model("lab/base", "a" * 40)
+    assert expected in problem and "\n" not in problem
+    assert time.monotonic() - started < 20  # the client's own attempts take 40 s or more
+
+
+def test_access_and_revision_of_a_base_model_are_named(server, client, reader, tmp_path, repo_id):
+    make_release(tmp_path / "release", repo_id)
+    commit = client.publish(tmp_path / "release", repo_id, private=False, gated="manual").result.commit
+
+    assert client.problem_with_model(repo_id, commit) is None
+    assert "ask for access on its page" in reader.problem_with_model(repo_id, commit, READ_TOKEN)
+    assert "it has no revision bbbb" in client.problem_with_model(repo_id, "b" * 40)
+    assert "the Hub answered 404" in client.problem_with_model("lab/nothing", commit)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("lab/adapter", "lab/adapter: add a tag, as in lab/adapter@v1.0"),

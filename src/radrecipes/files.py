@@ -33,7 +33,8 @@ UNPACKED_LIMIT = 64 * MIB
 LARGEST_RATIO = 100
 # Levels of lists and objects in JSON; Python itself fails at about 1,000.
 _DEEPEST = 64
-_LARGEST_INTEGER = 2**64
+# Tokenizers write 10**30 for "no limit".
+_LARGEST_INTEGER = 10**40
 
 
 class LockedError(Exception):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -42,6 +43,48 @@ def test_base_that_is_nowhere_gets_one_line(workspace):
     for load in (models.load_tokenizer, models.load_config, lambda model: models.load_base(model, 64)):
         with pytest.raises(InputError, match=r"cannot load nobody/nothing .*copy it to models/nobody/nothing/"):
             load(nowhere)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "`num_hidden_layers` is more than 1024"),
+        ({"text_config": {"n_layers": 5000}}, "`n_layers` is more than 1024"),
+        ({"vocab_size": 10**12}, "`vocab_size` is more than 16777216"),
+        ({"num_hidden_layers": "many"}, "cannot load tiny/llama"),
+        ({"model_type": "\x1b[2J" * 999}, r"cannot load tiny/llama .*\\x1b\[2J"),
+    ],
+)
+def test_a_configuration_that_would_take_all_memory_is_refused_before_it_is_built(workspace, changed, message):
+    path = workspace / "models" / TINY_MODEL / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changed}), encoding="utf-8")
+    with pytest.raises(InputError, match=message) as caught:
+        models.load_config(ModelConfig(model_name_or_path=TINY_MODEL))
+    assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", "[" * 100_000, "cannot load tiny/llama"),
+        ("tokenizer.json", "{}", "cannot load tiny/llama"),
+        ("tokenizer_config.json", "[1]", "cannot load tiny/llama"),
+        ("special_tokens_map.json", None, "only regular files are read"),
+        ("tokenizer.json", 2**30, "larger than 128 MiB"),
+    ],
+)
+def test_a_broken_tokenizer_is_one_line(workspace, file, content, message):
+    path = workspace / "models" / TINY_MODEL / file
+    path.unlink(missing_ok=True)
+    if content is None:
+        os.mkfifo(path)
+    elif isinstance(content, int):
+        path.touch()
+        os.truncate(path, content)
+    else:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        models.load_tokenizer(ModelConfig(model_name_or_path=TINY_MODEL))
 
 
 def test_the_own_chat_template_of_a_base_is_read_from_either_place_and_either_file(workspace, tmp_path, monkeypatch):
@@ -118,6 +161,9 @@ def test_digest_covers_every_file_that_is_loaded_and_no_other(workspace):
     shards[-1].unlink()
     assert models.weights_digest(TINY_MODEL) is None
     (folder / "model.safetensors.index.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"index.json:1: not valid JSON .*copy the base model again"):
+        models.weights_digest(TINY_MODEL)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": 1}', encoding="utf-8")
     with pytest.raises(InputError, match="cannot load tiny/llama"):
         models.weights_digest(TINY_MODEL)
 
@@ -206,6 +252,14 @@ class TestEveryWeightIsLoaded:
     def test_a_file_of_another_model_is_refused(self, workspace):
         self.rename(workspace, lambda name: f"encoder.{name}")
         with pytest.raises(InputError, match=r"the weights lack .*, which would be random"):
+            models.load_base(self.MODEL)
+
+    def test_a_configuration_of_more_layers_is_refused_before_they_are_made(self, workspace, monkeypatch):
+        path = workspace / "models" / TINY_MODEL / "config.json"
+        config = {**json.loads(path.read_text("utf-8")), "num_hidden_layers": 1000}
+        path.write_text(json.dumps(config), encoding="utf-8")
+        monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+        with pytest.raises(InputError, match="has 1000 layers and the weights have 2"):
             models.load_base(self.MODEL)
 
     @pytest.mark.parametrize("tied", [True, False])

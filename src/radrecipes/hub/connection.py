@@ -1,5 +1,6 @@
 """Calls of the Hub's client: retried if that can help, otherwise reported to the user in one line."""
 
+import functools
 import itertools
 import json
 import re
@@ -24,20 +25,22 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from radrecipes import __version__
-from radrecipes.errors import InputError
+from radrecipes.errors import InputError, shown
 
 RepoType = Literal["model", "dataset"]
 RepoInfo = ModelInfo | DatasetInfo
 RETRY = "run the same command again; it continues where it stopped"
+_PUBLIC_HUB = "https://huggingface.co"
 # Seconds before each retry, in addition to the client's own retries.
 WAITS = (1, 2, 4, 8, 8)
 # The client itself would wait forever.
 TIMEOUT = httpx2.Timeout(120, connect=30)
+_QUICK = 10  # seconds for one request before a model is loaded
 _LONGEST_WAIT = 300  # seconds; if the Hub asks for more, give up
 _TRANSIENT_STATUSES = {408, 409, 412, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, json.JSONDecodeError)
-# What the client, the `hf_xet` that it calls, and a malformed response raise.
-_CLIENT_ERRORS = (httpx2.HTTPError, OSError, RuntimeError, ValueError, LookupError)
+# What the client, the `hf_xet` that it calls, a malformed response, and a proxy that needs another package raise.
+_CLIENT_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError, ValueError, LookupError, ImportError)
 _Result = TypeVar("_Result")
 
 
@@ -87,9 +90,12 @@ class Failure:
             message = f" ({self.cause.server_message})" if self.cause.server_message else ""
             text = f"the Hub answered {self.response.status_code}{message}"
         elif isinstance(self.cause, httpx2.TransportError):
-            text = f"the connection to the Hub failed ({type(self.cause).__name__})"
+            system = self.system_error
+            text = f"the connection to the Hub failed ({type(self.cause).__name__}{f': {system}' if system else ''})"
         elif self.offline:
             text = "offline mode is on"
+        elif self.lacks_socks:
+            text = "a SOCKS proxy is set, and the package socksio is not installed"
         elif isinstance(self.error, LocalTokenNotFoundError):
             text = "there is no token"
         else:
@@ -99,8 +105,27 @@ class Failure:
         text = text.replace(token, "…") if token else text
         return text if len(text) <= 300 else text[:300] + "…"
 
+    @property
+    def lacks_socks(self) -> bool:
+        """Whether a proxy needs a package that is not installed."""
+        return isinstance(self.error, ImportError) and "socksio" in str(self.error)
+
+    @property
+    def system_error(self) -> str:
+        """What the operating system says about a failed connection, such as `Connection refused`; empty if nothing."""
+        error = self.cause
+        while error is not None:
+            if isinstance(error, OSError) and error.strerror:
+                return error.strerror
+            error = error.__cause__ or error.__context__
+        return ""
+
     def fix(self, organisation: str) -> str:
         """What the user can do about it."""
+        if self.lacks_socks:
+            return "pip install socksio, or unset the proxy (ALL_PROXY, HTTPS_PROXY)"
+        if isinstance(self.cause, httpx2.TransportError) and not isinstance(self.cause, httpx2.TimeoutException):
+            return f"check the network, HTTPS_PROXY and HF_ENDPOINT, then {RETRY}"
         status = self.response.status_code if self.response is not None and not self.by_storage else None
         if isinstance(self.error, LocalTokenNotFoundError):
             return "log in with `hf auth login` or set HF_TOKEN"
@@ -113,12 +138,32 @@ class Failure:
         if status == 403:
             return f"use a token with the permission to do this in {organisation}"
         if status == 404:
-            return "check the name and the tag, and whether your token has access"
+            own = "" if constants.ENDPOINT == _PUBLIC_HUB else ", and HF_ENDPOINT, which names another Hub"
+            return f"check the name and the tag, and whether your token has access{own}"
         if status == 400 or (self.cause is None and isinstance(self.error, ValueError)):
             return "correct what the message names"
         if self.transient and (self.requested_wait or 0) > _LONGEST_WAIT:
             return f"in {self.requested_wait} s {RETRY}"
         return RETRY
+
+
+@functools.cache
+def problem_with_model(repo_id: str, revision: str | None) -> str | None:
+    """Why the files of a model cannot be read from the Hub, and what to do; `None` if they can.
+
+    At most two requests without retries, once per process: the client itself tries for most of a minute without saying why.
+    """
+    api = HfApi(library_name="radrecipes", library_version=__version__)
+    try:
+        get_session().timeout = TIMEOUT
+        if api.model_info(repo_id, revision=revision, timeout=_QUICK).gated:
+            api.auth_check(repo_id)
+    except _CLIENT_ERRORS as error:
+        failure = Failure(error)
+        if isinstance(error, RevisionNotFoundError):
+            return f"it has no revision {shown(revision, 60)}; correct model_revision"
+        return f"{failure.reason}; {failure.fix(repo_id.split('/')[0])}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -145,9 +190,9 @@ class Repository:
         """
         timed_out = False
         for wait in (*waits, None):
-            # The client creates a new session after some failures.
-            get_session().timeout = TIMEOUT
             try:
+                # The client creates a new session after some failures.
+                get_session().timeout = TIMEOUT
                 return function()
             except _CLIENT_ERRORS as error:
                 failure = Failure(error)

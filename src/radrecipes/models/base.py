@@ -3,13 +3,14 @@
 import contextlib
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,12 +27,18 @@ from transformers.utils import (
 )
 from trl import ModelConfig, get_quantization_config
 
-from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.errors import InputError, RadrecipesError, shown
+from radrecipes.files import MIB, file_sha256, open_regular, read_json, read_json_object, read_text
+from radrecipes.hub.connection import problem_with_model
 
 MODELS_FOLDER = Path("models")
 # Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
 _EAGER_ROW_TOKENS = 512
+# Far more than any base model has.
+_LARGEST_JSON = 128 * MIB  # bytes; the largest tokenizer.json of the recipes has 33 MiB
+_MOST_LAYERS = 1024
+_LARGEST_SIZE = 2**24  # the largest vocabulary has 2**18 tokens, the longest window 10 million
+_SIZES = ("size", "dim", "heads", "experts", "positions", "embeddings", "embd", "rank", "model", "groups")
 # Prefixes of the text part's weights in repositories of models that also read images, per layout, older first.
 TEXT_PART_KEYS = {
     r"^language_model\.lm_head\.": "lm_head.",
@@ -62,12 +69,10 @@ def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) ->
     """The base model's tokenizer, with a padding token that is not a stop token; a given Jinja file replaces its chat template."""
     location = locate_base(model.model_name_or_path)
     with _loading(model.model_name_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(
-            location, revision=revision_for(location, model.model_revision), trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(location, **_source(model))
     if chat_template_path:
         try:
-            tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
+            tokenizer.chat_template = read_text(chat_template_path, MIB)
         except OSError as error:
             raise InputError(f"chat_template_path: no such file {chat_template_path}") from error
     separate_padding(tokenizer, stop_token_ids(tokenizer))
@@ -150,13 +155,13 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
     of_text = {} if text is complete else {"config": text, "key_mapping": TEXT_PART_KEYS}
     quantization = get_quantization_config(model)
     with _loading(model.model_name_or_path):
+        _check_layers(text, folder_on_this_machine(model.model_name_or_path, model.model_revision))
         base, found = AutoModelForCausalLM.from_pretrained(
             location,
-            revision=revision_for(location, model.model_revision),
+            **_source(model),
             dtype=compute_dtype(model.dtype),
             attn_implementation=attention_for(model, row_tokens) if row_tokens else model.attn_implementation,
             use_safetensors=True,
-            trust_remote_code=False,
             output_loading_info=True,
             **of_text,
             **({"quantization_config": quantization} if quantization else {}),
@@ -205,8 +210,60 @@ def _text_config(complete: PreTrainedConfig) -> PreTrainedConfig:
 def _load_complete_config(model: ModelConfig) -> PreTrainedConfig:
     location = locate_base(model.model_name_or_path)
     with _loading(model.model_name_or_path):
-        return AutoConfig.from_pretrained(
-            location, revision=revision_for(location, model.model_revision), trust_remote_code=False
+        source = _source(model)
+        raw, _ = PreTrainedConfig.get_config_dict(location, **source)
+        check_shapes(raw, location)
+        return AutoConfig.from_pretrained(location, **source)
+
+
+def _source(model: ModelConfig) -> dict[str, Any]:
+    """Arguments of every `from_pretrained` of a base model; an [`InputError`] at once if it cannot be downloaded."""
+    location = locate_base(model.model_name_or_path)
+    if Path(location).is_dir():
+        check_files(Path(location))
+        return {"revision": None, "trust_remote_code": False}
+    problem = problem_with_model(location, model.model_revision)
+    here = folder_on_this_machine(location, model.model_revision) is not None
+    if problem and not here:
+        raise InputError(
+            f"cannot load {location} from the Hub: {problem}; or copy it to models/{location}/, or run `make model` for the "
+            "default base model"
+        )
+    return {"revision": model.model_revision, "trust_remote_code": False, "local_files_only": bool(problem)}
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder with JSON files, of a base model or an adapter, that are not files or far larger than any that exist."""
+    for path in sorted(folder.glob("*.json")):
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
+                raise InputError(f"is larger than {_LARGEST_JSON // MIB} MiB, the limit for such a file", str(path))
+
+
+def check_shapes(config: dict[str, Any], location: str) -> None:
+    """Refuse a configuration whose model would take all memory before any weight is compared with it."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            check_shapes(value, location)
+        most = _MOST_LAYERS if "layer" in key else _LARGEST_SIZE
+        if isinstance(value, int) and value > most and ("layer" in key or key.endswith(_SIZES)):
+            raise InputError(
+                f"config.json: `{shown(key)}` is more than {most}; download the base model again", location
+            )
+
+
+def _check_layers(config: PreTrainedConfig, folder: Path | None) -> None:
+    """Refuse a configuration with more layers than the weights: Transformers would fill the others with random numbers first."""
+    files = _weight_files(folder) if folder else []
+    if not files or not all(file.is_file() for file in files):
+        return  # to be downloaded
+    names = [name for file in files for name in safe_open(file, "pt").keys()]  # noqa: SIM118  (not a dictionary)
+    present = max((int(part) + 1 for name in names for part in name.split(".") if part.isdecimal()), default=0)
+    layers = getattr(config, "num_hidden_layers", 0)
+    if present and layers > present:
+        raise InputError(
+            f"config.json has {layers} layers and the weights have {present}; download the base model again",
+            str(folder),
         )
 
 
@@ -219,7 +276,7 @@ def weights_digest(model_id: str, revision: str | None = None) -> str | None:
     folder = folder_on_this_machine(model_id, revision)
     if folder is None:
         return None
-    with _loading(model_id, KeyError, AttributeError):
+    with _loading(model_id):
         files = _weight_files(folder)
     if not files or not all(file.is_file() for file in files):
         return None
@@ -237,10 +294,10 @@ def own_chat_template(model_id: str, revision: str | None = None) -> str | None:
         return None
     try:
         if (folder / CHAT_TEMPLATE_FILE).is_file():
-            return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+            return read_text(folder / CHAT_TEMPLATE_FILE)
         # Where older versions of Transformers wrote it
-        template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError):
+        template = read_json_object(folder / "tokenizer_config.json").get("chat_template")
+    except (OSError, InputError):
         return None
     return template if isinstance(template, str) else None
 
@@ -260,7 +317,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file() or not index.is_file():
         return [single]
     return [
-        folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        folder / name for name in sorted(set(read_json(index, fix="copy the base model again")["weight_map"].values()))
     ]
 
 
@@ -278,15 +335,17 @@ def inference_device() -> torch.device:
 
 
 @contextlib.contextmanager
-def _loading(model_id: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Make an [`InputError`] of an [`OSError`], a [`ValueError`], or an error of one of `kinds`."""
+def _loading(model_id: str) -> Iterator[None]:
+    """Make an [`InputError`] of whatever Transformers or tokenizers raise for the files of a base model."""
     try:
         yield
-    except (OSError, ValueError, *kinds) as error:
+    except (RadrecipesError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # tokenizers raises nothing more specific
         refuse_own_code(error, model_id)
         raise InputError(
-            f"cannot load {model_id} ({type(error).__name__}); copy it to models/{model_id}/, run `make model` for the default "
-            "base model, or check the access to the Hub"
+            f"cannot load {model_id} ({type(error).__name__}: {shown(error)}); copy it to models/{model_id}/ again, run "
+            "`make model` for the default base model, or check the access to the Hub"
         ) from error
 
 
