@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import radrecipes  # noqa: F401  (before any library: turns telemetry off, and sets how threads wait)
+
+# isort: split
 import numpy as np
 import torch
 
-import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.inference.calibration import label_probabilities
 from radrecipes.inference.generation import generate
