@@ -19,7 +19,6 @@ Exit codes: 0 evaluated, or the existing evaluation was shown, 1 memory or disk 
 import argparse
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -66,9 +65,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate, or show the evaluation that exists."""
     args = parse_args()
-    from radrecipes.errors import InputError
     from radrecipes.inference.distributed import join_processes
     from radrecipes.inference.predictors import is_reference, run_of
+    from radrecipes.owned_folder import check_replaceable
     from radrecipes.reporting.result_tables import metrics_table
 
     # The processes synchronise after every system, so a lost one is noticed by then
@@ -78,13 +77,13 @@ def main() -> None:
     # A release is read-only and includes its thresholds, so its evaluation is written next to the user's own runs.
     place = Path("runs", "pulled", args.run) if is_reference(args.run) else folder
     output = Path(args.output or place / ("evaluation" if same_decoding else f"evaluation-{args.decode}"))
-    if output.exists() and not (output / "metrics.json").is_file() and args.output:
-        raise InputError("exists and is not an evaluation; choose another --output", str(output))
     if (output / "metrics.json").is_file() and not args.restart:
         if processes.is_main_process:
             print(metrics_table(json.loads((output / "metrics.json").read_text(encoding="utf-8"))))
             print(f"{output} exists already; --restart evaluates again")
         return
+    check_replaceable(output, "evaluation")
+    check_replaceable(_unfinished(output), "evaluation")
     evaluate_run(args, processes, folder, output, keep_policy=place == folder)
 
 
@@ -132,6 +131,7 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
 
 def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_policy: bool) -> None:
     """Write the files of an evaluation, and its policy into the adapter's folder."""
+    from radrecipes import owned_folder
     from radrecipes.environment import code_version
     from radrecipes.recipe import header
     from radrecipes.reporting.page import write_page
@@ -139,9 +139,10 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
     from radrecipes.training import run_folder
 
     # Into another folder, then renamed, so that the output is complete or absent
-    unfinished = output.with_name(output.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = _unfinished(output)
+    owned_folder.remove(unfinished, "evaluation")
     unfinished.mkdir(parents=True)
+    owned_folder.mark(unfinished, "evaluation")
     evaluated.predictions.to_parquet(unfinished / "predictions.parquet", index=False)
     write_page(
         unfinished,
@@ -156,10 +157,14 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
     (unfinished / "metrics.json").write_text(metrics, encoding="utf-8")
     if evaluated.policy and keep_policy:
         evaluated.policy.save(folder / "adapter")
-    shutil.rmtree(output, ignore_errors=True)
+    owned_folder.remove(output, "evaluation")
     unfinished.rename(output)
     print(metrics_table(evaluated.metrics))
     print(f"report: {output / 'report.html'}")
+
+
+def _unfinished(output: Path) -> Path:
+    return output.with_name(output.name + ".unfinished")
 
 
 @contextlib.contextmanager

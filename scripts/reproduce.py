@@ -21,7 +21,6 @@ interrupted.
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -167,13 +166,16 @@ def compare_first_losses(launch: str, words: Sequence[object], claim: "Claim", h
 
 def _open_work_folder(claim: "Claim", here: dict[str, Any], restart: bool) -> None:
     """Keep the results of an earlier check only if nothing has changed since then."""
+    from radrecipes import owned_folder
     from radrecipes.evaluation.reproduction import code_digest
 
     folder, state = claim.work_folder, claim.work_folder / "state.json"
     facts = json.dumps({"here": here, "code": code_digest(), "published": claim.results}, sort_keys=True)
+    owned_folder.check_replaceable(folder, "check")
     if restart or (state.is_file() and state.read_text(encoding="utf-8") != facts):
-        shutil.rmtree(folder, ignore_errors=True)
+        owned_folder.remove(folder, "check")
     folder.mkdir(parents=True, exist_ok=True)
+    owned_folder.mark(folder, "check")
     state.write_text(facts, encoding="utf-8")
 
 

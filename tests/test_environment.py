@@ -3,9 +3,11 @@
 import configparser
 import hashlib
 import json
+import os
 import platform
 import re
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
@@ -183,3 +185,15 @@ def test_peak_memory_never_falls_and_sees_what_is_used():
     block = torch.ones(64, 2**20)  # 256 MiB
     assert environment.peak_memory_gib() >= before > 0.05
     assert float(block[0, 0]) == 1.0
+
+
+def test_waiting_threads_spin_briefly_unless_the_user_chose():
+    shown = "import radrecipes, torch"
+    environment_of_it = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for chosen, spins in ((None, "1000"), ("77", "77")):
+        environment_of_it.pop("GOMP_SPINCOUNT", None)
+        settings = {"OMP_DISPLAY_ENV": "verbose", **({"GOMP_SPINCOUNT": chosen} if chosen else {})}
+        process = subprocess.run(
+            [sys.executable, "-c", shown], env=environment_of_it | settings, capture_output=True, text=True, check=True
+        )
+        assert f"GOMP_SPINCOUNT = '{spins}'" in process.stderr

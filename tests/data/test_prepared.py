@@ -7,6 +7,7 @@ from radrecipes.data.dataset_folder import write_dataset_folder
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import SPLITS, load_prepared_dataset
 from radrecipes.errors import InputError
+from radrecipes.owned_folder import MARKER
 
 COLUMNS = ("id", "group", "note", "label")
 LABELS = LabelSet.from_text("name: two\nversion: 1\nlabels: [{name: CT Head}, {name: MR Brain}]\n")
@@ -34,7 +35,7 @@ def contents(folder):
 def test_what_was_written_is_loaded(tmp_path):
     dataset = write(tmp_path / "data" / "set")
     assert sorted(contents(dataset.folder)) == sorted(
-        ["README.md", "label_set.yaml", "manifest.json", *(f"{split}.parquet" for split in SPLITS)]
+        [MARKER, "README.md", "label_set.yaml", "manifest.json", *(f"{split}.parquet" for split in SPLITS)]
     )
     loaded = load_prepared_dataset(tmp_path / "data" / "set")
     assert loaded.splits["test"]["note"][:] == ["a", "b", "c"]
@@ -103,10 +104,18 @@ def test_an_existing_dataset_is_replaced_only_on_demand_and_foreign_folders_neve
     assert load_prepared_dataset(tmp_path / "set").digest == first.digest
     assert write(tmp_path / "set", notes=("x",), overwrite=True).splits["test"]["note"][:] == ["x"]
     (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="not a prepared dataset"):
-        write(tmp_path / "home", overwrite=True)
-    assert sorted(os.listdir(tmp_path)) == ["home", "set"]
+    (tmp_path / "home" / "manifest.json").write_text("{}")
+    (tmp_path / "set" / "thesis.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    for folder, message in (
+        ("home", "did not write this folder"),
+        ("set", "contains 'thesis.txt', which radrecipes did not write"),
+        ("link", "is a link"),
+    ):
+        with pytest.raises(InputError, match=f"{folder}: .*{message}"):
+            write(tmp_path / folder, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["home", "link", "set"]
+    assert (tmp_path / "home" / "manifest.json").exists() and (tmp_path / "set" / "thesis.txt").exists()
 
 
 def test_a_failure_half_way_leaves_the_old_dataset_and_nothing_else(tmp_path, monkeypatch):
@@ -133,7 +142,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be made"):
         write(tmp_path / "file" / "set")
-    with pytest.raises(InputError, match="not a prepared dataset"):
+    with pytest.raises(InputError, match="is a file"):
         write(tmp_path / "file")
     (tmp_path / "empty").mkdir()
     assert write(tmp_path / "empty").splits["train"].num_rows == 3

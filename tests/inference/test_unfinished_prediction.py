@@ -1,10 +1,12 @@
 import json
 import multiprocessing
 import os
+import shutil
 
 import pyarrow as pa
 import pytest
 
+from radrecipes import owned_folder
 from radrecipes.errors import InputError, OutputInUseError
 from radrecipes.inference.prediction_stream import write_answers
 from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
@@ -111,12 +113,12 @@ def test_files_of_others_are_refused(tmp_path):
     work.folder.mkdir()
     work.check_output()
     (work.folder / "letter.txt").write_text("mine")
-    with pytest.raises(
-        InputError, match=r"out.csv.unfinished: contains files that do not belong to an unfinished prediction"
-    ):
-        work.check_output()
-    (work.folder / "letter.txt").unlink()
-    work.folder.rmdir()
+    for started, message in ((False, "did not write this folder"), (True, "contains 'letter.txt', which radrecipes")):
+        if started:
+            owned_folder.mark(work.folder, "prediction")
+        with pytest.raises(InputError, match=rf"out.csv.unfinished: .*{message}"):
+            work.check_output()
+    shutil.rmtree(work.folder)
     work.folder.write_text("mine")
     with pytest.raises(InputError, match=r"out.csv.unfinished: is a file"):
         work.check_output()

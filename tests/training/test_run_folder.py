@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from radrecipes import owned_folder
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.launch.spec import Engine, LaunchSpec
+from radrecipes.owned_folder import MARKER
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import PARTS, checkpoints, run_folder
 from radrecipes.training.identity import identity_of
@@ -91,7 +93,31 @@ def test_foreign_files_are_refused_and_kept(recipe):
 def test_restart_replaces_a_run_but_never_foreign_files(recipe):
     recipe.output_dir.mkdir()
     (recipe.output_dir / "thesis.tex").write_text("years of work", encoding="utf-8")
-    with pytest.raises(InputError, match="contains files that are not a run"):
+    for restart, message in ((False, "contains files that are not a run"), (True, "did not write this folder")):
+        with pytest.raises(InputError, match=message):
+            run_folder.check_can_hold(recipe, restart)
+    (recipe.output_dir / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    with pytest.raises(InputError, match="did not write this folder"):
+        run_folder.check_can_hold(recipe, restart=True)
+
+
+def test_restart_leaves_foreign_files_in_a_run_and_runs_behind_links(recipe):
+    folder = tried(recipe)
+    (folder / "evaluation").mkdir()
+    notes = folder / "evaluation" / "notes.txt"
+    notes.write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="evaluation: radrecipes did not write this folder"):
+        run_folder.check_can_hold(recipe, restart=True)
+    owned_folder.mark(notes.parent, "evaluation")
+    with pytest.raises(InputError, match=r"evaluation: contains 'notes.txt', which radrecipes did not write"):
+        run_folder.check_can_hold(recipe, restart=True)
+    notes.unlink()
+    run_folder.check_can_hold(recipe, restart=True)
+
+    elsewhere = folder.with_name("elsewhere")
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    with pytest.raises(InputError, match="is a link"):
         run_folder.check_can_hold(recipe, restart=True)
 
 
@@ -116,7 +142,7 @@ def test_start_empties_an_earlier_run_but_not_its_lock(recipe):
     (folder / run_folder.COMPLETE).touch()
     with run_folder.locked(folder):
         run_folder.start(folder, recipe)
-        assert sorted(entry.name for entry in folder.iterdir()) == ["LOCK", "recipe.yaml"]
+        assert sorted(entry.name for entry in folder.iterdir()) == [MARKER, "LOCK", "recipe.yaml"]
     assert parse_recipe(folder / "recipe.yaml").digest == recipe.digest
     assert not run_folder.is_complete(folder)
 
@@ -129,18 +155,20 @@ def test_a_folder_emptied_by_half_looks_neither_finished_nor_foreign(recipe, mon
     def killed(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder.shutil, "rmtree", killed)
+    monkeypatch.setattr(owned_folder.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         run_folder.start(folder, recipe)
     assert (folder / "adapter").exists() and not run_folder.is_complete(folder)
     run_folder.check_can_hold(recipe, restart=False)
 
 
-def test_start_removes_a_link_and_not_what_it_leads_to(recipe, workspace):
+def test_start_removes_a_link_and_not_what_it_leads_to_and_leaves_foreign_files(recipe, workspace):
     folder = tried(recipe)
-    (folder / "link").symlink_to(workspace / "data")
+    (folder / "adapter").symlink_to(workspace / "data")
+    (folder / "notes.txt").touch()
     run_folder.start(folder, recipe)
-    assert not (folder / "link").exists() and (workspace / "data" / "tiny").is_dir()
+    assert not (folder / "adapter").exists() and (workspace / "data" / "tiny").is_dir()
+    assert (folder / "notes.txt").exists()
 
 
 def test_complete_is_written_last(recipe, monkeypatch):
@@ -264,4 +292,4 @@ def test_leftovers_of_a_complete_run_are_removed_unless_another_process_does_it_
         assert (folder / "checkpoints").exists()
     (folder / "LOCK").write_text("process 1 on nowhere\n", encoding="utf-8")
     run_folder.remove_leftovers(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["COMPLETE", "recipe.yaml", "train_log.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == [MARKER, "COMPLETE", "recipe.yaml", "train_log.jsonl"]

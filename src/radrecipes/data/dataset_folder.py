@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from radrecipes import owned_folder
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256, text_sha256
@@ -40,7 +41,7 @@ def write_dataset_folder(
     """
     folder = Path(folder)
     check_output_folder(folder, overwrite)
-    with complete_folder(folder) as temporary:
+    with complete_folder(folder, "dataset") as temporary:
         written = {**manifest, "format_version": FORMAT_VERSION, "splits": {}}
         for split in SPLITS:
             table, path = splits[split], temporary / f"{split}.parquet"
@@ -72,12 +73,11 @@ def write_dataset_folder(
 def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
     """Check before any work that the folder can be written: empty, or with `overwrite` a prepared dataset."""
     folder = Path(folder)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / MANIFEST_FILE).is_file():
-        raise InputError("exists and is not a prepared dataset; choose another --output", where=str(folder))
-    if not overwrite:
-        raise InputError("exists; add --overwrite to replace it, or choose another --output", where=str(folder))
+    owned_folder.check_replaceable(folder, "dataset")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise InputError(
+            "exists; add --overwrite to replace a prepared dataset, or choose another --output", str(folder)
+        )
 
 
 def dataset_digest(manifest: Mapping[str, Any]) -> str:
@@ -89,8 +89,8 @@ def dataset_digest(manifest: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def complete_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new empty folder that replaces `folder` at the end, or is removed after an error."""
+def complete_folder(folder: Path, kind: str | None = None) -> Iterator[Path]:
+    """Yield a new folder that becomes `folder` at the end, or is removed after an error; it replaces only a folder of its kind."""
     target = folder.resolve()
     # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only the owner can read.
     temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
@@ -99,10 +99,14 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
     try:
+        if kind:
+            owned_folder.mark(temporary, kind)
         yield temporary
+        if kind:
+            owned_folder.check_replaceable(folder, kind)  # again, after the work
         # A rename cannot replace a folder with files, so the old one is moved aside, and back if the new one fails.
         aside = target.parent / f".{target.name}.{os.getpid()}.replaced"
-        replaced = target.exists()
+        replaced = kind is not None and target.exists()
         if replaced:
             os.rename(target, aside)
         try:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from radrecipes import owned_folder
 from radrecipes.errors import InputError, OutputInUseError
 from radrecipes.files import sync_tree, write_atomically
 from radrecipes.training.run_folder import locked
@@ -42,19 +42,12 @@ class UnfinishedPrediction:
         """
         if self.output.exists():
             if (self.folder / _ASSEMBLED).is_file() and not self.assembling(self.output).exists():
-                shutil.rmtree(self.folder, ignore_errors=True)
+                owned_folder.remove(self.folder, "prediction")
             raise InputError("the output exists already; choose another name or remove it", str(self.output))
         if not self.output.parent.is_dir():
             raise InputError("the folder of the output does not exist; create it first", str(self.output))
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError("is a file, but unfinished work needs a folder of this name; remove it", str(self.folder))
-        started = (self.folder / _STATE).is_file()
-        if self.folder.is_dir() and not started and set(os.listdir(self.folder)) - {_LOCK, f".{_STATE}"}:
-            raise InputError(
-                "contains files that do not belong to an unfinished prediction; choose another --output, or remove the folder",
-                str(self.folder),
-            )
-        if self.rejects.exists() and not started:
+        owned_folder.check_replaceable(self.folder, "prediction")
+        if self.rejects.exists() and not (self.folder / _STATE).is_file():
             raise InputError(
                 "the file for rejected rows exists already; choose another --output or remove it", str(self.rejects)
             )
@@ -89,8 +82,9 @@ class UnfinishedPrediction:
                 raise OutputInUseError(
                     f"{self.output}: another process is writing it; wait, or set --output"
                 ) from error
+            owned_folder.mark(self.folder, "prediction")
             if restart:
-                self._empty()
+                owned_folder.replace_contents(self.folder, "prediction", keep=(_LOCK,))
             if not (self.folder / _STATE).is_file():
                 write_atomically(self.folder / _STATE, json.dumps(dict(state), indent=2))
             if not (self.folder / _ID).is_file():
@@ -136,9 +130,3 @@ class UnfinishedPrediction:
 
     def _audited(self, chunk: int) -> Path:
         return self.part(chunk).with_suffix(".jsonl")
-
-    def _empty(self) -> None:
-        # The state is removed last: a half-emptied folder must still be recognised.
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == _STATE):
-            if path.name != _LOCK:
-                path.unlink()

@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from radrecipes import owned_folder
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.models.base import MODELS_FOLDER, refuse_own_code, separate_padding, stop_token_ids
@@ -35,6 +36,8 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
     found = file_sha256(gguf_file)
     if found != sha256:
         raise InputError(f"sha256 is {found}, expected {sha256}; install the package again", gguf_file.name)
+    folder = root / model_id
+    owned_folder.check_replaceable(folder, "model")
 
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, trust_remote_code=False)
     loaded = AutoModelForCausalLM.from_pretrained(
@@ -55,15 +58,15 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
         bos_token_id=tokenizer.bos_token_id, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
     )
 
-    folder = root / model_id
     unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    owned_folder.remove(unfinished, "model")
     unfinished.mkdir(parents=True)
+    owned_folder.mark(unfinished, "model")
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     origin = {"model_id": model_id, "dequantised_from": gguf_file.name, "sha256": sha256}
     (unfinished / "ORIGIN.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    owned_folder.remove(folder, "model")
     unfinished.rename(folder)
     return folder
 
@@ -95,7 +98,9 @@ def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
             f"the weights lack {min(found['missing_keys'])}, which would be random; download it again", str(folder)
         )
     unfinished = folder / "unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    owned_folder.remove(unfinished, "model")
+    unfinished.mkdir()
+    owned_folder.mark(unfinished, "model")
     model.save_pretrained(unfinished)
     # Write the index of several files last: with it the folder counts as complete.
     for file in sorted(unfinished.glob("*.safetensors*")):

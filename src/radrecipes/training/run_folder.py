@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from radrecipes import owned_folder
 from radrecipes.data.access import protect
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.files import LockedError, lock, remove_if_empty, sync_tree, write_atomically
@@ -21,7 +22,7 @@ TRAIN_LOG = "train_log.jsonl"
 _LOCK = "LOCK"
 _RECIPE = "recipe.yaml"
 # All that a run leaves if it is killed before it has written its recipe.
-_BEFORE_THE_RECIPE = (_LOCK, f".{_RECIPE}")
+_BEFORE_THE_RECIPE = (_LOCK, owned_folder.MARKER, f".{owned_folder.MARKER}", f".{_RECIPE}")
 
 
 def is_complete(folder: Path) -> bool:
@@ -54,17 +55,18 @@ def locked(folder: Path) -> Iterator[str]:
 def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ()) -> None:
     """Refuse an output folder with anything but an earlier attempt of this recipe, where only the `allowed` [`PARTS`] may differ.
 
-    With `restart` the run may be another one, but files that do not belong to a run are refused even then.
+    With `restart` it may be any run that this project wrote.
     """
     folder = recipe.output_dir
     if folder.exists() and not folder.is_dir():
         raise InputError("the output folder is a file; set another --output_dir", str(folder))
     if not folder.is_dir() or not any(entry.name not in _BEFORE_THE_RECIPE for entry in folder.iterdir()):
         return
+    if restart:
+        owned_folder.check_replaceable(folder, "run")
+        return
     if not (folder / _RECIPE).is_file():
         raise InputError("the output folder contains files that are not a run; set another --output_dir", str(folder))
-    if restart:
-        return
     earlier = parse_recipe(folder / _RECIPE)
     changed = diff_values(recipe_fields(earlier.resolved), recipe_fields(recipe.resolved))
     _check_allowed(changed, () if is_complete(folder) else allowed, folder)
@@ -136,11 +138,10 @@ def _check_allowed(
 def start(folder: Path, recipe: Recipe, resume_step: int = 0) -> None:
     """Clear the folder of an earlier attempt and write the recipe; checkpoints and log up to `resume_step` stay, unless it is 0."""
     (folder / COMPLETE).unlink(missing_ok=True)  # first: a half-emptied folder must look neither finished nor foreign
+    owned_folder.mark(folder, "run")
     write_atomically(folder / _RECIPE, recipe.to_yaml())
-    kept = {_LOCK, _RECIPE, *((checkpoints.FOLDER, TRAIN_LOG) if resume_step else ())}
-    for entry in folder.iterdir():
-        if entry.name not in kept:
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    kept = (checkpoints.FOLDER, TRAIN_LOG) if resume_step else ()
+    owned_folder.replace_contents(folder, "run", keep=(_LOCK, _RECIPE, *kept))
     shutil.rmtree(checkpoints.unfinished_folder(folder), ignore_errors=True)
     if resume_step:
         logged = (folder / TRAIN_LOG).read_text(encoding="utf-8").splitlines(keepends=True)

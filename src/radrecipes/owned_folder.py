@@ -1,0 +1,102 @@
+"""Folders that `--overwrite`, `--restart` and `--force` may replace: only those that this project wrote, without other files."""
+
+import fnmatch
+import json
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from radrecipes.errors import InputError, quoted
+from radrecipes.files import read_json_object, write_atomically
+
+MARKER = ".radrecipes.json"
+_FILE, _TREE = "file", "tree"
+# By kind of folder, patterns of the names that this project writes: files, folders with any content, folders of a kind.
+_CONTENTS = {
+    "dataset": {
+        **dict.fromkeys(("*.parquet", "label_set.yaml", "README.md", "manifest.json"), _FILE),
+        ".tokenised": _TREE,
+    },
+    "run": {
+        **dict.fromkeys(("recipe.yaml", "manifest.json", "train_log.jsonl", "COMPLETE", "LOCK"), _FILE),
+        **dict.fromkeys((".recipe.yaml", ".manifest.json", ".train_log.jsonl"), _FILE),  # being written
+        **dict.fromkeys(("adapter", "checkpoints"), _TREE),
+        "evaluation*": "evaluation",
+    },
+    "evaluation": {
+        **dict.fromkeys(("metrics.json", "predictions.parquet", "report.html", "LOCK"), _FILE),
+        "figures": _TREE,
+    },
+    "prediction": dict.fromkeys(
+        ("*.parquet", "*.jsonl", "state.json", ".state.json", "id", ".id", "LOCK", "ASSEMBLED", "assembled-*"), _FILE
+    ),
+    "check": {"state.json": _FILE, "published*": "evaluation", "seed-*": "run"},
+    "model": {"*": _FILE},
+}
+
+
+def mark(folder: Path, kind: str) -> None:
+    """Mark a folder as one that this project writes; before any other file, so that an unfinished one can be replaced too."""
+    marker = {"written_by": "radrecipes", "kind": kind, "version": 1}
+    write_atomically(folder / MARKER, json.dumps(marker, indent=2) + "\n")
+
+
+def check_replaceable(folder: Path, kind: str) -> None:
+    """Refuse a folder that is a link, does not have the marker of this kind, or contains what this project did not write.
+
+    A missing or an empty folder can be replaced.
+    """
+    if folder.is_symlink():
+        raise InputError("is a link, which is not replaced; name the folder itself", str(folder))
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, and a folder is needed; remove it or choose another name", str(folder))
+    # A process that is killed before it has marked its folder leaves these.
+    if not folder.exists() or {entry.name for entry in folder.iterdir()} <= {"LOCK", f".{MARKER}"}:
+        return
+    if not is_marked(folder, kind):
+        raise InputError(
+            f"radrecipes did not write this folder ({MARKER} is missing, or not that of a {kind}), so it is not replaced; choose "
+            "another folder, or remove it yourself",
+            str(folder),
+        )
+    for entry in sorted(folder.iterdir()):
+        _check_entry(entry, kind)
+
+
+def is_marked(folder: Path, kind: str) -> bool:
+    """Whether a folder has the marker of a kind."""
+    try:
+        marker = read_json_object(folder / MARKER)
+    except (OSError, InputError):
+        return False
+    return (marker.get("written_by"), marker.get("kind")) == ("radrecipes", kind)
+
+
+def replace_contents(folder: Path, kind: str, keep: Collection[str] = ()) -> None:
+    """Remove what this project wrote into a folder, but for the marker and the names to `keep`; other files stay."""
+    for entry in folder.iterdir():
+        if entry.name != MARKER and entry.name not in keep and _content_of(entry, kind):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def remove(folder: Path, kind: str) -> None:
+    """Remove a folder, see [`check_replaceable`]."""
+    check_replaceable(folder, kind)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _content_of(entry: Path, kind: str) -> str | None:
+    """What a name is in a folder of a kind: a file, a tree, a folder of another kind; `None` if it does not belong there."""
+    contents = {MARKER: _FILE, f".{MARKER}": _FILE} | _CONTENTS[kind]
+    return next((what for pattern, what in contents.items() if fnmatch.fnmatchcase(entry.name, pattern)), None)
+
+
+def _check_entry(entry: Path, kind: str) -> None:
+    content = _content_of(entry, kind)
+    if content is None or entry.is_symlink() or entry.is_dir() != (content != _FILE):
+        raise InputError(
+            f"contains {quoted(entry.name)}, which radrecipes did not write, so it is not replaced; move that elsewhere",
+            str(entry.parent),
+        )
+    if content in _CONTENTS:
+        check_replaceable(entry, content)
