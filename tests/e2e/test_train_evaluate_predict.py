@@ -39,7 +39,7 @@ SECRET = "Mrs Quillfeather of Lantern Lane"
 
 def test_the_run_folder_contains_what_is_documented_and_nothing_else(finished):
     names = {name for name in finished.before_again if not name.startswith("adapter/")}
-    assert names == {"recipe.yaml", "manifest.json", "train_log.jsonl", "COMPLETE"}
+    assert names == {".radrecipes.json", "recipe.yaml", "manifest.json", "train_log.jsonl", "COMPLETE"}
     adapter = {name for name in finished.before_again if name.startswith("adapter/")}
     assert adapter == {
         "adapter/adapter_config.json",
@@ -242,11 +242,14 @@ def test_a_seed_decides_every_byte_of_the_adapter(finished_copy, call, finished)
 def test_restart_trains_from_scratch(workspace, call):
     assert call("sft", "--config", RECIPE).code == 0
     first = Path(RUN, "adapter/adapter_model.safetensors").read_bytes()
-    Path(RUN, "note.txt").write_text("left over", encoding="utf-8")
+    note = Path(RUN, "note.txt")
+    note.write_text("mine", encoding="utf-8")
+    refused = call("sft", "--config", RECIPE, "--restart", "--learning_rate", "5e-3")
+    assert (refused.code, note.exists(), Path(RUN, "COMPLETE").exists()) == (2, True, True)
+    note.unlink()
     again = call("sft", "--config", RECIPE, "--restart", "--learning_rate", "5e-3")
     assert again.code == 0, again.stderr
     assert Path(RUN, "adapter/adapter_model.safetensors").read_bytes() != first
-    assert not Path(RUN, "note.txt").exists()
 
 
 def test_rows_that_are_too_long_are_counted_in_print_and_manifest(workspace, call):
