@@ -75,9 +75,7 @@ def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
     folder = Path(folder)
     owned_folder.check_replaceable(folder, "dataset")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise InputError(
-            "exists; add --overwrite to replace a prepared dataset, or choose another --output", str(folder)
-        )
+        raise InputError("exists; add --overwrite to replace it, or choose another --output", str(folder))
 
 
 def dataset_digest(manifest: Mapping[str, Any]) -> str:
