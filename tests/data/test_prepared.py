@@ -1,12 +1,15 @@
 import json
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from radrecipes.data.dataset_folder import write_dataset_folder
+from radrecipes.data.dataset_folder import dataset_digest, write_dataset_folder
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import SPLITS, load_prepared_dataset
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 from radrecipes.owned_folder import MARKER
 
 COLUMNS = ("id", "group", "note", "label")
@@ -155,3 +158,15 @@ def test_a_task_without_labels_needs_no_label_set(tmp_path):
     loaded = load_prepared_dataset(tmp_path / "set")
     assert loaded.label_set is None
     assert loaded.splits["test"].column_names == ["id", "report"]
+
+
+def test_a_split_that_unpacks_too_far_is_refused(tmp_path):
+    folder = write(tmp_path / "set", notes=("a" * 2**16,) * 3).folder
+    rows = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["x" * 2**16]))
+    pq.write_table(pa.table(dict.fromkeys(COLUMNS, rows)), folder / "train.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["train"]["sha256"] = file_sha256(folder / "train.parquet")
+    manifest["digest"] = dataset_digest(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"train.parquet: unpacks to more than 64 MiB"):
+        load_prepared_dataset(folder)

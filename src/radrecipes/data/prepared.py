@@ -1,11 +1,10 @@
 """Loads prepared datasets: a folder with a Parquet file per split, the label set, a card and a manifest."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from radrecipes.data.access import ACCESS_LEVELS, protect
 from radrecipes.data.dataset_folder import (
@@ -16,8 +15,9 @@ from radrecipes.data.dataset_folder import (
     dataset_digest,
 )
 from radrecipes.data.label_sets import LabelSet
-from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.data.parquet import read_table
+from radrecipes.errors import InputError, quoted
+from radrecipes.files import file_sha256, read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,9 +66,7 @@ def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
     protect(manifest["access"])
     # Dataset.from_parquet would copy the rows into a cache outside the folder.
     splits = {
-        split: Dataset(
-            pq.read_table(_verified(folder / f"{split}.parquet", manifest["splits"][split]), partitioning=None)
-        )
+        split: Dataset(_read_split(_verified(folder / f"{split}.parquet", manifest["splits"][split])))
         for split in SPLITS
     }
     label_set = None
@@ -77,16 +75,18 @@ def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
     return PreparedDataset(folder, manifest, label_set, splits)
 
 
+def _read_split(path: Path) -> pa.Table:
+    try:
+        return read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"not readable as Parquet ({type(error).__name__}); {_AGAIN}", where=str(path)) from None
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
     if not path.exists():
         raise InputError(f"has no {MANIFEST_FILE}, so it is not a prepared dataset; {_AGAIN}", str(folder))
-    try:
-        manifest = json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error.msg}; {_AGAIN}", where=f"{path}:{error.lineno}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"not readable: {error}; {_AGAIN}", where=str(path)) from None
+    manifest = read_json(path, fix=_AGAIN)
     if problem := _problem(manifest):
         raise InputError(f"{problem}; {_AGAIN}", where=str(path))
     return manifest
@@ -99,7 +99,7 @@ def _problem(manifest: Any) -> str | None:
         if not isinstance(manifest.get(key), kind):
             return f"key {key!r} is missing or of the wrong type"
     if manifest["format_version"] != FORMAT_VERSION:
-        return f"format version {manifest['format_version']} is not the {FORMAT_VERSION} that is read here"
+        return f"format version {quoted(manifest['format_version'])} is not the {FORMAT_VERSION} that is read here"
     if manifest["access"] not in ACCESS_LEVELS:
         return f"access must be one of {', '.join(ACCESS_LEVELS)}"
     hashed = {f"splits.{split}": manifest["splits"].get(split) for split in SPLITS}

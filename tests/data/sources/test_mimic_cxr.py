@@ -1,4 +1,5 @@
 import gzip
+import os
 import pickle
 import shutil
 import zipfile
@@ -6,7 +7,7 @@ import zipfile
 import pytest
 from report_trees import LABEL_COLUMNS, report_text, write_csv, write_mimic
 
-from radrecipes.data.sources.mimic_cxr import MimicCxr
+from radrecipes.data.sources.mimic_cxr import ARCHIVE, MimicCxr
 from radrecipes.data.sources.report_source import RejectedReport
 from radrecipes.errors import InputError
 
@@ -252,6 +253,44 @@ def test_what_generated_a_tree_is_known(tree):
     assert MimicCxr(root).generator == {"name": "ours", "seed": 3}
     (root / "generator.json").write_text('{"synthetic": false, "generator": "ours", "seed": 3}')
     assert MimicCxr(root).generator is None
-    (root / "generator.json").write_text("[1")
+    (root / "generator.json").write_text("[1]")
     with pytest.raises(InputError, match=r"generator.json: must contain one JSON object"):
         MimicCxr(root)
+
+
+def test_a_report_that_is_a_link_too_large_or_no_file_is_rejected(tree):
+    root, written = tree
+    secret = root.parent / "secret.txt"
+    secret.write_text(report_text(), encoding="utf-8")
+    paths = [path for _, _, path in written[:5]]
+    for path in paths:
+        path.unlink()
+    paths[0].symlink_to(secret)
+    os.mkfifo(paths[1])
+    paths[2].write_bytes(b"a" * (2**20 + 1))
+    paths[3].with_suffix(".txt.gz").write_bytes(gzip.compress(b"a" * 2**24))
+    paths[4].symlink_to(paths[4])
+    source = MimicCxr(root)
+    reasons = [found.reason for found in map(source.read, source.items()) if isinstance(found, RejectedReport)]
+    assert sorted(reasons) == ["link", "link", "too_large", "too_large", "too_large"]
+
+
+def test_a_link_to_a_folder_of_reports_is_refused(tree):
+    root, _ = tree
+    (root / "files" / "p10" / "loop").symlink_to(root)
+    with pytest.raises(InputError, match=r"a folder in files/ is a link, which is not followed; copy the tree"):
+        MimicCxr(root)
+
+
+def test_an_archive_that_is_encrypted_or_unpacks_too_far_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / ARCHIVE, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("files/p10/p10000000/s1.txt", " " * 2**24)
+        archive.writestr("files/p10/p10000000/s2.txt", report_text())
+    source = MimicCxr(tmp_path)
+    first, second = map(source.read, source.items())
+    assert (first.reason, second.id) == ("too_large", "2")
+    content = bytearray((tmp_path / ARCHIVE).read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1  # the flag of an encrypted member
+    (tmp_path / ARCHIVE).write_bytes(content)
+    with pytest.raises(InputError, match="is encrypted; unpack it"):
+        MimicCxr(tmp_path)

@@ -1,3 +1,5 @@
+import gzip
+import os
 import pickle
 import tarfile
 
@@ -87,3 +89,24 @@ def test_a_truncated_archive_is_refused(tmp_path, share):
     (packed / archive.name).write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(InputError, match=r"NLMCXR_reports.tgz: is not a complete gzipped tar file; download it again"):
         OpenI(packed)
+
+
+def test_a_report_that_is_a_link_or_no_file_is_rejected(tmp_path):
+    write_openi(tmp_path / "ecgen-radiology", 3)
+    (tmp_path / "secret.xml").write_text(openi_xml("CXR9", "Clear.", "Clear."), encoding="utf-8")
+    (tmp_path / "ecgen-radiology" / "2.xml").unlink()
+    (tmp_path / "ecgen-radiology" / "2.xml").symlink_to(tmp_path / "secret.xml")
+    (tmp_path / "ecgen-radiology" / "3.xml").unlink()
+    os.mkfifo(tmp_path / "ecgen-radiology" / "3.xml")
+    first, *others = read_all(OpenI(tmp_path))
+    assert first.id == "CXR1" and [report.reason for report in others] == ["link", "too_large"]
+
+
+@pytest.mark.parametrize("size", [2**21, 2**40])
+def test_an_archive_does_not_unpack_to_any_size(tmp_path, size):
+    member = tarfile.TarInfo("ecgen-radiology/1.xml")
+    member.size = size
+    with gzip.open(tmp_path / "NLMCXR_reports.tgz", "wb") as file:
+        file.write(member.tobuf() + b" " * 2**21)
+    with pytest.raises(InputError, match="larger than 1 MiB, the limit"):
+        OpenI(tmp_path)

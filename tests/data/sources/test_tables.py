@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 
 import pyarrow as pa
@@ -246,3 +247,65 @@ def test_bad_rows_of_json_and_parquet_are_rejected_and_the_next_are_read(tmp_pat
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": pa.array([1.5, 2.5]), "label": ["y", "z"]}), path)
     assert stream(path)[0] == ["row 1", "row 2"]
+
+
+def shared_text(rows, size):
+    """A table whose rows share one text."""
+    return pa.table(
+        {
+            "text": pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * size])),
+            "label": ["CT Head"] * rows,
+        }
+    )
+
+
+def test_rows_of_parquet_that_share_a_large_text_are_read_one_by_one(tmp_path, monkeypatch):
+    path, largest = tmp_path / "a.parquet", 0
+    pq.write_table(shared_text(400, 2**18), path, compression="none")
+    before = pa.total_allocated_bytes()
+    for row in iterate_examples(path, inputs={"note": "text"}, target="label"):
+        assert len(row.inputs["note"]) == 2**18
+        largest = max(largest, pa.total_allocated_bytes() - before)
+    assert largest < 8 * 2**20  # all rows have 100 MiB
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (shared_text(1, 2**24 + 2**10), "a.parquet:row 1: the row is larger than 16 MiB"),
+        (
+            pa.table({"text": pa.nulls(2**26 + 1, pa.string()), "label": pa.nulls(2**26 + 1, pa.string())}),
+            "unpacks to more than",
+        ),
+        (pa.table({"text": [["a"]], "label": ["b"]}), r"column 'text' contains list<.*>, not text"),
+        (pa.table({"text": pa.array([b"\xff"]).view(pa.string()), "label": ["b"]}), "is not UTF-8"),
+    ],
+)
+def test_parquet_that_would_take_all_memory_is_refused(tmp_path, table, said):
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, compression="none" if table.num_rows == 1 else "zstd")
+    with pytest.raises(InputError, match=said):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "text,label\n" + 'x","\n' * 20_000, "too many rows with a quote that is not closed"),
+        ("a.csv", "text,label\n" + "a" * (2**24 + 1), "a.csv:2: the line is longer than 16 MiB"),
+        ("a.jsonl", "a" * (2**24 + 1), "a.jsonl:1: the line is longer than 16 MiB"),
+    ],
+)
+def test_a_text_table_that_would_take_hours_or_all_memory_is_refused(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=said):
+        for _ in iterate_examples(path, inputs={"note": "text"}, target="label"):
+            pass
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz", "a.parquet"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="only regular files are read"):
+        read(tmp_path / name)

@@ -7,7 +7,6 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import os
 import re
 import zipfile
@@ -20,14 +19,16 @@ from typing import Any
 
 from radrecipes.data.sources.report_source import (
     CONTRADICTORY,
+    LARGEST_REPORT,
     NOTHING_MENTIONED,
     RejectedReport,
     Report,
     ReportSource,
+    read_report,
 )
-from radrecipes.data.sources.tables import text_lines
+from radrecipes.data.sources.tables import RowLines, text_lines
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.files import MIB, bounded, file_sha256, open_regular, read_json_object
 from radrecipes.radiology.observations import (
     NO_FINDING,
     OBSERVATIONS,
@@ -94,13 +95,9 @@ class MimicCxr(ReportSource):
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read one report file and split it into its sections."""
         path, patient, study, observations, split = item
-        try:
-            data = self._bytes(path)
-        except OSError as error:
-            # A file that is not gzip raises an OSError without a number.
-            return RejectedReport(path, "unreadable" if error.errno else "truncated")
-        except (EOFError, zlib.error, zipfile.BadZipFile):
-            return RejectedReport(path, "truncated")
+        data = self._bytes(path)
+        if isinstance(data, RejectedReport):
+            return data
         sha256 = hashlib.sha256(data).digest()
         try:
             text = data.decode("utf-8")
@@ -116,16 +113,25 @@ class MimicCxr(ReportSource):
         empty_header = ("findings" in headers and not findings) or ("impression" in headers and not impression)
         return Report(study, patient, findings, impression, path, empty_header, observations, split, sha256)
 
-    def _bytes(self, path: str) -> bytes:
-        if self._archive:
-            # A forked process would share its position in the file with the one that opened it.
-            archive, members = _open_archive(self._archive, os.getpid())
-            data = archive.read(members[path])
-        else:
-            # Unbuffered: Python's buffered file object costs more than the reading itself.
-            with io.FileIO(f"{self._base}/{path}") as file:
-                data = file.readall()
-        return gzip.decompress(data) if path.endswith(".gz") else data
+    def _bytes(self, path: str) -> bytes | RejectedReport:
+        if self._archive is None:
+            data = read_report(f"{self._base}/{path}", path)
+            if isinstance(data, RejectedReport) or not path.endswith(".gz"):
+                return data
+        try:
+            if self._archive:
+                # A forked process would share its position in the file with the one that opened it.
+                archive, members = _open_archive(self._archive, os.getpid())
+                with archive.open(members[path]) as member:
+                    data = bounded(member, LARGEST_REPORT, path)
+            if path.endswith(".gz"):
+                with gzip.GzipFile(fileobj=io.BytesIO(data)) as content:
+                    data = bounded(content, LARGEST_REPORT, path)
+        except InputError:
+            return RejectedReport(path, "too_large")
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError):
+            return RejectedReport(path, "truncated")
+        return data
 
     def _match(
         self, paths: list[tuple[str, str, str]], labels_of: _Stated | None, split_of: _Stated | None
@@ -152,7 +158,10 @@ class MimicCxr(ReportSource):
         path = min((path for name in names for path in self.root.glob(name)), default=None)
         if path is None:
             raise InputError(f"no mimic-cxr-2.0.0{ending}.csv or .csv.gz here; copy it there", str(self.root))
-        self.files.append({"file": path.name, "sha256": file_sha256(path)})
+        try:
+            self.files.append({"file": path.name, "sha256": file_sha256(path)})
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror}); copy it there again", str(path)) from None
         known: dict[tuple[str, ...], str] = {}
         found: _Stated = {}
         # In the split file a study occurs once for each of its images.
@@ -194,7 +203,8 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[s
 
     line, again = 1, "download the file again"
     try:
-        reader = csv.reader(text_lines(path), strict=True)
+        lines = RowLines(text_lines(path))
+        reader = csv.reader(lines, strict=True)
         header = [_column(name) for name in next(reader, [])]
         for column in columns:
             if header.count(column) != 1:
@@ -203,6 +213,7 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[s
         positions, width = [header.index(column) for column in columns], len(header)
         wanted = itemgetter(*positions)
         for fields in reader:
+            lines.begin_row()
             line = reader.line_num
             if not fields:
                 continue
@@ -239,10 +250,13 @@ def _find_reports(root: Path) -> tuple[Path | None, Path | None, list[tuple[str,
     archive = root / ARCHIVE
     if archive.is_file():
         try:
-            with zipfile.ZipFile(archive) as file:
-                names = file.namelist()
-        except (zipfile.BadZipFile, OSError, EOFError):
+            with open_regular(archive) as file, zipfile.ZipFile(file) as content:
+                names = content.namelist()
+                encrypted = any(member.flag_bits & 1 for member in content.infolist())
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError):
             raise InputError("is not a complete zip file; download it again", str(archive)) from None
+        if encrypted:
+            raise InputError("is encrypted; unpack it, and remove the archive", str(archive))
         matches = [_REPORT_PATH.fullmatch(name) for name in names]
         paths = sorted(match.groups() for match in matches if match)
         if paths:
@@ -261,11 +275,15 @@ def _scan(base: Path) -> list[tuple[str, str, str]]:
             f"a folder in it cannot be listed ({error.strerror}); find it with `find … -type d ! -readable`", str(base)
         )
 
-    paths = (
-        f"{os.path.relpath(folder, base)}/{name}"
-        for folder, _, names in os.walk(base / "files", onerror=refuse, followlinks=True)
-        for name in names
-    )
+    paths = []
+    # `files` itself may be a link: whoever made the folder put it there.
+    for folder, folders, names in os.walk(base / "files", onerror=refuse):
+        if any(os.path.islink(os.path.join(folder, name)) for name in folders):
+            raise InputError(
+                "a folder in files/ is a link, which is not followed; copy the tree with `cp -rL`", str(base)
+            )
+        inside = os.path.relpath(folder, base)
+        paths += (f"{inside}/{name}" for name in names)
     matches = (_REPORT_PATH.fullmatch(path) for path in paths)
     return sorted(match.groups() for match in matches if match and match[1] == match.string)
 
@@ -279,15 +297,10 @@ def _open_archive(path: Path, process: int) -> tuple[zipfile.ZipFile, dict[str, 
 
 
 def _read_generator(root: Path) -> dict[str, Any] | None:
-    path = root / "generator.json"
-    if not path.is_file():
-        return None
     try:
-        generator = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        generator = None
-    if not isinstance(generator, dict):
-        raise InputError("must contain one JSON object; generate the tree again", str(path))
+        generator = read_json_object(root / "generator.json", MIB, fix="generate the tree again")
+    except FileNotFoundError:
+        return None
     if generator.pop("synthetic", None) is not True:
         return None
     # The key that the manifest of every generated dataset uses.

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource
-from radrecipes.errors import InputError
+from radrecipes.data.sources.report_source import (
+    LARGEST_REPORT,
+    RejectedReport,
+    Report,
+    ReportSource,
+    read_report,
+)
+from radrecipes.errors import InputError, shown
+from radrecipes.files import bounded, unpacked
 
 FOLDER = "ecgen-radiology"
 ARCHIVE = "NLMCXR_reports.tgz"
@@ -59,10 +66,9 @@ class OpenI(ReportSource):
         """Read findings and impression of one report."""
         path, data = item
         if data is None:
-            try:
-                data = (self._base / Path(path).name).read_bytes()
-            except OSError:
-                return RejectedReport(path, "unreadable")
+            data = read_report(self._base / Path(path).name, path)
+            if isinstance(data, RejectedReport):
+                return data
         sha256 = hashlib.sha256(data).digest()
         if not data.strip():
             return RejectedReport(path, "empty_report", sha256=sha256)
@@ -87,11 +93,13 @@ def _by_number(item: tuple[str, bytes | None]) -> tuple[int, str]:
 def _read_archive(path: Path) -> list[tuple[str, bytes]]:
     members = []
     try:
-        with tarfile.open(path) as archive:
+        # As a stream: what it unpacks to is counted, and nothing is skipped unread.
+        with unpacked(path) as content, tarfile.open(fileobj=content, mode="r|") as archive:
             for member in archive:
                 if member.isfile() and member.name.endswith(".xml"):
                     name = member.name.rpartition("/")[2]
-                    members.append((f"{FOLDER}/{name}", archive.extractfile(member).read()))
-    except (tarfile.TarError, EOFError, OSError, zlib.error):
+                    data = bounded(archive.extractfile(member), LARGEST_REPORT, f"{path}: {shown(name)}")
+                    members.append((f"{FOLDER}/{name}", data))
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
         raise InputError("is not a complete gzipped tar file; download it again", str(path)) from None
     return sorted(members, key=_by_number)

@@ -10,7 +10,7 @@ from typing import Any
 
 from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.files import bounded_lines, file_sha256, unpacked
 from radrecipes.radiology.observations import format_observations, parse_observations
 from radrecipes.radiology.sections import Sections, split_sections
 
@@ -69,8 +69,8 @@ class ReportPairs(ReportSource):
         """Number and bytes of every line that is not blank."""
         number = 0
         try:
-            with gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb") as lines:
-                for number, line in enumerate(lines, start=1):
+            with unpacked(self.path) as lines:
+                for number, line in enumerate(bounded_lines(lines, str(self.path)), start=1):
                     if line.strip():
                         yield number, line
         except (gzip.BadGzipFile, EOFError, zlib.error):

@@ -1,9 +1,13 @@
 """What every reader of reports returns: a report divided into sections, or the reason why it cannot be used."""
 
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
+
+from radrecipes.errors import InputError
+from radrecipes.files import MIB, read_bytes
 
 # Why a report is rejected. These are errors in the input and count against --max-dropped.
 DROP_REASONS = {
@@ -12,6 +16,8 @@ DROP_REASONS = {
     "no_split": "the split CSV does not contain the study",
     "conflicting_rows": "rows of a CSV file contradict each other about the study",
     "unreadable": "the file cannot be read",
+    "link": "the report is a link, which is not followed; copy the folder with `cp -rL`",
+    "too_large": "the report has more than 1 MiB, also when unpacked, or is not a regular file",
     "truncated": "the compressed file ends too early or is damaged",
     "not_utf8": "the text is not UTF-8",
     "unreadable_xml": "the XML is not well-formed",
@@ -58,6 +64,20 @@ class RejectedReport(NamedTuple):
     reason: str
     hint: str = ""
     sha256: bytes = b""
+
+
+# Bytes of one report; real ones have a hundredth of it.
+LARGEST_REPORT = 1 * MIB
+
+
+def read_report(path: str | Path, name: str) -> bytes | RejectedReport:
+    """The bytes of a report file, or why it is rejected: a link could lead to any file outside the source."""
+    try:
+        return read_bytes(path, LARGEST_REPORT, follow=False)
+    except InputError:
+        return RejectedReport(name, "too_large")
+    except OSError as error:
+        return RejectedReport(name, "link" if error.errno == errno.ELOOP else "unreadable")
 
 
 class ReportSource(ABC):

@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rapidfuzz import fuzz, process
 
 from radrecipes.data.example import Example
+from radrecipes.data.parquet import iterate_rows, open_parquet
 from radrecipes.errors import InputError
+from radrecipes.files import MIB, ROW_LIMIT, bounded_lines, open_regular, unpacked
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+# A cell may span lines; without a limit one open quote takes the rest of the file, for each row again.
+_LINES_OF_A_ROW = 5000
+_MOST_REPEATED = 16 * MIB  # characters that are read again after rows with an open quote
+_TOO_LONG = "the row is too long"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # A column that is named in an error is as similar as this to the one that the user wrote.
 _NEAR = 80
@@ -94,11 +99,14 @@ def iterate_examples(
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
-    if not path.is_file():
-        raise InputError("no such file; check the path", where=str(path))
-    if not os.access(path, os.R_OK):
-        raise InputError("cannot be read; check its permissions", where=str(path))
-    if path.stat().st_size == 0:
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise InputError("no such file; check the path", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror}); check its permissions", where=str(path)) from None
+    if size == 0:
         raise InputError("the file is empty; give a table with a header and rows", where=str(path))
     name = path.name.lower()
     if name.endswith(".parquet"):
@@ -116,12 +124,12 @@ def text_lines(path: Path) -> Iterator[str]:
     """Lines of a file in UTF-8, also gzipped, each with its line end."""
     # Undecodable bytes become lone surrogates, so that their line can be named.
     with (
-        gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as binary,
+        unpacked(path) as binary,
         io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="") as lines,
     ):
         number = 0
         try:
-            for number, line in enumerate(lines, start=1):  # noqa: B007 (named in the error)
+            for number, line in enumerate(bounded_lines(lines, str(path)), start=1):  # noqa: B007 (named in the error)
                 yield line
         except (gzip.BadGzipFile, EOFError, zlib.error):
             raise InputError("is not a complete gzip file; copy it again", f"{path}:{number + 1}") from None
@@ -133,38 +141,56 @@ def _line_problem(line: str) -> str | None:
     return "contains a NUL byte; save the file as UTF-8 text" if "\0" in line else None
 
 
-class _RowLines:
-    """Lines for a CSV reader that can go back to the second line of the current row."""
+class RowLines:
+    """Lines for a CSV reader that can go back to the second line of the current row.
+
+    A row with more than `_LINES_OF_A_ROW` lines or [`ROW_LIMIT`] characters is a [`csv.Error`]: its quote is never closed.
+    """
 
     def __init__(self, lines: Iterator[str]):
         self._lines = lines
         self._again: deque[str] = deque()
-        self.row: list[str] = []
+        self._repeated = 0
         self.next_number = 1
+        self.begin_row()
 
-    def __iter__(self) -> "_RowLines":
+    def __iter__(self) -> "RowLines":
+        """These lines."""
         return self
 
     def __next__(self) -> str:
+        """The next line of the current row."""
         line = self._again.popleft() if self._again else next(self._lines)
         self.row.append(line)
         self.next_number += 1
+        self._characters += len(line)
+        if len(self.row) > _LINES_OF_A_ROW or self._characters > ROW_LIMIT:
+            raise csv.Error(_TOO_LONG)
         return line
 
-    def read_rest_again(self) -> None:
-        """Return the current row's lines again, except for the first."""
+    def begin_row(self) -> None:
+        """Count the lines of the next row."""
+        self.row: list[str] = []
+        self._characters = 0
+
+    def read_rest_again(self, where: str) -> None:
+        """Return the current row's lines again, except for the first; an [`InputError`] if that happens too often."""
+        self._repeated += self._characters
+        if self._repeated > _MOST_REPEATED:
+            raise InputError("too many rows with a quote that is not closed; write the file again", where=where)
         self._again.extendleft(reversed(self.row[1:]))
         self.next_number -= len(self.row) - 1
 
 
 def _delimited_rows(path: Path, columns: Sequence[str], delimiter: str) -> Iterator[_Row]:
-    row_lines = _RowLines(text_lines(path))
+    row_lines = RowLines(text_lines(path))
     reader = csv.reader(row_lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     broken_line = None  # of the broken row whose rest may follow
     while True:
         # A row may span lines; an editor finds it by the line that it starts on.
-        row_lines.row, first_line = [], row_lines.next_number
+        row_lines.begin_row()
+        first_line = row_lines.next_number
         where, problem = f"{path}:{first_line}", None
         try:
             fields = next(reader)
@@ -174,7 +200,7 @@ def _delimited_rows(path: Path, columns: Sequence[str], delimiter: str) -> Itera
             fields = []
             problem = (
                 "a quote is not closed in the row that starts here; close it"
-                if "unexpected end of data" in str(error) or "field larger" in str(error)
+                if any(words in str(error) for words in ("unexpected end of data", "field larger", _TOO_LONG))
                 else f"the row that starts here is broken ({error}); quote its fields and double the quotes inside"
             )
         quotes_broken = problem is not None
@@ -203,7 +229,7 @@ def _delimited_rows(path: Path, columns: Sequence[str], delimiter: str) -> Itera
             problem = f"may be the rest of the broken row in line {broken_line}; fix that one{also}"
         if quotes_broken:
             broken_line = broken_line or first_line
-            row_lines.read_rest_again()
+            row_lines.read_rest_again(where)
         elif not problem:
             broken_line = None
         yield where, problem or {column: fields[position] for column, position in positions.items()}
@@ -227,14 +253,13 @@ def _json_cells(line: str, columns: Sequence[str]) -> dict[str, str] | str:
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
     try:
-        # A buffer and small batches; otherwise a complete column of a row group would be in memory.
-        with pq.ParquetFile(path, buffer_size=2**20) as file:
+        with open_parquet(path, columns) as file:
             if problem := _column_problem(file.schema_arrow.names, columns, "the schema"):
                 raise InputError(problem, where=str(path))
-            batches = file.iter_batches(batch_size=1024, columns=list(columns))
-            rows = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
+            for number, row in enumerate(iterate_rows(file, columns, str(path)), start=1):
                 yield f"{path}:row {number}", _cells(row, columns)
+    except UnicodeDecodeError:
+        raise InputError("contains text that is not UTF-8; write it again as UTF-8", where=str(path)) from None
     except (pa.ArrowException, OSError) as error:
         # Messages of pyarrow can quote what the file contains.
         raise InputError(
