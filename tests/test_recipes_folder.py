@@ -14,6 +14,7 @@ from trl import get_quantization_config
 from radrecipes.evaluation.results import results_path
 from radrecipes.files import file_sha256
 from radrecipes.models import base as models
+from radrecipes.models.weights import lora_config
 from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import find_recipes, header, parse_recipe
 from radrecipes.training import trainer as training
@@ -45,7 +46,7 @@ class TestEveryRecipe:
             assert args.lr_scheduler_type == set_here["lr_scheduler_type"]
 
         # Adapter
-        lora = training.lora_config(recipe)
+        lora = lora_config(recipe.model)
         assert isinstance(lora, LoraConfig)
         assert (lora.task_type, lora.r, lora.lora_alpha) == ("CAUSAL_LM", set_here["lora_r"], set_here["lora_alpha"])
         assert lora.lora_dropout == model.lora_dropout

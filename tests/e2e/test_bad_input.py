@@ -15,7 +15,7 @@ import pytest
 from conftest import TINY_RECIPE, run_script
 from safetensors.torch import load_file, save_file
 
-from e2e.conftest import LAUNCH, RECIPE, RUN, TRAIN, edit_json, files_in
+from e2e.conftest import LAUNCH, RECIPE, RUN, TRAIN, adapter_hash, edit_json, files_in
 from radrecipes.errors import InputError
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import trainer as training
@@ -27,6 +27,8 @@ SFT = ("sft", "--config", RECIPE, "--output_dir", "runs/new")
 EVALUATE = ("evaluate_model", "--run", RUN, "--restart")
 ONE = ("predict", "--adapter", RUN, "--note", "knee pain")
 TABLE = ("predict", "--adapter", RUN, "--input", "table.csv", "--output", "out.csv")
+WEIGHTS = "adapter_model.safetensors"
+CHANGED_ADAPTER = [f"{RUN}/adapter/{WEIGHTS}: ", "changed since training"]
 # Locks a folder as a run does, until it is ended.
 HOLD = """
 import fcntl, sys
@@ -54,6 +56,29 @@ def change_a_weight():
     weights = load_file(BASE / "model.safetensors")
     name = sorted(weights)[0]
     save_file({**weights, name: weights[name] + 1}, BASE / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_the_adapter():
+    """One bit."""
+    path = Path(RUN, "adapter", WEIGHTS)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def change_tensors(change):
+    """Other tensors, with the digest that a publisher's manifest would record."""
+    path = Path(RUN, "adapter", WEIGHTS)
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    record_the_adapter()
+
+
+def record_the_adapter():
+    edit_json(Path(RUN, "manifest.json"), adapter={"sha256": adapter_hash(Path(RUN))})
+    edit_json(Path(RUN, "adapter", "decision_policy.json"), adapter_sha256=adapter_hash(Path(RUN)))
+
+
+def take_a_tensor_out():
+    change_tensors(lambda tensors: {name: tensor for name, tensor in tensors.items() if name != min(tensors)})
 
 
 def one_long_note():
@@ -157,10 +182,44 @@ FAULTS = {
         ONE,
         ["adapter_model.safetensors is missing"],
     ),
-    "adapter with tensors of another shape": (
+    "adapter of another rank": (
         lambda: edit_json(Path(RUN, "adapter", "adapter_config.json"), r=2),
         ONE,
-        ["do not fit tiny/llama"],
+        ["adapter_config.json: ", "`r` is not 4"],
+    ),
+    "adapter of another scale": (
+        lambda: edit_json(Path(RUN, "adapter", "adapter_config.json"), lora_alpha=800),
+        EVALUATE,
+        ["adapter_config.json: ", "`lora_alpha` is not 8"],
+    ),
+    "predict with a changed adapter": (change_the_adapter, ONE, CHANGED_ADAPTER),
+    "predict a table with a changed adapter": (
+        lambda: (change_the_adapter(), write("table.csv", "note\nknee pain\n")),
+        TABLE,
+        CHANGED_ADAPTER,
+    ),
+    "evaluate a changed adapter": (change_the_adapter, EVALUATE, CHANGED_ADAPTER),
+    "train a run again whose adapter changed": (change_the_adapter, ("sft", *TRAIN), CHANGED_ADAPTER),
+    "adapter without one of its tensors": (take_a_tensor_out, ONE, ["1 tensors do not fit tiny/llama", "lora_A"]),
+    "adapter with a tensor that is not finite": (
+        lambda: change_tensors(lambda tensors: tensors | {min(tensors): tensors[min(tensors)] / 0}),
+        EVALUATE,
+        ["NaN or infinite"],
+    ),
+    "adapter that is no safetensors": (
+        lambda: (Path(RUN, "adapter", WEIGHTS).write_bytes(b"knee pain"), record_the_adapter()),
+        ONE,
+        [f"{WEIGHTS}: ", "is not a complete safetensors file"],
+    ),
+    "manifest without the adapter's digest": (
+        lambda: edit_json(Path(RUN, "manifest.json"), adapter={}),
+        ONE,
+        [f"{RUN}/manifest.json: ", "does not record adapter.sha256"],
+    ),
+    "recipe of the run changed": (
+        lambda: replace(Path(RUN, "recipe.yaml"), "max_new_tokens: 12", "max_new_tokens: 9"),
+        ONE,
+        [f"{RUN}/recipe.yaml: ", "is not the recipe that was trained"],
     ),
     "predict on other weights": (change_a_weight, ONE, ["trained on other weights", "--allow-other-weights"]),
     "evaluate on other weights": (change_a_weight, EVALUATE, ["trained on other weights", "--allow-other-weights"]),

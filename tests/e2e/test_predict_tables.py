@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from e2e.conftest import LAUNCH, RUN, edit_json, files_in
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
 from radrecipes.inference.abstention import POLICY_FILE
 from radrecipes.inference.audit_log import verify
 from radrecipes.inference.predictors import load_predictor
@@ -246,6 +247,7 @@ def other_adapter():
     path = Path(RUN, "adapter", "adapter_model.safetensors")
     weights = {name: tensor * 1.5 for name, tensor in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
+    edit_json(Path(RUN, "manifest.json"), adapter={"sha256": file_sha256(path)})
 
 
 @pytest.mark.parametrize(

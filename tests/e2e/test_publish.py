@@ -11,7 +11,7 @@ import torch
 from conftest import REPOSITORY, TINY_MODEL, TINY_REPORTS, run_script, write_tiny_reports
 from datasets import load_dataset
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from e2e.conftest import LAUNCH, RUN, edit_json, files_in
@@ -196,6 +196,15 @@ def link(workspace):
     (workspace / RUN / "adapter" / "generation_config.json").symlink_to(workspace / "private.json")
 
 
+def evaluate_negated_weights(workspace):
+    """Other weights, with the evaluation and the thresholds that they would get."""
+    adapter = workspace / RUN / "adapter"
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: -tensor for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
+    for file in (adapter / "decision_policy.json", workspace / RUN / "evaluation" / "metrics.json"):
+        edit_json(file, adapter_sha256=sha256((adapter / "adapter_model.safetensors").read_bytes()))
+
+
 FAULTS = {
     "not evaluated": (lambda w: shutil.rmtree(w / RUN / "evaluation"), "was not evaluated"),
     "not finished": (lambda w: (w / RUN / "COMPLETE").unlink(), "no finished run"),
@@ -213,8 +222,9 @@ FAULTS = {
     ),
     "local base": (
         lambda w: edit_json(w / RUN / "adapter" / "adapter_config.json", base_model_name_or_path="models/tiny/llama"),
-        "base_model_name_or_path is not tiny/llama",
+        "the adapter belongs to models/tiny/llama, not to tiny/llama",
     ),
+    "changed weights, evaluated": (evaluate_negated_weights, "adapter_model.safetensors: changed since training"),
     "no commit of the base": (
         lambda w: edit_json(w / RUN / "adapter" / "adapter_config.json", revision=None),
         "stopped by: base",

@@ -272,10 +272,14 @@ def run(tmp_path):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "COMPLETE").touch()
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
-    (tmp_path / "manifest.json").write_text(json.dumps({"data": {"rows": {"test": 8}}}), encoding="utf-8")
+    weights = weights_in(tmp_path / "adapter").sha256
+    manifest = {
+        "recipe": {"digest": "r", "fields": {}}, "base": {"weights_sha256": "b"}, "prompt": {"sha256": "p"},
+        "data": {"digest": "d", "rows": {"test": 8}, "label_set_sha256": None}, "adapter": {"sha256": weights},
+    }  # fmt: skip
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     metrics = {
-        "task": "protocol", "split": "test", "rows": 8, "dataset": {"digest": "d"},
-        "adapter_sha256": weights_in(tmp_path / "adapter").sha256,
+        "task": "protocol", "split": "test", "rows": 8, "dataset": {"digest": "d"}, "adapter_sha256": weights,
     }  # fmt: skip
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     return tmp_path
@@ -289,6 +293,10 @@ def test_an_evaluation_is_kept_only_if_it_measures_this_adapter_on_all_rows_of_t
     for change in ({"split": "validation"}, {"rows": 7}, {"adapter_sha256": "other"}, {"dataset": None}):
         path.write_text(json.dumps(metrics | change), encoding="utf-8")
         assert existing_evaluation(run, run / "evaluation", "d") is None, change
+    path.write_text(json.dumps(metrics), encoding="utf-8")
+    save_file({"x": torch.ones(1)}, run / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="changed since training"):
+        existing_evaluation(run, run / "evaluation", "d")
     path.write_text("{", encoding="utf-8")
     assert existing_evaluation(run, run / "evaluation", "d") is None
     path.unlink()

@@ -10,7 +10,7 @@ import torch
 from conftest import TINY_MODEL
 from hub_cache import lay_in_hub_cache
 from huggingface_hub import constants
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_model import build_tiny_gemma_with_images, build_tiny_model, build_tiny_tokenizer
 from transformers import AddedToken, AutoModelForCausalLM, BitsAndBytesConfig, Gemma3ForConditionalGeneration
@@ -19,7 +19,7 @@ from trl import ModelConfig
 from radrecipes.errors import InputError
 from radrecipes.inference.vllm_engine import VllmEngine
 from radrecipes.models import base as models
-from radrecipes.models.weights import weights_in
+from radrecipes.models.weights import lora_config, weights_in
 from radrecipes.recipe import parse_recipe
 
 
@@ -340,11 +340,10 @@ class TestTextPartOfAModelThatReadsImages:
         weights = weights_in(workspace / "adapter")
 
         def adapted():
-            return weights.load(models.load_base(self.MODEL), "tiny/sees")
+            return weights.load(models.load_base(self.MODEL), recipe)
 
-        model = get_peft_model(
-            models.load_base(self.MODEL), LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "k_proj"])
-        )
+        recipe = replace(self.MODEL, use_peft=True, lora_r=2, lora_target_modules=["q_proj", "k_proj"])
+        model = get_peft_model(models.load_base(self.MODEL), lora_config(recipe))
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from radrecipes.errors import InputError
 from radrecipes.models import base as models
 from radrecipes.models.lm_head import at_positions, lm_head_input
+from radrecipes.models.weights import lora_config
 from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
 from radrecipes.planning.machine_plan import assumptions, make_plan, measure_products
@@ -46,7 +47,7 @@ def plan_of(recipe, data):
 
 def real_model(recipe):
     base = models.load_base(recipe.model, training.longest_row(recipe))
-    return get_peft_model(base, training.lora_config(recipe)).train()
+    return get_peft_model(base, lora_config(recipe.model)).train()
 
 
 def test_plan_counts_what_training_will_do(recipe, data):

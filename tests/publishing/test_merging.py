@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from radrecipes.errors import InputError
 from radrecipes.models import base as models
-from radrecipes.models.weights import weights_in
+from radrecipes.models.weights import lora_config, weights_in
 from radrecipes.publishing.merging import compare_logits, load_merged, merge_adapter
 from radrecipes.recipe import parse_recipe
 
@@ -88,7 +88,7 @@ def test_a_base_that_is_there_quantised_only_is_not_merged(recipe_of, workspace)
         if not (quantised / path.name).exists():
             shutil.copyfile(path, quantised / path.name)
     recipe = recipe_of(model_name_or_path="tiny/four")
-    model = get_peft_model(models.load_base(recipe.model), LoraConfig(target_modules="all-linear"))
+    model = get_peft_model(models.load_base(recipe.model), lora_config(recipe.model))
     weights_in(workspace / "adapter").save(model, "tiny/four", "0" * 40, model.state_dict())
     with pytest.raises(InputError, match="tiny/four: its own weights are quantised"):
         merge_adapter(recipe, workspace / "adapter", workspace / "merged")

@@ -14,7 +14,7 @@ from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.inference.abstention import DecisionPolicy
 from radrecipes.inference.predictors import run_of
-from radrecipes.models.weights import weights_in
+from radrecipes.models.weights import lora_config, weights_in
 from radrecipes.publishing.release import (
     assemble_dataset,
     assemble_model,
@@ -50,13 +50,16 @@ def run(tmp_path, monkeypatch):
             "rows": {"test": 8},
             "label_set_sha256": hashlib.sha256(b"label_set.yaml").hexdigest(),
         },
+        "base": {"weights_sha256": "b"},
         "prompt": {"sha256": DIGEST},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    config = {"base_model_name_or_path": "tiny/llama", "revision": "0" * 40}
-    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    config = lora_config(parsed.model)
+    config.base_model_name_or_path, config.revision = "tiny/llama", "0" * 40
+    config.save_pretrained(folder / "adapter")
     save_file({"x": torch.zeros(1)}, folder / "adapter" / "adapter_model.safetensors")
     weights = weights_in(folder / "adapter").sha256
+    manifest["adapter"] = {"sha256": weights}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     metrics = {
         "task": "protocol",
         "split": "test",
@@ -105,8 +108,8 @@ def test_a_release_contains_the_listed_files_each_with_its_hash_and_nothing_else
 
 def test_results_over_seeds_are_released_if_the_run_is_one_of_them(run, tmp_path):
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
-    base, training = {"weights_sha256": "b"}, {"seed": 42}
-    edit_json(run / "manifest.json", base=base, training=training)
+    base = manifest["base"]
+    edit_json(run / "manifest.json", training={"seed": 42})
     fields = read_finished_run(run).manifest["recipe"]["fields"]
     results = {
         "fields": {key: value for key, value in fields.items() if key != "seed"},
@@ -176,6 +179,10 @@ CHANGED = {
     "recipe": (lambda run: append(run / "recipe.yaml", b"weight_decay: 0.5\n"), "not the recipe that was trained"),
     "weights": (
         lambda run: save_file({"x": torch.ones(1)}, run / "adapter" / "adapter_model.safetensors"),
+        "changed since training",
+    ),
+    "evaluation of other weights": (
+        lambda run: edit_json(run / "evaluation" / "metrics.json", adapter_sha256="0"),
         "measures other weights",
     ),
     "thresholds": (
@@ -202,7 +209,7 @@ CHANGED = {
     ),
     "adapter's configuration": (
         lambda run: (run / "adapter" / "adapter_config.json").write_bytes(b"\xff"),
-        "no readable",
+        "not an adapter's configuration",
     ),
 }
 

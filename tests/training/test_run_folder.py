@@ -171,6 +171,16 @@ def test_start_removes_a_link_and_not_what_it_leads_to_and_leaves_foreign_files(
     assert (folder / "notes.txt").exists()
 
 
+# Everything that is compared when a run is used
+MANIFEST = {
+    "recipe": {"digest": "r", "fields": {}},
+    "base": {"weights_sha256": None, "model_id": "tiny/llama"},
+    "data": {"digest": "d", "rows": {}, "label_set_sha256": None},
+    "prompt": {"sha256": "p"},
+    "adapter": {"sha256": "a", "text": "Größe"},
+}
+
+
 def test_complete_is_written_last(recipe, monkeypatch):
     folder = tried(recipe)
     with pytest.raises(TypeError):
@@ -185,8 +195,8 @@ def test_complete_is_written_last(recipe, monkeypatch):
         lambda path: (at_the_end.append(json.loads((folder / "manifest.json").read_text())), touch(path)),
     )
     (folder / "saved").mkdir()
-    run_folder.finish(folder, {"base": {"model_id": "tiny/llama"}, "text": "Größe"}, folder / "saved")
-    assert at_the_end == [{"base": {"model_id": "tiny/llama"}, "text": "Größe"}]
+    run_folder.finish(folder, MANIFEST, folder / "saved")
+    assert at_the_end == [MANIFEST]
     assert run_folder.is_complete(folder) and run_folder.read_manifest(folder) == at_the_end[0]
     assert (folder / "adapter").is_dir() and not (folder / "saved").exists()
 
@@ -196,6 +206,27 @@ def test_an_unfinished_run_has_no_manifest_to_read(recipe):
     (folder / "manifest.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match=r"no finished run here .*scripts/sft.py"):
         run_folder.read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"cannot be read as JSON \(JSONDecodeError\)"),
+        ("[" * 100_000, r"cannot be read as JSON \(RecursionError\)"),
+        ("[]", "does not record recipe.digest"),
+        (json.dumps(MANIFEST | {"prompt": "sha256"}), "does not record prompt.sha256"),
+        (
+            json.dumps(MANIFEST | {"adapter": {"tensors": 3}}),
+            "does not record adapter.sha256, so the run cannot be verified",
+        ),
+    ],
+)
+def test_a_manifest_that_does_not_say_what_was_trained_is_refused(text, said, recipe):
+    folder = tried(recipe)
+    (folder / "COMPLETE").touch()
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"manifest.json: {said}"):
+        run_folder.weights_of(folder)
 
 
 def test_train_log_is_read_in_order(recipe):

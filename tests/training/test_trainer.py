@@ -14,7 +14,7 @@ from trl import SFTTrainer
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.models import base as models
-from radrecipes.models.weights import weights_in
+from radrecipes.models.weights import lora_config, weights_in
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.training import trainer as training
@@ -109,7 +109,7 @@ def plain_trl_trainer(recipe, model, tokenizer, rows):
         data_collator=PaddedCollator(tokenizer.pad_token_id),
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=training.lora_config(recipe),
+        peft_config=lora_config(recipe.model),
     )
 
 
@@ -343,7 +343,7 @@ def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace)
     assert check["largest_b"] > 0 and check["output_change"] > 0
     trained = trainer.model.eval()
     fresh = models.load_base(recipe.model, training.longest_row(recipe))
-    loaded = weights_in(workspace / "adapter").load(fresh, recipe.model.model_name_or_path)
+    loaded = weights_in(workspace / "adapter").load(fresh, recipe.model)
     with torch.no_grad():
         torch.testing.assert_close(
             loaded(input_ids=torch.tensor([probe])).logits, trained(input_ids=torch.tensor([probe])).logits

@@ -2,34 +2,42 @@
 
 import contextlib
 import json
+import math
+import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
+from trl import ModelConfig, get_peft_config
 
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 
 
 class Weights(ABC):
-    """Trained weights in a folder. Each kind, such as a LoRA adapter or all weights of a model, is a subclass."""
+    """Trained weights in a folder. Each kind, such as a LoRA adapter or all weights of a model, is a subclass.
 
-    def __init__(self, folder: Path):
+    `recorded` is the digest that their manifest records, which they must have; `None` while they are being made.
+    """
+
+    def __init__(self, folder: Path, recorded: str | None = None):
         self.folder = folder
+        self.recorded = recorded
 
     @property
     @abstractmethod
     def sha256(self) -> str:
-        """Digest of the tensors; an [`InputError`] if there are none."""
+        """Digest of the tensors; an [`InputError`] if there are none, or it is not the recorded one."""
 
-    @property
     @abstractmethod
-    def base_model(self) -> str:
-        """Hub id of the base model; an [`InputError`] if the folder contains no weights of this kind."""
+    def check(self, model: ModelConfig) -> None:
+        """Raise an [`InputError`] unless the files are those that training of this model with its adapter wrote."""
 
     @abstractmethod
     def save(
@@ -48,7 +56,14 @@ class Weights(ABC):
         """
 
     @abstractmethod
-    def load(self, base: PreTrainedModel, model_id: str) -> PreTrainedModel:
+    def check_fit(self, base: PreTrainedModel, model: ModelConfig) -> PreTrainedModel:
+        """The base model, which can be on the meta device, prepared for these weights; an [`InputError`] if they do not fit it.
+
+        They fit if names and shapes of all tensors are exactly those that training would make.
+        """
+
+    @abstractmethod
+    def load(self, base: PreTrainedModel, model: ModelConfig) -> PreTrainedModel:
         """The base model with these weights, ready to predict; an [`InputError`] if they are missing or do not fit."""
 
     @abstractmethod
@@ -62,27 +77,65 @@ class LoraAdapter(Weights):
     CONFIG = "adapter_config.json"
     TENSORS = "adapter_model.safetensors"
 
+    # Fields of its configuration that do not follow from the recipe; those of `base_model_name_or_path` and the layers are
+    # compared in another way.
+    _NOT_COMPARED = frozenset((
+        "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "peft_version", "revision",
+        "target_modules",
+    ))  # fmt: skip
+
     @property
     def sha256(self) -> str:
         """See [`Weights`]."""
-        return file_sha256(self._tensors())
-
-    @property
-    def base_model(self) -> str:
-        """See [`Weights`]."""
+        path = self.folder / self.TENSORS
         try:
-            return json.loads((self.folder / self.CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-        except (OSError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"no readable {self.CONFIG}; name the folder of a finished run", str(self.folder)
-            ) from error
+            found = file_sha256(path)
+        except FileNotFoundError:
+            raise InputError(f"{self.TENSORS} is missing; only safetensors are loaded", str(self.folder)) from None
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror}); ask its owner", str(path)) from error
+        if self.recorded is not None and found != self.recorded:
+            raise InputError("changed since training: its sha256 is not that of the manifest; restore it", str(path))
+        return found
+
+    def check(self, model: ModelConfig) -> None:
+        """See [`Weights`]; the configuration must say what the recipe says, because other programs load the adapter by it."""
+        found, path = self._configuration(), str(self.folder / self.CONFIG)
+        if (named := found.get("base_model_name_or_path")) != model.model_name_or_path:
+            raise InputError(f"the adapter belongs to {str(named)[:100]}, not to {model.model_name_or_path}", path)
+        usual, trained = (
+            json.loads(json.dumps(it.to_dict(), default=sorted)) for it in (LoraConfig(), lora_config(model))
+        )
+        for name in sorted(trained.keys() - self._NOT_COMPARED):
+            if found.get(name, usual[name]) != trained[name]:
+                raise InputError(f"`{name}` is not {trained[name]}, as in the recipe; restore the file", path)
+        _ = self.sha256
+
+    def _configuration(self) -> dict[str, Any]:
+        path = self.folder / self.CONFIG
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"no {self.CONFIG}; name the folder of a finished run", str(self.folder)) from None
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror}); ask its owner", str(path)) from error
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise InputError("is not an adapter's configuration in JSON; restore the file", str(path))
+        return found
 
     def save(self, model: PeftModel, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]) -> None:
         """See [`Weights`]."""
         for config in model.peft_config.values():
             config.base_model_name_or_path, config.revision = model_id, revision
+            # PEFT would write a set in the order of its hashes, another one in each process.
+            if isinstance(config.target_modules, set):
+                config.target_modules = sorted(config.target_modules)
         # `save_embedding_layers=False`: otherwise PEFT asks the Hub whether the vocabulary grew, which no recipe does.
         model.save_pretrained(self.folder, state_dict=state_dict, safe_serialization=True, save_embedding_layers=False)
+        # safetensors lets only the owner read what it writes, whatever the umask.
+        shutil.copymode(self.folder / self.CONFIG, self.folder / self.TENSORS)
         # PEFT's card is mostly empty headings; publishing writes the real one.
         (self.folder / "README.md").unlink(missing_ok=True)
 
@@ -125,30 +178,64 @@ class LoraAdapter(Weights):
             raise RuntimeError(f"{self.folder}: the adapter does not change the base model's output")
         return output_change
 
-    def load(self, base: PreTrainedModel, model_id: str) -> PeftModel:
+    def check_fit(self, base: PreTrainedModel, model: ModelConfig) -> PeftModel:
         """See [`Weights`]."""
-        if self.base_model != model_id:
-            raise InputError(f"the adapter belongs to {self.base_model}, not to {model_id}", str(self.folder))
-        self._tensors()
-        try:
-            # With float32 LoRA matrices PEFT would cast every activation twice.
-            return PeftModel.from_pretrained(base, str(self.folder), autocast_adapter_dtype=False).eval()
-        except RuntimeError as error:  # torch's error for tensors of another shape
+        # The adapter's own configuration is not read: a stranger's could name modules to import, and slow patterns. With float32
+        # LoRA matrices PEFT would cast every activation twice.
+        config = lora_config(model)
+        config.inference_mode = True
+        adapted = get_peft_model(
+            base, config, autocast_adapter_dtype=False, low_cpu_mem_usage=base.device.type == "meta"
+        )
+        expected = {
+            name: tuple(tensor.shape)
+            for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
+        }
+        with self._reading(), safe_open(self.folder / self.TENSORS, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
             raise InputError(
-                f"the adapter's tensors do not fit {model_id}; is it for another base model?", str(self.folder)
-            ) from error
+                f"{len(wrong)} tensors do not fit {model.model_name_or_path} and the recipe, first {wrong[0][:100]}; is it "
+                "for another base model?",
+                str(self.folder / self.TENSORS),
+            )
+        return adapted
+
+    def load(self, base: PreTrainedModel, model: ModelConfig) -> PeftModel:
+        """See [`Weights`]."""
+        self.check(model)
+        adapted = self.check_fit(base, model)
+        with self._reading():
+            tensors = load_file(self.folder / self.TENSORS)
+        if bad := [name for name, tensor in tensors.items() if not math.isfinite(tensor.sum(dtype=torch.float64))]:
+            raise InputError(
+                f"{bad[0]} contains NaN or infinite numbers; train again", str(self.folder / self.TENSORS)
+            )
+        set_peft_model_state_dict(adapted, tensors)
+        return adapted.eval()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, OSError) as error:
+            where = str(self.folder / self.TENSORS)
+            raise InputError("is not a complete safetensors file; restore it", where) from error
 
     def untuned(self, model: PeftModel) -> contextlib.AbstractContextManager:
         """See [`Weights`]."""
         return model.disable_adapter()
 
-    def _tensors(self) -> Path:
-        path = self.folder / self.TENSORS
-        if not path.is_file():
-            raise InputError(f"{self.TENSORS} is missing; only safetensors are loaded", str(self.folder))
-        return path
+
+def lora_config(model: ModelConfig) -> LoraConfig:
+    """The LoRA configuration of a recipe's model, as TRL builds it."""
+    config = get_peft_config(model)
+    # TRL turns a list of one name into that name, which PEFT would match against full module paths.
+    if isinstance(config.target_modules, str) and config.target_modules != "all-linear":
+        config.target_modules = {config.target_modules}
+    return config
 
 
-def weights_in(folder: Path) -> Weights:
+def weights_in(folder: Path, recorded: str | None = None) -> Weights:
     """The weights in a folder; the only place that decides which kind they are."""
-    return LoraAdapter(folder)
+    return LoraAdapter(folder, recorded)

@@ -24,6 +24,7 @@ from transformers import PretrainedConfig
 
 from radrecipes.models.base import base_without_weights
 from radrecipes.models.lm_head import lm_head_input
+from radrecipes.models.weights import lora_config
 from radrecipes.recipe import Recipe
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED
@@ -147,7 +148,7 @@ def build_on_meta(recipe: Recipe, config: PretrainedConfig, dtype: torch.dtype, 
     with torch.device("meta"):
         base = base_without_weights(recipe.model, config, dtype, "eager" if eager else "sdpa")
         training.check_targets(recipe, base)
-        return get_peft_model(base, training.lora_config(recipe), low_cpu_mem_usage=True)
+        return get_peft_model(base, lora_config(recipe.model), low_cpu_mem_usage=True)
 
 
 def count_step(recipe: Recipe, model: PeftModel, dtype: torch.dtype, rows: int, length: int, scored: int) -> StepCost:

@@ -123,4 +123,4 @@ def _answers(
 
 def _with_adapter(recipe: Recipe, adapter: Path) -> PreTrainedModel:
     plain = replace(recipe.model, load_in_4bit=False, load_in_8bit=False, dtype="float32")
-    return weights_in(adapter).load(load_base(plain), plain.model_name_or_path)
+    return weights_in(adapter).load(load_base(plain), plain)

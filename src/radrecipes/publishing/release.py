@@ -16,7 +16,7 @@ from radrecipes.files import file_sha256
 from radrecipes.hub.release_files import RELEASE_FORMAT
 from radrecipes.inference.abstention import POLICY_FILE, DecisionPolicy
 from radrecipes.inference.predictors import run_of
-from radrecipes.models.weights import LoraAdapter, weights_in
+from radrecipes.models.weights import LoraAdapter, Weights
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.task import Task
 from radrecipes.training import run_folder
@@ -92,10 +92,10 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
     """Read a run that can be published: finished, evaluated on its whole test split, and with unchanged files."""
     folder, recipe, task = run_of(folder)
     manifest = run_folder.read_manifest(folder)
-    if recipe.digest != manifest["recipe"]["digest"]:
-        raise InputError("is not the recipe that was trained; restore it, or train again", str(folder / RECIPE_FILE))
-    metrics = _read_metrics(folder, manifest)
-    _check_weights_folder(folder / "adapter", recipe, manifest)
+    weights = run_folder.weights_of(folder)
+    weights.check(recipe.model)
+    metrics = _read_metrics(folder, manifest, weights)
+    _check_weights_folder(weights, recipe, manifest)
 
     published, dataset_folder = _published_recipe(recipe), Path(manifest["data"]["folder"])
     manifest = {
@@ -106,7 +106,7 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
     return FinishedRun(folder, recipe, task, manifest, metrics, dataset_folder)
 
 
-def _read_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _read_metrics(folder: Path, manifest: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
     """The evaluation of these weights on the whole test split of the run's own dataset."""
     evaluate = f"run `python scripts/evaluate_model.py --run {folder} --restart` first"
     path = folder / "evaluation" / METRICS_FILE
@@ -126,25 +126,21 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"measures {metrics['rows']} rows of {metrics['split']}, not all {rows} of test; {evaluate}", str(path)
         )
-    if metrics.get("adapter_sha256") != weights_in(folder / "adapter").sha256:
+    if metrics.get("adapter_sha256") != weights.sha256:
         raise InputError(f"measures other weights than those in adapter/; {evaluate}", str(path))
     return metrics
 
 
-def _check_weights_folder(folder: Path, recipe: Recipe, manifest: Mapping[str, Any]) -> None:
-    """Check for a readable tokenizer, the thresholds and label set of these weights, and the recipe's base model."""
+def _check_weights_folder(weights: Weights, recipe: Recipe, manifest: Mapping[str, Any]) -> None:
+    """Check for a readable tokenizer, and the thresholds and label set of these weights."""
+    folder = weights.folder
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
         raise InputError("contains no tokenizer whose vocabulary is text; train again", str(folder))
-    weights = weights_in(folder)
     if recipe.arguments.decode == "score":
         DecisionPolicy.load(folder, weights.sha256, manifest["prompt"]["sha256"])
     labels, trained_with = folder / LABEL_SET_FILE, manifest["data"].get("label_set_sha256")
     if trained_with and not (labels.is_file() and file_sha256(labels) == trained_with):
         raise InputError("is missing, or not the label set of training; train again", str(labels))
-    base = recipe.model.model_name_or_path
-    if weights.base_model != base:
-        what = f"base_model_name_or_path is not {base}, the base model of the recipe; train again"
-        raise InputError(what, str(folder / ADAPTER_CONFIG))
 
 
 def assemble_model(run: FinishedRun, folder: Path, *, repo: str, tag: str, card: str, merged: bool = False) -> Release:

@@ -21,6 +21,11 @@ COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
 _LOCK = "LOCK"
 _RECIPE = "recipe.yaml"
+# What a manifest must record, so that a run can be verified before it is used
+_RECORDED = (
+    *("recipe.digest", "recipe.fields", "base.weights_sha256", "data.digest", "data.rows", "data.label_set_sha256"),
+    *("prompt.sha256", "adapter.sha256"),
+)
 # All that a run leaves if it is killed before it has written its recipe.
 _BEFORE_THE_RECIPE = (_LOCK, owned_folder.MARKER, f".{owned_folder.MARKER}", f".{_RECIPE}")
 
@@ -73,8 +78,12 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
 
 
 def check_finished(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse a finished run of other data, another base model or another prompt; its recipe was compared before."""
+    """Refuse a finished run of other data, another base model or another prompt, or whose weights changed since.
+
+    Its recipe was compared before.
+    """
     manifest, found = read_manifest(folder), {}
+    _ = weights_of(folder).sha256
     for name in ("data.digest", "base.weights_sha256", "prompt.sha256"):
         part, key = name.split(".")
         # A base model that is no longer on this machine cannot be compared, and a finished run does not need it.
@@ -172,7 +181,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     if not is_complete(folder) and not is_release(folder):
         raise InputError("no finished run here (COMPLETE is missing); train first with scripts/sft.py", str(folder))
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot be read as JSON ({type(error).__name__}); restore it", str(path)) from error
+    for name in _RECORDED:
+        part, key = name.split(".")
+        facts = manifest.get(part) if isinstance(manifest, dict) else None
+        if not isinstance(facts, dict) or key not in facts:
+            raise InputError(f"does not record {name}, so the run cannot be verified; train again", str(path))
     protect(access_of(manifest))
     return manifest
 
@@ -193,8 +211,8 @@ def adapter_folder(folder: Path) -> Path:
 
 
 def weights_of(folder: Path) -> Weights:
-    """The weights of a finished run or a release."""
-    return weights_in(adapter_folder(folder))
+    """The weights of a finished run or a release, which are those that its manifest records."""
+    return weights_in(adapter_folder(folder), read_manifest(folder)["adapter"]["sha256"])
 
 
 def read_train_log(folder: Path, steps: int | None = None) -> list[dict[str, Any]]:

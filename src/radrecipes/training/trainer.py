@@ -10,17 +10,16 @@ from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import extract_model_from_parallel, gather_object
 from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
-from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
 from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
-from trl import SFTTrainer, get_peft_config
+from trl import SFTTrainer
 
 from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
 from radrecipes.files import sync
 from radrecipes.launch.spec import Engine, engine_of
 from radrecipes.models.lm_head import at_positions, lm_head_input
-from radrecipes.models.weights import Weights
+from radrecipes.models.weights import Weights, lora_config
 from radrecipes.recipe import Recipe
 from radrecipes.training.checkpoints import Progress
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
@@ -147,25 +146,16 @@ def sft_trainer(
         data_collator=collator_for(recipe, tokenizer, model.dtype),
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=lora_config(recipe),
+        peft_config=lora_config(recipe.model),
     )
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(LossProgress())
     return trainer
 
 
-def lora_config(recipe: Recipe) -> LoraConfig:
-    """The recipe's LoRA configuration, as TRL builds it."""
-    config = get_peft_config(recipe.model)
-    # TRL turns a list of one name into that name, which PEFT would match against full module paths.
-    if isinstance(config.target_modules, str) and config.target_modules != "all-linear":
-        config.target_modules = {config.target_modules}
-    return config
-
-
 def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
     """Refuse `lora_target_modules` that match no layer; PEFT ignores them as long as another one matches."""
-    targets = lora_config(recipe).target_modules
+    targets = lora_config(recipe.model).target_modules
     if not isinstance(targets, set):
         return
     paths = [name for name, _ in model.named_modules()]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from transformers.utils import CHAT_TEMPLATE_FILE
 
 from radrecipes.data.example import Example
@@ -19,6 +20,7 @@ from radrecipes.inference import vllm_engine
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.generation import Sampling, generate
 from radrecipes.models.base import (
+    base_without_weights,
     inference_device,
     load_base,
     load_config,
@@ -42,8 +44,10 @@ def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
     folder = pull(str(run)) if is_reference(run) else Path(run)
     if (folder / "adapter_config.json").is_file() and not run_folder.is_release(folder):
         folder = folder.parent
-    run_folder.read_manifest(folder)
+    manifest = run_folder.read_manifest(folder)
     recipe = parse_recipe(folder / "recipe.yaml")
+    if recipe.digest != manifest["recipe"]["digest"]:
+        raise InputError("is not the recipe that was trained; restore it, or train again", str(folder / "recipe.yaml"))
     kept = run_folder.adapter_folder(folder) / CHAT_TEMPLATE_FILE
     if recipe.training.chat_template_path and kept.is_file():
         recipe.training.chat_template_path = str(kept)
@@ -91,6 +95,7 @@ class Predictor(ABC):
                 "the prompt template differs from that of training (instruction or chat template); train again",
                 str(self.folder),
             )
+        self.weights.check(self.recipe.model)
         self.adapter_sha256 = self.weights.sha256
 
     @abstractmethod
@@ -174,12 +179,16 @@ class Predictor(ABC):
 
     def _load_model(self) -> None:
         if self.engine == "vllm":
+            with torch.device("meta"):  # vLLM reads the files itself
+                config = load_config(self.recipe.model)
+                base = base_without_weights(self.recipe.model, config, torch.float32, "eager")
+                self.weights.check_fit(base, self.recipe.model)
             self._vllm = vllm_engine.VllmEngine(self.recipe, self.adapter_folder, self.stops)
         else:
             base = load_base(self.recipe.model)
             if not getattr(base, "is_quantized", False):  # quantised weights are placed while they are loaded
                 base.to(inference_device())
-            self.model = self.weights.load(base, self.recipe.model.model_name_or_path)
+            self.model = self.weights.load(base, self.recipe.model)
         self._check_base(loaded=True)
 
     def _weights(self, untuned: bool) -> AbstractContextManager:
