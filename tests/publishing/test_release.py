@@ -209,7 +209,7 @@ CHANGED = {
     ),
     "adapter's configuration": (
         lambda run: (run / "adapter" / "adapter_config.json").write_bytes(b"\xff"),
-        "not an adapter's configuration",
+        "adapter_config.json: not a UTF-8 text file",
     ),
 }
 

@@ -211,13 +211,13 @@ def test_an_unfinished_run_has_no_manifest_to_read(recipe):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", r"cannot be read as JSON \(JSONDecodeError\)"),
-        ("[" * 100_000, r"cannot be read as JSON \(RecursionError\)"),
-        ("[]", "does not record recipe.digest"),
-        (json.dumps(MANIFEST | {"prompt": "sha256"}), "does not record prompt.sha256"),
+        ("", r"1: not valid JSON .* restore it"),
+        ("[]", " must contain one JSON object"),
+        ("{}", " does not record recipe.digest"),
+        (json.dumps(MANIFEST | {"prompt": "sha256"}), " does not record prompt.sha256"),
         (
             json.dumps(MANIFEST | {"adapter": {"tensors": 3}}),
-            "does not record adapter.sha256, so the run cannot be verified",
+            " does not record adapter.sha256, so the run cannot be verified",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def test_a_manifest_that_does_not_say_what_was_trained_is_refused(text, said, re
     folder = tried(recipe)
     (folder / "COMPLETE").touch()
     (folder / "manifest.json").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=f"manifest.json: {said}"):
+    with pytest.raises(InputError, match=f"manifest.json:{said}"):
         run_folder.weights_of(folder)
 
 

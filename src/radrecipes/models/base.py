@@ -69,7 +69,7 @@ def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) ->
     """The base model's tokenizer, with a padding token that is not a stop token; a given Jinja file replaces its chat template."""
     location = locate_base(model.model_name_or_path)
     with _loading(model.model_name_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(location, **_source(model))
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **_source(model))
     if chat_template_path:
         try:
             tokenizer.chat_template = read_text(chat_template_path, MIB)
@@ -148,7 +148,7 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
         )
     complete = _load_complete_config(model)
     with _loading(model.model_name_or_path):
-        adapter = find_adapter_config_file(location, revision=revision_for(location, model.model_revision))
+        adapter = find_adapter_config_file(location, **_source(model))
     if adapter:  # Transformers would load it, too, and neither a digest nor a manifest would include it
         raise InputError("contains an adapter besides the base model; remove adapter_config.json", location)
     text = _text_config(complete)
@@ -158,6 +158,7 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
         _check_layers(text, folder_on_this_machine(model.model_name_or_path, model.model_revision))
         base, found = AutoModelForCausalLM.from_pretrained(
             location,
+            trust_remote_code=False,
             **_source(model),
             dtype=compute_dtype(model.dtype),
             attn_implementation=attention_for(model, row_tokens) if row_tokens else model.attn_implementation,
@@ -213,7 +214,7 @@ def _load_complete_config(model: ModelConfig) -> PreTrainedConfig:
         source = _source(model)
         raw, _ = PreTrainedConfig.get_config_dict(location, **source)
         check_shapes(raw, location)
-        return AutoConfig.from_pretrained(location, **source)
+        return AutoConfig.from_pretrained(location, trust_remote_code=False, **source)
 
 
 def _source(model: ModelConfig) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def _source(model: ModelConfig) -> dict[str, Any]:
     location = locate_base(model.model_name_or_path)
     if Path(location).is_dir():
         check_files(Path(location))
-        return {"revision": None, "trust_remote_code": False}
+        return {"revision": None}
     problem = problem_with_model(location, model.model_revision)
     here = folder_on_this_machine(location, model.model_revision) is not None
     if problem and not here:
@@ -229,7 +230,7 @@ def _source(model: ModelConfig) -> dict[str, Any]:
             f"cannot load {location} from the Hub: {problem}; or copy it to models/{location}/, or run `make model` for the "
             "default base model"
         )
-    return {"revision": model.model_revision, "trust_remote_code": False, "local_files_only": bool(problem)}
+    return {"revision": model.model_revision, "local_files_only": bool(problem)}
 
 
 def check_files(folder: Path) -> None:

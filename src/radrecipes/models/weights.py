@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from trl import ModelConfig, get_peft_config
 
-from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.errors import InputError, shown
+from radrecipes.files import file_sha256, read_json_object
 
 
 class Weights(ABC):
@@ -102,7 +102,7 @@ class LoraAdapter(Weights):
         """See [`Weights`]; the configuration must say what the recipe says, because other programs load the adapter by it."""
         found, path = self._configuration(), str(self.folder / self.CONFIG)
         if (named := found.get("base_model_name_or_path")) != model.model_name_or_path:
-            raise InputError(f"the adapter belongs to {str(named)[:100]}, not to {model.model_name_or_path}", path)
+            raise InputError(f"the adapter belongs to {shown(named, 100)}, not to {model.model_name_or_path}", path)
         usual, trained = (
             json.loads(json.dumps(it.to_dict(), default=sorted)) for it in (LoraConfig(), lora_config(model))
         )
@@ -112,18 +112,10 @@ class LoraAdapter(Weights):
         _ = self.sha256
 
     def _configuration(self) -> dict[str, Any]:
-        path = self.folder / self.CONFIG
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            return read_json_object(self.folder / self.CONFIG, fix="restore the file")
         except FileNotFoundError:
             raise InputError(f"no {self.CONFIG}; name the folder of a finished run", str(self.folder)) from None
-        except OSError as error:
-            raise InputError(f"cannot be read ({error.strerror}); ask its owner", str(path)) from error
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise InputError("is not an adapter's configuration in JSON; restore the file", str(path))
-        return found
 
     def save(self, model: PeftModel, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]) -> None:
         """See [`Weights`]."""
@@ -195,7 +187,7 @@ class LoraAdapter(Weights):
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
             raise InputError(
-                f"{len(wrong)} tensors do not fit {model.model_name_or_path} and the recipe, first {wrong[0][:100]}; is it "
+                f"{len(wrong)} tensors do not fit {model.model_name_or_path} and the recipe, first {shown(wrong[0], 100)}; is it "
                 "for another base model?",
                 str(self.folder / self.TENSORS),
             )

@@ -11,7 +11,7 @@ from typing import Any
 from radrecipes import owned_folder
 from radrecipes.data.access import protect
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
-from radrecipes.files import LockedError, lock, remove_if_empty, sync_tree, write_atomically
+from radrecipes.files import LockedError, lock, read_json_object, remove_if_empty, sync_tree, write_atomically
 from radrecipes.models.weights import Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import PARTS, checkpoints
@@ -183,13 +183,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError("no finished run here (COMPLETE is missing); train first with scripts/sft.py", str(folder))
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot be read as JSON ({type(error).__name__}); restore it", str(path)) from error
+        manifest = read_json_object(path, fix="restore it")
+    except FileNotFoundError:
+        raise InputError("is missing; restore it, or train again", str(path)) from None
     for name in _RECORDED:
         part, key = name.split(".")
-        facts = manifest.get(part) if isinstance(manifest, dict) else None
-        if not isinstance(facts, dict) or key not in facts:
+        if not isinstance(manifest.get(part), dict) or key not in manifest[part]:
             raise InputError(f"does not record {name}, so the run cannot be verified; train again", str(path))
     protect(access_of(manifest))
     return manifest
