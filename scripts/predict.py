@@ -56,6 +56,12 @@ def parse_args() -> argparse.Namespace:
         help="copy the input into the output (default: id only); --keep-note is an alias",
     )
     parser.add_argument(
+        "--plain-csv",
+        action="store_true",
+        help="write cells of a .csv as they are; by default one that a spreadsheet would run as a formula, such as an id that "
+        "begins with =, +, - or @, gets an apostrophe, which is left out when this project reads the file",
+    )
+    parser.add_argument(
         "--audit-log", metavar="FILE", help="append an entry per row: ids, digests, decisions; no text"
     )
     parser.add_argument("--batch-size", type=positive, default=32, help="rows per batch (default: 32)")
@@ -109,12 +115,17 @@ def main() -> None:
 
 def predict_one(args: argparse.Namespace, log) -> None:
     """Answer one input on the terminal."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
     from radrecipes.data.example import Example
     from radrecipes.inference.predictors import run_of
 
     inputs = run_of(args.adapter)[2].read_input(args.text, "--text")
     if log:
         log.check_usable()
+    transformers_logging.disable_progress_bar()  # of loading, which takes a second
+    enable_progress_bars()  # of a download, which does not
     predictor = _load(args)
     answers = predictor.answer([inputs], batch_size=1)
     if log:  # first, so that no answer is shown that is not in the log
@@ -132,7 +143,7 @@ def _output(args: argparse.Namespace) -> Path:
 
     if args.output is None:
         raise InputError("--input needs --output, the file to write", "command line")
-    if Path(args.output).suffix not in OUTPUT_SUFFIXES:
+    if Path(args.output).suffix.lower() not in OUTPUT_SUFFIXES:
         raise InputError(
             f"the format is not clear from the name; it must end with {', '.join(OUTPUT_SUFFIXES)}", args.output
         )
@@ -203,7 +214,8 @@ def _write_output(args: argparse.Namespace, log, predictor, work, facts, columns
 
     output = work.output
     parts = [work.part(number) for number in range(-(-facts.rows // args.chunk_rows))]
-    counted = write_answers(parts, work.assembling(output), output.suffix, predictor.counted_column)
+    assembled, kind = work.assembling(output), output.suffix.lower()
+    counted = write_answers(parts, assembled, kind, predictor.counted_column, args.plain_csv)
     if facts.rejected:
         write_rejects(iterate_inputs(args.input, *columns), work.assembling(work.rejects))
     if log:

@@ -4,10 +4,12 @@ Exit codes: 0 written, 1 memory or disk ran out, 2 wrong input; no dataset was w
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
@@ -68,6 +70,7 @@ def prepare_table(args: argparse.Namespace) -> None:
         near_duplicate_threshold=args.near_duplicate_threshold,
         max_dropped=args.max_dropped,
         split_seed=args.split_seed,
+        warn=partial(print, file=sys.stderr),
         **options,
     )
 
@@ -83,7 +86,9 @@ def prepare_table(args: argparse.Namespace) -> None:
     print(render_preparation_summary(written))
     if origin.get("label_set_derived"):
         print(f"\n{len(label_set.labels)} labels were derived from the labels of the source. To give them aliases,")
-        print(f"copy {args.output / LABEL_SET_FILE}, edit it, and prepare again with --label-set COPY --overwrite.")
+        print(
+            f"copy {quote(str(args.output / LABEL_SET_FILE))}, edit it, and prepare again with --label-set COPY --overwrite."
+        )
     _print_written(args, written)
 
 
@@ -200,7 +205,7 @@ def make_synthetic_reports(args: argparse.Namespace) -> None:
             args.output, seed=args.seed, patients=args.patients, studies=args.studies, on_progress=progress
         )
     print(f"{facts['studies']} synthetic reports of {facts['patients']} patients, {facts['normal_studies']} normal")
-    print(f"written to {args.output}; prepare them with --source mimic-cxr --root {args.output}")
+    print(f"written to {args.output}; prepare them with --source mimic-cxr --root {quote(str(args.output))}")
 
 
 @contextmanager

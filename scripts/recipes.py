@@ -15,6 +15,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import fraction, positive, run
@@ -49,7 +50,9 @@ def list_recipes() -> None:
             *cells, header = summarise_recipe(path)
             lines.append((*cells, "".join(header.split(". ")[1:2])))
         except InputError:
-            lines.append((str(path), "-", "-", "-", "-", f"cannot be read: python scripts/recipes.py check {path}"))
+            lines.append(
+                (str(path), "-", "-", "-", "-", f"cannot be read: python scripts/recipes.py check {quote(str(path))}")
+            )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -89,26 +92,23 @@ def all_recipes() -> list[Path]:
 
 def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     """Print training examples with the trained tokens marked, and statistics of all rows."""
-    from rich.console import Console
-    from rich.text import Text
-
     from radrecipes.data.access import may_show
     from radrecipes.tasks import TASKS
     from radrecipes.training import data as training_data
 
     recipe = parse_recipe(path, overrides)
     data = training_data.load_training_data(recipe, max_dropped_fraction=1.0)
-    tokenizer, rows, console = data.tokenizer, data.rows, Console(highlight=False, soft_wrap=True)
+    tokenizer, rows = data.tokenizer, data.rows
 
-    # Examples: colour on a terminal, brackets everywhere
+    # Examples
     closed = not may_show(data.dataset.access)
     if closed:
         print(f"no example is shown, because texts of {data.dataset.access} datasets are never printed")
         shown = 0
     for number in range(min(shown, len(rows.rows))):
         prompt, answer = training_data.prompt_and_answer(rows.rows[number], tokenizer)
-        console.print(Text(f"example {number + 1}; only ⟦…⟧ contributes to the loss", style="bold"))
-        console.print(Text.assemble((prompt, "dim"), (f"⟦{answer}⟧", "bold green")), end="\n\n")
+        print(f"example {number + 1}; only ⟦…⟧ contributes to the loss")
+        print(f"{prompt}⟦{answer}⟧\n")
 
     # Tokens and lengths
     lengths = training_data.summarise_lengths([len(ids) for ids in rows.rows["input_ids"]])

@@ -27,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def record(args: argparse.Namespace) -> None:
         manifest = read_manifest(recipe.output_dir)
         runs.append((manifest, evaluate(recipe.output_dir, manifest["data"]["digest"], with_base=number == 1)))
 
-    result = summarise(runs, f"python scripts/reproduce.py record {args.recipe} --seeds {args.seeds}")
+    result = summarise(runs, f"python scripts/reproduce.py record {quote(str(args.recipe))} --seeds {args.seeds}")
     results_path(args.recipe).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     folder = Path(args.recipe).parent
     generated = ((Path("README.md"), Path("recipes"), summary_table), (folder / "README.md", folder, results_table))

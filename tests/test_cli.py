@@ -1,5 +1,6 @@
 """The `radrecipes` command, and how a script ends: one line and an exit code for what a user can fix, otherwise a traceback."""
 
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def raising(error):
         (OutputInUseError("locked"), 5, "error: locked\n"),
         (InterruptedRunError("stopped by SIGTERM"), 75, "stopped by SIGTERM\n"),
         (RadrecipesError("other"), 1, "error: other\n"),
+        (InputError("a\x1b[2J\n\u202eb\x85", "x\r\ny.csv"), 2, "error: x\\r\\ny.csv: a\\x1b[2J\\n\\u202eb\\x85\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
@@ -43,6 +45,35 @@ def test_an_error_is_one_line_and_its_exit_code(error, code, line, capsys):
 def test_success_does_not_exit(capsys):
     run(lambda: None)
     assert capsys.readouterr() == ("", "")
+
+
+PRINTS = """
+import logging, sys
+from tqdm import tqdm
+from radrecipes.cli import run
+handler = logging.StreamHandler()  # of a library, made before
+
+def main():
+    print("⟦CT⟧ \\x1b[31mred\\x9b \\u202e", "tab\\there", sep="\\n")
+    with tqdm(total=1, desc="outer") as outer, tqdm(total=1, desc="inner\\x1b[2J") as inner:
+        outer.update(), inner.update()
+    handler.emit(logging.makeLogRecord({"msg": "⟦logged"}))
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_no_text_takes_over_the_terminal_and_every_console_can_print_it(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(REPOSITORY / "src")}
+    done = subprocess.run([sys.executable, "-c", PRINTS], env=environment, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    bracket, end = ("⟦", "⟧") if encoding == "utf-8" else ("\\u27e6", "\\u27e7")
+    assert done.stdout.decode(encoding) == f"{bracket}CT{end} \\x1b[31mred\\x9b \\u202e\ntab\there\n"
+    shown = done.stderr.decode(encoding)
+    assert shown.endswith(f"{bracket}logged\n") and "inner\\x1b[2J" in shown
+    # tqdm moves between its bars as ever.
+    assert set(re.findall("\x1b..", shown)) == {"\x1b[A"}
 
 
 def test_a_defect_keeps_its_traceback():

@@ -1,6 +1,8 @@
 """The `radrecipes` command, and how every script ends: an exit code, and a line on standard error, not a traceback."""
 
+import io
 import os
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -60,11 +62,39 @@ def _run_verb() -> None:
     exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), vars(script_module))
 
 
+class _Terminal(io.TextIOWrapper):
+    """Standard output or error on which no name or text can move the cursor, change colours or reorder a line.
+
+    What it cannot print is escaped: control characters except tab and line ends, and characters that the console's encoding lacks.
+    """
+
+    # Also the marks that change the direction of writing, and Unicode's own line ends.
+    _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+    # What tqdm writes to get from the line of one bar to that of another.
+    _BETWEEN_BARS = re.compile(r"[\r\n]*(?:\x1b\[A)*")
+
+    def write(self, text: str) -> int:
+        if not self._BETWEEN_BARS.fullmatch(text):
+            text = self._CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+        return super().write(text)
+
+
+def _escape_output() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:  # not what a test or a notebook put there
+            stream.reconfigure(errors="backslashreplace")  # handlers of logs may hold it
+            stream.flush()
+            options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            setattr(sys, name, _Terminal(stream.buffer, stream.encoding, "backslashreplace", **options))
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main` and exit with the project's exit codes.
 
     A [`RadrecipesError`] becomes one line on standard error and the error's exit code; Ctrl-C becomes exit code 130.
     """
+    _escape_output()
     try:
         main()
     except RadrecipesError as error:

@@ -14,21 +14,32 @@ def quoted(value: object) -> str:
     return _BRIEF.repr(value)
 
 
+def one_line(text: str) -> str:
+    """A text with line breaks, control characters, and whatever else is invisible or moves a cursor escaped."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def shown(text: object, longest: int = 200) -> str:
     """Text from outside for a message: one line, cut, with control characters escaped."""
-    words = " ".join(str(text)[: 4 * longest].split())
-    escaped = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in words)
+    escaped = one_line(" ".join(str(text)[: 4 * longest].split()))
     return escaped if len(escaped) <= longest else escaped[:longest] + "…"
 
 
 class RadrecipesError(Exception):
     """An error with a one-line message for the user; scripts print it and exit with `exit_code`.
 
+    The message is [`one_line`], whatever names of files, columns and labels it contains.
     If every process of a run raises it at the same point (`met_by_all`), only the first one prints it.
     """
 
     exit_code = 1
     met_by_all = False
+
+    def __str__(self) -> str:
+        """The message on one line."""
+        return one_line(super().__str__())
 
 
 class InputError(RadrecipesError):

@@ -64,6 +64,7 @@ def test_every_spelling_leads_to_the_canonical_name(write):
         ("name: MR Brain", "name: 12", 10, "put it in quotes: '12'"),
         ("name: MR Brain", "name: Yes", 10, "put it in quotes: 'Yes'"),
         ("name: MR Brain", "name: '??'", 10, "no letter or digit"),
+        ("name: MR Brain", 'name: "MR \\e[31mBrain"', 10, "contains a control character"),
         ("name: MR Brain", "name: MR Brain<end_of_turn>", 10, "contains <end_of_turn>, a control token"),
         ("CT kidney w wo]", "CT <|any_word|>]", 5, "contains <|…|>, a control token"),
         ("name: MR Brain", "name: ct Kidney, W-wo", 10, "in line 5"),

@@ -150,8 +150,38 @@ def test_a_single_class_or_too_few_groups_are_refused():
         prepare(examples_of([row for row in FILLER if row[1] == "CT Head"]))
     with pytest.raises(InputError, match="found none"):
         prepare(examples_of([("x", "XR Foot")]), **LENIENT)
-    with pytest.raises(InputError, match=r"orders.csv: 2 groups of rows are too few"):
+    with pytest.raises(
+        InputError, match=r"orders.csv: 2 groups of rows are too few[^;]*; give more rows or a finer group column$"
+    ):
         prepare(examples_of([(*row, row[1]) for row in FILLER]))
+
+
+FORM = "please perform the study named below and call the ward when it is done thank you "
+
+
+def test_orders_on_one_form_become_one_group_and_the_way_out_is_named():
+    same_form = [(f"{FORM}{note}", label) for note, label in FILLER]
+    others = [(f"order {number} of {label}", label) for number in range(100, 160) for label in ("CT Head", "MR Brain")]
+    said = []
+    prepare(examples_of(same_form + others), near_duplicate_threshold=0.4, warn=said.append)
+    assert said == [
+        "warning: one group has 40 of 160 rows (25%), and a group stays in one split; near-identical texts, such as those that "
+        "share a form, joined 39 groups with others: raise --near-duplicate-threshold from 0.4 if they are not the same text"
+    ]
+    with pytest.raises(
+        InputError, match=r"too few for a .* joined 39 groups .*raise --near-duplicate-threshold from 0.4"
+    ):
+        prepare(examples_of(same_form), near_duplicate_threshold=0.4)
+    # Patients who share a short order: no text of an order, no id of a patient.
+    shared = [("knee pain", "MR Brain", f"p{number}") for number in range(200, 260)]
+    said.clear()
+    prepare(
+        examples_of(shared + [(f"{note} {label}", label, "p200") for note, label in FILLER] + others), warn=said.append
+    )
+    assert "one group has 41 of 161 rows" in said[0] and "p200" not in said[0] and "knee" not in said[0]
+    said.clear()
+    prepare(examples_of(others), warn=said.append)
+    assert said == []
 
 
 @pytest.mark.parametrize("options", [{"near_duplicate_threshold": 0}, {"max_dropped": 2}, {"split_seed": -1}])

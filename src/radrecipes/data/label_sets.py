@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -253,6 +254,8 @@ def _text(node: yaml.Node, what: str, choices: Sequence[str] | None = None) -> s
         raise _error(node, f"{what} must be text; put it in quotes: '{shown(node.value)}'")
     if not node.value.strip() or len(node.value.splitlines()) > 1 or node.value != node.value.strip():
         raise _error(node, f"{what} must be one line of text without spaces around it")
+    if any(unicodedata.category(character) == "Cc" for character in node.value):
+        raise _error(node, f"{what} contains a control character; remove it")
     if choices and node.value not in choices:
         raise _error(node, f"{what} is {quoted(node.value)}; choose one of: {', '.join(choices)}")
     return node.value

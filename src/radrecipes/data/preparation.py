@@ -1,7 +1,7 @@
 """From the rows of a table to audited splits, with every row accounted for."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from radrecipes.errors import InputError
 from radrecipes.models.control_tokens import control_token_in
 
 _LISTED_ROWS = 5
+# A group with a larger fraction of the rows leaves validation or test too small, or fills the training split.
+_LARGE_GROUP = 0.2
 _CONTROL_TOKEN = "control_token"
 # A longer text is not a label but probably the note. Labels are printed, notes never.
 _LONGEST_LABEL = 200
@@ -73,6 +75,7 @@ def prepare_rows(
     near_duplicate_threshold: float = 0.8,
     max_dropped: float = 0.005,
     split_seed: int = 0,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> tuple[Splits, dict[str, Any]]:
     """Clean, merge and split rows; returns the rows by split, in the order of the source, and facts for the manifest.
 
@@ -81,6 +84,7 @@ def prepare_rows(
         conflicts: For texts with the same [`matching_key`] but different labels: `"drop"` them all, or `"vote"` and
             keep the rows with the majority label. Needs a label set, like `on_unknown_label`.
         max_dropped: Largest fraction of the rows that may be dropped; merged duplicates do not count.
+        warn: Called with a line if one group is so large that the splits cannot have their sizes.
     """
     _check_options(near_duplicate_threshold, max_dropped, split_seed)
     _refuse_repeated_ids(examples)
@@ -100,7 +104,9 @@ def prepare_rows(
 
     label_column = target_column if label_set else None
     rows, groups_joined = _merge(kept, input_column, target_column, near_duplicate_threshold)
-    splits = _split(rows, label_column, split_seed, file)
+    if line := _large_group(rows, groups_joined, near_duplicate_threshold):
+        warn(line)
+    splits = _split(rows, label_column, split_seed, file, groups_joined, near_duplicate_threshold)
 
     facts = {
         "options": {
@@ -149,7 +155,29 @@ def _merge(
     return list(rows.values()), len(set(own_groups)) - len(set(groups))
 
 
-def _split(rows: list[dict[str, str]], label_column: str | None, seed: int, file: str | None) -> Splits:
+def _large_group(rows: list[dict[str, str]], joined: int, threshold: float) -> str | None:
+    """A warning if one group has more than `_LARGE_GROUP` of the rows; it does not name the group."""
+    largest = max(Counter(row["group"] for row in rows).values(), default=0)
+    if largest <= _LARGE_GROUP * len(rows):
+        return None
+    return (
+        f"warning: one group has {largest} of {len(rows)} rows ({largest / len(rows):.0%}), and a group stays in one split"
+        f"{_why_joined(joined, threshold)}"
+    )
+
+
+def _why_joined(joined: int, threshold: float) -> str:
+    if not joined:
+        return ""
+    return (
+        f"; near-identical texts, such as those that share a form, joined {joined} groups with others: raise"
+        f" --near-duplicate-threshold from {threshold:g} if they are not the same text"
+    )
+
+
+def _split(
+    rows: list[dict[str, str]], label_column: str | None, seed: int, file: str | None, joined: int, threshold: float
+) -> Splits:
     groups = [row["group"] for row in rows]
     strata = [row[label_column] if label_column else "" for row in rows]
     assigned = split_by_group(groups, strata, seed=seed)
@@ -157,7 +185,8 @@ def _split(rows: list[dict[str, str]], label_column: str | None, seed: int, file
     for split in SPLITS:
         if not splits[split]:
             raise InputError(
-                f"{len(set(groups))} groups of rows are too few for a {split} split; give more rows or a finer group column",
+                f"{len(set(groups))} groups of rows are too few for a {split} split; give more rows or a finer group column"
+                f"{_why_joined(joined, threshold)}",
                 where=file,
             )
     return splits

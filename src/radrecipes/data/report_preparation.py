@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from radrecipes.data.csv_cells import guarded
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.data.dropped_rows import refuse_many_dropped
 from radrecipes.data.sources.report_source import (
@@ -267,7 +268,8 @@ def _write_rejected(path: Path, rejected: list[RejectedReport]) -> None:
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(("path", "reason"))
     for report in rejected:
-        writer.writerow((report.path, DROP_REASONS[report.reason] + (f"; {report.hint}" if report.hint else "")))
+        reason = DROP_REASONS[report.reason] + (f"; {report.hint}" if report.hint else "")
+        writer.writerow((guarded(report.path), reason))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lines.getvalue())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from scipy import stats
@@ -265,7 +266,8 @@ def _claim_of_recipe(path: Path) -> Claim:
     file = results_path(path)
     if not file.is_file():
         raise InputError(
-            f"is missing, so there is nothing to compare with; create it with `python scripts/reproduce.py record {path}`",
+            f"is missing, so there is nothing to compare with; create it with "
+            f"`python scripts/reproduce.py record {quote(str(path))}`",
             str(file),
         )
     results = _read_results(file)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from radrecipes.data.csv_cells import guarded
 from radrecipes.data.example import Example
 from radrecipes.data.sources.tables import RejectedRow, iterate_examples
 from radrecipes.errors import InputError
@@ -82,13 +83,16 @@ def iterate_chunks(rows: Iterator[Example | RejectedRow], chunk_rows: int) -> It
         yield chunk
 
 
-def write_answers(parts: Sequence[Path], path: Path, suffix: str, counted_column: str) -> Counter[str | None]:
+def write_answers(
+    parts: Sequence[Path], path: Path, suffix: str, counted_column: str, plain_csv: bool = False
+) -> Counter[str | None]:
     """Concatenate Parquet files of one schema into one file in the format of `suffix`, one at a time in memory.
 
-    Returns the number of rows per value of `counted_column`.
+    Cells of a CSV file that a spreadsheet would run are [`guarded`], unless `plain_csv`. Returns the number of rows per value of
+    `counted_column`.
     """
     counted: Counter[str | None] = Counter()
-    with _writer(path, suffix, pq.read_schema(parts[0])) as write:
+    with _writer(path, suffix, pq.read_schema(parts[0]), str if plain_csv else guarded) as write:
         for part in parts:
             table = pq.read_table(part)
             counted.update(table[counted_column].to_pylist())
@@ -97,8 +101,16 @@ def write_answers(parts: Sequence[Path], path: Path, suffix: str, counted_column
 
 
 @contextlib.contextmanager
-def _writer(path: Path, suffix: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+def _writer(
+    path: Path, suffix: str, schema: pa.Schema, csv_cell: Callable[[str], str]
+) -> Iterator[Callable[[pa.Table], None]]:
     """Yields a function that appends the rows of a table to a new file."""
+
+    def as_csv(value: str | float | None) -> str | None:
+        if isinstance(value, float):
+            return f"{value:.6f}"
+        return value and csv_cell(value)
+
     if suffix == ".parquet":
         with pq.ParquetWriter(path, schema) as parquet:
             yield parquet.write_table
@@ -112,8 +124,7 @@ def _writer(path: Path, suffix: str, schema: pa.Schema) -> Iterator[Callable[[pa
             writer = csv.DictWriter(stream, schema.names)
             writer.writeheader()
             yield lambda table: writer.writerows(
-                {name: f"{value:.6f}" if isinstance(value, float) else value for name, value in row.items()}
-                for row in table.to_pylist()
+                {name: as_csv(value) for name, value in row.items()} for row in table.to_pylist()
             )
 
 

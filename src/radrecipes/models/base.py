@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from shlex import quote
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -143,7 +144,7 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
     if Path(location).is_dir() and not any(Path(location).glob("*.safetensors")):
         raise InputError(
             "contains no safetensors, and no other weights are loaded; convert a pytorch_model.bin once with "
-            f"`python scripts/prepare_model.py --convert {model.model_name_or_path}`",
+            f"`python scripts/prepare_model.py --convert {quote(model.model_name_or_path)}`",
             location,
         )
     complete = _load_complete_config(model)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from radrecipes.data.dataset_folder import CARD_FILE, LABEL_SET_FILE, MANIFEST_FILE, SPLITS
@@ -108,7 +109,7 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
 
 def _read_metrics(folder: Path, manifest: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
     """The evaluation of these weights on the whole test split of the run's own dataset."""
-    evaluate = f"run `python scripts/evaluate_model.py --run {folder} --restart` first"
+    evaluate = f"run `python scripts/evaluate_model.py --run {quote(str(folder))} --restart` first"
     path = folder / "evaluation" / METRICS_FILE
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from radrecipes.data.csv_cells import guarded
 from radrecipes.data.sources.tables import RejectedRow, iterate_examples, read_examples
 from radrecipes.errors import InputError
 
@@ -60,7 +61,7 @@ def test_csv_round_trip_keeps_cells_and_names_the_line_an_editor_shows(tmp_path_
         writer.writerow(["text", "label"])
         for row in rows:
             expected.append(f"{path}:{lines + 1}")
-            writer.writerow(row)
+            writer.writerow(map(guarded, row))
             lines += 1 + sum(cell.replace("\r\n", "\n").replace("\r", "\n").count("\n") for cell in row)
     examples = read(path)
     assert [(e.inputs["note"], e.target) for e in examples] == rows

@@ -110,6 +110,15 @@ def test_the_terminal_shows_the_same_counts(manifest):
     assert line[1:4] == [str(test["rows"]), str(test["groups"]), str(test["labels"])]
 
 
+def test_names_of_labels_and_files_are_text_on_the_card(manifest):
+    label, file = "CT | [x](http://x) `*_~<b>", "a`b|\n# c.csv"
+    named = {**manifest, "name": "our\n# *orders*", "source": [{"file": file, "sha256": "0"}], "generator": None}
+    text = render_dataset_card({**named, "labels": {label: dict.fromkeys(("train", "validation", "test"), 1)}})
+    assert r"| CT \| \[x\](http://x) \`\*\_\~&lt;b> | 1 | 1 | 1 |" in text
+    assert r"`` a`b\|\n# c.csv `` (sha256 `0`)" in text
+    assert r"# Our\\n# \*orders\*" in text and "\n# c.csv" not in text and "\n# *orders" not in text
+
+
 @pytest.mark.parametrize("access", ["synthetic", "open", "registered", "credentialed"])
 def test_only_what_may_not_be_open_asks_before_it_is_given_out(manifest, access):
     card = render_dataset_card({**manifest, "access": access})

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 
 import pytest
 import torch
@@ -106,6 +107,16 @@ def test_reports_are_indexed_after_the_guard_and_alone(task, make_metrics):
     assert (
         f"{guard['first_try']} texts passed at the first attempt and {guard['later_try']} at a later one" in card.text
     )
+
+
+def test_the_folder_of_the_data_is_one_word_of_each_command(make_metrics):
+    manifest = manifest_of()
+    manifest["data"]["folder"] = "/x/our `data`; rm -r *"
+    text = render_model_card(manifest, metrics_of("protocol", make_metrics), **RELEASE)
+    commands = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    named = [word for command in commands for word in shlex.split(command) if "our" in word]
+    assert named and set(named) == {"data/our `data`; rm -r *"}
+    assert "`` our `data`; rm -r * ``" in text
 
 
 @pytest.mark.parametrize("access", ["synthetic", "open", "registered", "credentialed"])

@@ -51,7 +51,7 @@ class ReportPairs(ReportSource):
         self.rejected = []
         if not self.path.is_file():
             raise InputError("no such file; give a .jsonl or .jsonl.gz file as --root", str(self.path))
-        if not self.path.name.endswith((".jsonl", ".jsonl.gz")):
+        if not self.path.name.lower().endswith((".jsonl", ".jsonl.gz")):
             raise InputError("must be a .jsonl or .jsonl.gz file, one JSON object per line", str(self.path))
         self.count = sum(1 for _ in self.items())
         if not self.count:

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 from rapidfuzz import fuzz, process
 
+from radrecipes.data.csv_cells import unguarded
 from radrecipes.data.example import Example
 from radrecipes.data.parquet import iterate_rows, open_parquet
 from radrecipes.errors import InputError
@@ -76,7 +77,8 @@ def iterate_examples(
 
     Without `target` every target is empty; without `id_column` all rows, also rejected ones, are numbered from 1;
     without `group_column` each row is its own group. Empty cells are empty text. `where` is
-    `file:line`, with the line on which the row starts in a text editor, or `file:row number` for Parquet.
+    `file:line`, with the line on which the row starts in a text editor, or `file:row number` for Parquet. The apostrophe before
+    a formula in a cell of a CSV file, see [`~data.csv_cells.guarded`], is not part of it.
 
     Args:
         path: A `.csv`, `.tsv` or `.jsonl` file in UTF-8, also gzipped, or a `.parquet` file.
@@ -232,7 +234,7 @@ def _delimited_rows(path: Path, columns: Sequence[str], delimiter: str) -> Itera
             row_lines.read_rest_again(where)
         elif not problem:
             broken_line = None
-        yield where, problem or {column: fields[position] for column, position in positions.items()}
+        yield where, problem or {column: unguarded(fields[position]) for column, position in positions.items()}
     if header is None:
         raise InputError("the file is empty; give a table with a header and rows", where=str(path))
 

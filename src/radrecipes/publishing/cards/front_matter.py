@@ -1,12 +1,15 @@
 """What all cards share: the template, YAML front matter of datasets, and the access form of gated repositories."""
 
+import re
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from huggingface_hub.repocard_data import CardData, DatasetCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from radrecipes.data.dataset_folder import SPLITS
+from radrecipes.errors import one_line
 from radrecipes.publishing.licences import check_licence
 
 # The Hub's size classes, each with its upper limit on rows.
@@ -17,16 +20,30 @@ TERMS_OF_THE_SOURCE = "terms-of-the-source"
 
 
 def render_card(template: str, front_matter: CardData, **values: Any) -> str:
-    """A card: Markdown with YAML front matter. Text is not escaped."""
+    """A card: Markdown with YAML front matter.
+
+    A template escapes names of labels, files and datasets with the filters `plain`, `code` and `shell`.
+    """
     environment = Environment(
         loader=PackageLoader("radrecipes.publishing.cards"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["python"] = repr
+    environment.filters |= {"python": repr, "plain": plain, "code": code, "shell": lambda text: quote(one_line(text))}
     text = environment.get_template(template).render(card_data=front_matter.to_yaml(), **values)
     return text.rstrip() + "\n"
+
+
+def plain(text: str) -> str:
+    """A name as Markdown that shows it as it is, also in a table."""
+    return re.sub(r"([\\|*_`\[\]~])", r"\\\1", one_line(text).replace("<", "&lt;"))
+
+
+def code(text: object) -> str:
+    """A name as Markdown code, also in a table."""
+    text = one_line(str(text)).replace("|", "\\|")
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def card_title(manifest: Mapping[str, Any]) -> str:
