@@ -307,6 +307,17 @@ def test_one_note_prints_label_probability_decision_and_top_three(finished_copy,
     assert label in LabelSet.load("data/tiny/label_set.yaml").names
     probability = re.fullmatch(r"probability ([01]\.\d{3}); (?:auto|NEEDS_REVIEW \(.+\))", sure)[1]
     assert re.fullmatch(rf"top: {label} {probability}, .+ [01]\.\d{{3}}, .+ [01]\.\d{{3}}", top)
+    assert "%|" not in one.stderr  # no bar of loading the model
+
+
+def test_no_id_is_run_by_a_spreadsheet_and_answers_can_be_read_again(finished_copy, call):
+    ids = ["=1+1", "-7", "@x", "+a"]
+    Path("orders.CSV").write_text("mrn,order\n" + "".join(f"{row_id},knee pain\n" for row_id in ids), encoding="utf-8")
+    assert call("predict", *words("answers.CSV", "--keep-text", source="orders.CSV")).code == 0
+    assert [row["id"] for row in read_csv("answers.CSV")] == ["'=1+1", "-7", "'@x", "'+a"]
+    again = ("--text-column", "note", "--id-column", "id", "--output", "again.csv", "--plain-csv")
+    assert call("predict", "--adapter", RUN, "--input", "answers.CSV", *again).code == 0
+    assert [row["id"] for row in read_csv("again.csv")] == ids
 
 
 @pytest.mark.parametrize("source", [("--note", "knee pain"), ("--input", "orders.csv", "--output", "out.csv")])
