@@ -104,9 +104,9 @@ def prepare_rows(
 
     label_column = target_column if label_set else None
     rows, groups_joined = _merge(kept, input_column, target_column, near_duplicate_threshold)
+    splits = _split(rows, label_column, split_seed, file, groups_joined, near_duplicate_threshold)
     if line := _large_group(rows, groups_joined, near_duplicate_threshold):
         warn(line)
-    splits = _split(rows, label_column, split_seed, file, groups_joined, near_duplicate_threshold)
 
     facts = {
         "options": {
