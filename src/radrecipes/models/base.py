@@ -6,8 +6,8 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from shlex import quote
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
