@@ -53,6 +53,7 @@ from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.training.data import fitting_rows, render_rows
 from radrecipes.training.interruption import StopRequests
+from radrecipes.training.layout_check import check_layout
 
 SEED = 7
 PROTOCOL_RECIPE = "recipes/meditron-7b/protocol_qlora.yaml"
@@ -319,7 +320,7 @@ def _run_trainer(recipe: Recipe, tokenizer: Any, notes: Dataset, size: Size, fou
     training.divide_batch(recipe, processes=1)
     base = models.load_base(recipe.model, training.longest_row(recipe))
     trainer = training.sft_trainer(recipe, base, tokenizer, notes)
-    training.check_layout(trainer)
+    check_layout(trainer)
     clock, batch = StepClock(size.train_seconds), recipe.arguments.global_batch_size
     trainer.add_callback(clock)
     training.train(trainer, None, StopRequests())

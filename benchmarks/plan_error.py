@@ -29,6 +29,7 @@ from radrecipes.planning import counting
 from radrecipes.planning.basis import load_basis
 from radrecipes.planning.machine_plan import make_plan
 from radrecipes.recipe import parse_recipe
+from radrecipes.training import layout_check
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import PaddedCollator, SharedPrefixCollator
 
@@ -118,7 +119,7 @@ def train(recipe: str, words: list[str]) -> dict:
             patch.object(SharedPrefixCollator, "__call__", recording(SharedPrefixCollator.__call__)),
             patch.object(PaddedCollator, "__call__", recording(PaddedCollator.__call__)),
             # It scores a few examples in both layouts, which are not batches of the run.
-            patch.object(training, "check_layout"),
+            patch.object(layout_check, "check_layout"),
         ):
             runpy.run_path("scripts/sft.py", run_name="__main__")
         memory = json.loads(Path(folder, "run", "manifest.json").read_text("utf-8"))["training"]["peak_memory_gib"]

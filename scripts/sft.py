@@ -59,8 +59,9 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
     """Train one recipe, or what is left of it."""
     from radrecipes.launch import compatibility, settings, spec
     from radrecipes.recipe import parse_recipe
+    from radrecipes.training.layout_check import check_layout
     from radrecipes.training.run import make_trainer, open_run, save
-    from radrecipes.training.trainer import check_layout, close, train
+    from radrecipes.training.trainer import close, train
 
     # Launcher and recipe: every user error is reported before any work
     requested = spec.spec_from_environment(os.environ)
@@ -76,9 +77,10 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
             say(f"{opened.folder} contains this run, finished; nothing to do (--restart trains from scratch)")
             return
         trainer = make_trainer(opened, stop, _warn)
+        if not trainer.is_sharded:
+            check_layout(trainer)
         opened.start(trainer)
         say(*opened.describe(trainer), sep="\n")
-        check_layout(trainer)
         train(trainer, opened.checkpoint, stop)
         counted = save(trainer, opened)
         say(f"trained in {counted['seconds'] / 60:.1f} minutes, peak memory {counted['peak_memory_gib']:.1f} GiB")

@@ -10,6 +10,8 @@ import pytest
 from conftest import write_tiny_dataset
 from safetensors.torch import load_file
 from sft_faults import Script, before, die, losses_of, two_ranks
+from sharded_runs import as_on_gpus, environment_of
+from tiny_model import build_tiny_model
 
 from e2e.conftest import RECIPE, adapter_hash, files_in
 
@@ -49,6 +51,28 @@ def test_a_global_batch_gives_the_same_steps_however_it_is_divided(workspace, la
         train(workspace, 2, 4, layout, "runs/resumed", "--stop-after", "4", code=75)
         train(workspace, 2, 4, layout, "runs/resumed")
         assert adapter_hash(Path("runs/resumed")) == adapter_hash(Path("runs/2x4x2"))
+
+
+@pytest.mark.parametrize("configuration", ["cpu_2proc", "fsdp2"])
+def test_a_base_that_counts_positions_across_a_row_is_refused_by_all_processes(workspace, configuration):
+    build_tiny_model(Path("models"), "tiny/mpt", "mpt", n_heads=4, d_model=32, n_layers=2, initializer_range=0.3)
+    sharded = configuration == "fsdp2"
+    faults = dict.fromkeys((0, 1), as_on_gpus) if sharded else {}
+    environment = environment_of(configuration) if sharded else None
+    words = (
+        *TRAIN,
+        "--model_name_or_path",
+        "tiny/mpt",
+        "--per_device_train_batch_size",
+        "8",
+        "--output_dir",
+        "runs/mpt",
+    )
+    for script in two_ranks(workspace, *words, faults=faults, environment=environment):
+        assert script.end(120).code == 2, script.stderr
+        assert "differs from that in a padded batch" in script.stderr
+    # Sharded weights are there only when training begins, after the first files were written.
+    assert Path("runs/mpt").exists() == sharded
 
 
 @pytest.fixture(scope="module")

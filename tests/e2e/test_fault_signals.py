@@ -35,7 +35,7 @@ from sft_faults import (
 from e2e.conftest import INTERRUPTED, LAUNCH, adapter_hash
 from radrecipes.training import checkpoints
 from radrecipes.training.run_folder import read_manifest, read_train_log
-from radrecipes.training.trainer import _is_out_of_memory
+from radrecipes.training.trainer import is_out_of_memory
 
 RUN = Path("runs/interrupted")
 STEPS = 18
@@ -344,5 +344,5 @@ def test_memory_that_runs_out_before_training_names_the_option_as_well(workspace
 
 def test_what_onednn_says_without_memory_is_not_a_defect_of_ours():
     # Measured with bfloat16 weights and a limit of the address space that leaves too little for oneDNN's work space.
-    assert _is_out_of_memory(RuntimeError("could not create a primitive"))
-    assert not _is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x3 and 4x5)"))
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x3 and 4x5)"))

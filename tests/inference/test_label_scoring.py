@@ -66,6 +66,30 @@ def test_equals_scoring_every_label_on_its_own(architecture, grouped_query, tmp_
         assert not scores.left_out.any()
 
 
+@pytest.mark.parametrize(
+    ("architecture", "fields"),
+    [
+        ("bamba", {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "attn_layer_indices": [1]}),
+        ("mamba2", {"num_heads": 4, "head_dim": 16, "state_size": 8}),
+    ],
+)
+def test_a_model_that_carries_a_state_scores_every_label_on_its_own(architecture, fields, tmp_path):
+    fields |= {"mamba_n_groups" if architecture == "bamba" else "n_groups": 1, "initializer_range": 0.3}
+    folder = build_tiny_model(tmp_path, "tests/model", architecture, **fields)
+    tokenizer, prompts, completions = tokens(folder)
+    model = load(folder)
+    scores = LabelScorer(model, tokenizer, completions).score(prompts, 3)
+    for prompt, row in zip(prompts, scores.log_likelihoods, strict=True):
+        for completion, found in zip(completions, row, strict=True):
+            with torch.inference_mode():
+                predicted = model(input_ids=torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+            expected = sum(
+                float(predicted[len(prompt) - 1 + offset, token]) for offset, token in enumerate(completion)
+            )
+            assert found == pytest.approx(expected, abs=1e-3)
+    assert not scores.left_out.any()
+
+
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_the_tokenizers_padding_side_changes_nothing(padding_side, llama):
     tokenizer, prompts, completions = tokens(llama)

@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from conftest import TINY_MODEL
 from hub_cache import lay_in_hub_cache
 from huggingface_hub import constants
@@ -14,6 +16,9 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_model import build_tiny_gemma_with_images, build_tiny_model, build_tiny_tokenizer
 from transformers import AddedToken, AutoModelForCausalLM, BitsAndBytesConfig, Gemma3ForConditionalGeneration
+from transformers.configuration_utils import ALLOWED_ATTN_LAYER_TYPES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, model_type_to_module_name
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from trl import ModelConfig
 
 from radrecipes.errors import InputError
@@ -384,3 +389,23 @@ def test_a_launcher_that_chose_the_processor_is_respected(monkeypatch, written):
     assert models.inference_device() == torch.device("cuda", 0)
     monkeypatch.setenv("ACCELERATE_USE_CPU", written)
     assert models.inference_device() == torch.device("cpu")
+
+
+def test_what_carries_a_state_is_known_from_the_configuration():
+    """Models are asked for their class attribute here only, because their modules take a minute to import."""
+    folder = Path(transformers.__file__).parent / "models"
+    stateful = {
+        name
+        for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        for module in [folder / model_type_to_module_name(name)]
+        if any("_is_stateful = True" in path.read_text("utf-8") for path in module.glob("modeling_*.py"))
+    }
+    assert {"bamba", "mamba", "rwkv", "qwen3_next", "falcon_h1", "granitemoehybrid"} <= stateful
+    assert [name for name in sorted(stateful) if not models.carries_state(CONFIG_MAPPING[name]())] == []
+    for name in ("llama", "qwen3", "gemma3", "mistral", "phi3", "biogpt", "mixtral", "gpt2"):
+        assert not models.carries_state(CONFIG_MAPPING[name]())
+    attention = """
+        full_attention sliding_attention chunked_attention window_attention reference_sliding_attention indexed_attention
+        minimax_m3_sparse moe
+    """
+    assert set(ALLOWED_ATTN_LAYER_TYPES) == {*attention.split()} | models._STATE_LAYERS

@@ -130,6 +130,8 @@ def test_a_file_in_the_folders_place_is_refused(recipe):
 def test_a_run_of_another_recipe_is_refused_unless_restarted(recipe):
     folder = tried(recipe)
     other = parse_recipe(RECIPE, ["--output_dir", str(folder), "--seed", "7"])
+    run_folder.check_can_hold(other, restart=False)  # no checkpoint: nothing would be lost
+    (folder / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     with pytest.raises(InputError, match=r"seed: 42 there, 7 here.*--allow-change recipe"):
         run_folder.check_can_hold(other, restart=False)
     run_folder.check_can_hold(other, restart=True)

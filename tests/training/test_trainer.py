@@ -22,6 +22,7 @@ from radrecipes.training.checkpoints import Progress
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.training.data import fitting_rows, render_rows
 from radrecipes.training.interruption import StopRequests
+from radrecipes.training.layout_check import check_layout
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 _SIZE = {
@@ -147,7 +148,7 @@ def test_loss_and_gradients_equal_each_example_alone(name, workspace):
         for parameter, gradient in gradients(model, loss).items():
             scale = max(float(reference_gradients[parameter].abs().max()), 1.0)
             torch.testing.assert_close(gradient, reference_gradients[parameter], atol=1e-5 * scale, rtol=1e-4)
-    training.check_layout(trainer)
+    check_layout(trainer)
 
 
 def test_loss_and_gradients_equal_trls_own(workspace):
@@ -216,31 +217,44 @@ class MaskIgnoringLlama(LlamaForCausalLM):
         return super().forward(input_ids=input_ids, **kwargs)
 
 
-def test_check_layout_refuses_a_model_that_ignores_the_mask(workspace):
-    config = tiny_architecture("llama").config
+RECURRENT = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "attn_layer_indices": [1],
+}
+# What they do wrong in a shared-prefix row: read the examples before, or count positions from the beginning of the row.
+UNFIT = {
+    "a model that ignores the mask": (lambda: MaskIgnoringLlama(tiny_architecture("llama").config), "depends on the other"),
+    "bamba, a state": (lambda: tiny_architecture("bamba", **RECURRENT), "depends on the other"),
+    "rwkv, only states": (lambda: tiny_architecture("rwkv"), "depends on the other"),
+    "lfm2, convolutions": (lambda: tiny_architecture("lfm2", layer_types=["conv", "full_attention"]), "depends on the other"),
+    "mpt, distances": (lambda: tiny_architecture("mpt", n_heads=4, d_model=32, n_layers=2), "differs from that in a padded"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_check_layout_refuses_what_gives_a_single_token_another_score(name, workspace):
+    build, said = UNFIT[name]
     torch.manual_seed(0)
-    trainer = trainer_for(MaskIgnoringLlama(config), random_examples())
-    with pytest.raises(InputError, match="differently from a padded one"):
-        training.check_layout(trainer)
-
-
-@pytest.mark.parametrize("architecture", ["mistral", "gemma3_text"])
-def test_check_layout_refuses_a_sliding_window_shorter_than_an_example(architecture, workspace):
-    changes = {"head_dim": 8, "sliding_window": 16}
-    trainer = trainer_for(tiny_architecture(architecture, **changes), random_examples())
-    with pytest.raises(InputError, match=r"attends to 16 tokens.*batch_layout: padded"):
-        training.check_layout(trainer)
+    adapted = {"bamba, a state": ["--lora_target_modules", "[in_proj]"]}.get(
+        name, []
+    )  # PEFT cannot adapt its out_proj
+    trainer = trainer_for(build(), random_examples(), *adapted)
+    with pytest.raises(InputError, match=f"{said}.*batch_layout: padded"):
+        check_layout(trainer)
 
 
 def test_check_layout_refuses_a_model_that_takes_no_mask_of_its_own(workspace):
     trainer = trainer_for(tiny_architecture("bloom", n_head=4), random_examples())
     with pytest.raises(InputError, match=r"cannot score a shared-prefix batch.*batch_layout: padded"):
-        training.check_layout(trainer)
+        check_layout(trainer)
 
 
 def test_check_layout_leaves_the_padded_layout_alone(workspace):
     trainer = trainer_for(tiny_architecture("bloom", n_head=4), random_examples(), "--batch_layout", "padded")
-    training.check_layout(trainer)
+    check_layout(trainer)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +342,7 @@ def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace)
     trainer = training.sft_trainer(recipe, base, tokenizer, tokenised.rows)
     log = training.TrainLog(workspace / "train_log.jsonl", Progress())
     trainer.add_callback(log)
-    training.check_layout(trainer)
+    check_layout(trainer)
     trainer.train()
 
     lines = [json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines()]
@@ -395,7 +409,7 @@ def test_a_bfloat16_recipe_runs_under_autocast_with_a_float32_adapter(workspace,
     adapter = {weight.dtype for name, weight in trainer.model.named_parameters() if "lora_" in name}
     assert adapter == {torch.float32} and trainer.args.bf16
     assert trainer.data_collator(examples)["attention_mask"].dtype == torch.bfloat16
-    training.check_layout(trainer)
+    check_layout(trainer)
     autocast = []
     trainer.model.get_output_embeddings().register_forward_hook(
         lambda *parts: autocast.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
@@ -425,7 +439,7 @@ def test_checking_the_layout_leaves_quantised_layers_their_gradients(bits, works
     trainer = trainer_for(base, examples)
     batch = PaddedCollator(0)(examples)
     before = gradients(trainer.model.train(), trainer.compute_loss(trainer.model, dict(batch)))
-    training.check_layout(trainer)
+    check_layout(trainer)
     after = gradients(trainer.model, trainer.compute_loss(trainer.model, dict(batch)))
     for name, gradient in before.items():
         assert float(gradient.abs().max()) > 0, name

@@ -8,6 +8,7 @@ from conftest import TINY_REPORTS, write_tiny_reports
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from radrecipes.errors import InputError
 from radrecipes.recipe import parse_recipe
@@ -86,6 +87,22 @@ def test_check_refuses_rows_that_the_base_has_no_positions_for(workspace):
         inspection.check_data(parse_recipe(RECIPE))
     parsed = parse_recipe(RECIPE, ["--max_length=62", "--max_dropped_fraction=1"])
     assert inspection.load_training_data(parsed).rows.longest <= 62
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "said"),
+    [
+        ("mistral", {"sliding_window": 16}, "attends to 16 tokens at most"),
+        ("gemma3_text", {"sliding_window": 16}, "attends to 16 tokens at most"),
+        ("bamba", {}, "carry a state from token to token"),
+        ("qwen3_next", {}, "carry a state from token to token"),
+    ],
+)
+def test_a_base_that_cannot_read_shared_rows_needs_the_other_layout(workspace, architecture, fields, said):
+    config = AutoConfig.for_model(architecture, **fields)
+    with pytest.raises(InputError, match=rf"protocol_lora.yaml: .*{said}.*; set `batch_layout: padded`"):
+        inspection.check_base(parse_recipe(RECIPE), config, 60)
+    inspection.check_base(parse_recipe(RECIPE, ["--batch_layout", "padded"]), config, 60)
 
 
 @pytest.mark.parametrize("base", ["tiny/llama", "nobody/has-this"])

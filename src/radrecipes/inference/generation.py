@@ -10,6 +10,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.distributed import map_batches
+from radrecipes.models.base import carries_state
 from radrecipes.models.lm_head import lm_head_input
 
 _SHORTEST_SHARED_PREFIX = 4  # tokens
@@ -85,7 +86,13 @@ def generate(
             )
         return [_decode(row[length:].tolist(), stops, tokenizer) for row in completed]
 
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    # A state would be carried on from padding into the prompt, so such a model gets prompts of one length together.
+    groups = itertools.groupby(
+        order, (lambda index: len(prompts[index])) if carries_state(model.config) else lambda index: 0
+    )
+    batches = []
+    for group in [list(group) for _, group in groups]:
+        batches += [group[start : start + batch_size] for start in range(0, len(group), batch_size)]
     on_done = (lambda batch: on_progress(len(batch))) if on_progress else None
     # The last position is a strided slice, for which torch would copy the LM head once per row: 40 % of the time on a CPU.
     with lm_head_input(model, torch.Tensor.contiguous):
@@ -95,8 +102,8 @@ def generate(
 
 
 def shared_prefix(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
-    """Length and key/value cache of the prefix that all prompts share; 0 and `None` if it is too short for a separate pass."""
-    if len(prompts) < 2:
+    """Length and key/value cache of the prefix that all prompts share; 0 and `None` if too short or not possible."""
+    if len(prompts) < 2 or carries_state(model.config):
         return 0, None
     # The lexicographically first and last prompts differ at the first token where any two do.
     pairs = zip(min(prompts), max(prompts), strict=False)

@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from radrecipes.errors import InputError
 from radrecipes.inference.distributed import map_batches
 from radrecipes.inference.generation import shared_prefix
+from radrecipes.models.base import carries_state
 from radrecipes.models.lm_head import at_positions, lm_head_input
 
 _ROOT = 0  # the trie's root represents the prompt itself
@@ -20,6 +21,7 @@ _PADDING = -1  # where a row has no node
 _ROW_TOKENS = 16  # nodes per row: shorter rows copy a note's keys more often, longer ones contain more padding
 _ROUND_TO = 8  # row lengths are padded to a multiple of it: oneDNN caches compiled kernels for every new shape
 _CHECKED_NOTES = 5  # scored again separately
+_SEPARATE_ROWS = 8  # sequences in a batch of labels that are scored separately, with logits at every position
 _LOOKAHEAD = 4  # the labels' first tokens are fed with the prompt if there are at most this many
 # Logits that are converted to float32 together: few on a CPU, so that they stay in its cache
 _LOGITS_AT_ONCE = {"cpu": 2_000_000, "cuda": 64_000_000}
@@ -91,7 +93,8 @@ class LabelTrie:
 class LabelScorer:
     """Scores a fixed list of labels with one model, which may be quantised, merged or a PEFT model.
 
-    The shared prefix of all prompts comes from a cache; a first pass reads the notes. Further passes feed the likely branches
+    A model that carries a state scores each label separately: slower, once per label. Otherwise the shared prefix of all prompts
+    comes from a cache; a first pass reads the notes. Further passes feed the likely branches
     of the trie, whole chains at once and several branches per row, where each node attends only to its note and its ancestors.
 
     Args:
@@ -111,7 +114,9 @@ class LabelScorer:
         self.completions = [list(completion) for completion in completions]
         self.trie = LabelTrie(self.completions)
         self.left_out_mass = left_out_mass
-        self._checked = False
+        # Labels in one row, and notes after one prefix, are separated by masks and caches, which such a model does not heed.
+        self._separately = carries_state(model.config)
+        self._checked = self._separately
 
     def score(
         self,
@@ -127,7 +132,7 @@ class LabelScorer:
         """
         longest = max(map(len, prompts), default=0) + max(map(len, self.completions))
         window = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        if window and longest > window:
+        if window and longest > window and not self._separately:
             raise InputError(
                 f"the model attends to {window} tokens at most, and the longest prompt with its label has {longest}; "
                 "set `decode: generate`"
@@ -156,6 +161,10 @@ class LabelScorer:
 
     def _score_batch(self, batch: Sequence[tuple[int, ...]], prefix: int, cache: DynamicCache | None) -> LabelScores:
         """Score one batch; what an unsupported model raises at its first batch becomes an [`InputError`]."""
+        if self._separately:
+            prompts = [list(prompt) for prompt in batch]
+            found = score_separately(self.model, self.pad_token_id, prompts, self.completions, _SEPARATE_ROWS)
+            return LabelScores(found, np.zeros(found.shape, dtype=bool))
         try:
             return _BatchOfNotes(self, batch, prefix, cache).score()
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -40,6 +40,19 @@ _LARGEST_JSON = 128 * MIB  # bytes; the largest tokenizer.json of the recipes ha
 _MOST_LAYERS = 1024
 _LARGEST_SIZE = 2**24  # the largest vocabulary has 2**18 tokens, the longest window 10 million
 _SIZES = ("size", "dim", "heads", "experts", "positions", "embeddings", "embd", "rank", "model", "groups")
+# Types of layers in Transformers that carry a state: recurrent ones, convolutions, and attention over summaries of earlier tokens.
+_STATE_LAYERS = frozenset(
+    (
+        "linear_attention",
+        "conv",
+        "hybrid",
+        "hybrid_sliding",
+        "compressed_sparse_attention",
+        "heavily_compressed_attention",
+    )
+)
+# Recurrent models whose configuration names no types of layers.
+_STATE_MODELS = ("rwkv", "xlstm")
 # Prefixes of the text part's weights in repositories of models that also read images, per layout, older first.
 TEXT_PART_KEYS = {
     r"^language_model\.lm_head\.": "lm_head.",
@@ -192,6 +205,14 @@ def base_without_weights(
 def load_config(model: ModelConfig) -> PreTrainedConfig:
     """The base model's configuration, without loading weights; that of the text part if the model also reads images."""
     return _text_config(_load_complete_config(model))
+
+
+def carries_state(config: PreTrainedConfig) -> bool:
+    """Whether a layer carries a state from token to token, which no attention mask separates and no key/value cache holds."""
+    text = config.get_text_config()
+    return (
+        bool(_STATE_LAYERS.intersection(getattr(text, "layer_types", None) or ())) or text.model_type in _STATE_MODELS
+    )
 
 
 def is_text_part(model: ModelConfig) -> bool:

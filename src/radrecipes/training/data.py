@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.models import control_tokens
-from radrecipes.models.base import folder_on_this_machine, load_config, load_tokenizer, stop_token_ids
+from radrecipes.models.base import carries_state, folder_on_this_machine, load_config, load_tokenizer, stop_token_ids
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS, rendering
 from radrecipes.tasks.rendering import check_answers, prompt_template_digest, render_examples
@@ -83,14 +83,34 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
 
     key = rows_key(dataset.digest, split, task, tokenizer, style, stops)
     rows = fitting(cached_rows(dataset.folder, key, make, keep))
-    positions = getattr(load_config(recipe.model), "max_position_embeddings", None)
-    if positions and rows.longest > positions:
-        raise InputError(
-            f"the longest row has {rows.longest} tokens, {recipe.model.model_name_or_path} reads {positions} at most; set "
-            f"max_length: {positions}",
-            str(recipe.path),
-        )
+    check_base(recipe, load_config(recipe.model), rows.longest)
     return TrainingData(dataset, tokenizer, stops, rows)
+
+
+def check_base(recipe: Recipe, config: PreTrainedConfig, longest: int) -> None:
+    """Refuse a base model that cannot read examples of `longest` tokens, or several in one row where the recipe asks for that."""
+    model_id, where = recipe.model.model_name_or_path, str(recipe.path)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and longest > positions:
+        raise InputError(
+            f"the longest row has {longest} tokens, {model_id} reads {positions} at most; set max_length: {positions}",
+            where,
+        )
+    if recipe.arguments.batch_layout != "shared_prefix":
+        return
+    window = getattr(config, "sliding_window", None)
+    if window and longest > window:
+        raise InputError(
+            f"{model_id} attends to {window} tokens at most, the longest example has {longest}, and a shared-prefix batch would "
+            "switch that window off; set `batch_layout: padded`",
+            where,
+        )
+    if carries_state(config):
+        raise InputError(
+            f"layers of {model_id} carry a state from token to token, in a shared-prefix batch also from one example to the next; "
+            "set `batch_layout: padded`",
+            where,
+        )
 
 
 def fitting_rows(table: pa.Table, ids: list[str], max_length: int, max_dropped_fraction: float) -> TokenisedRows:

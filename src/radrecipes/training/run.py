@@ -20,6 +20,7 @@ from radrecipes.training.data import TrainingData, masked_example
 from radrecipes.training.divergence import DivergenceGuard
 from radrecipes.training.identity import identity_of
 from radrecipes.training.interruption import StopRequests
+from radrecipes.training.layout_check import ChecksLayout
 from radrecipes.training.manifest import describe_run, made_of
 from radrecipes.training.sharded import SavesTrainedWeights
 from radrecipes.training.stages import STAGES
@@ -144,6 +145,7 @@ def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> C
         DivergenceGuard(run.folder, trainer.rows_of_step, rows.ids, warn, losses),
         TrainLog(run.folder / run_folder.TRAIN_LOG, run.progress),
         stop,
+        ChecksLayout(trainer),
         SavesTrainedWeights(),
         checkpoints.SealsCheckpoints(run.folder, run.identity, run.progress),
     ):

@@ -60,7 +60,7 @@ def locked(folder: Path) -> Iterator[str]:
 def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ()) -> None:
     """Refuse an output folder with anything but an earlier attempt of this recipe, where only the `allowed` [`PARTS`] may differ.
 
-    With `restart` it may be any run that this project wrote.
+    With `restart` it may be any run that this project wrote, and so may one without a checkpoint, which has nothing to continue.
     """
     folder = recipe.output_dir
     if folder.exists() and not folder.is_dir():
@@ -72,6 +72,10 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
         return
     if not (folder / _RECIPE).is_file():
         raise InputError("the output folder contains files that are not a run; set another --output_dir", str(folder))
+    # It may have failed because its recipe was wrong.
+    has_checkpoint = any((folder / checkpoints.FOLDER).glob("checkpoint-*"))
+    if owned_folder.is_marked(folder, "run") and not (has_checkpoint or is_complete(folder)):
+        return
     earlier = parse_recipe(folder / _RECIPE)
     changed = diff_values(recipe_fields(earlier.resolved), recipe_fields(recipe.resolved))
     _check_allowed(changed, () if is_complete(folder) else allowed, folder)

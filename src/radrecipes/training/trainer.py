@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import extract_model_from_parallel, gather_object
-from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft.helpers import disable_input_dtype_casting
 from torch.nn import Linear
@@ -93,17 +92,21 @@ class CompletionTrainer(SFTTrainer):
         if "index" in inputs:
             self.rows_of_step.batches.append(inputs["index"])
         targets = inputs["labels"][:, 1:]
-        scored = F.pad(targets != IGNORED, (0, 1))  # position i predicts token i + 1
         targets = targets[targets != IGNORED]
-        forward_inputs = {key: value for key, value in inputs.items() if key not in ("labels", "index")}
-        with lm_head_input(self.accelerator.unwrap_model(model), at_positions(scored_positions(scored))):
-            outputs = model(**forward_inputs, use_cache=False)
+        outputs = self.score(model, inputs)
         total = F.cross_entropy(outputs.logits[: len(targets)].float(), targets, reduction="sum")
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
         loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
         return (loss, outputs) if return_outputs else loss
+
+    def score(self, model, inputs):
+        """The model's output on a batch, its logits only where they predict a scored token; padding follows those."""
+        scored = F.pad(inputs["labels"][:, 1:] != IGNORED, (0, 1))  # position i predicts token i + 1
+        forward_inputs = {key: value for key, value in inputs.items() if key not in ("labels", "index")}
+        with lm_head_input(self.accelerator.unwrap_model(model), at_positions(scored_positions(scored))):
+            return model(**forward_inputs, use_cache=False)
 
 
 class RowsOfStep(TrainerCallback):
@@ -178,54 +181,6 @@ def collator_for(
     return PaddedCollator(tokenizer.pad_token_id)
 
 
-def check_layout(trainer: CompletionTrainer, tolerance: float = 0.02) -> None:
-    """Score the longest examples in both layouts; if the losses differ, the model's attention ignores the shared-prefix mask.
-
-    An [`InputError`], too, if the model's sliding window, which a custom mask replaces, is shorter than an example. `tolerance` is
-    the largest relative difference of the mean loss; bfloat16 differs by about 0.001.
-    """
-    if not isinstance(trainer.data_collator, SharedPrefixCollator):
-        return
-    lengths = [len(input_ids) for input_ids in trainer.train_dataset["input_ids"]]
-    window = getattr(trainer.accelerator.unwrap_model(trainer.model).config.get_text_config(), "sliding_window", None)
-    if window and max(lengths) > window:
-        raise InputError(
-            f"the model attends to {window} tokens at most, the longest example has {max(lengths)}, and a shared-prefix batch "
-            "would switch that window off; set `batch_layout: padded`"
-        )
-    if trainer.accelerator.num_processes == 1:
-        _compare_layouts(trainer, lengths, tolerance)
-
-
-def _compare_layouts(trainer: CompletionTrainer, lengths: list[int], tolerance: float) -> None:
-    longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:4]
-    examples = [trainer.train_dataset[index] for index in longest]
-    collators = (trainer.data_collator, PaddedCollator(trainer.data_collator.pad_token_id))
-    losses = []
-    trainer.model.eval()
-    # Eval mode would permanently repack a 4-bit layer's weights for AVX512-BF16, and a packed layer passes no gradient.
-    for module in trainer.model.modules():
-        if isinstance(module, Linear4bit):
-            module.train()
-    try:
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            for collator in collators:
-                batch = {key: value.to(trainer.model.device) for key, value in collator(examples).items()}
-                losses.append(float(trainer.compute_loss(trainer.model, batch)))
-    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
-        if _is_out_of_memory(error):
-            raise OutOfMemoryError(_smaller_batch(trainer)) from error
-        raise InputError(
-            f"this model cannot score a shared-prefix batch ({' '.join(str(error).split())[:120]}); set `batch_layout: padded`"
-        ) from error
-    trainer.model.train()
-    if abs(losses[0] - losses[1]) > tolerance * max(abs(losses[1]), 1.0):
-        raise InputError(
-            f"this model scores a shared-prefix batch differently from a padded one ({losses[0]:.4f} against {losses[1]:.4f}); "
-            "set `batch_layout: padded`"
-        )
-
-
 def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequests) -> None:
     """Train to the end, from a verified checkpoint if there is one; `stop` is one of the trainer's callbacks.
 
@@ -244,15 +199,15 @@ def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequest
         stop.raise_if_stopped(trainer.state.max_steps)
     except _AllStepsDoneError:
         pass
-    except (DivergedError, InterruptedRunError) as error:
+    except (DivergedError, InterruptedRunError, InputError) as error:
         # All processes get here. The traceback's frames reference DDP, which must not outlive the process group: see `close`.
         traceback.clear_frames(error.__traceback__)
         close(trainer)
         raise
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(_smaller_batch(trainer)) from error
+        raise OutOfMemoryError(smaller_batch(trainer)) from error
     finally:
         # After an error the Trainer leaves the bar open, and the error message would continue its line.
         bar = trainer.pop_callback(LossProgress)
@@ -272,7 +227,8 @@ class _EndIfDone(TrainerCallback):
             raise _AllStepsDoneError
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of torch means that memory ran out."""
     # On a CPU torch's allocator and oneDNN raise a plain RuntimeError; oneDNN's does not mention memory if scratch space is short.
     message = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
@@ -280,7 +236,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _smaller_batch(trainer: CompletionTrainer) -> str:
+def smaller_batch(trainer: CompletionTrainer) -> str:
+    """What to do if a batch does not fit into memory."""
     micro = trainer.args.per_device_train_batch_size
     batch = micro * trainer.args.gradient_accumulation_steps * trainer.accelerator.num_processes
     if micro == 1:
