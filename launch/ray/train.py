@@ -17,11 +17,18 @@ import subprocess
 import sys
 from typing import Any
 
-import ray.train
-import ray.util
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.collective import broadcast_from_rank_zero
-from ray.train.torch import TorchConfig, TorchTrainer
+try:
+    import ray.train
+    import ray.util
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.collective import broadcast_from_rank_zero
+    from ray.train.torch import TorchConfig, TorchTrainer
+except ModuleNotFoundError:
+    print(
+        "error: Ray is not installed; run this in the cluster's environment, or `pip install 'ray[train]'`",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 # Exit codes of errors that a retry does not fix; Ray retries after all others.
 FINAL = (2, 3, 4)

@@ -304,3 +304,9 @@ def test_what_ray_starts_is_what_our_parsers_take(machines, monkeypatch):
     assert (spec.processes, spec.engine) == (8 * machines, Engine.FSDP2)
     assert (int(args.machine_rank), args.main_process_port, recipe.training.seed) == (machines - 1, 29501, 1)
     assert machines == 1 or args.main_process_ip == "10.0.0.1"
+
+
+def test_without_ray_one_line_says_so():
+    command = [sys.executable, str(LAUNCH / "ray" / "train.py"), "--help"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr.count("\n")) == (2, 1) and "Ray is not installed" in process.stderr
