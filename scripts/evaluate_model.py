@@ -27,6 +27,8 @@ from pathlib import Path
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import fraction, positive, run
 
+_LISTED_ROWS = 5
+
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
@@ -160,6 +162,9 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
     owned_folder.remove(output, "evaluation")
     unfinished.rename(output)
     print(metrics_table(evaluated.metrics))
+    for split, ids in evaluated.left_out.items():
+        more = ", …" if len(ids) > _LISTED_ROWS else ""
+        print(f"left out of {split}, which the model cannot read: {', '.join(ids[:_LISTED_ROWS])}{more}")
     print(f"report: {output / 'report.html'}")
 
 

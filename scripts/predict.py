@@ -127,6 +127,8 @@ def predict_one(args: argparse.Namespace, log) -> None:
     transformers_logging.disable_progress_bar()  # of loading, which takes a second
     enable_progress_bars()  # of a download, which does not
     predictor = _load(args)
+    if reason := predictor.refusals([inputs])[0]:
+        raise InputError(reason, "--text")
     answers = predictor.answer([inputs], batch_size=1)
     if log:  # first, so that no answer is shown that is not in the log
         one = [Example(id="1", group="1", inputs=inputs, target="")]
@@ -155,7 +157,7 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
     from tqdm import tqdm
 
     from radrecipes.data.access import protect
-    from radrecipes.inference.prediction_stream import examine_input, iterate_chunks, iterate_inputs
+    from radrecipes.inference.prediction_stream import examine_input, iterate_chunks, iterate_inputs, without_refused
     from radrecipes.inference.predictors import run_of
     from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
 
@@ -196,10 +198,12 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
         ) as bar:
             for number, chunk in enumerate(iterate_chunks(iterate_inputs(args.input, *columns), args.chunk_rows)):
                 if number in mine and number not in finished:
-                    inputs = [example.inputs for example in chunk]
+                    rows, refused = without_refused(chunk, predictor.refusals([row.inputs for row in chunk]))
+                    bar.update(len(refused))
+                    inputs = [row.inputs for row in rows]
                     answers = predictor.answer(inputs, batch_size=args.batch_size, on_progress=bar.update)
-                    table = predictor.answers_table(chunk, answers, args.keep_text)
-                    work.save(number, table, log.entries(chunk, table, predictor) if log else ())
+                    table = predictor.answers_table(rows, answers, args.keep_text)
+                    work.save(number, table, log.entries(rows, table, predictor) if log else None, refused)
         processes.wait_for_everyone()
 
         if processes.is_main_process:
@@ -212,18 +216,19 @@ def _write_output(args: argparse.Namespace, log, predictor, work, facts, columns
     """Assemble the output from the chunks elsewhere, then rename it, so that it is complete or absent."""
     from radrecipes.inference.prediction_stream import iterate_inputs, write_answers, write_rejects
 
-    output = work.output
+    output, rejected = work.output, 0
     parts = [work.part(number) for number in range(-(-facts.rows // args.chunk_rows))]
     assembled, kind = work.assembling(output), output.suffix.lower()
     counted = write_answers(parts, assembled, kind, predictor.counted_column, args.plain_csv)
-    if facts.rejected:
-        write_rejects(iterate_inputs(args.input, *columns), work.assembling(work.rejects))
+    if facts.rejected or counted.total() < facts.rows:
+        rows, refused = iterate_inputs(args.input, *columns), work.refused(len(parts))
+        rejected = write_rejects(rows, refused, work.assembling(work.rejects))
     if log:
         appended = log.append(work.audited(len(parts)), work.id)
-    work.finish([work.rejects, output] if facts.rejected else [output])
-    print(f"{facts.rows:,} answers in {output}: {predictor.summary(counted)}")
-    if facts.rejected:
-        print(f"{facts.rejected:,} rows rejected: {work.rejects} names line and reason of each")
+    work.finish([work.rejects, output] if rejected else [output])
+    print(f"{counted.total():,} answers in {output}: {predictor.summary(counted)}")
+    if rejected:
+        print(f"{rejected:,} rows rejected: {work.rejects} names line and reason of each")
     if log:
         print(appended.as_text())
 

@@ -28,7 +28,19 @@ _CONTENTS = {
         "figures": _TREE,
     },
     "prediction": dict.fromkeys(
-        ("*.parquet", "*.jsonl", "state.json", ".state.json", "id", ".id", "LOCK", "ASSEMBLED", "assembled-*"), _FILE
+        (
+            "*.parquet",
+            "*.jsonl",
+            "*.refused.json",
+            "state.json",
+            ".state.json",
+            "id",
+            ".id",
+            "LOCK",
+            "ASSEMBLED",
+            "assembled-*",
+        ),
+        _FILE,
     ),
     "check": {"state.json": _FILE, "published*": "evaluation", "seed-*": "run"},
     "model": {"*": _FILE},

@@ -31,6 +31,8 @@ from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
 # At length: PREDICT_ROWS=100000 python -m pytest -s tests/e2e/test_predict_tables.py -k killed
 ROWS = int(os.environ.get("PREDICT_ROWS", "600"))
 CHUNK = max(4, ROWS // 2000 * 40)
+# Places of rejected rows among 97
+BROKEN, LONG = 50, 70
 QUESTIONS = ("chronic knee pain, r/o meniscal tear", "worst headache of life, r/o bleed", "sudden onset weakness")
 COLUMNS = ["id", "label", "probability", "decision", "reason"] + [
     name for place in (1, 2, 3) for name in (f"top_{place}", f"top_{place}_probability")
@@ -38,13 +40,14 @@ COLUMNS = ["id", "label", "probability", "decision", "reason"] + [
 
 
 def write_orders(path, rows, bad=True):
-    """A table of many notes of different lengths; every 97th row is bad."""
+    """A table of many notes of different lengths; of 97 rows one is broken and one longer than the model reads."""
     with Path(path).open("w", encoding="utf-8", newline="") as stream:
         stream.write("mrn,order\n")
         for number in range(rows):
             note = f"{20 + number % 70} yo {'MF'[number % 2]}, {QUESTIONS[number % 3]}" + ", hx of fall" * (number % 5)
-            stream.write(f'{number},"{note}\n' if bad and number % 97 == 50 else f'{number},"{note}"\n')
-    return len([number for number in range(rows) if bad and number % 97 == 50])
+            note += ", hx of fall" * 200 * (bad and number % 97 == LONG)
+            stream.write(f'{number},"{note}\n' if bad and number % 97 == BROKEN else f'{number},"{note}"\n')
+    return len([number for number in range(rows) if bad and number % 97 in (BROKEN, LONG)])
 
 
 def words(output, *more, source="orders.csv"):
@@ -73,7 +76,7 @@ def test_answers_come_with_probability_decision_and_top_three(finished_copy, cal
     assert done.code == 0, done.stderr
     rows = read_csv("out.csv")
     assert list(rows[0]) == COLUMNS
-    assert [int(row["id"]) for row in rows] == [number for number in range(120) if number % 97 != 50]
+    assert [int(row["id"]) for row in rows] == [number for number in range(120) if number not in (BROKEN, LONG)]
     for row in rows:
         tops = [float(row[f"top_{place}_probability"]) for place in (1, 2, 3)]
         assert tops == sorted(tops, reverse=True) and row["top_1"] == row["label"]
@@ -91,7 +94,9 @@ def test_answers_come_with_probability_decision_and_top_three(finished_copy, cal
         f"{len(rows)} answers in out.csv: {automatic} auto, {len(rows) - automatic} NEEDS_REVIEW",
         f"{rejected} rows rejected: out.rejects.csv names line and reason of each",
     ]
-    assert [row["line"] for row in read_csv("out.rejects.csv")] == ["52"]
+    broken, long = read_csv("out.rejects.csv")
+    assert (broken["line"], long["line"]) == (str(BROKEN + 2), str(LONG + 2))
+    assert re.fullmatch(r"the prompt has [\d,]+ tokens, and the model reads \d+; shorten the text", long["reason"])
     assert "118/118" not in done.stderr and "119/119" in done.stderr
     assert not Path("out.csv.unfinished").exists()
 
@@ -150,7 +155,7 @@ def watch(process, output, chunks=None):
     """Until a process has ended or finished some chunks: its greatest memory so far, by number of finished chunks."""
     folder, memory = Path(f"{output}.unfinished"), {}
     while process.poll() is None:
-        done = len(list(folder.glob("*.parquet"))) if folder.is_dir() else 0
+        done = len(list(folder.glob("[0-9]*.parquet"))) if folder.is_dir() else 0
         if done:
             memory[done] = max(memory.get(done, 0), psutil.Process(process.pid).memory_info().rss)
         if chunks is not None and done >= chunks:
@@ -168,7 +173,7 @@ def test_a_prediction_killed_three_times_resumes_and_gives_the_same_bytes_in_fla
     assert process.returncode == 0 and f"{rejected:,} rows rejected" in whole
 
     # Memory after the first tenth of the rows is what it stays at.
-    chunks = -(-(ROWS - rejected) // CHUNK)
+    chunks = -(-(ROWS - len(range(BROKEN, ROWS, 97))) // CHUNK)
     first = max(size for done, size in memory.items() if done <= max(chunks // 10, min(memory)))
     print(f"{ROWS:,} rows: {first / 2**20:.0f} MiB after a tenth, at most {max(memory.values()) / 2**20:.0f} MiB")
     assert max(memory.values()) <= 1.1 * first
@@ -298,6 +303,24 @@ def test_an_input_that_changes_meanwhile_is_refused(finished_copy, call, monkeyp
     done = call("predict", *words("out.csv"))
     assert done.code == 2 and "orders.csv: changed while it was read" in done.stderr
     assert not Path("out.csv").exists()
+
+
+@pytest.mark.parametrize("decode", ["score", "generate"])
+def test_a_long_row_is_refused_by_itself_and_changes_no_other(finished_copy, decode):
+    predictor = load_predictor(RUN, decode=decode)
+    notes = [{"note": note} for note in QUESTIONS]
+    room = int(predictor.positions) - len(predictor.prompts([{"note": ""}])[0])
+    # One that is as long as it may be, and one that is longer.
+    fits, exceeds = ({"note": "fall " * words} for words in (room // 5, room))
+    while predictor.refusals([{"note": fits["note"] + "x"}]) == [None]:
+        fits["note"] += "x"
+    *others, reason = predictor.refusals([*notes, fits, exceeds])
+    assert others == [None] * 4 and "tokens, and the model reads" in reason
+    alone, beside = predictor.answer(notes), predictor.answer([*notes, fits])
+    assert [answer.text for answer in beside[:3]] == [answer.text for answer in alone]
+    assert [answer.generated_tokens for answer in beside[:3]] == [answer.generated_tokens for answer in alone]
+    with pytest.raises(InputError, match=r"1 of 2 inputs cannot be answered \(first: the prompt has [\d,]+ tokens"):
+        predictor.answer([fits, exceeds])
 
 
 def test_one_note_prints_label_probability_decision_and_top_three(finished_copy, call):

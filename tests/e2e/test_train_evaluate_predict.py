@@ -16,7 +16,7 @@ import yaml
 from conftest import REPOSITORY, TINY_MODEL, run_script, write_tiny_dataset
 from sft_faults import losses_of
 
-from e2e.conftest import LAUNCH, ORDERS, RECIPE, RUN, TRAIN, files_in
+from e2e.conftest import LAUNCH, ORDERS, RECIPE, RUN, TRAIN, edit_json, files_in
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.evaluation.label_metrics import BASELINES
@@ -227,6 +227,29 @@ def test_a_quick_look_fits_no_thresholds(finished_copy, call):
     (finished_copy / RUN / "adapter" / "decision_policy.json").unlink()
     assert call("evaluate_model", "--run", RUN, "--restart", "--skip-base", "--max-rows", "3").code == 0
     assert not (finished_copy / RUN / "adapter" / "decision_policy.json").exists()
+
+
+@pytest.mark.parametrize("decode", ["score", "generate"])
+def test_rows_that_the_model_cannot_read_are_left_out_counted_and_named(finished_copy, call, decode):
+    words = ("--run", RUN, "--restart", "--skip-base", "--decode", decode)
+    predictor, split = load_predictor(RUN, decode=decode), load_prepared_dataset("data/tiny").splits["test"]
+    lengths = sorted(len(prompt) for prompt in predictor.prompts([{"note": note} for note in split["note"]]))
+    for_answers, longest = predictor.positions - predictor.longest_prompt, lengths[len(lengths) // 2]
+    expected = sum(length > longest for length in lengths)
+    edit_json(Path("models/tiny/llama/config.json"), max_position_embeddings=int(longest + for_answers))
+    done = call("evaluate_model", *words)
+    assert done.code == 0, done.stderr
+    folder = Path(RUN, "evaluation" if decode == "score" else "evaluation-generate")
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    left_out = metrics["left_out"]["test"]
+    assert 0 < left_out == expected and metrics["rows"] == len(lengths) - expected
+    assert f"test split: {left_out} more rows left out, because the model cannot read them" in done.stdout
+    (named,) = re.findall(r"^left out of test, which the model cannot read: (order-.*)$", done.stdout, re.MULTILINE)
+    assert len(named.split(", ")) == min(left_out, 6)
+    assert f"{left_out} more orders of test were left out" in (folder / "report.html").read_text("utf-8")
+    edit_json(Path("models/tiny/llama/config.json"), max_position_embeddings=30)
+    none = call("evaluate_model", *words)
+    assert none.code == 2 and "data/tiny: none of the " in none.stderr
 
 
 def test_a_seed_decides_every_byte_of_the_adapter(finished_copy, call, finished):

@@ -15,6 +15,7 @@ from radrecipes.inference.prediction_stream import (
     examine_input,
     iterate_chunks,
     iterate_inputs,
+    without_refused,
     write_answers,
     write_rejects,
 )
@@ -110,9 +111,12 @@ def test_notes_are_normalised_and_what_cannot_be_predicted_is_rejected_with_its_
         assert said in row.reason
     facts = examine_input(path, TASKS["protocol"], "note", "key")
     assert (facts.rows, facts.rejected) == (2, 3)
-    write_rejects(iter(rows), tmp_path / "rejects.csv")
+    # The last row that can be read is too long for the model.
+    *_, last = (row for row in rows if isinstance(row, Example))
+    _, refused = without_refused([last], ["too long"])
+    assert write_rejects(iter(rows), iter(refused), tmp_path / "rejects.csv") == 4
     with (tmp_path / "rejects.csv").open(newline="") as stream:
-        assert [row["line"] for row in csv.DictReader(stream)] == ["3", "5", "6"]
+        assert [row["line"] for row in csv.DictReader(stream)] == sorted(["3", "5", "6", last.line])
     assert "word" not in (tmp_path / "rejects.csv").read_text()
 
 

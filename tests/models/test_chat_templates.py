@@ -1,10 +1,13 @@
 """The shipped chat templates write what the models' own do, of which TRL ships copies, except for what is fixed on purpose."""
 
+import copy
 from importlib.resources import files
 
 import pytest
 from conftest import REPOSITORY
 from tiny_model import build_markup_tokenizer
+
+from radrecipes.models.chat_template import check_chat_template
 
 TOKENIZER = build_markup_tokenizer(["<|begin_of_text|>", "<|eot_id|>"], begin="<|begin_of_text|>", end="<|eot_id|>")
 QUESTION = {"role": "user", "content": "Which protocol?\nr/o bleed"}
@@ -43,6 +46,20 @@ def test_qwen_writes_its_own_prompt_with_thinking_switched_off(messages):
     whole = rendered(copied("qwen3"), [*messages, ANSWER])
     assert whole == rendered(ours("qwen3"), [*messages, ANSWER]) == found + "CT Head<|im_end|>\n"
     assert not whole.startswith(rendered(copied("qwen3"), messages, add_generation_prompt=True) + "CT Head")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *map(ours, ("llama_3", "qwen3", "smollm3", "mistral")),
+        *map(copied, ("gemma3", "phi3", "qwen2_5", "qwen3", "lfm2")),
+    ],
+    ids=["llama_3", "our qwen3", "smollm3", "mistral", "gemma3", "phi3", "qwen2_5", "qwen3", "lfm2"],
+)
+def test_the_limited_process_renders_what_transformers_renders(template):
+    tokenizer = copy.copy(TOKENIZER)
+    tokenizer.chat_template = template
+    check_chat_template(tokenizer)
 
 
 @pytest.mark.parametrize("name", ["llama_3", "qwen3", "smollm3", "mistral"])

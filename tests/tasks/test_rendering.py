@@ -11,7 +11,13 @@ from radrecipes.errors import InputError
 from radrecipes.models.base import separate_padding, stop_token_ids
 from radrecipes.radiology.consistency import read_sections
 from radrecipes.tasks.protocol import ProtocolTask
-from radrecipes.tasks.rendering import prompt_template_digest, render_completions, render_examples, render_prompts
+from radrecipes.tasks.rendering import (
+    prompt_template_digest,
+    prompts_with_control_tokens,
+    render_completions,
+    render_examples,
+    render_prompts,
+)
 
 TASK = ProtocolTask()
 TOKENIZER = build_tiny_tokenizer()
@@ -110,8 +116,10 @@ def test_what_only_the_tokenizer_turns_into_a_control_token_is_refused():
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<stop>", normalized=True)]})
     assert render("a \uff1c b", "chat", tokenizer=tokenizer)
     for note, answer in (("x \uff1cstop\uff1e y", "CT Head"), ("x", "CT \uff1cstop\uff1e Head")):
-        with pytest.raises(InputError, match="contains a control token of the model"):
+        with pytest.raises(InputError, match=r"1 rows contain a control token of the model \(first: row 1\)"):
             render(note, "chat", answer, tokenizer)
+        prompts = [prompt_of(text, "chat", tokenizer) for text in (note, "r/o <stop>")]
+        assert prompts_with_control_tokens(prompts, TASK, tokenizer, "chat") == [answer == "CT Head", False]
 
 
 @pytest.mark.parametrize(

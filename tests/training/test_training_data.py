@@ -71,6 +71,7 @@ def test_check_refuses(workspace, override, message):
         ("{% for m in messages %}{{ m['content'] + '\\n' }}{% endfor %}", "writes no stop token"),
         ("{% if add_generation_prompt %}now {% endif %}{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}",
          "not a prefix of prompt and answer"),
+        ("{{ strftime_now('%Y') }}{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}", "the current date"),
     ],
 )  # fmt: skip
 def test_check_refuses_a_template_that_would_train_something_else(workspace, template, message):

@@ -16,3 +16,8 @@ class Example:
     inputs: dict[str, str]
     target: str
     where: str = ""
+
+    @property
+    def line(self) -> str:
+        """`17`, or `row 17` for Parquet."""
+        return self.where.rpartition(":")[2]

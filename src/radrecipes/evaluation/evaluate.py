@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -45,11 +45,15 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The result of an evaluation: content of `metrics.json`, rows of `predictions.parquet`, and the policy for scored labels."""
+    """The result of an evaluation: content of `metrics.json`, rows of `predictions.parquet`, and the policy for scored labels.
+
+    `left_out` has the ids of the rows that the model cannot read, by split.
+    """
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame
     policy: DecisionPolicy | None = None
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -65,12 +69,33 @@ def evaluate(
     metrics and returns the result, the others return `None`.
     """
     predictor.task.check_dataset(dataset)
+    dataset, left_out = _readable(predictor, dataset, options)
     evaluate_family = evaluate_labels if isinstance(predictor.task, LabelTask) else evaluate_texts
     evaluated = evaluate_family(predictor, dataset, options, progress, is_main_process)
-    if evaluated:
-        # Publishing compares it, so that only the evaluated weights are published.
-        evaluated.metrics["adapter_sha256"] = predictor.adapter_sha256
-    return evaluated
+    if evaluated is None:
+        return None
+    # Publishing compares it, so that only the evaluated weights are published.
+    evaluated.metrics["adapter_sha256"] = predictor.adapter_sha256
+    if left_out:
+        evaluated.metrics["left_out"] = {split: len(ids) for split, ids in left_out.items()}
+    return replace(evaluated, left_out=left_out)
+
+
+def _readable(
+    predictor: Predictor, dataset: PreparedDataset, options: EvaluationOptions
+) -> tuple[PreparedDataset, dict[str, list[str]]]:
+    """The dataset without the rows to evaluate that the model cannot read, and their ids by split."""
+    splits, left_out = dict(dataset.splits), {}
+    for name in dict.fromkeys([*["validation"] * isinstance(predictor.task, LabelTask), options.split]):
+        split = splits[name].select(range(min(len(splits[name]), options.max_rows or len(splits[name]))))
+        refusals = predictor.refusals([predictor.task.inputs(row) for row in split])
+        ids = [row_id for row_id, reason in zip(split["id"], refusals, strict=True) if reason]
+        if ids and len(ids) == len(split):
+            raise InputError(f"none of the {len(ids)} rows of {name} can be read: {refusals[0]}", str(dataset.folder))
+        if ids:
+            left_out[name] = ids
+            splits[name] = split.select([place for place, reason in enumerate(refusals) if not reason])
+    return replace(dataset, splits=splits), left_out
 
 
 # Long: all systems share rows, policy and calibration.

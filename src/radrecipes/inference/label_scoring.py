@@ -1,6 +1,7 @@
 """Label scoring: the log-likelihood of every label of a list, from one pass over the prompt and a trie of the labels."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -117,6 +118,14 @@ class LabelScorer:
         # Labels in one row, and notes after one prefix, are separated by masks and caches, which such a model does not heed.
         self._separately = carries_state(model.config)
         self._checked = self._separately
+        window = getattr(model.config.get_text_config(), "sliding_window", None)
+        self._window = window if window and not self._separately else math.inf
+        self._longest_label = max(map(len, self.completions))
+
+    @property
+    def longest_prompt(self) -> float:
+        """Tokens of the longest prompt that fits into the model's attention window together with any label."""
+        return self._window - self._longest_label
 
     def score(
         self,
@@ -130,12 +139,11 @@ class LabelScorer:
         If `distributed`, all processes call this with the same prompts and share the batches. Raises an [`InputError`] if the
         model's attention window is too short, or it does not support the attention mask that separates the labels of a row.
         """
-        longest = max(map(len, prompts), default=0) + max(map(len, self.completions))
-        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        if window and longest > window and not self._separately:
+        longest = max(map(len, prompts), default=0)
+        if longest > self.longest_prompt:
             raise InputError(
-                f"the model attends to {window} tokens at most, and the longest prompt with its label has {longest}; "
-                "set `decode: generate`"
+                f"the model attends to {self._window} tokens at most, and the longest prompt with its label has "
+                f"{longest + self._longest_label}; set `decode: generate`"
             )
         places: dict[tuple[int, ...], list[int]] = {}
         for index, prompt in enumerate(prompts):

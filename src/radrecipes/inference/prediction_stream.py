@@ -128,9 +128,28 @@ def _writer(
             )
 
 
-def write_rejects(rows: Iterator[Example | RejectedRow], path: Path) -> None:
-    """Write `line` (`row 17` for Parquet) and `reason` of every rejected row as CSV."""
+def without_refused(
+    chunk: Sequence[Example], refusals: Sequence[str | None]
+) -> tuple[list[Example], list[RejectedRow]]:
+    """The rows of a chunk that can be answered, and the others with the reason."""
+    paired = list(zip(chunk, refusals, strict=True))
+    refused = [RejectedRow(row.where, reason) for row, reason in paired if reason]
+    return [row for row, reason in paired if not reason], refused
+
+
+def write_rejects(rows: Iterator[Example | RejectedRow], refused: Iterator[RejectedRow], path: Path) -> int:
+    """Write `line` (`row 17` for Parquet) and `reason` of every row without an answer as CSV; returns their number.
+
+    `refused` are rows that could be read but not answered, in the order of the table.
+    """
+    written, next_refused = 0, next(refused, None)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["line", "reason"])
-        writer.writerows([row.line, row.reason] for row in rows if isinstance(row, RejectedRow))
+        for row in rows:
+            if next_refused and row.line == next_refused.line:
+                row, next_refused = next_refused, next(refused, None)
+            if isinstance(row, RejectedRow):
+                writer.writerow([row.line, row.reason])
+                written += 1
+    return written

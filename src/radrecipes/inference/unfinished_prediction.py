@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radrecipes import owned_folder
+from radrecipes.data.sources.tables import RejectedRow
 from radrecipes.errors import InputError, OutputInUseError
 from radrecipes.files import sync_tree, write_atomically
 from radrecipes.training.run_folder import locked
@@ -25,9 +26,9 @@ _LOCK = "LOCK"
 class UnfinishedPrediction:
     """Finished chunks of one output, one file each, written atomically: a killed process loses only its current chunk.
 
-    `<output>.unfinished/` contains `state.json` (what is predicted with what), `id`, `<number>.parquet` per finished chunk (and
-    `<number>.jsonl`, its entries for the audit log), and at the end the assembled files, which are renamed to their targets
-    before the folder is removed.
+    `<output>.unfinished/` contains `state.json` (what is predicted with what), `id`, `<number>.parquet` per finished chunk (with
+    `<number>.jsonl`, its entries for the audit log, and `<number>.refused.json`, its rows without an answer), and at the end
+    the assembled files, which are renamed to their targets before the folder is removed.
     """
 
     def __init__(self, output: Path):
@@ -104,10 +105,19 @@ class UnfinishedPrediction:
         """The file of a chunk."""
         return self.folder / f"{chunk:09d}.parquet"
 
-    def save(self, chunk: int, table: pa.Table, audited: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write a finished chunk, after its entries for the audit log."""
-        if audited:
+    def save(
+        self,
+        chunk: int,
+        table: pa.Table,
+        audited: Sequence[Mapping[str, Any]] | None = None,
+        refused: Sequence[RejectedRow] = (),
+    ) -> None:
+        """Write a finished chunk, after its entries for the audit log (if there is one) and the rows without an answer."""
+        if audited is not None:
             write_atomically(self._audited(chunk), "".join(json.dumps(entry) + "\n" for entry in audited))
+        if refused:
+            rows = [[row.where, row.reason] for row in refused]
+            write_atomically(self._refused(chunk), json.dumps(rows))
         write_atomically(self.part(chunk), lambda path: pq.write_table(table, path))
 
     def audited(self, chunks: int) -> Iterator[dict[str, Any]]:
@@ -115,6 +125,13 @@ class UnfinishedPrediction:
         for chunk in range(chunks):
             with self._audited(chunk).open(encoding="utf-8") as stream:
                 yield from map(json.loads, stream)
+
+    def refused(self, chunks: int) -> Iterator[RejectedRow]:
+        """The saved rows without an answer, over all chunks in order."""
+        for chunk in range(chunks):
+            if self._refused(chunk).is_file():
+                for row in json.loads(self._refused(chunk).read_text(encoding="utf-8")):
+                    yield RejectedRow(*row)
 
     def assembling(self, target: Path) -> Path:
         """The file that will be renamed to `target`."""
@@ -130,3 +147,6 @@ class UnfinishedPrediction:
 
     def _audited(self, chunk: int) -> Path:
         return self.part(chunk).with_suffix(".jsonl")
+
+    def _refused(self, chunk: int) -> Path:
+        return self.part(chunk).with_suffix(".refused.json")

@@ -95,6 +95,8 @@ def measure_memory(
     train, task = dataset.splits["train"], predictor.task
     places = np.linspace(0, len(train) - 1, min(ROWS, len(train))).round().astype(int).tolist()
     inputs = [task.inputs(train[place]) for place in places]
+    # Training left rows out that are too long, too.
+    inputs = [row for row, reason in zip(inputs, predictor.refusals(inputs), strict=True) if not reason]
     outputs, by_base = (
         [text.text for text in predictor.generate(inputs, untuned=untuned, on_progress=on_progress)]
         for untuned in (False, True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from radrecipes.errors import InputError
+from radrecipes.models.chat_template import check_chat_template
 from radrecipes.models.control_tokens import FAMILY_TOKENS, control_token_in
 from radrecipes.tasks.task import Task
 
@@ -33,8 +34,9 @@ def render_examples(
     tokenizer: PreTrainedTokenizerBase,
     style: str,
     stop_token_ids: list[int],
+    names: Sequence[str] | None = None,
 ) -> list[RenderedExample]:
-    """Token ids of prompt and completion of training rows.
+    """Token ids of prompt and completion of training rows, which have `names` in errors.
 
     The first of `stop_token_ids` is appended if style `"plain"` writes none. It is an [`InputError`] if the template
     changes the prompt when an answer follows (training and prediction would differ), writes no stop token after the
@@ -42,18 +44,37 @@ def render_examples(
     """
     # The last row is only there for the control tokens that the template itself writes.
     questions = _questions(task, [*inputs, task.probe], tokenizer, style)
-    prompts = _token_ids(questions, None, tokenizer, style)
+    *prompts, _ = _token_ids(questions, None, tokenizer, style)
     *wholes, frame = _token_ids(questions, [*targets, "x"], tokenizer, style)
-    control = {*tokenizer.all_special_ids, *stop_token_ids} - {tokenizer.unk_token_id}
-    written = [token for token in frame if token in control]
-    for whole in wholes:
-        # Tokenizers that change letters can make a control token of a text that does not look like one.
-        if [token for token in whole if token in control] != written:
-            raise InputError("a row contains a control token of the model; remove it and prepare the dataset again")
+    unsafe = [place for place, other in enumerate(_other_control_tokens(wholes, frame, tokenizer)) if other]
+    if unsafe:
+        raise InputError(
+            f"{len(unsafe)} rows contain a control token of the model (first: row {names[unsafe[0]] if names else unsafe[0] + 1}); "
+            "remove it and prepare the dataset again"
+        )
     return [
-        _split_up(prompt_ids, whole, style, stop_token_ids)
-        for prompt_ids, whole in zip(prompts[:-1], wholes, strict=True)
+        _split_up(prompt_ids, whole, style, stop_token_ids) for prompt_ids, whole in zip(prompts, wholes, strict=True)
     ]
+
+
+def prompts_with_control_tokens(
+    prompts: Sequence[list[int]], task: Task, tokenizer: PreTrainedTokenizerBase, style: str
+) -> list[bool]:
+    """Whether each prompt contains other control tokens than those of the template, in spite of the spaces in its text."""
+    (frame,) = render_prompts(task, [task.probe], tokenizer, style)
+    return _other_control_tokens(prompts, frame, tokenizer)
+
+
+def _other_control_tokens(
+    rows: Sequence[list[int]], frame: list[int], tokenizer: PreTrainedTokenizerBase
+) -> list[bool]:
+    """Whether each row has other control tokens than `frame`, which a harmless text gives.
+
+    Tokenizers that change letters can make a control token of a text that does not look like one.
+    """
+    control = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    expected = [token for token in frame if token in control]
+    return [[token for token in row if token in control] != expected for row in rows]
 
 
 def check_answers(answers: Mapping[str, str], kind: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
@@ -124,6 +145,7 @@ def _token_ids(
         return tokenizer(texts)["input_ids"]
     if not tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template; set `prompt_style: plain` or `chat_template_path`")
+    check_chat_template(tokenizer)
     turns = [[{"role": "user", "content": question}] for question in questions]
     if answers is not None:
         for turn, answer in zip(turns, answers, strict=True):

@@ -146,7 +146,7 @@ def render_rows(
     for start in range(0, len(split), _ROWS_AT_ONCE):
         rows = split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))
         inputs, targets = [task.inputs(row) for row in rows], [task.target(row) for row in rows]
-        examples = render_examples(task, inputs, targets, tokenizer, style, stops)
+        examples = render_examples(task, inputs, targets, tokenizer, style, stops, rows["id"][:])
         columns = [
             [example.prompt_ids + example.completion_ids for example in examples],
             [[IGNORED] * len(example.prompt_ids) + example.completion_ids for example in examples],

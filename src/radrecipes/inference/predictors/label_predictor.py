@@ -137,7 +137,15 @@ class LabelPredictor(Predictor):
         """Log-likelihood of every label, columns in the order of `label_set.names`; arguments as for [`answer`]."""
         scorer = self.untuned_scorer if untuned else self.scorer
         with self._weights(untuned):
-            return scorer.score(self.prompts(inputs), batch_size, on_progress, self.shared)
+            return scorer.score(self.readable_prompts(inputs), batch_size, on_progress, self.shared)
+
+    @property
+    def longest_prompt(self) -> float:
+        """See [`Predictor`]: a scored label must fit behind the prompt."""
+        if self.decode == "generate":
+            return super().longest_prompt
+        longest_label = max(map(len, self.scorer.completions))
+        return min(self.positions - longest_label, self.scorer.longest_prompt)
 
     def fit_policy(
         self,

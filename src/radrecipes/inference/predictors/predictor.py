@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 from transformers.utils import CHAT_TEMPLATE_FILE
@@ -30,7 +31,7 @@ from radrecipes.models.base import (
 )
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS, Task
-from radrecipes.tasks.rendering import prompt_template_digest, render_prompts
+from radrecipes.tasks.rendering import prompt_template_digest, prompts_with_control_tokens, render_prompts
 from radrecipes.training import run_folder
 
 
@@ -84,6 +85,7 @@ class Predictor(ABC):
         self.manifest = run_folder.read_manifest(self.folder)
         self.engine = engine
         self.shared = False
+        self._rendered: tuple[list, list[list[int]]] = [], []
         self._allow_other_weights = allow_other_weights
         self._check_base()
         self.tokenizer = load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
@@ -147,7 +149,39 @@ class Predictor(ABC):
 
     def prompts(self, inputs: Sequence[dict[str, str]]) -> list[list[int]]:
         """Token ids of the prompts that the model reads."""
-        return render_prompts(self.task, inputs, self.tokenizer, self.style)
+        if self._rendered[0] != inputs:  # otherwise they were just examined by `refusals`
+            self._rendered = list(inputs), render_prompts(self.task, inputs, self.tokenizer, self.style)
+        return self._rendered[1]
+
+    @cached_property
+    def positions(self) -> float:
+        """Tokens that the base model reads at most, prompt and answer together."""
+        return getattr(load_config(self.recipe.model), "max_position_embeddings", None) or math.inf
+
+    @property
+    def longest_prompt(self) -> float:
+        """Tokens of the longest prompt that leaves room for an answer."""
+        return self.positions - 1
+
+    def refusals(self, inputs: Sequence[dict[str, str]]) -> list[str | None]:
+        """Why each input cannot be answered, without quoting it; `None` if it can."""
+        prompts = self.prompts(inputs)
+        unsafe = prompts_with_control_tokens(prompts, self.task, self.tokenizer, self.style)
+        return [
+            "the text contains a control token of the model; remove it"
+            if has_control_token
+            else f"the prompt has {len(prompt):,} tokens, and the model reads {self.longest_prompt:,}; shorten the text"
+            if len(prompt) > self.longest_prompt
+            else None
+            for prompt, has_control_token in zip(prompts, unsafe, strict=True)
+        ]
+
+    def readable_prompts(self, inputs: Sequence[dict[str, str]]) -> list[list[int]]:
+        """[`prompts`], but an [`InputError`] if one cannot be answered; callers that may leave rows out ask [`refusals`]."""
+        refused = [reason for reason in self.refusals(inputs) if reason]
+        if refused:
+            raise InputError(f"{len(refused)} of {len(inputs)} inputs cannot be answered (first: {refused[0]})")
+        return self.prompts(inputs)
 
     def generate(
         self,
@@ -158,24 +192,21 @@ class Predictor(ABC):
         sampling: Sampling | None = None,
     ) -> list[WrittenText]:
         """What the model writes, greedily unless `sampling` is given; `untuned` writes with the base model without fine-tuning."""
-        prompts = self.prompts(inputs)
-        longest = self._room_after(prompts)
-        if self.engine == "vllm":
-            return self._vllm.generate(prompts, longest, on_progress, untuned, sampling)
-        parts = self.model, self.tokenizer, prompts, self.stops, longest
-        with self._weights(untuned):
-            return generate(*parts, batch_size, sampling, on_progress, self.shared)
-
-    def _room_after(self, prompts: Sequence[list[int]]) -> int:
-        """The recipe's `max_new_tokens`, or fewer if the base model has no more positions: more would be an index error."""
-        longest = max(map(len, prompts), default=0)
-        positions = getattr(load_config(self.recipe.model), "max_position_embeddings", None) or np.inf
-        if longest >= positions:
-            raise InputError(
-                f"a prompt has {longest} tokens and the base model reads at most {positions}; shorten the input",
-                str(self.folder),
-            )
-        return int(min(self.recipe.arguments.max_new_tokens, positions - longest))
+        prompts = self.readable_prompts(inputs)
+        # Fewer than the recipe's `max_new_tokens` if no more positions are left, which is no matter of the other rows.
+        rooms = [int(min(self.recipe.arguments.max_new_tokens, self.positions - len(prompt))) for prompt in prompts]
+        written: dict[int, WrittenText] = {}
+        for room in sorted(set(rooms), reverse=True):
+            places = [place for place, its_room in enumerate(rooms) if its_room == room]
+            of_room = [prompts[place] for place in places]
+            if self.engine == "vllm":
+                texts = self._vllm.generate(of_room, room, on_progress, untuned, sampling)
+            else:
+                parts = self.model, self.tokenizer, of_room, self.stops, room
+                with self._weights(untuned):
+                    texts = generate(*parts, batch_size, sampling, on_progress, self.shared)
+            written.update(zip(places, texts, strict=True))
+        return [written[place] for place in range(len(prompts))]
 
     def _load_model(self) -> None:
         if self.engine == "vllm":
