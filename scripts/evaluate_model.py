@@ -67,6 +67,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate, or show the evaluation that exists."""
     args = parse_args()
+    from radrecipes.files import read_json_object
     from radrecipes.inference.distributed import join_processes
     from radrecipes.inference.predictors import is_reference, run_of
     from radrecipes.owned_folder import check_replaceable
@@ -81,7 +82,7 @@ def main() -> None:
     output = Path(args.output or place / ("evaluation" if same_decoding else f"evaluation-{args.decode}"))
     if (output / "metrics.json").is_file() and not args.restart:
         if processes.is_main_process:
-            print(metrics_table(json.loads((output / "metrics.json").read_text(encoding="utf-8"))))
+            print(metrics_table(read_json_object(output / "metrics.json")))
             print(f"{output} exists already; --restart evaluates again")
         return
     check_replaceable(output, "evaluation")

@@ -78,6 +78,7 @@ def main() -> None:
 def record(args: argparse.Namespace) -> None:
     """Train and evaluate every seed, then write the result file and the tables that are generated from it."""
     from radrecipes.evaluation.results import code_of_seeds, results_path, seeds_to_record, summarise
+    from radrecipes.files import read_json
     from radrecipes.recipe import parse_recipe
     from radrecipes.reporting.result_tables import results_table, summary_table, with_results
     from radrecipes.training.run_folder import read_manifest
@@ -97,7 +98,7 @@ def record(args: argparse.Namespace) -> None:
     generated = ((Path("README.md"), Path("recipes"), summary_table), (folder / "README.md", folder, results_table))
     for document, root, table in generated:
         if document.is_file():
-            found = [json.loads(path.read_text("utf-8")) for path in sorted(root.rglob("*.results.json"))]
+            found = [read_json(path) for path in sorted(root.rglob("*.results.json"))]
             text = with_results(document.read_text("utf-8"), table(found), str(document))
             document.write_text(text, encoding="utf-8")
     print(results_table([result]))
@@ -169,11 +170,12 @@ def _open_work_folder(claim: "Claim", here: dict[str, Any], restart: bool) -> No
     """Keep the results of an earlier check only if nothing has changed since then."""
     from radrecipes import owned_folder
     from radrecipes.evaluation.reproduction import code_digest
+    from radrecipes.files import read_text
 
     folder, state = claim.work_folder, claim.work_folder / "state.json"
     facts = json.dumps({"here": here, "code": code_digest(), "published": claim.results}, sort_keys=True)
     owned_folder.check_replaceable(folder, "check")
-    if restart or (state.is_file() and state.read_text(encoding="utf-8") != facts):
+    if restart or (state.is_file() and read_text(state) != facts):
         owned_folder.remove(folder, "check")
     folder.mkdir(parents=True, exist_ok=True)
     owned_folder.mark(folder, "check")
@@ -264,13 +266,14 @@ def evaluate(
     """A run's test metrics on a dataset, by scripts/evaluate_model.py unless a matching evaluation exists."""
     from radrecipes.evaluation.label_metrics import BASE
     from radrecipes.evaluation.reproduction import existing_evaluation
+    from radrecipes.files import read_json_object
 
     output = output or folder / "evaluation"
     metrics = existing_evaluation(folder, output, dataset_digest)
     if metrics is None or (with_base and BASE not in metrics["systems"]):
         words = [*options, *([] if with_base else ["--skip-base"])]
         run_step(["scripts/evaluate_model.py", "--run", name or folder, "--restart", *words])
-        metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+        metrics = read_json_object(output / "metrics.json")
     return metrics
 
 

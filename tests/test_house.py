@@ -67,6 +67,63 @@ def _typed(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "arguments"
 
 
+# Calls that read a file without a limit, or wait for a pipe.
+_RAW_READERS = frozenset(
+    (
+        "read_text",
+        "read_bytes",
+        "open",
+        "load",
+        "safe_load",
+        "compose",
+        "ZipFile",
+        "FileIO",
+        "ParquetFile",
+        "read_table",
+    )
+)
+# What is read there was written by this project a moment ago, is part of it, or is bounded on the way.
+_MAY_READ_RAW = {
+    "src/radrecipes/files.py": "the readers",
+    "src/radrecipes/data/parquet.py": "the reader of Parquet",
+    "src/radrecipes/data/synthetic_protocol/bank.py": "part of the package",
+    "src/radrecipes/data/synthetic_reports/bank.py": "part of the package",
+    "src/radrecipes/data/synthetic_reports/generator.py": "writes",
+    "src/radrecipes/data/sources/mimic_cxr.py": "archives, member by member with `bounded`",
+    "src/radrecipes/data/sources/openi.py": "an archive, through `unpacked`",
+    "src/radrecipes/radiology/labeller.py": "part of the package",
+    "src/radrecipes/publishing/licences.py": "part of the package",
+    "src/radrecipes/publishing/person_names.py": "part of the package",
+    "src/radrecipes/publishing/project_json.py": "part of the package",
+    "src/radrecipes/publishing/gates.py": "part of the package",
+    "src/radrecipes/publishing/release_texts.py": "a dataset that load_prepared_dataset has read",
+    "src/radrecipes/evaluation/reproduction.py": "the code itself",
+    "src/radrecipes/cli.py": "the scripts themselves",
+    "src/radrecipes/environment.py": "/proc",
+    "src/radrecipes/inference/audit_log.py": "line by line, private",
+    "src/radrecipes/inference/prediction_stream.py": "writes, and reads its own parts",
+    "src/radrecipes/inference/unfinished_prediction.py": "its own parts, line by line",
+    "src/radrecipes/launch/peer_watchdog.py": "the state of this run's processes",
+    "src/radrecipes/training/trainer.py": "writes",
+    "scripts/publish.py": "a card that it has written",
+    "scripts/reproduce.py": "a README of this project",
+}
+
+
+def raw_readers(text: str) -> list[str]:
+    """Calls that read a file other than with `files.py`."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            plain = isinstance(node.func, ast.Name) and name in ("read_text", "read_bytes", "read_table")
+            owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+            loads = name in ("load", "safe_load", "compose") and owner not in ("yaml", "json", "pickle", "torch")
+            if name in _RAW_READERS and not plain and not loads and owner not in ("kind", "os"):
+                found.append(f"{node.lineno}: {ast.unparse(node.func)} has no limit; see radrecipes/files.py")
+    return found
+
+
 def in_sources(check, folders: tuple[str, ...] = ()) -> list[str]:
     """What a check finds, with paths, except in some folders."""
     return [
@@ -83,6 +140,13 @@ def test_functions_fit_on_a_screen_or_give_their_reason():
 
 def test_only_tasks_know_tasks_by_name():
     assert not in_sources(task_dispatch, folders=("src/radrecipes/tasks",))
+
+
+def test_files_of_others_are_read_within_limits():
+    assert not in_sources(raw_readers, folders=tuple(_MAY_READ_RAW))
+    assert all(raw_readers((REPOSITORY / path).read_text(encoding="utf-8")) for path in _MAY_READ_RAW), (
+        "no longer needed"
+    )
 
 
 def test_docstrings_stay_short():
@@ -116,6 +180,9 @@ def test_test_modules_have_names_of_their_own():
         (task_dispatch, 'if arguments.task == "protocol" or "impression" in headers: pass', 0),
         (task_dispatch, 'WORDS = {"protocol": 1, "report": 2}', 1),
         (task_dispatch, 'ROW = {"findings": 1, "impression": 2, "report": 3}', 0),
+        (raw_readers, "Path(p).read_text(encoding='utf-8')", 1),
+        (raw_readers, "with p.open() as f: json.load(f)", 2),
+        (raw_readers, "read_text(p); read_json(p); LabelSet.load(p); os.open(p)", 0),
         (task_dispatch, 'row["report"] = {"report": text}', 0),
     ],
 )

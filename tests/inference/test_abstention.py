@@ -265,7 +265,7 @@ def changed(**fields):
     ("change", "message"),
     [
         (changed(format=2), "`format` is not 1"),
-        (lambda content: [], "`format` is not 1"),
+        (lambda content: [], "must contain one JSON object"),
         (lambda content: {key: value for key, value in content.items() if key != "rows"}, "exactly the keys"),
         (changed(note="x"), "exactly the keys"),
         (changed(temperature="warm"), "`temperature` is 'warm'"),
@@ -287,7 +287,7 @@ def test_a_missing_or_damaged_policy_is_refused_with_its_fix(policy, tmp_path):
         DecisionPolicy.load(tmp_path, "a" * 64, "c" * 64)
     path = policy.save(tmp_path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"cannot be read as JSON.*--restart"):
+    with pytest.raises(InputError, match=r"not valid JSON.*--restart"):
         DecisionPolicy.load(tmp_path, "a" * 64, "c" * 64)
 
 

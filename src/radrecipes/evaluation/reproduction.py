@@ -22,6 +22,7 @@ from radrecipes.evaluation.results import (
     results_fit,
     results_path,
 )
+from radrecipes.files import read_json, read_json_object
 from radrecipes.hub.pull import pull
 from radrecipes.inference.abstention import COVERAGE_STEP
 from radrecipes.inference.predictors import is_reference, run_of
@@ -239,7 +240,7 @@ def same_losses(recorded: Sequence[float], now: Sequence[float], exact: bool) ->
 def existing_evaluation(run: Path, folder: Path, dataset_digest: str) -> dict[str, Any] | None:
     """The `metrics.json` in a folder if it is for this run's weights and the complete test split of this dataset, or `None`."""
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = read_json_object(folder / "metrics.json")
         complete = metrics["rows"] == run_folder.read_manifest(run)["data"]["rows"]["test"]
         fits = (
             "task" in metrics
@@ -247,7 +248,7 @@ def existing_evaluation(run: Path, folder: Path, dataset_digest: str) -> dict[st
             and complete
             and metrics["dataset"]["digest"] == dataset_digest
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, InputError, ValueError, LookupError, TypeError):
         return None
     return metrics if fits and metrics.get("adapter_sha256") == run_folder.weights_of(run).sha256 else None
 
@@ -312,14 +313,14 @@ def _claim_of_release(name: str) -> Claim:
         manifest["training"].get("first_losses"),
         folder,
         name,
-        figures_of_metrics(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))),
+        figures_of_metrics(read_json_object(folder / "metrics.json")),
         f"{data['repo']}@{data['tag']}" if "tag" in data else None,
     )
 
 
 def _read_results(path: Path) -> dict[str, Any]:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
         # Everything that is read from it later
         facts_of(results), figures_over_seeds(results), results["seeds"][0]["seed"]
     except (InputError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -1,6 +1,7 @@
 """The files of a release, and whether they are those that its manifest lists."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from huggingface_hub.hf_api import RepoFile
 
 from radrecipes.errors import InputError, quoted, shown
-from radrecipes.files import MIB, file_sha256, read_json
+from radrecipes.files import MIB, file_sha256, open_regular, read_json
 
 MANIFEST_FILE = "manifest.json"
 RELEASE_FORMAT = 1
@@ -17,7 +18,7 @@ LARGEST_RELEASE = 250
 # Files that may have any size.
 _LARGE = (".safetensors", ".parquet")
 # Of any other; the largest tokenizer of the recipes has 33 MiB.
-_LARGEST_TEXT = 128 * MIB
+LARGEST_TEXT = 128 * MIB
 # The Hub writes this file into a new repository itself.
 HUB_FILE = ".gitattributes"
 
@@ -50,8 +51,8 @@ def listing_difference(folder: Path, listed: Sequence[RepoFile]) -> str | None:
     if len(listed) > LARGEST_RELEASE + 1:
         return f"there are more than the {LARGEST_RELEASE} files that a release may have"
     for file in listed:
-        if not file.path.endswith(_LARGE) and file.size > _LARGEST_TEXT:
-            return f"{shown(file.path)} has more than {_LARGEST_TEXT // MIB} MiB, the limit for such a file"
+        if not file.path.endswith(_LARGE) and file.size > LARGEST_TEXT:
+            return f"{shown(file.path)} has more than {LARGEST_TEXT // MIB} MiB, the limit for such a file"
     try:
         expected = {**_published_facts(folder)["files"], MANIFEST_FILE: ""}
     except InputError as error:
@@ -94,8 +95,9 @@ def sha256_of_files(folder: Path) -> dict[str, str]:
 
 def git_blob_id(path: Path) -> str:
     """The sha1 under which git stores the file."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    with open_regular(path) as file:
+        digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _published_facts(folder: Path) -> dict[str, Any]:

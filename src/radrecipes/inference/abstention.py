@@ -9,8 +9,8 @@ from typing import Any, get_origin
 
 import numpy as np
 
-from radrecipes.errors import InputError
-from radrecipes.files import write_atomically
+from radrecipes.errors import InputError, quoted
+from radrecipes.files import read_json_object, write_atomically
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.statistics import clopper_pearson_lower_bound, effective_rows, intraclass_correlation
 
@@ -182,12 +182,10 @@ class DecisionPolicy:
         """Read the adapter's file; raises an [`InputError`] unless it was fitted for this adapter and prompt template."""
         path = Path(folder) / POLICY_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json_object(path, fix=_EVALUATE_AGAIN)
         except FileNotFoundError:
             raise InputError(f"no such file; {_EVALUATE_AGAIN}", where=str(path)) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot be read as JSON ({error}); {_EVALUATE_AGAIN}", where=str(path)) from None
-        if not isinstance(content, dict) or content.pop("format", None) != POLICY_FORMAT:
+        if content.pop("format", None) != POLICY_FORMAT:
             raise InputError(f"`format` is not {POLICY_FORMAT}; {_EVALUATE_AGAIN}", where=str(path))
         content = _validated_fields(cls, content, str(path))
         if content["temperature"] <= 0:
@@ -274,5 +272,5 @@ def _validated_fields(kind: type, content: Any, where: str) -> dict[str, Any]:
     for field in fields(kind):
         value, expected = content[field.name], list if get_origin(field.type) is tuple else field.type
         if not isinstance(value, expected) or (isinstance(value, float) and not math.isfinite(value)):
-            raise InputError(f"`{field.name}` is {value!r}; {_EVALUATE_AGAIN}", where=where)
+            raise InputError(f"`{field.name}` is {quoted(value)}; {_EVALUATE_AGAIN}", where=where)
     return content

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from radrecipes.data.example import Example
 from radrecipes.errors import InputError, RadrecipesError
-from radrecipes.files import lock, write_atomically
+from radrecipes.files import lock, read_text, write_atomically
 
 if TYPE_CHECKING:  # verification must not wait for the import of torch
     import pyarrow as pa
@@ -168,12 +168,12 @@ class AuditLog:
 
     def _read_key(self) -> bytes:
         try:
-            text = self.key_path.read_text("ascii").strip()
+            text = read_text(self.key_path, 1024).strip()
         except FileNotFoundError as error:
             raise InputError(
                 "the key of the audit log is missing; restore it, or start another --audit-log", str(self.key_path)
             ) from error
-        except (OSError, ValueError):
+        except (OSError, InputError):
             text = ""
         if not re.fullmatch("[0-9a-f]{64}", text):
             raise InputError(

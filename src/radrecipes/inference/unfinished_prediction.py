@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from radrecipes import owned_folder
 from radrecipes.data.sources.tables import RejectedRow
 from radrecipes.errors import InputError, OutputInUseError
-from radrecipes.files import sync_tree, write_atomically
+from radrecipes.files import read_json_object, read_text, sync_tree, write_atomically
 from radrecipes.training.run_folder import locked
 
 _STATE = "state.json"
@@ -59,9 +59,9 @@ class UnfinishedPrediction:
         if not path.is_file():
             return
         try:
-            found = json.loads(path.read_text("utf-8"))
+            found = read_json_object(path)
             different = [name for name in state if found.get(name) != state[name]]
-        except (ValueError, AttributeError):
+        except InputError:
             different = ["everything: state.json is broken"]
         if different:
             raise InputError(
@@ -95,7 +95,7 @@ class UnfinishedPrediction:
     @property
     def id(self) -> str:
         """Id of the work: the same in every attempt until it is finished or discarded."""
-        return (self.folder / _ID).read_text("ascii")
+        return read_text(self.folder / _ID, 1024)
 
     def has(self, chunk: int) -> bool:
         """Whether a chunk is finished."""

@@ -5,7 +5,6 @@ A gate that cannot inspect something reports this as a finding. Findings are pri
 
 import functools
 import itertools
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from transformers.utils import CHAT_TEMPLATE_FILE
 from radrecipes.data.access import ACCESS_LEVELS, may_show
 from radrecipes.data.dataset_folder import CARD_FILE, MANIFEST_FILE
 from radrecipes.errors import InputError
+from radrecipes.files import read_bytes, read_json, read_json_object, read_text
 from radrecipes.hub.release_files import LARGEST_RELEASE
 from radrecipes.publishing import ACKNOWLEDGEMENTS
 from radrecipes.publishing.cards.card_checks import check_card
@@ -206,8 +206,8 @@ def _files_of_other_access(folder: Path, access: str) -> list[str]:
     others = []
     for name, key in ((MANIFEST_FILE, "data"), (METRICS_FILE, "dataset")):
         try:
-            recorded = json.loads((folder / name).read_text(encoding="utf-8"))[key]["access"]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            recorded = read_json(folder / name)[key]["access"]
+        except (OSError, InputError, LookupError, TypeError):
             recorded = None
         if recorded != access:
             others.append(name)
@@ -218,7 +218,7 @@ def _card(folder: Path, facts: ReleaseFacts) -> GateResult:
     """A card that the Hub accepts and a reader can use, with the right licence and access."""
     kind = "dataset" if facts.kind == "dataset" else "model"
     try:
-        card = check_card((folder / CARD_FILE).read_text(encoding="utf-8"), kind)
+        card = check_card(read_text(folder / CARD_FILE), kind)
     except InputError as error:
         return GateResult("card", CARD_FILE, (Finding("", None, str(error)),))
     except (OSError, ValueError):
@@ -309,7 +309,7 @@ def _identifiers(
 
 def _known_template(folder: Path, facts: ReleaseFacts) -> str | None:
     """Where the release's chat template comes from, if its author cannot have had access to the data."""
-    content = (folder / CHAT_TEMPLATE_FILE).read_bytes()
+    content = read_bytes(folder / CHAT_TEMPLATE_FILE)
     if facts.base_template is not None and content == facts.base_template.encode("utf-8"):
         return f"the one of {facts.base}"
     if any(content == path.read_bytes() for path in _CHAT_TEMPLATES.glob("*.jinja")):
@@ -344,9 +344,9 @@ def _base(folder: Path, facts: ReleaseFacts) -> GateResult:
     if facts.kind != "adapter":
         return GateResult("base", "skipped: only an adapter names a base model to load")
     try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = read_json_object(folder / ADAPTER_CONFIG)
         named, revision = config.get("base_model_name_or_path"), str(config.get("revision"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, InputError):
         named, revision = None, ""
     faults = []
     if named != facts.base:

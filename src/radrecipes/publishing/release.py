@@ -13,7 +13,7 @@ from radrecipes.data.dataset_folder import CARD_FILE, LABEL_SET_FILE, MANIFEST_F
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import RESULTS_FILE, results_fit, results_path
-from radrecipes.files import file_sha256
+from radrecipes.files import file_sha256, read_json
 from radrecipes.hub.release_files import RELEASE_FORMAT
 from radrecipes.inference.abstention import POLICY_FILE, DecisionPolicy
 from radrecipes.inference.predictors import run_of
@@ -57,7 +57,7 @@ class FinishedRun:
         path = results_path(Path("recipes", f"{self.manifest['recipe']['name']}.yaml"))
         if not path.is_file():
             return None
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
         return results if results_fit(self.manifest, results) else None
 
 
@@ -112,13 +112,13 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any], weights: Weights) -
     evaluate = f"run `python scripts/evaluate_model.py --run {quote(str(folder))} --restart` first"
     path = folder / "evaluation" / METRICS_FILE
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = read_json(path)
         measured, _ = metrics["dataset"]["digest"], metrics["task"]
     except FileNotFoundError:
         raise InputError(
             f"was not evaluated, and only evaluated runs are published; {evaluate}", str(folder)
         ) from None
-    except (ValueError, LookupError, TypeError):
+    except (InputError, ValueError, LookupError, TypeError):
         raise InputError(f"is not an evaluation in JSON; {evaluate}", str(path)) from None
     if measured != manifest["data"]["digest"]:
         raise InputError(f"measures a dataset that is not the run's own; {evaluate}", str(path))

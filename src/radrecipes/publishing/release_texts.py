@@ -1,6 +1,5 @@
 """All text of a release, file by file, for the gates to search."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
+from radrecipes.errors import InputError
+from radrecipes.files import parse_json, read_text
+from radrecipes.hub.release_files import LARGEST_TEXT
 from radrecipes.publishing.project_json import free_text, schema_errors, schema_of, unescaped
 
 # Vocabularies contain subwords and numbers: only runs of three words in a string are searched for sentences.
@@ -85,18 +87,18 @@ def read_release(folder: Path) -> tuple[list[ReleaseText], list[str]]:
     for name in names_of(folder):
         try:
             texts += _texts(folder / name, name)
-        except (OSError, ValueError, RecursionError, SafetensorError):
+        except (OSError, InputError, ValueError, RecursionError, SafetensorError):
             unreadable.append(name)
     return texts, unreadable
 
 
 def _texts(path: Path, name: str) -> Iterator[ReleaseText]:
     if path.suffix in _TEXT_SUFFIXES:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, LARGEST_TEXT)
         if "\0" in text:
             raise ValueError("not a text")
         if path.suffix == ".json":
-            json.loads(text)
+            parse_json(text, name)
             yield ReleaseText(name, None, None, unescaped(text), text)
         else:
             yield ReleaseText(name, None, None, text)

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from radrecipes.environment import peak_memory_gib
 from radrecipes.errors import FullDiskError, InputError, NoCheckpointError, RadrecipesError
-from radrecipes.files import file_sha256, sync, sync_tree, text_sha256
+from radrecipes.files import file_sha256, parse_json, read_text, sync, sync_tree, text_sha256
 
 FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"
@@ -112,13 +112,13 @@ def find_last_valid(run: Path) -> Resumption:
 def verify(folder: Path) -> Checkpoint:
     """Read a checkpoint's manifest and compare every file with it; [`InvalidCheckpointError`] if anything is missing or changed."""
     try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8")
-        manifest = json.loads(text)
+        text = read_text(folder / MANIFEST)
+        manifest = parse_json(text, str(folder / MANIFEST))
         del manifest["sha256"]
         files, step = manifest["files"], manifest["step"]
     except FileNotFoundError:
         raise InvalidCheckpointError(f"{MANIFEST} is missing, so it was not finished") from None
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+    except (OSError, InputError, ValueError, LookupError, AttributeError, TypeError):
         raise InvalidCheckpointError(f"{MANIFEST} cannot be read") from None
     # Compare the text, not only its content: `1E-05` instead of `1e-05` is a change, too.
     if text != _sealed(manifest):

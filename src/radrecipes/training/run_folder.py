@@ -11,7 +11,17 @@ from typing import Any
 from radrecipes import owned_folder
 from radrecipes.data.access import protect
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
-from radrecipes.files import LockedError, lock, read_json_object, remove_if_empty, sync_tree, write_atomically
+from radrecipes.files import (
+    MIB,
+    LockedError,
+    lock,
+    parse_json,
+    read_json_object,
+    read_text,
+    remove_if_empty,
+    sync_tree,
+    write_atomically,
+)
 from radrecipes.models.weights import Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import PARTS, checkpoints
@@ -19,6 +29,7 @@ from radrecipes.training.identity import changeable_parts, diff_identities, diff
 
 COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
+_LARGEST_LOG = 1024 * MIB  # a step has about 150 bytes
 _LOCK = "LOCK"
 _RECIPE = "recipe.yaml"
 # What a manifest must record, so that a run can be verified before it is used
@@ -116,7 +127,7 @@ def _check_log(folder: Path, steps: int) -> None:
     """Refuse a log without exactly one entry for each of the first `steps` steps; later entries will be cut off."""
     try:
         logged = [line["step"] for line in read_train_log(folder, steps)]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, InputError, LookupError, TypeError):
         logged = []
     if logged != list(range(1, steps + 1)):
         raise NoCheckpointError(
@@ -157,7 +168,7 @@ def start(folder: Path, recipe: Recipe, resume_step: int = 0) -> None:
     owned_folder.replace_contents(folder, "run", keep=(_LOCK, _RECIPE, *kept))
     shutil.rmtree(checkpoints.unfinished_folder(folder), ignore_errors=True)
     if resume_step:
-        logged = (folder / TRAIN_LOG).read_text(encoding="utf-8").splitlines(keepends=True)
+        logged = read_text(folder / TRAIN_LOG, _LARGEST_LOG).splitlines(keepends=True)
         write_atomically(folder / TRAIN_LOG, "".join(logged[:resume_step]))
 
 
@@ -221,8 +232,8 @@ def weights_of(folder: Path) -> Weights:
 def read_train_log(folder: Path, steps: int | None = None) -> list[dict[str, Any]]:
     """The logged steps of a run in order, all or the first ones; none for a release, which has no log."""
     path = folder / TRAIN_LOG
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines[:steps]]
+    lines = read_text(path, _LARGEST_LOG).splitlines() if path.is_file() else []
+    return [parse_json(line, f"{path}:{number}") for number, line in enumerate(lines[:steps], start=1)]
 
 
 def _short(value: Any) -> str:

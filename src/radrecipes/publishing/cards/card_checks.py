@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCardData
 
-from radrecipes.errors import InputError
+from radrecipes.errors import InputError, shown
+from radrecipes.files import BoundedLoader
 from radrecipes.publishing.licences import check_licence
 
 _REQUIRED = {
@@ -46,11 +47,13 @@ def check_card(text: str, repo_type: str = "model", where: str = "README.md") ->
     if not lines or lines[0].rstrip() != "---" or end is None:
         raise InputError("has no front matter; a card begins with YAML between two lines of `---`", where)
     try:
-        data = yaml.safe_load("\n".join(lines[1:end]))
+        data = BoundedLoader("\n".join(lines[1:end])).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{where}:{mark.line + 2}" if mark else where
-        raise InputError(f"the front matter is not valid YAML: {getattr(error, 'problem', None)}", line) from error
+        raise InputError(
+            f"the front matter is not valid YAML: {shown(getattr(error, 'problem', None))}", line
+        ) from error
     if not isinstance(data, dict):
         raise InputError("the front matter is not a mapping of `key: value` lines", where)
     for key in _REQUIRED[repo_type]:
