@@ -12,12 +12,18 @@ from conftest import REPOSITORY, TINY_MODEL, TINY_REPORTS, run_script, write_tin
 from datasets import load_dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from e2e.conftest import LAUNCH, RUN, edit_json, files_in
 from radrecipes.data.dataset_folder import write_dataset_folder
 from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.inference.predictors import load_predictor
+from radrecipes.publishing.cards.model_card import render_model_card
+from radrecipes.publishing.merging import merge_adapter
+from radrecipes.publishing.release import assemble_model, read_finished_run
+from radrecipes.tasks import TASKS
 
+PROTOCOL = TASKS["protocol"]
 REPO, DATASET_REPO, TAG = "radiology/tiny-protocols", "radiology/tiny-orders", "v1.0"
 ADAPTER = ("adapter", "--run", RUN, "--repo", REPO, "--tag", TAG, "--base-license", "apache-2.0")
 DATASET = ("dataset", "--dataset", "data/tiny", "--repo", DATASET_REPO, "--tag", TAG)
@@ -25,7 +31,8 @@ REPORT_RUN = "runs/tiny/report_lora/seed-42"
 REPORTS = ("adapter", "--run", REPORT_RUN, "--repo", REPO, "--tag", TAG, "--base-license", "apache-2.0", "--dry-run")
 PUBLISHED = [
     "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "decision_policy.json",
-    "label_set.yaml", "manifest.json", "metrics.json", "recipe.yaml", "tokenizer.json", "tokenizer_config.json",
+    "generation_config.json", "label_set.yaml", "manifest.json", "metrics.json", "recipe.yaml", "tokenizer.json",
+    "tokenizer_config.json",
 ]  # fmt: skip
 # Twenty-five digits that no other text contains.
 CANARY = "Code 7 2 9 4 1 8 3 0 5 6 2 2 7 9 1 4 8 3 6 0 5 1 9 7 3."
@@ -151,7 +158,7 @@ def test_dates_in_the_chat_template_of_the_base_pass_and_one_more_stops(finished
     own.write_text(dated, encoding="utf-8")
     shown = call("publish", *ADAPTER, "--dry-run")
     assert shown.code == 0, shown.stdout + shown.stderr
-    said = f"identifiers  ok            10 texts; not chat_template.jinja, byte for byte the one of {TINY_MODEL}\n"
+    said = f"identifiers  ok            11 texts; not chat_template.jinja, byte for byte the one of {TINY_MODEL}\n"
     assert said in shown.stdout
 
     released.write_text(dated + "{# seen 03/14/2021 #}", encoding="utf-8")
@@ -193,7 +200,7 @@ def plant_a_row(workspace):
 def link(workspace):
     """A file of the adapter that is elsewhere."""
     (workspace / "private.json").write_text("{}", encoding="utf-8")
-    (workspace / RUN / "adapter" / "generation_config.json").symlink_to(workspace / "private.json")
+    (workspace / RUN / "adapter" / "added_tokens.json").symlink_to(workspace / "private.json")
 
 
 def evaluate_negated_weights(workspace):
@@ -339,6 +346,37 @@ def test_a_merged_model_is_published_and_answers_as_base_plus_adapter(finished_c
     adapted = PeftModel.from_pretrained(base, Path(RUN, "adapter"))
     answer = model.generate(prompt, max_new_tokens=12)
     assert torch.equal(answer, adapted.generate(prompt, max_new_tokens=12)) and not torch.equal(answer, untuned)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_snippet_of_the_card_stops_where_training_taught_it_to(merged, finished_copy, call):
+    """The base model's own end token is another one, as in many chat models."""
+    base = Path("models", TINY_MODEL)
+    padding = AutoTokenizer.from_pretrained(base).pad_token_id
+    for name in ("config.json", "generation_config.json"):
+        edit_json(base / name, eos_token_id=padding)
+    edit_json(base / "generation_config.json", do_sample=True, temperature=9.0)
+    run, folder = read_finished_run(RUN), Path(REPO)
+    run.manifest["base"]["dtype"] = "float32"
+    if merged:
+        merge_adapter(run.recipe, Path(RUN, "adapter"), folder)
+    facts = {"repo_id": REPO, "tag": TAG, "license": "apache-2.0", "base_license": "apache-2.0", "merged": merged}
+    card = render_model_card(run.manifest, run.metrics, **facts)
+    assemble_model(run, folder, repo=REPO, tag=TAG, card=card, merged=merged)
+    Path("tiny").symlink_to("models/tiny")
+
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], found)
+    prompt, answer = found["prompt"][0].tolist(), found["answer"][0].tolist()
+    tokenizer = found["tokenizer"]
+    written = answer[len(prompt) :]
+    assert tokenizer.decode(written[-1]) == "<|im_end|>" and written.count(written[-1]) == 1 < len(written) < 12
+    # As radrecipes itself generates
+    (text,) = load_predictor(RUN).generate([PROTOCOL.read_input(PROTOCOL.words.example)])
+    assert text.stopped and text.text == tokenizer.decode(written, skip_special_tokens=True).strip()
+    # Everything that generates by the files in the folder, such as a server
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [written[-1]]
+    assert not GenerationConfig.from_pretrained(folder).do_sample
 
 
 def train_reports(workspace, reports, rows, monkeypatch, epochs):

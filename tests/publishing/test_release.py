@@ -9,6 +9,7 @@ import torch
 from conftest import TINY_RECIPE, write_tiny_dataset
 from e2e.conftest import edit_json
 from safetensors.torch import save_file
+from tiny_model import build_tiny_tokenizer
 
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
@@ -68,8 +69,8 @@ def run(tmp_path, monkeypatch):
         "adapter_sha256": weights,
     }
     (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    for name in ("tokenizer.json", "chat_template.jinja", "label_set.yaml"):
-        (folder / "adapter" / name).write_text(name, encoding="utf-8")
+    (folder / "adapter" / "label_set.yaml").write_text("label_set.yaml", encoding="utf-8")
+    build_tiny_tokenizer().save_pretrained(folder / "adapter")
     DecisionPolicy(
         temperature=1.0,
         thresholds=(),
@@ -97,7 +98,8 @@ def test_a_release_contains_the_listed_files_each_with_its_hash_and_nothing_else
     files = bytes_of(release.folder)
     assert sorted(files) == [
         "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "decision_policy.json",
-        "label_set.yaml", "manifest.json", "metrics.json", "recipe.yaml", "tokenizer.json",
+        "generation_config.json", "label_set.yaml", "manifest.json", "metrics.json", "recipe.yaml", "tokenizer.json",
+        "tokenizer_config.json",
     ]  # fmt: skip
     assert release.files == {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     published = json.loads(files["manifest.json"])["published"]

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.distributed import map_batches
-from radrecipes.models.base import carries_state
+from radrecipes.models.base import carries_state, decoding
 from radrecipes.models.lm_head import lm_head_input
 
 _SHORTEST_SHARED_PREFIX = 4  # tokens
@@ -49,16 +49,9 @@ def generate(
             all, because the random state of a batch follows from the one before.
     """
     temperature = {"temperature": sampling.temperature, "top_k": 0} if sampling else {}
-    decoding = GenerationConfig(
-        do_sample=bool(sampling),
-        **temperature,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=list(stops),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
+    settings = decoding(tokenizer, stops, max_new_tokens, **temperature)
     # Otherwise Transformers fills unset fields from the model's own settings, for example a repetition penalty.
-    model.generation_config = decoding
+    model.generation_config = settings
     if sampling:
         torch.manual_seed(sampling.seed)
     prefix, cache = shared_prefix(model, prompts)
@@ -82,7 +75,7 @@ def generate(
                 input_ids=input_ids.to(model.device),
                 attention_mask=attention_mask.to(model.device),
                 past_key_values=batch_cache,
-                generation_config=decoding,
+                generation_config=settings,
             )
         return [_decode(row[length:].tolist(), stops, tokenizer) for row in completed]
 

@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -120,6 +121,27 @@ def separate_padding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(token_id)
             return
     raise InputError("the tokenizer has no special token for padding besides its stop token")
+
+
+def decoding(
+    tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], max_new_tokens: int, **sampling: Any
+) -> GenerationConfig:
+    """How answers are generated: greedily unless `sampling` says otherwise, up to a stop token."""
+    return GenerationConfig(
+        do_sample=bool(sampling),
+        **sampling,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(stops),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+
+def write_decoding(weights: Path, max_new_tokens: int, folder: Path) -> None:
+    """Write `generation_config.json`, with the stop tokens of the tokenizer that was saved next to trained weights."""
+    with _loading(str(weights)):
+        tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
+    decoding(tokenizer, stop_token_ids(tokenizer), max_new_tokens).save_pretrained(folder)
 
 
 def compute_dtype(dtype: str | None) -> torch.dtype:

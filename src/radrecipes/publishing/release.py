@@ -17,6 +17,7 @@ from radrecipes.files import file_sha256, read_json
 from radrecipes.hub.release_files import RELEASE_FORMAT
 from radrecipes.inference.abstention import POLICY_FILE, DecisionPolicy
 from radrecipes.inference.predictors import run_of
+from radrecipes.models.base import write_decoding
 from radrecipes.models.weights import LoraAdapter, Weights
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.task import Task
@@ -30,8 +31,10 @@ TOKENIZER_FILES = frozenset((
     "added_tokens.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
     "vocab.txt",
 ))  # fmt: skip
-_NEXT_TO_WEIGHTS = TOKENIZER_FILES | {"chat_template.jinja", "generation_config.json", LABEL_SET_FILE, POLICY_FILE}
-_OF_EVERY_MODEL = _NEXT_TO_WEIGHTS | {CARD_FILE, MANIFEST_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE}
+_NEXT_TO_WEIGHTS = TOKENIZER_FILES | {"chat_template.jinja", LABEL_SET_FILE, POLICY_FILE}
+_OF_EVERY_MODEL = _NEXT_TO_WEIGHTS | {
+    *(CARD_FILE, MANIFEST_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE, "generation_config.json")
+}
 _MERGED_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
 # Fields of a recipe that name a path on the training machine and do not affect the result.
 _PLACES = ("output_dir", "run_name", "logging_dir")
@@ -151,6 +154,8 @@ def assemble_model(run: FinishedRun, folder: Path, *, repo: str, tag: str, card:
     for path in sorted((run.folder / "adapter").iterdir()):
         if path.name in _NEXT_TO_WEIGHTS or path.name in weights:
             _copy(path, folder / path.name)
+    # A merged model has the base model's own until now, with its stop tokens and its way of sampling.
+    write_decoding(run.folder / "adapter", run.recipe.arguments.max_new_tokens, folder)
     _copy(run.folder / "evaluation" / METRICS_FILE, folder / METRICS_FILE)
     if results := run.recorded_results():
         _write_json(folder / RESULTS_FILE, results)

@@ -330,6 +330,7 @@ def test_the_snippet_runs_and_asks_as_training_did(
     if merged:
         model = model.merge_and_unload()
     model.save_pretrained(published, **({} if merged else {"save_embedding_layers": False}))
+    model.generation_config.save_pretrained(published)
     tokenizer.save_pretrained(published)
     (tmp_path / "tiny").symlink_to(shared_workspace / "models" / "tiny")
     manifest = manifest_of(task)
@@ -354,6 +355,7 @@ def test_the_snippet_of_an_adapter_for_a_text_part_loads_that_part(tmp_path, mon
     base = models.load_base(ModelConfig(model_name_or_path="tiny/sees", dtype="float32"))
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False))
     model.save_pretrained(RELEASE["repo_id"], save_embedding_layers=False)
+    model.generation_config.save_pretrained(RELEASE["repo_id"])
     build_tiny_tokenizer().save_pretrained(RELEASE["repo_id"])
     manifest = manifest_of("protocol")
     manifest["base"] |= {"model_id": "tiny/sees", "dtype": "float32", "text_part": True}
