@@ -19,7 +19,9 @@ _CONTENTS = {
     },
     "run": {
         **dict.fromkeys(("recipe.yaml", "manifest.json", "train_log.jsonl", "COMPLETE", "LOCK"), _FILE),
-        **dict.fromkeys((".recipe.yaml", ".manifest.json", ".train_log.jsonl"), _FILE),  # being written
+        **dict.fromkeys(
+            ("diverged.json", ".recipe.yaml", ".manifest.json", ".train_log.jsonl", ".diverged.json"), _FILE
+        ),
         **dict.fromkeys(("adapter", "checkpoints"), _TREE),
         "evaluation*": "evaluation",
     },

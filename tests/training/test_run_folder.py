@@ -15,6 +15,7 @@ from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.owned_folder import MARKER
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import PARTS, checkpoints, run_folder
+from radrecipes.training.divergence import DIVERGED_FILE
 from radrecipes.training.identity import identity_of
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
@@ -112,6 +113,7 @@ def test_restart_leaves_foreign_files_in_a_run_and_runs_behind_links(recipe):
     with pytest.raises(InputError, match=r"evaluation: contains 'notes.txt', which radrecipes did not write"):
         run_folder.check_can_hold(recipe, restart=True)
     notes.unlink()
+    (folder / DIVERGED_FILE).touch()  # as every other file of a run
     run_folder.check_can_hold(recipe, restart=True)
 
     elsewhere = folder.with_name("elsewhere")
