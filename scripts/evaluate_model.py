@@ -87,7 +87,8 @@ def main() -> None:
         return
     check_replaceable(output, "evaluation")
     check_replaceable(_unfinished(output), "evaluation")
-    evaluate_run(args, processes, folder, output, keep_policy=place == folder)
+    with _locked(output) if processes.is_main_process else contextlib.nullcontext():
+        evaluate_run(args, processes, folder, output, keep_policy=place == folder)
 
 
 def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path, keep_policy: bool) -> None:
@@ -171,6 +172,23 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
 
 def _unfinished(output: Path) -> Path:
     return output.with_name(output.name + ".unfinished")
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Keep others from writing the same evaluation, and find out before the work whether it can be written."""
+    from radrecipes.errors import InputError, OutputInUseError
+    from radrecipes.files import LockedError, lock
+
+    with contextlib.ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(output.with_name(f".{output.name}.LOCK"), wait=False))
+        except LockedError as error:
+            raise OutputInUseError(f"{output}: another process writes it ({error}); wait, or set --output") from None
+        except OSError as error:
+            raise InputError(f"cannot be written ({error.strerror}); set --output", str(output)) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Exit codes: 0 written, 1 memory or disk ran out, 2 wrong input; no dataset was w
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -56,7 +57,7 @@ def prepare_table(args: argparse.Namespace) -> None:
         if label_set_file:
             label_set = LabelSet.load(label_set_file)
         else:
-            label_set = derive_label_set(examples, args.output.resolve().name, args.source.name)
+            label_set = derive_label_set(examples, Path(os.path.realpath(args.output)).name, args.source.name)
         origin["label_set_derived"] = label_set_file is None
         options = {"conflicts": args.conflicts, "on_unknown_label": args.on_unknown_label}
 
@@ -220,7 +221,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
 def _common_facts(args: argparse.Namespace, task: str, columns: Sequence[str], synthetic: bool) -> dict:
     return {
-        "name": args.output.resolve().name,
+        "name": Path(os.path.realpath(args.output)).name,
         "task": task,
         "columns": list(columns),
         "access": args.access,

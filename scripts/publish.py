@@ -25,7 +25,6 @@ release, the input is wrong, or the Hub refused; the message says what to do.
 """
 
 import argparse
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +34,7 @@ from tqdm import tqdm
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
 from radrecipes.errors import InputError
+from radrecipes.files import scratch_folder
 from radrecipes.publishing import ACKNOWLEDGEMENTS
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def main() -> None:
     from radrecipes.hub.publish import publish_folder
     from radrecipes.publishing.gates import check_release
 
-    with tempfile.TemporaryDirectory(prefix="radrecipes-release-") as scratch:
+    with scratch_folder("radrecipes-release-") as scratch:
         # The release, on this machine only
         make = _model_release if args.what == "adapter" else _dataset_release
         release, facts = make(args, Path(scratch, "release"))

@@ -24,7 +24,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -147,12 +146,13 @@ def check(args: argparse.Namespace) -> bool:
 def compare_first_losses(launch: str, words: Sequence[object], claim: "Claim", here: dict[str, Any]) -> bool:
     """Train the first steps, and compare their losses with the recorded ones."""
     from radrecipes.evaluation.reproduction import LOSS_TOLERANCE, same_arithmetic, same_losses
+    from radrecipes.files import scratch_folder
     from radrecipes.reporting.reproduction_tables import losses_table
     from radrecipes.training.run_folder import read_train_log
 
     recorded = claim.first_losses
     print(f"training the first {len(recorded)} steps of seed {claim.seed}, then stopping", flush=True)
-    with tempfile.TemporaryDirectory(prefix="radrecipes-smoke-") as scratch:
+    with scratch_folder("radrecipes-smoke-") as scratch:
         output = Path(scratch, "run")
         options = ["--seed", claim.seed, "--output_dir", output, "--stop-after", len(recorded)]
         threads = str(claim.facts["hardware"]["threads"])

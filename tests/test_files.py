@@ -20,6 +20,7 @@ from radrecipes.files import (
     parse_json,
     read_json,
     read_text,
+    scratch_folder,
     sync_tree,
     text_sha256,
     unpacked,
@@ -200,3 +201,30 @@ def test_what_is_quoted_from_outside_is_short_and_printable():
         bomb = [bomb] * 10
     for text in (quoted(bomb), quoted("\x1b" * 10_000), quoted(10**5000), shown("\x1b[2J\n\u202e" * 10_000)):
         assert len(text) <= 300 and text.isprintable()
+
+
+def _work_in_scratch(ready, seconds):
+    with scratch_folder("radrecipes-test-") as folder:
+        (folder / "copy").write_text("of data")
+        os.utime(folder, (0, 0))
+        ready.put(folder)
+        time.sleep(seconds)
+
+
+def test_what_a_killed_process_left_in_the_temporary_folder_is_removed_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ready = _FORK.SimpleQueue()
+    running, killed = (_FORK.Process(target=_work_in_scratch, args=(ready, 30)) for _ in range(2))
+    try:
+        running.start()
+        kept = ready.get()
+        killed.start()
+        left = ready.get()
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.join()
+        (tmp_path / "radrecipes-test-link").symlink_to(tmp_path / "elsewhere")
+        with scratch_folder("radrecipes-test-") as folder:
+            assert folder.is_dir() and not left.exists() and (kept / "copy").is_file()
+    finally:
+        running.kill()
+        running.join()

@@ -11,8 +11,11 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import stat
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -315,6 +318,20 @@ def lock(path: Path, wait: bool = True) -> Iterator[str]:
             path.unlink(missing_ok=True)
     finally:
         held.release()
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder for one process; those of earlier processes, which were killed, are removed first."""
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        # One that was made a moment ago may not be locked yet.
+        with contextlib.suppress(LockedError, OSError):
+            facts = left.lstat()
+            if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and facts.st_mtime < time.time() - 60:
+                with lock(left / "LOCK", wait=False):
+                    shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder, lock(Path(folder, "LOCK")):
+        yield Path(folder)
 
 
 def _read_holder(path: Path) -> str:

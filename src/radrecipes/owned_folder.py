@@ -24,6 +24,7 @@ _CONTENTS = {
         ),
         **dict.fromkeys(("adapter", "checkpoints"), _TREE),
         "evaluation*": "evaluation",
+        ".evaluation*.LOCK": _FILE,  # of an evaluation that was killed
     },
     "evaluation": {
         **dict.fromkeys(("metrics.json", "predictions.parquet", "report.html", "LOCK"), _FILE),

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from e2e.conftest import LAUNCH, RECIPE, RUN, TRAIN, adapter_hash, edit_json, files_in
 from radrecipes.errors import InputError
+from radrecipes.files import lock
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import trainer as training
 
@@ -273,6 +274,32 @@ FAULTS = {
         TABLE,
         ["out.csv: ", "exists already"],
     ),
+    "output is a dangling link": (
+        lambda: (write("table.csv", "note\nknee pain\n"), Path("out.csv").symlink_to("none")),
+        TABLE,
+        ["out.csv: ", "exists already"],
+    ),
+    "evaluation is a dangling link": (
+        lambda: Path("there").symlink_to("none"),
+        (*EVALUATE, "--output", "there"),
+        ["there: ", "is a link"],
+    ),
+    "evaluation in a loop of links": (
+        lambda: Path("there").symlink_to("there"),
+        (*EVALUATE, "--output", "there/evaluation"),
+        ["there/evaluation: ", "cannot be written"],
+    ),
+    "run is a dangling link": (
+        lambda: (Path("runs").mkdir(exist_ok=True), Path("runs/new").symlink_to("none")),
+        SFT,
+        ["runs/new: ", "cannot be written"],
+    ),
+    "recipe is a pipe": (lambda: (Path(RECIPE).unlink(), os.mkfifo(RECIPE)), SFT, [RECIPE, "only regular files"]),
+    "base model of any size": (
+        lambda: edit_json(BASE / "config.json", num_hidden_layers=10**9),
+        SFT,
+        ["models/tiny/llama: ", "`num_hidden_layers` is more than 1024"],
+    ),
     "no output": (lambda: write("table.csv", "note\nknee pain\n"), TABLE[:5], ["--output"]),
     "output in no folder": (
         lambda: write("table.csv", "note\nknee pain\n"),
@@ -336,6 +363,14 @@ def test_a_folder_held_by_a_live_process_is_refused_and_freed_by_its_death(finis
     trained = call(*SFT)
     assert trained.code == 0, trained.stderr
     assert (folder / "COMPLETE").is_file() and not (folder / "LOCK").exists()
+
+
+def test_two_evaluations_of_one_run_do_not_meet(finished_copy, call):
+    with lock(Path(RUN, ".evaluation.LOCK")):
+        before = files_in(finished_copy)
+        refused = call(*EVALUATE)
+        check_refused(refused, [f"{RUN}/evaluation: another process writes it", "set --output"], code=5)
+        assert files_in(finished_copy) == before
 
 
 def test_processes_that_do_not_divide_the_batch_are_refused(workspace):

@@ -89,7 +89,7 @@ def dataset_digest(manifest: Mapping[str, Any]) -> str:
 @contextmanager
 def complete_folder(folder: Path, kind: str | None = None) -> Iterator[Path]:
     """Yield a new folder that becomes `folder` at the end, or is removed after an error; it replaces only a folder of its kind."""
-    target = folder.resolve()
+    target = Path(os.path.realpath(folder))  # `resolve` raises for a loop of links
     # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only the owner can read.
     temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,14 +42,14 @@ class UnfinishedPrediction:
 
         Raises an [`InputError`] also for a rejects file without unfinished work, or a folder with other content.
         """
-        if self.output.exists():
+        if os.path.lexists(self.output):
             if (self.folder / _ASSEMBLED).is_file() and not self.assembling(self.output).exists():
                 owned_folder.remove(self.folder, "prediction")
             raise InputError("the output exists already; choose another name or remove it", str(self.output))
         if not self.output.parent.is_dir():
             raise InputError("the folder of the output does not exist; create it first", str(self.output))
         owned_folder.check_replaceable(self.folder, "prediction")
-        if self.rejects.exists() and not (self.folder / _STATE).is_file():
+        if os.path.lexists(self.rejects) and not (self.folder / _STATE).is_file():
             raise InputError(
                 "the file for rejected rows exists already; choose another --output or remove it", str(self.rejects)
             )

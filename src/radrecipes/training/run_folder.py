@@ -52,10 +52,10 @@ def locked(folder: Path) -> Iterator[str]:
 
     Yields the process that had locked it and was killed; empty if none. An [`OutputInUseError`] if another process has locked it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.callback(remove_if_empty, folder)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             killed = stack.enter_context(lock(folder / _LOCK, wait=False))
         except LockedError as error:
             raise OutputInUseError(
