@@ -156,7 +156,7 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
     """Answer every row of a table, chunk by chunk."""
     from tqdm import tqdm
 
-    from radrecipes.data.access import protect
+    from radrecipes.access import protect
     from radrecipes.inference.prediction_stream import examine_input, iterate_chunks, iterate_inputs, without_refused
     from radrecipes.inference.predictors import run_of
     from radrecipes.inference.unfinished_prediction import UnfinishedPrediction

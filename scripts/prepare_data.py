@@ -14,8 +14,8 @@ from shlex import quote
 from typing import Any
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
+from radrecipes.access import ACCESS_LEVELS, protect
 from radrecipes.cli import non_negative, positive, run
-from radrecipes.data.access import ACCESS_LEVELS, protect
 from radrecipes.data.dataset_folder import LABEL_SET_FILE, check_output_folder, write_dataset_folder
 from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.errors import InputError

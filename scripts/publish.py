@@ -96,14 +96,13 @@ def main() -> None:
 
 
 def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "ReleaseFacts"]:
-    from radrecipes.data.access import strictest
+    from radrecipes.access import access_of, strictest
     from radrecipes.data.prepared import load_prepared_dataset
     from radrecipes.models.base import own_chat_template
     from radrecipes.publishing.cards.model_card import render_model_card
     from radrecipes.publishing.gates import ReleaseFacts
     from radrecipes.publishing.release import assemble_model, read_finished_run, texts_of_rows
     from radrecipes.tasks import TextTask
-    from radrecipes.training.run_folder import access_of
 
     finished = read_finished_run(args.run)
     dataset = load_prepared_dataset(args.dataset or finished.dataset_folder)

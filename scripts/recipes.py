@@ -92,7 +92,7 @@ def all_recipes() -> list[Path]:
 
 def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
     """Print training examples with the trained tokens marked, and statistics of all rows."""
-    from radrecipes.data.access import may_show
+    from radrecipes.access import may_show
     from radrecipes.tasks import TASKS
     from radrecipes.training import data as training_data
 

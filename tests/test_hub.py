@@ -166,6 +166,8 @@ def test_what_is_pulled_is_what_was_published(servers, tmp_path, repo_id, transp
 
     pulled = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".gitattributes"}
     assert pulled == content == server.repo(repo_id, repo_type).files("v2.0")
+    # Its manifest names no access class, so it counts as closed.
+    assert (folder / "adapter_model.safetensors").stat().st_mode & 0o077 == 0
 
 
 def test_publishing_again_changes_nothing(server, client, tmp_path, repo_id):

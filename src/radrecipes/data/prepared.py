@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from radrecipes.data.access import ACCESS_LEVELS, protect
+from radrecipes.access import ACCESS_LEVELS, protect
 from radrecipes.data.dataset_folder import (
     FORMAT_VERSION,
     LABEL_SET_FILE,
@@ -54,7 +54,7 @@ class PreparedDataset:
 def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
     """Load a prepared dataset without a cache; the sha256 of every file must be the one in the manifest.
 
-    Closed data make this process private, see [`~data.access.protect`].
+    Closed data make this process private, see [`~access.protect`].
     """
     # Takes most of a second to import, which would delay --help.
     from datasets import Dataset

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from radrecipes.data.access import strictest
+from radrecipes.access import access_of, strictest
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.evaluation.embeddings import TextEmbedder
@@ -22,7 +22,6 @@ from radrecipes.inference.predictors import LabelPredictor, Predictor, TextPredi
 from radrecipes.inference.predictors.text_predictor import TEMPERATURE
 from radrecipes.inference.selective import TARGETS
 from radrecipes.tasks import LabelTask, ReportWritingTask
-from radrecipes.training.run_folder import access_of
 
 # The untuned base model seldom stops, so each of its texts takes as long as possible: a sample shows what it can do.
 BASE_TEXTS = 64

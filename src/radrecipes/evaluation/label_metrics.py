@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from radrecipes.data.access import may_show
+from radrecipes.access import may_show
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
 from radrecipes.evaluation import metrics

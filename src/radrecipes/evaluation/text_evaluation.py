@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
-from radrecipes.data.access import may_show
+from radrecipes.access import may_show
 from radrecipes.errors import InputError
 from radrecipes.evaluation.baselines import fit_nearest_neighbour
 from radrecipes.inference.answers import MODEL, WrittenText

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers.utils import CHAT_TEMPLATE_FILE
 
-from radrecipes.data.access import ACCESS_LEVELS, may_show
+from radrecipes.access import ACCESS_LEVELS, may_show
 from radrecipes.data.dataset_folder import CARD_FILE, MANIFEST_FILE
 from radrecipes.errors import InputError
 from radrecipes.files import read_bytes, read_json, read_json_object, read_text

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from radrecipes.data.access import may_show
+from radrecipes.access import may_show
 from radrecipes.evaluation.label_metrics import ADAPTER, BASE, LINEAR, MAJORITY, NEAREST, SVM
 from radrecipes.reporting import label_tables
 from radrecipes.reporting.confusion_matrix import confusion_matrix

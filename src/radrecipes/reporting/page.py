@@ -11,11 +11,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from radrecipes.data.access import strictest
+from radrecipes.access import access_of, strictest
 from radrecipes.reporting import label_page, text_page
 from radrecipes.reporting.figures import ACCENT, CONTRAST, FAINT, INK, loss_curve_svg
 from radrecipes.tasks import TASKS, LabelTask
-from radrecipes.training.run_folder import access_of
 
 # Colours of the figures by role, so that they follow light and dark mode.
 _PAGE_COLOURS = {INK: "var(--ink)", FAINT: "var(--faint)", ACCENT: "var(--accent)", CONTRAST: "var(--wrong)"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from radrecipes.data.access import may_show
+from radrecipes.access import may_show
 from radrecipes.evaluation.report_metrics import NEAREST_LABELS, TEMPLATE_WRITER
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, NEAREST
 from radrecipes.reporting.figures import failure_rates_svg

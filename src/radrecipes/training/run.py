@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from radrecipes.data.access import may_show
+from radrecipes.access import may_show
 from radrecipes.data.dataset_folder import LABEL_SET_FILE
 from radrecipes.errors import OutputInUseError
 from radrecipes.launch import peer_watchdog

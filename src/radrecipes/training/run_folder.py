@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from radrecipes import owned_folder
-from radrecipes.data.access import protect
+from radrecipes.access import access_of, protect
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.files import (
     MIB,
@@ -192,7 +192,7 @@ def remove_leftovers(folder: Path) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished run, or of a release of one; an [`InputError`] if the folder is neither.
 
-    A run on closed data makes this process private, see [`~data.access.protect`].
+    A run on closed data makes this process private, see [`~access.protect`].
     """
     if not is_complete(folder) and not is_release(folder):
         raise InputError("no finished run here (COMPLETE is missing); train first with scripts/sft.py", str(folder))
@@ -207,11 +207,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise InputError(f"does not record {name}, so the run cannot be verified; train again", str(path))
     protect(access_of(manifest))
     return manifest
-
-
-def access_of(manifest: Mapping[str, Any]) -> str | None:
-    """Access class of the training data in a run's manifest."""
-    return manifest.get("data", {}).get("access")
 
 
 def is_release(folder: Path) -> bool:

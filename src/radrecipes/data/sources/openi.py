@@ -17,7 +17,7 @@ from radrecipes.data.sources.report_source import (
     ReportSource,
     read_report,
 )
-from radrecipes.errors import InputError, shown
+from radrecipes.errors import InputError
 from radrecipes.files import bounded, unpacked
 
 FOLDER = "ecgen-radiology"
@@ -43,11 +43,9 @@ class OpenI(ReportSource):
         self.rejected = []
         self.files = []
         # Path, and the bytes if they come from the archive, which must be read in order; 2.xml before 10.xml.
-        self._base = next((base for base in (root / FOLDER, root) if any(base.glob("*.xml"))), None)
+        self._base = next((base for base in (root / FOLDER, root) if _xml_files(base)), None)
         if self._base:
-            self._items = sorted(
-                ((f"{FOLDER}/{path.name}", None) for path in self._base.glob("*.xml")), key=_by_number
-            )
+            self._items = sorted(((f"{FOLDER}/{path.name}", None) for path in _xml_files(self._base)), key=_by_number)
         else:
             self._items = _read_archive(root / ARCHIVE) if (root / ARCHIVE).is_file() else []
         if not self._items:
@@ -86,6 +84,10 @@ class OpenI(ReportSource):
         return Report(study, study, sections.get("FINDINGS", ""), sections.get("IMPRESSION", ""), path, sha256=sha256)
 
 
+def _xml_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() == ".xml"] if folder.is_dir() else []
+
+
 def _by_number(item: tuple[str, bytes | None]) -> tuple[int, str]:
     return len(item[0]), item[0]
 
@@ -96,9 +98,9 @@ def _read_archive(path: Path) -> list[tuple[str, bytes]]:
         # As a stream: what it unpacks to is counted, and nothing is skipped unread.
         with unpacked(path) as content, tarfile.open(fileobj=content, mode="r|") as archive:
             for member in archive:
-                if member.isfile() and member.name.endswith(".xml"):
+                if member.isfile() and member.name.lower().endswith(".xml"):
                     name = member.name.rpartition("/")[2]
-                    data = bounded(archive.extractfile(member), LARGEST_REPORT, f"{path}: {shown(name)}")
+                    data = bounded(archive.extractfile(member), LARGEST_REPORT, f"{path}: report {len(members) + 1}")
                     members.append((f"{FOLDER}/{name}", data))
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
         raise InputError("is not a complete gzipped tar file; download it again", str(path)) from None

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from radrecipes.data.access import ACCESS_LEVELS, may_show, protect, strictest
+from radrecipes.access import ACCESS_LEVELS, may_show, protect, strictest
 from radrecipes.files import write_atomically
 
 
