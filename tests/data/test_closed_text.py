@@ -73,7 +73,7 @@ def test_a_column_of_decimal_numbers_is_named_with_the_remedy(value, tmp_path):
 def test_a_request_is_rejected_without_a_word_of_it(text, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text(json.dumps({"observations": text}) + "\n", encoding="utf-8")
-    write_rejects(iterate_inputs(path, TASKS["report"], "observations", None), tmp_path / "rejects.csv")
+    write_rejects(iterate_inputs(path, TASKS["report"], "observations", None), iter(()), tmp_path / "rejects.csv")
     said = (tmp_path / "rejects.csv").read_text("utf-8")
     assert re.search(r'\n1,"?pair ', said) and CLOSED not in said
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from radrecipes.access import access_of, protect
+from radrecipes.access import access_of, may_show, protect
 from radrecipes.errors import InputError
 from radrecipes.files import lock, read_json_object, write_atomically
 from radrecipes.hub.connection import WAITS, Failure, Repository, RepoType
@@ -69,7 +69,10 @@ def _download(repository: Repository, commit: str, **options: Any) -> tuple[Path
         raise repository.error(
             "download", f"it has {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free in HF_HOME"
         )
-    protect(access_of(read_json_object(folder / MANIFEST_FILE, fix="ask its owner for a new release")))
+    access = access_of(read_json_object(folder / MANIFEST_FILE, fix="ask its owner for a new release"))
+    protect(access)
+    if not may_show(access):
+        constants.HF_HUB_DISABLE_SHARED_BLOBS = True  # everyone can read the store of files that repositories share
     folder = repository.download(commit, **options)
     return folder, manifest_difference(folder, sha256_of_files(folder))
 
