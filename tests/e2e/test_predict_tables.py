@@ -27,6 +27,7 @@ from radrecipes.inference.abstention import POLICY_FILE
 from radrecipes.inference.audit_log import verify
 from radrecipes.inference.predictors import load_predictor
 from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
+from radrecipes.owned_folder import MARKER
 
 # At length: PREDICT_ROWS=100000 python -m pytest -s tests/e2e/test_predict_tables.py -k killed
 ROWS = int(os.environ.get("PREDICT_ROWS", "600"))
@@ -234,7 +235,8 @@ def unfinished(finished_copy, call, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(UnfinishedPrediction, "save", save_one)
         assert call("predict", *words("out.csv", "--chunk-rows", "20")).code == 2
-    assert {path.name for path in Path("out.csv.unfinished").iterdir()} == {"state.json", "id", "000000000.parquet"}
+    left = {path.name for path in Path("out.csv.unfinished").iterdir()}
+    assert left == {MARKER, "state.json", "id", "000000000.parquet"}
 
 
 def more_orders():

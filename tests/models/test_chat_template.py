@@ -26,7 +26,8 @@ def check(template):
         (CHATML + "{{ [1, 2] | random }}", "writes a random choice"),
         (CHATML + "{{ messages | map('upper') }}", "writes other texts for the same messages"),  # an address
         ("{{ 'x' * 9000000000 }}", LIMITS),
-        ("{{ 'x' * 900000 }}", LIMITS),
+        ("{{ 'x' * 90000 }}{{ 'x' * 90000 }}", LIMITS),
+        (CHATML + "{% if 'fall' in messages[0].content %}{{ 'x' * 9000000000 }}{% endif %}", LIMITS),
         ("{% for i in range(999999999) %}{% endfor %}", LIMITS),
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", LIMITS),
         ("{% for %}", "cannot be rendered .TemplateSyntaxError in line 1"),

@@ -49,8 +49,8 @@ def _texts(template: str, tokens: str) -> list[str]:
     found = _probe(template, json.loads(tokens))
     if found.get("over_limit"):
         raise InputError(
-            f"the chat template needs more than {_SECONDS} s or {_MEBIBYTES:,} MiB for a prompt of two words, or writes more than "
-            f"{_CHARACTERS:,} characters; {_OTHER}"
+            f"the chat template needs more than {_SECONDS} s or {_MEBIBYTES:,} MiB for a prompt of two words, writes more than "
+            f"{_CHARACTERS:,} characters, or contains a larger number; {_OTHER}"
         )
     if "error" in found:
         line = f" in line {found['line']}" if found["line"] else ""

@@ -50,6 +50,10 @@ def _render(request: dict) -> dict:
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: "today"}
     try:
         parsed = environment.parse(request["template"])
+        numbers = [it.value for it in parsed.find_all(nodes.Const) if isinstance(it.value, int)]
+        if max(numbers, default=0) > request["characters"] or any(parsed.find_all(nodes.Pow)):
+            # Wherever it is: it could wait for a text that these conversations do not contain.
+            return {"over_limit": True}
         used = {name.name for name in parsed.find_all(nodes.Name)} | {it.name for it in parsed.find_all(nodes.Filter)}
         template, texts = environment.from_string(request["template"]), []
         for messages in request["conversations"]:
