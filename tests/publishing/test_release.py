@@ -187,6 +187,10 @@ CHANGED = {
         lambda run: edit_json(run / "evaluation" / "metrics.json", adapter_sha256="0"),
         "measures other weights",
     ),
+    "evaluation without the long rows": (
+        lambda run: edit_json(run / "evaluation" / "metrics.json", rows=1, left_out={"test": 7}),
+        "not all 8 of test; prepare the data without those that the model cannot read",
+    ),
     "thresholds": (
         lambda run: edit_json(run / "adapter" / "decision_policy.json", adapter_sha256="0" * 64),
         "thresholds of another model",

@@ -127,6 +127,8 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any], weights: Weights) -
         raise InputError(f"measures a dataset that is not the run's own; {evaluate}", str(path))
     rows = manifest["data"]["rows"]["test"]
     if metrics["split"] != "test" or metrics["rows"] != rows:
+        if metrics.get("left_out"):
+            evaluate = "prepare the data without those that the model cannot read, and train again"
         raise InputError(
             f"measures {metrics['rows']} rows of {metrics['split']}, not all {rows} of test; {evaluate}", str(path)
         )
