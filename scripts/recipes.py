@@ -60,6 +60,7 @@ def list_recipes() -> None:
 
 def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -> None:
     """Print `ok` or the error of each recipe; exit with code 2 if any is wrong."""
+    from radrecipes.training.construction import check_construction
     from radrecipes.training.data import check_data
 
     launching = arguments_from_file(launch) if launch else None
@@ -73,7 +74,9 @@ def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -
                 # Not `training.bf16`, which also depends on this machine.
                 bf16 = recipe.model.dtype == "bfloat16"
                 check_settings(settings_from_arguments(launching), bf16, recipe.training.tf32, launch)
-            print(f"ok     {path}: {check_data(recipe)}")
+            found = check_data(recipe)
+            check_construction(recipe)
+            print(f"ok     {path}: {found}")
         except InputError as error:
             wrong += 1
             message = str(error)

@@ -120,7 +120,7 @@ _POSITIVE = (
     *("global_batch_size", "per_device_train_batch_size", "max_new_tokens", "max_length"),
     *("lora_r", "lora_alpha", "learning_rate", "num_train_epochs"),
 )
-_NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm")
+_NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm", "neftune_noise_alpha")
 _FRACTIONS = ("max_dropped_fraction", "lora_dropout")
 # Bytes of a recipe; those of this project have less than 2,000.
 _LONGEST = 64 * 1024
@@ -356,6 +356,7 @@ def _known_fields() -> dict[str, tuple[tuple[type, ...], Sequence[str] | None]]:
         "batch_layout": ["shared_prefix", "padded"],
         "decode": ["score", "generate"],
         "stage": list(stages),
+        "save_strategy": ["no", "steps", "epoch"],  # the best one needs an evaluation during training
         "task": sorted(TASKS),
         "report_to": ["none", "all", *INTEGRATION_TO_CALLBACK],
         # Transformers also takes a repository of kernels, whose code it would download and run.
@@ -420,10 +421,18 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         raise InputError(f"`{key}` must be at most {largest}, not {quoted(value)}", where)
     if key in _POSITIVE and not (value is not None and value > 0):
         raise InputError(f"`{key}` must be greater than 0, not {value}", where)
-    if key in _NOT_NEGATIVE and not value >= 0:
+    if key in _NOT_NEGATIVE and value is not None and not value >= 0:
         raise InputError(f"`{key}` must be 0 or greater, not {value}", where)
     if key in _FRACTIONS and not 0 <= value <= 1:
         raise InputError(f"`{key}` is a fraction and must be between 0 and 1, not {value}", where)
+    if key == "lora_dropout" and value == 1:
+        raise InputError("with `lora_dropout: 1` nothing would be trained; write less than 1", where)
+    if key == "dataloader_prefetch_factor" and value is not None and value < 1:
+        raise InputError(f"`{key}` must be greater than 0, not {value}", where)
+    if key == "max_steps" and not (value > 0 or value == -1):
+        raise InputError(
+            f"`max_steps` must be greater than 0, not {value}; without it, num_train_epochs counts", where
+        )
     return value
 
 

@@ -125,6 +125,8 @@ FAULTS = {
         [f"{RECIPE}:{LEARNING_RATE_LINE}: ", "did you mean `learning_rate`?"],
     ),
     "misspelt override": (None, (*SFT, "--lerning_rate", "1"), ["--lerning_rate: ", "did you mean `learning_rate`?"]),
+    "a tracker that is not installed": (None, (*SFT, "--report_to", "wandb"), ["`report_to: wandb` here", "wandb"]),
+    "an optimizer that is not installed": (None, (*SFT, "--optim", "galore_adamw"), ["`optim: galore_adamw` here"]),
     "no recipe": (lambda: Path(RECIPE).unlink(), SFT, ["no such recipe", RECIPE]),
     "no dataset": (lambda: shutil.rmtree(DATASET), SFT, ["data/tiny"]),
     "changed Parquet": (

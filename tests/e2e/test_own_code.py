@@ -16,8 +16,8 @@ from e2e.conftest import RECIPE, RUN, edit_json, files_in
 from radrecipes.errors import InputError
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.models import base as models
-from radrecipes.planning.counting import build_on_meta
 from radrecipes.recipe import parse_recipe
+from radrecipes.training.construction import build_on_meta
 
 BASE = Path("models", TINY_MODEL)
 # It leaves a trace wherever it runs, and works like the model that it replaces.
@@ -90,7 +90,7 @@ def test_a_base_of_known_shape_whose_model_class_is_its_own_is_refused(workspace
     recipe = parse_recipe(RECIPE)
     for build in (
         lambda: models.load_base(model),
-        lambda: build_on_meta(recipe, models.load_config(model), torch.float32, eager=True),
+        lambda: build_on_meta(recipe, models.load_config(model), torch.float32, "eager"),
     ):
         with pytest.raises(InputError, match="names Python code of its own"):
             build()

@@ -18,6 +18,7 @@ from radrecipes.planning.basis import Basis
 from radrecipes.planning.gpu_plan import make_gpu_plan
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import data as inspection
+from radrecipes.training.construction import build_on_meta
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 GIB = 2**30
@@ -45,7 +46,7 @@ def plan_of(recipe, data, **options):
 @pytest.mark.parametrize("processes", [1, 2, 8])
 def test_sharding_divides_as_a_naive_sum_over_all_tensors_says(recipe, processes):
     """Every tensor of the model by itself: who keeps it, in how many bytes, in how many parts."""
-    model = counting.build_on_meta(recipe, models.load_config(recipe.model), torch.bfloat16, eager=False)
+    model = build_on_meta(recipe, models.load_config(recipe.model), torch.bfloat16, "sdpa")
     sizes = counting.count_sizes(recipe, model)
     units = gpu_plan.count_units(recipe, model, torch.bfloat16)
     frozen = [weight.numel() for weight in model.parameters() if not weight.requires_grad]
@@ -74,7 +75,7 @@ def test_sharding_divides_as_a_naive_sum_over_all_tensors_says(recipe, processes
 
 def test_what_is_gathered_is_two_layers_and_the_head(recipe):
     config = models.load_config(recipe.model)
-    model = counting.build_on_meta(recipe, config, torch.bfloat16, eager=False)
+    model = build_on_meta(recipe, config, torch.bfloat16, "sdpa")
     units = gpu_plan.count_units(recipe, model, torch.bfloat16)
     layer = model.get_base_model().model.layers[0]
     assert units.block == 2 * sum(weight.numel() for weight in layer.parameters())
@@ -203,7 +204,7 @@ def test_a_published_measurement_on_a_gpu_is_met(workspace):
     fields = ["--lora_r=32", "--lora_target_modules=[q_proj, v_proj]", "--dtype=bfloat16", "--batch_layout=padded"]
     recipe = parse_recipe(RECIPE, fields)
     config = shape_of("meta-llama/Llama-3.2-3B-Instruct")
-    model = counting.build_on_meta(recipe, config, torch.bfloat16, eager=False)
+    model = build_on_meta(recipe, config, torch.bfloat16, "sdpa")
     sizes = counting.count_sizes(recipe, model)
     assert sizes.trained == 9_175_040
     step = counting.count_step(recipe, model, torch.bfloat16, 4, 210, 4 * 210)

@@ -24,6 +24,7 @@ from radrecipes.recipe import parse_recipe
 from radrecipes.training import data as inspection
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import PaddedCollator, SharedPrefixCollator
+from radrecipes.training.construction import build_on_meta
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 
@@ -94,7 +95,7 @@ def test_counted_step_is_the_real_step(recipe, data, layout):
         logits = model(**batch, use_cache=False).logits
         torch.nn.functional.cross_entropy(logits[: len(targets)], targets).backward()
 
-    meta = counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+    meta = build_on_meta(recipe, models.load_config(recipe.model), torch.float32, "eager")
     shape = batch["input_ids"].shape
     counted = counting.count_step(recipe, meta, torch.float32, *shape, len(targets))
     assert counted.flops == counter.get_total_flops()
@@ -116,7 +117,7 @@ def test_living_bytes_are_those_of_storages_not_of_views():
 
 def test_an_adapter_on_a_quantised_base_takes_half(recipe, data):
     """TRL casts it to bfloat16, and AdamW's moments follow."""
-    model = counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+    model = build_on_meta(recipe, models.load_config(recipe.model), torch.float32, "eager")
     assert counting.count_sizes(recipe, model).bytes_per_trained == (4, 4, 8)
     for field in ("load_in_4bit", "load_in_8bit"):
         setattr(recipe.model, field, True)
@@ -144,7 +145,7 @@ def test_padded_tokens_are_those_of_the_collator(data):
 def test_quantised_bytes_are_those_of_bitsandbytes(words, module, workspace):
     build_tiny_model(workspace / "models", "tiny/llama", hidden_size=64)
     recipe = parse_recipe(RECIPE, ["--dtype=bfloat16", *words])
-    model = counting.build_on_meta(recipe, models.load_config(recipe.model), torch.bfloat16, eager=True)
+    model = build_on_meta(recipe, models.load_config(recipe.model), torch.bfloat16, "eager")
     sizes = counting.count_sizes(recipe, model)
     real = models.load_base(recipe.model)
     layers = [layer for layer in real.modules() if isinstance(layer, module)]
@@ -191,7 +192,7 @@ def test_a_plan_without_configuration_or_layer_is_one_line(workspace):
         inspection.load_training_data(parse_recipe(RECIPE, ["--model_name_or_path=tiny/none"]))
     recipe = parse_recipe(RECIPE, ["--lora_target_modules=[q_proj, out_proj]"])
     with pytest.raises(InputError, match=r"tiny/llama has no layer out_proj; it has .*o_proj"):
-        counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+        build_on_meta(recipe, models.load_config(recipe.model), torch.float32, "eager")
 
 
 def test_checkpointing_trades_memory_for_products(recipe, data):

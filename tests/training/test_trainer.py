@@ -370,7 +370,7 @@ def test_an_untrained_adapter_is_not_saved_as_a_result(workspace):
     for name, parameter in trainer.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(parameter)
-    with pytest.raises(RuntimeError, match="nothing was trained"):
+    with pytest.raises(InputError, match="nothing was trained; raise learning_rate"):
         training.save_and_verify(trainer, recipe, weights_in(workspace / "adapter"), [1, 3, 4])
 
 

@@ -19,6 +19,8 @@ from trl import ModelConfig, get_peft_config
 from radrecipes.errors import InputError, shown
 from radrecipes.files import file_sha256, read_json_object
 
+_TRAIN_MORE = "raise learning_rate, lower lora_dropout, or train more steps"
+
 
 class Weights(ABC):
     """Trained weights in a folder. Each kind, such as a LoRA adapter or all weights of a model, is a subclass.
@@ -52,7 +54,7 @@ class Weights(ABC):
         """Load the saved weights back and compare every tensor with the trained `state_dict`, gathered from all processes.
 
         Outputs are compared on the token ids of a prompt; `probe_ids` is `None` if the model is sharded, so one process cannot run
-        it. Returns what the manifest records. A [`RuntimeError`] if they differ or nothing was trained.
+        it. Returns what the manifest records. A [`RuntimeError`] if they differ, an [`InputError`] if nothing was trained.
         """
 
     @abstractmethod
@@ -144,7 +146,7 @@ class LoraAdapter(Weights):
                 raise RuntimeError(f"{self.folder}: the saved tensor {name} differs from the trained one")
         largest_b = max((float(tensor.abs().max()) for name, tensor in saved.items() if "lora_B" in name), default=0.0)
         if largest_b == 0.0:
-            raise RuntimeError(f"{self.folder}: every B matrix is zero; nothing was trained")
+            raise InputError(f"every B matrix is zero: nothing was trained; {_TRAIN_MORE}", str(self.folder))
         found = {"tensors": len(saved), "largest_b": largest_b, "sha256": self.sha256}
         return found if probe_ids is None else {**found, "output_change": self._output_change(model, probe_ids)}
 
@@ -167,7 +169,7 @@ class LoraAdapter(Weights):
             raise RuntimeError(f"{self.folder}: the loaded adapter answers differently from the trained one")
         output_change = float((loaded - base).abs().max())
         if output_change == 0.0:
-            raise RuntimeError(f"{self.folder}: the adapter does not change the base model's output")
+            raise InputError(f"the adapter does not change the base model's output; {_TRAIN_MORE}", str(self.folder))
         return output_change
 
     def check_fit(self, base: PreTrainedModel, model: ModelConfig) -> PeftModel:

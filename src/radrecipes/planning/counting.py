@@ -14,17 +14,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PretrainedConfig
 
-from radrecipes.models.base import base_without_weights
 from radrecipes.models.lm_head import lm_head_input
-from radrecipes.models.weights import lora_config
 from radrecipes.recipe import Recipe
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED
@@ -105,7 +102,7 @@ class Workload:
 
 
 def count_workload(recipe: Recipe, rows: Dataset, model: PeftModel) -> Workload:
-    """Steps, tokens and parameters; `model` is from [`build_on_meta`]."""
+    """Steps, tokens and parameters; `model` is from [`~training.construction.build_on_meta`]."""
     args, steps_per_epoch = recipe.training, math.ceil(len(rows) / recipe.arguments.global_batch_size)
     trained, total = model.get_nb_trainable_parameters()
     return Workload(
@@ -137,18 +134,6 @@ def _shuffled_batches(items: list, batch_size: int, seed: int) -> Iterator[list]
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
     for start in range(0, len(order), batch_size):
         yield [items[index] for index in order[start : start + batch_size]]
-
-
-def build_on_meta(recipe: Recipe, config: PretrainedConfig, dtype: torch.dtype, eager: bool) -> PeftModel:
-    """The base model with a new adapter on the meta device: every shape, no memory.
-
-    `dtype` is the base model's, also of layers that training quantises; with `eager` attention keeps its matrix. Raises an
-    [`InputError`] if the base model lacks a layer that the recipe adapts.
-    """
-    with torch.device("meta"):
-        base = base_without_weights(recipe.model, config, dtype, "eager" if eager else "sdpa")
-        training.check_targets(recipe, base)
-        return get_peft_model(base, lora_config(recipe.model), low_cpu_mem_usage=True)
 
 
 def count_step(recipe: Recipe, model: PeftModel, dtype: torch.dtype, rows: int, length: int, scored: int) -> StepCost:
@@ -262,7 +247,7 @@ class LivingBytes(TorchDispatchMode):
 
 
 def count_sizes(recipe: Recipe, model: PeftModel) -> Sizes:
-    """Sizes of a model from [`build_on_meta`], its base model quantised as in the recipe.
+    """Sizes of a model from [`~training.construction.build_on_meta`], its base model quantised as in the recipe.
 
     Embeddings, norms and the LM head keep their dtype (Transformers, `get_keys_to_not_convert`).
     """

@@ -15,6 +15,7 @@ from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
 from radrecipes.planning.gpus import CONTEXT_BYTES, Gpu, did_you_mean, find_gpu
 from radrecipes.recipe import Recipe
+from radrecipes.training.construction import build_on_meta
 from radrecipes.training.trainer import collator_for, divide_batch
 
 # Fraction of a GPU's memory that a plan may fill; the allocator cannot use the rest.
@@ -175,7 +176,7 @@ class _Planner:
         # `models.base.compute_dtype` and `attention_for` would depend on the processor of this machine.
         self.dtype = torch.float32 if recipe.model.dtype in (None, "auto", "float32") else torch.bfloat16
         eager = recipe.model.attn_implementation == "eager"
-        self.model = counting.build_on_meta(recipe, basis.config, self.dtype, eager)
+        self.model = build_on_meta(recipe, basis.config, self.dtype, "eager" if eager else "sdpa")
         self.sizes = counting.count_sizes(recipe, self.model)
         self.units = count_units(recipe, self.model, self.dtype)
         self.workload = counting.count_workload(recipe, basis.rows, self.model)
@@ -222,7 +223,7 @@ class _Planner:
 
 
 def count_units(recipe: Recipe, model: PeftModel, dtype: torch.dtype) -> Units:
-    """What sharding gathers for a model from [`~counting.build_on_meta`] in its compute dtype."""
+    """What sharding gathers for a model from [`~training.construction.build_on_meta`] in its compute dtype."""
     head = model.get_output_embeddings()
     wrapped = model.get_base_model()._no_split_modules or ()
     blocks = [module for module in model.modules() if type(module).__name__ in wrapped]

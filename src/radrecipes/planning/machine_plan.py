@@ -14,6 +14,7 @@ from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
 from radrecipes.planning.gpus import CONTEXT_BYTES
 from radrecipes.recipe import Recipe
+from radrecipes.training.construction import build_on_meta
 from radrecipes.training.trainer import collator_for, longest_row
 
 # Fraction of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the default
@@ -65,7 +66,7 @@ def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> Mac
     layout = counting.lay_out(rows, collator, args.per_device_train_batch_size, args.seed)
     # Only "eager" keeps the attention matrix; every fused kernel keeps about as much as SDPA.
     eager = attention_for(recipe.model, longest_row(recipe)) == "eager"
-    model = counting.build_on_meta(recipe, basis.config, dtype, eager)
+    model = build_on_meta(recipe, basis.config, dtype, "eager" if eager else "sdpa")
     cost, sizes = counting.count_step(recipe, model, dtype, *layout.largest), counting.count_sizes(recipe, model)
     workload = counting.count_workload(recipe, rows, model)
 

@@ -16,6 +16,7 @@ from radrecipes.launch.spec import LaunchSpec, check_engine
 from radrecipes.models.base import load_base
 from radrecipes.recipe import Recipe
 from radrecipes.training import checkpoints, run_folder
+from radrecipes.training.construction import building, check_construction
 from radrecipes.training.data import TrainingData, masked_example
 from radrecipes.training.divergence import DivergenceGuard
 from radrecipes.training.identity import identity_of
@@ -58,7 +59,8 @@ class Run:
         self.is_finished = True
 
     def load(self, restart: bool, allowed: Collection[str]) -> None:
-        """Lock the folder in the first process, load the base model, and find the last checkpoint."""
+        """Find what cannot be built, lock the folder in the first process, load the base model, and find the last checkpoint."""
+        check_construction(self.recipe)
         if self.is_main_process:
             self.killed = self._stack.enter_context(run_folder.locked(self.folder))
         self.base = load_base(self.recipe.model, longest_row(self.recipe))
@@ -137,7 +139,8 @@ def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> C
     or accelerate runs another engine than requested.
     """
     rows = run.data.rows
-    trainer = run.stage.make_trainer(run.recipe, run.base, run.data.tokenizer, rows.rows)
+    with building(run.recipe):
+        trainer = run.stage.make_trainer(run.recipe, run.base, run.data.tokenizer, rows.rows)
     check_engine(run.launch, trainer.accelerator)
     trainer.args.output_dir = str(checkpoints.unfinished_folder(run.folder))
     losses = [line["loss"] for line in run_folder.read_train_log(run.folder, run.resumption.step)]

@@ -14,7 +14,7 @@ from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
-from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError
+from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError, shown
 from radrecipes.files import sync
 from radrecipes.launch.spec import Engine, engine_of
 from radrecipes.models.lm_head import at_positions, lm_head_input
@@ -205,6 +205,10 @@ def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequest
         close(trainer)
         raise
     except (RuntimeError, MemoryError) as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise InputError(
+                f"torch_compile does not work here ({type(error).__name__}: {shown(error, 120)}); remove it from the recipe"
+            ) from error
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(smaller_batch(trainer)) from error
