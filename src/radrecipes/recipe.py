@@ -423,6 +423,10 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         raise InputError(f"`{key}` must be greater than 0, not {value}", where)
     if key in _NOT_NEGATIVE and value is not None and not value >= 0:
         raise InputError(f"`{key}` must be 0 or greater, not {value}", where)
+    if key == "lora_dropout" and value == 1:
+        raise InputError(
+            "`lora_dropout` must be less than 1: with all of its input dropped, an adapter learns nothing", where
+        )
     if key in _FRACTIONS and not 0 <= value <= 1:
         raise InputError(f"`{key}` is a fraction and must be between 0 and 1, not {value}", where)
     if key == "lora_dropout" and value == 1:

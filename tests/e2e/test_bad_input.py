@@ -82,6 +82,14 @@ def take_a_tensor_out():
     change_tensors(lambda tensors: {name: tensor for name, tensor in tensors.items() if name != min(tensors)})
 
 
+def move_half_of_the_vocabulary():
+    """As the tokenizer of another model would have it."""
+    tokenizer = json.loads((BASE / "tokenizer.json").read_text("utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    moved = {token: number + 5000 * (number > len(vocabulary) // 2) for token, number in vocabulary.items()}
+    edit_json(BASE / "tokenizer.json", model=tokenizer["model"] | {"vocab": moved})
+
+
 def one_long_note():
     """The dataset with one note that is far too long (2 % of the rows), its manifest consistent."""
     train = datasets.Dataset.from_parquet(str(DATASET / "train.parquet"), cache_dir="cache", keep_in_memory=True)
@@ -223,6 +231,16 @@ FAULTS = {
         lambda: replace(Path(RUN, "recipe.yaml"), "max_new_tokens: 12", "max_new_tokens: 9"),
         ONE,
         [f"{RUN}/recipe.yaml: ", "is not the recipe that was trained"],
+    ),
+    "train with tokens that the model does not have": (
+        move_half_of_the_vocabulary,
+        SFT,
+        ["the tokenizer of tiny/llama has a token with id ", "the model's embeddings end at "],
+    ),
+    "predict with tokens that the model does not have": (
+        move_half_of_the_vocabulary,
+        ONE,
+        ["the tokenizer of tiny/llama has a token with id ", "the model's embeddings end at "],
     ),
     "predict on other weights": (change_a_weight, ONE, ["trained on other weights", "--allow-other-weights"]),
     "evaluate on other weights": (change_a_weight, EVALUATE, ["trained on other weights", "--allow-other-weights"]),

@@ -112,6 +112,8 @@ class TestPickledWeights:
         before = {file.name for file in folder.iterdir()}
         assert base_models.convert_to_safetensors(self.MODEL) == folder
         assert {file.name for file in folder.iterdir()} == before | {"model.safetensors"}
+        modes = {(folder / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+        assert len(modes) == 1  # a colleague reads them, too
         written, expected = load_file(folder / "model.safetensors"), load_file("expected.safetensors")
         assert written.keys() == expected.keys()
         assert all(torch.equal(written[name], expected[name]) for name in expected)

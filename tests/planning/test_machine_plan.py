@@ -195,6 +195,30 @@ def test_a_plan_without_configuration_or_layer_is_one_line(workspace):
         build_on_meta(recipe, models.load_config(recipe.model), torch.float32, "eager")
 
 
+@pytest.mark.parametrize("name", ["_proj", "q_pro", "layers.7.self_attn.q_proj", "self_attn", "embed_tokens", "norm"])
+def test_a_name_that_fits_no_linear_layer_is_refused(name, workspace):
+    """PEFT takes part of them for a layer that is not there, and fails at the others."""
+    recipe = parse_recipe(RECIPE, [f"--lora_target_modules=[v_proj, {name}]"])
+    with pytest.raises(
+        InputError, match=rf"^recipes/.*: tiny/llama has no .*layer .*{name}; it has down_proj, .*v_proj$"
+    ):
+        counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+
+
+def test_layers_by_default_are_those_of_peft_or_refused(workspace):
+    text = (workspace / RECIPE).read_text("utf-8").replace("lora_target_modules: all-linear\n", "")
+    (workspace / RECIPE).write_text(text, encoding="utf-8")
+    recipe = parse_recipe(RECIPE)
+    config = models.load_config(recipe.model)
+    adapted = counting.build_on_meta(recipe, config, torch.float32, eager=True).peft_config["default"].target_modules
+    assert adapted == {"q_proj", "v_proj"}
+    build_tiny_model(workspace / "models", "tiny/new", "smollm3")
+    for words in (["--model_name_or_path=tiny/new"], ["--lora_target_modules=[]"]):
+        recipe = parse_recipe(RECIPE, words)
+        with pytest.raises(InputError, match="has no layer that PEFT adapts by default; it has down_proj, "):
+            counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+
+
 def test_checkpointing_trades_memory_for_products(recipe, data):
     plain = plan_of(recipe, data)
     recipe.training.activation_checkpointing = True

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -283,6 +283,16 @@ def check_files(folder: Path) -> None:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
                 raise InputError(f"is larger than {_LARGEST_JSON // MIB} MiB, the limit for such a file", str(path))
+
+
+def check_token_ids(ids: Iterable[int | None], config: PreTrainedConfig, model_id: str) -> None:
+    """Refuse token ids without a row in the base model's embeddings: an index error, and on a GPU the end of the process."""
+    largest, rows = max((token_id for token_id in ids if token_id is not None), default=0), config.vocab_size
+    if largest >= rows:
+        raise InputError(
+            f"the tokenizer of {model_id} has a token with id {largest}, and the model's embeddings end at {rows - 1}; "
+            "download the base model again"
+        )
 
 
 def check_shapes(config: dict[str, Any], location: str) -> None:

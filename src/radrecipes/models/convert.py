@@ -7,7 +7,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from radrecipes import owned_folder
 from radrecipes.errors import InputError
@@ -62,7 +62,7 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
     owned_folder.remove(unfinished, "model")
     unfinished.mkdir(parents=True)
     owned_folder.mark(unfinished, "model")
-    model.save_pretrained(unfinished)
+    _save(model, unfinished)
     tokenizer.save_pretrained(unfinished)
     origin = {"model_id": model_id, "dequantised_from": gguf_file.name, "sha256": sha256}
     (unfinished / "ORIGIN.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
@@ -101,9 +101,16 @@ def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
     owned_folder.remove(unfinished, "model")
     unfinished.mkdir()
     owned_folder.mark(unfinished, "model")
-    model.save_pretrained(unfinished)
+    _save(model, unfinished)
     # Write the index of several files last: with it the folder counts as complete.
     for file in sorted(unfinished.glob("*.safetensors*")):
         file.rename(folder / file.name)
     shutil.rmtree(unfinished)
     return folder
+
+
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    model.save_pretrained(folder)
+    # safetensors lets only the owner read what it writes, whatever the umask.
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", file)

@@ -147,6 +147,10 @@ def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mappin
     }
     manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read, or the digest would differ
     (written / MANIFEST).write_text(_sealed(manifest), encoding="utf-8")
+    for path in written.rglob(
+        "*.safetensors"
+    ):  # safetensors lets only the owner read what it writes, whatever the umask
+        shutil.copymode(written / MANIFEST, path)
     sync_tree(written)
     target = run / FOLDER / written.name
     shutil.rmtree(target, ignore_errors=True)  # an invalid one from an earlier attempt

@@ -16,7 +16,14 @@ from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.models import control_tokens
-from radrecipes.models.base import carries_state, folder_on_this_machine, load_config, load_tokenizer, stop_token_ids
+from radrecipes.models.base import (
+    carries_state,
+    check_token_ids,
+    folder_on_this_machine,
+    load_config,
+    load_tokenizer,
+    stop_token_ids,
+)
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS, rendering
 from radrecipes.tasks.rendering import check_answers, prompt_template_digest, render_examples
@@ -73,8 +80,14 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
 
     fraction = recipe.arguments.max_dropped_fraction if max_dropped_fraction is None else max_dropped_fraction
 
+    config = load_config(recipe.model)
+
     def fitting(table: pa.Table) -> TokenisedRows:
-        return fitting_rows(table, split["id"][:], recipe.training.max_length, fraction)
+        rows = fitting_rows(table, split["id"][:], recipe.training.max_length, fraction)
+        check_base(recipe, config, rows.longest)
+        largest = pc.max(pc.list_flatten(rows.rows.data["input_ids"])).as_py()
+        check_token_ids([largest, *stops, tokenizer.pad_token_id], config, recipe.model.model_name_or_path)
+        return rows
 
     def make() -> pa.Table:
         table = render_rows(split, task, tokenizer, style, stops)
@@ -83,7 +96,6 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
 
     key = rows_key(dataset.digest, split, task, tokenizer, style, stops)
     rows = fitting(cached_rows(dataset.folder, key, make, keep))
-    check_base(recipe, load_config(recipe.model), rows.longest)
     return TrainingData(dataset, tokenizer, stops, rows)
 
 

@@ -10,8 +10,10 @@ from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import extract_model_from_parallel, gather_object
 from datasets import Dataset
 from peft.helpers import disable_input_dtype_casting
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
+from transformers.pytorch_utils import Conv1D
 from trl import SFTTrainer
 
 from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError, shown
@@ -157,19 +159,26 @@ def sft_trainer(
 
 
 def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
-    """Refuse `lora_target_modules` that match no layer; PEFT ignores them as long as another one matches."""
-    targets = lora_config(recipe.model).target_modules
-    if not isinstance(targets, set):
+    """Refuse `lora_target_modules` that match no linear layer, something else, or the LM head.
+
+    PEFT ignores a name that matches nothing, as long as another one matches, and fails at other modules.
+    """
+    targets, model_id = lora_config(recipe.model).target_modules, recipe.model.model_name_or_path
+    if targets == "all-linear":
         return
-    paths = [name for name, _ in model.named_modules()]
-    missing = [name for name in sorted(targets) if not any(f".{path}".endswith(f".{name}") for path in paths)]
-    if missing:
-        layers = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Linear)}
-        raise InputError(
-            f"lora_target_modules: {recipe.model.model_name_or_path} has no layer {', '.join(missing)}; it has "
-            + ", ".join(sorted(layers)),
-            str(recipe.path),
-        )
+    if targets is None:
+        targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type, ())
+    modules, head = dict(model.named_modules()), model.get_output_embeddings()
+    linear = {path for path, module in modules.items() if isinstance(module, Linear | Conv1D) and module is not head}
+    for name in sorted(targets) or [""]:
+        matched = {path for path in modules if name and f".{path}".endswith(f".{name}")}
+        if not matched or matched - linear:
+            layers = ", ".join(sorted({path.rpartition(".")[2] for path in linear}))
+            wrong = "layer" if not matched else "linear layer besides the LM head that is called"
+            raise InputError(
+                f"lora_target_modules: {model_id} has no {wrong} {name or 'that PEFT adapts by default'}; it has {layers}",
+                str(recipe.path),
+            )
 
 
 def collator_for(

@@ -1,5 +1,6 @@
 """Answers of a label task, with probabilities and decisions if labels are scored."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from radrecipes.inference.calibration import calibration_metrics, fit_temperatur
 from radrecipes.inference.label_scoring import LabelScorer, LabelScores
 from radrecipes.inference.predictors.predictor import Predictor
 from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, ConfidentAnswers, choose_thresholds
+from radrecipes.models.base import check_token_ids
 from radrecipes.tasks.label_task import LabelTask
 from radrecipes.tasks.rendering import render_completions
 
@@ -107,6 +109,8 @@ class LabelPredictor(Predictor):
 
     def _new_scorer(self, **options) -> LabelScorer:
         completions = render_completions(self.task, self.label_set.names, self.tokenizer, self.style, self.stops)
+        ids = itertools.chain.from_iterable(completions)
+        check_token_ids(ids, self._config, self.recipe.model.model_name_or_path)
         return LabelScorer(self.model, self.tokenizer, completions, **options)
 
     def answer(

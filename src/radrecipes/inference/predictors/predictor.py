@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from transformers import PreTrainedConfig
 from transformers.utils import CHAT_TEMPLATE_FILE
 
 from radrecipes.data.example import Example
@@ -22,6 +23,7 @@ from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.generation import Sampling, generate
 from radrecipes.models.base import (
     base_without_weights,
+    check_token_ids,
     inference_device,
     load_base,
     load_config,
@@ -90,6 +92,8 @@ class Predictor(ABC):
         self._check_base()
         self.tokenizer = load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
         self.stops = stop_token_ids(self.tokenizer)
+        model_id = self.recipe.model.model_name_or_path
+        check_token_ids([*self.stops, self.tokenizer.pad_token_id], self._config, model_id)
         self.style = self.recipe.arguments.prompt_style
         self.prompt_sha256 = prompt_template_digest(self.task, self.tokenizer, self.style)
         if self.prompt_sha256 != self.manifest["prompt"]["sha256"]:
@@ -156,7 +160,11 @@ class Predictor(ABC):
     @cached_property
     def positions(self) -> float:
         """Tokens that the base model reads at most, prompt and answer together."""
-        return getattr(load_config(self.recipe.model), "max_position_embeddings", None) or math.inf
+        return getattr(self._config, "max_position_embeddings", None) or math.inf
+
+    @cached_property
+    def _config(self) -> PreTrainedConfig:
+        return load_config(self.recipe.model)
 
     @property
     def longest_prompt(self) -> float:
@@ -172,6 +180,8 @@ class Predictor(ABC):
             if has_control_token
             else f"the prompt has {len(prompt):,} tokens, and the model reads {self.longest_prompt:,}; shorten the text"
             if len(prompt) > self.longest_prompt
+            else "the tokenizer of the base model gives it a token that the model does not have; download the base model again"
+            if max(prompt) >= self._config.vocab_size
             else None
             for prompt, has_control_token in zip(prompts, unsafe, strict=True)
         ]
