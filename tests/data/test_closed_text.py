@@ -4,6 +4,8 @@ import json
 import re
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from report_trees import write_mimic
 
@@ -56,6 +58,12 @@ def test_no_error_of_a_table_quotes_a_cell(name, tmp_path, monkeypatch):
 
 
 def test_a_parquet_file_of_patients_shows_no_name_of_a_column(tmp_path):
+    pd.DataFrame({"note": [{CLOSED: CLOSED}]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"column 'note' contains struct, not text"):
+        read_examples(tmp_path / "a.parquet", inputs={"note": "note"})
+    pq.write_table(pa.table({"note": pa.array([10**13], pa.timestamp("s"))}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a.parquet: not readable as Parquet"):
+        read_examples(tmp_path / "a.parquet", inputs={"note": "note"})
     pd.DataFrame([[CLOSED, CLOSED]], columns=[f"{CLOSED} has a cough", "2"]).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="no column 'note' among the 2 of the schema") as caught:
         read_examples(tmp_path / "a.parquet", inputs={"note": "note"})

@@ -27,7 +27,8 @@ def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[p
         for name in wanted:
             kind = schema.field(name).type
             if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
-                raise InputError(f"column {name!r} contains {kind}, not text; name another column", where=str(path))
+                outer = str(kind).partition("<")[0]  # in brackets are names from the file
+                raise InputError(f"column {name!r} contains {outer}, not text; name another column", where=str(path))
         facts = plain.metadata
         content = sum(
             chunk.total_uncompressed_size

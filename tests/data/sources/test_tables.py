@@ -278,7 +278,7 @@ def test_rows_of_parquet_that_share_a_large_text_are_read_one_by_one(tmp_path, m
             pa.table({"text": pa.nulls(2**26 + 1, pa.string()), "label": pa.nulls(2**26 + 1, pa.string())}),
             "unpacks to more than",
         ),
-        (pa.table({"text": [["a"]], "label": ["b"]}), r"column 'text' contains list<.*>, not text"),
+        (pa.table({"text": [["a"]], "label": ["b"]}), r"column 'text' contains list, not text"),
         (pa.table({"text": pa.array([b"\xff"]).view(pa.string()), "label": ["b"]}), "is not UTF-8"),
     ],
 )

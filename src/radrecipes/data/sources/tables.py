@@ -262,7 +262,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
                 yield f"{path}:row {number}", _cells(row, columns)
     except UnicodeDecodeError:
         raise InputError("contains text that is not UTF-8; write it again as UTF-8", where=str(path)) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, OverflowError) as error:  # the last: a date that Python lacks
         # Messages of pyarrow can quote what the file contains.
         raise InputError(
             f"not readable as Parquet ({type(error).__name__}); write it again", where=str(path)
