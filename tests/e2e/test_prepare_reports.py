@@ -200,7 +200,7 @@ def test_text_of_a_report_is_in_the_parquet_files_only(tmp_path, failing):
     else:
         one_line(done)
     written = list((tmp_path / "out").rglob("*")) if (tmp_path / "out").exists() else []
-    assert len(written) == {"no": 7, "wrong csv": 0}.get(failing, 1)
+    assert len(written) == {"no": 8, "wrong csv": 0}.get(failing, 1)
     for path in written:
         if path.is_file() and path.suffix != ".parquet":
             assert PLANTED.split()[0] not in path.read_text(), path.name

@@ -60,6 +60,9 @@ def test_folder_within_folder_archive_and_plain_csv_give_the_same(tree, tmp_path
     (root / "mimic-cxr-reports" / "files").rename(root / "files")
     pack(root)
     for path in root.glob("*.csv.gz"):
+        path.rename(path.with_suffix(".GZ"))
+    assert read_all(MimicCxr(root, labels="negbio", official_split=True)) == expected
+    for path in root.glob("*.csv.GZ"):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
     source = MimicCxr(root, labels="negbio", official_split=True)
@@ -147,7 +150,7 @@ def test_a_bad_report_is_rejected_with_its_reason(tree, content, reason):
 def test_a_gzipped_report_is_read_and_a_truncated_one_rejected(tree):
     root, written = tree
     for (_, _, path), cut in zip(written[:3], (None, 60, 3), strict=True):
-        path.with_suffix(".txt.gz").write_bytes(gzip.compress(path.read_bytes())[:cut])
+        path.with_suffix(".txt.gz" if cut else ".TXT.GZ").write_bytes(gzip.compress(path.read_bytes())[:cut])
         path.unlink()
     reports = read_all(MimicCxr(root))
     assert reports[0].findings.startswith("There is a pleural effusion.")

@@ -42,7 +42,7 @@ from radrecipes.radiology.sections import study_sections
 
 ARCHIVE = "mimic-cxr-reports.zip"
 
-_REPORT_PATH = re.compile(r"(?:.*/)?(files/p\d{2}/p(\d+)/s(\d+)\.txt(?:\.gz)?)")
+_REPORT_PATH = re.compile(r"(?:.*/)?(files/p\d{2}/p(\d+)/s(\d+)\.(?i:txt(?:\.gz)?))")
 _HEADER = re.compile(r"^[ \t]*(FINDINGS|IMPRESSION)[ \t]*:", re.MULTILINE | re.IGNORECASE)
 _STATUSES = {
     **dict.fromkeys(("1.0", "1"), Status.POSITIVE),
@@ -116,7 +116,7 @@ class MimicCxr(ReportSource):
     def _bytes(self, path: str) -> bytes | RejectedReport:
         if self._archive is None:
             data = read_report(f"{self._base}/{path}", path)
-            if isinstance(data, RejectedReport) or not path.endswith(".gz"):
+            if isinstance(data, RejectedReport) or not path.lower().endswith(".gz"):
                 return data
         try:
             if self._archive:
@@ -124,7 +124,7 @@ class MimicCxr(ReportSource):
                 archive, members = _open_archive(self._archive, os.getpid())
                 with archive.open(members[path]) as member:
                     data = bounded(member, LARGEST_REPORT, path)
-            if path.endswith(".gz"):
+            if path.lower().endswith(".gz"):
                 with gzip.GzipFile(fileobj=io.BytesIO(data)) as content:
                     data = bounded(content, LARGEST_REPORT, path)
         except InputError:
@@ -154,8 +154,8 @@ class MimicCxr(ReportSource):
 
     def _read_csv(self, ending: str, columns: Sequence[str], meaning: Callable[[tuple, str], str]) -> _Stated:
         # MIMIC-CXR-JPG 2.1.0 still names its files 2.0.0; a later one may not.
-        names = [f"mimic-cxr-[0-9]*{ending}{suffix}" for suffix in (".csv", ".csv.gz")]
-        path = min((path for name in names for path in self.root.glob(name)), default=None)
+        name = re.compile(rf"mimic-cxr-[0-9].*{ending}\.csv(\.gz)?", re.IGNORECASE)
+        path = min((path for path in self.root.iterdir() if name.fullmatch(path.name)), default=None)
         if path is None:
             raise InputError(f"no mimic-cxr-2.0.0{ending}.csv or .csv.gz here; copy it there", str(self.root))
         try:
