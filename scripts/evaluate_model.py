@@ -19,6 +19,7 @@ Exit codes: 0 evaluated, or the existing evaluation was shown, 1 memory or disk 
 import argparse
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -67,11 +68,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate, or show the evaluation that exists."""
     args = parse_args()
-    from radrecipes.files import read_json_object
+    from radrecipes.files import check_writable, read_json_object
     from radrecipes.inference.distributed import join_processes
     from radrecipes.inference.predictors import is_reference, run_of
     from radrecipes.owned_folder import check_replaceable
     from radrecipes.reporting.result_tables import metrics_table
+    from radrecipes.training.run_folder import adapter_folder
 
     # The processes synchronise after every system, so a lost one is noticed by then
     processes = join_processes(longest_wait=timedelta(minutes=30))
@@ -80,13 +82,15 @@ def main() -> None:
     # A release is read-only and includes its thresholds, so its evaluation is written next to the user's own runs.
     place = Path("runs", "pulled", args.run) if is_reference(args.run) else folder
     output = Path(args.output or place / ("evaluation" if same_decoding else f"evaluation-{args.decode}"))
-    if (output / "metrics.json").is_file() and not args.restart:
+    if os.path.isfile(output / "metrics.json") and not args.restart:
         if processes.is_main_process:
             print(metrics_table(read_json_object(output / "metrics.json")))
             print(f"{output} exists already; --restart evaluates again")
         return
     check_replaceable(output, "evaluation")
     check_replaceable(_unfinished(output), "evaluation")
+    if place == folder:
+        check_writable(adapter_folder(folder))  # for the thresholds
     with _locked(output) if processes.is_main_process else contextlib.nullcontext():
         evaluate_run(args, processes, folder, output, keep_policy=place == folder)
 

@@ -149,3 +149,12 @@ def test_a_script_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == (
         "error: radrecipes: scripts/sft.py is missing; run it from a checkout, or install the package again\n"
     )
+
+
+def test_a_file_that_fails_during_the_work_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: (tmp_path / "none" / "file").write_text("x"))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/none/file: No such file or directory\n"
+    with pytest.raises(OSError, match="of nothing in particular"):
+        cli.run(lambda: (_ for _ in ()).throw(OSError("of nothing in particular")))

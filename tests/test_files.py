@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from radrecipes.files import (
     MIB,
     LockedError,
     bounded_lines,
+    check_writable,
     compose_yaml,
     file_sha256,
     lock,
@@ -228,3 +230,28 @@ def test_what_a_killed_process_left_in_the_temporary_folder_is_removed_at_the_ne
     finally:
         running.kill()
         running.join()
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("file/below", "file is not a folder"),
+        ("file/below/deeper", "file is not a folder"),
+        ("/dev/null/x", "/dev/null is not a folder"),
+        ("x" * 300, "the name is too long"),
+        (f"new/{'x' * 300}/deeper", "the name is too long"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch, place, said):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(InputError, match=f"cannot be written: .*{said}") as raised:
+        check_writable(place)
+    assert len(str(raised.value)) < 500 and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_read_only_folder_cannot_be_written(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "deeper")
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write everywhere
+    with pytest.raises(InputError, match="is read-only, or not yours"):
+        check_writable(tmp_path / "new" / "deeper")

@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
-from radrecipes.errors import InputError, InterruptedRunError, RadrecipesError
+from radrecipes.errors import InputError, InterruptedRunError, RadrecipesError, one_line
 
 # Verb -> script, and what it does.
 VERBS = {
@@ -102,6 +102,12 @@ def run(main: Callable[[], None]) -> None:
             # Stopping a run is not an error.
             print(f"{'' if isinstance(error, InterruptedRunError) else 'error: '}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # Of the file system or the network, which can fail at any time; without a file it is not clear of what.
+        if error.filename is None or error.strerror is None:
+            raise
+        print(f"error: {one_line(str(error.filename))}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -272,6 +272,26 @@ def write_atomically(path: Path, content: str | Callable[[Path], None]) -> None:
         raise
 
 
+def check_writable(path: str | Path) -> None:
+    """Refuse a place where no file or folder can be written, before the work; nothing is written.
+
+    Folders that do not exist yet are made later, so their names must be possible and the nearest existing one writable.
+    """
+    place = Path(os.path.abspath(path))
+    missing = []
+    while not os.path.lexists(place):
+        missing.append(place.name)
+        place = place.parent
+    where = str(path)
+    if (missing and not place.is_dir()) or not place.exists():
+        what = "not a folder" if place.exists() else "a link that leads nowhere"
+        raise InputError(f"cannot be written: {place} is {what}; choose another place", where)
+    if not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
+        raise InputError(f"cannot be written: {place} is read-only, or not yours; choose another place", where)
+    if any(len(os.fsencode(name)) > os.pathconf(place, "PC_NAME_MAX") for name in missing):
+        raise InputError("cannot be written: the name is too long; choose a shorter one", shown(where))
+
+
 def sync(path: Path) -> None:
     """Flush one file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -2,12 +2,13 @@
 
 import fnmatch
 import json
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from radrecipes.errors import InputError, quoted
-from radrecipes.files import read_json_object, write_atomically
+from radrecipes.files import check_writable, read_json_object, write_atomically
 
 MARKER = ".radrecipes.json"
 _FILE, _TREE = "file", "tree"
@@ -59,10 +60,11 @@ def mark(folder: Path, kind: str) -> None:
 def check_replaceable(folder: Path, kind: str) -> None:
     """Refuse a folder that is a link, does not have the marker of this kind, or contains what this project did not write.
 
-    A missing or an empty folder can be replaced.
+    A missing or an empty folder can be replaced, if it can be written.
     """
-    if folder.is_symlink():
+    if os.path.islink(folder):
         raise InputError("is a link, which is not replaced; name the folder itself", str(folder))
+    check_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file, and a folder is needed; remove it or choose another name", str(folder))
     # A process that is killed before it has marked its folder leaves these.

@@ -309,6 +309,17 @@ FAULTS = {
         (*EVALUATE, "--output", "there/evaluation"),
         ["there/evaluation: ", "cannot be written"],
     ),
+    "run below a file": (
+        None,
+        ("sft", "--config", RECIPE, "--output_dir", "data/tiny/manifest.json/run"),
+        ["manifest.json is not a folder"],
+    ),
+    "run with too long a name": (
+        None,
+        ("sft", "--config", RECIPE, "--output_dir", "n" * 300),
+        ["the name is too long"],
+    ),
+    "evaluation below a file": (None, (*EVALUATE, "--output", f"{RECIPE}/evaluation"), ["cannot be written: "]),
     "run is a dangling link": (
         lambda: (Path("runs").mkdir(exist_ok=True), Path("runs/new").symlink_to("none")),
         SFT,

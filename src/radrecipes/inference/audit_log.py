@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from radrecipes.data.example import Example
 from radrecipes.errors import InputError, RadrecipesError
-from radrecipes.files import lock, read_text, write_atomically
+from radrecipes.files import check_writable, lock, read_text, write_atomically
 
 if TYPE_CHECKING:  # verification must not wait for the import of torch
     import pyarrow as pa
@@ -99,6 +99,7 @@ class AuditLog:
                 raise InputError("is read or written already; choose another --audit-log", str(other))
         if not self.path.parent.is_dir():
             raise InputError("the folder of the audit log does not exist; create it first", str(self.path))
+        check_writable(_lock_path(self.key_path))  # its name is the longest
         if not self.path.exists():
             if self.key_path.exists():
                 self._read_key()

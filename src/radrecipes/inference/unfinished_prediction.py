@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from radrecipes import owned_folder
 from radrecipes.data.sources.tables import RejectedRow
 from radrecipes.errors import InputError, OutputInUseError
-from radrecipes.files import read_json_object, read_text, sync_tree, write_atomically
+from radrecipes.files import check_writable, read_json_object, read_text, sync_tree, write_atomically
 from radrecipes.training.run_folder import locked
 
 _STATE = "state.json"
@@ -42,6 +42,7 @@ class UnfinishedPrediction:
 
         Raises an [`InputError`] also for a rejects file without unfinished work, or a folder with other content.
         """
+        check_writable(self.folder)  # its name is the longest
         if os.path.lexists(self.output):
             if (self.folder / _ASSEMBLED).is_file() and not self.assembling(self.output).exists():
                 owned_folder.remove(self.folder, "prediction")

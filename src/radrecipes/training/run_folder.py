@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -14,6 +15,7 @@ from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
 from radrecipes.files import (
     MIB,
     LockedError,
+    check_writable,
     lock,
     parse_json,
     read_json_object,
@@ -74,6 +76,8 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
     With `restart` it may be any run that this project wrote, and so may one without a checkpoint, which has nothing to continue.
     """
     folder = recipe.output_dir
+    if restart or not os.path.isfile(folder / COMPLETE):  # a finished run may be read-only
+        check_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError("the output folder is a file; set another --output_dir", str(folder))
     if not folder.is_dir() or not any(entry.name not in _BEFORE_THE_RECIPE for entry in folder.iterdir()):
