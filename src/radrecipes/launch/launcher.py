@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
@@ -24,7 +23,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 
 from radrecipes.errors import InputError, InterruptedRunError, RadrecipesError
-from radrecipes.launch.spec import LAUNCH_SPEC_VARIABLE, USE_CPU_VARIABLE, Engine, check_gpus, spec_from_arguments
+from radrecipes.launch.spec import (
+    LAUNCH_SPEC_VARIABLE,
+    USE_CPU_VARIABLE,
+    Engine,
+    check_file,
+    check_gpus,
+    spec_from_arguments,
+)
 
 # Tells the script that no parent process swallows its signals or its exit code.
 LAUNCHER_VARIABLE = "RADRECIPES_LAUNCHER"
@@ -64,10 +70,8 @@ def launch(args: argparse.Namespace) -> Outcome:
     that was ignored, as under nohup, stays ignored. `args` are parsed by
     `accelerate.commands.launch.launch_command_parser()`.
     """
-    if args.config_file is not None and not Path(args.config_file).is_file():
-        raise InputError(
-            "no such accelerate configuration; accelerate_configs/ contains the available ones", args.config_file
-        )
+    if args.config_file is not None:
+        check_file(args.config_file)
     os.environ[LAUNCHER_VARIABLE] = "1"
     os.environ.setdefault(_SHUTDOWN_VARIABLE, _SHUTDOWN_SECONDS)
     _set_torch_options(args)

@@ -8,6 +8,7 @@ ignore `use_cpu`, and a configuration for GPUs trains on the CPU if there is non
 import argparse
 import enum
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from radrecipes.errors import InputError
+from radrecipes.errors import InputError, shown
+from radrecipes.files import YAML_LIMIT, compose_yaml, read_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -70,20 +72,26 @@ class LaunchSpec:
         return LaunchSpec(fields["processes"], Engine(fields["engine"]), fields["on_cpu"])
 
 
+def check_file(path: str | Path) -> None:
+    """Refuse a configuration file that is not a small file of plain YAML, which accelerate would read without limits."""
+    if not os.path.isfile(path):
+        raise InputError(
+            "no such accelerate configuration; accelerate_configs/ contains the available ones", shown(path)
+        )
+    compose_yaml(read_text(path, YAML_LIMIT), str(path))
+
+
 def arguments_from_file(path: str | Path) -> argparse.Namespace:
     """The `accelerate launch` arguments that a configuration file stands for; nothing is started."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    if not Path(path).is_file():
-        raise InputError(
-            "no such accelerate configuration; accelerate_configs/ contains the available ones", str(path)
-        )
+    check_file(path)
     # Without an explicit number of threads accelerate prints a warning.
     words = ["--config_file", str(path), "--num_cpu_threads_per_process", "1", "scripts/sft.py"]
     try:
         args, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(f"accelerate cannot read it: {' '.join(str(error).split())}", str(path)) from error
+        raise InputError(f"accelerate cannot read it: {shown(error)}", str(path)) from error
     return args
 
 
