@@ -31,7 +31,7 @@ TABLES = {
     "one label": ("a.csv", f"id,note,label\n1,{CLOSED} 1,{CLOSED}\n2,{CLOSED} 2,{CLOSED}\n", {}),
     "a label of signs": ("a.csv", f"id,note,label\n1,{CLOSED},***\n", {"signs": "***"}),
     "a note as label": ("a.csv", f"id,note,label\n1,x,{CLOSED * 50}\n", {}),
-    "notes as labels": ("a.csv", "id,note,label\n" + "".join(f"{n},{n},{CLOSED} {n}\n" for n in range(9)), {}),
+    "notes as labels": ("a.csv", "id,note,label\n" + "".join(f"{n},{n},{CLOSED} {n}\n" for n in range(30)), {}),
     "unknown label": ("a.csv", f"id,note,label\n1,x,{CLOSED}\n", {"label_set": True}),
     "a JSON key": ("a.jsonl", json.dumps({CLOSED: CLOSED, "note": CLOSED}), {}),
     "broken JSON": ("a.jsonl", f'{{"note": "{CLOSED}", "label": \\{CLOSED}}}', {}),

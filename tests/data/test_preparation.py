@@ -159,6 +159,18 @@ def test_a_single_class_or_too_few_groups_are_refused():
 FORM = "please perform the study named below and call the ward when it is done thank you "
 
 
+def test_a_column_of_notes_is_not_taken_for_labels():
+    notes = examples_of([(note, note) for note, _ in FILLER])
+    with pytest.raises(
+        InputError, match=r"orders.csv: 40 different labels in 40 rows cannot be learned; name the column"
+    ):
+        derive_label_set(notes, "x", "orders.csv")
+    with pytest.raises(
+        InputError, match=r"orders.csv:2: the label has 240 characters, more than 200; name the column"
+    ):
+        derive_label_set(examples_of([("x", "long" * 60)]), "x", "orders.csv")
+
+
 def test_orders_on_one_form_become_one_group_and_the_way_out_is_named():
     same_form = [(f"{FORM}{note}", label) for note, label in FILLER]
     others = [(f"order {number} of {label}", label) for number in range(100, 160) for label in ("CT Head", "MR Brain")]

@@ -22,6 +22,8 @@ _LARGE_GROUP = 0.2
 _CONTROL_TOKEN = "control_token"
 # A longer text is not a label but probably the note. Labels are printed, notes never.
 _LONGEST_LABEL = 200
+# More different labels than these, and than half of the rows, are no labels either.
+_FEW_LABELS = 20
 Splits = dict[str, list[dict[str, str]]]
 
 
@@ -60,6 +62,12 @@ def derive_label_set(examples: Sequence[Example], name: str, source: str) -> Lab
         del labels[label]
     if not labels:
         raise InputError("every label is empty; name the column that contains the labels", where=source)
+    if len(labels) > max(_FEW_LABELS, len(examples) / 2):
+        raise InputError(
+            f"{len(labels)} different labels in {len(examples)} rows cannot be learned; name the column that contains the"
+            " labels, or give a --label-set",
+            where=source,
+        )
     return LabelSet.derive(name, labels, source)
 
 
