@@ -2,6 +2,19 @@
 
 import re
 
+# In a pattern, `A-ZÀ-Þ`, `a-zß-ÿ` and `a-zà-ÿ` stand for the capitals and small letters of any script that has both.
+_LETTERS = [chr(code) for code in range(0x100, 0x2000)]
+_UPPER = "".join(letter for letter in _LETTERS if letter.isupper())
+_LOWER = "".join(letter for letter in _LETTERS if letter.islower())
+
+
+def any_script(pattern: str) -> str:
+    """A pattern with its ranges of letters extended beyond Latin-1."""
+    for start, more in (("A-ZÀ-Þ", _UPPER), ("a-zß-ÿ", _LOWER), ("a-zà-ÿ", _LOWER)):
+        pattern = pattern.replace(start, start + more)
+    return pattern
+
+
 # Numbers after a label ---------------------------------------------------------------------------------------------------------
 
 _NUMBER_WORD = r"(?:\s*(?:numbers?|num|no|nr|id|identifier)\b\.?|\s*\#)"
@@ -16,6 +29,22 @@ def _labelled(labels: str, digits: int = 4, number_word: str = "?") -> str:
     return rf"(?i)(?<![A-Z])(?:{labels}){_NUMBER_WORD}{number_word}[\s:=#]{{0,4}}{code}"
 
 
+_SPACED_CODE = (
+    r"(?P<it>(?=(?:[^\d\n]{0,4}\d){4})(?!(?:19|20)\d\d(?![\w/-]|\.\w))(?-i:[A-Z]{0,4}\d[\dA-Z]*|[A-Z]{1,4}(?=[ ./-]?[A-Z\d]*\d))"
+    r"(?-i:[ ./,-]{0,2}(?:[A-Z]{0,4}\d[\dA-Z]*|[A-Z]{1,3}(?![a-z])(?=[ ./-]?\d|\W|$))){0,6})(?!\w|\s?(?:mm|cm|mL|mg)\b)"
+)
+# Labels of numbers in several languages, with a word for `number` or a colon behind.
+_ANY_LABEL = (
+    r"(?:hosp(?:ital)?|patient(?:en)?|pat\.?|pt|chart|file|case|fall|dossier|record|medical\srecord|unit|scan|study|episode|admission|ticket|visa|passport"
+    r"|identity|id|pid|uhid|hn|cpr|ahv|chi|kvnr|nhs|m\sr\sn|mrn?|medicare|versicherten|versicherungs?|social\ssecurity|personal|pacemaker|implant"
+    r"|device|bed|tag|wristband|card|claim|policy|insurance|registration|reference|ref|protocol|specimen|account|acc(?:ession)?|member|old|new)"
+)
+_NUMBER_BEHIND = (
+    r"(?:[\s_-]?(?:numbers?|nummer|num|no|nr|n°|n[uú]mero|id|card|tag|policy|ending|code|sn)\b\.?:?|[\s_]?[#:=]|\.|(?<=mrn)|(?<=nhs)|(?<=visa)|(?<=uhid)|(?<=kvnr)"
+    r"|(?<=cpr)|(?<=ahv)|(?<=hn)|(?<=m\sr\sn)|(?<=passport)|(?<=medicare)|(?<=dossier)|(?<=fall)|(?<=case)|(?<=chart)|(?<=social\ssecurity)|(?<=specimen)"
+    r"|(?<=registration)|(?<=admission)|(?<=medical\srecord)|(?<=id)|(?<=record))"
+)
+_DIGIT_WORD = r"(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|null|eins|zwei|drei)"
 _RECORD = (
     r"M\.?R\.?N\.?|MR(?=\s?\#)|med(?:ical)?\.?\s*rec(?:ord)?s?\.?|(?:patient|pt)\.?(?=\s*(?:id|no|num|\#))"
     r"|(?:hosp(?:ital)?|unit|chart|record|case\s?note)s?(?=\s*(?:id|no|num|\#))"
@@ -33,12 +62,33 @@ _LICENCE = r"(?:state\s+)?licen[cs]e|NPI|DEA|GMC|ARRT|UPIN|certificat(?:e|ion)|(
 
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:r(?:uary)?)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
-    r"|nov(?:ember)?|dec(?:ember)?)"
+    r"|nov(?:ember)?|dec(?:ember)?"
+    r"|januar[iy]?|februar[iy]?|m(?:ä|ae)rz|mai|juni|juli|oktober|desember|dezember|janvier|f[ée]vrier|mars|avril|juin|juillet|ao[ûu]t"
+    r"|septembre|octobre|novembre|d[ée]cembre|enero|febrero|marzo|abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre"
+    r"|gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|dicembre|janeiro|fevereiro|março|maio|junho|julho|setembro"
+    r"|outubro|dezembro|maart|mei|augustus|stycznia|lutego|marca|kwietnia|maja|czerwca|lipca|sierpnia|września|października"
+    r"|listopada|grudnia)"
 )
 _FULL_MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _DAY, _MONTH_NUMBER, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
 _DAY_MONTH = rf"(?:{_MONTH_NUMBER}(?P<s>[/-]){_DAY}|{_DAY}(?P<t>[/-]){_MONTH_NUMBER})"
-_ORDINAL = rf"{_DAY}(?:st|nd|rd|th)?"
+_ORDINAL = rf"{_DAY}(?:st|nd|rd|th|\.(?=\s))?"
+_ORDINAL_WORD = (
+    r"(?:(?:twenty|thirty)[\s-])?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)|tenth|eleventh|twelfth|thirteenth"
+    r"|fourteenth|fifteenth|sixteenth|seventeenth|eighteenth|nineteenth|twentieth|thirtieth"
+)
+_WEEKDAY = (
+    r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day|montag|dienstag|mittwoch|donnerstag|freitag|samstag|sonntag)s?"
+)
+_FEAST = (
+    r"(?:christmas|x-?mas|boxing|easter|thanksgiving|hallowe'?en|ramadan|pentecost|whitsun|diwali|hanukk?ah|passover|yom\skippur|eid(?:\sal-\w+)?"
+    r"|carnival|midsummer|(?:st\.?|saint)\s\w+'s\sday|new\syear'?s?|valentine'?s|mother'?s\sday|father'?s\sday|independence\sday|labou?r\sday"
+    r"|memorial\sday|bank\sholiday|weihnachten|ostern|pfingsten|silvester|no[eë]l|navidad|(?:\w+\s)?birthday|geburtstag|wedding|funeral)"
+)
+_BEFORE_DATE = (
+    r"\b(?:on|dated?|from|since|of|to|until|till|before|after|with|by|prior|previous|admitted|discharged|seen|exam|study|scan|ct|mri?|us|xr"
+    r"|dos|dob|birth(?:\sdate)?|performed|done|last|period|died|am|vom|bis|seit|geb\.?|born|le|il|el|fell)[\s:]{1,2}"
+)
 # "may" and "march" are verbs, too; without a year only the capitalised month counts.
 _SAFE_MONTH = rf"(?:(?!may\b|march\b){_MONTH}|(?-i:May|March|MARCH))"
 
@@ -49,28 +99,44 @@ _STREET = (
     r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Court|Ct|Boulevard|Blvd|Terrace|Ter|Place|Pl|Way|Circle|Cir|Parkway"
     r"|Pkwy|Highway|Hwy|Square|Sq|Close|Crescent|Row|Trail|Alley|Gardens|Grove)\b\.?"
 )
-STATE = (
+_STATE = (
     r"(?:AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA|MI|MN|MS|MO|MT|NE|NV|NH|NJ|NM|NY|NC|ND|OH|OK|OR|PA"
     r"|RI|SC|SD|TN|TX|UT|VT|VA|WA|WV|WI|WY|DC)"
 )
 # States whose abbreviation has no other meaning in a report, for a town without postal code.
-PLAIN_STATE = r"(?:AZ|DE|FL|GA|IL|KS|KY|MA|MN|NE|NH|NJ|NM|NY|TN|UT|WA|WI|WV|WY|DC)"
-_TOWN = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}},?\s(?:{STATE}\s+\d{{5}}(?:-\d{{4}})?|(?<=,\s){PLAIN_STATE}\b)"
+_PLAIN_STATE = r"(?:AZ|DE|FL|GA|IL|KS|KY|MA|MN|NE|NH|NJ|NM|NY|TN|UT|WA|WI|WV|WY|DC)"
+_TOWN = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}},?\s(?:{_STATE}\s+\d{{5}}(?:-\d{{4}})?|(?<=,\s){_PLAIN_STATE}\b)"
 # After a street or a P.O. box, any two letters are a state.
-_TOWN_BEHIND = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}(?:,?\s{STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)?"
+_TOWN_BEHIND = rf"{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}(?:,?\s{_STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)?"
 _DOOR = r"(?:,?\s(?:apt|apartment|unit|suite|ste|\#)\.?\s?\w+)"
-_TOWN_ANY_CASE = rf"(?:,\s[a-zà-ÿ]+(?:\s[a-zà-ÿ]+){{0,2}},?\s{STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)"
+_TOWN_ANY_CASE = rf"(?:,\s[a-zà-ÿ]+(?:\s[a-zà-ÿ]+){{0,2}},?\s{_STATE}\b(?:\s+\d{{5}}(?:-\d{{4}})?)?)"
 # Clinics that every hospital has do not identify a place.
-PLAIN_CLINIC = (
+_PLAIN_CLINIC = (
     r"(?:Outpatient|Pain|Body|Breast|Cardiac|Cancer|Chest|Children|Dental|Diagnostic|Emergency|Endocrine|Fracture|General|GI|Hand"
     r"|Heart|High|Infusion|Interventional|Liver|Lung|Magnetic|Medical|Memory|Musculoskeletal|Neuro\w*|Nuclear|Oncology|Ortho\w*"
     r"|Our|Outside|Primary|Pulmonary|Renal|Sleep|Spine|Sports|Stroke|The|This|Transplant|Trauma|Travel|Ultrasound|University"
     r"|Urgent|Urology|Vascular|Walk|Weight|Women|Wound)"
 )
-FACILITY = (
+_FACILITY = (
     r"(?:(?:Community\s|Children'?s\s|Regional\s|General\s|University\s|Veterans\s)*(?:Hospitals?|Infirmary|Hospice|Healthcare"
     r"|Clinic|(?:Medical|Health|Rehabilitation|Surgery|Surgical|Imaging|Cancer|Dialysis|Care)\s(?:Cent(?:er|re)|System|Group)"
     r"|Nursing\sHome|Imaging\sAssociates|Radiology\sAssociates|Memorial))\b"
+)
+
+# Facilities and towns in a line of one case; words that may precede any hospital or clinic do not identify one.
+_PLACE_WORD = (
+    rf"(?:(?!(?:{_PLAIN_CLINIC}|all|and|another|any|care|city|clinic|county|day|dental|diabetes|each|every|eye|family|field|for|from|her|his|hospital|into|its|large|local"
+    r"|near|nearby|new|old|other|one|our|out|own|prior|private|public|rural|same|school|skin|small|some|that|their|these|two|was|were|which|with|your"
+    r"|\w+(?:ologist|ology|iatry|ics?|ed|ing|al|ary|ent|ous))\b)[a-zà-ÿ’'-]{3,})"
+)
+# Every place contains one of these; searched first for speed.
+PLACE_CUE = re.compile(
+    r"(?i)hospi|clinic|infirmary|health|cent(?:er|re)\b|system|group|home|associates|memorial|\d{5}|,\s[a-z]{2}\b"
+)
+PLACE_IN_ONE_CASE = re.compile(
+    rf"(?i)\b(?:(?:st\.?|saint|mount|mt\.?)\s[a-zà-ÿ’']+\s{_FACILITY}|(?:{_PLACE_WORD}\s){{1,2}}{_FACILITY}"
+    rf"|(?:hospital|clinic|infirmary)\sof\s{_PLACE_WORD}|[a-zà-ÿ]{{3,}}(?:\s[a-zà-ÿ]{{3,}})?,?\s{_STATE}\s\d{{5}}(?!\w|\.\d)"
+    rf"|{_PLACE_WORD},\s(?!(?:DC|DE|FL|GA|NM)\b){_PLAIN_STATE}(?=[.,;]|$))"
 )
 
 # Names --------------------------------------------------------------------------------------------------------------------------
@@ -92,6 +158,13 @@ NO_NAME_WORD = (
 _NO_NAME_AFTER_TITLE = (
     r"(?!(?i:to|and|for|on|the|at|in|by|is|was|will|has|not|if|of|or|said|with|who|note|call|office|notified|aware|requests?"
     r"|requested|ordered|wants?|please|informed|paged|called|clinic)\b)"
+)
+# Titles and relations, before a word that is neither English nor medical.
+TITLE = (
+    r"drs?|doctors?|prof(?:essor)?|mrs?|ms|miss|mx|nurse|frau|herrn?|fräulein|mme|mlle|madame|monsieur|señor(?:a|ita)?|sra?|srta|dra|don|doña"
+    r"|dona|dom|sig(?:nora?|ra)?|pan[ií]?|mevr(?:ouw)?|meneer|mag|ing|rev(?:erend)?|fr|father|pastor|rabbi|imam|sister|brother|matron|midwife"
+    r"|capt(?:ain)?|col(?:onel)?|major|lt|lieutenant|sgt|sergeant|cpl|corporal|general|judge|justice|hon|sir|lady|lord|dame|master|chief"
+    r"|uncle|aunt(?:ie|y)?|grand(?:ma|pa|mother|father)|cousin|consultant|registrar|paramedic|therapist|dietician|porter|secretary"
 )
 _CREDENTIAL = (
     r"(?:(?i:M\.?D\.?|PGY-?\d)|D\.?O\.?|R\.?N\.?|N\.?P\.?|P\.?A\.?-C|PA|Ph\.?D\.?|MBBS|MBChB|FRCR|FRCPC|FACR|DABR|CRNA|LPN|APRN|ARNP|FNP"
@@ -129,6 +202,10 @@ _UNIT_BEHIND = r"(?!\s?(?:parameters|tokens|bytes|rows|steps|examples|words|char
 
 _PATTERNS = {
     "email": (
+        r"(?<![\w.+-])(?P<it>[\w.+-]+@(?!v?\d)[\w-]+)(?![\w.-]*\.\w)",
+        r"(?<![\w.@/-])(?P<it>@[a-zß-ÿA-ZÀ-Þ]\w{3,})",
+        r"(?i)(?<![\w.+-])(?P<it>[\w+-]*[._][\w.+-]*\sat\s[\w-]+(?:\.[\w-]+)*\.[a-z]{2,})(?!\w)",
+        r"(?i)(?<![\w.+-])(?P<it>[\w.+-]+(?:\sdot\s[\w-]+)*\s\(?(?:at|@)\)?\s[\w-]+(?:\s\(?dot\)?\s[\w-]+)+)",
         r"(?<![\w.+-])(?P<it>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)",
         r"(?i)(?<![\w.+-])(?P<it>[\w.+-]+\s?[\[(]\s?at\s?[\])]\s?[\w-]+(?:\s?(?:\.|[\[(]\s?dot\s?[\])])\s?[\w-]+)+)",
     ),
@@ -166,6 +243,11 @@ _PATTERNS = {
         r"(?<![\w.])(?P<it>[pPxX]\s?\d{4,6})(?!\w|\.\d)",
     ),
     "phone number": (
+        (
+            r"(?i)\b(?:tel(?:e(?:ph?on[eo]?)?)?|ph(?:one)?|fax|f|t|mob(?:ile)?|cell|call|dial|ring|reach|text|whatsapp|contact|office|hotline|landline"
+            r"|number|handy)(?:\s(?:no|me|her|him|back|at|on|is|the))*[.:#\s]{1,3}(?P<it>[+(]?\d(?:[\s()./-]{0,3}\d){5,14})(?!\w|\s?(?:mm|cm))"
+        ),
+        r"(?i)\b(?:ward|pager|bleep|hotline)\s(?:phone|#)[\s:]{0,2}(?P<it>\d[\d-]{2,9}\d)(?!\w)",
         r"(?i)(?<![\w.-])(?P<it>(?:\+?1[\s.-]?)?(?:\(\d{3}\)\s?|\d{3}(?:\s|\s?[./-]\s?))\d{3}(?:\s|\s?[.-]\s?)\d{4}(?:\s?(?:x|ext\.?)\s?\d{1,5})?)(?!\w)",
         # A country code begins with 1 to 9; a signed decimal such as `+1.25` is a difference of two metrics.
         r"(?<![\w+])(?P<it>\+(?!\d+\.\d{1,4}(?![\d.]|[\s-]\(?\d\d))[1-9]\d{0,2}(?:[\s.-]?\(?\d{1,5}\)?){2,6})(?!\w)",
@@ -187,10 +269,26 @@ _PATTERNS = {
         rf"(?i)(?<![\w./-])(?<!series\s)(?<!image\s)(?P<it>{_ORDINAL}(?:\sof)?[\s-]{_SAFE_MONTH})\b",
         rf"(?<![\w./-])(?P<it>{_MONTH_NUMBER}/{_YEAR})(?![\w/])",
         (
-            r"(?i)\b(?:on|dated?|from|since|of|to|until|till|before|after|with|by|prior|previous|admitted|seen|exam|study|scan|ct|mri?"
-            rf"|us|xr|dos|dob|performed|done|last)\s(?P<it>{_MONTH_NUMBER}/{_DAY})(?![\w/%]|\.\d|\s(?:of|pain|strength|systolic|diastolic"
+            rf"(?i){_BEFORE_DATE}(?P<it>{_MONTH_NUMBER}/\d{{1,2}}|{_DAY}/{_MONTH_NUMBER})(?![\w/%]|\.\d|\s(?:of|pain|strength|systolic|diastolic"
             r"|murmur|power|in\s(?:severity|intensity)|reflexes|pulses|headache|nodes?|views?|cores?|positive)\b)"
         ),
+        rf"(?i){_BEFORE_DATE}(?P<it>{_DAY}\.{_MONTH_NUMBER}\.\d\d|\d{{6}}|\d{{8}}|\d{{2,4}}[ /-]\d\d[ /-]\d{{2,4}})(?![\w]|\.\d)",
+        rf"(?i)\b(?:am|vom|bis|seit|died|born|geb\.?)\s(?P<it>{_DAY}\.{_MONTH_NUMBER}\.)(?!\w)",
+        rf"(?<![\w./-])(?P<it>{_YEAR}(?P<s>[ |]){_MONTH_NUMBER}(?P=s){_DAY}|{_DAY}(?P<t>[ |]){_MONTH_NUMBER}(?P=t){_YEAR})(?!\w)",
+        rf"(?<![\w./-])(?P<it>{_DAY}(?:\s/\s{_MONTH_NUMBER}\s/\s|/{_MONTH_NUMBER}-)\d\d)(?!\w|\s\|)",
+        rf"(?i)(?<![\w./-])(?P<it>{_DAY}\.?\s(?:de\s)?{_MONTH}\s(?:de\s)?{_YEAR})(?!\w)",
+        rf"(?i)\b(?P<it>(?:{_ORDINAL_WORD})\s(?:day\s)?(?:of\s)?{_MONTH}(?:\s{_YEAR})?)(?!\w)",
+        rf"(?i)\b(?P<it>{_MONTH}\s(?:the\s)?(?:{_ORDINAL_WORD}|{_DAY}(?:st|nd|rd|th))(?:,?\s{_YEAR})?)(?!\w)",
+        rf"(?i)\b(?P<it>{_MONTH}\sof\s{_YEAR})(?!\w)",
+        (
+            rf"(?i)\b(?P<it>(?:(?:the\s)?(?:first|second|third|last|next|this)\s)?{_WEEKDAY}\b(?:,?\s(?:in\s{_MONTH}|(?:the\s)?{_ORDINAL}"
+            rf"(?:\sof)?(?:\s{_MONTH})?|{_MONTH}\s{_ORDINAL}))?(?:\s(?:after|before)\s(?:last|{_FEAST}))?)(?!\w)"
+        ),
+        (
+            r"(?i)\b(?P<it>(?:(?:(?:the|a|one|two|three|four|five|six)\s)?(?:days?|weeks?|months?|eve|evening|morning|night)\s(?:of|before|after)\s)?"
+            rf"(?:on\s)?(?:(?:his|her|their|my|the)\s)?(?:\w+\s)?{_FEAST}(?:'?s)?(?:\s(?:eve|day|monday|sunday|in\s{_MONTH}))?)(?!\w)"
+        ),
+        r"(?i)\b(?P<it>yesterday|tomorrow|gestern|last\s(?:weekend|winter|spring|summer|autumn))\b",
         rf"\b(?:[Ii]n|[Ss]ince|[Ff]rom|[Uu]ntil|[Tt]ill|[Ll]ast|[Tt]his|[Ee]arly|[Ll]ate|[Mm]id|[Oo]f|[Tt]hrough)[\s-](?P<it>{_FULL_MONTH})(?![\w-]|\s(?:fracture|{_CAPITALISED}))",
     ),
     "age over 89": (
@@ -228,10 +326,20 @@ _PATTERNS = {
     ),
     "facility": (
         rf"(?P<it>\b(?:University\s)?(?:Hospital|Clinic|Infirmary)\sof\s{_CAPITALISED})",
-        rf"(?P<it>\b(?:St\.?|Saint|Mount|Mt\.?)\s{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}\s{FACILITY})",
-        rf"(?P<it>\b(?!{PLAIN_CLINIC}\s)(?:{_CAPITALISED}\s){{1,3}}{FACILITY})",
+        rf"(?P<it>\b(?:St\.?|Saint|Mount|Mt\.?)\s{_CAPITALISED}(?:\s{_CAPITALISED}){{0,2}}\s{_FACILITY})",
+        rf"(?P<it>\b(?!{_PLAIN_CLINIC}\s)(?:{_CAPITALISED}\s){{1,3}}{_FACILITY})",
     ),
+    "labelled number": (
+        rf"(?i)(?<![A-Za-z]){_ANY_LABEL}{_NUMBER_BEHIND}(?:\s(?:is|was|on|n°))?[\s#:,]{{0,3}}{_SPACED_CODE}",
+    ),
+    "spelled number": (rf"(?i)(?<!\w)(?P<it>{_DIGIT_WORD}(?:[\s,-]{{1,2}}{_DIGIT_WORD}){{4,}})(?!\w)",),
     "long number": (
+        rf"(?<![\w.,/-])(?P<it>#?\d{{6,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}",
+        rf"(?<![\w.,/#-])(?P<it>[A-Z]{{1,4}}-?\d{{5,}}[A-Z]?)(?![\w-]|[.,]\d){_UNIT_BEHIND}",
+        rf"(?<![\w.,/#-])(?P<it>(?!\d\d?\.\d+-)\d{{2,4}}(?:[ .-]\d{{2,4}}){{2,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}",
+        r"(?<![\w.,/#-])(?P<it>(?!(?:19|20)\d\d)\d{3,4}[ -]\d{4})(?![\w-]|[.,]\d)",
+        r"(?<![\w.,/#-])(?P<it>(?!\d?\d\.\d+-\d?\d\.\d)(?=(?:[A-Z./-]{0,6}\d){5})(?=[\d./-]{0,12}[A-Z]|(?:[./-]?\d){8})[A-Z0-9]{1,8}(?:[-/.][A-Z0-9]{1,8}){1,4})(?![\w-]|[.,]\d)",
+        rf"(?<![\w.,/#-])(?P<it>[A-Z]{{1,3}} \d{{3}} \d{{3}}|[A-Z]{{2}} \d{{6,}})(?!\w){_UNIT_BEHIND}",
         rf"(?<![\w.,/#-])(?<!\":)(?<!\": )(?P<it>[A-Z]{{0,3}}\d{{7,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}",
         r"(?<![\w.,/#-])(?P<it>[A-Z]{1,2}\d{6})(?![\w-]|[.,]\d)",
     ),
@@ -254,10 +362,13 @@ _PATTERNS = {
 }
 
 # By kind, in order: text that one rule found is not matched by a later one. The group `it` is the identifier.
-RULES = {kind: [re.compile(pattern) for pattern in patterns] for kind, patterns in _PATTERNS.items()}
+RULES = {kind: [re.compile(any_script(pattern)) for pattern in patterns] for kind, patterns in _PATTERNS.items()}
 
 # All other kinds always contain a digit, and are searched only in texts with one.
-WITHOUT_DIGIT = frozenset(("email", "link", "date", "age over 89", "address", "facility", "name"))
+WITHOUT_DIGIT = frozenset(("email", "link", "date", "age over 89", "spelled number", "address", "facility", "name"))
 
 # Kinds that depend on capitals, also searched in the text as rewritten in normal case.
 BY_CAPITALS = frozenset(("name", "address", "facility"))
+
+# Kinds in which an underscore or a bar is also read as a space: `2021_03_14`, `knee_4471902.png`.
+BY_DIGITS = frozenset(("date", "labelled number", "long number"))
