@@ -200,6 +200,12 @@ _PUBLIC_HOSTS = (
 )
 _UNIT_BEHIND = r"(?!\s?(?:parameters|tokens|bytes|rows|steps|examples|words|characters|x\b|mm|cm|mL|mg|weeks|months|days|hours|%))"
 
+# Keys of configurations before a large number.
+_NOT_A_COUNT = "".join(
+    f"(?<!{key}: )"
+    for key in ("size", "embeddings", "steps", "tokens", "length", "seed", "window", "theta", "token_id", "token id")
+)
+
 _PATTERNS = {
     "email": (
         r"(?<![\w.+-])(?P<it>[\w.+-]+@(?!v?\d)[\w-]+)(?![\w.-]*\.\w)",
@@ -330,15 +336,15 @@ _PATTERNS = {
         rf"(?P<it>\b(?!{_PLAIN_CLINIC}\s)(?:{_CAPITALISED}\s){{1,3}}{_FACILITY})",
     ),
     "labelled number": (
-        rf"(?i)(?<![A-Za-z]){_ANY_LABEL}{_NUMBER_BEHIND}(?:\s(?:is|was|on|n°))?[\s#:,]{{0,3}}{_SPACED_CODE}",
+        rf"(?i)(?<![A-Za-z])(?<!token[ _]){_ANY_LABEL}{_NUMBER_BEHIND}(?:\s(?:is|was|on|n°))?[\s#:,]{{0,3}}{_SPACED_CODE}",
     ),
     "spelled number": (rf"(?i)(?<!\w)(?P<it>{_DIGIT_WORD}(?:[\s,-]{{1,2}}{_DIGIT_WORD}){{4,}})(?!\w)",),
     "long number": (
-        rf"(?<![\w.,/-])(?P<it>#?\d{{6,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}",
+        rf"(?<![\w.,/-]){_NOT_A_COUNT}(?P<it>#?\d{{6,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}",
         rf"(?<![\w.,/#-])(?P<it>[A-Z]{{1,4}}-?\d{{5,}}[A-Z]?)(?![\w-]|[.,]\d){_UNIT_BEHIND}",
         rf"(?<![\w.,/#-])(?P<it>(?!\d\d?\.\d+-)\d{{2,4}}(?:[ .-]\d{{2,4}}){{2,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}",
         r"(?<![\w.,/#-])(?P<it>(?!(?:19|20)\d\d)\d{3,4}[ -]\d{4})(?![\w-]|[.,]\d)",
-        r"(?<![\w.,/#-])(?P<it>(?!\d?\d\.\d+-\d?\d\.\d)(?=(?:[A-Z./-]{0,6}\d){5})(?=[\d./-]{0,12}[A-Z]|(?:[./-]?\d){8})[A-Z0-9]{1,8}(?:[-/.][A-Z0-9]{1,8}){1,4})(?![\w-]|[.,]\d)",
+        r"(?<![\w.,/#-])(?P<it>(?!\d?\d\.\d+-\d?\d\.\d)(?=(?:[A-Z./-]{0,6}\d){5})(?=[\d./-]{0,12}[A-Z]|(?:[./-]?\d){8})[A-Z0-9]{1,8}(?:[-/.][A-Z0-9]{1,8}){1,4})(?<!GB)(?<!XXXX)(?![\w-]|[.,]\d)",
         rf"(?<![\w.,/#-])(?P<it>[A-Z]{{1,3}} \d{{3}} \d{{3}}|[A-Z]{{2}} \d{{6,}})(?!\w){_UNIT_BEHIND}",
         rf"(?<![\w.,/#-])(?<!\":)(?<!\": )(?P<it>[A-Z]{{0,3}}\d{{7,}})(?![\w-]|[.,]\d){_UNIT_BEHIND}",
         r"(?<![\w.,/#-])(?P<it>[A-Z]{1,2}\d{6})(?![\w-]|[.,]\d)",
