@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from e2e.conftest import LAUNCH, RECIPE, RUN, TRAIN, adapter_hash, edit_json, files_in
 from radrecipes.errors import InputError
 from radrecipes.files import lock
+from radrecipes.inference import vllm_engine
+from radrecipes.inference.predictors import load_predictor
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import trainer as training
 
@@ -358,6 +360,18 @@ def test_a_fault_gets_one_line_and_nothing_is_written(name, finished_copy, call)
     check_refused(done, said)
     assert files_in(finished_copy) == before
     assert "⟦" not in done.stdout
+
+
+def test_vllm_which_reads_the_adapter_itself_gets_none_that_does_not_fit(finished_copy, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(vllm_engine, "VllmEngine", lambda recipe, adapter, stops: loaded.append(adapter))
+    load_predictor(RUN, engine="vllm", decode="generate", load_policy=False)
+    assert loaded == [Path(RUN, "adapter")]
+    for change, said in ((take_a_tensor_out, "1 tensors do not fit"), (change_the_adapter, "changed since training")):
+        change()
+        with pytest.raises(InputError, match=said):
+            load_predictor(RUN, engine="vllm", decode="generate", load_policy=False)
+    assert len(loaded) == 1
 
 
 @pytest.mark.slow
