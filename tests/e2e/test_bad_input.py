@@ -114,6 +114,12 @@ def trust_files():
     edit_json(DATASET / "manifest.json", **manifest)
 
 
+def template_with_date():
+    """It shows in no conversation of this project."""
+    path = BASE / "chat_template.jinja"
+    write(path, "{% if tools %}{{ strftime_now('%Y') }}{% endif %}" + path.read_text("utf-8"))
+
+
 def other_label_set():
     replace(DATASET / "label_set.yaml", "MR Knee", "MR Joint")
     trust_files()
@@ -129,6 +135,16 @@ def without_label_set():
 
 # What is wrong: (what to do to the workspace, the command, what the line must say)
 FAULTS = {
+    "a template that writes the date, for training": (
+        template_with_date,
+        SFT,
+        ["writes the current date (strftime_now)"],
+    ),
+    "a template that writes the date, for prediction": (
+        template_with_date,
+        ONE,
+        ["writes the current date (strftime_now)"],
+    ),
     "misspelt key": (
         lambda: replace(RECIPE, "learning_rate", "learning_rat"),
         SFT,

@@ -128,7 +128,9 @@ def render_completions(
 
 
 def prompt_template_digest(task: Task, tokenizer: PreTrainedTokenizerBase, style: str) -> str:
-    """sha256 of everything that decides a prompt: instruction, style, and the chat template."""
+    """sha256 of everything that decides a prompt: instruction, style, and the chat template, which is checked first."""
+    if style == "chat" and tokenizer.chat_template:
+        check_chat_template(tokenizer)
     probe = task.question(task.probe)
     template = tokenizer.chat_template if style == "chat" else plain_prompt("{question}")
     return hashlib.sha256(f"{style}\n{probe}\n{template}".encode()).hexdigest()
