@@ -140,7 +140,7 @@ def test_check_refuses_a_method_where_it_does_not_run(workspace, call):
     assert (missing.code, missing.stdout, missing.stderr) == (2, "", message)
     (workspace / "wrong.yaml").write_text("distributed_type: [", encoding="utf-8")
     wrong = call("recipes", "check", RECIPE, "--launch", "wrong.yaml")
-    assert wrong.code == 2 and wrong.stderr.startswith("error: wrong.yaml: accelerate cannot read it: ")
+    assert wrong.code == 2 and wrong.stderr.startswith("error: wrong.yaml:1: not valid YAML: ")
 
 
 def test_an_error_is_one_line(workspace, call):
