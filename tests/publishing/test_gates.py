@@ -10,8 +10,11 @@ import torch
 from conftest import REPOSITORY
 from safetensors.torch import save_file
 
+from radrecipes.planning.base_shapes import SHAPES, shape_of
 from radrecipes.publishing import gates
 from radrecipes.publishing.gates import ReleaseFacts, check_release
+from radrecipes.publishing.identifiers import find_identifiers
+from radrecipes.publishing.project_json import free_text, schema_errors, schema_of
 from radrecipes.tasks import TASKS
 
 CARD = """\
@@ -176,6 +179,19 @@ def test_what_closed_data_trained_is_never_public_and_needs_an_acknowledgement(a
 def test_an_unknown_access_class_stops_even_if_acknowledged(adapter):
     trained_on(adapter, "internal")
     assert "access" in closed(adapter, facts(access="internal"), ["credentialed"])
+
+
+@pytest.mark.parametrize("model_id", SHAPES)
+def test_the_configuration_of_a_merged_model_names_no_person(model_id):
+    """Large numbers and names of classes are those of the model; a name or a record number in it is still found."""
+    config = shape_of(model_id)
+    config.architectures, config.bos_token_id, config.eos_token_id = ["LlamaForCausalLM"], 128000, [128001, 128009]
+    text = config.to_json_string(use_diff=False)
+    schema = schema_of("config.json", "merged")
+    assert not schema_errors(text, schema)
+    assert [found for _, line in free_text(text, schema) for found in find_identifiers(line)] == []
+    planted = json.dumps(json.loads(text) | {"architectures": [NAME], "mrn": 4471902})
+    assert len([line for _, line in free_text(planted, schema) if find_identifiers(line)]) == 2
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "manifest.json"])

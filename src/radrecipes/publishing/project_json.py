@@ -21,6 +21,7 @@ _SCHEMA_OF_FILE = {
     POLICY_FILE: "policy",
     "tokenizer_config.json": "tokenizer_config",
     "generation_config.json": "generation_config",
+    "config.json": "model_config",
 }
 _TOKEN = re.compile(r'[{}\[\],:]|"(?:[^"\\]|\\.)*"|[^\s{}\[\],:"]+')
 # Character by character, so that offsets and lines stay the same.
