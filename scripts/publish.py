@@ -27,7 +27,7 @@ release, the input is wrong, or the Hub refused; the message says what to do.
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -98,7 +98,6 @@ def main() -> None:
 def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "ReleaseFacts"]:
     from radrecipes.access import access_of, strictest
     from radrecipes.data.prepared import load_prepared_dataset
-    from radrecipes.models.base import own_chat_template
     from radrecipes.publishing.cards.model_card import render_model_card
     from radrecipes.publishing.gates import ReleaseFacts
     from radrecipes.publishing.release import assemble_model, read_finished_run, texts_of_rows
@@ -151,9 +150,20 @@ def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "
         task=finished.task,
         reference=f"{args.repo}@{args.tag}",
         memory=memory,
-        base_template=own_chat_template(base, finished.recipe.model.model_revision),
+        **_base_texts(base, finished.recipe.model.model_revision),
     )
     return release, facts
+
+
+def _base_texts(base: str, revision: str | None) -> dict[str, Any]:
+    """What of a release may equal the base model's: its chat template and its vocabulary."""
+    from radrecipes.models.base import folder_on_this_machine, own_chat_template
+    from radrecipes.publishing.release_texts import base_vocabulary
+
+    return {
+        "base_template": own_chat_template(base, revision),
+        "base_vocabulary": base_vocabulary(folder_on_this_machine(base, revision)),
+    }
 
 
 def _dataset_repo(name: str | None) -> tuple[str | None, str | None]:

@@ -506,3 +506,31 @@ def test_fields_carry_their_choices_and_types():
 
 def test_one_name_in_a_list_becomes_the_name():
     assert ModelConfig(lora_target_modules=["all-linear"]).lora_target_modules == "all-linear"
+
+
+TOKEN = "hf" + "_aBcDeFgHiJkLmNoPqRsTuVwXyZ012345678"
+
+
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        (f"# log in with {TOKEN}", 1),
+        (f"run_name: {TOKEN}", 1),
+        (f'run_name: "\\x68{TOKEN[1:]}"', 1),
+        ("hub_model_id: https://me:s3cretpw@example.org/x", 1),
+    ],
+)
+def test_a_secret_in_a_recipe_is_refused_and_not_repeated(tmp_path, line, number):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{line}\n{SHIPPED.read_text(encoding='utf-8')}", encoding="utf-8")
+    for read in (parse_recipe, summarise_recipe):
+        with pytest.raises(InputError, match=rf"recipe\.yaml:{number}: looks like a") as caught:
+            read(path)
+        assert TOKEN[5:15] not in str(caught.value) and "s3cretpw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["--run_name", TOKEN], [f"--run_name={TOKEN}"]])
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(words):
+    with pytest.raises(InputError, match="command line: looks like a") as caught:
+        parse_recipe(SHIPPED, words)
+    assert TOKEN[5:15] not in str(caught.value)

@@ -22,6 +22,7 @@ from rapidfuzz import process
 
 from radrecipes.errors import InputError, quoted, shown
 from radrecipes.files import BoundedLoader, compose_yaml, read_text
+from radrecipes.secrets import refuse_secrets
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
@@ -267,7 +268,9 @@ def _predicts_label(task: str) -> bool:
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and `file:line` of a flat YAML mapping; duplicate keys are an error (PyYAML keeps the last)."""
     try:
-        node = compose_yaml(read_text(path, _LONGEST), str(path))
+        text = read_text(path, _LONGEST)
+        refuse_secrets(text, str(path))
+        node = compose_yaml(text, str(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError("no such recipe; see `python scripts/recipes.py list`", str(path)) from error
     except OSError as error:
@@ -287,6 +290,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             )
         try:
             values[key] = _value_of(key, value_node)
+            # Also as YAML decodes it: `"\x68f_…"`.
+            if isinstance(values[key], str):
+                refuse_secrets(f"{key}: {values[key]}", where)
         except _UNREADABLE as error:
             raise InputError(f"`{shown(key)}` has a value that YAML cannot read", where) from error
         places[key] = where
@@ -301,6 +307,7 @@ def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
         word = remaining.pop(0)
         if not word.startswith("--"):
             raise InputError(f"expected `--key value`, found `{shown(word)}`", "command line")
+        refuse_secrets(" ".join([word[2:], *remaining[:1]]), "command line")
         key, equals, text = word[2:].partition("=")
         if not equals:
             if not remaining:

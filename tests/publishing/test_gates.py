@@ -15,6 +15,7 @@ from radrecipes.publishing import gates
 from radrecipes.publishing.gates import ReleaseFacts, check_release
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.publishing.project_json import free_text, schema_errors, schema_of
+from radrecipes.publishing.release_texts import vocabulary
 from radrecipes.tasks import TASKS
 
 CARD = """\
@@ -569,3 +570,34 @@ def test_unknown_acknowledgements_are_an_error_and_progress_is_shown(adapter):
     shown = []
     check_release(adapter, facts(), progress=lambda texts: shown.extend(texts) or texts)
     assert len(shown) == 6
+
+
+VOCABULARY = {
+    "tokenizer.json": '{{"model": {{"vocab": {{"\u0120knee": 0, "{}": 1}}}}}}',
+    "vocab.txt": "[UNK]\nknee\n{}\n",
+    "merges.txt": "#version: 0.2\nk nee\n{}\n",
+}
+
+
+@pytest.mark.parametrize("entry", ["\u0120Thornburywick", "4471902", "Margaret Thornbury, MRN 4471902"])
+@pytest.mark.parametrize("name", VOCABULARY)
+def test_entries_of_a_vocabulary_that_the_base_lacks_are_searched(adapter, name, entry):
+    (adapter / name).write_text(VOCABULARY[name].format(entry), encoding="utf-8")
+    base = frozenset(vocabulary(name, VOCABULARY[name].format("pain")))
+    found = closed(adapter, facts(base_vocabulary=base))["identifiers"]
+    assert {finding.file for finding in found} == {name}
+    assert not any(word in str(finding) for finding in found for word in ("Thornbury", "4471902"))
+    assert not closed(adapter, facts(base_vocabulary=frozenset(vocabulary(name, VOCABULARY[name].format(entry)))))
+
+
+def test_a_vocabulary_that_is_not_the_base_s_at_all_is_refused(adapter):
+    (adapter / "vocab.txt").write_text("\n".join(f"[unused{index}]" for index in range(2000)), encoding="utf-8")
+    (finding,) = closed(adapter, facts(base_vocabulary=frozenset(["knee"])))["identifiers"]
+    assert "the base model's vocabulary lacks" in finding.what
+
+
+@pytest.mark.parametrize("tensor", ["margaret_thornbury.weight", "lora_4471902", "MRN 4471902"])
+def test_names_of_tensors_are_searched(adapter, tensor):
+    save_file({tensor: torch.zeros(1)}, adapter / "adapter_model.safetensors", {"format": "pt"})
+    (finding,) = closed(adapter, facts())["identifiers"]
+    assert finding.file == "adapter_model.safetensors"

@@ -18,7 +18,7 @@ from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.publishing import name_model
 from radrecipes.publishing.identifiers import find_identifiers
-from radrecipes.publishing.text_span import TextSpan
+from radrecipes.text_span import TextSpan
 
 LOWEST_RECALL = collections.defaultdict(lambda: 0.99, name=0.95)
 MOST_FLAGGED = 0.05

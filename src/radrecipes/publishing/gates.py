@@ -27,12 +27,15 @@ from radrecipes.publishing.memorisation import SHORTEST_RUN, verbatim_overlap
 from radrecipes.publishing.project_json import digests, schema_of
 from radrecipes.publishing.release import ADAPTER_CONFIG, METRICS_FILE, is_allowed
 from radrecipes.publishing.release_texts import LONGEST_LINE, VOCABULARIES, ReleaseText, names_of, read_release
-from radrecipes.publishing.secrets import find_secrets
+from radrecipes.secrets import find_secrets
 from radrecipes.tasks import LabelTask, Task
+from radrecipes.text_span import TextSpan
 
 VISIBILITIES = ("private", "gated", "public")
 # A model recites if it repeats this many consecutive training tokens that are not in prompt, base model output or common.
 LONGEST_RUN = 24
+# More new entries in a vocabulary than a person looks at.
+MOST_NEW_ENTRIES = 1_000
 # Present in a checkout; an installed package has none, so templates are searched.
 _CHAT_TEMPLATES = Path(__file__).parents[3] / "recipes" / "chat_templates"
 # Encoded bytes, also wrapped at 76 characters, cannot be inspected.
@@ -93,6 +96,7 @@ class ReleaseFacts:
         reference: The release itself, `org/name@tag`, which looks like an email address.
         memory: From [`~publishing.memorisation.VerbatimOverlap`], if measured.
         base_template: Chat template of the base model; an identical text in the release is not searched for identifiers.
+        base_vocabulary: Entries of the base model's vocabularies; any other entry in the release is searched.
     """
 
     kind: str
@@ -106,6 +110,7 @@ class ReleaseFacts:
     reference: str = ""
     memory: Mapping[str, Any] | None = None
     base_template: str | None = None
+    base_vocabulary: frozenset[str] | None = None
 
 
 def check_release(
@@ -294,6 +299,8 @@ def _identifiers(
         if text.file == CHAT_TEMPLATE_FILE and (origin := _known_template(folder, facts)):
             skipped = f"; not {CHAT_TEMPLATE_FILE}, byte for byte {origin}"
             continue
+        if text.file in VOCABULARIES and facts.base_vocabulary is not None:
+            findings += _new_entries(text, facts.base_vocabulary, cached)
         column = f" in column {text.column}" if text.is_cell else ""
         for number, line in text.lines() if text.is_cell else text.free_lines(facts.kind):
             if len(line) > LONGEST_LINE:
@@ -305,6 +312,22 @@ def _identifiers(
                 findings.append(Finding(text.file, number, what))
     looked_at = f"{len(texts) - bool(skipped):,} texts{skipped}"
     return GateResult("identifiers", looked_at, tuple(findings), acknowledged)
+
+
+def _new_entries(
+    text: ReleaseText, known: frozenset[str], search: Callable[[str], Sequence[TextSpan]]
+) -> Iterator[Finding]:
+    """Entries of a vocabulary that are not the base model's and look like an identifier, or are too many to look at."""
+    entries = text.new_entries(known)
+    if len(entries) > MOST_NEW_ENTRIES:
+        yield Finding(
+            text.file, None, f"{len(entries):,} entries that the base model's vocabulary lacks; use the base's"
+        )
+        return
+    for entry in entries:
+        for found in search(entry):
+            what = f"a new entry looks like {found.kind}; take it out, or check it and add --acknowledge identifiers"
+            yield Finding(text.file, None, what)
 
 
 def _known_template(folder: Path, facts: ReleaseFacts) -> str | None:

@@ -25,7 +25,7 @@ from radrecipes.publishing.identifier_rules import (
     WITHOUT_DIGIT,
 )
 from radrecipes.publishing.person_names import person_names
-from radrecipes.publishing.text_span import TextSpan
+from radrecipes.text_span import TextSpan
 
 # Other dashes, spaces and wide letters are read as plain ones, character by character, so that offsets stay the same.
 _PLAIN = str.maketrans(

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from radrecipes.publishing import name_model
 from radrecipes.publishing.identifier_rules import NO_NAME_WORD, ROLE, TITLE, TOLD, any_script
-from radrecipes.publishing.text_span import TextSpan
 from radrecipes.publishing.vocabulary import WORD, is_known, is_medical, lists, ordinary_words
+from radrecipes.text_span import TextSpan
 
 # From which probability a word counts, by what is known about it. Tuned on tests/publishing/identifier_corpus/hostile_tuning.txt.
 _ENOUGH = {"unknown": 0.1, "short": 0.5, "also a name": 0.5, "English": 0.85, "one case": 0.95}

@@ -23,6 +23,25 @@ _HEAD = "(head)"
 _NAME_KEYS = frozenset(("name", "dataset_name"))
 
 
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+# How byte-level and sentence-piece vocabularies write a space, and word-piece ones a continuation.
+_SPACE_MARKS = str.maketrans("\u0120\u2581\u010a", "   ")
+
+
+def vocabulary(file: str, text: str) -> set[str]:
+    """The entries of a vocabulary, also those of merges, as words."""
+    entries = _STRING.findall(text) if file.endswith(".json") else text.splitlines()
+    return {part for entry in entries for part in (unescaped(entry), *unescaped(entry).split())}
+
+
+def base_vocabulary(folder: Path | None) -> frozenset[str] | None:
+    """The entries of all vocabularies of a base model; `None` if none of them is here."""
+    files = [folder / name for name in VOCABULARIES if (folder / name).is_file()] if folder else []
+    if not files:
+        return None
+    return frozenset().union(*(vocabulary(file.name, read_text(file, LARGEST_TEXT)) for file in files))
+
+
 @dataclass(frozen=True)
 class ReleaseText:
     """A text of a release: a text file, the metadata of a table or of weights, or one cell of a table.
@@ -56,6 +75,11 @@ class ReleaseText:
                 yield place, line
             else:
                 yield from ((place, piece) for piece in line.split('"') if _WORD_SEQUENCE.search(piece))
+
+    def new_entries(self, known: frozenset[str]) -> list[str]:
+        """Entries of a vocabulary that the base model's do not contain, as words."""
+        found = vocabulary(self.file, self.text if self.raw is None else self.raw) - known
+        return sorted({entry.translate(_SPACE_MARKS).removeprefix("##").strip() for entry in found} - {""})
 
     def free_lines(self, kind: str) -> Iterator[tuple[int | None, str]]:
         """Parts that may name a person, with their lines: of JSON the values that its schema does not type, otherwise [`lines`]."""

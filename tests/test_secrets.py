@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radrecipes.publishing.secrets import find_secrets
+from radrecipes.secrets import find_secrets
 
 BASE62 = string.ascii_letters + string.digits
 _draw = random.Random(0)

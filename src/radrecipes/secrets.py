@@ -3,7 +3,8 @@
 import itertools
 import re
 
-from radrecipes.publishing.text_span import TextSpan
+from radrecipes.errors import InputError
+from radrecipes.text_span import TextSpan
 
 
 def _token(pattern: str) -> str:
@@ -81,3 +82,15 @@ def find_secrets(text: str) -> list[TextSpan]:
             if not any(other.overlaps(start, end) for other in found):
                 found.append(TextSpan(kind, start, end))
     return sorted(found, key=lambda secret: secret.start)
+
+
+def refuse_secrets(text: str, place: str) -> None:
+    """Raise an error that names the kind and the line of the first secret, because a run folder would keep it.
+
+    Args:
+        place: A file, to which the line is added, or where the text is from.
+    """
+    for found in find_secrets(text)[:1]:
+        line = text.count("\n", 0, found.start) + 1
+        named = place if ":" in place or place == "command line" else f"{place}:{line}"
+        raise InputError(f"looks like a {found.kind}; take it out, and revoke it if anybody else can read this", named)
