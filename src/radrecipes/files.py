@@ -32,7 +32,7 @@ YAML_LIMIT = 1 * MIB
 # Of one line, row or cell of a table, which can have any number of them.
 ROW_LIMIT = 16 * MIB
 # A compressed file may unpack to this much, or to this many times its size. Text is rarely compressed more than 20 times.
-UNPACKED_LIMIT = 64 * MIB
+UNPACKED_LIMIT = 16 * MIB
 LARGEST_RATIO = 100
 # Levels of lists and objects in JSON; Python itself fails at about 1,000.
 _DEEPEST = 64

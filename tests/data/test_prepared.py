@@ -168,5 +168,5 @@ def test_a_split_that_unpacks_too_far_is_refused(tmp_path):
     manifest["splits"]["train"]["sha256"] = file_sha256(folder / "train.parquet")
     manifest["digest"] = dataset_digest(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"train.parquet: unpacks to more than 64 MiB"):
+    with pytest.raises(InputError, match=r"train.parquet: unpacks to more than 16 MiB"):
         load_prepared_dataset(folder)

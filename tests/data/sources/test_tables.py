@@ -275,7 +275,7 @@ def test_rows_of_parquet_that_share_a_large_text_are_read_one_by_one(tmp_path, m
     [
         (shared_text(1, 2**24 + 2**10), "a.parquet:row 1: the row is larger than 16 MiB"),
         (
-            pa.table({"text": pa.nulls(2**26 + 1, pa.string()), "label": pa.nulls(2**26 + 1, pa.string())}),
+            pa.table({"text": pa.nulls(2**24 + 1, pa.string()), "label": pa.nulls(2**24 + 1, pa.string())}),
             "unpacks to more than",
         ),
         (pa.table({"text": [["a"]], "label": ["b"]}), r"column 'text' contains list, not text"),
