@@ -4,6 +4,7 @@
 # make test         the tests that every change needs: six minutes on two cores; TESTS="tests/test_hub.py -k pull" runs these
 # make test-all     make test, then the slow ones: every kill, every engine, every recipe; half an hour more on two cores
 # make bench        measure speed side by side with the usual alternatives
+# make fuzz         give damaged and hostile files to the scripts for MINUTES minutes; what fails is kept in runs/fuzz
 # make lint         style, and the direction of imports
 # Each target installs what it needs and skips finished steps.
 
@@ -18,6 +19,8 @@ DATASET ?= data/protocol_synthetic
 SFT ?=
 EVALUATE ?=
 PUBLISH ?=
+# Of make fuzz
+MINUTES ?= 10
 
 IN_PARALLEL := --numprocesses 2 --dist loadfile
 VENV := .venv
@@ -27,7 +30,7 @@ FETCHED := $(VENV)/.fetched
 DEEPSPEED := $(VENV)/.deepspeed
 BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: demo demo-report demo-publish test test-all bench lint install model clean
+.PHONY: demo demo-report demo-publish test test-all bench fuzz lint install model clean
 .DELETE_ON_ERROR:
 
 demo: model
@@ -61,6 +64,9 @@ test-all: test
 
 bench: model
 	@$(BIN)/python benchmarks/run.py
+
+fuzz: $(INSTALLED)
+	@$(BIN)/python tests/fuzz/fuzz.py --minutes $(MINUTES)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

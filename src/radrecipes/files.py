@@ -31,6 +31,7 @@ TEXT_LIMIT = 16 * MIB
 YAML_LIMIT = 1 * MIB
 # Of one line, row or cell of a table, which can have any number of them.
 ROW_LIMIT = 16 * MIB
+_BLANK_LINES = 1_000_000
 # A compressed file may unpack to this much, or to this many times its size. Text is rarely compressed more than 20 times.
 UNPACKED_LIMIT = 16 * MIB
 LARGEST_RATIO = 100
@@ -163,10 +164,16 @@ def bounded(stream: BinaryIO, limit: int, where: str) -> bytes:
 
 
 def bounded_lines(stream: Any, where: str, limit: int = ROW_LIMIT) -> Iterator[Any]:
-    """The lines of a text or binary stream, each with its end; an [`InputError`] at one that is longer than `limit`."""
-    number = 0
+    """The lines of a text or binary stream, each with its end; an [`InputError`] at one that is longer than `limit`.
+
+    The same for very many blank lines, to which a compressed file of any content can be continued.
+    """
+    number = blank = 0
     while line := stream.readline(limit + 1):
         number += 1
+        blank = blank + 1 if len(line) <= 2 and not line.strip() else 0
+        if blank > _BLANK_LINES:
+            raise InputError(f"more than {_BLANK_LINES:,} blank lines; remove them", where=f"{where}:{number}")
         if len(line) > limit:
             raise InputError(
                 f"the line is longer than {_size(limit)}, the limit for one row", where=f"{where}:{number}"

@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import os
+import random
 import resource
 import runpy
 import shutil
@@ -49,9 +50,9 @@ SECONDS = 60
 GROWTH_MIB = 2048
 # Beyond this the system refuses memory, so that a fault here does not end the machine.
 _ADDRESS_SPACE = 6 * 2**30
-_RUN = "runs/fuzz"
-_RECIPE = "recipes/tiny/protocol_lora.yaml"
-_BATCH = 4
+RUN = "runs/fuzz"
+RECIPE = "recipes/tiny/protocol_lora.yaml"
+_BATCH = 12
 TABLE = (
     *("prepare_data", "protocol", "--output", "{out}/d", "--text-column", "note", "--label-column", "protocol"),
     *("--max-dropped", "0.9", "--source"),
@@ -71,10 +72,10 @@ REPORTS = (
     ),
     "--source",
 )
-PREDICT = ("predict", "--adapter", _RUN, "--note", "knee pain")
-CHECK = ("recipes", "check", _RECIPE)
+PREDICT = ("predict", "--adapter", RUN, "--note", "knee pain")
+CHECK = ("recipes", "check", RECIPE)
 PUBLISH = (
-    *("publish", "adapter", "--run", _RUN, "--tag", "v1.0", "--repo", "lab/fuzz", "--dry-run"),
+    *("publish", "adapter", "--run", RUN, "--tag", "v1.0", "--repo", "lab/fuzz", "--dry-run"),
     *("--license", "apache-2.0", "--base-license", "apache-2.0"),
 )
 
@@ -173,21 +174,21 @@ def targets(workspace: Path) -> list[Target]:
         place = ("--root", file.split("/")[0]) if command[1] == "report" else (file,)
         found.append(Target(file, file, valid, change, (*command, *place)))
     files = {
-        _RECIPE: CHECK,
+        RECIPE: CHECK,
         "labels.yaml": (*TABLE, "fuzz.csv", "--label-set", "labels.yaml"),
         "template.jinja": ("recipes", "inspect", "recipes/tiny/template.yaml"),
-        "b.csv": ("predict", "--adapter", _RUN, "--input", "b.csv", "--output", "{out}/o.csv"),
-        "data/tiny/manifest.json": ("recipes", "inspect", _RECIPE),
-        **dict.fromkeys((f"{_RUN}/manifest.json", f"{_RUN}/recipe.yaml"), PREDICT),
+        "b.csv": ("predict", "--adapter", RUN, "--input", "b.csv", "--output", "{out}/o.csv"),
+        "data/tiny/manifest.json": ("recipes", "inspect", RECIPE),
+        **dict.fromkeys((f"{RUN}/manifest.json", f"{RUN}/recipe.yaml"), PREDICT),
         **{
-            f"{_RUN}/adapter/{file}": PREDICT
+            f"{RUN}/adapter/{file}": PREDICT
             for file in ("adapter_config.json", "adapter_model.safetensors", "decision_policy.json", "label_set.yaml")
         },
         **{
             f"models/{TINY_MODEL}/{file}": CHECK for file in ("config.json", "tokenizer.json", "tokenizer_config.json")
         },
         f"models/{TINY_MODEL}/model.safetensors": (*PREDICT, "--allow-other-weights"),
-        f"{_RUN}/evaluation/metrics.json": PUBLISH,
+        f"{RUN}/evaluation/metrics.json": PUBLISH,
     }
     return found + [Target(file, file, content(file), _change_for(file), command) for file, command in files.items()]
 
@@ -208,13 +209,13 @@ def _change_for(file: str) -> Callable[[bytes], st.SearchStrategy]:
 def make_workspace(folder: Path) -> Path:
     """A workspace as the tests have, with a finished and evaluated run."""
     workspace = build_workspace(folder)
-    recipe = (workspace / _RECIPE).read_text(encoding="utf-8")
+    recipe = (workspace / RECIPE).read_text(encoding="utf-8")
     (workspace / "recipes/tiny/template.yaml").write_text(
         f"{recipe}chat_template_path: template.jinja\n", encoding="utf-8"
     )
     for command in (
-        ("sft", "--config", _RECIPE, "--output_dir", _RUN),
-        ("evaluate_model", "--run", _RUN, "--skip-base"),
+        ("sft", "--config", RECIPE, "--output_dir", RUN),
+        ("evaluate_model", "--run", RUN, "--skip-base"),
     ):
         ended = run_script(workspace, command, folder / "log")
         if ended.code != 0:
@@ -234,10 +235,10 @@ class Ended:
 
 def run_script(workspace: Path, command: Sequence[str], log: Path) -> Ended:
     """Run a script in a fork of this process, whose imports it shares."""
-    before, started = _resident(), time.monotonic()
-    child = os.fork()
+    started, child = time.monotonic(), os.fork()
     if child == 0:
         _run_in_child(workspace, command, log)
+    before = _resident(child)  # less than that of this process: files that are mapped are not counted yet
     status, usage = 0, None
     while usage is None:
         ended, status, found = os.wait4(child, os.WNOHANG)
@@ -269,6 +270,9 @@ def _run_in_child(workspace: Path, command: Sequence[str], log: Path) -> None:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout, sys.stderr = (
+            open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False) for number in (1, 2)
+        )
         os.chdir(workspace)
         resource.setrlimit(resource.RLIMIT_AS, (_virtual() + _ADDRESS_SPACE,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -288,8 +292,8 @@ def _run_in_child(workspace: Path, command: Sequence[str], log: Path) -> None:
         os._exit(code)
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+def _resident(process: int) -> int:
+    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() // 2**20
 
 
@@ -303,9 +307,9 @@ def fuzz(
     """Try inputs for all targets in turn until the deadline, or `most` inputs for each."""
     counts = {target.name: Counts() for target in chosen}
     for number in itertools.count(first_seed):
-        for target in chosen:
+        for target in random.Random(number).sample(chosen, len(chosen)):
             _try_inputs(workspace, target, number, min(_BATCH, most), counts[target.name], deadline, output)
-        if time.monotonic() > deadline or counts[chosen[-1].name].inputs >= most:
+        if time.monotonic() > deadline or min(found.inputs for found in counts.values()) >= most:
             return counts
     raise AssertionError("unreachable")
 
@@ -364,17 +368,17 @@ def check_valid(workspace: Path, chosen: Sequence[Target]) -> None:
 
 def show(counts: dict[str, Counts], printed: Callable[[str], None] = print) -> int:
     """Print the table, and return the number of faults."""
-    printed(f"{'target':<28} {'inputs':>7}  exit codes{'':<20} slowest  growth  faults")
+    printed(f"{'target':<44} {'inputs':>7}  exit codes{'':<20} slowest  growth  faults")
     for name, found in counts.items():
         codes = ", ".join(f"{code}: {times}" for code, times in sorted(found.codes.items()))
         faults = ", ".join(f"{times} {what}" for what, times in sorted(found.faults.items())) or "none"
-        printed(f"{name:<28} {found.inputs:>7}  {codes:<30} {found.slowest:5.1f} s {found.largest:>4} MiB  {faults}")
+        printed(f"{name:<44} {found.inputs:>7}  {codes:<30} {found.slowest:5.1f} s {found.largest:>4} MiB  {faults}")
     total = sum(sum(found.faults.values()) for found in counts.values())
     printed(f"{sum(found.inputs for found in counts.values())} inputs, {total} faults")
     return total
 
 
-_LIBRARIES = (
+LIBRARIES = (
     *(
         "datasets",
         "peft",
@@ -399,7 +403,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     output = args.output.resolve()
-    for name in _LIBRARIES:
+    for name in LIBRARIES:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="radrecipes-fuzz-") as folder:
         workspace = make_workspace(Path(folder))
