@@ -9,7 +9,7 @@ fails is kept in --output, with what the script printed.
 
 import argparse
 import collections
-import gzip
+import contextlib
 import importlib
 import io
 import itertools
@@ -38,6 +38,7 @@ from hypothesis import strategies as st  # noqa: E402
 from mutations import (  # noqa: E402
     archive_like,
     bytes_like,
+    compress,
     either,
     gzip_like,
     pack_tar,
@@ -154,14 +155,14 @@ def targets(workspace: Path) -> list[Target]:
     sources = {
         "a.csv": (_CSV, bytes_like, TABLE),
         "a.tsv": (tsv, bytes_like, TABLE),
-        "a.csv.gz": (gzip.compress(_CSV), lambda _: gzip_like(_CSV), TABLE),
+        "a.csv.gz": (compress(_CSV), lambda _: gzip_like(_CSV), TABLE),
         "a.jsonl": (_ROWS, bytes_like, TABLE),
-        "a.jsonl.gz": (gzip.compress(_ROWS), lambda _: gzip_like(_ROWS), TABLE),
+        "a.jsonl.gz": (compress(_ROWS), lambda _: gzip_like(_ROWS), TABLE),
         "a.parquet": (_parquet(_ROWS), lambda _: parquet_like(["note", "protocol"]), TABLE),
         "pairs.jsonl": (_PAIRS, bytes_like, (*REPORTS, "jsonl")),
         "mimic/files/p10/p10000001/s1.txt": (_report(1), bytes_like, (*REPORTS, "mimic-cxr")),
         "mimic-gz/files/p10/p10000001/s1.txt.gz": (
-            *(gzip.compress(_report(1)), lambda _: gzip_like(_report(1)), (*REPORTS, "mimic-cxr")),
+            *(compress(_report(1)), lambda _: gzip_like(_report(1)), (*REPORTS, "mimic-cxr")),
         ),
         "zip/mimic-cxr-reports.zip": (
             *(pack_zip(studies), lambda _: archive_like(studies, pack_zip), (*REPORTS, "mimic-cxr")),
@@ -270,8 +271,9 @@ def _run_in_child(workspace: Path, command: Sequence[str], log: Path) -> None:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        # Those of this process may write elsewhere, as under pytest.
         sys.stdout, sys.stderr = (
-            open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False) for number in (1, 2)
+            io.TextIOWrapper(io.FileIO(number, "w", closefd=False), "utf-8") for number in (1, 2)
         )
         os.chdir(workspace)
         resource.setrlimit(resource.RLIMIT_AS, (_virtual() + _ADDRESS_SPACE,) * 2)
@@ -287,9 +289,12 @@ def _run_in_child(workspace: Path, command: Sequence[str], log: Path) -> None:
         traceback.print_exc()
         code = 1
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(ValueError, OSError):  # closed
+                    stream.flush()
+        finally:
+            os._exit(code)
 
 
 def _resident(process: int) -> int:

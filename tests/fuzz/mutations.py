@@ -145,12 +145,17 @@ def safetensors_like(draw, seed: bytes) -> bytes:
     return struct.pack("<Q", size) + header + seed[8 + length :]
 
 
+def compress(data: bytes) -> bytes:
+    """The same gzip file every time."""
+    return gzip.compress(data, mtime=0)
+
+
 def gzip_like(seed: bytes):
     """A gzip file with changed content or changed bytes, or one that unpacks to much."""
     return st.one_of(
-        bytes_like(seed).map(gzip.compress),
-        bytes_like(gzip.compress(seed)),
-        st.sampled_from((b"0", b"\n", b'"', b"a,b\n", b"{}\n")).map(lambda piece: gzip.compress(seed + piece * 2**25)),
+        bytes_like(seed).map(compress),
+        bytes_like(compress(seed)),
+        st.sampled_from((b"0", b"\n", b'"', b"a,b\n", b"{}\n")).map(lambda piece: compress(seed + piece * 2**25)),
     )
 
 
@@ -174,12 +179,12 @@ def pack_zip(members: Mapping[str, bytes]) -> bytes:
 def pack_tar(members: Mapping[str, bytes]) -> bytes:
     """A gzipped tar file with these members."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, data in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
+    return compress(buffer.getvalue())
 
 
 @st.composite
