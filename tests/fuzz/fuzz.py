@@ -272,9 +272,8 @@ def _run_in_child(workspace: Path, command: Sequence[str], log: Path) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         # Those of this process may write elsewhere, as under pytest.
-        sys.stdout, sys.stderr = (
-            io.TextIOWrapper(io.FileIO(number, "w", closefd=False), "utf-8") for number in (1, 2)
-        )
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", encoding="utf-8") for number in (1, 2))
+        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # as in any process: kept open whoever wraps them
         os.chdir(workspace)
         resource.setrlimit(resource.RLIMIT_AS, (_virtual() + _ADDRESS_SPACE,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -286,8 +285,8 @@ def _run_in_child(workspace: Path, command: Sequence[str], log: Path) -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
-        traceback.print_exc()
         code = 1
+        os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
     finally:
         try:
             for stream in (sys.stdout, sys.stderr):

@@ -202,7 +202,7 @@ def parquet_like(draw, columns: list[str]) -> bytes:
 
 @st.composite
 def _column(draw, rows: int):
-    texts = pa.array(["knee pain"] * rows)
+    texts = pa.array([f"knee pain {number}" for number in range(rows)])
     return draw(
         st.sampled_from((
             texts, texts, texts, pa.array(range(rows)), pa.array([1.5] * rows), pa.nulls(rows), pa.array([["a"]] * rows),
