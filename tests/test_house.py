@@ -104,6 +104,7 @@ _MAY_READ_RAW = {
     "src/radrecipes/inference/audit_log.py": "line by line, private",
     "src/radrecipes/inference/prediction_stream.py": "writes, and reads its own parts",
     "src/radrecipes/inference/unfinished_prediction.py": "its own parts, line by line",
+    "src/radrecipes/models/template_probe.py": "what its parent process sends",
     "src/radrecipes/launch/peer_watchdog.py": "the state of this run's processes",
     "src/radrecipes/training/trainer.py": "writes",
     "scripts/publish.py": "a card that it has written",
