@@ -202,7 +202,7 @@ def test_a_name_that_fits_no_linear_layer_is_refused(name, workspace):
     with pytest.raises(
         InputError, match=rf"^recipes/.*: tiny/llama has no .*layer .*{name}; it has down_proj, .*v_proj$"
     ):
-        counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+        build_on_meta(recipe, models.load_config(recipe.model), torch.float32, "eager")
 
 
 def test_layers_by_default_are_those_of_peft_or_refused(workspace):
@@ -210,13 +210,13 @@ def test_layers_by_default_are_those_of_peft_or_refused(workspace):
     (workspace / RECIPE).write_text(text, encoding="utf-8")
     recipe = parse_recipe(RECIPE)
     config = models.load_config(recipe.model)
-    adapted = counting.build_on_meta(recipe, config, torch.float32, eager=True).peft_config["default"].target_modules
+    adapted = build_on_meta(recipe, config, torch.float32, "eager").peft_config["default"].target_modules
     assert adapted == {"q_proj", "v_proj"}
     build_tiny_model(workspace / "models", "tiny/new", "smollm3")
     for words in (["--model_name_or_path=tiny/new"], ["--lora_target_modules=[]"]):
         recipe = parse_recipe(RECIPE, words)
         with pytest.raises(InputError, match="has no layer that PEFT adapts by default; it has down_proj, "):
-            counting.build_on_meta(recipe, models.load_config(recipe.model), torch.float32, eager=True)
+            build_on_meta(recipe, models.load_config(recipe.model), torch.float32, "eager")
 
 
 def test_checkpointing_trades_memory_for_products(recipe, data):
