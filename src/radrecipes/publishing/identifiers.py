@@ -1,12 +1,10 @@
 """Finds possible identifiers of people in a text: names, dates, numbers, places. A tripwire for releases, not de-identification.
 
 A cascade, because a language model on every sentence would take hours: own rules; presidio-analyzer's checksum recognisers, only
-for remaining long numbers; spaCy's small NER model, only for capitalised words that no list explains. Text in one case is searched
-again in normal case. Covers the 18 identifiers of the HIPAA safe harbor (45 CFR 164.514(b)(2)), facilities and DICOM UIDs;
-tests/publishing/test_identifiers.py measures recall.
+for remaining long numbers; a small token classifier, only for words that no list explains. Covers the 18 identifiers of the HIPAA
+safe harbor (45 CFR 164.514(b)(2)), facilities and DICOM UIDs; tests/publishing/test_identifiers.py measures recall.
 
-Known gaps: in text of one case, names made of other words or of at most four letters, without title or role; lower-case names
-without a title; given names alone; towns without a state; languages other than English.
+Known gaps: names that are also words, in text of one case and alone; initials alone; scripts without capitals; years alone.
 """
 
 import functools
