@@ -191,6 +191,14 @@ def test_the_configuration_of_a_merged_model_names_no_person(model_id):
     schema = schema_of("config.json", "merged")
     assert not schema_errors(text, schema)
     assert [found for _, line in free_text(text, schema) for found in find_identifiers(line)] == []
+    for name in (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "self_attn.q_proj",
+        "self_attn.k_norm",
+        "mlp.gate_proj",
+    ):
+        assert find_identifiers(f"model.layers.0.{name}.weight") == []
     planted = json.dumps(json.loads(text) | {"architectures": [NAME], "mrn": 4471902})
     assert len([line for _, line in free_text(planted, schema) if find_identifiers(line)]) == 2
 
