@@ -27,13 +27,17 @@ RECIPE = "recipes/tiny/protocol_lora.yaml"
         (["--torch_compile_backend=xyz"], "torch_compile_backend: xyz"),
         (["--torch_compile_mode=xyz"], "torch_compile_mode: xyz"),
         (["--dtype=bfloat16", "--load_in_4bit=true", "--bnb_4bit_quant_storage=xyz"], "bnb_4bit_quant_storage: xyz"),
-        (["--lora_target_modules=[q_proj, norm]"], "`.*lora_target_modules: .*norm"),
     ],
 )
 def test_what_cannot_be_built_is_named_by_its_field(workspace, words, said):
     with pytest.raises(InputError, match=rf"protocol_lora.yaml: training cannot start with .*{said}") as raised:
         check_construction(parse_recipe(RECIPE, words))
     assert len(str(raised.value)) < 500
+
+
+def test_a_layer_that_lora_cannot_adapt_is_refused(workspace):
+    with pytest.raises(InputError, match=r"lora_target_modules: .*norm"):
+        check_construction(parse_recipe(RECIPE, ["--lora_target_modules=[q_proj, norm]"]))
 
 
 def test_attention_whose_package_is_missing_is_refused(workspace):
