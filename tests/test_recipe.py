@@ -193,7 +193,7 @@ def test_duplicate_key_names_both_lines(write):
         ("max_dropped_fraction: -0.1", "is a fraction and must be between 0 and 1"),
         ("lora_dropout: 1", "`lora_dropout` must be less than 1"),
         ("lora_dropout: 1.5", "is a fraction and must be between 0 and 1"),
-        ("lora_dropout: 1", "nothing would be trained; write less than 1"),
+        ("lora_dropout: 1", "`lora_dropout` must be less than 1"),
         ("neftune_noise_alpha: -5", "`neftune_noise_alpha` must be 0 or greater, not -5"),
         ("dataloader_prefetch_factor: 0", "`dataloader_prefetch_factor` must be greater than 0, not 0"),
         ("save_strategy: best", "`save_strategy: best` is not one of its choices"),

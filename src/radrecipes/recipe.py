@@ -436,8 +436,6 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         )
     if key in _FRACTIONS and not 0 <= value <= 1:
         raise InputError(f"`{key}` is a fraction and must be between 0 and 1, not {value}", where)
-    if key == "lora_dropout" and value == 1:
-        raise InputError("with `lora_dropout: 1` nothing would be trained; write less than 1", where)
     if key == "dataloader_prefetch_factor" and value is not None and value < 1:
         raise InputError(f"`{key}` must be greater than 0, not {value}", where)
     if key == "max_steps" and not (value > 0 or value == -1):
