@@ -347,8 +347,8 @@ def _try_inputs(
                 counts.faults[ended.fault] += 1
                 kept = output / f"{target.name.replace('/', '-')}-{number}-{counts.inputs}"
                 output.mkdir(parents=True, exist_ok=True)
-                kept.with_suffix(".input").write_bytes(data)
-                shutil.copyfile(log, kept.with_suffix(".log"))
+                Path(f"{kept}.input").write_bytes(data)
+                shutil.copyfile(log, Path(f"{kept}.log"))
 
     try:
         one()

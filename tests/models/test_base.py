@@ -71,9 +71,11 @@ def test_a_configuration_that_would_take_all_memory_is_refused_before_it_is_buil
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("tokenizer.json", "[" * 100_000, "cannot load tiny/llama"),
+        ("tokenizer.json", "[" * 100_000, "nested too deeply"),
         ("tokenizer.json", "{}", "cannot load tiny/llama"),
         ("tokenizer_config.json", "[1]", "cannot load tiny/llama"),
+        ("tokenizer_config.json", '{"model_max_length": []}', "cannot load tiny/llama"),
+        ("tokenizer.json", '{"model": {"vocab": {"a": 2147483648}}}', "a token has an id above 16777216"),
         ("special_tokens_map.json", None, "only regular files are read"),
         ("tokenizer.json", 2**30, "larger than 128 MiB"),
     ],

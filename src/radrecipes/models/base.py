@@ -84,7 +84,11 @@ def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) ->
     """The base model's tokenizer, with a padding token that is not a stop token; a given Jinja file replaces its chat template."""
     location = locate_base(model.model_name_or_path)
     with _loading(model.model_name_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **_source(model))
+        source = _source(model)
+        _check_token_ids(folder_on_this_machine(model.model_name_or_path, model.model_revision))
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **source)
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise ValueError("model_max_length is not a number")
     if chat_template_path:
         try:
             tokenizer.chat_template = read_text(chat_template_path, MIB)
@@ -293,6 +297,18 @@ def check_token_ids(ids: Iterable[int | None], config: PreTrainedConfig, model_i
             f"the tokenizer of {model_id} has a token with id {largest}, and the model's embeddings end at {rows - 1}; "
             "download the base model again"
         )
+
+
+def _check_token_ids(folder: Path | None) -> None:
+    """Refuse a tokenizer with far too large an id: tokenizers takes memory for all ids up to it, and ends the process without."""
+    path = (folder or Path()) / "tokenizer.json"
+    if folder is None or not path.is_file():
+        return
+    part = read_json_object(path, _LARGEST_JSON, fix="download the base model again").get("model")
+    vocabulary = part.get("vocab") if isinstance(part, dict) else None
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else ()
+    if any(isinstance(number, int) and number > _LARGEST_SIZE for number in ids):
+        raise InputError(f"a token has an id above {_LARGEST_SIZE}; download the base model again", str(path))
 
 
 def check_shapes(config: dict[str, Any], location: str) -> None:

@@ -39,6 +39,11 @@ _RECORDED = (
     *("recipe.digest", "recipe.fields", "base.weights_sha256", "data.digest", "data.rows", "data.label_set_sha256"),
     *("prompt.sha256", "adapter.sha256"),
 )
+# Of all others it is a text.
+_KINDS = {
+    **dict.fromkeys(("recipe.fields", "data.rows"), dict),
+    **dict.fromkeys(("base.weights_sha256", "data.label_set_sha256"), str | None),
+}
 # All that a run leaves if it is killed before it has written its recipe.
 _BEFORE_THE_RECIPE = (_LOCK, owned_folder.MARKER, f".{owned_folder.MARKER}", f".{_RECIPE}")
 
@@ -207,7 +212,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError("is missing; restore it, or train again", str(path)) from None
     for name in _RECORDED:
         part, key = name.split(".")
-        if not isinstance(manifest.get(part), dict) or key not in manifest[part]:
+        kind = _KINDS.get(name, str)
+        if not isinstance(manifest.get(part), dict) or not isinstance(manifest[part].get(key, ...), kind):
             raise InputError(f"does not record {name}, so the run cannot be verified; train again", str(path))
     protect(access_of(manifest))
     return manifest
