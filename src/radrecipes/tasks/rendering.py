@@ -1,7 +1,7 @@
 """Renders a task's question and answer to token ids, identically for training, evaluation and prediction."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -77,22 +77,21 @@ def _other_control_tokens(
     return [[token for token in row if token in control] != expected for row in rows]
 
 
-def check_answers(answers: Mapping[str, str], kind: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+def check_answers(answers: Sequence[str], kind: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
     """Raise an [`InputError`] if an answer contains a control token, of any known family or of the tokenizer.
 
-    The model would learn to stop there, or to write what nobody sees. `answers` are by name, and `kind` says what they are:
-    `"rows"` or `"labels"`.
+    The model would learn to stop there, or to write what nobody sees. `kind` says what they are: `"row"` or `"label"`.
     """
     own = _special_tokens(tokenizer) if tokenizer else set()
     found = {}
-    for name, answer in answers.items():
+    for number, answer in enumerate(answers, start=1):
         if token := control_token_in(answer) or next((token for token in own if token in answer), None):
-            found[name] = token
+            found[number] = token
     if found:
         first, token = next(iter(found.items()))
         raise InputError(
-            f"the answers of {len(found)} of {len(answers)} {kind} contain a control token, where the model would stop (first: "
-            f"{first!r}, {token!r}); remove it and prepare the dataset again"
+            f"the answers of {len(found)} of {len(answers)} {kind}s contain a control token, where the model would stop (first: "
+            f"{kind} {first}, {token!r}); remove it and prepare the dataset again"
         )
 
 
@@ -121,7 +120,7 @@ def render_completions(
     stop_token_ids: list[int],
 ) -> list[list[int]]:
     """Token ids of each target as the model writes it, with its stop token; independent of the prompt."""
-    check_answers({target: target for target in targets}, "labels", tokenizer)
+    check_answers(targets, "label", tokenizer)
     inputs = [{task.input_column: "x"}] * len(targets)
     examples = render_examples(task, inputs, targets, tokenizer, style, stop_token_ids)
     return [example.completion_ids for example in examples]
