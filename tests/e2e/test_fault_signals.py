@@ -70,7 +70,12 @@ def check_interrupted(at=None):
     assert not found.rejected and found.newest.step == len(steps)
     if at is not None:
         assert len(steps) == at
-    assert {path.name for path in RUN.iterdir()} == {"checkpoints", "recipe.yaml", "train_log.jsonl"}
+    assert {path.name for path in RUN.iterdir()} == {
+        ".radrecipes.json",
+        "checkpoints",
+        "recipe.yaml",
+        "train_log.jsonl",
+    }
     assert not list((RUN / "checkpoints" / "unfinished").glob("checkpoint-*"))
 
 

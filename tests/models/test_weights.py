@@ -86,7 +86,7 @@ def test_verification_catches_an_adapter_that_learned_nothing(trained, workspace
             torch.nn.init.zeros_(weight)
     state = model.state_dict()
     weights_in(workspace / "zero").save(model, TINY_MODEL, None, state)
-    with pytest.raises(RuntimeError, match="every B matrix is zero"):
+    with pytest.raises(InputError, match="every B matrix is zero"):
         weights_in(workspace / "zero").verify(model, [1, 5, 7], state)
 
 

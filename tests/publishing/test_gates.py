@@ -64,7 +64,19 @@ ADAPTER = {
     "adapter_config.json": json.dumps({"base_model_name_or_path": "tiny/llama", "revision": COMMIT}, indent=2),
     "README.md": CARD,
     "recipe.yaml": "task: protocol\ndataset: data/tiny\n",
-    "metrics.json": json.dumps({"dataset": {"access": "synthetic"}}, indent=2),
+    "metrics.json": json.dumps(
+        {
+            "task": "protocol",
+            "split": "test",
+            "rows": 8,
+            "dataset": {"name": "tiny", "access": "synthetic", "digest": "0" * 64},
+            "seeds": {"training": 42},
+            "systems": {},
+            "comparisons": [],
+            "decoding": {},
+        },
+        indent=2,
+    ),
     "manifest.json": json.dumps({"data": {"access": "synthetic"}}, indent=2),
 }
 
@@ -154,7 +166,7 @@ def test_a_file_outside_the_list_stops(adapter, name):
 
 
 def test_a_link_stops(adapter, tmp_path):
-    (tmp_path / "elsewhere").write_text("{}", encoding="utf-8")
+    (tmp_path / "elsewhere").write_text(ADAPTER["metrics.json"], encoding="utf-8")
     (adapter / "metrics.json").unlink()
     (adapter / "metrics.json").symlink_to(tmp_path / "elsewhere")
     assert [finding.file for finding in closed(adapter, facts())["files"]] == ["metrics.json"]
@@ -451,7 +463,10 @@ def test_a_template_counts_as_shipped_only_if_the_shipped_ones_can_be_read(adapt
 
 NAME = "Margaret Thornbury"
 IN_JSON = {
-    "a string that the schema knows": ("metrics.json", {"dataset": {"access": "synthetic", "name": NAME}}),
+    "a string that the schema knows": (
+        "metrics.json",
+        {"dataset": {"access": "synthetic", "name": NAME, "digest": "0" * 64}},
+    ),
     "a string in the place of a hash": ("manifest.json", {"data": {"access": "synthetic", "digest": NAME}}),
     "a string in the place of a number": ("metrics.json", {"rows": NAME}),
     "a version": ("manifest.json", {"packages": {"torch": NAME}}),

@@ -65,7 +65,11 @@ def run(tmp_path, monkeypatch):
         "task": "protocol",
         "split": "test",
         "rows": 8,
-        "dataset": {"digest": DIGEST},
+        "dataset": {"name": "tiny", "digest": DIGEST},
+        "seeds": {"training": 42},
+        "systems": {},
+        "comparisons": [],
+        "decoding": {},
         "adapter_sha256": weights,
     }
     (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
@@ -184,7 +188,7 @@ CHANGED = {
         "changed since training",
     ),
     "evaluation of other weights": (
-        lambda run: edit_json(run / "evaluation" / "metrics.json", adapter_sha256="0"),
+        lambda run: edit_json(run / "evaluation" / "metrics.json", adapter_sha256="0" * 64),
         "measures other weights",
     ),
     "evaluation without the long rows": (
@@ -202,7 +206,7 @@ CHANGED = {
     "label set": (lambda run: append(run / "adapter" / "label_set.yaml", b"#"), "not the label set"),
     "no label set": (lambda run: (run / "adapter" / "label_set.yaml").unlink(), "is missing"),
     "data": (
-        lambda run: change_json(run / "evaluation" / "metrics.json", "dataset", digest="0"),
+        lambda run: change_json(run / "evaluation" / "metrics.json", "dataset", digest="0" * 64),
         "a dataset that is not",
     ),
     "metrics in UTF-16": (
@@ -212,6 +216,10 @@ CHANGED = {
     "metrics of nothing": (
         lambda run: (run / "evaluation" / "metrics.json").write_text("[]"),
         "not an evaluation in JSON",
+    ),
+    "metrics without a split": (
+        lambda run: edit_json(run / "evaluation" / "metrics.json", split=None),
+        "not an evaluation in JSON .rule properties/split",
     ),
     "adapter's configuration": (
         lambda run: (run / "adapter" / "adapter_config.json").write_bytes(b"\xff"),

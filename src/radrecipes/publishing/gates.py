@@ -24,8 +24,8 @@ from radrecipes.publishing.cards.front_matter import gated_form
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.publishing.licences import HUB_LICENCES, licence_conflicts
 from radrecipes.publishing.memorisation import SHORTEST_RUN, verbatim_overlap
-from radrecipes.publishing.project_json import digests, schema_of
-from radrecipes.publishing.release import ADAPTER_CONFIG, METRICS_FILE, is_allowed
+from radrecipes.publishing.project_json import METRICS_FILE, digests, schema_of
+from radrecipes.publishing.release import ADAPTER_CONFIG, is_allowed
 from radrecipes.publishing.release_texts import LONGEST_LINE, VOCABULARIES, ReleaseText, names_of, read_release
 from radrecipes.secrets import find_secrets
 from radrecipes.tasks import LabelTask, Task

@@ -13,8 +13,8 @@ from radrecipes.data.dataset_folder import MANIFEST_FILE
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import RESULTS_FILE
 from radrecipes.inference.abstention import POLICY_FILE
-from radrecipes.publishing.release import METRICS_FILE
 
+METRICS_FILE = "metrics.json"
 _SCHEMA_OF_FILE = {
     METRICS_FILE: "metrics",
     RESULTS_FILE: "results",

@@ -13,18 +13,18 @@ from radrecipes.data.dataset_folder import CARD_FILE, LABEL_SET_FILE, MANIFEST_F
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import RESULTS_FILE, results_fit, results_path
-from radrecipes.files import file_sha256, read_json
+from radrecipes.files import file_sha256, parse_json, read_json, read_text
 from radrecipes.hub.release_files import RELEASE_FORMAT
 from radrecipes.inference.abstention import POLICY_FILE, DecisionPolicy
 from radrecipes.inference.predictors import run_of
 from radrecipes.models.base import write_decoding
 from radrecipes.models.weights import LoraAdapter, Weights
+from radrecipes.publishing.project_json import METRICS_FILE, schema_errors
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.task import Task
 from radrecipes.training import run_folder
 
 ADAPTER_CONFIG = LoraAdapter.CONFIG
-METRICS_FILE = "metrics.json"
 RECIPE_FILE = "recipe.yaml"
 # The text files of Transformers' tokenizers. A SentencePiece model cannot be inspected and adds nothing to tokenizer.json.
 TOKENIZER_FILES = frozenset((
@@ -115,15 +115,19 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any], weights: Weights) -
     evaluate = f"run `python scripts/evaluate_model.py --run {quote(str(folder))} --restart` first"
     path = folder / "evaluation" / METRICS_FILE
     try:
-        metrics = read_json(path)
-        measured, _ = metrics["dataset"]["digest"], metrics["task"]
+        text = read_text(path)
+        metrics = parse_json(text, str(path))
     except FileNotFoundError:
         raise InputError(
             f"was not evaluated, and only evaluated runs are published; {evaluate}", str(folder)
         ) from None
-    except (InputError, ValueError, LookupError, TypeError):
-        raise InputError(f"is not an evaluation in JSON; {evaluate}", str(path)) from None
-    if measured != manifest["data"]["digest"]:
+    except InputError:
+        metrics, errors = None, ["type"]
+    else:
+        errors = schema_errors(text, "metrics")
+    if errors:
+        raise InputError(f"is not an evaluation in JSON (rule {errors[0]}); {evaluate}", str(path))
+    if metrics["dataset"]["digest"] != manifest["data"]["digest"]:
         raise InputError(f"measures a dataset that is not the run's own; {evaluate}", str(path))
     rows = manifest["data"]["rows"]["test"]
     if metrics["split"] != "test" or metrics["rows"] != rows:

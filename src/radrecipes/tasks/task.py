@@ -39,7 +39,7 @@ class HeadlineMetric:
 
 def metric_value(cell: float | Mapping[str, float] | None) -> float | None:
     """The value of a metric, with or without an interval."""
-    return cell["value"] if isinstance(cell, Mapping) else cell
+    return cell.get("value") if isinstance(cell, Mapping) else cell
 
 
 @dataclass(frozen=True)
