@@ -191,7 +191,7 @@ def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[Non
     size = required_bytes(model, sharded)
     held = sum(path.stat().st_size for path in (run / FOLDER).rglob("*") if path.is_file())
     needed = max((KEPT + 1) * size - held, size) + size // 3
-    free = shutil.disk_usage(run).free
+    free = _free_bytes(run)
     if free < needed:
         raise InputError(
             f"{free / 2**20:,.0f} MiB are free, and checkpoints and adapter need {needed / 2**20:,.0f}; make room, or set "
@@ -201,7 +201,7 @@ def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[Non
     try:
         yield
     except Exception as error:
-        free = shutil.disk_usage(run).free
+        free = _free_bytes(run)
         if isinstance(error, RadrecipesError) or free >= size:
             raise
         shutil.rmtree(unfinished_folder(run), ignore_errors=True)
@@ -210,6 +210,11 @@ def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[Non
             f"{run}: the disk is full ({free / 2**20:,.1f} MiB free); {f'{kept.name} is complete; ' if kept else ''}make room and "
             "run the same command again"
         ) from error
+
+
+def _free_bytes(run: Path) -> int:
+    """Free bytes on the run's disk; its folder may not exist yet, because another process makes it."""
+    return shutil.disk_usage(next(place for place in (run, *run.absolute().parents) if place.is_dir())).free
 
 
 class SealsCheckpoints(TrainerCallback):

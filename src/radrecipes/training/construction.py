@@ -8,7 +8,7 @@ import torch.utils.checkpoint
 from accelerate.utils import TorchDynamoPlugin
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedConfig, Trainer, get_scheduler
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations import get_reporting_integration_callbacks, is_deepspeed_zero3_enabled
 from trl import get_quantization_config
 
 from radrecipes.errors import InputError, shown
@@ -26,7 +26,9 @@ def check_construction(recipe: Recipe) -> None:
     """
     args = recipe.training
     model = None
-    if folder_on_this_machine(recipe.model.model_name_or_path, recipe.model.model_revision):
+    # Under ZeRO-3 Transformers would divide it among the processes as it is built; `recipes.py check` builds it.
+    local = folder_on_this_machine(recipe.model.model_name_or_path, recipe.model.model_revision)
+    if local and not is_deepspeed_zero3_enabled():
         config = load_config(recipe.model)
         with building(recipe, "lora_target_modules", "attn_implementation", "use_dora"):
             model = build_on_meta(
