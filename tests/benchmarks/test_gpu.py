@@ -117,6 +117,7 @@ def raises(rows, scratch, size):
 @pytest.mark.parametrize(
     ("phase", "limit", "how"), [(hangs, 6.0, "killed after 6 s"), (dies, 30.0, "ended by signal 6")]
 )
+@pytest.mark.slow
 def test_a_phase_that_is_cut_off_keeps_its_rows_and_says_how_it_ended(phase, limit, how, tmp_path):
     rows = gpu.run_phase(phase, tmp_path, REHEARSAL, limit)
 

@@ -220,7 +220,7 @@ FAULTS = {
         "measures 2 rows of test",
     ),
     "other dataset": (
-        lambda w: edit_json(w / RUN / "evaluation" / "metrics.json", dataset={"digest": "0"}),
+        lambda w: edit_json(w / RUN / "evaluation" / "metrics.json", dataset={"name": "other", "digest": "0" * 64}),
         "measures a dataset that is not",
     ),
     "no thresholds": (

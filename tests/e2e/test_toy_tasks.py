@@ -141,6 +141,7 @@ def done(checkout):
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_a_label_task_is_prepared_trained_evaluated_predicted_and_described(checkout, done):
     metrics = json.loads((checkout / "runs/tiny/urgency/seed-42/evaluation/metrics.json").read_text("utf-8"))
     assert metrics["task"] == "urgency" and metrics["systems"]["adapter"]["exact_accuracy"]["value"] > 0.9
@@ -151,6 +152,7 @@ def test_a_label_task_is_prepared_trained_evaluated_predicted_and_described(chec
     assert "Protocols from orders" not in done and "protocol" not in page(checkout, "urgency")
 
 
+@pytest.mark.slow
 def test_a_text_task_is_prepared_trained_evaluated_predicted_and_described(checkout, done):
     metrics = json.loads((checkout / "runs/tiny/plain_words/seed-42/evaluation/metrics.json").read_text("utf-8"))
     assert metrics["task"] == "plain_words" and metrics["figures"] == [

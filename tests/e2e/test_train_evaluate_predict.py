@@ -252,6 +252,7 @@ def test_rows_that_the_model_cannot_read_are_left_out_counted_and_named(finished
     assert none.code == 2 and "data/tiny: none of the " in none.stderr
 
 
+@pytest.mark.slow
 def test_a_seed_decides_every_byte_of_the_adapter(finished_copy, call, finished):
     # The first run had a process of its own; this one trains after whatever this interpreter did before.
     for seed, folder in ((42, "runs/same"), (43, "runs/other")):
@@ -331,6 +332,7 @@ def write_secret_dataset(folder):
     assert SECRET in load_prepared_dataset(folder).splits["train"]["note"][0]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(workspace, call):
     (workspace / "watched.py").write_text(WATCHED, encoding="utf-8")
     launch = (*LAUNCH, "accelerate_configs/cpu_2proc.yaml", "watched.py", "--config", RECIPE)

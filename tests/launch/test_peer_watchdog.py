@@ -67,6 +67,7 @@ def said(script):
     return [line for line in script.stderr.splitlines() if line.startswith(("error: ", "warning: "))]
 
 
+@pytest.mark.slow
 def test_a_finished_process_may_leave_and_the_others_continue(machines):
     three = machines("time.sleep(4 * (rank == 0))")
     assert [script.end().code for script in three] == [0, 0, 0]
@@ -102,6 +103,7 @@ def test_an_error_of_all_is_printed_by_all_although_one_is_earlier(machines):
     assert [said(script) for script in three] == [[f"error: none for {rank}"] for rank in range(3)]
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_or_holds_pythons_lock_is_not_gone(machines):
     # Functions of a `PyDLL` keep the lock.
     three = machines("if rank == 2: import ctypes; ctypes.PyDLL(None).sleep(6)\n        time.sleep(6 * (rank < 2))")

@@ -112,7 +112,9 @@ def test_check_refuses_answers_that_contain_a_stop_token(workspace, monkeypatch,
     monkeypatch.setattr("conftest.TINY_REPORTS", (cut, *TINY_REPORTS[1:]))
     write_tiny_reports(workspace / "data" / "cut")
     recipe = parse_recipe("recipes/tiny/report_lora.yaml", ["--dataset=data/cut", f"--model_name_or_path={base}"])
-    with pytest.raises(InputError, match=r"the answers of 12 of 48 rows contain .* \(first: row 1, '<\|im_end\|>'\)"):
+    with pytest.raises(
+        InputError, match=r"the answers of 12 of 48 rows contain .* \(first: number 1, '<\|im_end\|>'\)"
+    ):
         inspection.check_data(recipe)
 
 

@@ -80,7 +80,7 @@ def _other_control_tokens(
 def check_answers(answers: Sequence[str], kind: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
     """Raise an [`InputError`] if an answer contains a control token, of any known family or of the tokenizer.
 
-    The model would learn to stop there, or to write what nobody sees. `kind` says what they are: `"row"` or `"label"`.
+    The model would learn to stop there, or to write what nobody sees. `kind` says what they are: `"rows"` or `"labels"`.
     """
     own = _special_tokens(tokenizer) if tokenizer else set()
     found = {}
@@ -90,8 +90,8 @@ def check_answers(answers: Sequence[str], kind: str, tokenizer: PreTrainedTokeni
     if found:
         first, token = next(iter(found.items()))
         raise InputError(
-            f"the answers of {len(found)} of {len(answers)} {kind}s contain a control token, where the model would stop (first: "
-            f"{kind} {first}, {token!r}); remove it and prepare the dataset again"
+            f"the answers of {len(found)} of {len(answers)} {kind} contain a control token, where the model would stop (first: "
+            f"number {first}, {token!r}); remove it and prepare the dataset again"
         )
 
 
@@ -120,7 +120,7 @@ def render_completions(
     stop_token_ids: list[int],
 ) -> list[list[int]]:
     """Token ids of each target as the model writes it, with its stop token; independent of the prompt."""
-    check_answers(targets, "label", tokenizer)
+    check_answers(targets, "labels", tokenizer)
     inputs = [{task.input_column: "x"}] * len(targets)
     examples = render_examples(task, inputs, targets, tokenizer, style, stop_token_ids)
     return [example.completion_ids for example in examples]

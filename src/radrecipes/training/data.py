@@ -153,7 +153,7 @@ def render_rows(
 ) -> pa.Table:
     """Render and tokenise a split of a prepared dataset: columns `input_ids` and `labels`, with the prompt masked."""
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
-    check_answers(_answers(split, task), "row", tokenizer)
+    check_answers(_answers(split, task), "rows", tokenizer)
     batches = []
     for start in range(0, len(split), _ROWS_AT_ONCE):
         rows = split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))
@@ -198,7 +198,7 @@ def check_data(recipe: Recipe) -> str:
     if not tokenizer_is_local(recipe):
         dataset = load_prepared_dataset(recipe.arguments.dataset)
         TASKS[recipe.arguments.task].check_dataset(dataset)
-        check_answers(_answers(dataset.splits["train"], TASKS[recipe.arguments.task]), "row")
+        check_answers(_answers(dataset.splits["train"], TASKS[recipe.arguments.task]), "rows")
         model_id = recipe.model.model_name_or_path
         return (
             f"{len(dataset.splits['train']):,} rows; template and lengths not checked: the tokenizer of {model_id} is "
