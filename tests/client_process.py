@@ -74,7 +74,7 @@ class HubClient:
         return self._pool.submit(_pull, reference, options).result()
 
     def problem_with_model(self, repo_id: str, revision: str, token: str = TOKEN) -> str | None:
-        """`problem_with_model`, asked anew."""
+        """`problem_with_model`, asked again."""
         return self._pool.submit(_problem, repo_id, revision, token).result()
 
 

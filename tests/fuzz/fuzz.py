@@ -273,7 +273,7 @@ def _run_in_child(workspace: Path, command: Sequence[str], log: Path) -> None:
         os.dup2(output, 2)
         # Those of this process may write elsewhere, as under pytest.
         sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", encoding="utf-8") for number in (1, 2))
-        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # as in any process: kept open whoever wraps them
+        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # as in any process: kept open if they are wrapped
         os.chdir(workspace)
         resource.setrlimit(resource.RLIMIT_AS, (_virtual() + _ADDRESS_SPACE,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -357,7 +357,7 @@ def _try_inputs(
 
 
 def check_valid(workspace: Path, chosen: Sequence[Target]) -> None:
-    """Raise unless the command of each target succeeds with the valid file: otherwise nothing behind it would be tried."""
+    """Raise unless the command of each target succeeds with the valid file: otherwise damage to it would not be tried."""
     for target in chosen:
         (workspace / target.file).parent.mkdir(parents=True, exist_ok=True)
         (workspace / target.file).write_bytes(target.valid)

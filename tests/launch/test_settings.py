@@ -12,7 +12,7 @@ from radrecipes.launch.compatibility import CONFIGURATIONS
 from radrecipes.launch.settings import _SETTINGS, check_settings, settings_from_arguments
 from radrecipes.launch.spec import arguments_from_file
 
-# Variables that accelerate reads and that change no number of a supported engine: processes, devices, memory, logs. Those of
+# Variables that accelerate reads and that do not change results of a supported engine: processes, devices, memory, logs. Those of
 # sharding are in `spec.py`.
 HARMLESS = """
     USE_CPU USE_DEEPSPEED USE_FSDP DEEPSPEED_ZERO_STAGE DEEPSPEED_CONFIG_FILE DEEPSPEED_ZERO3_INIT DEEPSPEED_ZERO3_SAVE_16BIT_MODEL

@@ -276,7 +276,7 @@ def _scan(base: Path) -> list[tuple[str, str, str]]:
         )
 
     paths = []
-    # `files` itself may be a link: whoever made the folder put it there.
+    # `files` itself may be a link: the owner of the folder put it there.
     for folder, folders, names in os.walk(base / "files", onerror=refuse):
         if any(os.path.islink(os.path.join(folder, name)) for name in folders):
             raise InputError(
