@@ -44,6 +44,7 @@ class Report(NamedTuple):
         empty_header: Whether a section without words has a header.
         observations: Labels that the source states, as `format_observations` writes them.
         sha256: Hash of the report file, if the source is a folder of them.
+        exam: Name of the exam as the source states it, for example `CHEST PA AND LATERAL`.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Report(NamedTuple):
     observations: str | None = None
     split: str | None = None
     sha256: bytes = b""
+    exam: str = ""
 
 
 class RejectedReport(NamedTuple):
