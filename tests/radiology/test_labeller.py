@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radrecipes.radiology.labeller import label_report
+from radrecipes.radiology.labeller import label_report, recognises
 from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Status, format_observations, parse_observations
 
 SENTENCES = [
@@ -143,3 +143,18 @@ def _seconds(report: str) -> float:
 def test_time_grows_no_faster_than_the_text(phrase):
     # Quadratic readings of these took five seconds.
     assert _seconds(phrase * (40_000 // len(phrase))) < 2
+
+
+@pytest.mark.parametrize(
+    ("sentence", "recognised"),
+    [
+        ("No pleural effusion.", True),
+        ("No acute cardiopulmonary process.", True),
+        ("The bones are intact.", True),
+        ("No intracranial hemorrhage.", False),
+        ("The ventricles are normal in size.", False),
+        ("No se observan hallazgos.", False),
+    ],
+)
+def test_a_sentence_is_recognised_by_a_finding_or_structure_and_not_by_a_negation(sentence, recognised):
+    assert recognises(sentence) is recognised

@@ -364,3 +364,15 @@ def label_report(findings: str, impression: str = "") -> Labels:
     sentences = [sentence for text in (findings, impression) for sentence in split_sentences(_plain(text))]
     labels = strongest(label for sentence in sentences for label in _read_sentence(sentence))
     return derive_no_finding(labels) if findings.strip() or impression.strip() else labels
+
+
+_NAMED_IN_RULES = ("mention", "structure", "not_a_mention")
+_CHEST = re.compile(r"\b(?:cardio ?)?(?:pulmonary|pleura\w*|chest|thora\w+|lungs?|airspace|bronch\w+)\b")
+
+
+@lru_cache(maxsize=16384)
+def recognises(sentence: str) -> bool:
+    """Whether a sentence names a finding or structure that the rules know; a state or negation alone says little."""
+    plain = _plain(sentence)
+    named = any(_MEANINGS[event.lastindex][0] in _NAMED_IN_RULES for event in _EVENTS.finditer(plain))
+    return named or _CHEST.search(plain) is not None
