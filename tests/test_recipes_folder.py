@@ -118,7 +118,7 @@ def test_the_table_of_models_says_what_the_recipes_say():
         (base,) = {recipe.model.model_name_or_path for recipe in recipes}
         assert licence.split("`")[1] == BASE_LICENCES[base]
         assert {method} == {recipe.method for recipe in recipes}
-        assert tasks.split(", ") == sorted(recipe.arguments.task for recipe in recipes)
+        assert tasks.split(", ") == sorted({recipe.arguments.task for recipe in recipes})
         styles = {(recipe.arguments.prompt_style, bool(recipe.training.chat_template_path)) for recipe in recipes}
         assert styles == {{"plain": ("plain", False), "project template": ("chat", True)}.get(prompt, ("chat", False))}
 

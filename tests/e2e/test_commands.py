@@ -42,7 +42,16 @@ RUN = "runs/smollm2-135m/protocol_lora/seed-42"
 REPORT_RECIPE = "recipes/smollm2-135m/report_lora.yaml"
 REPORT_RUN = "runs/smollm2-135m/report_lora/seed-42"
 DEMO_REPORT_RUN = "runs/of-make-demo-report"
-ONLY_CHECKED = ("make test", "make test-all", "make bench", "make lint", "make clean", "make install", "make model")
+ONLY_CHECKED = (
+    "make test",
+    "make test-all",
+    "make bench",
+    "make lint",
+    "make clean",
+    "make openi",
+    "make install",
+    "make model",
+)
 # Commands that write nothing: if several documents name one, it runs once.
 ONLY_PRINTS = re.compile(
     r"python scripts/(recipes\.py |predict\.py --adapter runs/\S+ --(text|note) )(?!.*--audit-log)"

@@ -143,6 +143,7 @@ def keep_one_seed(workspace):
         (forget_losses, (RECIPE, "--smoke"), "has no losses of the first steps"),
         (lambda w: None, (RECIPE, "--seed", "1"), "--seed: 1 is a recorded seed"),
         (lambda w: None, (RECIPE, "--dataset", "data/none"), "no such dataset folder"),
+        (lambda w: None, (RECIPE, "--dataset", "data/openi_reports"), "make it with `make openi`"),
         (lambda w: None, ("recipes/none.yaml",), "no such recipe"),
         (lambda w: (w / "data/tiny/test.parquet").write_bytes(b""), (RECIPE,), "changed since the manifest"),
     ],

@@ -165,6 +165,14 @@ def test_each_seed_says_which_code_trained_and_which_evaluated_it():
     assert code_of_seeds(older) == {"unknown": ["training of 42", "evaluation of 42"]}
 
 
+def test_a_result_names_the_command_for_data_that_the_repository_may_not_contain():
+    manifest, metrics = run_of(42, 0.9)
+    shipped = summarise([(manifest, metrics)], "command")["data"]
+    manifest["data"] = {**manifest["data"], "folder": "data/openi_reports"}
+    assert summarise([(manifest, metrics)], "command")["data"] == {**manifest["data"], "made_by": "make openi"}
+    assert "made_by" not in shipped
+
+
 def test_a_result_says_what_newer_manifests_say():
     manifest, metrics = run_of(42, 0.9)
     assert not {"resolved", "determinism", "constraints_sha256"} & summarise([(manifest, metrics)], "command").keys()

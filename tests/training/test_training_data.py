@@ -50,6 +50,13 @@ def test_check_says_what_it_could_not_check(workspace):
     assert found.startswith("48 rows; template and lengths not checked: the tokenizer of nobody/has-this is neither")
 
 
+def test_a_dataset_that_the_repository_may_not_contain_is_made_by_a_command(workspace):
+    recipe = parse_recipe(RECIPE, ["--dataset", "data/openi_reports"])
+    assert inspection.check_data(recipe).endswith("data/openi_reports is not here; make it with `make openi`")
+    with pytest.raises(InputError, match="data/openi_reports: no such dataset folder; make it with `make openi`"):
+        inspection.load_training_data(recipe)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

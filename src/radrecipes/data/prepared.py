@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _MANIFEST_KEYS = {"format_version": int, "task": str, "access": str, "columns": list, "splits": dict, "digest": str}
+# Datasets of recipes that this repository may not contain, and the command that makes them.
+MADE_BY = {"data/openi_reports": "make openi"}
 _AGAIN = "prepare the dataset again with scripts/prepare_data.py"
 
 
@@ -61,7 +63,8 @@ def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError("no such dataset folder; make it with scripts/prepare_data.py", where=str(folder))
+        command = f"`{MADE_BY[str(folder)]}`" if str(folder) in MADE_BY else "scripts/prepare_data.py"
+        raise InputError(f"no such dataset folder; make it with {command}", where=str(folder))
     manifest = _read_manifest(folder)
     protect(manifest["access"])
     # Dataset.from_parquet would copy the rows into a cache outside the folder.

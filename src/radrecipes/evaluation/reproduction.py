@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy import stats
 
-from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
+from radrecipes.data.prepared import MADE_BY, PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import (
     RESULTS_FILE,
@@ -127,7 +127,7 @@ def find_dataset(claim: Claim, named: str | None = None) -> PreparedDataset:
         if here and here.digest == claim.facts["data"]["digest"]:
             return here
         return load_prepared_dataset(pull(claim.data_repo, "dataset"))
-    if not folder.is_dir():
+    if not folder.is_dir() and str(folder) not in MADE_BY:
         raise InputError("does not exist; set --dataset to a folder or to org/name@v1.0", str(folder))
     return load_prepared_dataset(folder)
 

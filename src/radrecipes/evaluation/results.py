@@ -8,6 +8,7 @@ from typing import Any
 
 from scipy import stats
 
+from radrecipes.data.prepared import MADE_BY
 from radrecipes.errors import InputError
 from radrecipes.evaluation.label_metrics import ADAPTER
 from radrecipes.inference.selective import DEFAULT_TARGET
@@ -93,7 +94,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         **(_choices_over_seeds(seeds) if isinstance(task, LabelTask) else _about_texts(metrics)),
         "seeds": seeds,
         "base": first["base"],
-        "data": first["data"],
+        "data": {**first["data"], **_command_for(first["data"].get("folder"))},
         "prompt": first["prompt"],
         "peak_memory_gib": max(manifest["training"]["peak_memory_gib"] for manifest, _ in runs),
         "trainable_parameters": first["training"]["trainable_parameters"],
@@ -201,6 +202,11 @@ def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any], task: Task) -> 
         "training_code": manifest["code"],
         "evaluation_code": metrics.get("code"),
     }
+
+
+def _command_for(folder: str | None) -> dict[str, str]:
+    """What makes a dataset that the repository may not contain."""
+    return {"made_by": MADE_BY[folder]} if folder in MADE_BY else {}
 
 
 def _about_texts(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
+from radrecipes.data.prepared import MADE_BY, PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.models import control_tokens
@@ -195,6 +195,9 @@ def check_data(recipe: Recipe) -> str:
     manifest, the template writes no stop token or rewrites the prompt, too many rows are too long, or an answer exceeds
     `max_new_tokens`.
     """
+    folder = recipe.arguments.dataset
+    if folder in MADE_BY and not Path(folder).exists():
+        return f"rows and lengths not checked: {folder} is not here; make it with `{MADE_BY[folder]}`"
     if not tokenizer_is_local(recipe):
         dataset = load_prepared_dataset(recipe.arguments.dataset)
         TASKS[recipe.arguments.task].check_dataset(dataset)
