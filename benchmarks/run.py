@@ -99,7 +99,7 @@ def table(results) -> str:
     """The results as a table for the terminal."""
     lines = [f"{'comparison':<26}{'ratio':<20}{'samples/s':<18}{'peak GiB':<16}runs"]
     for entry in results:
-        if "ratio" not in entry:  # an entry of scale_rates.py
+        if "ratio" not in entry:  # an entry of another script
             continue
         ratio, ours, theirs = entry["ratio"], entry["ours"], entry["theirs"]
         speeds = f"{ours['samples_per_second']:.1f} / {theirs['samples_per_second']:.1f}"

@@ -62,11 +62,10 @@ class OpenI(ReportSource):
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read findings and impression of one report."""
-        path, data = item
-        if data is None:
-            data = read_report(self._base / Path(path).name, path)
-            if isinstance(data, RejectedReport):
-                return data
+        path, _ = item
+        data = self._bytes(item)
+        if isinstance(data, RejectedReport):
+            return data
         sha256 = hashlib.sha256(data).digest()
         if not data.strip():
             return RejectedReport(path, "empty_report", sha256=sha256)
@@ -82,6 +81,15 @@ class OpenI(ReportSource):
         number = tree.find("uId")
         study = (number.get("id") if number is not None else None) or Path(path).stem
         return Report(study, study, sections.get("FINDINGS", ""), sections.get("IMPRESSION", ""), path, sha256=sha256)
+
+    def headings(self, item: tuple) -> list[str]:
+        """MeSH headings that people gave a report that [`read`] can read, as `Opacity/lung/base/left`, or `normal`."""
+        tree = ElementTree.fromstring(self._bytes(item))
+        return [element.text.strip() for element in tree.iter("major") if element.text]
+
+    def _bytes(self, item: tuple) -> bytes | RejectedReport:
+        path, data = item
+        return read_report(self._base / Path(path).name, path) if data is None else data
 
 
 def _xml_files(folder: Path) -> list[Path]:
