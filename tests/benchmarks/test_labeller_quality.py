@@ -14,7 +14,7 @@ import labeller_quality
 
 HEADER = "study,text,Cardiomegaly,Airspace Opacity,Pleural Effusion,Pneumothorax,No Finding"
 ROWS = (
-    's1,"The heart is enlarged. No pneumothorax.",1.0,,,0,',
+    's1,"The heart is enlarged. Pacemaker. No pneumothorax.",1.0,,,0,',
     's2,"There may be a small left effusion, dictated on rounds.",,,-1.0,,0',
     # The labels say the opposite: one wrong pair and one missed
     's3,"Opacity in the right upper lobe.",,0,,,',
@@ -38,7 +38,7 @@ def test_a_csv_of_ones_own_is_compared_with_its_labels(tmp_path, monkeypatch, ca
     assert lines["Lung", "Opacity", "negative"] == ["1", "–", "0.000", "0.000"]
     assert lines["all", "pairs"] == ["4", "0.750", "0.750", "0.750"]
     assert lines["uncertain", "pairs"] == ["1", "1.000", "1.000", "1.000"]
-    assert "Fracture" not in printed.out
+    assert "Support Devices" not in printed.out  # no column
     assert "3 reports; " in printed.out and "1 rows without a text are left out" in printed.err
 
 
