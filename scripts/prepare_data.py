@@ -125,7 +125,11 @@ def _generate(args: argparse.Namespace) -> tuple[list, dict]:
 def prepare_report(args: argparse.Namespace) -> None:
     """Prepare chest X-ray reports with the observations that they state."""
     from radrecipes.data.report_preparation import COLUMNS, ReportOptions, prepare_reports
-    from radrecipes.publishing.cards.report_dataset_card import render_report_dataset_card, render_report_summary
+    from radrecipes.publishing.cards.report_dataset_card import (
+        recognition_warning,
+        render_report_dataset_card,
+        render_report_summary,
+    )
 
     _check_report_arguments(args)
     check_output_folder(args.output, args.overwrite)
@@ -141,12 +145,16 @@ def prepare_report(args: argparse.Namespace) -> None:
         )
 
     args.access = args.access or ("synthetic" if synthetic else kind.access)
+    args.license = args.license or (None if synthetic else kind.license)
     protect(args.access)
 
     # Read, clean, label, split
     rejected = Path(f"{args.output}.rejected.csv")
     labels = "relabel" if args.label_source == "relabel" else "stated"
-    options = ReportOptions(labels, args.sections, args.earlier_studies, args.deidentified, args.details)
+    deidentified = args.deidentified or kind.deidentified
+    options = ReportOptions(
+        labels, args.sections, args.earlier_studies, deidentified, args.details, args.turned_normal
+    )
     with _progress(source.count) as progress:
         splits, facts = prepare_reports(
             source,
@@ -176,6 +184,8 @@ def prepare_report(args: argparse.Namespace) -> None:
     if written["rows"]["dropped"]:
         print(f"\ndropped reports are listed in {rejected}")
     _print_written(args, written)
+    if warning := recognition_warning(written):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _check_report_arguments(args: argparse.Namespace) -> None:
@@ -189,6 +199,10 @@ def _check_report_arguments(args: argparse.Namespace) -> None:
             f"--source {args.source} has no labels of the kind --label-source {args.label_source};"
             f" choose {' or '.join(source.label_sources)}"
         )
+    if args.label_source == "relabel" and args.language.lower().split("-")[0].split("_")[0] not in ("en", "eng"):
+        stated = [kind for kind in source.label_sources if kind != "relabel"]
+        instead = f"use the labels of the source with --label-source {stated[0]}" if stated else "use English reports"
+        raise InputError(f"--language is {args.language}, and the labelling rules know English only; {instead}")
     if args.label_source == "csv":
         args.labels = args.labels or "chexpert"
     elif args.labels:
@@ -384,10 +398,16 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
     for option, choices, meaning in (
         ("--sections", ("both", "any"), "sections that must contain text"),
         ("--earlier-studies", ("drop", "keep"), "comparisons with earlier studies"),
-        ("--deidentified", ("drop", "normalise"), "drop sentences with ___ or XXXX, or write every mark as ___"),
         ("--details", ("drop", "keep"), "sides and measurements, which a model could only make up"),
+        ("--turned-normal", ("drop", "keep"), "studies whose findings are all in the text that is removed"),
     ):
         _add(text, option, meaning, choices[0], choices=choices)
+    text.add_argument(
+        "--deidentified",
+        choices=("drop", "mend", "normalise"),
+        help="drop sentences with ___ or XXXX, mend them (the mark is cut out, or becomes the word that it must have been), or"
+        " write every mark as ___ (default: drop; openi: mend)",
+    )
 
     columns = report.add_argument_group("columns of jsonl")
     _add(columns, "--prompt-column", "observations", "prompt", metavar="NAME")
@@ -400,8 +420,8 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
     work = report.add_argument_group("work")
     work.add_argument("--processes", type=positive, help="worker processes (default: one per core)")
     _add(work, "--max-dropped", "fraction of reports that may be dropped", 0.005, type=float)
-    access = "credentialed; openi: open; a generated tree: synthetic"
-    _add_terms(report, "reports", access, "; a generated tree: apache-2.0")
+    access = "credentialed; openi: registered; a generated tree: synthetic"
+    _add_terms(report, "reports", access, "; openi: cc-by-nc-nd-4.0; a generated tree: apache-2.0")
 
 
 _SYNTHETIC_REPORT_EXAMPLES = """\

@@ -92,7 +92,9 @@ def test_openi_and_pairs(tmp_path):
     write_openi(tmp_path / "ecgen-radiology")
     done = prepare(tmp_path, "--source", "openi", "--root", ".", "--output", "openi")
     assert done.returncode == 0, done.stderr
-    assert load_prepared_dataset(tmp_path / "openi").access == "open"
+    openi = load_prepared_dataset(tmp_path / "openi")
+    assert (openi.access, openi.manifest["license"]) == ("registered", "cc-by-nc-nd-4.0")
+    assert openi.manifest["options"]["deidentified"] == "mend"
     lines = [
         {"labels": f"{name}: 1. \nFindings:", "text": FINDINGS[kind], "mrn": number % 20}
         for number in range(60)
@@ -140,6 +142,86 @@ def test_a_wrong_call_gets_one_line_and_leaves_nothing(tmp_path, monkeypatch, ca
     done = call("prepare_data", "report", "--source", words[0], "--root", words[1], *words[2:], "--output", "out")
     one_line(done, *parts)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "empty", "scripts"]
+
+
+PLACES = ("right", "left", "upper", "lower")
+SPANISH = "No se observan infiltrados ni derrame pleural en el hemitórax {}. La silueta cardíaca es normal."
+HEAD = "No intracranial hemorrhage or mass effect is seen. The ventricles are normal in size on the {} side."
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    """A function that writes a JSONL file with these reports."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+
+    def write(*texts):
+        lines = [{"prompt": "Edema: 1", "completion": text} for text in texts]
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return (
+            "prepare_data",
+            "report",
+            "--source",
+            "jsonl",
+            "--root",
+            "pairs.jsonl",
+            "--sections",
+            "any",
+            "--output",
+            "out",
+        )
+
+    return write
+
+
+def test_the_rules_label_no_other_language(pairs, call, tmp_path):
+    command = pairs(*(SPANISH.format(place) for place in PLACES * 10))
+    one_line(
+        call(*command, "--label-source", "relabel"),
+        "40 of the first 40 reports are not in English, the only language",
+        "use the labels of the source with --label-source prompt",
+    )
+    one_line(
+        call(*command, "--label-source", "relabel", "--language", "es"),
+        "--language is es, and the labelling rules know",
+    )
+    assert not (tmp_path / "out").exists()
+    assert call(*command, "--language", "es").code == 0
+
+
+def test_single_reports_in_another_language_are_left_out_and_counted(pairs, call, tmp_path):
+    done = call(*pairs(*[SPANISH.format("derecho")] * 3, *[FINDINGS["edema"]] * 40), "--label-source", "relabel")
+    assert done.code == 0, done.stderr
+    assert load_prepared_dataset(tmp_path / "out").manifest["rows"]["filtered"] == {"not_english": 3}
+
+
+def test_english_text_that_the_rules_do_not_know_is_warned_of(pairs, call):
+    done = call(*pairs(*(HEAD.format(place) for place in PLACES * 10)), "--label-source", "relabel")
+    assert done.code == 0 and "warning: the labelling rules recognise 0% of the sentences" in done.stderr
+    done = call(*pairs(*[FINDINGS["edema"]] * 40), "--label-source", "relabel", "--overwrite")
+    assert done.code == 0 and "warning" not in done.stderr and "100.0% of 80 sentences name a finding" in done.stdout
+
+
+def test_exams_of_other_parts_are_left_out_and_counted_in_general_words(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+    written = write_mimic(tmp_path / "mimic")
+    for number, (_, _, path) in enumerate(written):
+        exam = {0: f"CT HEAD {PLANTED}", 1: "XR KNEE LEFT"}.get(number, "CHEST PA AND LATERAL")
+        path.write_text(path.read_text().replace("CHEST (PA AND LAT)", exam))
+    done = call("prepare_data", "report", "--source", "mimic-cxr", "--root", "mimic", "--output", "out")
+    assert done.code == 0, done.stderr
+    assert PLANTED not in done.stdout
+    rows = load_prepared_dataset(tmp_path / "out").manifest["rows"]
+    assert rows["other_exams"] == {"CT of the head or neck": 1, "radiograph of the leg": 1} and rows["kept"] == 88
+
+
+def test_a_department_s_empty_reports_do_not_stop_the_run(pairs, call, tmp_path):
+    done = call(*pairs(*["", " \n"] * 10, *[FINDINGS["edema"]] * 40), "--label-source", "relabel")
+    assert done.code == 0, done.stderr
+    rows = load_prepared_dataset(tmp_path / "out").manifest["rows"]
+    assert (rows["filtered"], rows["dropped"]) == ({"empty_report": 20}, {})
+    assert not (tmp_path / "out.rejected.csv").exists()
 
 
 def plant(root):
@@ -212,11 +294,10 @@ def test_all_rejected_reports_are_listed_by_path_and_reason(tmp_path):
     break_reports(plant(tmp_path / "mimic"))
     command = ["--source", "mimic-cxr", "--root", "mimic", "--output", "out", "--label-source", "csv"]
     done = prepare(tmp_path, *command)
-    one_line(done, "6 of 723 reports (0.83%) would be dropped, more than the 0.50% allowed", "out.rejected.csv")
+    one_line(done, "5 of 723 reports (0.69%) would be dropped, more than the 0.50% allowed", "out.rejected.csv")
     listed = (tmp_path / "out.rejected.csv").read_text()
     for line in (
         "files/p10/p10000000/s50000000.txt,the text is not UTF-8",
-        "files/p10/p10000000/s50000001.txt,findings or impression has a header but no words",
         "files/p10/p10000000/s50000002.txt.gz,",
         "files/p10/p10000001/s59999999.txt,the label CSV does not contain the study",
         "files/p10/p10000002/s50000200.txt,",

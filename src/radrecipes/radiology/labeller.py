@@ -366,7 +366,7 @@ def label_report(findings: str, impression: str = "") -> Labels:
     return derive_no_finding(labels) if findings.strip() or impression.strip() else labels
 
 
-_NAMED_IN_RULES = ("mention", "structure", "not_a_mention")
+_NAMED_IN_RULES = ("mention", "structure")
 _CHEST = re.compile(r"\b(?:cardio ?)?(?:pulmonary|pleura\w*|chest|thora\w+|lungs?|airspace|bronch\w+)\b")
 
 
@@ -374,5 +374,6 @@ _CHEST = re.compile(r"\b(?:cardio ?)?(?:pulmonary|pleura\w*|chest|thora\w+|lungs
 def recognises(sentence: str) -> bool:
     """Whether a sentence names a finding or structure that the rules know; a state or negation alone says little."""
     plain = _plain(sentence)
-    named = any(_MEANINGS[event.lastindex][0] in _NAMED_IN_RULES for event in _EVENTS.finditer(plain))
-    return named or _CHEST.search(plain) is not None
+    if _CHEST.search(plain):
+        return True
+    return any(_MEANINGS[event.lastindex][0] in _NAMED_IN_RULES for event in _EVENTS.finditer(plain))

@@ -36,6 +36,7 @@ def test_folder_of_files_and_archive_give_the_same(tmp_path):
         archive.add(tmp_path / "ecgen-radiology", "ecgen-radiology")
     source = OpenI(packed)
     assert read_all(source) == expected
+    assert read_all(OpenI(packed / "NLMCXR_reports.tgz")) == expected
     assert len(pickle.dumps(source)) < 200
 
 
@@ -72,8 +73,13 @@ def test_a_report_without_its_number_is_known_by_its_file(tmp_path):
 
 
 def test_a_wrong_root_names_what_was_looked_for(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such folder; give the one with ecgen-radiology/"):
+    with pytest.raises(InputError, match=r"nowhere: no such file or folder; give the folder with ecgen-radiology/"):
         OpenI(tmp_path / "nowhere")
+    (tmp_path / "1.xml.txt").write_text(openi_xml(1, "Clear.", "Normal."))
+    with pytest.raises(
+        InputError, match=r"1.xml.txt: is neither a folder nor NLMCXR_reports.tgz; give the folder with"
+    ):
+        OpenI(tmp_path / "1.xml.txt")
     with pytest.raises(InputError, match=r"looked for ecgen-radiology/\*.xml, \*.xml and NLMCXR_reports.tgz"):
         OpenI(tmp_path)
 

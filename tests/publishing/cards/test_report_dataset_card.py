@@ -1,10 +1,16 @@
+import re
+
 import pytest
 from huggingface_hub import DatasetCard
 
 from radrecipes.data.report_preparation import FILTERS
 from radrecipes.data.sources.report_source import DROP_REASONS
 from radrecipes.publishing.cards.card_checks import check_card
-from radrecipes.publishing.cards.report_dataset_card import render_report_dataset_card, render_report_summary
+from radrecipes.publishing.cards.report_dataset_card import (
+    recognition_warning,
+    render_report_dataset_card,
+    render_report_summary,
+)
 from radrecipes.radiology.observations import OBSERVATIONS
 
 SPLITS = ("train", "validation", "test")
@@ -31,8 +37,10 @@ def manifest():
         },
         "rows": {
             "read": 5012, "kept": 4900, "dropped": {"not_utf8": 12}, "filtered": {"no_findings": 71, "only_details": 29},
-            "changed": {"earlier_studies": 801},
+            "other_exams": {"CT of the chest": 3}, "changed": {"earlier_studies": 801},
+            "labels_changed": {"earlier_studies": 222}, "findings_lost": {"earlier_studies": 111},
         },
+        "sentences": {"labelled": 1000, "recognised": 877},
         "splits": {split: {"rows": 1000 + n, "groups": 300 + n, "normal": 200 + n} for n, split in enumerate(SPLITS)},
         "observations": {
             split: {name: {"positive": n, "negative": n + 1, "uncertain": n + 2} for n, name in enumerate(OBSERVATIONS)}
@@ -74,6 +82,9 @@ def test_every_count_is_in_the_text(manifest):
         "| dropped by a filter, because there are no findings | 71 |",
         "| kept | 4900 |",
         "| shortened: comparison with an earlier study removed | 801 |",
+        "| … this changed the labels | 222 |",
+        "| … this removed a finding | 111 |",
+        "The rules recognise 87.7 % of the sentences",
         "| findings and impression occur verbatim in training | 7 | 7 |",
         "| Edema | 4 / 5 / 6 | 4 / 5 / 6 | 4 / 5 / 6 |",
         "`files` (5012 reports, sha256 `abab",
@@ -112,3 +123,20 @@ def test_the_terminal_shows_the_same_counts(manifest):
     assert lines[0] == ["reports", "read", "5012"]
     assert ["test", "1002", "302", "202", "0", "7"] in lines
     assert not any("JSON" in line for line in lines)
+    summary = render_report_summary(manifest | {"rows": manifest["rows"] | {"filtered": {"other_exam": 3}}})
+    assert re.search(r"CT of the chest +3\n", summary) and re.search(r"removed a finding +111\n", summary)
+    assert "\n87.7% of 1000 sentences name a finding" in summary
+
+
+def test_a_manifest_of_before_these_counts_still_has_a_card(manifest):
+    for name in ("other_exams", "labels_changed", "findings_lost"):
+        del manifest["rows"][name]
+    del manifest["sentences"]
+    assert "recognise" not in render_report_dataset_card(manifest) + render_report_summary(manifest)
+    assert recognition_warning(manifest) == ""
+
+
+def test_few_recognised_sentences_are_warned_of(manifest):
+    assert recognition_warning(manifest) == ""
+    manifest["sentences"] = {"labelled": 1000, "recognised": 300}
+    assert "recognise 30% of the sentences" in recognition_warning(manifest)

@@ -29,6 +29,7 @@ from radrecipes.data.sources.report_source import (
 from radrecipes.data.sources.tables import RowLines, text_lines
 from radrecipes.errors import InputError
 from radrecipes.files import MIB, bounded, file_sha256, open_regular, read_json_object
+from radrecipes.radiology.exams import exam_in
 from radrecipes.radiology.observations import (
     NO_FINDING,
     OBSERVATIONS,
@@ -111,7 +112,8 @@ class MimicCxr(ReportSource):
         complete = (findings and impression) or sections.elsewhere
         headers = () if complete else {match[1].casefold() for match in _HEADER.finditer(text)}
         empty_header = ("findings" in headers and not findings) or ("impression" in headers and not impression)
-        return Report(study, patient, findings, impression, path, empty_header, observations, split, sha256)
+        exam = exam_in(text)
+        return Report(study, patient, findings, impression, path, empty_header, observations, split, sha256, exam)
 
     def _bytes(self, path: str) -> bytes | RejectedReport:
         if self._archive is None:

@@ -28,18 +28,23 @@ class OpenI(ReportSource):
     """The reports of OpenI in the order of their numbers. OpenI has no patient ids: every report is its own group."""
 
     name = "openi"
-    layout = f"folder with {FOLDER}/ or {ARCHIVE}"
+    layout = f"folder with {FOLDER}/ or {ARCHIVE}, or that file"
     title = "OpenI (Indiana University chest X-ray collection)"
     group = "the report itself, because OpenI names no patients"
     published = "other-openi"
-    access = "open"
+    access = "registered"
+    license = "cc-by-nc-nd-4.0"
+    deidentified = "mend"
     folder = FOLDER
 
     def __init__(self, root: str | Path):
-        """Find the reports in `ecgen-radiology/`, in `root` itself or in `NLMCXR_reports.tgz`."""
+        """Find the reports in `ecgen-radiology/`, in `root` itself, or in `NLMCXR_reports.tgz`, which `root` may be too."""
         root = Path(root)
-        if not root.is_dir():
-            raise InputError(f"no such folder; give the one with {FOLDER}/ or {ARCHIVE} as --root", str(root))
+        advice = f"give the folder with {FOLDER}/ or {ARCHIVE}, or that file, as --root"
+        if not root.exists():
+            raise InputError(f"no such file or folder; {advice}", str(root))
+        if not root.is_dir() and not root.name.lower().endswith((".tgz", ".tar.gz")):
+            raise InputError(f"is neither a folder nor {ARCHIVE}; {advice}", str(root))
         self.rejected = []
         self.files = []
         # Path, and the bytes if they come from the archive, which must be read in order; 2.xml before 10.xml.
@@ -47,7 +52,8 @@ class OpenI(ReportSource):
         if self._base:
             self._items = sorted(((f"{FOLDER}/{path.name}", None) for path in _xml_files(self._base)), key=_by_number)
         else:
-            self._items = _read_archive(root / ARCHIVE) if (root / ARCHIVE).is_file() else []
+            archive = root if root.is_file() else root / ARCHIVE
+            self._items = _read_archive(archive) if archive.is_file() else []
         if not self._items:
             raise InputError(
                 f"no reports of OpenI here; looked for {FOLDER}/*.xml, *.xml and {ARCHIVE}; give the folder that contains"

@@ -24,10 +24,14 @@ DROP_REASONS = {
     "unreadable_json": "the line is not a JSON object with the columns as text",
     "unreadable_prompt": "the prompt is not a list of observations",
     "duplicate_study": "an earlier report has the same study id",
-    "empty_report": "the report contains no words",
-    "empty_section": "findings or impression has a header but no words",
     "empty_group": "the group is empty",
     "control_token": "findings or impression contain a control token of a chat format, such as <|im_end|>",
+}
+
+# Why a report that can be read has nothing to use. A department's files always contain some, so they are no errors.
+EMPTY_REASONS = {
+    "empty_report": "the report contains no words",
+    "empty_section": "findings or impression has a header but no words",
 }
 
 # Stated labels that cannot be used: nothing is mentioned, or No Finding together with a finding.
@@ -60,7 +64,7 @@ class Report(NamedTuple):
 
 
 class RejectedReport(NamedTuple):
-    """A report that cannot be used; `reason` is a key of `DROP_REASONS`; `hint` never quotes the report."""
+    """A report that cannot be used; `reason` is a key of `DROP_REASONS` or `EMPTY_REASONS`; `hint` never quotes the report."""
 
     path: str
     reason: str
@@ -89,7 +93,8 @@ class ReportSource(ABC):
         name, layout: The value of `--source`, and what `--root` has to be, for `--help`.
         title, group: Where the reports come from ("Read from …"), and what the column `group` contains, for the card.
         published: The source in a card's `source_datasets`, if it is published.
-        access: Access level of the source's reports, if they were not generated.
+        access, license: Access class and Hub licence of the source's reports, if they were not generated.
+        deidentified: The default of `--deidentified`.
         label_sources: The possible values of `--label-source`, the default first.
         rejected: Reports that are known to be unusable before any is read.
         files: For the manifest: `file` and `sha256` of every file that was read completely.
@@ -103,6 +108,8 @@ class ReportSource(ABC):
     group: ClassVar[str]
     published: ClassVar[str | None] = None
     access: ClassVar[str] = "credentialed"
+    license: ClassVar[str] = "other"
+    deidentified: ClassVar[str] = "drop"
     label_sources: ClassVar[tuple[str, ...]] = ("relabel",)
     official_split: ClassVar[bool] = False
 

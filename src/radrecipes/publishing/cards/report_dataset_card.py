@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from radrecipes.data.dataset_folder import SPLITS
-from radrecipes.data.report_preparation import FILTERS
+from radrecipes.data.report_preparation import FILTERS, LEAST_RECOGNISED
 from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.data.sources.report_source import DROP_REASONS
 from radrecipes.publishing.cards.front_matter import card_title, dataset_card_data, render_card
@@ -15,6 +15,8 @@ _CHANGES = {
     "deidentified": "de-identification mark removed or rewritten",
     "details": "side or measurement removed",
 }
+# What each change did, by its key in the manifest; older manifests lack them.
+_EFFECTS = {"labels_changed": "changed the labels", "findings_lost": "removed a finding"}
 
 
 def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
@@ -40,7 +42,26 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
         drop_reasons=DROP_REASONS,
         filters=FILTERS,
         changes=_CHANGES,
+        effects=_EFFECTS,
+        share=recognised_share(manifest),
         relabelled=relabelled,
+    )
+
+
+def recognised_share(manifest: Mapping[str, Any]) -> float | None:
+    """Of the sentences, the fraction that the labelling rules recognise; `None` if they labelled none."""
+    sentences = manifest.get("sentences") or {"labelled": 0}
+    return sentences["recognised"] / sentences["labelled"] if sentences["labelled"] else None
+
+
+def recognition_warning(manifest: Mapping[str, Any]) -> str:
+    """What to say if the labelling rules recognise too few sentences; empty otherwise."""
+    share = recognised_share(manifest)
+    if share is None or share >= LEAST_RECOGNISED:
+        return ""
+    return (
+        f"the labelling rules recognise {share:.0%} of the sentences, on chest X-ray reports over 80%; look at the reports: are"
+        " they of other exams, or in another language? What is not recognised counts as normal"
     )
 
 
@@ -49,11 +70,23 @@ def render_report_summary(manifest: Mapping[str, Any]) -> str:
     rows, audit = manifest["rows"], manifest["leakage_audit"]
     counts = [("reports read", rows["read"])]
     counts += [(f"dropped: {DROP_REASONS[reason]}", count) for reason, count in rows["dropped"].items()]
-    counts += [(f"dropped by a filter: {FILTERS[name]}", count) for name, count in rows["filtered"].items()]
+    for name, count in rows["filtered"].items():
+        counts.append((f"dropped by a filter: {FILTERS[name]}", count))
+        if name == "other_exam":
+            counts += [(f"  {exam}", number) for exam, number in rows["other_exams"].items()]
     counts.append(("kept", rows["kept"]))
-    counts += [(f"  shortened: {_CHANGES[name]}", count) for name, count in rows["changed"].items()]
+    for name, count in rows["changed"].items():
+        counts.append((f"  shortened: {_CHANGES[name]}", count))
+        for key, meaning in _EFFECTS.items():
+            if number := rows.get(key, {}).get(name):
+                counts.append((f"    {meaning}", number))
     width = max(len(name) for name, _ in counts) + 2
     lines = [f"{name:<{width}}{count:>9}" for name, count in counts]
+    if (share := recognised_share(manifest)) is not None:
+        lines += [
+            "",
+            f"{share:.1%} of {manifest['sentences']['labelled']} sentences name a finding or structure that the rules know",
+        ]
 
     lines += [
         "",
