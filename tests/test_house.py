@@ -90,6 +90,7 @@ _MAY_READ_RAW = {
     "src/radrecipes/data/synthetic_reports/bank.py": "part of the package",
     "src/radrecipes/data/synthetic_reports/generator.py": "writes",
     "src/radrecipes/data/sources/mimic_cxr.py": "archives, member by member with `bounded`",
+    "src/radrecipes/data/sources/excel.py": "archives whose content is bounded before",
     "src/radrecipes/data/sources/openi.py": "an archive, through `unpacked`",
     "src/radrecipes/radiology/labeller.py": "part of the package",
     "src/radrecipes/publishing/licences.py": "part of the package",

@@ -157,7 +157,7 @@ BAD_INPUT = {
     "too many fields": (broken_rows(["p", "a", "b", "c"]), [], "orders.csv:2: ", "4 fields, the header 3"),
     "open quote": (broken_rows(["p", "a", "b"], ["p", '"a', "b"]), [], "orders.csv:3: ", "quote is not closed"),
     "NUL": (broken_rows(["p", "a\0", "b"]), [], "orders.csv:2: ", "NUL"),
-    "not UTF-8": (broken_rows(["p", "a", "b"]) + b"p,\xe9,b\n", [], "orders.csv:3: ", "not UTF-8"),
+    "not UTF-8": (broken_rows(["p", "é", "b"]) + b"p,\xe9,b\n", [], "orders.csv:3: ", "not UTF-8"),
     "empty note": (broken_rows(*GOOD_ROWS, ["p", " ", "CT Head"]), [], "orders.csv:62: ", "the note is empty"),
     "empty label": (broken_rows(*GOOD_ROWS, ["p", "a", ""]), [], "orders.csv:62: ", "the label is empty"),
     "unknown label": (

@@ -74,17 +74,19 @@ def test_csv_round_trip_keeps_cells_and_names_the_line_an_editor_shows(tmp_path_
         (b"", "", "the file is empty"),
         (b"\n\n", "", "the file is empty"),
         (b"text,label\n", "", "no rows below its header"),
-        (b"note,Label\nx,y\n", "", "no column 'text' among the 2 of the first line, which must be a header; look"),
+        (
+            b"note,Label\nx,y\n",
+            "",
+            "no column 'text' among the 2 of the first line, which must be a header; it has 'note'",
+        ),
         (b"text,Label\nx,y\n", "", "no column 'label'; did you mean 'Label'?"),
-        (b"text;label\nx;y\n", "", "separated by semicolons"),
         (b"text,label,text\nx,y,z\n", "", "occurs twice"),
         (b'text,label\n"a\nb",CT\nx\n', ":4", "the row has 1 fields, the header 2"),
         (b"text,label\nx,y,z\n", ":2", "the row has 3 fields, the header 2"),
         (b'text,label\nx,CT\n"x,CT\ny,CT\n', ":3", "a quote is not closed"),
         (b'text,label\nx,CT\n"x"y,CT\n', ":3", "is broken"),
         (b"text,label\nx,CT\nx\0,CT\n", ":3", "NUL"),
-        (b'text,label\n"x\n\xe9",CT\n', ":3", "not UTF-8"),
-        ("text,label\nx,y\n".encode("utf-16"), ":1", "not UTF-8"),
+        ('text,label\n"é\n'.encode() + b'\xe9",CT\n', ":3", "not UTF-8"),
     ],
 )
 def test_a_broken_csv_is_refused_with_its_line(tmp_path, content, where, said):
@@ -114,7 +116,7 @@ def test_a_quote_left_open_before_a_long_file_is_found_where_it_opens(tmp_path):
         ("a.jsonl", b'{"text": "\\ud800", "label": "y"}\n', "a.jsonl:1: column 'text' contains a broken Unicode"),
         ("a.parquet", b"PAR1 and nothing else", "a.parquet: not readable as Parquet"),
         ("a.csv.gz", b"text,label\n", "a.csv.gz:1: is not a complete gzip file"),
-        ("a.xlsx", b"PK", "a.xlsx: the format is not clear"),
+        ("a.xlsx", b"PK", "a.xlsx: not readable as Excel (BadZipFile)"),
     ],
 )
 def test_other_broken_files_are_refused(tmp_path, name, content, said):

@@ -26,7 +26,7 @@ from radrecipes.data.sources.report_source import (
     ReportSource,
     read_report,
 )
-from radrecipes.data.sources.tables import RowLines, text_lines
+from radrecipes.data.sources.text_tables import RowLines, text_lines
 from radrecipes.errors import InputError
 from radrecipes.files import MIB, bounded, file_sha256, open_regular, read_json_object
 from radrecipes.radiology.exams import exam_in
