@@ -29,7 +29,8 @@ from measuring import RESULTS, read_results, store_result
 from radrecipes.cli import run
 from radrecipes.data.sources.openi import ARCHIVE, OpenI
 from radrecipes.data.sources.report_source import RejectedReport
-from radrecipes.data.sources.tables import read_examples, text_lines
+from radrecipes.data.sources.tables import read_examples
+from radrecipes.data.sources.text_tables import text_lines
 from radrecipes.errors import InputError
 from radrecipes.radiology import labeller
 from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Labels, Status, observation_name
