@@ -78,7 +78,7 @@ def _single_byte_encoding(path: Path) -> str:
             certain = certain and not SURROGATE.search(western) and not _OTHER_ENCODING.search(western)
     if not certain:
         raise InputError(
-            "is not UTF-8, and its encoding is not certain; save it as UTF-8, or name the encoding with --encoding, for example"
+            "is not UTF-8, its encoding is not certain; save it as UTF-8, or name the encoding with --encoding, for example"
             " cp1250 or mac_roman",
             where=str(path),
         )
