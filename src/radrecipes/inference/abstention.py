@@ -1,5 +1,6 @@
 """Selective prediction: which answers may be used automatically, and which a person must review."""
 
+import functools
 import json
 import math
 from collections.abc import Collection, Sequence
@@ -109,25 +110,30 @@ def choose_threshold(
     correlation = intraclass_correlation(correct, groups)
     error_odds = _odds(1 - correct.mean()) if not correct.all() else 0.0
 
+    # The search for `best_supported` asks for the same ones again and again; quantiles are slow.
+    @functools.cache
+    def tested(count: int, least_correlation: float) -> dict[str, Any]:
+        inside = confidences >= descending[count - 1]
+        accuracy = float(correct[inside].mean())
+        worth = effective_rows(correct[inside], groups[inside], CONFIDENCE_LEVEL, least_correlation)
+        return {
+            "threshold": float(descending[count - 1]),
+            "automatic_rows": int(inside.sum()),
+            "accuracy": accuracy,
+            "lower_bound": clopper_pearson_lower_bound(accuracy * worth, worth, CONFIDENCE_LEVEL),
+            "effective_rows": worth,
+        }
+
     def last_that_passes(target: float) -> dict[str, Any] | None:
         # MAPIE tests such sequences too, but for independent rows only; crepes predicts label sets, not thresholds.
         least_correlation = correlation * min(1.0, _odds(1 - target) / error_odds) if error_odds > 0 else 0.0
         fewest = math.ceil(math.log(1 - CONFIDENCE_LEVEL) / math.log(target))
         found = None
         for count in _row_counts(len(descending), fewest):
-            inside = confidences >= descending[count - 1]
-            accuracy = float(correct[inside].mean())
-            worth = effective_rows(correct[inside], groups[inside], CONFIDENCE_LEVEL, least_correlation)
-            lower_bound = clopper_pearson_lower_bound(accuracy * worth, worth, CONFIDENCE_LEVEL)
-            if lower_bound < target:
+            test = tested(count, least_correlation)
+            if test["lower_bound"] < target:
                 break
-            found = {
-                "threshold": float(descending[count - 1]),
-                "automatic_rows": int(inside.sum()),
-                "accuracy": accuracy,
-                "lower_bound": lower_bound,
-                "effective_rows": worth,
-            }
+            found = test
         return found
 
     chosen = last_that_passes(target_accuracy)
@@ -148,6 +154,7 @@ def _odds(probability: float) -> float:
     return probability / (1 - probability) if probability < 1 else math.inf
 
 
+@functools.cache
 def _row_counts(rows: int, fewest: int) -> list[int]:
     """How many of the most confident rows each test accepts, ascending; it starts with `fewest` if that is more."""
     # Rounded, because 0.3 * 10 is slightly above 3 and its ceiling would be 4.
