@@ -10,6 +10,11 @@ from radrecipes.radiology.sentences import split_sentences
     ("text", "kept"),
     [
         ("There is a left pleural effusion.", "There is a pleural effusion."),
+        # a finding is not lost with the side
+        ("In the left lower lobe a small nodule is seen.", "In the lower lobe a small nodule is seen."),
+        ("Small right effusion, no effusion on the left side.", "Small effusion."),
+        ("Left basal atelectasis, otherwise clear lungs.", "Basal atelectasis, otherwise clear lungs."),
+        ("A mass in the middle lobe measures 3 x 4 cm.", "A mass in the middle lobe."),
         ("An 8 mm nodule is in the right lower lobe.", "A nodule is in the lower lobe."),
         ("There is an 8 x 9 mm left upper lobe nodule.", "There is an upper lobe nodule."),
         ("A right IJ catheter and a left PICC are seen.", "An IJ catheter and a PICC are seen."),

@@ -12,6 +12,15 @@ from radrecipes.radiology.sentences import split_sentences
     ("sentence", "kept"),
     [
         ("Unchanged small effusion.", "Small effusion."),
+        # a finding is not lost with the comparison
+        ("Redemonstration of a basal opacity, not changed since May.", "A basal opacity."),
+        ("Interval development of lower lobe airspace disease.", "Lower lobe airspace disease."),
+        ("No change in the small apical pneumothorax.", "Small apical pneumothorax."),
+        ("An infiltrate has developed in the lingula.", "An infiltrate in the lingula."),
+        ("Stable cardiomegaly without acute disease.", "Cardiomegaly without acute disease."),
+        ("The heart is mildly enlarged but stable.", "The heart is mildly enlarged."),
+        ("Lower lobe opacity which appears improved as compared to the prior film.", "Lower lobe opacity."),
+        ("Improved aeration with persistent basal effusion.", "Aeration with basal effusion."),
         ("Small effusion, unchanged from the prior study.", "Small effusion."),
         ("The small effusion is unchanged.", "Small effusion."),
         ("Moderate pulmonary edema has worsened since yesterday.", "Moderate pulmonary edema."),

@@ -8,6 +8,8 @@ bronchus`). The side of a device (`right PICC`, `left-sided pacemaker`) is one.
 import re
 from functools import lru_cache
 
+from radrecipes.radiology.labeller import label_report
+from radrecipes.radiology.observations import findings_present
 from radrecipes.radiology.rewriting import CUT, repair
 from radrecipes.radiology.sentences import split_sentences
 
@@ -87,9 +89,28 @@ _LOBES = {"rul": "upper lobe", "rml": "middle lobe", "rll": "lower lobe", "lul":
 _ABBREVIATED = re.compile(r"\b(?:rul|rml|rll|lul|lll|rij|lij)\b", re.IGNORECASE)
 _WITHIN = re.compile(rf"\bwithin\s+{_ROUGHLY}{_SIZE}\s+of\b", re.IGNORECASE)
 # Without its side such a sentence would contradict one about the other side, so it is removed.
-_DENIED = re.compile(
+_DENIED_SIDE = (
     rf"\b(?:no|without|not|nor|free of|absence of|resol\w+)\s+(?:(?!(?:but|with|although|however|except)\b)[\w,/-]+\s+){{0,7}}?"
-    rf"(?:{_SIDE}(?!{_ORGAN})\b)|\b{_SIDE}\s+(?:\w+:?\s+){{0,4}}(?:clear|normal|unremarkable|sharp|(?:well[- ])?expanded|"
+    rf"(?:{_SIDE}(?!{_ORGAN})\b)"
+)
+_DENIED_AFTER = re.compile(_DENIED_SIDE, re.IGNORECASE)
+_CLAUSE = re.compile(r",\s+(?:and\s+|but\s+)?(?=(?:no|without)\b)|;\s+|\s+(?:and|but)\s+(?=no\b)", re.IGNORECASE)
+_MORE_CUTS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # Mass in the lobe measures 3 cm.
+        rf"\s+(?:(?:noted|which|that|and|it)\s+)?(?:now\s+)?(?:measur(?:es?|ing)|spans)\s+{_MEASURED}(?:\s+from\s+the\b[^,;.]*)?",
+        rf"\s+with\s+{_MEASURED}",
+        rf"\A{_MEASURED}\s+of\s+",
+        rf",\s+(?:(?:small|moderate|large)\s+)?{_SIDES}(?=\s*(?:[.,;]|\Z))",
+    )
+)
+# "The nodule.", left over from "The nodule measures 8 mm.", which is about something that another sentence states.
+_NO_SENTENCE = re.compile(
+    r"(?:the|this|that|these|it)\b(?!.*\b(?:is|are|was|were|has|have|appears?|shows?)\b)", re.IGNORECASE
+)
+_DENIED = re.compile(
+    rf"{_DENIED_SIDE}|\b{_SIDE}\s+(?:\w+:?\s+){{0,4}}(?:clear|normal|unremarkable|sharp|(?:well[- ])?expanded|"
     r"(?:well[- ])?aerated|absent|resolved|not)\b",
     re.IGNORECASE,
 )
@@ -130,11 +151,22 @@ def _has_details(text: str) -> bool:
 def _sentence_without_details(sentence: str) -> str:
     if not _has_details(sentence):
         return sentence
-    if _DENIED.search(sentence):
-        return ""
+    cut = "" if _DENIED.search(sentence) else _cut_out(sentence, _CUTS)
+    labels = label_report(sentence)
+    stated = {name: labels[name] for name in findings_present(labels)}
+    # A finding must not be lost with a side: without the clauses that deny something on one side, and with more cut out.
+    if stated and not stated.items() <= label_report(cut or ".").items():
+        clauses = [clause for clause in _CLAUSE.split(sentence.rstrip(". ")) if not _DENIED_AFTER.search(clause)]
+        kept = _cut_out(", ".join(clauses) + ".", (*_MORE_CUTS, *_CUTS))
+        if stated.items() <= label_report(kept or ".").items() and not _NO_SENTENCE.match(kept):
+            return kept
+    return cut
+
+
+def _cut_out(sentence: str, cuts: tuple[re.Pattern, ...]) -> str:
     cut = _ABBREVIATED.sub(lambda match: CUT + _LOBES.get(match[0].lower(), "IJ"), sentence.replace(CUT, " "))
     cut = _WITHIN.sub("near", cut)
-    for pattern in _CUTS:
+    for pattern in cuts:
         cut = pattern.sub(CUT, cut)
     if _has_details(cut.replace(CUT, " ")):
         return ""

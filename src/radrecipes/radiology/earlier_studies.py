@@ -12,6 +12,8 @@ side compared with the other.
 import re
 from functools import lru_cache
 
+from radrecipes.radiology.labeller import label_report
+from radrecipes.radiology.observations import Labels, findings_present
 from radrecipes.radiology.rewriting import CUT, repair
 from radrecipes.radiology.sentences import split_sentences
 
@@ -157,6 +159,37 @@ _ONLY_ANATOMY = re.compile(
     r"portions?|study|images?)\.?\Z",
     re.IGNORECASE,
 )
+# What is cut out as well if a finding would be lost otherwise. What is left may be a noun without a verb, as reports often are.
+_COURSE_OF = (
+    r"(?:re-?demonstration|improvement|worsening|development|progression|increased?|decreased?|enlargement|reduction|changes?|"
+    r"persistence|recurrence|evolution|resolution|clearing)"
+)
+_WAYS = (
+    r"(?:(?:\w+ly|also|somewhat|interval|significant|slight|mild|moderate|overall|some|further|apparent|partial|near[- ]complete|"
+    r"in)\s+)*"
+)
+_SINCE = r"(?:\s+(?:in|from|to|since|as|when|compared|over|on)\b[^,;.]*)?"
+_MORE_CUTS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\A[\s,{CUT}]*(?:there(?:\s+(?:is|are|has|have)|'s)(?:\s+been)?\s+)?(?:an?\s+)?(?:(?:no|without|little)\s+)?{_WAYS}{_COURSE_OF}"
+        rf"(?:(?:\s+without)?\s+{_WAYS}(?:and|/)\s*{_COURSE_OF})?(?:\s+(?:in|of|and)\s+(?:size|extent|number|amount|degree|appearance))*"
+        r"(?:\s+(?:in|of))?\s+(?:the\s+)?",
+        r"[\s,(]*\b(?:without|no)\s+(?:an?\s+)?(?:\w+\s+){0,3}?(?:for\s+)?comparisons?(?:\s+(?:stud\w+|exam\w*|films?))?[,)]?",
+        rf"\s*\b(?:has|have)\s+(?:been\s+)?{_WAYS}{_CHANGE_VERB}(?:\s+in\s+size)?(?=\s+in\b)",
+        rf"[\s,]*(?:\b(?:which|that|and|but)\s+)?\b(?:is|are|appears?|seems?|remains?|has|have)\s+(?:been\s+|to\s+have\s+)?{_WAYS}(?:un)?(?:changed|"
+        rf"altered|stable|similar|improved|increased|decreased|larger|smaller|worse|worsened|better|persistent|cleared){_SINCE}(?=[\s{CUT}]*(?:[.,;]|\Z)|\s+(?:and|but|with|which|that|may|could|suggest\w+|represent\w+)\b)",
+        rf"\s+(?:but|and|with)\s+{_WAYS}{_ADJECTIVE}\b(?=[\s{CUT}]*(?:[.,;]|\Z)){_SINCE}",
+        rf"[\s,]*\b(?:persists?|remains?)(?=[\s{CUT}]*(?:[.,;]|\Z)|\s+in\b)|[\s,]*\b(?:stable|unchanged|similar|improved|decreased|increased){_SINCE}(?=[\s{CUT}]*(?:[.,;]|\Z))",
+        r"\b(?:there\s+(?:has|have)\s+been|since\b[^,]*,)\s*",
+        rf"\b(?:persistently|interval|{_ADJECTIVE})\b(?:,|\s+(?:but|and)\b)?\s*",
+    )
+)
+# A cut after one of these words leaves a gap.
+_GAP = re.compile(
+    rf"\b(?:may|might|could|(?:mild|slight|relative|large|gross)ly|somewhat|versus|than|also)\s*{CUT}|\b(?:represents?|mild|small|moderate)\s*{CUT}[\s{CUT}]*(?:and|or)\b",
+    re.IGNORECASE,
+)
 _CUT_START = re.compile(rf"\A[\s,{CUT}]*{CUT}[\s,{CUT}]*")
 _SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;:])")
 _CLAUSE = re.compile(
@@ -171,9 +204,15 @@ _SUBORDINATE = re.compile(r"\A(?:which|that|although|though|while|because|if|whe
 
 def mentions_earlier_study(sentence: str) -> bool:
     """Whether a text compares with an earlier study or describes a change."""
+    return mentioned_change(sentence) != ""
+
+
+def mentioned_change(sentence: str) -> str:
+    """The first words of a text that compare with an earlier study or describe a change; empty if there are none."""
     lowered = sentence.lower()
     # A plain string search costs a tenth of the regular expression.
-    return any(needle in lowered for needle in _NEEDLES) and _MENTION.search(sentence) is not None
+    found = _MENTION.search(sentence) if any(needle in lowered for needle in _NEEDLES) else None
+    return found[0] if found else ""
 
 
 def without_earlier_studies(text: str) -> str:
@@ -193,7 +232,31 @@ def without_earlier_studies(text: str) -> str:
 def _sentence_without_earlier_studies(sentence: str) -> str:
     if not mentions_earlier_study(sentence):
         return sentence
-    return _without_words(sentence) or _without_clauses(sentence)
+    shortened = _without_words(sentence) or _without_clauses(sentence)
+    stated = _stated(sentence)
+    if stated and not stated.items() <= _stated(shortened).items():
+        return _keeping(stated, sentence) or shortened
+    return shortened
+
+
+def _stated(text: str) -> Labels:
+    labels = label_report(text) if text else {}
+    return {name: labels[name] for name in findings_present(labels)}
+
+
+def _keeping(stated: Labels, sentence: str) -> str:
+    """The sentence with all that may be a comparison cut out, if it states the same findings; otherwise empty."""
+    cut = sentence.replace(CUT, " ")
+    for pattern in (*_CUTS, *_MORE_CUTS):
+        cut = pattern.sub(CUT, cut)
+        plain = " ".join(cut.replace(CUT, " ").split())
+        if not mentions_earlier_study(plain):
+            break
+    if _GAP.search(cut):
+        return ""
+    cut = _STAYING.sub(_as_is, cut)
+    shortened = repair(_CUT_START.sub("", cut), sentence)
+    return shortened if not mentions_earlier_study(shortened) and _stated(shortened) == stated else ""
 
 
 def _without_words(sentence: str) -> str:
@@ -214,15 +277,17 @@ def _without_words(sentence: str) -> str:
         cut = _PLACED.sub("There is ", plain)
     cut = _IN_PLACE.sub(CUT, cut)
     cut = _BEFORE_A_NOUN.sub(CUT, cut)
-    cut = _STAYING.sub(
-        lambda match: {"remained": "was", "remain": "are", "continue to be": "are"}.get(match[1].lower(), "is"), cut
-    )
+    cut = _STAYING.sub(_as_is, cut)
     if not cut or mentions_earlier_study(cut.replace(CUT, " ")):
         return ""
     shortened = repair(_CUT_START.sub("", cut), sentence)
     if not shortened or mentions_earlier_study(shortened) or _ONLY_ANATOMY.match(shortened):
         return ""
     return shortened
+
+
+def _as_is(staying: re.Match) -> str:
+    return {"remained": "was", "remain": "are", "continue to be": "are"}.get(staying[1].lower(), "is")
 
 
 def _without_clauses(sentence: str) -> str:

@@ -14,7 +14,7 @@ _OPEN_WORD = (
 _LOOSE_END = re.compile(
     rf"\b{_OPEN_WORD}\s*{CUT}[\s{CUT}]*(?:[.,;:!?)]|\Z|(?:and|or|nor|but|with|than|in|of|from|is|are|was|were|which|that)\b)|"
     rf"\b(?:is|are|was|were|measur(?:es?|ed)|size)\s*{CUT}[\s{CUT}]*(?:to|at|on)\b|"
-    rf"\A[\s{CUT}]*(?:(?:and|or|than|of|is|are|was|were|which|in)\b|[.,;:]|\Z)|"
+    rf"\A[\s{CUT}]*(?:(?:and|or|than|of|is|are|was|were|which)\b|[.,;:]|\Z)|\A\s*{CUT}[\s{CUT}]*in\b|"
     rf"(?:\b(?:and|or)|,)\s*{CUT}[\s{CUT}]*(?:and|or)\b",
     re.IGNORECASE,
 )
