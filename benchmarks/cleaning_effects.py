@@ -3,7 +3,8 @@
     python benchmarks/cleaning_effects.py                                   OpenI, if `make openi` was run
     python benchmarks/cleaning_effects.py --source mimic-cxr --root FOLDER  another source
 
-Only counts are printed, and nothing is stored. Each cleaner works on the uncleaned reports here, so that its effect does not depend on the others.
+Only counts are printed, and nothing is stored. Each cleaner works on the uncleaned reports here, so that its effect does not depend
+on the others.
 """
 
 import argparse
