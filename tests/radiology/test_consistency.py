@@ -61,6 +61,27 @@ def test_every_error_has_its_own_reason(old, new, reasons):
     assert check_report(RIGHT.replace(old, new), REQUEST).reasons == reasons
 
 
+@pytest.mark.parametrize(
+    ("name", "findings"),
+    [
+        ("Lung Opacity", "The lungs are clear."),
+        ("Consolidation", "Clear lungs."),
+        ("Pleural Effusion", "The costophrenic angles are sharp."),
+    ],
+)
+def test_what_a_report_implies_contradicts_a_request(name, findings):
+    text = f"FINDINGS: {findings} The heart is enlarged.\nIMPRESSION: Cardiomegaly."
+    assert check_report(text, parse_observations(f"Cardiomegaly: positive; {name}: positive")).reasons == [
+        f"contradicts {name}"
+    ]
+    assert not check_report(text, parse_observations(f"Cardiomegaly: positive; {name}: negative")).reasons
+
+
+def test_a_heading_in_a_draft_hides_no_finding():
+    draft = "FINDINGS: Technique: portable. There is a pneumothorax. The heart size is normal.\nIMPRESSION: No acute process."
+    assert check_report(draft, NORMAL).reasons == ["invents Pneumothorax"]
+
+
 def test_a_normal_request_admits_normal_statements_and_devices_that_were_requested():
     assert not check_report(NORMAL_TEXT, NORMAL).reasons
     with_device = NORMAL_TEXT.replace("FINDINGS: ", "FINDINGS: A central venous catheter is in place. ")

@@ -25,7 +25,7 @@ def label_sentence(sentence):
 
 NEUTRAL = [
     "The patient is rotated.",
-    "Degenerative changes of the thoracic spine.",
+    "The patient's arms are at the sides.",
     "The aorta is tortuous.",
     "No acute cardiopulmonary process.",
     "Low lung volumes.",
@@ -59,7 +59,8 @@ def test_sentences_cover_every_observation_in_every_status():
 def test_neutral_sentence_changes_nothing(sentences, neutral, data):
     position = data.draw(st.integers(0, len(sentences)))
     longer = [*sentences[:position], neutral, *sentences[position:]]
-    assert label_report(" ".join(longer)) == label_report(" ".join(sentences))
+    # The impression says that the text is about a chest.
+    assert label_report(" ".join(longer), "Chest.") == label_report(" ".join(sentences), "Chest.")
 
 
 @settings(max_examples=100, deadline=None)
@@ -102,6 +103,12 @@ def test_case_and_wrapped_lines_do_not_matter(sentence, change, data):
         ("No effusion.", "Possible pneumonia.", False),
         ("Healed rib fracture.", "No acute process.", False),
         ("The aorta is tortuous.", "", True),
+        ("Emphysema. Lungs are clear.", "No acute process.", False),
+        ("No effusion. Calcified granuloma at the left apex.", "", False),
+        ("No emphysema and no hernia. Lungs are clear.", "", True),
+        ("No intracranial bleed is seen.", "", None),
+        ("The knee joint shows no effusion.", "No acute abnormality of the knee.", False),
+        ("No hay derrame pleural. Silueta cardiaca normal.", "", None),
         ("", "", None),
         (" \n", "", None),
     ],
@@ -115,6 +122,45 @@ def test_no_finding_is_derived(findings, impression, expected):
 def test_indication_and_history_are_not_labelled():
     text = "INDICATION: Pneumonia, evaluate for effusion.\n\nFINDINGS: Mild edema.\nCOMPARISON: Pneumothorax then."
     assert label_report(text) == {"Edema": Status.POSITIVE}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # On one line a heading takes one sentence, unless the findings begin later.
+        ("Comparison: None available. Small left pneumothorax.", "Pneumothorax: positive"),
+        ("History: fever and pneumothorax. Clear lungs. Moderate effusion.", "Pleural Effusion: positive"),
+        ("Reason for exam: Pneumonia. The heart is enlarged.", "Cardiomegaly: positive"),
+        (
+            "Technique: portable. There is edema. Comparison: none. There is an effusion.",
+            "Edema: positive; Pleural Effusion: positive",
+        ),
+        ("Comparison: There is a new rib fracture.", "Fracture: positive"),
+        ("History: Fever. Known effusion. Comparison: Pneumothorax. Findings: Edema.", "Edema: positive"),
+        # A line that ends early is a line of its own, a wrapped one is not.
+        ("Indication: cough\nLarge effusion.\nNo edema.", "Edema: negative; Pleural Effusion: positive"),
+        ("COMPARISON: NONE.\nLARGE EFFUSION.\nIMPRESSION: EFFUSION.", "Pleural Effusion: positive"),
+        (
+            " INDICATION:  Sixty year old woman with cough, fever, a known effusion and\n pneumonia. Fracture of a rib.\n"
+            " \n IMPRESSION: Edema.",
+            "Edema: positive",
+        ),
+        ("HISTORY:\n\nPneumonia.\n\nFINDINGS:\n\nEdema.", "Edema: positive"),
+        ("HISTORY: Pneumonia.\n\nLarge effusion.", "Pleural Effusion: positive"),
+    ],
+)
+def test_a_heading_takes_only_what_is_known_to_belong_to_it(text, expected):
+    assert format_observations(label_sentence(text)) == expected
+
+
+def test_what_is_implied_is_kept_apart_from_what_is_stated():
+    text = "The lungs are clear. Sharp costophrenic angles. The heart is normal in size."
+    stated = label_report(text)
+    assert format_observations(stated) == "Cardiomegaly: negative; No Finding: positive"
+    denied = dict.fromkeys(("Lung Opacity", "Consolidation", "Pleural Effusion"), Status.NEGATIVE)
+    assert label_report(text, implied=True) == stated | denied
+    stronger = label_report(text, "Patchy opacity at the left base.", implied=True)
+    assert stronger["Lung Opacity"] == Status.POSITIVE and stronger["Consolidation"] == Status.NEGATIVE
 
 
 def test_report_takes_less_than_a_millisecond():

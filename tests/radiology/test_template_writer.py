@@ -46,12 +46,6 @@ def test_the_wording_is_that_of_a_report():
     )
 
 
-@pytest.mark.parametrize("name", ["Lung Lesion", "Edema", "Pneumonia", "Atelectasis"])
-def test_lungs_are_clear_only_if_nothing_in_them_is_present_or_possible(name):
+def test_what_is_denied_together_is_one_sentence():
     denied = {"Lung Opacity": Status.NEGATIVE, "Consolidation": Status.NEGATIVE}
-    assert write_report(denied)[0] == "The lungs are clear."
-    assert "The lungs are clear." in write_report(denied | {name: Status.NEGATIVE})[0]
-    for status in (Status.POSITIVE, Status.UNCERTAIN):
-        findings = write_report(denied | {name: status})[0]
-        assert "There is no pulmonary opacity." in findings and "There is no focal consolidation." in findings
-        assert "clear" not in findings
+    assert write_report(denied)[0] == "There is no focal consolidation or pulmonary opacity."

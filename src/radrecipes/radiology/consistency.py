@@ -79,13 +79,15 @@ def check_report(
 
     Normal statements are always accepted: an observation that was not requested may be written negative, and one that
     was requested negative may be left out. An uncertain one must be hedged. Without `require_all` (for impressions)
-    requested observations may be left out. A text of one section needs no header.
+    requested observations may be left out. What a text only implies contradicts too: "the lungs are clear" where an
+    opacity was requested. A text of one section needs no header.
     """
     read = read_sections(text, headless=sections[0])
     written = label_report(read[FINDINGS], read[IMPRESSION])
+    implied = label_report(read[FINDINGS], read[IMPRESSION], implied=True)
     found = {"missing": [], "contradicts": [], "changed": [], "invents": []}
     for name in OBSERVATIONS:
-        wanted, said = request.get(name), written.get(name)
+        wanted, said = request.get(name), implied.get(name)
         if name == NO_FINDING:
             if wanted == Status.POSITIVE and said is None and not findings_present(written):
                 found["missing"].append(name)
@@ -99,7 +101,7 @@ def check_report(
             found["changed" if Status.UNCERTAIN in (said, wanted) else "contradicts"].append(name)
     if not require_all:
         found["missing"] = []
-        found["changed"] = [name for name in found["changed"] if name in written]
+        found["changed"] = [name for name in found["changed"] if name in implied]
 
     headers = Counter(header for header, _ in _pieces(text) if header)
     sentences = [sentence for section in read.values() for sentence in split_sentences(section)]

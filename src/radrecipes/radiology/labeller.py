@@ -8,13 +8,23 @@ at 5.2 ms.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from itertools import product
 
 import yaml
 
-from radrecipes.radiology.observations import SUPPORT_DEVICES, Labels, Status, derive_no_finding, strongest
+from radrecipes.radiology.observations import (
+    OBSERVATIONS,
+    SUPPORT_DEVICES,
+    Labels,
+    Status,
+    derive_no_finding,
+    strongest,
+)
+from radrecipes.radiology.sections import without_asides
 from radrecipes.radiology.sentences import split_sentences
 
 _LEXICON = yaml.safe_load(files("radrecipes.radiology").joinpath("lexicon.yaml").read_text(encoding="utf-8"))
@@ -34,63 +44,146 @@ _STRUCTURES_OF_STATE = {
     "enlarged": ("heart", "mediastinum"),
     "enlargement": ("heart", "mediastinum"),
     "borderline": ("heart", "mediastinum"),
+    "stable": ("heart", "mediastinum"),
     "blunted": ("costophrenic_angles",),
 }
 _STATES_OF_HEALTH = ("normal", "clear", "sharp")
+# Cues that may stand between "or" and the second of two alternatives.
+_WITHIN_ALTERNATIVES = ("asserts", "hedge_before", "hedge_before_firm", "past")
+_IN_THE_LUNG = {"Lung Opacity", "Edema", "Consolidation", "Pneumonia", "Atelectasis"}
 _IS_THERE = rf"(?:{_LEXICON.pop('is_there')})\b"
 _ARTICLE = r"(?:the |a |an |this |these |left |right |associated |also |now |some )*"
-_FINITE = r"(?:is|are|has|have|remains?|appears?|persists?|shows?)"
+_SEEN = r"(?:(?:seen|identified|evident|demonstrated|visuali[sz]ed|appreciated|detected|apparent)\b)"
+_FINITE = (
+    rf"(?:(?:is|are)(?! {_SEEN})|has|have|remains?|appears?|persists?|shows?|"
+    r"(?<!to )(?<!may )(?<!could )(?:suggests?|represents?|reflects?))"
+)
+_PLACES = r"(?:retrocardiac|basilar|basal|bibasal|patchy|hazy|streaky|linear|dense|diffuse|multifocal|scattered)\b"
 _PUNCTUATION = (
     # A comma before a separate clause or before a thing that is there, unless it continues a list that ends with "or".
-    ("new_statement", rf"(?:,(?: and)? |\()(?={_ARTICLE}{_IS_THERE})(?![^;]{{0,300}}\b(?:or|nor)\b)"),
+    ("new_statement", rf"(?:,(?: and)? |\()(?={_ARTICLE}(?:{_IS_THERE}|{_PLACES}))(?![^;]{{0,300}}\b(?:or|nor)\b)"),
     (
         "new_statement",
-        rf"(?:,|\band|, and) (?=(?:the|a|an|this|these|it) [^,;]{{0,300}}\b{_FINITE}\b)(?![^;]{{0,300}}\b(?:or|nor)\b)",
+        r"(?:(?:,|\band|, and) (?=(?:the|a|an|this|these|it) )|, (?!which|that|likely|and|or|nor|but))"
+        rf"(?=[^,;]{{3,300}}\b{_FINITE}\b)(?![^;]{{0,300}}\b(?:or|nor)\b)",
     ),
     ("new_item", rf"\band (?={_ARTICLE}{_IS_THERE})"),
     ("comma", ","),
     ("stop", r";| --? |\)"),
     ("doubt_mark", r"\?"),
+    ("or", r"\band ?/ ?or\b|\bor\b"),
+    ("slash", r" ?/ ?(?=[a-z]{3})"),
     ("and", r"\band\b|&"),
-    ("or", r"\bor\b"),
 )
 
 
-def _compile() -> tuple[re.Pattern, list[tuple[str, str]]]:
-    """One pattern of all entries, and kind and meaning of each of its groups."""
+def _entries() -> Iterable[tuple[str, str, str]]:
+    """Kind, meaning and pattern of every group of entries, in their order of precedence."""
     # Punctuation first: what follows distinguishes a comma or "and" that begins a statement from others.
-    meanings = [("", ""), *((kind, kind) for kind, _ in _PUNCTUATION)]
-    alternatives = []
+    for kind, pattern in _PUNCTUATION:
+        yield kind, kind, pattern
     for kind, group in _LEXICON.items():
         for meaning, entries in group.items() if isinstance(group, dict) else [(kind, group)]:
-            meanings.append((kind, meaning))
-            alternatives.append("(" + "|".join(entries).replace("~", _ADVERBS) + ")(?!\\w)")
-    marks = "|".join(f"({entry})" for _, entry in _PUNCTUATION)
-    # A lookahead at the first character avoids trying every group at most positions.
-    pattern = rf"(?=[,;(\- )?&ao])(?:{marks})|\b(?=\w)(?:{'|'.join(alternatives)})"
-    return re.compile(pattern), meanings
+            for entry in entries:
+                yield kind, meaning, rf"(?:{entry.replace('~', _ADVERBS)})(?!\w)"
 
 
-_EVENTS, _MEANINGS = _compile()
-# Text in complete reports that is not about this study: up to the next heading or the end of the paragraph.
-_OTHER_SECTION = re.compile(
-    r"\b(?:indication|clinical (?:history|information|indication)|history|reason for (?:the )?(?:exam\w*|study)"
-    r"|comparisons?|technique) ?:(?:(?!\n\s*\n).)*?"
-    r"(?=\b(?:findings?|impression|conclusion|lungs?|heart|pleura|comparisons?|technique) ?:|\n\s*\n|\Z)",
-    re.DOTALL,
-)
+# How many characters are compared before an entry is tried; `_ANY` stands for one that can be anything.
+_PREFIX = 3
+_ANY = "\0"
+
+
+def _prefixes(pattern) -> set[str]:
+    """The beginnings of what a parsed pattern matches; a shorter one is all of it."""
+    found = {""}
+    for kind, value in pattern:
+        kind = str(kind)
+        if kind.startswith("ASSERT") or kind == "AT":
+            continue
+        if kind == "LITERAL":
+            following = {chr(value)}
+        elif kind == "BRANCH":
+            following = set().union(*map(_prefixes, value[1]))
+        elif kind == "SUBPATTERN":
+            following = _prefixes(value[-1])
+        elif kind == "MAX_REPEAT":
+            once = _prefixes(value[2])
+            following = once if value[1] == 1 else {one + other for one in once for other in once | {""}}
+            following = following | {""} if value[0] == 0 else following
+        elif kind == "IN" and all(str(part[0]) == "LITERAL" for part in value):
+            following = {chr(code) for _, code in value}
+        else:
+            following = {_ANY, _ANY * _PREFIX}
+        found = {(one + other)[:_PREFIX] for one in found for other in following}
+    return found
+
+
+_TRIES = [(kind, meaning, re.compile(pattern).match) for kind, meaning, pattern in _entries()]
+_STARTING_WITH: dict[str, list[int]] = {}
+for _place, (_, _, _pattern) in enumerate(_entries()):
+    for _prefix in _prefixes(re._parser.parse(_pattern)):
+        _STARTING_WITH.setdefault(_prefix, []).append(_place)
+_START = re.compile(r"[,;(\-)?&/]| (?=[-/])|\b\w")
+
+
+# Trying every entry at every word would take three times as long.
+@lru_cache(maxsize=16384)
+def _candidates(beginning: str) -> list[tuple]:
+    """Kind, meaning and pattern of the entries that can match where a sentence goes on with these characters."""
+    prefixes = {"".join(one) for one in product(*((character, _ANY) for character in beginning))}
+    prefixes |= {prefix[:length] for prefix in prefixes for length in range(len(prefix))}
+    return [_TRIES[place] for place in sorted({p for prefix in prefixes for p in _STARTING_WITH.get(prefix, ())})]
+
+
+def _events(sentence: str) -> list["_Event"]:
+    """Everything that an entry matches, from left to right; at one place the first entry counts."""
+    events, position = [], 0
+    while start := _START.search(sentence, position):
+        position = start.start()
+        for kind, meaning, match_at in _candidates(sentence[position : position + _PREFIX]):
+            match = match_at(sentence, position)
+            if match and match.end() > position:
+                events.append(_Event(kind, meaning, position, match.end()))
+                break
+        position = events[-1].end if events and events[-1].start == position else position + 1
+    return events
+
+
 _ITEM = re.compile(r"\n[ \t]*[-*•]\s+")
 _MISSING_SPACE = re.compile(r"(?<=[a-z)][a-z)])([.;:])(?=[a-z]{2})")
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
+_CHEST = re.compile(
+    r"\b(?:chest|thora(?:x|cic)|lungs?|pulmonary|cardio\w+|cardiac|heart|pleura|pleural|mediastin\w+|bronch\w+|trachea|"
+    r"aort\w+|hil(?:a|um|ar)|intrathoracic|hemidiaphragms?|cxr)\b"
+)
+# Many words of the chest are the same in other languages.
+_ENGLISH = re.compile(
+    r"\b(?:the|is|are|of|and|within|without|with|there|clear|acute|disease|lungs?|heart|chest|findings?)\b"
+)
+# Without a word of the chest, only if nothing says that another part of the body is meant.
+_NOTHING_ACUTE = re.compile(
+    r"\b(?:no (?:evidence of )?(?:acute|active)|(?:normal|negative|unremarkable) (?:exam\w*|study|radiographs?|films?|x ?rays?))\b"
+)
+_ELSEWHERE = re.compile(
+    r"\b(?:head|brain|\w*cranial|skull|sinus\w*|orbit\w*|neck|cervical|lumbar|spin\w+|abdom\w+|bowel|liver|hepatic|renal|kidneys?|"
+    r"pelvi\w+|hips?|knees?|ankles?|foot|feet|hands?|wrists?|elbows?|femur|tibia\w*|fibula\w*|humer\w+|prostat\w+|uter\w+|ovar\w+|breasts?|"
+    r"appendi\w+|hemorrhage|ventric\w+|extremit\w+)\b"
+)
 _SIGNS = str.maketrans({"’": "'", "‐": "-", "‑": "-", "–": "-", "—": "-"})
+
+
+# How much a mention counts: only the strongest ones about an observation in a report do.
+_VOID, _IMPLIED, _WEAK, _STATED = range(4)
+# What is no observation, but can be an alternative to one and prevent `No Finding`.
+_OTHER = "Other"
 
 
 @dataclass(slots=True)
 class _Mention:
     observations: tuple[str, ...]
     status: Status
-    weak: bool = False
-    stated: bool = False
+    strength: int = _STATED
+    healthy: bool = False
 
 
 @dataclass(slots=True)
@@ -104,7 +197,13 @@ class _Event:
 
 # The most events that a cue reaches back over, so that no text takes quadratic time.
 _REACH = 40
-_STATUS_OF_SCOPE = {"negated": Status.NEGATIVE, "hedged": Status.UNCERTAIN, "hedged_firm": Status.UNCERTAIN}
+_MODAL = ("may", "might", "could", "can", "would")
+_STATUS_OF_SCOPE = {
+    "negated": Status.NEGATIVE,
+    "hedged": Status.UNCERTAIN,
+    "hedged_firm": Status.UNCERTAIN,
+    "hedged_list": Status.UNCERTAIN,
+}
 
 
 class _Reader:
@@ -112,7 +211,7 @@ class _Reader:
 
     def __init__(self, sentence: str):
         self.sentence = sentence
-        self.events = [_Event(*_MEANINGS[m.lastindex], m.start(), m.end()) for m in _EVENTS.finditer(sentence)]
+        self.events = _events(sentence)
         self.mentions: list[_Mention] = []
         self.scope = ""
         self.broken = False
@@ -125,13 +224,17 @@ class _Reader:
     def read(self) -> list[_Mention]:
         for index, event in enumerate(self.events):
             kind = event.kind
+            if kind == "another" and self.mentions:
+                kind, event.meaning = "mention", ", ".join(self.mentions[-1].observations)
             if kind == "mention":
                 self._mention(index, event)
             elif kind == "structure":
                 self._structure(event)
             elif kind == "state":
                 self._state(index, event)
-            elif kind in ("comma", "and", "or", "new_statement", "new_item", "stop", "stop_negation", "verb"):
+            elif kind == "another":
+                continue
+            elif kind in ("comma", "and", "or", "slash", "new_statement", "new_item", "stop", "stop_negation", "verb"):
                 self._boundary(event)
             else:
                 self._cue(index, event)
@@ -147,9 +250,13 @@ class _Reader:
             if self.scope == "negated":
                 self.scope = ""
             return
-        self.broken = True
+        self.broken = self.broken or kind not in ("or", "slash")
+        if self.scope == "hedged_list" and kind != "stop":
+            return
         if kind in ("comma", "new_statement"):
             self.comma_after_structure = True
+        if kind == "stop" and self.scope == "advice" and self.sentence.startswith("with", event.start):
+            return
         if kind in ("stop", "new_statement"):
             self.scope, self.open_state = "", None
             if self.sentence.startswith("there", event.start):
@@ -159,7 +266,7 @@ class _Reader:
             if self.scope != "hedged_firm":
                 self.scope = ""
         elif self.scope == "past":
-            self.scope = ""
+            self.scope = "" if kind != "slash" else "past"
         elif kind == "comma" and self.scope == "hedged":
             # A list keeps its hedge up to its "or" or "and"; otherwise a comma begins another finding.
             rest = self.sentence[event.end :]
@@ -168,16 +275,34 @@ class _Reader:
 
     def _cue(self, index: int, event: _Event) -> None:
         kind = event.kind
-        if kind in ("not_a_mention", "no_cue"):
+        if kind == "not_a_mention":
+            return
+        if kind == "no_cue":
+            if "change" in self.sentence[event.start : event.end]:
+                self._state(index, _Event("state", "stable", event.start, event.end))
             return
         if kind == "negation_before":
             self.scope, self.broken = "negated", False
+        elif kind == "no_new":
+            self.scope, self.broken = "hedged_firm", False
+        elif kind == "hedge_list":
+            self.scope, self.broken = "hedged_list", False
+        elif kind == "hedge_after_next":
+            self.scope, self.broken = "hedged_next", False
+        elif kind == "advice":
+            self.scope, self.broken = "advice", False
+        elif kind == "not_this_study":
+            doubtful = self._status() == Status.UNCERTAIN and not self.sentence.startswith(_MODAL, event.start)
+            for mention in [] if doubtful else self._before(index, loosely=True):
+                mention.strength = _VOID
         elif kind == "removal_before":
             self.scope, self.broken = "removed", False
         elif kind == "past":
             self.scope = "past"
-        elif kind == "hedge_within_negation":
-            self._hedge_firmly()
+        elif kind == "asserts":
+            # "No opacity suspicious for pneumonia" denies both; "no effusion, likely atelectasis" only the first.
+            if self.scope == "negated" and self.broken:
+                self.scope = ""
         elif kind in ("hedge_before", "hedge_before_firm"):
             # "No opacity that could be pneumonia" denies both; "no effusion, possible atelectasis" only the first.
             if self.scope != "negated" or self.broken:
@@ -208,33 +333,51 @@ class _Reader:
 
     def _mention(self, index: int, event: _Event) -> None:
         self.open_state = None
-        if self.scope == "past":
+        if self.scope in ("past", "advice") and event.meaning != _OTHER:
             return
         status = self._status()
         if self.scope == "removed" and event.meaning == SUPPORT_DEVICES:
             status = Status.NEGATIVE
         event.mention = _Mention(tuple(event.meaning.split(", ")), status)
         self.mentions.append(event.mention)
-        if status == Status.POSITIVE and index > 1 and event.meaning != SUPPORT_DEVICES:
+        if self.scope == "hedged_next":
+            self.scope = "hedged_list"
+        if status != Status.NEGATIVE and index > 1 and event.meaning != SUPPORT_DEVICES:
             self._doubt_alternatives(index, event)
         self.broken = False
 
     def _doubt_alternatives(self, index: int, event: _Event) -> None:
         """Unless denied, one finding "or" another makes both uncertain."""
-        if self.events[index - 1].kind != "or" or any(earlier.kind == "no_cue" for earlier in self.events[:index]):
+        if self.scope == "hedged_list":
             return
-        others = [m for m in self._before(index) if m.status == Status.POSITIVE and not m.stated]
-        if self.events[index - 2].kind == "mention":
+        links = [at for at in range(max(0, index - 3), index) if self.events[at].kind in ("or", "slash")]
+        if not links or any(event.kind not in _WITHIN_ALTERNATIVES for event in self.events[links[-1] + 1 : index]):
+            return
+        link, before = self.events[links[-1]], self.events[max(0, links[-1] - 1)]
+        near = max(0, index - _REACH)
+        changes = (earlier for earlier in self.events[near:index] if earlier.kind == "no_cue")
+        if any(self.sentence.startswith(("no", "without", "little"), earlier.start) for earlier in changes):
+            return
+        cue = max((at for at in range(near, links[-1]) if self.events[at].kind in _WITHIN_ALTERNATIVES), default=near)
+        since = [event.mention for event in self.events[cue : links[-1]]]
+        others = [
+            m for m in self._before(links[-1] + 1) if m in since and m.status != Status.NEGATIVE and not m.healthy
+        ]
+        if before.kind == "mention":
             others = others[:1]
-        elif self.events[index - 2].kind != "comma":
+        elif before.kind != "comma":
             return
         others = [m for m in others if m.observations not in (event.mention.observations, (SUPPORT_DEVICES,))]
+        if link.kind == "slash":
+            others = [m for m in others if _IN_THE_LUNG.issuperset((*m.observations, *event.mention.observations))]
         self._hedge([*others, event.mention] if others else [])
 
     def _structure(self, event: _Event) -> None:
         if self.verb_after_structure:
             self.waiting.clear()
         if self.open_state and event.meaning in _STRUCTURES_OF_STATE[self.open_state[0]]:
+            if self.open_state[0] == "stable":
+                self.waiting.append((event.meaning, event.end))
             mention = self._add_state(event.meaning, *self.open_state)
             event.mention = mention
             self.after_comma = mention if self.comma_after_structure else None
@@ -248,8 +391,19 @@ class _Reader:
             self.waiting.clear()
             return
         structures = _STRUCTURES_OF_STATE[state]
+        before, verb = self.events[max(0, index - 2)], self.events[index - 1]
+        if state == "normal" and before.meaning == "Edema" and before.mention and verb.kind == "verb":
+            # "Vascular engorgement appears within normal limits": a name, and no finding.
+            before.mention.strength = _VOID
         found = [(structure, end) for structure, end in self.waiting if structure in structures]
-        follows = index + 1 < len(self.events) and self.events[index + 1].kind == "structure"
+        follows = self._next_kind(index) == "structure"
+        if state == "stable":
+            # Another state of the same structure may follow, and counts more.
+            self.verb_after_structure, self.open_state = True, (state, Status.POSITIVE) if follows else None
+            if not follows and self._next_kind(index) != "mention":
+                for structure, _ in found:
+                    self._add_state(structure, state, Status.POSITIVE)
+            return
         if not found and self.after_comma and self.open_state and not follows:
             # "Enlarged heart, mediastinum normal": the state after the second structure is its own.
             for structure, observations in _OBSERVATIONS_OF_STRUCTURE.items():
@@ -281,15 +435,18 @@ class _Reader:
         return Status.POSITIVE
 
     def _add_state(self, structure: str, state: str, status: Status) -> _Mention:
-        weak = False
-        if state in _STATES_OF_HEALTH:
+        healthy = state in _STATES_OF_HEALTH
+        if healthy:
             status = Status.NEGATIVE
-        elif state == "borderline":
+        elif state in ("borderline", "stable") or (state == "blunted" and status != Status.NEGATIVE):
             status = Status.UNCERTAIN
-        elif state == "blunted":
-            weak = True
-            status = Status.NEGATIVE if status == Status.NEGATIVE else Status.UNCERTAIN
-        mention = _Mention(_OBSERVATIONS_OF_STRUCTURE[structure], status, weak, state in _STATES_OF_HEALTH)
+        strength = _STATED
+        if structure in ("lungs", "costophrenic_angles"):
+            strength = _IMPLIED if status == Status.NEGATIVE else _WEAK
+        elif state == "stable":
+            strength = _WEAK
+        observations = _OBSERVATIONS_OF_STRUCTURE[structure]
+        mention = _Mention((*observations, _OTHER) if state == "blunted" else observations, status, strength, healthy)
         self.mentions.append(mention)
         return mention
 
@@ -302,6 +459,9 @@ class _Reader:
     def _hedge_firmly(self) -> None:
         if self.scope != "negated":
             self.scope = "hedged_firm"
+
+    def _next_kind(self, index: int) -> str:
+        return self.events[index + 1].kind if index + 1 < len(self.events) else ""
 
     def _mention_follows(self, index: int) -> bool:
         ends = ("mention", "comma", "and", "stop", "new_statement", "new_item")
@@ -319,11 +479,11 @@ class _Reader:
             if event.mention is not None:
                 if found and link != "joined" and not (loosely and link == ""):
                     break
-                if event.mention.stated:
+                if event.mention.healthy:
                     break
                 found.append(event.mention)
                 link = ""
-            elif kind in ("and", "or", "new_item"):
+            elif kind in ("and", "or", "slash", "new_item"):
                 link, listed = "joined", listed or bool(found)
             elif kind == "comma":
                 link = "joined" if listed or link == "joined" else "comma" if found else link
@@ -336,44 +496,83 @@ class _Reader:
         return found
 
 
+# Labels of a text with how much each counts.
+_Readings = Iterable[tuple[str, Status, int]]
+
+
+def _merge(readings: _Readings) -> tuple[tuple[str, Status, int], ...]:
+    """Of several readings of an observation those that count most, and of these the strongest status."""
+    readings = list(readings)
+    counts: dict[str, int] = {}
+    for name, _, strength in readings:
+        counts[name] = max(counts.get(name, 0), strength)
+    merged = strongest((name, status) for name, status, strength in readings if strength == counts[name])
+    return tuple((name, status, counts[name]) for name, status in merged.items())
+
+
 @lru_cache(maxsize=16384)
-def _read_sentence(sentence: str) -> tuple[tuple[str, Status], ...]:
-    """Labels of a sentence in lower case; cached, because reports repeat their sentences."""
-    mentions = _Reader(sentence).read()
-    named = {name for mention in mentions if not mention.weak for name in mention.observations}
-    if "Pleural Effusion" in named or "Pleural Other" in named:
-        mentions = [mention for mention in mentions if not mention.weak]
-    labels = strongest((name, mention.status) for mention in mentions for name in mention.observations)
-    return tuple(labels.items())
+def _read_sentence(sentence: str) -> tuple[tuple[str, Status, int], ...]:
+    """Readings of a sentence in lower case; cached, because reports repeat their sentences."""
+    readings = []
+    for mention in _Reader(sentence).read():
+        for name in mention.observations if mention.strength != _VOID else ():
+            status, strength = mention.status, mention.strength
+            if name.endswith("?") and status == Status.POSITIVE:
+                status = Status.UNCERTAIN
+            if name.startswith("~"):
+                if status == Status.NEGATIVE:
+                    continue
+                strength = _WEAK
+            readings.append((name.strip("~?"), status, strength))
+    if any(name == "Pleural Other" and status != Status.NEGATIVE for name, status, _ in readings):
+        # Blunting with pleural thickening says nothing about an effusion.
+        readings = [reading for reading in readings if reading[0] != "Pleural Effusion" or reading[2] == _STATED]
+    return _merge(readings)
 
 
 def _plain(text: str) -> str:
     """Lower case, one kind of dash, spaces after full stops; without indication, history and comparison."""
-    text = _ITEM.sub("\n\n", text.lower().translate(_SIGNS))
-    text = _OTHER_SECTION.sub(" ", text) if ":" in text else text
+    text = _ITEM.sub("\n\n", without_asides(text).lower().translate(_SIGNS))
     return _MISSING_SPACE.sub(r"\1 ", _HYPHEN.sub(" ", text))
 
 
-def label_report(findings: str, impression: str = "") -> Labels:
-    """Observations that a report mentions, in the order of `OBSERVATIONS`: positive over uncertain over negative.
+def label_report(findings: str, impression: str = "", implied: bool = False) -> Labels:
+    """Observations that a report states, in the order of `OBSERVATIONS`: positive over uncertain over negative.
 
-    `findings` may be a complete text: indication, history and comparison with a heading are skipped. `No Finding` is
-    positive if there is any text and no observation, except support devices, is positive or uncertain; otherwise it is
-    left out.
+    The convention is that of CheXpert's expert labels. `findings` may be a complete text: indication, history,
+    comparison and technique are skipped as far as their extent is known. `No Finding` is positive if the text is about
+    a chest and neither an observation, except support devices, nor another abnormality is positive or uncertain.
+
+    Args:
+        findings: The findings, or a complete text.
+        impression: The impression.
+        implied: Also what follows from the text without being stated: clear lungs deny an opacity and a consolidation,
+            sharp costophrenic angles an effusion.
     """
-    sentences = [sentence for text in (findings, impression) for sentence in split_sentences(_plain(text))]
-    labels = strongest(label for sentence in sentences for label in _read_sentence(sentence))
-    return derive_no_finding(labels) if findings.strip() or impression.strip() else labels
+    plain = [_plain(text) for text in (findings, impression)]
+    sentences = [sentence for text in plain for sentence in split_sentences(text)]
+    readings = _merge(reading for sentence in sentences for reading in _read_sentence(sentence))
+    labels = {name: status for name, status, strength in readings if implied or strength > _IMPLIED}
+    other = labels.pop(_OTHER, Status.NEGATIVE)
+    if other == Status.NEGATIVE and _is_about_a_chest(" ".join(plain), bool(labels)):
+        return derive_no_finding(labels)
+    return {name: labels[name] for name in OBSERVATIONS if name in labels}
+
+
+def _is_about_a_chest(text: str, labelled: bool) -> bool:
+    if _CHEST.search(text):
+        return labelled or bool(_ENGLISH.search(text))
+    return (labelled or bool(_NOTHING_ACUTE.search(text))) and not _ELSEWHERE.search(text)
 
 
 _NAMED_IN_RULES = ("mention", "structure")
-_CHEST = re.compile(r"\b(?:cardio ?)?(?:pulmonary|pleura\w*|chest|thora\w+|lungs?|airspace|bronch\w+)\b")
+_NAMES_THE_CHEST = re.compile(r"\b(?:cardio ?)?(?:pulmonary|pleura\w*|chest|thora\w+|lungs?|airspace|bronch\w+)\b")
 
 
 @lru_cache(maxsize=16384)
 def recognises(sentence: str) -> bool:
     """Whether a sentence names a finding or structure that the rules know; a state or negation alone says little."""
     plain = _plain(sentence)
-    if _CHEST.search(plain):
+    if _NAMES_THE_CHEST.search(plain):
         return True
-    return any(_MEANINGS[event.lastindex][0] in _NAMED_IN_RULES for event in _EVENTS.finditer(plain))
+    return any(event.kind in _NAMED_IN_RULES and event.meaning != _OTHER for event in _events(plain))

@@ -198,3 +198,61 @@ def _has_last_paragraph(bodies: list[tuple[str, str]]) -> bool:
     # The first blank line of the preamble may come before any text.
     texts = [body.strip() for body in candidates] or [body.rstrip() for kind, body in bodies if kind == _PREAMBLE]
     return any(_LETTER.search(_BLANK_LINE.split(text, maxsplit=1)[-1]) for text in texts if _BLANK_LINE.search(text))
+
+
+# Headings, and empty lines, that show where text about other things than this study begins and ends.
+_MARK = re.compile(
+    r"(?:\A|(?<=[.!?:;)\n])|(?<=\s)(?-i:(?=[A-Z])))(?:(?P<long>(?:clinical |patient )?history|(?:clinical )?indications?|"
+    r"clinical (?:information|data|details|question)|reason for (?:the )?(?:exam\w*|study|referral))|"
+    r"(?P<brief>comparisons?|technique|procedure|(?:type of )?exam(?:ination)?)) ?:|"
+    r"\b(?P<findings>findings?(?: and impressions?)?) ?:|(?P<blank>\n[ \t\r]*\n)|"
+    r"\b(?P<body>impressions?|conclusions?|opinion|(?:lungs?|hearts?|pleura|bones?|mediastinum)(?: and \w+)?) ?:",
+    re.IGNORECASE,
+)
+_END_OF_SENTENCE = re.compile(r"[.!?](?=\s|\Z)")
+_STATEMENT = re.compile(r"\s*there (?:is|are)\b", re.IGNORECASE)
+# A shorter line was not wrapped.
+_FULL_LINE = 60
+
+
+def without_asides(text: str) -> str:
+    """A text without indication, history, comparison and technique, as far as it is known where each ends.
+
+    They end at `findings:`, at an empty line, and at a line that ends before it is full. Without such evidence only the
+    first sentence belongs to one, because what follows may be findings.
+    """
+    if ":" not in text:
+        return text
+    kept, position = [], len(text)
+    end, follows = len(text), ""
+    for mark in reversed(list(_MARK.finditer(text))):
+        if mark.lastgroup == "blank":
+            # An empty line directly after a heading ends nothing.
+            end = end if text[: mark.start()].rstrip().endswith(":") else mark.start()
+            continue
+        if mark.lastgroup in ("long", "brief"):
+            after = _end_of_aside(text, mark, end, follows == "findings")
+            kept.append(text[after:position])
+            position = mark.start()
+        else:
+            follows = mark.lastgroup
+        end = mark.start()
+    return " ".join([text[:position], *reversed(kept)])
+
+
+def _end_of_aside(text: str, heading: re.Match, end: int, before_findings: bool) -> int:
+    """Where the text after a heading ends that belongs to it, at the latest at `end`, the next heading or empty line."""
+    start = heading.end()
+    if before_findings or _STATEMENT.match(text, start):
+        return end if before_findings else start
+    limit = end
+    if heading.lastgroup == "brief" or "\n" not in text[end - 1 : end + 1]:
+        sentence = _END_OF_SENTENCE.search(text, start, end)
+        limit = sentence.end() if sentence else end
+    line = text.rfind("\n", 0, start) + 1
+    while (newline := text.find("\n", max(line, start), limit)) >= 0:
+        ends = text[start:newline].rstrip().endswith((".", "!", "?")) or text[newline:].lstrip()[:1].isupper()
+        if text[start:newline].strip() and len(text[line:newline].rstrip()) < _FULL_LINE and ends:
+            return newline
+        line = newline + 1
+    return limit

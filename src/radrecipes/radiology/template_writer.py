@@ -36,11 +36,9 @@ _SENTENCES = {
 }  # fmt: skip
 # Reports usually deny both in one sentence; the wording is as common as fixed sentences can be.
 _DENIED_TOGETHER = {
-    ("Lung Opacity", "Consolidation"): "The lungs are clear.",
+    ("Lung Opacity", "Consolidation"): "There is no focal consolidation or pulmonary opacity.",
     ("Pneumothorax", "Pleural Effusion"): "There is no pleural effusion or pneumothorax.",
 }
-# If one of these is present, "the lungs are clear" would be wrong although it denies neither.
-_NOT_CLEAR = ("Lung Lesion", "Edema", "Pneumonia", "Atelectasis")
 _NOTHING_STATED = "No acute cardiopulmonary abnormality is seen."
 _NORMAL_IMPRESSION = "No acute cardiopulmonary process."
 
@@ -54,10 +52,7 @@ def write_report(labels: Mapping[str, Status]) -> tuple[str, str]:
     stated = {name: labels[name] for name in OBSERVATIONS if name in labels and name != NO_FINDING}
     together: dict[str, str] = {}
     for names, sentence in _DENIED_TOGETHER.items():
-        if all(stated.get(name) == Status.NEGATIVE for name in names) and not (
-            "Consolidation" in names
-            and any(stated.get(name, Status.NEGATIVE) != Status.NEGATIVE for name in _NOT_CLEAR)
-        ):
+        if all(stated.get(name) == Status.NEGATIVE for name in names):
             together |= {names[0]: sentence, names[1]: ""}
     place = tuple(Status).index
     sentences = [together.get(name, _SENTENCES[name][place(status)]) for name, status in stated.items()]
