@@ -149,6 +149,7 @@ def _events(sentence: str) -> list["_Event"]:
     return events
 
 
+_MASK = re.compile(r"_{2,}")
 _ITEM = re.compile(r"\n[ \t]*[-*•]\s+")
 _MISSING_SPACE = re.compile(r"(?<=[a-z)][a-z)])([.;:])(?=[a-z]{2})")
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
@@ -532,7 +533,7 @@ def _read_sentence(sentence: str) -> tuple[tuple[str, Status, int], ...]:
 
 def _plain(text: str) -> str:
     """Lower case, one kind of dash, spaces after full stops; without indication, history and comparison."""
-    text = _ITEM.sub("\n\n", without_asides(text).lower().translate(_SIGNS))
+    text = _MASK.sub("xxxx", _ITEM.sub("\n\n", without_asides(text).lower().translate(_SIGNS)))
     return _MISSING_SPACE.sub(r"\1 ", _HYPHEN.sub(" ", text))
 
 
