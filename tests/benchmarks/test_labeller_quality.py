@@ -55,7 +55,7 @@ def test_findings_and_impression_may_have_columns_of_their_own(tmp_path, monkeyp
     ("content", "message"),
     [
         (None, "no such file"),
-        ("", "no column `text`"),
+        ("", "the file is empty"),
         ("report,Edema\nEdema.,1\n", "no column `text`"),
         ("text,oedema_score\nEdema.,1\n", "no column of an observation"),
         (
