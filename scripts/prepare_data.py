@@ -137,6 +137,8 @@ def prepare_report(args: argparse.Namespace) -> None:
     # Find the reports
     kind = REPORT_SOURCES[args.source]
     source = kind.open(args.root, vars(args))
+    for found in source.said:
+        print(found)
     synthetic = source.generator is not None
     if args.access == "synthetic" and not synthetic:
         raise InputError(
@@ -366,10 +368,37 @@ examples (mimic-cxr and openi are folders with the downloaded files):
   # OpenI (Indiana University), which needs no credentials.
   python scripts/prepare_data.py report --source openi --root openi --output data/openi_reports
 
+  # A table of a department, in any of the usual forms: columns with usual names are found, and named.
+  python scripts/prepare_data.py report --source table --root indiana_reports.csv --output data/indiana
+  python scripts/prepare_data.py report --source table --root export.xlsx --report-column "Report Text" \\
+      --group-column MRN --exam-column Procedure --output data/our_reports
+
+  # JSON or JSONL with columns of sections, and the split that a column states.
+  python scripts/prepare_data.py report --source table --root reports.jsonl --split official --output data/our_reports
+
+  # A folder of text files named 2024/P017_1.txt, where P017 is the patient.
+  python scripts/prepare_data.py report --source text --root reports --group-pattern 'P[0-9]+' --output data/our_reports
+
+  # HL7 v2 result messages, or FHIR DiagnosticReport resources.
+  python scripts/prepare_data.py report --source hl7 --root messages --output data/our_reports
+  python scripts/prepare_data.py report --source fhir --root DiagnosticReport.ndjson --output data/our_reports
+
   # Prompt and completion pairs; --group-column keeps a patient's reports in one split.
   python scripts/prepare_data.py report --source jsonl --root pairs.jsonl --group-column patient --sections any \\
       --output data/our_reports
 """
+
+
+def _add_form(group: argparse._ArgumentGroup) -> None:
+    """How a file is written; what is not said is detected."""
+    for option, kind, meaning in (
+        ("--delimiter", str, "what separates the cells of a text table: a character, comma, semicolon, tab or pipe"),
+        ("--encoding", str, "encoding of a text file, for example cp1252 or utf-16"),
+        ("--skip-rows", int, "lines above the header"),
+        ("--skip-footer", int, "rows below the last row that are none; 0 keeps all"),
+        ("--sheet", str, "name or number of the sheet of an Excel file (default: the first)"),
+    ):
+        group.add_argument(option, type=kind, help=meaning)
 
 
 def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
@@ -391,7 +420,8 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
     labels.add_argument(
         "--labels", choices=("chexpert", "negbio"), help="CSV of --label-source csv (default: chexpert)"
     )
-    _add(labels, "--split", "official: only mimic-cxr has one", "patient", choices=("patient", "official"))
+    official = "official: mimic-cxr has one, a table if a column states it"
+    _add(labels, "--split", official, "patient", choices=("patient", "official"))
     _add(labels, "--split-seed", "seed of the split by patient", 0, type=non_negative)
 
     text = report.add_argument_group("text")
@@ -409,12 +439,28 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
         " write every mark as ___ (default: drop; openi: mend)",
     )
 
-    columns = report.add_argument_group("columns of jsonl")
-    _add(columns, "--prompt-column", "observations", "prompt", metavar="NAME")
-    columns.add_argument("--completion-column", default="completion", metavar="NAME", help="default: completion")
-    columns.add_argument("--id-column", metavar="NAME", help="identifies a report (default: lines are numbered)")
-    columns.add_argument(
-        "--group-column", metavar="NAME", help="column of the patient; a patient's reports stay in one split"
+    columns = report.add_argument_group(
+        "columns of table and jsonl", "Of a table, columns with usual names are found; an empty NAME means no column."
+    )
+    for role, meaning in (
+        ("findings", "the findings (table)"),
+        ("impression", "the impression (table)"),
+        ("report", "the complete report, if it is not in sections (table)"),
+        ("exam", "the exam; other exams than chest X-rays are left out (table)"),
+        ("split", "train, validation or test, for --split official (table)"),
+        ("id", "identifies a report (default: rows are numbered)"),
+        ("group", "the patient; a patient's reports stay in one split"),
+    ):
+        columns.add_argument(f"--{role}-column", metavar="NAME", help=meaning)
+    _add(columns, "--prompt-column", "observations (jsonl)", "prompt", metavar="NAME")
+    _add(columns, "--completion-column", "the report (jsonl)", "completion", metavar="NAME")
+
+    files = report.add_argument_group("files of table, text and hl7")
+    _add_form(files)
+    files.add_argument(
+        "--group-pattern",
+        metavar="REGEX",
+        help="finds the patient in the path of a text file, for example 'P[0-9]+' (default: the folder of the file)",
     )
 
     work = report.add_argument_group("work")

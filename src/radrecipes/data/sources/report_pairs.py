@@ -5,17 +5,19 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from radrecipes.data.sources.records import as_report, sections_of
 from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource
 from radrecipes.errors import InputError
 from radrecipes.files import bounded_lines, file_sha256, unpacked
 from radrecipes.radiology.observations import format_observations, parse_observations
-from radrecipes.radiology.sections import Sections, split_sections
 
 _TRAILING_HEADER = re.compile(r"[\s.;,]*(?:findings|report)\s*:\s*\Z", re.IGNORECASE)
-_SECTION_HEADER = re.compile(r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:", re.IGNORECASE)
+# Lines that are looked at for the columns.
+_FIRST = 100
 
 
 class ReportPairs(ReportSource):
@@ -56,6 +58,7 @@ class ReportPairs(ReportSource):
         self.count = sum(1 for _ in self.items())
         if not self.count:
             raise InputError("the file has no lines; give one JSON object per line", str(self.path))
+        self._check_columns()
         self.files = [{"file": self.path.name, "sha256": file_sha256(self.path)}]
 
     @classmethod
@@ -64,6 +67,21 @@ class ReportPairs(ReportSource):
         columns = {name: options[name] for name in ("completion_column", "id_column", "group_column")}
         prompt_column = options["prompt_column"] if options["label_source"] == "prompt" else None
         return cls(root, prompt_column=prompt_column, **columns)
+
+    def _check_columns(self) -> None:
+        """Refuse a file whose first objects all lack a column, and name the way to read it."""
+        rows = (self._row(line, number) for number, line in islice(self.items(), _FIRST))
+        objects = [row for row in rows if isinstance(row, dict)]
+        sections = "columns of findings and impression are read with --source table"
+        for column, mend in (
+            (
+                self._prompt,
+                "name it with --prompt-column, or label the reports by their text with --label-source relabel",
+            ),
+            (self._completion, "name it with --completion-column"),
+        ):
+            if column and objects and not any(column in row for row in objects):
+                raise InputError(f"no object has the column {column!r}; {mend}; {sections}", str(self.path))
 
     def items(self) -> Iterator[tuple]:
         """Number and bytes of every line that is not blank."""
@@ -82,12 +100,9 @@ class ReportPairs(ReportSource):
         """Read one line."""
         number, line = item
         where = f"{self.path.name}:{number}"
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError:
+        row = self._row(line, number)
+        if row is None:
             return RejectedReport(where, "not_utf8")
-        except (ValueError, RecursionError):
-            row = None
         if not isinstance(row, dict):
             return RejectedReport(where, "unreadable_json", "write one object per line")
         cells = {}
@@ -113,9 +128,14 @@ class ReportPairs(ReportSource):
                 observations = format_observations(parse_observations(_TRAILING_HEADER.sub("", cells[self._prompt])))
             except InputError as error:
                 return RejectedReport(where, "unreadable_prompt", str(error))
-        text = cells[self._completion]
-        if not any(character.isalpha() for character in text):
-            return RejectedReport(where, "empty_report")
-        headed = _SECTION_HEADER.search(text)
-        sections = split_sections(text) if headed else Sections(findings=" ".join(text.split()))
-        return Report(study, group, sections.findings, sections.impression, where, observations=observations)
+        return as_report(where, study, group, sections_of(cells[self._completion]), observations=observations)
+
+    @staticmethod
+    def _row(line: bytes, number: int) -> Any:
+        """The value in a line, `None` if it is not UTF-8, `False` if it is not JSON."""
+        try:
+            return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError:
+            return None
+        except (ValueError, RecursionError):
+            return False

@@ -2,7 +2,7 @@
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -13,7 +13,7 @@ from radrecipes.files import MIB, read_bytes
 DROP_REASONS = {
     "missing_report": "a CSV file names the study, but there is no report file",
     "no_labels": "the label CSV does not contain the study",
-    "no_split": "the split CSV does not contain the study",
+    "no_split": "no split is stated for the study",
     "conflicting_rows": "rows of a CSV file contradict each other about the study",
     "unreadable": "the file cannot be read",
     "link": "the report is a link, which is not followed; copy the folder with `cp -rL`",
@@ -22,6 +22,7 @@ DROP_REASONS = {
     "not_utf8": "the text is not UTF-8",
     "unreadable_xml": "the XML is not well-formed",
     "unreadable_json": "the line is not a JSON object with the columns as text",
+    "unreadable_row": "the row cannot be read",
     "unreadable_prompt": "the prompt is not a list of observations",
     "duplicate_study": "an earlier report has the same study id",
     "empty_group": "the group is empty",
@@ -99,6 +100,7 @@ class ReportSource(ABC):
         rejected: Reports that are known to be unusable before any is read.
         files: For the manifest: `file` and `sha256` of every file that was read completely.
         folder: Name of the folder or archive whose reports are hashed one by one, if any.
+        said: What the reader found out by itself, for the terminal: no cell of a file.
         generator: What the source says about the program that generated it; `None` for real reports.
     """
 
@@ -118,6 +120,7 @@ class ReportSource(ABC):
     rejected: list[RejectedReport]
     files: list[dict[str, Any]]
     folder: str | None = None
+    said: Sequence[str] = ()
     generator: dict[str, Any] | None = None
 
     @classmethod

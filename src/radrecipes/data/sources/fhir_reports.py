@@ -1,0 +1,137 @@
+"""Reads FHIR DiagnosticReport resources: an attached text, contained observations, the conclusion, the narrative."""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from radrecipes.data.sources.fhir import parsed, text_at
+from radrecipes.data.sources.records import as_report, has_headers, has_words, sections_of
+from radrecipes.data.sources.report_files import decoded, files_below
+from radrecipes.data.sources.report_source import LARGEST_REPORT, RejectedReport, Report, ReportSource
+from radrecipes.data.sources.text_tables import text_lines
+from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
+from radrecipes.radiology.sections import Sections
+
+SUFFIXES = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
+_REPORT, _KIND = '"DiagnosticReport"', re.compile(r'"resourceType"\s*:\s*"DiagnosticReport"')
+_WITHDRAWN = ("cancelled", "entered-in-error", "registered")
+_BLOCKS = ("p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "td")
+
+
+class FhirReports(ReportSource):
+    """The DiagnosticReport resources of ndjson files in the order of their lines; other resources are passed over."""
+
+    name = "fhir"
+    layout = "file or folder of FHIR DiagnosticReport resources as .ndjson"
+    title = "FHIR DiagnosticReport resources"
+    group = "the reference to the patient (subject), or the report itself if there is none"
+
+    def __init__(self, root: str | Path):
+        """Count the resources, so that a damaged file is found before any work."""
+        root = Path(root)
+        self._paths = {
+            name: root if root.is_file() else root / name for name in files_below(root, SUFFIXES, "FHIR resources")
+        }
+        self.files = [{"file": name, "sha256": file_sha256(path)} for name, path in self._paths.items()]
+        self.rejected = []
+        self.count = sum(1 for _ in self.items())
+        if not self.count:
+            raise InputError(
+                "no DiagnosticReport resource here; give .ndjson files with one resource per line as --root", str(root)
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it receives the lines one by one."""
+        return {}
+
+    def items(self) -> Iterator[tuple]:
+        """Place and line of every resource."""
+        for name, path in self._paths.items():
+            try:
+                for number, line in enumerate(text_lines(path), start=1):
+                    if _REPORT in line and _KIND.search(line):
+                        yield f"{name}:{number}", line
+            except OSError as error:
+                raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from None
+
+    def read(self, item: tuple) -> Report | RejectedReport:
+        """Read one resource."""
+        where, line = item
+        resource = parsed(line)
+        if isinstance(resource, str):
+            return RejectedReport(where, "unreadable_json", resource)
+        if resource.get("resourceType") != "DiagnosticReport":
+            return RejectedReport(where, "unreadable_json", "it is not a DiagnosticReport")
+        if text_at(resource, "status") in _WITHDRAWN:
+            return RejectedReport(where, "empty_report")
+        text, conclusion = _presented(resource), " ".join(text_at(resource, "conclusion").split())
+        if text is None:
+            return RejectedReport(where, "unreadable_json", "an attachment is not base64 of a text")
+        if len(text) > LARGEST_REPORT:
+            return RejectedReport(where, "too_large")
+        sections = sections_of(text)
+        if has_words(conclusion) and not sections.impression:
+            sections = Sections(sections.findings, conclusion)
+        study = text_at(resource, "id") or where
+        group = text_at(resource, "subject") or study
+        return as_report(where, study, group, sections, exam=text_at(resource, "code"))
+
+
+def _presented(resource: Mapping[str, Any]) -> str | None:
+    """The complete report: the attached text, else its contained observations, else the narrative; `None` if it is broken."""
+    forms = [form for form in _list(resource, "presentedForm") if isinstance(form.get("data"), str)]
+    for kind in ("text/plain", "text/html", ""):
+        for form in forms:
+            content, _, parameters = str(form.get("contentType") or "").lower().partition(";")
+            if content.strip() == kind:
+                charset = re.search(r"charset=\"?([\w-]+)", parameters)
+                try:
+                    data = base64.b64decode("".join(form["data"].split()), validate=True)
+                    text = decoded(data, charset[1] if charset else None)
+                except (binascii.Error, ValueError, LookupError):
+                    text = None
+                return _without_markup(text) if text and kind == "text/html" else text
+    observations = [part for part in _list(resource, "contained") if part.get("resourceType") == "Observation"]
+    texts = [
+        f"{text_at(part, 'code').upper()}:\n{text_at(part, 'valueString')}"
+        for part in observations
+        if part.get("valueString")
+    ]
+    if texts:
+        return "\n".join(texts)
+    narrative = _without_markup(text_at(resource, "text.div"))
+    # A generated narrative repeats the other fields.
+    return narrative if has_headers(narrative) or not resource.get("conclusion") else ""
+
+
+def _list(resource: Mapping[str, Any], name: str) -> list[dict]:
+    values = resource.get(name)
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+
+
+class _Markup(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag in _BLOCKS:
+            self.texts.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.handle_starttag(tag, None)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def _without_markup(text: str) -> str:
+    markup = _Markup()
+    markup.feed(text[: LARGEST_REPORT + 1])
+    markup.close()
+    return "".join(markup.texts)

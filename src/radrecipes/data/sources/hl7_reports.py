@@ -1,0 +1,147 @@
+"""Reads HL7 v2 result messages (ORU^R01): the text of OBX segments as reports."""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from radrecipes.data.sources.hl7 import WITHDRAWN, Result, field, messages_in, results_in, unescaped
+from radrecipes.data.sources.records import as_report, sections_of
+from radrecipes.data.sources.report_files import files_below
+from radrecipes.data.sources.report_source import LARGEST_REPORT, RejectedReport, Report, ReportSource
+from radrecipes.data.sources.text_tables import detect_encoding, text_lines
+from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
+from radrecipes.radiology.sections import Sections
+
+SUFFIXES = (".hl7", ".txt", ".oru", ".dat", ".hl7.gz")
+_PRELIMINARY = ("P", "R", "I", "S", "O", "A")
+# The section that an observation identifier names by its suffix or LOINC code; comments are not used.
+_SECTION_CODES = {
+    "IMP": "IMPRESSION", "19005-8": "IMPRESSION", "55110-1": "IMPRESSION",
+    "GDT": "FINDINGS", "18782-3": "FINDINGS", "59776-5": "FINDINGS",
+    **dict.fromkeys(("REC", "ADT", "18834-2", "18785-6", "11329-0", "55111-5", "42348-3"), "COMMENT"),
+}  # fmt: skip
+
+
+class Hl7Reports(ReportSource):
+    """The reports of HL7 v2 messages in the order of the files; of several versions of a report the last one."""
+
+    name = "hl7"
+    layout = f"file or folder of HL7 v2 ORU messages ({', '.join(SUFFIXES)})"
+    title = "HL7 v2 result messages"
+    group = "patient id (PID-3), or the report itself if a message names no patient"
+
+    def __init__(self, root: str | Path, *, encoding: str | None = None):
+        """Read all messages once, to find the last version of every report and to count what is left out."""
+        root = Path(root)
+        self._paths = {
+            name: root if root.is_file() else root / name for name in files_below(root, SUFFIXES, "HL7 messages")
+        }
+        self._encodings = {name: encoding or detect_encoding(path) for name, path in self._paths.items()}
+        self.files = [{"file": name, "sha256": file_sha256(path)} for name, path in self._paths.items()]
+        self.rejected = []
+        last: dict[str, tuple[tuple[bool, str, int], str]] = {}
+        versions = unnamed = 0
+        for versions, result in enumerate(self._results(), start=1):
+            unnamed += not _patient(result)
+            rank = _status(result) not in _PRELIMINARY, _time(result), versions
+            key = _number(result)
+            if key not in last or last[key][0] < rank:
+                last[key] = rank, _status(result)
+        if not versions:
+            raise InputError(
+                "no HL7 message with a text (MSH, OBR, OBX) here; give ORU^R01 messages as --root", str(root)
+            )
+        withdrawn = {key for key, (_, status) in last.items() if status in WITHDRAWN}
+        self._kept = {rank[2] for key, (rank, _) in last.items() if key not in withdrawn}
+        self.count = len(self._kept)
+        preliminary = sum(status in _PRELIMINARY for _, status in last.values())
+        self.said = [
+            text
+            for count, text in (
+                (versions - len(last), f"{versions - len(last)} earlier versions of reports were left out"),
+                (len(withdrawn), f"{len(withdrawn)} withdrawn reports were left out"),
+                (preliminary, f"{preliminary} reports have a preliminary version only, which was kept"),
+                (unnamed, f"{unnamed} messages name no patient (PID-3): each counts as a patient of its own"),
+            )
+            if count
+        ]
+
+    @classmethod
+    def open(cls, root: Path, options: Mapping[str, Any]) -> "Hl7Reports":
+        """Open the messages with the encoding of the options."""
+        return cls(root, encoding=options["encoding"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it receives the messages one by one."""
+        return {}
+
+    def items(self) -> Iterator[Result]:
+        """The last version of every report."""
+        return (result for number, result in enumerate(self._results(), start=1) if number in self._kept)
+
+    def read(self, item: Result) -> Report | RejectedReport:
+        """Join the text of one report and split it into sections."""
+        result = item
+        study = _number(result)
+        if sum(map(len, (cell for fields in result.texts for cell in fields))) > LARGEST_REPORT:
+            return RejectedReport(result.where, "too_large")
+        exam = field(result.request, 4).split(result.separators[1])
+        exam = next(
+            (unescaped(part, result.separators) for part in (*exam[1:2], *exam[4:5], *exam[:1]) if part.strip()), ""
+        )
+        return as_report(result.where, study, _patient(result) or study, _sections(result), exam=exam)
+
+    def _results(self) -> Iterator[Result]:
+        for name, path in self._paths.items():
+            try:
+                for number, message in enumerate(messages_in(text_lines(path, self._encodings[name])), start=1):
+                    yield from results_in(message, f"{name}:message {number}")
+            except OSError as error:
+                raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from None
+
+
+def _number(result: Result) -> str:
+    """The number of the report: the filler's, the placer's, or that of the message."""
+    for segment, number in ((result.request, 3), (result.request, 2), (result.message, 9)):
+        if value := field(segment, number).split(result.separators[1])[0].strip():
+            return value
+    return result.where
+
+
+def _status(result: Result) -> str:
+    return field(result.request, 25) or (field(result.texts[0], 11) if result.texts else "")
+
+
+def _time(result: Result) -> str:
+    return field(result.request, 22) or field(result.message, 6)
+
+
+def _patient(result: Result) -> str:
+    """The first patient id, or the one that is marked as a medical record number."""
+    ids = [part.split(result.separators[1]) for part in field(result.patient, 3).split(result.separators[2])]
+    marked = [parts for parts in ids if len(parts) > 4 and parts[4].strip() == "MR"]
+    return (marked or ids)[0][0].strip()
+
+
+def _sections(result: Result) -> Sections:
+    """Sections by their headers, or by the identifiers of the OBX segments if the impression has no header."""
+    blocks = []
+    texts = (fields for fields in result.texts if field(fields, 11) not in WITHDRAWN)
+    for section, segments in groupby(texts, key=lambda fields: _section_of(fields[3], result.separators)):
+        cells = (part for fields in segments for part in fields[5].split(result.separators[2]))
+        blocks.append((section, "\n".join(unescaped(cell, result.separators) for cell in cells)))
+    sections = sections_of("\n".join(text for _, text in blocks))
+    if sections.impression or not any(section == "IMPRESSION" for section, _ in blocks):
+        return sections
+    return sections_of("\n".join(f"{section or 'FINDINGS'}:\n{text}" for section, text in blocks))
+
+
+def _section_of(identifier: str, separators: str) -> str | None:
+    """The section that OBX-3 names, `None` if it names none."""
+    for code in re.split(rf"[{re.escape(separators[1] + separators[4])}]", identifier):
+        if code.strip() in _SECTION_CODES:
+            return _SECTION_CODES[code.strip()]
+    return None

@@ -1,0 +1,57 @@
+"""The files of a folder with reports, and the text in their bytes."""
+
+import codecs
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from radrecipes.errors import InputError
+
+
+def files_below(root: Path, suffixes: Collection[str], kind: str) -> list[str]:
+    """Paths of the files in a folder and its subfolders, relative to it and sorted; of a file its name.
+
+    Hidden files and folders are left out. Links to folders are refused, and a place without files is an [`InputError`].
+
+    Args:
+        suffixes: Endings of the names, in lower case.
+        kind: What the files contain, for messages.
+    """
+    names = f"{kind} ({', '.join(f'*{suffix}' for suffix in suffixes)})"
+    if root.is_file():
+        return [root.name]
+    if not root.is_dir():
+        raise InputError(f"no such file or folder; give one with {names} as --root", str(root))
+
+    def refuse(error: OSError) -> None:
+        # The folder is not named: its name may be a patient's id.
+        raise InputError(
+            f"a folder in it cannot be listed ({error.strerror}); find it with `find … -type d ! -readable`", str(root)
+        )
+
+    found = []
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(os.path.islink(os.path.join(folder, name)) for name in folders):
+            raise InputError("a folder in it is a link, which is not followed; copy it with `cp -rL`", str(root))
+        inside = os.path.relpath(folder, root)
+        found += (
+            os.path.normpath(os.path.join(inside, name))
+            for name in files
+            if not name.startswith(".") and name.lower().endswith(tuple(suffixes))
+        )
+    if not found:
+        raise InputError(f"no {names} in this folder; give the folder that contains them as --root", str(root))
+    return sorted(found)
+
+
+def decoded(data: bytes, encoding: str | None = None) -> str | None:
+    """The text of a report's bytes; without an encoding UTF-8, UTF-16 with its mark, or cp1252. `None` if it is none of these."""
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for known in (encoding,) if encoding else ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
+        try:
+            text = data.decode(known)
+        except UnicodeError:
+            continue
+        return None if "\0" in text else text
+    return None

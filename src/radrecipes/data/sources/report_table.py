@@ -1,0 +1,93 @@
+"""Reads reports from tables and JSON: columns of sections, or one column of complete reports."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from radrecipes.data.sources.json_records import ARRAYS, LINES, json_header, json_rows
+from radrecipes.data.sources.records import USUAL_NAMES, find_columns, to_report, usual_column
+from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource
+from radrecipes.data.sources.table_form import TableForm
+from radrecipes.data.sources.table_rows import open_table
+from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
+
+_NAMES = [name for names in USUAL_NAMES.values() for name in names]
+_LIKELY = {name.replace("_", between) for name in _NAMES for between in ("_", " ", "")}
+
+
+class ReportTable(ReportSource):
+    """The rows of a table, or the objects of a JSON file, in their order."""
+
+    name = "table"
+    layout = "table (CSV, TSV, Excel, Parquet) or JSON file (.json, .jsonl) with columns of findings and impression, or of reports"
+    title = "a table of reports"
+    group = "the column of the patient, or the report itself if there is none"
+    official_split = True
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        columns: Mapping[str, str | None] | None = None,
+        form: TableForm | None = None,
+        official_split: bool = False,
+    ):
+        """Find the columns and count the rows, so that a damaged file is found before any work.
+
+        Args:
+            columns: Columns by what they contain, as in [`USUAL_NAMES`]; what is missing is found by its usual names.
+            form: How a text or Excel table is written; what it does not say is detected.
+            official_split: Take the split that a column states.
+        """
+        self._path, self._table = Path(path), None
+        chosen = columns or {}
+        if self._path.name.lower().endswith((*LINES, *ARRAYS)):
+            if not self._path.is_file():
+                raise InputError("no such file; check the path", str(path))
+            header = json_header(self._path)
+        else:
+            named = [column for column in chosen.values() if column]
+            self._table = open_table(self._path, named or None, form, _LIKELY)
+            header = self._table.header
+        self.columns = find_columns(header, chosen, str(path), official_split=official_split)
+        self.count = sum(1 for _ in self.items())
+        if not self.count:
+            raise InputError("the file has no rows below its header; give a table with rows", str(path))
+        facts = self._table.facts if self._table else {}
+        self.files = [{"file": self._path.name, "sha256": file_sha256(self._path), **facts}]
+        self.rejected = []
+        self.said = [text for text in (self._table.said if self._table else "", self.columns.said) if text]
+        if not self.columns.group:
+            self.said.append(
+                "no column of the patient: every report counts as a patient of its own; see --group-column"
+            )
+        if not official_split and (stated := usual_column(header, "split")):
+            self.said.append(f"the split in column {stated!r} is not used; keep it with --split official")
+
+    @classmethod
+    def open(cls, root: Path, options: Mapping[str, Any]) -> "ReportTable":
+        """Open the table with the columns and the form that the options name."""
+        columns = {role: options[f"{role}_column"] for role in USUAL_NAMES}
+        form = TableForm(
+            **{name: options[name] for name in ("delimiter", "encoding", "skip_rows", "skip_footer", "sheet")}
+        )
+        return cls(root, columns=columns, form=form, official_split=options["split"] == "official")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it receives the rows one by one."""
+        return {"columns": self.columns}
+
+    def items(self) -> Iterator[tuple]:
+        """Number and place of every row, and its cells or what is wrong with it."""
+        columns = self.columns.named
+        rows = self._table.rows(columns) if self._table else json_rows(self._path, columns)
+        for number, (where, cells) in enumerate(rows, start=1):
+            yield number, f"{self._path.name}:{where.rpartition(':')[2]}", cells
+
+    def read(self, item: tuple) -> Report | RejectedReport:
+        """The report of one row."""
+        number, where, cells = item
+        if isinstance(cells, str):
+            return RejectedReport(where, "unreadable_row", cells)
+        return to_report(cells, self.columns, number, where)
