@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import defaultdict
 
 import pandas as pd
 import pyarrow as pa
@@ -13,7 +14,9 @@ from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.preparation import derive_label_set, prepare_rows
 from radrecipes.data.report_preparation import ReportOptions, prepare_reports
 from radrecipes.data.sources.mimic_cxr import MimicCxr
+from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.data.sources.report_pairs import ReportPairs
+from radrecipes.data.sources.report_source import RejectedReport
 from radrecipes.data.sources.tables import read_examples
 from radrecipes.errors import InputError
 from radrecipes.inference.prediction_stream import iterate_inputs, write_rejects
@@ -99,3 +102,47 @@ def test_no_error_of_a_folder_of_reports_names_a_patient(tmp_path):
         prepare_reports(MimicCxr(tmp_path), ReportOptions(), rejected_path=tmp_path / "rejected.csv")
     assert not re.search(r"[ps]\d{2}", str(caught.value).replace(str(tmp_path), ""))
     assert study.name in (tmp_path / "rejected.csv").read_text("utf-8")
+
+
+_HL7 = f"MSH|^~\\&|{CLOSED}\rPID|1||{CLOSED}\rOBR|1||{CLOSED}|{CLOSED}\rOBX|1|TX|{CLOSED}||{CLOSED} has a cough"
+REPORT_FILES = {
+    "table without a header": ("table", "a.csv", f"{CLOSED} has a cough;{CLOSED}\n{CLOSED};{CLOSED}\n"),
+    "table, a name nearly right": ("table", "a.csv", f"finding_s,{CLOSED}\n{CLOSED},{CLOSED}\n"),
+    "table, a broken row": ("table", "a.csv", f'findings,mrn\n{CLOSED},1\n"{CLOSED},{CLOSED}'),
+    "JSON cut off": ("table", "a.json", f'[{{"findings": "{CLOSED}"}}, {{"findings": "{CLOSED}'),
+    "JSON with other types": ("table", "a.jsonl", json.dumps({"findings": {CLOSED: CLOSED}, CLOSED: CLOSED})),
+    "JSON lines broken": ("table", "a.jsonl", f'{{"findings": "x"}}\n{{"findings": "{CLOSED}" {CLOSED}'),
+    "pairs with other columns": ("jsonl", "a.jsonl", json.dumps({CLOSED: CLOSED})),
+    "HL7 in no encoding": ("hl7", f"{CLOSED}/{CLOSED}.hl7", f"{_HL7} \udc81\udcff"),
+    "HL7 without a text": ("hl7", f"{CLOSED}/{CLOSED}.hl7", _HL7.partition("OBX")[0]),
+    "HL7 with an empty text": ("hl7", f"{CLOSED}/{CLOSED}.hl7", f"{_HL7.partition(CLOSED + ' has')[0]}..."),
+    "FHIR broken": (
+        "fhir",
+        f"{CLOSED}/{CLOSED}.ndjson",
+        f'{{"resourceType": "DiagnosticReport", "id": "{CLOSED}", {CLOSED}',
+    ),
+    "FHIR cut gzip": ("fhir", f"{CLOSED}/{CLOSED}.ndjson.gz", "\x1f" + CLOSED),
+    "text in no encoding": ("text", f"{CLOSED}/{CLOSED}.txt", f"{CLOSED} \udc81\udcff"),
+    "no text files": ("text", f"{CLOSED}/{CLOSED}.doc", CLOSED),
+}
+
+
+@pytest.mark.parametrize("name", REPORT_FILES)
+def test_no_error_of_a_reader_of_reports_quotes_a_file(name, tmp_path):
+    source, file, content = REPORT_FILES[name]
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    root = tmp_path if "/" in file else path
+    options = defaultdict(
+        lambda: None, prompt_column="prompt", completion_column="completion", label_source="prompt", split="patient"
+    )
+    try:
+        reader = REPORT_SOURCES[source].open(root, options)
+        said = [
+            *reader.said,
+            *(report.hint for report in map(reader.read, reader.items()) if isinstance(report, RejectedReport)),
+        ]
+    except InputError as error:
+        said = [str(error)]
+    assert said and CLOSED not in " ".join(said).replace(str(tmp_path / file) if root == path else "", "")

@@ -1,5 +1,6 @@
 """Runs `scripts/prepare_data.py report` as a user does."""
 
+import csv
 import gzip
 import json
 import shutil
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import datasets
 import pytest
 from conftest import REPOSITORY, run_script
-from report_trees import FINDINGS, write_mimic, write_openi
+from report_trees import FINDINGS, IMPRESSIONS, write_mimic, write_openi
 
 from e2e.conftest import Called
 from radrecipes.data.prepared import load_prepared_dataset
@@ -111,6 +112,55 @@ def test_openi_and_pairs(tmp_path):
     assert set(dataset.splits["train"]["observations"]) == {"Edema: positive", "Pleural Effusion: positive"}
 
 
+def test_files_of_a_department_become_datasets_and_what_was_found_is_said(tmp_path):
+    kinds = [list(FINDINGS)[number % 3] for number in range(120)]
+    rows = [
+        {
+            "uid": number,
+            "MRN": f"P{number % 40}",
+            "findings": FINDINGS[kind],
+            "impression": IMPRESSIONS[kind],
+            "split": split,
+        }
+        for number, kind in enumerate(kinds)
+        for split in [("train", "valid", "test")[min(number % 40 // 10, 2)]]
+    ]
+    rows += [{**rows[0], "uid": 900 + number, "findings": "", "impression": " "} for number in range(5)]
+    with (tmp_path / "export.csv").open("w", encoding="utf-16", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]], delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    done = prepare(tmp_path, "--source", "table", "--root", "export.csv", "--split", "official", "--output", "table")
+    assert done.returncode == 0, done.stderr
+    assert "columns: findings 'findings', impression 'impression', id 'uid', group 'MRN', split 'split'" in done.stdout
+    assert "separated by ;, utf-16" in done.stdout and "the report contains no words" in done.stdout
+    dataset = load_prepared_dataset(tmp_path / "table")
+    assert [dataset.splits[split].num_rows for split in ("train", "validation", "test")] == [30, 30, 60]
+    assert set(dataset.splits["train"]["group"]) == {f"P{number}" for number in range(10)}
+
+    for number, row in enumerate(rows):
+        (tmp_path / "feed").mkdir(exist_ok=True)
+        (tmp_path / "feed" / f"{number}.hl7").write_text(
+            "\r".join((
+                r"MSH|^~\&|RIS|RAD|EHR|HOSP|20260102||ORU^R01|1|P|2.5.1",
+                f"PID|1||{row['MRN']}^^^HOSP^MR",
+                f"OBR|1||{row['uid']}|{'70450^CT HEAD' if number % 12 == 11 else '71046^XR CHEST 2 VIEWS'}|{'|' * 20}F",
+                rf"OBX|1|FT|&GDT||FINDINGS:\.br\{row['findings']}",
+                rf"OBX|2|FT|&IMP||IMPRESSION:\.br\{row['impression']}\.br\Electronically signed by: {PLANTED}, MD",
+            )),
+            newline="",
+        )  # fmt: skip
+    done = prepare(tmp_path, "--source", "hl7", "--root", "feed", "--output", "hl7")
+    assert done.returncode == 0, done.stderr
+    dataset = load_prepared_dataset(tmp_path / "hl7")
+    assert dataset.manifest["rows"] | {"changed": 0} == {
+        "read": 125, "kept": 110, "dropped": {}, "filtered": {"empty_report": 5, "other_exam": 10},
+        "other_exams": {"CT of the head or neck": 10}, "changed": 0, "labels_changed": {}, "findings_lost": {},
+    }  # fmt: skip
+    assert PLANTED not in str(dataset.splits) and set(dataset.splits["train"]["group"]) <= {f"P{n}" for n in range(40)}
+    assert not (tmp_path / "hl7.rejected.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -118,6 +168,14 @@ def test_openi_and_pairs(tmp_path):
         (("mimic-cxr", "empty"), ("empty: no reports of MIMIC-CXR here; looked for files such as files/p10/",)),
         (("openi", "empty"), ("empty: no reports of OpenI here; looked for ecgen-radiology/*.xml",)),
         (("jsonl", "empty"), ("empty: no such file",)),
+        (("table", "none.csv"), ("none.csv: no such file",)),
+        (("text", "empty"), ("empty: no text files (*.txt, *.text) in this folder",)),
+        (("hl7", "empty"), ("empty: no HL7 messages (*.hl7",)),
+        (("fhir", "empty"), ("empty: no FHIR resources (*.ndjson",)),
+        (
+            ("table", "none.csv", "--label-source", "prompt"),
+            ("table has no labels of the kind --label-source prompt",),
+        ),
         (("mimic-cxr", "cut"), ("mimic-cxr-reports.zip: is not a complete zip file; download it again",)),
         (("openi", "empty", "--split", "official"), ("--source openi has no official split",)),
         (

@@ -56,10 +56,19 @@ _SENTENCE_START = re.compile(
 )
 _SENTENCE_END = re.compile(rf"{_STOP}|(?=\n[ \t]*\n)|(?=\n[ \t]*[A-Z][A-Za-z ]{{2,30}}:)|(?={_HEADER})|\Z")
 _LONGEST_ATTESTATION = 400
+# A text without any of these has no sign-off; looking for them is fast.
+_HINTS = (
+    "signed", "dictat", "transcri", "authenticat", "finali", "approved", "verified", "released by", "interpreted by", "read by",
+    "reviewed", "edited", "attending", "resident", "staff", "radiologist", "reading", "physician", "technologist", "workstation",
+    "job ", "d:", "t:", "d :", "t :", "end of", "personally", "independently", "attest", "certify", "recognition",
+)  # fmt: skip
 
 
 def without_sign_off(text: str) -> str:
     """The text without signatures, notes of dictation and transcription, and attestations; other lines stay as they are."""
+    lowered = text.lower()
+    if not any(hint in lowered for hint in _HINTS):
+        return text
     return _without(_signatures, _without(_attestations, text))
 
 

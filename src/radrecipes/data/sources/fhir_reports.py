@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
@@ -10,11 +11,10 @@ from typing import Any
 
 from radrecipes.data.sources.fhir import parsed, text_at
 from radrecipes.data.sources.records import as_report, has_headers, has_words, sections_of
-from radrecipes.data.sources.report_files import decoded, files_below
+from radrecipes.data.sources.report_files import LineFiles, decoded
 from radrecipes.data.sources.report_source import LARGEST_REPORT, RejectedReport, Report, ReportSource
-from radrecipes.data.sources.text_tables import text_lines
+from radrecipes.data.sources.text_tables import UTF_8
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
 from radrecipes.radiology.sections import Sections
 
 SUFFIXES = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
@@ -33,11 +33,8 @@ class FhirReports(ReportSource):
 
     def __init__(self, root: str | Path):
         """Count the resources, so that a damaged file is found before any work."""
-        root = Path(root)
-        self._paths = {
-            name: root if root.is_file() else root / name for name in files_below(root, SUFFIXES, "FHIR resources")
-        }
-        self.files = [{"file": name, "sha256": file_sha256(path)} for name, path in self._paths.items()]
+        self._files = LineFiles(root, SUFFIXES, "FHIR resources", UTF_8)
+        self.files, self.folder = self._files.files, self._files.folder
         self.rejected = []
         self.count = sum(1 for _ in self.items())
         if not self.count:
@@ -51,13 +48,10 @@ class FhirReports(ReportSource):
 
     def items(self) -> Iterator[tuple]:
         """Place and line of every resource."""
-        for name, path in self._paths.items():
-            try:
-                for number, line in enumerate(text_lines(path), start=1):
-                    if _REPORT in line and _KIND.search(line):
-                        yield f"{name}:{number}", line
-            except OSError as error:
-                raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from None
+        for name, lines in self._files.each():
+            for number, line in enumerate(lines, start=1):
+                if _REPORT in line and _KIND.search(line):
+                    yield f"{name}:{number}", line
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read one resource."""
@@ -79,7 +73,8 @@ class FhirReports(ReportSource):
             sections = Sections(sections.findings, conclusion)
         study = text_at(resource, "id") or where
         group = text_at(resource, "subject") or study
-        return as_report(where, study, group, sections, exam=text_at(resource, "code"))
+        sha256 = hashlib.sha256(line.encode()).digest()
+        return as_report(where, study, group, sections, exam=text_at(resource, "code"), sha256=sha256)
 
 
 def _presented(resource: Mapping[str, Any]) -> str | None:

@@ -1,5 +1,6 @@
 """Reads HL7 v2 result messages (ORU^R01): the text of OBX segments as reports."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from itertools import groupby
@@ -8,11 +9,9 @@ from typing import Any
 
 from radrecipes.data.sources.hl7 import WITHDRAWN, Result, field, messages_in, results_in, unescaped
 from radrecipes.data.sources.records import as_report, sections_of
-from radrecipes.data.sources.report_files import files_below
+from radrecipes.data.sources.report_files import LineFiles
 from radrecipes.data.sources.report_source import LARGEST_REPORT, RejectedReport, Report, ReportSource
-from radrecipes.data.sources.text_tables import detect_encoding, text_lines
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
 from radrecipes.radiology.sections import Sections
 
 SUFFIXES = (".hl7", ".txt", ".oru", ".dat", ".hl7.gz")
@@ -35,12 +34,8 @@ class Hl7Reports(ReportSource):
 
     def __init__(self, root: str | Path, *, encoding: str | None = None):
         """Read all messages once, to find the last version of every report and to count what is left out."""
-        root = Path(root)
-        self._paths = {
-            name: root if root.is_file() else root / name for name in files_below(root, SUFFIXES, "HL7 messages")
-        }
-        self._encodings = {name: encoding or detect_encoding(path) for name, path in self._paths.items()}
-        self.files = [{"file": name, "sha256": file_sha256(path)} for name, path in self._paths.items()]
+        self._files = LineFiles(root, SUFFIXES, "HL7 messages", encoding)
+        self.files, self.folder = self._files.files, self._files.folder
         self.rejected = []
         last: dict[str, tuple[tuple[bool, str, int], str]] = {}
         versions = unnamed = 0
@@ -92,15 +87,14 @@ class Hl7Reports(ReportSource):
         exam = next(
             (unescaped(part, result.separators) for part in (*exam[1:2], *exam[4:5], *exam[:1]) if part.strip()), ""
         )
-        return as_report(result.where, study, _patient(result) or study, _sections(result), exam=exam)
+        sha256 = hashlib.sha256(repr(result.texts).encode(errors="surrogateescape")).digest()
+        group = _patient(result) or study
+        return as_report(result.where, study, group, _sections(result), exam=exam, sha256=sha256)
 
     def _results(self) -> Iterator[Result]:
-        for name, path in self._paths.items():
-            try:
-                for number, message in enumerate(messages_in(text_lines(path, self._encodings[name])), start=1):
-                    yield from results_in(message, f"{name}:message {number}")
-            except OSError as error:
-                raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(path)) from None
+        for name, lines in self._files.each():
+            for number, message in enumerate(messages_in(lines), start=1):
+                yield from results_in(message, f"{name}:message {number}")
 
 
 def _number(result: Result) -> str:

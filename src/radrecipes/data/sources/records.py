@@ -9,6 +9,7 @@ from rapidfuzz import fuzz, process
 from radrecipes.data.sources.report_source import RejectedReport, Report
 from radrecipes.data.sources.text_tables import SURROGATE
 from radrecipes.errors import InputError
+from radrecipes.radiology.exams import exam_in
 from radrecipes.radiology.sections import Sections, split_sections
 from radrecipes.radiology.sign_off import without_sign_off
 
@@ -32,7 +33,7 @@ SPLIT_SPELLINGS = {
 }
 # What exports write into an empty cell.
 _NO_TEXT = {"nan", "null", "none", "n/a", "na", "<na>"}
-_OWN_HEADER = re.compile(r"\s*(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:\s*", re.IGNORECASE)
+_OWN_HEADER = re.compile(r"\A\s*(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:\s*", re.IGNORECASE)
 _SECTION_HEADER = re.compile(r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:", re.IGNORECASE)
 _NEAR = 80
 
@@ -122,15 +123,15 @@ def to_report(cells: Mapping[str, str], columns: Columns, number: int, where: st
             return RejectedReport(
                 where, "no_split", f"column {columns.split!r} says neither train, validation nor test"
             )
+    exam = cells[columns.exam] if columns.exam else ""
     if columns.report:
-        sections = sections_of(_text(cells[columns.report]))
-    else:
-        findings, impression = (
-            _OWN_HEADER.sub("", without_sign_off(_text(cells[column])), count=1) if column else ""
-            for column in (columns.findings, columns.impression)
-        )
-        sections = Sections(_one_line(findings), _one_line(impression))
-    return as_report(where, study, group, sections, split=split, exam=cells[columns.exam] if columns.exam else "")
+        text = _text(cells[columns.report])
+        return as_report(where, study, group, sections_of(text), exam=exam or exam_in(text), split=split)
+    findings, impression = (
+        _OWN_HEADER.sub("", without_sign_off(_text(cells[column]))) if column else ""
+        for column in (columns.findings, columns.impression)
+    )
+    return as_report(where, study, group, Sections(_one_line(findings), _one_line(impression)), exam=exam, split=split)
 
 
 def as_report(

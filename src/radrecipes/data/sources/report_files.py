@@ -1,11 +1,55 @@
-"""The files of a folder with reports, and the text in their bytes."""
+"""The files of a folder with reports, their lines, and the text in their bytes."""
 
 import codecs
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
+from radrecipes.data.sources.text_tables import detect_encoding, text_lines
 from radrecipes.errors import InputError
+from radrecipes.files import file_sha256
+
+
+class LineFiles:
+    """One file of lines, or all of a folder; their names may contain ids of patients, so only the place of a file is in an error.
+
+    Attributes:
+        files, folder: For the manifest, as in [`ReportSource`].
+    """
+
+    def __init__(self, root: str | Path, suffixes: Collection[str], kind: str, encoding: str | None = None):
+        """Find the files; without an encoding it is detected for each of them."""
+        self.root, self._encoding = Path(root), encoding
+        self._detected: dict[str, str] = {}
+        self._names = files_below(self.root, suffixes, kind)
+        self._single = self.root.is_file()
+        self.files: list[dict[str, Any]] = []
+        self.folder = None if self._single else self.root.resolve().name
+        if not self._single and any(os.path.islink(self.root / name) for name in self._names):
+            raise InputError("a file in it is a link, which is not followed; copy it with `cp -rL`", str(root))
+        if self._single:
+            self.files.append({"file": self.root.name, "sha256": file_sha256(self.root)})
+
+    def each(self) -> Iterator[tuple[str, Iterator[str]]]:
+        """Relative path and lines of each file."""
+        return ((name, self._lines(place, name)) for place, name in enumerate(self._names, start=1))
+
+    def _lines(self, place: int, name: str) -> Iterator[str]:
+        path = self.root if self._single else self.root / name
+        try:
+            if not self._encoding and name not in self._detected:
+                self._detected[name] = detect_encoding(path)
+            yield from text_lines(path, self._encoding or self._detected[name])
+        except InputError as error:
+            if self._single:
+                raise
+            problem = str(error).removeprefix(str(path))
+            raise InputError(f"file {place} in the order of their paths{problem}", str(self.root)) from None
+        except OSError as error:
+            raise InputError(
+                f"a file cannot be read ({error.strerror}); check its permissions", str(self.root)
+            ) from None
 
 
 def files_below(root: Path, suffixes: Collection[str], kind: str) -> list[str]:

@@ -11,6 +11,7 @@ from radrecipes.data.sources.records import as_report, sections_of
 from radrecipes.data.sources.report_files import decoded, files_below
 from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource, read_report
 from radrecipes.errors import InputError
+from radrecipes.radiology.exams import exam_in
 
 
 class TextFolder(ReportSource):
@@ -68,7 +69,7 @@ class TextFolder(ReportSource):
         text = decoded(data, self._encoding)
         if text is None:
             return RejectedReport(path, "not_utf8", "name the encoding with --encoding", sha256)
-        return as_report(path, study, group, sections_of(text), sha256=sha256)
+        return as_report(path, study, group, sections_of(text), exam=exam_in(text), sha256=sha256)
 
 
 def _compiled(pattern: str | None) -> re.Pattern | None:
