@@ -18,6 +18,7 @@ from radrecipes.access import ACCESS_LEVELS, protect
 from radrecipes.cli import non_negative, positive, run
 from radrecipes.data.dataset_folder import LABEL_SET_FILE, check_output_folder, write_dataset_folder
 from radrecipes.data.sources.registry import REPORT_SOURCES
+from radrecipes.data.sources.report_source import ReportSource
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task
@@ -134,26 +135,13 @@ def prepare_report(args: argparse.Namespace) -> None:
     _check_report_arguments(args)
     check_output_folder(args.output, args.overwrite)
 
-    # Find the reports
-    kind = REPORT_SOURCES[args.source]
-    source = kind.open(args.root, vars(args))
-    for found in source.said:
-        print(found)
+    source = _open_reports(args)
     synthetic = source.generator is not None
-    if args.access == "synthetic" and not synthetic:
-        raise InputError(
-            "--access synthetic is for generated reports only, which have a generator.json next to them",
-            where=str(args.root),
-        )
-
-    args.access = args.access or ("synthetic" if synthetic else kind.access)
-    args.license = args.license or (None if synthetic else kind.license)
-    protect(args.access)
 
     # Read, clean, label, split
     rejected = Path(f"{args.output}.rejected.csv")
     labels = "relabel" if args.label_source == "relabel" else "stated"
-    deidentified = args.deidentified or kind.deidentified
+    deidentified = args.deidentified or source.deidentified
     options = ReportOptions(
         labels, args.sections, args.earlier_studies, deidentified, args.details, args.turned_normal
     )
@@ -190,6 +178,25 @@ def prepare_report(args: argparse.Namespace) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
+def _open_reports(args: argparse.Namespace) -> ReportSource:
+    """Find the reports, and set the access class and licence that they have."""
+    kind = REPORT_SOURCES[args.source]
+    source = kind.open(args.root, vars(args))
+    for found in source.said:
+        print(found)
+    synthetic = source.generator is not None
+    if args.access == "synthetic" and not synthetic:
+        raise InputError(
+            "--access synthetic is for generated reports only, which have a generator.json next to them",
+            where=str(args.root),
+        )
+
+    args.access = args.access or ("synthetic" if synthetic else kind.access)
+    args.license = args.license or (None if synthetic else kind.license)
+    protect(args.access)
+    return source
+
+
 def _check_report_arguments(args: argparse.Namespace) -> None:
     """Fill in the defaults that depend on the source; reject what the source does not have."""
     source = REPORT_SOURCES[args.source]
@@ -205,6 +212,12 @@ def _check_report_arguments(args: argparse.Namespace) -> None:
         stated = [kind for kind in source.label_sources if kind != "relabel"]
         instead = f"use the labels of the source with --label-source {stated[0]}" if stated else "use English reports"
         raise InputError(f"--language is {args.language}, and the labelling rules know English only; {instead}")
+    of_some = {option for kind in REPORT_SOURCES.values() for option in kind.options} - set(source.options)
+    for option in sorted(option for option in of_some if getattr(args, option) is not None):
+        takers = " and ".join(name for name, kind in REPORT_SOURCES.items() if option in kind.options)
+        raise InputError(
+            f"--source {args.source} does not take --{option.replace('_', '-')}, only {takers}; remove it"
+        )
     if args.label_source == "csv":
         args.labels = args.labels or "chexpert"
     elif args.labels:
@@ -439,6 +452,16 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
         " write every mark as ___ (default: drop; openi: mend)",
     )
 
+    _add_file_arguments(report)
+    work = report.add_argument_group("work")
+    work.add_argument("--processes", type=positive, help="worker processes (default: one per core)")
+    _add(work, "--max-dropped", "fraction of reports that may be dropped", 0.005, type=float)
+    access = "credentialed; openi: registered; a generated tree: synthetic"
+    _add_terms(report, "reports", access, "; openi: cc-by-nc-nd-4.0; a generated tree: apache-2.0")
+
+
+def _add_file_arguments(report: argparse.ArgumentParser) -> None:
+    """The columns of a file of reports, and how it is written."""
     columns = report.add_argument_group(
         "columns of table and jsonl", "Of a table, columns with usual names are found; an empty NAME means no column."
     )
@@ -462,12 +485,6 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
         metavar="REGEX",
         help="finds the patient in the path of a text file, for example 'P[0-9]+' (default: the folder of the file)",
     )
-
-    work = report.add_argument_group("work")
-    work.add_argument("--processes", type=positive, help="worker processes (default: one per core)")
-    _add(work, "--max-dropped", "fraction of reports that may be dropped", 0.005, type=float)
-    access = "credentialed; openi: registered; a generated tree: synthetic"
-    _add_terms(report, "reports", access, "; openi: cc-by-nc-nd-4.0; a generated tree: apache-2.0")
 
 
 _SYNTHETIC_REPORT_EXAMPLES = """\

@@ -171,6 +171,10 @@ def test_files_of_a_department_become_datasets_and_what_was_found_is_said(tmp_pa
         (("table", "none.csv"), ("none.csv: no such file",)),
         (("text", "empty"), ("empty: no text files (*.txt, *.text) in this folder",)),
         (("hl7", "empty"), ("empty: no HL7 messages (*.hl7",)),
+        (
+            ("openi", "empty", "--id-column", "x"),
+            ("openi does not take --id-column, only table and jsonl; remove it",),
+        ),
         (("fhir", "empty"), ("empty: no FHIR resources (*.ndjson",)),
         (
             ("table", "none.csv", "--label-source", "prompt"),

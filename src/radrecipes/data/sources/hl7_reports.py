@@ -31,6 +31,7 @@ class Hl7Reports(ReportSource):
     layout = f"file or folder of HL7 v2 ORU messages ({', '.join(SUFFIXES)})"
     title = "HL7 v2 result messages"
     group = "patient id (PID-3), or the report itself if a message names no patient"
+    options = ("encoding",)
 
     def __init__(self, root: str | Path, *, encoding: str | None = None):
         """Read all messages once, to find the last version of every report and to count what is left out."""

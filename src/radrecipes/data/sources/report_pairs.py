@@ -28,6 +28,7 @@ class ReportPairs(ReportSource):
     title = "prompt and completion pairs"
     group = "the group of the source, for example a patient, or the report itself"
     label_sources = ("prompt", "relabel")
+    options = ("id_column", "group_column")
 
     def __init__(
         self,

@@ -97,6 +97,7 @@ class ReportSource(ABC):
         access, license: Access class and Hub licence of the source's reports, if they were not generated.
         deidentified: The default of `--deidentified`.
         label_sources: The possible values of `--label-source`, the default first.
+        options: Names of the options that only some sources have, and this one has.
         rejected: Reports that are known to be unusable before any is read.
         files: For the manifest: `file` and `sha256` of every file that was read completely.
         folder: Name of the folder or archive whose reports are hashed one by one, if any.
@@ -114,6 +115,7 @@ class ReportSource(ABC):
     deidentified: ClassVar[str] = "drop"
     label_sources: ClassVar[tuple[str, ...]] = ("relabel",)
     official_split: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
 
     count: int
     _items: list[tuple]

@@ -12,6 +12,7 @@ from radrecipes.data.sources.table_rows import open_table
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 
+_FORM = ("delimiter", "encoding", "skip_rows", "skip_footer", "sheet")
 _NAMES = [name for names in USUAL_NAMES.values() for name in names]
 _LIKELY = {name.replace("_", between) for name in _NAMES for between in ("_", " ", "")}
 
@@ -24,6 +25,7 @@ class ReportTable(ReportSource):
     title = "a table of reports"
     group = "the column of the patient, or the report itself if there is none"
     official_split = True
+    options = (*(f"{role}_column" for role in USUAL_NAMES), *_FORM)
 
     def __init__(
         self,
@@ -45,6 +47,8 @@ class ReportTable(ReportSource):
         if self._path.name.lower().endswith((*LINES, *ARRAYS)):
             if not self._path.is_file():
                 raise InputError("no such file; check the path", str(path))
+            if form:
+                form.refuse(_FORM, "JSON", self._path)
             header = json_header(self._path)
         else:
             named = [column for column in chosen.values() if column]
@@ -69,9 +73,7 @@ class ReportTable(ReportSource):
     def open(cls, root: Path, options: Mapping[str, Any]) -> "ReportTable":
         """Open the table with the columns and the form that the options name."""
         columns = {role: options[f"{role}_column"] for role in USUAL_NAMES}
-        form = TableForm(
-            **{name: options[name] for name in ("delimiter", "encoding", "skip_rows", "skip_footer", "sheet")}
-        )
+        form = TableForm(**{name: options[name] for name in _FORM})
         return cls(root, columns=columns, form=form, official_split=options["split"] == "official")
 
     def __getstate__(self) -> dict[str, Any]:

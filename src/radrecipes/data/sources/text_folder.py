@@ -21,6 +21,7 @@ class TextFolder(ReportSource):
     layout = "folder of .txt files, one report each"
     title = "a folder of text files"
     group = "the folder or the part of the path that names the patient, or the report itself"
+    options = ("group_pattern", "encoding")
 
     def __init__(self, root: str | Path, *, group_pattern: str | None = None, encoding: str | None = None):
         r"""Find the files.
