@@ -25,7 +25,7 @@ from radrecipes.radiology.deidentification import has_mark, without_marked_sente
 from radrecipes.radiology.details import unrequested_details, without_details
 from radrecipes.radiology.earlier_studies import mentioned_change, without_earlier_studies
 from radrecipes.radiology.labeller import label_report
-from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, findings_present
+from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, findings_lost, findings_present
 from radrecipes.radiology.sentences import split_sentences
 
 OPENI = Path(__file__).parents[1] / "data/openi" / ARCHIVE
@@ -83,11 +83,11 @@ def main() -> None:
         changed, with_loss, normal, lost = 0, 0, 0, Counter()
         for text, before in zip(texts, labels, strict=True):
             after = label_report(*map(clean, text))
-            present, still = set(findings_present(before)), set(findings_present(after))
+            gone = findings_lost(before, after)
             changed += {**after, NO_FINDING: None} != {**before, NO_FINDING: None}
-            with_loss += not present <= still
-            normal += bool(present) and not still
-            lost.update(present - still)
+            with_loss += bool(gone)
+            normal += bool(gone) and not findings_present(after)
+            lost.update(gone)
         listed = ", ".join(f"{observation} {lost[observation]}" for observation in OBSERVATIONS if lost[observation])
         print(f"| {name} | {changed} | {with_loss} | {normal} | {listed} |")
 
@@ -103,7 +103,7 @@ def _by_kind(
         counts = kinds.setdefault(kind_of(sentence) or "other", Counter())
         counts["all"] += 1
         counts["changed" if cleaned else "dropped"] += 1
-        counts["finding"] += not cleaned and bool(findings_present(label_report(sentence)))
+        counts["finding"] += not cleaned and bool(findings_lost(label_report(sentence), {}))
     return dict(sorted(kinds.items(), key=lambda item: -item[1]["all"]))
 
 

@@ -45,6 +45,8 @@ def test_marks_are_written_in_one_way(text, written):
         ("Median sternotomy XXXX are intact.", "Median sternotomy wires are intact."),
         ("Streaky density at the base, XXXX atelectasis.", "Streaky density at the base, likely atelectasis."),
         ("Normal chest x-XXXX.", "Normal chest x-ray."),
+        ("XXXX deformity of a lower thoracic vertebra.", "Wedge deformity of a lower thoracic vertebra."),
+        ("Left chest XXXX with its tip in the SVC.", "Left chest port with its tip in the SVC."),
         # a word before a noun
         ("XXXX opacities in the lower lobe.", "Opacities in the lower lobe."),
         ("There is a XXXX effusion, and an XXXX small nodule.", "There is an effusion, and a small nodule."),

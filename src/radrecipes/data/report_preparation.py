@@ -45,6 +45,7 @@ from radrecipes.radiology.observations import (
     OBSERVATIONS,
     Labels,
     Status,
+    findings_lost,
     findings_present,
     format_observations,
     parse_observations,
@@ -362,15 +363,13 @@ def _clean(sections: tuple[str, str], both: bool, cleaners: list[tuple[str, Call
         if not any(sections) or (both and not all(sections)):
             return _Cleaned(sections, None, f"only_{name}", tuple(changed), tuple(relabelled), tuple(lost))
         labels = label_report(*sections)
-        present, still = findings_present(before), findings_present(labels)
         if labels != before:
             relabelled.append(name)
-        if not set(present) <= set(still):
+        if findings_lost(before, labels):
             lost.append(name)
-        if still:
-            turned_normal = ""
-        elif present:
             turned_normal = f"normal_without_{name}"
+        if findings_present(labels):
+            turned_normal = ""
     return _Cleaned(sections, labels, turned_normal, tuple(changed), tuple(relabelled), tuple(lost))
 
 

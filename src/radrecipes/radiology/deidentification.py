@@ -27,7 +27,7 @@ _FINDING = (
     r"(?:\w+ )?(?:atelecta\w+|scar\w*|opacit\w+|infiltrat\w+|edema|pneumonia|granuloma\w*|fibro\w+|effusions?|consolidation|"
     r"emphysema\w*|nodul\w+|artifact\w*|chronic|acute|secondary|due|related|represent\w*|reflect\w*)"
 )
-# Ordinary words that are the only ones in such places. None adds a finding or denies one.
+# Ordinary words that are the only ones in such places. None states a finding that the labeller does not read from the mark.
 _WORDS = tuple(
     (re.compile(pattern, re.IGNORECASE), word)
     for pattern, word in (
@@ -48,6 +48,14 @@ _WORDS = tuple(
             "heart border",
         ),
         (r"\blung ___(?!\w)", "lung zones"),
+        (r"\bwedge ___(?= deformit)", "wedge compression"),
+        (
+            r"\b(vertebral|spine|thoracic|lumbar|[tl]\d+) ___(?= deformit)|"
+            r"___(?= deformit[^;]*(?:vertebra|spin|thoracic|lumbar|\b[tl]\d))",
+            r"\1 wedge",
+        ),
+        (r"___-a-___", "port-a-cath"),
+        (r"\bchest (wall )?___(?=[^;]{0,60}\b(?:tip|svc|atri\w+|cav\w+)\b)", r"chest \1port"),
         (r"\bsize ___(?= within| normal| enlarged)", "size is"),
         (r"\blungs ___(?= clear)", "lungs are"),
         (r"\bbowel ___(?= pattern)", "bowel gas"),

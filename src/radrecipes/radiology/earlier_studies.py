@@ -13,7 +13,7 @@ import re
 from functools import lru_cache
 
 from radrecipes.radiology.labeller import label_report
-from radrecipes.radiology.observations import Labels, findings_present
+from radrecipes.radiology.observations import Labels, findings_lost
 from radrecipes.radiology.rewriting import CUT, repair
 from radrecipes.radiology.sentences import split_sentences
 
@@ -233,18 +233,13 @@ def _sentence_without_earlier_studies(sentence: str) -> str:
     if not mentions_earlier_study(sentence):
         return sentence
     shortened = _without_words(sentence) or _without_clauses(sentence)
-    stated = _stated(sentence)
-    if stated and not stated.items() <= _stated(shortened).items():
-        return _keeping(stated, sentence) or shortened
+    labels = label_report(sentence)
+    if findings_lost(labels, label_report(shortened)):
+        return _keeping(labels, sentence) or shortened
     return shortened
 
 
-def _stated(text: str) -> Labels:
-    labels = label_report(text) if text else {}
-    return {name: labels[name] for name in findings_present(labels)}
-
-
-def _keeping(stated: Labels, sentence: str) -> str:
+def _keeping(labels: Labels, sentence: str) -> str:
     """The sentence with all that may be a comparison cut out, if it states the same findings; otherwise empty."""
     cut = sentence.replace(CUT, " ")
     for pattern in (*_CUTS, *_MORE_CUTS):
@@ -256,7 +251,9 @@ def _keeping(stated: Labels, sentence: str) -> str:
         return ""
     cut = _STAYING.sub(_as_is, cut)
     shortened = repair(_CUT_START.sub("", cut), sentence)
-    return shortened if not mentions_earlier_study(shortened) and _stated(shortened) == stated else ""
+    after = label_report(shortened)
+    same = not findings_lost(labels, after) and not findings_lost(after, labels)
+    return shortened if same and not mentions_earlier_study(shortened) else ""
 
 
 def _without_words(sentence: str) -> str:

@@ -112,6 +112,17 @@ def findings_present(labels: Mapping[str, Status]) -> list[str]:
     ]
 
 
+def findings_lost(before: Mapping[str, Status], after: Mapping[str, Status]) -> list[str]:
+    """Findings of a text that are no longer present after it was shortened.
+
+    An uncertain heart or mediastinum is not counted: by convention that is how an unchanged silhouette is labelled.
+    """
+    silhouettes = ("Cardiomegaly", "Enlarged Cardiomediastinum")
+    still = findings_present(after)
+    present = [name for name in findings_present(before) if before[name] == Status.POSITIVE or name not in silhouettes]
+    return [name for name in present if name not in still]
+
+
 def strongest(labels: Iterable[tuple[str, Status]]) -> Labels:
     """Merge what several statements say: present over possible over absent."""
     merged: Labels = {}
