@@ -49,11 +49,8 @@ _WORDS = tuple(
         ),
         (r"\blung ___(?!\w)", "lung zones"),
         (r"\bwedge ___(?= deformit)", "wedge compression"),
-        (
-            r"\b(vertebral|spine|thoracic|lumbar|[tl]\d+) ___(?= deformit)|"
-            r"___(?= deformit[^;]*(?:vertebra|spin|thoracic|lumbar|\b[tl]\d))",
-            r"\1 wedge",
-        ),
+        (r"\b(vertebral|spine|thoracic|lumbar|[tl]\d+) ___(?= deformit)", r"\1 wedge"),
+        (r"___(?= deformit[^;]*(?:vertebra|spin|thoracic|lumbar|\b[tl]\d))", "wedge"),
         (r"___-a-___", "port-a-cath"),
         (r"\bchest (wall )?___(?=[^;]{0,60}\b(?:tip|svc|atri\w+|cav\w+)\b)", r"chest \1port"),
         (r"\bsize ___(?= within| normal| enlarged)", "size is"),
