@@ -282,6 +282,8 @@ class _Reader:
             if "change" in self.sentence[event.start : event.end]:
                 self._state(index, _Event("state", "stable", event.start, event.end))
             return
+        if self.scope == "advice" and not self.broken and kind.startswith(("hedge_before", "asserts")):
+            return
         if kind == "negation_before":
             self.scope, self.broken = "negated", False
         elif kind == "no_new":
@@ -400,7 +402,8 @@ class _Reader:
         follows = self._next_kind(index) == "structure"
         if state == "stable":
             # Another state of the same structure may follow, and counts more.
-            self.verb_after_structure, self.open_state = True, (state, Status.POSITIVE) if follows else None
+            self.verb_after_structure = True
+            self.open_state = (self.open_state or (state, Status.POSITIVE)) if follows else None
             if not follows and self._next_kind(index) != "mention":
                 for structure, _ in found:
                     self._add_state(structure, state, Status.POSITIVE)
