@@ -62,6 +62,30 @@ def test_written_report_and_joined_columns_are_read():
 
 
 @pytest.mark.parametrize(
+    ("text", "findings", "impression"),
+    [
+        ("Comparison: None. Small left effusion.", "Small left effusion.", ""),
+        ("COMPARISON: None. Small effusion. IMPRESSION: Effusion.", "Small effusion.", "Effusion."),
+        ("TECHNIQUE: AP. COMPARISON: ___. There is edema.", "There is edema.", ""),
+        ("Indication: cough. Clear lungs. Normal heart.", "Clear lungs. Normal heart.", ""),
+        ("Clear lungs. IMPRESSION: Normal.", "Clear lungs.", "Normal."),
+        (
+            "indication: cough. known copd. findings: clear lungs. impression: normal chest.",
+            "clear lungs.",
+            "normal chest.",
+        ),
+        # These are known to be no findings.
+        ("INDICATION: Cough. Known pneumonia. IMPRESSION: Normal.", "", "Normal."),
+        (" COMPARISON: None. Seen elsewhere.\n IMPRESSION: Normal.\n", "", "Normal."),
+        ("HISTORY: Cough. FINDINGS: Clear. CLINICAL HISTORY: Pneumonia. IMPRESSION: Normal.", "Clear.", "Normal."),
+        (" FINAL REPORT\n PORTABLE CHEST.\n IMPRESSION: Normal.\n", "", "Normal."),
+    ],
+)
+def test_no_heading_swallows_findings_and_no_history_becomes_one(text, findings, impression):
+    assert split_sections(text) == Sections(findings, impression)
+
+
+@pytest.mark.parametrize(
     ("header", "section"),
     [
         ("FINDINGS AND IMPRESSION", "impression"),

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _IMPRESSION, _FINDINGS, _ADDENDUM, _PREAMBLE, _DIVIDER = "impression", "findings", "addendum", "preamble", "divider"
-# A conclusion is not under `_ASIDE`; it can be under `_OTHER`. A sub-heading is part of the section before it.
-_ASIDE, _OTHER, _SUB_HEADING = "aside", "other", "sub-heading"
+# A conclusion is not under `_ASIDE`; it can be under `_OTHER` and `_BRIEF` (rarely more than a sentence).
+# A sub-heading is part of the section before it.
+_ASIDE, _OTHER, _BRIEF, _SUB_HEADING = "aside", "other", "brief", "sub-heading"
 
 # Spellings of each section's header in MIMIC-CXR, including typing errors.
 _SPELLINGS = {
@@ -25,13 +26,14 @@ _SPELLINGS = {
         "findings", "finding", "reference findings", "chest, two views", "findins", "findindgs", "findgings",
         "findngs", "findnings", "finidngs",
     ),
+    _BRIEF: (
+        "comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparision",
+        "comparsion", "comparrison", "comparisions", "examination", "exam", "type of examination", "technique", "date",
+    ),
     # One report of MIMIC-CXR has `NDICATION:`, which the published table lists as an impression.
     _OTHER: (
-        "comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparision",
-        "comparsion", "comparrison", "comparisions", "indication", "indications", "clinical indication",
-        "reason for examination", "reason for exam", "idication", "ndication", "history", "clinical history",
-        "clinical information", "patient history", "pfi", "examination", "exam", "type of examination", "technique",
-        "date", "comment",
+        "indication", "indications", "clinical indication", "reason for examination", "reason for exam", "idication",
+        "ndication", "history", "clinical history", "clinical information", "patient history", "pfi", "comment",
     ),
     _ASIDE: (
         "notification", "notifications", "recommendation", "recommendations", "recommendation(s)", "wet read", "wetread",
@@ -43,10 +45,12 @@ _KINDS = {spelling: kind for kind, spellings in _SPELLINGS.items() for spelling 
 _PARTS = (
     (re.compile("impression"), _IMPRESSION),
     (re.compile("findings"), _FINDINGS),
-    (re.compile("history|comparison"), _OTHER),
+    (re.compile("history"), _OTHER),
+    (re.compile("comparison"), _BRIEF),
     (re.compile("addendum"), _ADDENDUM),
     (re.compile("wet ?read"), _ASIDE),
-    (re.compile("indication|reason for|technique"), _OTHER),
+    (re.compile("indication|reason for"), _OTHER),
+    (re.compile("technique"), _BRIEF),
     (re.compile("recommendation|notification"), _ASIDE),
     # Parts of the body are headings within the findings.
     (
@@ -82,6 +86,10 @@ _LINE = re.compile(
     r"(?P<alone>FINDINGS|IMPRESSION|Findings|Impression|CONCLUSION|COMPARISON|INDICATION|TECHNIQUE|NOTIFICATION|"
     r"EXAMINATION|RECOMMENDATION(?:S|\(S\))?)[ \t\r]*(?=\n|\Z))"
 )
+_CAPITAL = re.compile(r"[A-Z]")
+_LOWER_CASE_HEADER = re.compile(rf"(?:\A|(?<=[.!?\n])|(?<=[.!?] ))[ \t]*(?:{_WITHIN_A_LINE})(?= ?:)")
+_END_OF_SENTENCE = re.compile(r"[.!?](?=\s|\Z)")
+_OPEN_END = re.compile(r"\n[ \t\r]*\Z")
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -109,11 +117,35 @@ class Sections:
 
 
 def split_sections(text: str) -> Sections:
-    """Split a report, also with re-wrapped lines, into sections; of several of one kind the last with words counts."""
+    """Split a report, also with re-wrapped lines, into sections; of several of one kind the last with words counts.
+
+    Without a header for them, findings are what stands before the first header, or behind the sentence of an indication
+    or comparison on its line.
+    """
+    if not _CAPITAL.search(text):
+        text = _LOWER_CASE_HEADER.sub(lambda match: match[0].upper(), text)
     bodies = _bodies(text)
     last = {kind: " ".join(body.split()) for kind, body in bodies if _LETTER.search(body)}
     findings, impression = last.get(_FINDINGS, ""), last.get(_IMPRESSION, "")
+    findings = findings or _without_header(bodies, impression)
     return Sections(findings, impression, not (findings or impression) and _has_last_paragraph(bodies))
+
+
+def _without_header(bodies: list[tuple[str, str]], impression: str) -> str:
+    """Sentences of which nothing shows that they are no findings.
+
+    A history may have several sentences, so that it is asked only where the report would be empty otherwise.
+    """
+    kinds = (_BRIEF,) if impression else (_BRIEF, _OTHER)
+    rest = []
+    for kind, body in bodies:
+        sentence = _END_OF_SENTENCE.search(body)
+        if kind == _PREAMBLE and sentence and impression and not _BLANK_LINE.search(body):
+            # A title is in capitals.
+            rest += body.split() if body != body.upper() else []
+        elif kind in kinds and sentence and not _OPEN_END.search(body) and "\n" not in body.strip():
+            rest += body[sentence.end() :].split()
+    return " ".join(rest)
 
 
 def study_sections(text: str, study: str) -> Sections:
@@ -160,7 +192,8 @@ def _bodies(text: str) -> list[tuple[str, str]]:
             in_addendum = False
         if in_addendum:
             continue
-        bodies.append((kind, text[start:end]))
+        # The line break before the next header shows where this one ends.
+        bodies.append((kind, text[start : end + text.startswith("\n", end)]))
     return bodies
 
 
@@ -209,7 +242,6 @@ _MARK = re.compile(
     r"\b(?P<body>impressions?|conclusions?|opinion|(?:lungs?|hearts?|pleura|bones?|mediastinum)(?: and \w+)?) ?:",
     re.IGNORECASE,
 )
-_END_OF_SENTENCE = re.compile(r"[.!?](?=\s|\Z)")
 _STATEMENT = re.compile(r"\s*there (?:is|are)\b", re.IGNORECASE)
 # A shorter line was not wrapped.
 _FULL_LINE = 60
