@@ -28,7 +28,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.cli import positive, run
+from radrecipes.cli import add_table_form, positive, run, table_form
 from radrecipes.errors import InputError
 from radrecipes.inference import ENGINES
 
@@ -45,9 +45,16 @@ def parse_args() -> argparse.Namespace:
     source.add_argument(
         "--text", "--note", help="one input of the run's task, for example the text of an order; --note is an alias"
     )
-    source.add_argument("--input", metavar="FILE", help="a CSV, TSV or JSONL file, also with .gz, or a Parquet file")
-    parser.add_argument("--text-column", help="column with the inputs (default: the input column of the task)")
+    source.add_argument("--input", metavar="FILE", help="CSV, TSV, TXT, JSONL (also .gz), Excel (.xlsx) or Parquet")
+    parser.add_argument(
+        "--text-column",
+        nargs="+",
+        metavar="NAME",
+        help="column with the inputs (default: the input column of the task); of a run that was trained on several columns, each "
+        "of them in that order (default: their names in training)",
+    )
     parser.add_argument("--id-column", help="column that identifies a row (default: the row's number)")
+    add_table_form(parser, "--input")
     parser.add_argument("--output", metavar="FILE", help="the file to write, .csv, .jsonl or .parquet")
     parser.add_argument(
         "--keep-text",
@@ -157,18 +164,29 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
     from tqdm import tqdm
 
     from radrecipes.access import protect
-    from radrecipes.inference.prediction_stream import examine_input, iterate_chunks, iterate_inputs, without_refused
+    from radrecipes.data.sources.table_form import TableForm
+    from radrecipes.inference.prediction_stream import (
+        examine_input,
+        input_columns,
+        iterate_chunks,
+        iterate_inputs,
+        without_refused,
+    )
     from radrecipes.inference.predictors import run_of
     from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
 
     # The complete input is read once before any work
-    task = run_of(args.adapter)[2]
-    output, columns = _output(args), (task, args.text_column or task.input_column, args.id_column)
+    folder, _, task = run_of(args.adapter)
+    output, columns = _output(args), input_columns(folder, task, args.text_column)
+    reading = task, columns, args.id_column, TableForm(**table_form(args))
     work = UnfinishedPrediction(output)
     work.check_output()
     if log:
         log.check_usable([args.input, output, work.rejects])
-    facts = examine_input(args.input, *columns)
+    facts = examine_input(args.input, *reading)
+
+    if facts.said and processes.is_main_process:
+        print(facts.said)
 
     # Model, and the state that a killed run must share to be continued
     predictor = _load(args)
@@ -176,6 +194,7 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
         "input": facts.sha256,
         "adapter, label set, threshold or --tries": predictor.fingerprint,
         **{f"--{name.replace('_', '-')}": vars(args)[name] for name in _OPTIONS_IN_STATE},
+        **{f"--{name.replace('_', '-')}": value for name, value in table_form(args).items()},
     }
     if not args.restart:
         work.check_state(state)
@@ -196,7 +215,7 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
             desc=f"process 1 of {processes.num_processes}" if processes.num_processes > 1 else None,
             disable=not processes.is_main_process,
         ) as bar:
-            for number, chunk in enumerate(iterate_chunks(iterate_inputs(args.input, *columns), args.chunk_rows)):
+            for number, chunk in enumerate(iterate_chunks(iterate_inputs(args.input, *reading), args.chunk_rows)):
                 if number in mine and number not in finished:
                     rows, refused = without_refused(chunk, predictor.refusals([row.inputs for row in chunk]))
                     bar.update(len(refused))
@@ -207,12 +226,12 @@ def predict_table(args: argparse.Namespace, log, processes) -> None:
         processes.wait_for_everyone()
 
         if processes.is_main_process:
-            if examine_input(args.input, *columns) != facts:
+            if examine_input(args.input, *reading) != facts:
                 raise InputError("changed while it was read; run the command again with --restart", args.input)
-            _write_output(args, log, predictor, work, facts, columns)
+            _write_output(args, log, predictor, work, facts, reading)
 
 
-def _write_output(args: argparse.Namespace, log, predictor, work, facts, columns) -> None:
+def _write_output(args: argparse.Namespace, log, predictor, work, facts, reading) -> None:
     """Assemble the output from the chunks elsewhere, then rename it, so that it is complete or absent."""
     from radrecipes.inference.prediction_stream import iterate_inputs, write_answers, write_rejects
 
@@ -221,7 +240,7 @@ def _write_output(args: argparse.Namespace, log, predictor, work, facts, columns
     assembled, kind = work.assembling(output), output.suffix.lower()
     counted = write_answers(parts, assembled, kind, predictor.counted_column, args.plain_csv)
     if facts.rejected or counted.total() < facts.rows:
-        rows, refused = iterate_inputs(args.input, *columns), work.refused(len(parts))
+        rows, refused = iterate_inputs(args.input, *reading), work.refused(len(parts))
         rejected = write_rejects(rows, refused, work.assembling(work.rejects))
     if log:
         appended = log.append(work.audited(len(parts)), work.id)

@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from shlex import quote
@@ -15,7 +15,7 @@ from typing import Any
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.access import ACCESS_LEVELS, protect
-from radrecipes.cli import non_negative, positive, run
+from radrecipes.cli import add_table_form, non_negative, positive, run, table_form
 from radrecipes.data.dataset_folder import LABEL_SET_FILE, check_output_folder, write_dataset_folder
 from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.data.sources.report_source import ReportSource
@@ -60,6 +60,9 @@ def prepare_table(args: argparse.Namespace) -> None:
         else:
             label_set = derive_label_set(examples, Path(os.path.realpath(args.output)).name, args.source.name)
         origin["label_set_derived"] = label_set_file is None
+        if parts := origin.get("label_parts"):
+            named = {label_set.canonical(label): parts[label] for label in sorted(parts)}
+            origin["label_parts"] = {name: cells for name, cells in named.items() if name}
         options = {"conflicts": args.conflicts, "on_unknown_label": args.on_unknown_label}
 
     # Clean, split, audit
@@ -95,20 +98,32 @@ def prepare_table(args: argparse.Namespace) -> None:
 
 
 def _read_table(args: argparse.Namespace) -> tuple[list, dict]:
-    from radrecipes.data.sources.tables import read_examples
+    from radrecipes.data.sources.table_form import TableForm
+    from radrecipes.data.sources.table_rows import open_table, usual_names
+    from radrecipes.data.sources.tables import ExampleTable, check_columns, named_columns
 
-    for option, value in (("text", args.text_column), (args.target_option, args.target)):
-        if not value:
-            raise InputError(f"--{option}-column is missing; name the column, see --help", where=str(args.source))
-    examples = read_examples(
+    form = TableForm(**table_form(args))
+    for option, columns in (("text", args.text_column), (args.target_option, args.target)):
+        if not columns or not all(columns):
+            names = ""
+            with suppress(InputError):
+                names = usual_names(open_table(args.source, form=form).header)
+            found = f": the table has {names}" if names else ", see --help"
+            raise InputError(f"--{option}-column is missing; name the column{found}", where=str(args.source))
+    check_columns(args.text_column, args.target)
+    source = ExampleTable(
         args.source,
-        inputs={args.task.input_column: args.text_column},
-        target=args.target,
+        inputs={args.task.input_column: named_columns(args.text_column)},
+        target=named_columns(args.target),
         id_column=args.id_column,
         group_column=args.group_column,
+        form=form,
     )
+    examples, table = source.read(), source.table
+    if table.said:
+        print(table.said)
     file = {"file": args.source.name, "sha256": file_sha256(args.source), "rows": len(examples)}
-    return examples, {"source": [file], "generator": None}
+    return examples, {"source": [file | source.facts], "generator": None, **source.rendered}
 
 
 def _generate(args: argparse.Namespace) -> tuple[list, dict]:
@@ -328,7 +343,9 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     parser.set_defaults(task=task, target_option=target, synthetic=False)
 
     origin = parser.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--source", type=Path, metavar="FILE", help="CSV, TSV, JSONL (also .gz) or Parquet, in UTF-8")
+    origin.add_argument(
+        "--source", type=Path, metavar="FILE", help="CSV, TSV, TXT, JSONL (also .gz), Excel (.xlsx) or Parquet"
+    )
     if synthetic:
         origin.add_argument("--synthetic", action="store_true", help=f"generate {words.rows} instead of reading them")
         generator = parser.add_argument_group("generator of --synthetic")
@@ -337,9 +354,18 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     _add_output(parser, f"data/our_{words.rows}")
 
     columns = parser.add_argument_group("columns of --source")
-    columns.add_argument("--text-column", metavar="NAME", help=f"the {task.input_column}; required with --source")
+    several = {"nargs": "+", "action": "extend", "metavar": "NAME"}
     columns.add_argument(
-        f"--{target}-column", dest="target", metavar="NAME", help=f"the {words.answer}; required with --source"
+        "--text-column",
+        help=f"the {task.input_column}; several columns become lines `name: cell`, in this order, without empty cells",
+        **several,
+    )
+    columns.add_argument(
+        f"--{target}-column",
+        dest="target",
+        help=f"the {words.answer}"
+        + (f"; several columns become one {words.answer}, `cell | name: cell`" if labels else ""),
+        **several | ({} if labels else {"nargs": 1}),
     )
     columns.add_argument("--id-column", metavar="NAME", help="identifies a row (default: rows are numbered)")
     columns.add_argument(
@@ -347,6 +373,8 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
         metavar="NAME",
         help="for example the patient; rows of one group stay in one split (default: each row is its own group)",
     )
+
+    add_table_form(parser, "--source")
 
     rows = parser.add_argument_group("labels and rows" if labels else "rows")
     if labels:

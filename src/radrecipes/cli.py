@@ -1,5 +1,6 @@
 """The `radrecipes` command, and how every script ends: an exit code, and a line on standard error, not a traceback."""
 
+import argparse
 import io
 import os
 import re
@@ -132,3 +133,27 @@ def fraction(text: str) -> float:
     if not 0 < float(text) < 1:
         raise ValueError
     return float(text)
+
+
+# How a table is written, by the names of the fields of `data.sources.table_form.TableForm`.
+_TABLE_FORM = (
+    ("delimiter", str, "CHARACTER", "between the cells of a text file: a character, or comma, semicolon, tab or pipe"),
+    ("encoding", str, "NAME", "of a text file, for example cp1252, cp1250, mac_roman or utf-16"),
+    ("skip_rows", int, "N", "lines above the header, for example titles"),
+    ("skip_footer", int, "N", "rows at the foot that are no rows, for example a total; 0 keeps all"),
+    ("sheet", str, "NAME", "of an Excel file, or its number (default: the first)"),
+)
+
+
+def add_table_form(parser: argparse.ArgumentParser, of: str) -> None:
+    """Add the options that say how a table is written; `of` is the option that names it."""
+    group = parser.add_argument_group(
+        f"how {of} is written", "What is not given is detected, and said if it is not the usual form."
+    )
+    for name, kind, metavar, meaning in _TABLE_FORM:
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=meaning)
+
+
+def table_form(args: argparse.Namespace) -> dict[str, str | int | None]:
+    """The values of [`add_table_form`]'s options by name."""
+    return {name: vars(args)[name] for name, *_ in _TABLE_FORM}

@@ -5,7 +5,7 @@ import csv
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 
 from radrecipes.data.csv_cells import guarded
 from radrecipes.data.example import Example
-from radrecipes.data.sources.tables import RejectedRow, iterate_examples
+from radrecipes.data.sources.table_form import TableForm
+from radrecipes.data.sources.tables import ExampleTable, RejectedRow
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.tasks.task import Task
+from radrecipes.training import run_folder
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
 # Far longer than any order or report: a longer text is a whole document, or rows swallowed by an unclosed quote.
@@ -26,21 +28,52 @@ LONGEST_INPUT = 20_000  # characters
 
 @dataclass(frozen=True)
 class InputFacts:
-    """The digest of a table, and how many of its rows can and cannot be predicted."""
+    """The digest of a table, how many of its rows can and cannot be predicted, and how it is written if that is said."""
 
     sha256: str
     rows: int
     rejected: int
+    said: str = ""
+
+
+# One column, or several by the names under which the run was trained on them.
+InputColumns = str | Mapping[str, str]
+
+
+def input_columns(run: Path, task: Task, given: Sequence[str] | None) -> InputColumns:
+    """The columns of a table that a run reads; an [`InputError`] if those that the user named are not as many.
+
+    Args:
+        run: Folder of the run.
+        given: Columns that the user named; by default the column of the task, or the names in training.
+    """
+    trained = run_folder.read_manifest(run)["data"].get("input_columns")
+    if not trained:
+        if given and len(given) > 1:
+            raise InputError("the run was trained on one column of texts; name one", "--text-column")
+        return given[0] if given else task.input_column
+    given = given or trained
+    if len(given) != len(trained):
+        raise InputError(
+            f"the run was trained on the {len(trained)} columns {', '.join(trained)}; name one for each, in this order, or leave"
+            " the option out if they have the same names",
+            "--text-column",
+        )
+    return dict(zip(trained, given, strict=True))
 
 
 def iterate_inputs(
-    path: str | Path, task: Task, text_column: str, id_column: str | None
+    path: str | Path, task: Task, columns: InputColumns, id_column: str | None, form: TableForm | None = None
 ) -> Iterator[Example | RejectedRow]:
     """The rows of a table in order, read as in training; what the task cannot read, and overlong texts, are rejected.
 
     Without `id_column` rows are numbered.
     """
-    for row in iterate_examples(path, inputs={task.input_column: text_column}, id_column=id_column):
+    return _checked(ExampleTable(path, inputs={task.input_column: columns}, id_column=id_column, form=form), task)
+
+
+def _checked(rows: Iterable[Example | RejectedRow], task: Task) -> Iterator[Example | RejectedRow]:
+    for row in rows:
         if isinstance(row, RejectedRow):
             yield row
             continue
@@ -58,14 +91,17 @@ def iterate_inputs(
             yield RejectedRow(row.where, str(error))
 
 
-def examine_input(path: str | Path, task: Task, text_column: str, id_column: str | None) -> InputFacts:
+def examine_input(
+    path: str | Path, task: Task, columns: InputColumns, id_column: str | None, form: TableForm | None = None
+) -> InputFacts:
     """Read a table once completely, so that its errors show before any work; arguments as for [`iterate_inputs`].
 
     Raises an [`InputError`] with the first error if no row can be predicted.
     """
     kinds: Counter[bool] = Counter()
     first_rejected = None
-    for row in iterate_inputs(path, task, text_column, id_column):
+    source = ExampleTable(path, inputs={task.input_column: columns}, id_column=id_column, form=form)
+    for row in _checked(source, task):
         kinds[isinstance(row, RejectedRow)] += 1
         if first_rejected is None and isinstance(row, RejectedRow):
             first_rejected = row
@@ -73,7 +109,7 @@ def examine_input(path: str | Path, task: Task, text_column: str, id_column: str
         if first_rejected is None:
             raise InputError("the file has no rows after its header; give a table with rows", str(path))
         raise InputError(f"{first_rejected.reason} (none of the rows can be read)", first_rejected.where)
-    return InputFacts(file_sha256(Path(path)), kinds[False], kinds[True])
+    return InputFacts(file_sha256(Path(path)), kinds[False], kinds[True], source.table.said)
 
 
 def iterate_chunks(rows: Iterator[Example | RejectedRow], chunk_rows: int) -> Iterator[list[Example]]:

@@ -42,6 +42,8 @@ def made_of(recipe: Recipe, dataset: PreparedDataset, tokenizer: PreTrainedToken
             "label_set_sha256": dataset.manifest.get("label_set", {}).get("sha256"),
             "rows": {name: len(split) for name, split in dataset.splits.items()},
             "splits_sha256": {name: split["sha256"] for name, split in dataset.manifest["splits"].items()},
+            # The columns of a table that became one text.
+            **{name: dataset.manifest[name] for name in ("input_columns",) if name in dataset.manifest},
         },
         "prompt": {
             "style": style,

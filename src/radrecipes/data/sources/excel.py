@@ -11,7 +11,7 @@ from typing import Any
 
 from radrecipes.data.sources.text_tables import RawRow
 from radrecipes.errors import InputError, RadrecipesError
-from radrecipes.files import largest_content, open_regular, unpacks_too_far
+from radrecipes.files import MIB, largest_content, open_regular, unpacks_too_far
 
 MOST_ROWS = 1_048_576  # of a sheet in Excel
 # Excel keeps 15 digits of a number.
@@ -21,20 +21,23 @@ _AGAIN = "save it in Excel again as .xlsx, without a password"
 
 
 @contextlib.contextmanager
-def _open_workbook(path: Path) -> Iterator[Any]:
-    """A workbook in read-only mode; whatever is wrong with it is an [`InputError`]."""
+def _open_workbook(path: Path) -> Iterator[tuple[Any, int]]:
+    """A workbook in read-only mode, and how many cells it can have; whatever is wrong with it is an [`InputError`]."""
     from openpyxl import load_workbook
 
     try:
         with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and filters, which are not read
             with zipfile.ZipFile(file) as archive:
-                limit = largest_content(path.stat().st_size)
-                if sum(member.file_size for member in archive.infolist()) > limit:
+                content, limit = (
+                    sum(member.file_size for member in archive.infolist()),
+                    largest_content(path.stat().st_size),
+                )
+                if content > limit:
                     raise unpacks_too_far(limit, str(path))
             workbook = load_workbook(file, read_only=True, data_only=True, keep_links=False)
             try:
-                yield workbook
+                yield workbook, max(content, MIB)
             finally:
                 workbook.close()
     except (RadrecipesError, MemoryError):
@@ -45,19 +48,19 @@ def _open_workbook(path: Path) -> Iterator[Any]:
 
 def sheet_rows(path: Path, sheet: int) -> Iterator[RawRow]:
     """The rows of a sheet (numbered from 1) that have cells; cells that are not text are text as Excel shows it, or numbers."""
-    with _open_workbook(path) as workbook:
+    with _open_workbook(path) as (workbook, most_cells):
         worksheet = workbook.worksheets[sheet - 1]
         worksheet.reset_dimensions()  # those of a file can be wrong, and fill every row
-        limit, cells = largest_content(path.stat().st_size), 0
+        cells = 0
         for number, row in enumerate(worksheet.iter_rows(values_only=True), start=1):
             cells += len(row)
-            if number > MOST_ROWS or cells > limit:
+            if number > MOST_ROWS or cells > most_cells:
                 raise InputError(
-                    f"the sheet has more than {MOST_ROWS:,} rows, or far more cells than the file has bytes; delete the"
+                    f"the sheet has more than {MOST_ROWS:,} rows, or more cells than the file has bytes; delete the"
                     " empty rows and columns",
                     where=f"{path}:row {number}",
                 )
-            values = [_shown(value) for value in row]
+            values = [None if value is None else _shown(value) for value in row]
             while values and values[-1] in (None, ""):
                 values.pop()
             if any(value is not None and str(value).strip() for value in values):
@@ -66,7 +69,7 @@ def sheet_rows(path: Path, sheet: int) -> Iterator[RawRow]:
 
 def find_sheet(path: Path, wanted: str | None) -> tuple[int, int]:
     """Number of a sheet by its name or number, by default the first, and how many there are."""
-    with _open_workbook(path) as workbook:
+    with _open_workbook(path) as (workbook, _):
         names = [worksheet.title for worksheet in workbook.worksheets]
     if not names:
         raise InputError("has no sheet with cells; give a table with rows", where=str(path))

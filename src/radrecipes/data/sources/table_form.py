@@ -139,7 +139,7 @@ def _certain(found: list[Header], lines: Sequence[str], first: int, path: Path) 
     header = found[0]
     if header.skip == first:
         return header
-    if any(other.fields != header.fields for other in found):
+    if len(found) > 1 and (len(header.fields) > 1 or any(other.fields != header.fields for other in found)):
         places = " or ".join(f"{named(other.delimiter)} (line {other.skip + 1})" for other in found)
         raise InputError(f"the columns are found with {places}; choose one with --delimiter", where=str(path))
     above = [(number, _row_at(lines, number - 1, header.delimiter)) for number in range(first + 1, header.skip + 1)]

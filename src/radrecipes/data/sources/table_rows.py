@@ -378,11 +378,12 @@ def column_problem(present: Sequence[str], columns: Sequence[str], names: str) -
         if near:
             return f"no column {column!r}; did you mean {near[0]!r}?"
         usual = usual_names(present)
-        return f"no column {column!r} among the {len(present)} of {names}; {usual or 'look there for the right name'}"
+        advice = f"it has {usual}" if usual else "look there for the right name"
+        return f"no column {column!r} among the {len(present)} of {names}; {advice}"
     return None
 
 
 def usual_names(present: Sequence[str]) -> str:
-    """The names of columns that may be shown, for a message: `it has 'indication' and 'protocol'`; empty if there are none."""
+    """The names of columns that may be shown, for a message: `'indication' and 'protocol'`; empty if there are none."""
     shown = [repr(name) for name in present if _USUAL_NAMES.fullmatch(name)][:_SHOWN]
-    return f"it has {', '.join(shown[:-1])}{' and ' if shown[1:] else ''}{shown[-1]}" if shown else ""
+    return f"{', '.join(shown[:-1])}{' and ' if shown[1:] else ''}{shown[-1]}" if shown else ""

@@ -1,6 +1,6 @@
 """Reads any table into examples, by the names of its columns."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,21 @@ class ExampleTable:
         named = [*inputs.values(), target, id_column, group_column]
         self._columns = list(dict.fromkeys(column for one in named for column in _columns_of(one)))
         self.table = open_table(path, self._columns, form)
+        self._label_parts: dict[str, dict[str, str]] = {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How the table is written, for the manifest's entry of the file; empty if as usual. Complete after reading."""
+        return {"read_as": self.table.facts} if self.table.facts else {}
+
+    @property
+    def rendered(self) -> dict[str, Any]:
+        """For the manifest: the columns of an input and of a label that were joined, and the parts of each label."""
+        several = [list(column) for column in self._inputs.values() if _several(column)]
+        facts = {"input_columns": several[0]} if several else {}
+        if _several(self._target):
+            facts |= {"label_columns": list(self._target), "label_parts": self._label_parts}
+        return facts
 
     def __iter__(self) -> Iterator[Example | RejectedRow]:
         """The examples and rejected rows, in the order of the file."""
@@ -72,11 +87,14 @@ class ExampleTable:
                 yield RejectedRow(where, cells)
                 continue
             row_id = cells[self._id].strip() if self._id else str(number)
+            target = _joined(cells, self._target, compound_label) if self._target else ""
+            if _several(self._target) and target and target not in self._label_parts:
+                self._label_parts[target] = {name: cells[of] for name, of in self._target.items()}
             yield Example(
                 id=row_id,
                 group=cells[self._group].strip() if self._group else row_id,
                 inputs={name: _joined(cells, column, render_cells) for name, column in self._inputs.items()},
-                target=_joined(cells, self._target, compound_label) if self._target else "",
+                target=target,
                 where=where,
             )
 
@@ -101,6 +119,19 @@ def read_examples(path: str | Path, **columns: Any) -> list[Example]:
 def iterate_examples(path: str | Path, **columns: Any) -> Iterator[Example | RejectedRow]:
     """The rows of an [`ExampleTable`]."""
     return iter(ExampleTable(path, **columns))
+
+
+def check_columns(inputs: Sequence[str], targets: Sequence[str]) -> None:
+    """Refuse a column that is named twice: in the text, a label would be its own answer."""
+    columns = [*inputs, *targets]
+    for column in columns:
+        if columns.count(column) > 1:
+            raise InputError(f"column {column!r} is named twice; name each column once, as text or as answer")
+
+
+def named_columns(columns: Sequence[str]) -> str | dict[str, str]:
+    """Columns for [`ExampleTable`]: one alone, or several each under its own name."""
+    return columns[0] if len(columns) == 1 else {column: column for column in columns}
 
 
 def render_cells(cells: Mapping[str, str]) -> str:

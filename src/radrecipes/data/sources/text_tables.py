@@ -88,7 +88,7 @@ def _single_byte_encoding(path: Path) -> str:
 def check_encoding(name: str) -> None:
     """Refuse a name that is no encoding of texts."""
     try:
-        b"".decode(name)
+        io.TextIOWrapper(io.BytesIO(), name)
     except (LookupError, UnicodeError, ValueError):
         raise InputError(
             "no such encoding; choose for example utf-8, cp1252, latin-1 or utf-16", "--encoding"
