@@ -123,7 +123,7 @@ def _read_table(args: argparse.Namespace) -> tuple[list, dict]:
     if table.said:
         print(table.said)
     file = {"file": args.source.name, "sha256": file_sha256(args.source), "rows": len(examples)}
-    return examples, {"source": [file | source.facts], "generator": None, **source.rendered}
+    return examples, {"source": [file | table.facts], "generator": None, **source.rendered}
 
 
 def _generate(args: argparse.Namespace) -> tuple[list, dict]:
@@ -430,18 +430,6 @@ examples (mimic-cxr and openi are folders with the downloaded files):
 """
 
 
-def _add_form(group: argparse._ArgumentGroup) -> None:
-    """How a file is written; what is not said is detected."""
-    for option, kind, meaning in (
-        ("--delimiter", str, "what separates the cells of a text table: a character, comma, semicolon, tab or pipe"),
-        ("--encoding", str, "encoding of a text file, for example cp1252 or utf-16"),
-        ("--skip-rows", int, "lines above the header"),
-        ("--skip-footer", int, "rows below the last row that are none; 0 keeps all"),
-        ("--sheet", str, "name or number of the sheet of an Excel file (default: the first)"),
-    ):
-        group.add_argument(option, type=kind, help=meaning)
-
-
 def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
     description = "chest X-ray reports with the observations that they state"
     report = _add_subcommand(subcommands, "report", description, _REPORT_EXAMPLES, prepare_report)
@@ -506,9 +494,8 @@ def _add_file_arguments(report: argparse.ArgumentParser) -> None:
     _add(columns, "--prompt-column", "observations (jsonl)", "prompt", metavar="NAME")
     _add(columns, "--completion-column", "the report (jsonl)", "completion", metavar="NAME")
 
-    files = report.add_argument_group("files of table, text and hl7")
-    _add_form(files)
-    files.add_argument(
+    add_table_form(report, "--root (table; the encoding also of text and hl7)")
+    report.add_argument_group("files of text").add_argument(
         "--group-pattern",
         metavar="REGEX",
         help="finds the patient in the path of a text file, for example 'P[0-9]+' (default: the folder of the file)",

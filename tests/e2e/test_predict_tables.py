@@ -102,6 +102,33 @@ def test_answers_come_with_probability_decision_and_top_three(finished_copy, cal
     assert not Path("out.csv.unfinished").exists()
 
 
+def test_a_run_of_several_columns_reads_them_from_a_table_as_in_training(finished_copy, call):
+    manifest = json.loads(Path(RUN, "manifest.json").read_text("utf-8"))
+    edit_json(Path(RUN, "manifest.json"), data=manifest["data"] | {"input_columns": ["exam", "indication"]})
+    orders = [("MR knee", "knee pain, Übelkeit"), ("", "worst headache of life"), ("CT", "weakness")]
+    lines = [
+        "An export",
+        "mrn;exam;indication",
+        *(f"{n};{exam};{text}" for n, (exam, text) in enumerate(orders)),
+        "Total;3",
+    ]
+    Path("orders.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    renamed = "\n".join(["Nr|Anforderung|Frage", *(f"{n}|{exam}|{text}" for n, (exam, text) in enumerate(orders))])
+    Path("renamed.txt").write_text(renamed, encoding="utf-8")
+    command = ("predict", "--adapter", RUN, "--keep-text", "--id-column")
+    done = call(*command, "mrn", "--input", "orders.csv", "--output", "out.csv")
+    assert done.code == 0, done.stderr
+    assert done.stdout.startswith("orders.csv: separated by ;, cp1252, header in line 2, 1 footer row left out\n")
+    assert [row["note"] for row in read_csv("out.csv")] == [
+        "exam: MR knee\nindication: knee pain, Übelkeit", "indication: worst headache of life", "exam: CT\nindication: weakness",
+    ]  # fmt: skip
+    named = ("--text-column", "Anforderung", "Frage")
+    assert call(*command, "Nr", "--input", "renamed.txt", "--output", "renamed.csv", *named).code == 0
+    assert Path("renamed.csv").read_bytes() == Path("out.csv").read_bytes()
+    refused = call(*command, "Nr", "--input", "renamed.txt", "--output", "x.csv", "--text-column", "Frage")
+    assert refused.code == 2 and "trained on the 2 columns exam, indication; name one for each" in refused.stderr
+
+
 def test_every_input_and_output_format_gives_the_same_answers(finished_copy, call):
     write_orders("orders.csv", 30, bad=False)
     frame = pd.read_csv("orders.csv", dtype=str)

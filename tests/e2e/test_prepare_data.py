@@ -187,7 +187,14 @@ BAD_INPUT = {
     ),
     "too few groups": (broken_rows(*GOOD_ROWS[:2]), [], "orders.csv: ", "too few for a validation split"),
     "impossible threshold": (broken_rows(*GOOD_ROWS), ["--near-duplicate-threshold", "3"], "", "threshold is 3.0"),
-    "column not named": (broken_rows(*GOOD_ROWS), ["--label-column", ""], "orders.csv: ", "--label-column is missing"),
+    "a column without name, names that are usual": (
+        broken_rows(*GOOD_ROWS),
+        ["--label-column", ""],
+        "orders.csv: ",
+        "--label-column is missing; name the column: the table has 'order' and 'protocol'",
+    ),
+    "a label in the text": (broken_rows(*GOOD_ROWS), ["--text-column", "protocol"], "", "'protocol' is named twice"),
+    "an encoding that does not exist": (broken_rows(*GOOD_ROWS), ["--encoding", "utf-9"], "--encoding: ", "no such"),
     "no rows to generate": (None, ["--synthetic", "--rows", "0"], "", "must be at least 1, not 0"),
 }
 
@@ -276,3 +283,33 @@ def test_every_task_whose_data_are_a_table_has_a_subcommand(tmp_path, monkeypatc
     assert "--synthetic" not in call("prepare_data", "urgency", "--help").stdout
     assert "--label-set" not in call("prepare_data", "summary", "--help").stdout
     assert "--synthetic" in call("prepare_data", "protocol", "--help").stdout
+
+
+def test_an_export_with_several_columns_becomes_one_text_and_one_label(tmp_path):
+    # As a German Excel writes it: semicolons, cp1252, a title, a total.
+    lines = ["Anforderungen im Mai", "", "Patient;exam;Indikation;eGFR;protocol;iv contrast"]
+    for number in range(120):
+        exam, protocol = (("CT", "CT Head"), ("MR", "MR Brain"))[number % 2]
+        egfr = ("", "54,5")[number % 3 > 0]
+        lines.append(
+            f"p{number // 2};{exam} Schädel;Übelkeit, Fall {number};{egfr};{protocol};{('yes', 'no')[number % 4 // 2]}"
+        )
+    (tmp_path / "orders.csv").write_bytes("\r\n".join([*lines, "Gesamt;120;;;;"]).encode("cp1252"))
+    done = prepare(
+        tmp_path, "--source", "orders.csv", "--text-column", "exam", "Indikation", "eGFR", "--label-column", "protocol",
+        "--label-column", "iv contrast", "--group-column", "Patient", "--output", "ours",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("orders.csv: separated by ;, cp1252, header in line 3, 1 footer row left out\n")
+    dataset = load_prepared_dataset(tmp_path / "ours")
+    (source,) = dataset.manifest["source"]
+    assert (source["rows"], source["delimiter"], source["encoding"], source["header_line"]) == (120, ";", "cp1252", 3)
+    assert dataset.manifest["input_columns"] == ["exam", "Indikation", "eGFR"]
+    assert dataset.label_set.names == [
+        f"{name} | iv contrast: {answer}" for name in ("CT Head", "MR Brain") for answer in ("no", "yes")
+    ]
+    parts = dataset.manifest["label_parts"]["MR Brain | iv contrast: no"]
+    assert parts == {"protocol": "MR Brain", "iv contrast": "no"}
+    texts = {row["id"]: row["note"] for split in dataset.splits.values() for row in split}
+    assert texts["1"] == "exam: CT Schädel\nIndikation: Übelkeit, Fall 0"
+    assert texts["2"] == "exam: MR Schädel\nIndikation: Übelkeit, Fall 1\neGFR: 54,5"

@@ -66,11 +66,6 @@ class ExampleTable:
         self._label_parts: dict[str, dict[str, str]] = {}
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """How the table is written, for the manifest's entry of the file; empty if as usual. Complete after reading."""
-        return {"read_as": self.table.facts} if self.table.facts else {}
-
-    @property
     def rendered(self) -> dict[str, Any]:
         """For the manifest: the columns of an input and of a label that were joined, and the parts of each label."""
         several = [list(column) for column in self._inputs.values() if _several(column)]
