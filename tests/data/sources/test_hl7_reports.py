@@ -122,6 +122,8 @@ def test_line_breaks_within_a_text_other_separators_and_escapes(tmp_path):
 
 
 def test_empty_and_broken_messages(tmp_path):
+    broken = ["MSH", "OBR", "OBX", "text", "PID|", "OBR|1", "OBX|1|TX", *message(4)]
+    assert [report.id for report in read_all(write(tmp_path / "c.hl7", broken))[1]] == ["A4"]
     _, reports = read_all(write(tmp_path / "a.hl7", message(1, ("", " ")), message(2, ("x" * 2**20, "y" * 9))))
     assert [report.reason for report in reports] == ["empty_report", "too_large"]
     with pytest.raises(InputError, match=r"no HL7 message with a text \(MSH, OBR, OBX\) here; give ORU"):

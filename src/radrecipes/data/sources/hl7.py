@@ -54,7 +54,7 @@ def messages_in(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _has_text(segment: str) -> bool:
-    return segment.startswith("OBX") and segment.split(segment[3:4], 3)[2:3] in ([kind] for kind in _TEXT_TYPES)
+    return segment.startswith("OBX") and len(segment) > 3 and field(segment.split(segment[3], 3), 2) in _TEXT_TYPES
 
 
 def results_in(message: list[str], where: str) -> Iterator[Result]:
