@@ -343,9 +343,8 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     parser.set_defaults(task=task, target_option=target, synthetic=False)
 
     origin = parser.add_mutually_exclusive_group(required=True)
-    origin.add_argument(
-        "--source", type=Path, metavar="FILE", help="CSV, TSV, TXT, JSONL (also .gz), Excel (.xlsx) or Parquet"
-    )
+    formats = "CSV, TSV, TXT, JSONL (also .gz), Excel (.xlsx), Parquet, or FHIR ServiceRequest (.ndjson)"
+    origin.add_argument("--source", type=Path, metavar="FILE", help=formats)
     if synthetic:
         origin.add_argument("--synthetic", action="store_true", help=f"generate {words.rows} instead of reading them")
         generator = parser.add_argument_group("generator of --synthetic")

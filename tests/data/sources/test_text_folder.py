@@ -66,3 +66,7 @@ def test_what_cannot_be_read_is_named_by_its_place(tmp_path):
         TextFolder(write(tmp_path / "none", {"a.doc": "x"}))
     with pytest.raises(InputError, match="is no regular expression"):
         TextFolder(write(tmp_path / "one", {"a.txt": "x"}), group_pattern="(")
+    with pytest.raises(InputError, match="--encoding: no such encoding"):
+        TextFolder(tmp_path / "one", encoding="utf-99")
+    (tmp_path / "one" / "a.txt").write_bytes(b"caf\x82")
+    assert read_all(TextFolder(tmp_path / "one", encoding="cp437"))[0].findings == "café"

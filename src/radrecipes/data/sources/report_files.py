@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from radrecipes.data.sources.text_tables import detect_encoding, text_lines
+from radrecipes.data.sources.text_tables import check_encoding, detect_encoding, text_lines
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 
@@ -20,6 +20,8 @@ class LineFiles:
 
     def __init__(self, root: str | Path, suffixes: Collection[str], kind: str, encoding: str | None = None):
         """Find the files; without an encoding it is detected for each of them."""
+        if encoding:
+            check_encoding(encoding)
         self.root, self._encoding = Path(root), encoding
         self._detected: dict[str, str] = {}
         self._names = files_below(self.root, suffixes, kind)

@@ -58,7 +58,7 @@ class ReportTable(ReportSource):
         self.count = sum(1 for _ in self.items())
         if not self.count:
             raise InputError("the file has no rows below its header; give a table with rows", str(path))
-        facts = {"read_as": self._table.facts} if self._table and self._table.facts else {}
+        facts = self._table.facts if self._table else {}
         self.files = [{"file": self._path.name, "sha256": file_sha256(self._path), **facts}]
         self.rejected = []
         self.said = [text for text in (self._table.said if self._table else "", self.columns.said) if text]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from radrecipes.data.example import Example
+from radrecipes.data.sources.fhir_orders import SUFFIXES, ServiceRequestTable
 from radrecipes.data.sources.table_form import TableForm
 from radrecipes.data.sources.table_rows import open_table
 from radrecipes.errors import InputError
@@ -41,7 +42,7 @@ class ExampleTable:
         table: The open table, which tells how it is written.
 
     Args:
-        path: A table as [`open_table`] reads it.
+        path: A table as [`open_table`] reads it, or FHIR resources as [`ServiceRequestTable`] does.
         inputs: Column of the file for each input of the task, for example `{"note": "order_text"}`, or several by the names under
             which [`render_cells`] writes them: `{"note": {"exam": "Exam", "age": "Age"}}`.
         target: Column of the target, or several by name in the same way; [`compound_label`] joins them.
@@ -62,7 +63,8 @@ class ExampleTable:
         self._id, self._group = id_column, group_column
         named = [*inputs.values(), target, id_column, group_column]
         self._columns = list(dict.fromkeys(column for one in named for column in _columns_of(one)))
-        self.table = open_table(path, self._columns, form)
+        requests = str(path).lower().endswith(SUFFIXES)
+        self.table = (ServiceRequestTable if requests else open_table)(Path(path), self._columns, form)
         self._label_parts: dict[str, dict[str, str]] = {}
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 from radrecipes.data.sources.records import as_report, sections_of
 from radrecipes.data.sources.report_files import decoded, files_below
 from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource, read_report
+from radrecipes.data.sources.text_tables import check_encoding
 from radrecipes.errors import InputError
 from radrecipes.radiology.exams import exam_in
 
@@ -31,6 +32,8 @@ class TextFolder(ReportSource):
                 all that it matches. Without it the patient is the folder that a file is in; a file in `root` itself is its own.
             encoding: Of all files; by default UTF-8, UTF-16 or cp1252, whichever each of them is.
         """
+        if encoding:
+            check_encoding(encoding)
         self._root, self._encoding = Path(root), encoding
         if not self._root.is_dir():
             raise InputError("no such folder; give the one with the .txt files as --root", str(root))
