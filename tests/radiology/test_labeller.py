@@ -163,6 +163,15 @@ def test_what_is_implied_is_kept_apart_from_what_is_stated():
     assert stronger["Lung Opacity"] == Status.POSITIVE and stronger["Consolidation"] == Status.NEGATIVE
 
 
+def test_the_index_of_beginnings_hides_no_entry():
+    for _, text, _ in SENTENCES[::7]:
+        sentence = labeller._plain(text)
+        for place in range(len(sentence)):
+            every = next((entry for entry in labeller._TRIES if entry[2](sentence, place)), None)
+            tried = labeller._candidates(sentence[place : place + labeller._PREFIX])
+            assert next((entry for entry in tried if entry[2](sentence, place)), None) is every
+
+
 def test_report_takes_less_than_a_millisecond():
     # Other numbers in each sentence, so that no sentence is known from before.
     reports = [

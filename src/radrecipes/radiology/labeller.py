@@ -58,6 +58,7 @@ _FINITE = (
     r"(?<!to )(?<!may )(?<!could )(?:suggests?|represents?|reflects?))"
 )
 _PLACES = r"(?:retrocardiac|basilar|basal|bibasal|patchy|hazy|streaky|linear|dense|diffuse|multifocal|scattered)\b"
+_NEXT_FINDING = re.compile(rf" {_ARTICLE}{_IS_THERE}")
 _PUNCTUATION = (
     # A comma before a separate clause or before a thing that is there, unless it continues a list that ends with "or".
     ("new_statement", rf"(?:,(?: and)? |\()(?={_ARTICLE}(?:{_IS_THERE}|{_PLACES}))(?![^;]{{0,300}}\b(?:or|nor)\b)"),
@@ -337,6 +338,10 @@ class _Reader:
         self.open_state = None
         if self.scope in ("past", "advice") and event.meaning != _OTHER:
             return
+        before = self.events[index - 1] if index else event
+        if self.scope == "negated" and before.mention and _NEXT_FINDING.match(self.sentence, before.end):
+            # Dictation without punctuation: "no consolidation small effusion".
+            self.scope = ""
         status = self._status()
         if self.scope == "removed" and event.meaning == SUPPORT_DEVICES:
             status = Status.NEGATIVE
