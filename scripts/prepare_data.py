@@ -226,7 +226,7 @@ def _check_report_arguments(args: argparse.Namespace) -> None:
     if args.label_source == "relabel" and args.language.lower().split("-")[0].split("_")[0] not in ("en", "eng"):
         stated = [kind for kind in source.label_sources if kind != "relabel"]
         instead = f"use the labels of the source with --label-source {stated[0]}" if stated else "use English reports"
-        raise InputError(f"--language is {args.language}, and the labelling rules know English only; {instead}")
+        raise InputError(f"--language is {args.language}: the labelling rules know English only; {instead}")
     of_some = {option for kind in REPORT_SOURCES.values() for option in kind.options} - set(source.options)
     for option in sorted(option for option in of_some if getattr(args, option) is not None):
         takers = " and ".join(name for name, kind in REPORT_SOURCES.items() if option in kind.options)
@@ -464,7 +464,7 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
         "--deidentified",
         choices=("drop", "mend", "normalise"),
         help="drop sentences with ___ or XXXX, mend them (the mark is cut out, or becomes the word that it must have been), or"
-        " write every mark as ___ (default: drop; openi: mend)",
+        " write every mark as ___ (default: mend; mimic-cxr: drop)",
     )
 
     _add_file_arguments(report)

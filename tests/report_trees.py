@@ -84,6 +84,36 @@ def openi_xml(number, findings, impression):
     )
 
 
+# Invented, in the phrasing of OpenI: findings and impression, with its masks, list numbers and comparisons.
+OPENI_LIKE = (
+    ("Heart size XXXX within normal limits. No focal airspace disease.", "1. No acute finding in the chest."),
+    (
+        "Calcified lymph XXXX at the hilum. XXXX opacities at the base, XXXX atelectasis.",
+        "Basal atelectasis, XXXX chronic.",
+    ),
+    (
+        "Stable cardiomegaly. Aortic XXXX calcification. There is no XXXX of effusion.",
+        "1. Stable cardiomegaly. 2. No effusion.",
+    ),
+    (
+        "Blunted right costophrenic XXXX. Interval development of a small effusion.",
+        "Small right effusion, new since XXXX.",
+    ),
+    (
+        "The XXXX are clear. Median sternotomy XXXX are intact.",
+        "Results were discussed with Dr. XXXX at XXXX. No acute disease.",
+    ),
+)
+
+
+def write_mimic_like_openi(root: Path, patients=40) -> None:
+    """A tree in MIMIC-CXR's layout with the marks of MIMIC-CXR in texts that are phrased like those of OpenI."""
+    for position, (_, _, path) in enumerate(write_mimic(root, patients)):
+        findings, impression = (text.replace("XXXX", "___") for text in OPENI_LIKE[position % len(OPENI_LIKE)])
+        text = report_text().replace(FINDINGS["clear"], findings).replace(IMPRESSIONS["clear"], impression)
+        path.write_text(text, encoding="utf-8")
+
+
 def write_openi(folder: Path, count=60):
     """XML files in a folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import datasets
 import pytest
 from conftest import REPOSITORY, run_script
-from report_trees import FINDINGS, IMPRESSIONS, write_mimic, write_openi
+from report_trees import FINDINGS, IMPRESSIONS, write_mimic, write_mimic_like_openi, write_openi
 
 from e2e.conftest import Called
 from radrecipes.data.prepared import load_prepared_dataset
@@ -75,6 +76,30 @@ def test_a_tree_becomes_a_dataset_that_datasets_loads_whatever_the_number_of_pro
     manifest = load_prepared_dataset(tmp_path / "1" / "reports").manifest
     assert (manifest["labels"], manifest["options"]["split"]) == ("negbio", "official")
     assert "`negbio` CSV" in (tmp_path / "1" / "reports" / "README.md").read_text()
+
+
+def test_mimic_s_layout_with_real_phrasing_goes_to_the_end(tmp_path, monkeypatch, call):
+    """Whoever has the credentials only changes the path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+    write_mimic_like_openi(tmp_path / "mimic")
+    command = ("prepare_data", "report", "--source", "mimic-cxr", "--root", "mimic", "--output")
+    mended = call(*command, "mended", "--deidentified", "mend")
+    assert mended.code == 0, mended.stderr
+    dataset = load_prepared_dataset(tmp_path / "mended")
+    rows = dataset.manifest["rows"]
+    assert (rows["read"], rows["kept"], rows["findings_lost"]) == (120, 120, {})
+    text = " ".join(
+        f"{row['findings']} {row['impression']}" for split in dataset.splits.values() for row in split.to_list()
+    )
+    assert not re.search("___|XXXX|stable|interval|right|Dr", text, re.IGNORECASE)
+    assert "Opacities at the base, likely atelectasis." in text and "Small effusion" in text
+
+    # By default the sentences with marks go, and what this costs is said.
+    dropped = call(*command, "dropped", "--split", "official")
+    assert dropped.code == 0, dropped.stderr
+    assert "without de-identification marks its findings would be gone" in dropped.stdout
+    assert call(*command, "stated", "--label-source", "csv").code == 0
 
 
 def test_a_generated_tree_is_synthetic_and_nothing_else_is(tree, tmp_path):
@@ -245,7 +270,7 @@ def test_the_rules_label_no_other_language(pairs, call, tmp_path):
     )
     one_line(
         call(*command, "--label-source", "relabel", "--language", "es"),
-        "--language is es, and the labelling rules know",
+        "--language is es: the labelling rules know",
     )
     assert not (tmp_path / "out").exists()
     assert call(*command, "--language", "es").code == 0

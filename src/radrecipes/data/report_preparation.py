@@ -350,27 +350,31 @@ class _Cleaned(NamedTuple):
 
 
 def _clean(sections: tuple[str, str], both: bool, cleaners: list[tuple[str, Callable[[str], str]]]) -> _Cleaned:
-    """Apply the cleaners, and compare the labels before and after each that changes something."""
-    labels: Labels | None = None
-    changed, relabelled, lost, turned_normal = [], [], [], ""
+    """Apply the cleaners, and compare the labels before and after; after each cleaner only if they are different in the end."""
+    changed, stages = [], [sections]
     for name, clean in cleaners:
         cleaned = clean(sections[0]), clean(sections[1])
         if cleaned == sections:
             continue
         changed.append(name)
-        before = label_report(*sections) if labels is None else labels
         sections = cleaned
+        stages.append(sections)
         if not any(sections) or (both and not all(sections)):
-            return _Cleaned(sections, None, f"only_{name}", tuple(changed), tuple(relabelled), tuple(lost))
-        labels = label_report(*sections)
-        if labels != before:
+            return _Cleaned(sections, filtered=f"only_{name}", changed=tuple(changed))
+    if not changed:
+        return _Cleaned(sections)
+    labels = [label_report(*stages[0]), label_report(*sections)]
+    if labels[0] == labels[1]:
+        return _Cleaned(sections, labels[1], changed=tuple(changed))
+    labels[1:1] = [label_report(*stage) for stage in stages[1:-1]]
+    relabelled, lost = [], []
+    for name, before, after in zip(changed, labels, labels[1:], strict=False):
+        if after != before:
             relabelled.append(name)
-        if findings_lost(before, labels):
+        if findings_lost(before, after):
             lost.append(name)
-            turned_normal = f"normal_without_{name}"
-        if findings_present(labels):
-            turned_normal = ""
-    return _Cleaned(sections, labels, turned_normal, tuple(changed), tuple(relabelled), tuple(lost))
+    filtered = f"normal_without_{lost[-1]}" if lost and not findings_present(labels[-1]) else ""
+    return _Cleaned(sections, labels[-1], filtered, tuple(changed), tuple(relabelled), tuple(lost))
 
 
 _NO_LABELS = {NOTHING_MENTIONED: "nothing_mentioned", CONTRADICTORY: "contradictory_labels"}

@@ -42,7 +42,8 @@ def test_folder_of_files_and_archive_give_the_same(tmp_path):
 
 def test_sections_without_text_wrapped_lines_and_markup(tmp_path):
     for number, (findings, impression) in enumerate(
-        [(None, "1. Normal.\n\n  2. Stable."), ("Clear &lt;2 cm.", None), ("Heart <b>is</b>\n normal.", " ")], start=1
+        [(None, "1. Normal.\n\n  2. Stable.. ."), ("Clear &lt;2 cm.", None), ("Heart <b>is</b>\n normal.", " ")],
+        start=1,
     ):
         name = f"{number}.{'XML' if number == 2 else 'xml'}"
         (tmp_path / name).write_text(openi_xml(number, findings, impression), encoding="utf-8")

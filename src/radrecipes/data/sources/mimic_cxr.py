@@ -66,6 +66,8 @@ class MimicCxr(ReportSource):
     published = "other-mimic-cxr"
     label_sources = ("relabel", "csv")
     official_split = True
+    # Its marks are dates, names and places; sentences that contain one seldom state a finding.
+    deidentified = "drop"
     folder = "files"
 
     def __init__(self, root: str | Path, *, labels: str | None = None, official_split: bool = False):

@@ -4,6 +4,7 @@ Layout: https://openi.nlm.nih.gov/faq, `NLMCXR_reports.tgz`.
 """
 
 import hashlib
+import re
 import tarfile
 import zlib
 from pathlib import Path
@@ -22,6 +23,8 @@ from radrecipes.files import bounded, unpacked
 
 FOLDER = "ecgen-radiology"
 ARCHIVE = "NLMCXR_reports.tgz"
+# One section in fifteen has a sentence with two full stops, or one between two sentences.
+_FULL_STOPS = re.compile(r"\.(?:\s*\.)+")
 
 
 class OpenI(ReportSource):
@@ -34,7 +37,6 @@ class OpenI(ReportSource):
     published = "other-openi"
     access = "registered"
     license = "cc-by-nc-nd-4.0"
-    deidentified = "mend"
     folder = FOLDER
 
     def __init__(self, root: str | Path):
@@ -81,7 +83,9 @@ class OpenI(ReportSource):
             reason = "unreadable_xml" if data.decode(errors="ignore").encode() == data else "not_utf8"
             return RejectedReport(path, reason, sha256=sha256)
         sections = {
-            (element.get("Label") or "").strip().upper(): " ".join("".join(element.itertext()).split())
+            (element.get("Label") or "").strip().upper(): _FULL_STOPS.sub(
+                ".", " ".join("".join(element.itertext()).split())
+            )
             for element in tree.iter("AbstractText")
         }
         number = tree.find("uId")
