@@ -52,7 +52,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max-rows", type=positive, help="only the first rows of each split, for a quick look")
     parser.add_argument("--skip-base", action="store_true", help="do not evaluate the untuned base model")
     parser.add_argument("--batch-size", type=positive, default=32, help="rows per batch (default: 32)")
-    parser.add_argument("--similarity-model", help="labels: sentence-transformers model for a baseline")
+    parser.add_argument(
+        "--similarity-model", help="labels, impressions: sentence-transformers model to compare texts with"
+    )
     parser.add_argument(
         "--output", help="folder to write to (default: evaluation/ of the run, thresholds in the adapter's folder)"
     )

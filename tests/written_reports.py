@@ -2,7 +2,7 @@
 
 import random
 
-from radrecipes.evaluation.report_metrics import ReportEvaluation
+from radrecipes.evaluation.report_metrics import ImpressionEvaluation, ReportEvaluation
 from radrecipes.inference.answers import TEMPLATE, WrittenText
 from radrecipes.radiology.consistency import IMPRESSION_SECTIONS, REPORT_SECTIONS, check_report, format_report
 from radrecipes.radiology.observations import (
@@ -28,10 +28,10 @@ def evaluated(task="report", rows=60, without=(), base_rows=None, access="synthe
     """
     draw = random.Random(0)
     requests = [request(draw) for _ in range(rows)]
-    train, test = (
-        ReportEvaluation(TASKS[task], rows_of(of_split, mark)) for of_split in (requests[: rows // 2], requests)
-    )
-    systems = test.baselines(train)
+    kind = ReportEvaluation if task == "report" else ImpressionEvaluation
+    train, test = (kind(TASKS[task], rows_of(of_split, mark)) for of_split in (requests[: rows // 2], requests))
+    baselines = train.baselines(test)
+    systems = baselines.write(test)
     alone = [model_text(requests, place, task, mark, flawless) for place in range(rows)]
     sections = REPORT_SECTIONS if task == "report" else IMPRESSION_SECTIONS
     guarded = []
@@ -53,6 +53,9 @@ def evaluated(task="report", rows=60, without=(), base_rows=None, access="synthe
         dataset={"name": "report_made_up", "access": access, "digest": "d" * 64},
         decoding={"method": "generate", "max_new_tokens": 200, "tries": 3, "temperature": 0.7},
         seeds={"training": 1, "bootstrap": 0},
+        unseen=test.unseen(train),
+        best_baseline=test.best_baseline(baselines),
+        baseline_settings=baselines.settings,
         resamples=100,
     )
     return metrics, test.table(systems, checks, access)

@@ -3,12 +3,19 @@
 import random
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radrecipes.errors import InputError
-from radrecipes.evaluation.report_baselines import NearestLabels, label_states
+from radrecipes.evaluation.report_baselines import (
+    MOST_EMBEDDED,
+    LeadSentences,
+    NearestEmbedding,
+    NearestLabels,
+    label_states,
+)
 from radrecipes.radiology.observations import OBSERVATIONS, Status
 
 LABELS = st.dictionaries(st.sampled_from(OBSERVATIONS[:4]), st.sampled_from(Status))
@@ -55,6 +62,32 @@ def test_an_empty_train_split_is_an_error_and_texts_may_be_empty():
         NearestLabels([], [], [])
     assert NearestLabels([{}], [""], [""]).reports([{"Edema": P}]) == [("", "")]
     assert label_states([]).shape == (0, 14)
+
+
+class CountingEmbedder:
+    """Embeds a text as its number of each vowel."""
+
+    def embed(self, texts):
+        return np.array([[text.count(vowel) for vowel in "aeiou"] for text in texts], dtype=float)
+
+
+def test_the_nearest_embedding_lends_its_target_and_a_large_training_split_is_sampled():
+    nearest = NearestEmbedding(["aa", "ee", "ee"], ["first", "second", "third"], CountingEmbedder())
+    assert nearest.predict(["xexe", "a"]) == ["second", "first"]
+    inputs = [str(number) for number in range(3 * MOST_EMBEDDED)]
+    embedded = []
+    embedder = CountingEmbedder()
+    embedder.embed = lambda texts: embedded.extend(texts) or np.ones((len(texts), 1))
+    NearestEmbedding(inputs, inputs, embedder)
+    assert len(embedded) == MOST_EMBEDDED and (embedded[0], embedded[-1]) == (inputs[0], inputs[-1])
+
+
+def test_the_number_of_lead_sentences_is_chosen_on_validation():
+    texts = ["Heart large. Lungs clear. No effusion.", "Edema. Effusion. Old fracture."]
+    for number, references in ((1, ["Heart large", "Edema"]), (2, ["Heart large. Lungs clear", "Edema. Effusion."])):
+        lead = LeadSentences(texts, references)
+        assert lead.sentences == number
+        assert lead.predict(["One. Two. Three.", "Alone."]) == [" ".join(["One.", "Two."][:number]), "Alone."]
 
 
 def test_five_thousand_by_one_thousand_takes_seconds():

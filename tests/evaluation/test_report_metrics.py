@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
 from radrecipes.errors import InputError
-from radrecipes.evaluation.report_metrics import NEAREST_LABELS, TEMPLATE_WRITER, ReportEvaluation, ratio_statistic
-from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE
+from radrecipes.evaluation.report_metrics import (
+    LEAD_SENTENCES,
+    NEAREST_EMBEDDING,
+    NEAREST_LABELS,
+    TEMPLATE_WRITER,
+    ImpressionEvaluation,
+    ReportEvaluation,
+    ratio_statistic,
+)
+from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, MOST_FREQUENT, NEAREST, REFERENCE
 from radrecipes.inference.answers import TEMPLATE, WrittenText
 from radrecipes.radiology.consistency import format_report
 from radrecipes.radiology.labeller import label_report
@@ -48,7 +56,7 @@ def rows_of(requests, findings=None, impressions=None, task="report"):
         }
         for number, request in enumerate(requests)
     ]
-    return ReportEvaluation(TASKS[task], rows)
+    return (ReportEvaluation if task == "report" else ImpressionEvaluation)(TASKS[task], rows)
 
 
 def metrics_of(rows, systems, resamples=50):
@@ -152,6 +160,10 @@ def test_hand_computed_label_figures():
     assert value(figures["label_recall"]) == pytest.approx(2 / 3)
     assert value(figures["label_precision"]) == pytest.approx(2 / 4)
     assert value(figures["label_f1"]) == pytest.approx(2 * 2 / (3 + 4))
+    # The normal chest is no finding.
+    assert value(figures["finding_recall"]) == pytest.approx(1 / 2)
+    assert value(figures["finding_precision"]) == pytest.approx(1 / 3)
+    assert figures["consistency"]["uncertain_as_negative"]["13"]["micro"]["precision"] == pytest.approx(1 / 3)
     micro = figures["consistency"]["uncertain_as_positive"]["14"]["micro"]
     assert micro == {"precision": 3 / 4, "recall": 3 / 4, "f1": 3 / 4}
     assert figures["consistency"]["uncertain_as_negative"]["5"]["micro"] == {
@@ -200,7 +212,8 @@ def test_consistency_is_what_scikit_learn_computes():
         ("uncertain_as_positive", (Status.POSITIVE, Status.UNCERTAIN)),
         ("uncertain_as_negative", (Status.POSITIVE,)),
     ):
-        for size, names in (("14", OBSERVATIONS), ("5", FIVE_OBSERVATIONS)):
+        findings = [name for name in OBSERVATIONS if name != NO_FINDING]
+        for size, names in (("14", OBSERVATIONS), ("13", findings), ("5", FIVE_OBSERVATIONS)):
             wanted, said = (
                 np.array([[labels.get(name) in statuses for name in names] for labels in column])
                 for column in (requests, others)
@@ -242,7 +255,7 @@ def test_systems_comparisons_and_guard_in_one_result():
         ADAPTER: bad,
         ADAPTER_GUARDED: guarded,
         BASE: [*bad[:4], *[None] * 8],
-        **rows.baselines(train),
+        **train.baselines(train).write(rows),
     }
     metrics = metrics_of(rows, systems)
     json.dumps(metrics, allow_nan=False)
@@ -256,7 +269,7 @@ def test_systems_comparisons_and_guard_in_one_result():
         "reasons": {"missing Edema": 2, "repeats itself": 1},
     }
     by_second = {comparison["second"]: comparison for comparison in metrics["comparisons"]}
-    assert list(by_second) == [NEAREST_LABELS, TEMPLATE_WRITER, ADAPTER]
+    assert list(by_second) == [MOST_FREQUENT, NEAREST_LABELS, TEMPLATE_WRITER, ADAPTER]
     assert by_second[TEMPLATE_WRITER]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     rouge = {name: system["rouge_l"]["value"] for name, system in metrics["systems"].items()}
     assert by_second[ADAPTER]["difference"]["value"] == pytest.approx(rouge[ADAPTER_GUARDED] - rouge[ADAPTER])
@@ -274,12 +287,37 @@ def test_baselines_of_the_impression_task_see_the_findings_only():
     # The request contains what only the impression says; a baseline that saw it would know the answer.
     request = parse_observations("Edema: positive")
     rows = rows_of([request], ["There is a pleural effusion."], ["Edema."], task="impression")
-    reports = rows.baselines(train)
+    reports = train.baselines(train).write(rows)
     assert reports[NEAREST_LABELS][0].text == "Effusion, as described."
     assert reports[TEMPLATE_WRITER][0].text == "Pleural effusion."
     perfect = metrics_of(rows, {ADAPTER: [WrittenText("Edema.")]})["systems"][ADAPTER]
     assert value(perfect["rouge_l"]) == 1.0
     assert value(perfect["missing_section_rate"]) == 0.0
+
+
+class OneEmbedder:
+    def embed(self, texts):
+        return np.ones((len(texts), 1))
+
+
+def test_baselines_of_impressions_are_those_that_a_user_would_try():
+    findings = ["The heart is enlarged. No effusion.", "The lungs are clear. No effusion.", "Clear lungs. No edema."]
+    train = rows_of([{}] * 3, findings, ["Cardiomegaly.", "Normal.", "Normal."], task="impression")
+    rows = rows_of([{}], ["Lungs are clear. There is no effusion."], ["Normal chest."], task="impression")
+    baselines = train.baselines(rows, OneEmbedder())
+    texts = {name: text for name, (text,) in baselines.write(rows).items()}
+    assert {name: text.text for name, text in texts.items() if name != TEMPLATE_WRITER} == {
+        MOST_FREQUENT: "Normal.",
+        NEAREST_LABELS: "Normal.",
+        NEAREST: "Normal.",
+        NEAREST_EMBEDDING: "Cardiomegaly.",
+        LEAD_SENTENCES: "Lungs are clear.",
+        REFERENCE: "Normal chest.",
+    }
+    assert baselines.settings == {LEAD_SENTENCES: 1}
+    # The reference is shown next to the baselines, and is none.
+    assert rows.best_baseline(baselines)["name"] == MOST_FREQUENT
+    assert NEAREST_EMBEDDING not in train.baselines(rows).writers
 
 
 def test_the_table_tells_each_check_and_hides_closed_texts():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from radrecipes.data.audit import audit_leakage
 from radrecipes.data.label_sets import LabelSet
-from radrecipes.evaluation.slices import NOT_STATED, slice_masks, slice_metrics
+from radrecipes.evaluation.slices import NOT_STATED, slice_masks, slice_metrics, unseen_masks
 
 LABELS = LabelSet.from_text("""\
 name: parts
@@ -103,3 +103,17 @@ def test_a_part_of_one_group_has_no_interval_and_an_empty_one_no_rows():
     one_group, empty = slice_metrics(masks, ["the only one"] * 40, {"adapter": np.ones(40, dtype=bool)}, 200)
     assert (one_group["too_few"], one_group["groups"], one_group["systems"]) == (True, 1, {"adapter": None})
     assert (empty["too_few"], empty["rows"], empty["groups"]) == (True, 0, 0)
+
+
+def test_a_text_is_unseen_if_training_does_not_have_it_whatever_its_input():
+    training = ["big heart", "clear lungs"], ["Cardiomegaly.", "No acute disease."]
+    inputs = ["Big heart!", "other", "clear lungs", "other"]
+    targets = ["cardiomegaly", "NO ACUTE DISEASE", "Nothing acute.", "Edema."]
+    masks = unseen_masks(inputs, targets, *training)
+    # Spelling apart, the first stands in training as a pair, the second as a text; the third repeats only an input.
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "text": [False, False, True, True],
+        "pair": [False, True, True, True],
+    }
+    # One slice if both have the same rows.
+    assert list(unseen_masks(["a", "b"], ["x", "y"], ["a"], ["x"])) == ["text"]

@@ -94,7 +94,7 @@ def test_a_new_text_task(tasks, tmp_path):
     ]
     evaluation = TextEvaluation(TASKS["summary"], rows)
     written = [WrittenText(f"knee pain {n}" if n % 4 else "why?") for n in range(20)]
-    systems = {"adapter_guarded": written, "adapter": written, **evaluation.baselines(evaluation)}
+    systems = {"adapter_guarded": written, "adapter": written, **evaluation.baselines(evaluation).write(evaluation)}
     checks = evaluation.checks(systems)
     metrics = evaluation.metrics(
         systems,

@@ -15,13 +15,14 @@ from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.label_metrics import EvaluationRows, baseline_outputs, compute_metrics, predictions_table
-from radrecipes.evaluation.report_metrics import ReportEvaluation
+from radrecipes.evaluation.report_metrics import ImpressionEvaluation, ReportEvaluation
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, TextEvaluation
 from radrecipes.inference.abstention import DecisionPolicy
 from radrecipes.inference.predictors import LabelPredictor, Predictor, TextPredictor
 from radrecipes.inference.predictors.text_predictor import TEMPERATURE
 from radrecipes.inference.selective import TARGETS
-from radrecipes.tasks import LabelTask, ReportWritingTask
+from radrecipes.tasks import LabelTask, ReportWritingTask, TextTask
+from radrecipes.tasks.impression import ImpressionTask
 
 # The untuned base model seldom stops, so each of its texts takes as long as possible: a sample shows what it can do.
 BASE_TEXTS = 64
@@ -32,7 +33,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of an evaluation; `target_accuracy` and `similarity_model` are for label tasks only."""
+    """Options of an evaluation; `target_accuracy` is for label tasks only, `similarity_model` also for impressions."""
 
     split: str = "test"
     max_rows: int | None = None  # the first rows of each split
@@ -172,12 +173,14 @@ def evaluate_texts(
     is_main_process: bool,
 ) -> Evaluated | None:
     """Text tasks: the model with and without its guard, the base model on a sample, baselines; arguments as for [`evaluate`]."""
-    for name in ("target_accuracy", "similarity_model"):
+    task = predictor.task
+    kind = _text_evaluation(task)
+    for name in ("target_accuracy", *([] if kind.needs_embedder else ["similarity_model"])):
         if getattr(options, name) is not None:
             raise InputError("is for tasks that choose a label; leave it out", f"--{name.replace('_', '-')}")
-    task = predictor.task
-    evaluation_of = partial(ReportEvaluation if isinstance(task, ReportWritingTask) else TextEvaluation, task)
-    rows = evaluation_of(dataset.splits[options.split].to_list()[: options.max_rows])
+    # Before the work, because the model may be missing
+    embedder = TextEmbedder(options.similarity_model) if kind.needs_embedder else None
+    rows = kind(task, dataset.splits[options.split].to_list()[: options.max_rows])
     inputs = rows.inputs
 
     def written(title: str, asked: Sequence[Mapping[str, str]], write: Callable) -> Any:
@@ -199,7 +202,9 @@ def evaluate_texts(
     if not is_main_process:
         return None
 
-    systems |= rows.baselines(evaluation_of(dataset.splits["train"].to_list())) | of_base
+    train, validation = (kind(task, dataset.splits[split].to_list()) for split in ("train", "validation"))
+    baselines = train.baselines(validation, embedder)
+    systems |= baselines.write(rows) | of_base
     checks = rows.checks(systems)
     metrics = rows.metrics(
         systems,
@@ -211,8 +216,17 @@ def evaluate_texts(
             "tries": predictor.tries,
             "temperature": TEMPERATURE,
         },
+        unseen=rows.unseen(train),
+        best_baseline=validation.best_baseline(baselines),
+        baseline_settings=baselines.settings,
     )
     return Evaluated(metrics, rows.table(systems, checks, _access(predictor, dataset)))
+
+
+def _text_evaluation(task: TextTask) -> type[TextEvaluation]:
+    if not isinstance(task, ReportWritingTask):
+        return TextEvaluation
+    return ImpressionEvaluation if isinstance(task, ImpressionTask) else ReportEvaluation
 
 
 def _label_rows(task: LabelTask, split: Dataset, limit: int | None) -> EvaluationRows:

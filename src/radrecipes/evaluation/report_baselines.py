@@ -1,4 +1,4 @@
-"""A report baseline without training of a model: the report of the training study with the nearest labels."""
+"""Baselines of reports and impressions without training of a model: nearest labels, nearest findings, first sentences."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,11 +8,19 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.metrics import pairwise_distances_chunked
 
 from radrecipes.errors import InputError
+from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.radiology.observations import OBSERVATIONS, Status
+from radrecipes.radiology.sentences import split_sentences
+from radrecipes.tasks.text_task import rouge_l
 
 # Status of an observation in arrays.
 ABSENT, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 _STATES = {None: ABSENT, Status.POSITIVE: POSITIVE, Status.NEGATIVE: NEGATIVE, Status.UNCERTAIN: UNCERTAIN}
+
+
+# Embedding a text takes some 10 ms on one core.
+MOST_EMBEDDED = 20_000
+MOST_LEAD_SENTENCES = 5
 
 
 def label_states(labels: Sequence[Mapping[str, Status]]) -> np.ndarray:
@@ -60,6 +68,44 @@ class NearestLabels:
     def reports(self, requests: Sequence[Mapping[str, Status]]) -> list[tuple[str, str]]:
         """Findings and impression of the nearest training study for each request."""
         return [self._reports[index] for index in self.nearest(requests)]
+
+
+class NearestEmbedding:
+    """Returns the target of the training row whose input has the most similar sentence embedding, ties to the first.
+
+    Of a large training split it sees `MOST_EMBEDDED` rows, evenly spread.
+    """
+
+    def __init__(self, train_inputs: Sequence[str], train_targets: Sequence[str], embedder: TextEmbedder):
+        places = np.linspace(0, len(train_inputs) - 1, min(MOST_EMBEDDED, len(train_inputs))).round().astype(int)
+        self._targets = [train_targets[place] for place in places]
+        self._vectors = embedder.embed([train_inputs[place] for place in places])
+        self._embedder = embedder
+
+    def predict(self, inputs: Sequence[str]) -> list[str]:
+        """The target of the nearest training row for each input."""
+        # Rounded: the last digits depend on the batch that a text was embedded in.
+        nearest = np.round(self._embedder.embed(inputs) @ self._vectors.T, 6).argmax(axis=1)
+        return [self._targets[place] for place in nearest]
+
+
+class LeadSentences:
+    """Returns the first sentences of an input; how many has the best ROUGE-L on validation, ties to the fewest."""
+
+    def __init__(self, validation_inputs: Sequence[str], validation_references: Sequence[str]):
+        def quality(sentences: int) -> float:
+            texts = [_first(text, sentences) for text in validation_inputs]
+            return float(np.mean(list(map(rouge_l, validation_references, texts))))
+
+        self.sentences = max(range(1, MOST_LEAD_SENTENCES + 1), key=quality)
+
+    def predict(self, inputs: Sequence[str]) -> list[str]:
+        """The first sentences of each input."""
+        return [_first(text, self.sentences) for text in inputs]
+
+
+def _first(text: str, sentences: int) -> str:
+    return " ".join(split_sentences(text)[:sentences])
 
 
 def _medoids(reports: Sequence[tuple[str, str]], cluster_of_row: np.ndarray) -> np.ndarray:

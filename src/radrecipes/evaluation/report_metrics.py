@@ -1,12 +1,21 @@
-"""Additional evaluation of chest X-ray reports: metrics of observations, and baselines that know the labels."""
+"""Additional evaluation of chest X-ray reports: metrics of observations, and baselines on labels and findings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from radrecipes.evaluation.report_baselines import NEGATIVE, POSITIVE, UNCERTAIN, NearestLabels, label_states
-from radrecipes.evaluation.text_evaluation import ADAPTER, Interval, TextEvaluation
+from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.report_baselines import (
+    NEGATIVE,
+    POSITIVE,
+    UNCERTAIN,
+    LeadSentences,
+    NearestEmbedding,
+    NearestLabels,
+    label_states,
+)
+from radrecipes.evaluation.text_evaluation import NEAREST, REFERENCE, Baselines, Interval, TextEvaluation
 from radrecipes.inference.answers import TEMPLATE, WrittenText
 from radrecipes.radiology.consistency import FINDINGS, ReportCheck
 from radrecipes.radiology.observations import (
@@ -21,6 +30,8 @@ from radrecipes.tasks.report_writing import ReportWritingTask
 
 NEAREST_LABELS = "nearest_labels"
 TEMPLATE_WRITER = "template_writer"
+NEAREST_EMBEDDING = "nearest_embedding"
+LEAD_SENTENCES = "lead_sentences"
 
 
 class ReportEvaluation(TextEvaluation):
@@ -33,6 +44,8 @@ class ReportEvaluation(TextEvaluation):
         "label_recall",
         "label_precision",
         "label_f1",
+        "finding_recall",
+        "finding_precision",
         "contradiction_rate",
         "invented_positive_rate",
         "earlier_study_rate",
@@ -41,7 +54,6 @@ class ReportEvaluation(TextEvaluation):
         "missing_section_rate",
         "never_stopped_rate",
     )
-    opponents = (NEAREST_LABELS, TEMPLATE_WRITER, ADAPTER)
     task: ReportWritingTask
 
     def __init__(self, task: ReportWritingTask, rows: Sequence[Mapping[str, Any]]):
@@ -49,15 +61,25 @@ class ReportEvaluation(TextEvaluation):
         self.requests = [task.request(inputs) for inputs in self.inputs]
         self.keys = [format_observations(request) for request in self.requests]
 
-    def baselines(self, train: "ReportEvaluation") -> dict[str, list[WrittenText]]:
-        """The report of the training study with the nearest labels, and the template writer; both see what the model sees."""
+    def baselines(self, validation: TextEvaluation, embedder: TextEmbedder | None = None) -> Baselines:
+        """The most frequent report, that of the study with the nearest labels, and the template writer.
+
+        All see what the model sees.
+        """
         # A task without findings chooses among studies with the same labels by the impression alone.
-        findings = [row["findings"] if FINDINGS in self.task.sections else "" for row in train.rows]
-        nearest = NearestLabels(train.requests, findings, [row["impression"] for row in train.rows])
-        return {
-            NEAREST_LABELS: [WrittenText(self.task.compose(*report)) for report in nearest.reports(self.requests)],
-            TEMPLATE_WRITER: [WrittenText(self.task.fallback(inputs), source=TEMPLATE) for inputs in self.inputs],
-        }
+        findings = [row["findings"] if FINDINGS in self.task.sections else "" for row in self.rows]
+        nearest = NearestLabels(self.requests, findings, [row["impression"] for row in self.rows])
+
+        def nearest_labels(rows: "ReportEvaluation") -> list[WrittenText]:
+            return [WrittenText(self.task.compose(*report)) for report in nearest.reports(rows.requests)]
+
+        def template_writer(rows: "ReportEvaluation") -> list[WrittenText]:
+            return [WrittenText(self.task.fallback(inputs), source=TEMPLATE) for inputs in rows.inputs]
+
+        general = super().baselines(validation, embedder)
+        # The nearest request is that with the nearest labels.
+        writers = {name: writer for name, writer in general.writers.items() if name != NEAREST}
+        return Baselines({**writers, NEAREST_LABELS: nearest_labels, TEMPLATE_WRITER: template_writer})
 
     def _check(self, place: int, text: str) -> ReportCheck:
         return self.task.check_against(self.requests[place], text)
@@ -74,10 +96,12 @@ class ReportEvaluation(TextEvaluation):
         requested_positive, written_positive = requested == POSITIVE, written == POSITIVE
         both = (requested_positive & written_positive).sum(axis=1)
         wanted, said = requested_positive.sum(axis=1), written_positive.sum(axis=1)
+        normal = OBSERVATIONS.index(NO_FINDING)
+        both_normal = (requested_positive & written_positive)[:, normal]
         flipped = (requested_positive & (written == NEGATIVE)) | ((requested == NEGATIVE) & written_positive)
         # An invented No Finding is a missing observation, and counts as one.
         may_be_positive = requested_positive | (requested == UNCERTAIN)
-        may_be_positive[:, OBSERVATIONS.index(NO_FINDING)] = True
+        may_be_positive[:, normal] = True
         invented = (written_positive & ~may_be_positive).any(axis=1)
 
         def ratio(above: np.ndarray, below: np.ndarray) -> dict[str, float] | None:
@@ -90,6 +114,9 @@ class ReportEvaluation(TextEvaluation):
             "label_recall": ratio(both, wanted),
             "label_precision": ratio(both, said),
             "label_f1": ratio(2 * both, wanted + said),
+            # Without No Finding: a text that calls a chest normal states no finding.
+            "finding_recall": ratio(both - both_normal, wanted - requested_positive[:, normal]),
+            "finding_precision": ratio(both - both_normal, said - written_positive[:, normal]),
             "consistency": {
                 "uncertain_as_positive": _consistency(
                     requested_positive | (requested == UNCERTAIN), written_positive | (written == UNCERTAIN)
@@ -105,6 +132,26 @@ class ReportEvaluation(TextEvaluation):
             "missing_section_rate": rate([bool(check.missing_sections) for check in checks]),
             "per_observation": _per_observation(requested_positive, written_positive, flipped),
         }
+
+
+class ImpressionEvaluation(ReportEvaluation):
+    """Evaluates impressions; their input is a text, so baselines can compare and shorten it."""
+
+    needs_embedder = True
+
+    def baselines(self, validation: TextEvaluation, embedder: TextEmbedder | None = None) -> Baselines:
+        """Those of reports, the impressions of the nearest findings, the first sentences of the findings, and the reference."""
+        writers = {**super().baselines(validation, embedder).writers}
+        nearest = TextEvaluation.baselines(self, validation).writers[NEAREST]
+        lead = LeadSentences(validation.texts, validation.references)
+        closest = NearestEmbedding(self.texts, self.targets, embedder) if embedder else None
+
+        writers[NEAREST] = nearest
+        if closest:
+            writers[NEAREST_EMBEDDING] = lambda rows: [WrittenText(text) for text in closest.predict(rows.texts)]
+        writers[LEAD_SENTENCES] = lambda rows: [WrittenText(text) for text in lead.predict(rows.texts)]
+        writers[REFERENCE] = lambda rows: [WrittenText(text) for text in rows.targets]
+        return Baselines(writers, {LEAD_SENTENCES: lead.sentences})
 
 
 def ratio_statistic(numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray) -> Statistic:
@@ -125,10 +172,11 @@ def ratio_statistic(numerators: Sequence[float] | np.ndarray, denominators: Sequ
 
 
 def _consistency(requested: np.ndarray, written: np.ndarray) -> dict[str, Any]:
-    """Precision, recall and F1 over all observations and over the usual five, micro- and macro-averaged."""
+    """Precision, recall and F1 over all observations, without No Finding and over the usual five, micro- and macro-averaged."""
     five = [OBSERVATIONS.index(name) for name in FIVE_OBSERVATIONS]
+    findings = [place for place, name in enumerate(OBSERVATIONS) if name != NO_FINDING]
     figures = {}
-    for name, columns in (("14", slice(None)), ("5", five)):
+    for name, columns in (("14", slice(None)), ("13", findings), ("5", five)):
         both = (requested & written)[:, columns].sum(axis=0)
         wanted, said = requested[:, columns].sum(axis=0), written[:, columns].sum(axis=0)
         # An observation in no request and no text says nothing about the system.

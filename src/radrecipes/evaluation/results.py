@@ -63,7 +63,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         Per system and headline metric the mean, the standard deviation and the 95 % Student-t interval over seeds; one row per
         seed; hashes of base model, data, prompt and recipe; versions and memory. Label tasks: `calibration` and, per system,
         `decisions`, each `None` for generated answers, which have no probability. Text tasks: `system_rows` of systems that
-        wrote fewer rows than the others.
+        wrote fewer rows than the others, `best_baseline` on validation, and the same figures on `unseen` texts.
     """
     first, metrics = runs[0]
     fields = _decisive_fields(first)
@@ -91,7 +91,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
             }
             for system in metrics["systems"]
         },
-        **(_choices_over_seeds(seeds) if isinstance(task, LabelTask) else _about_texts(metrics)),
+        **(_choices_over_seeds(seeds) if isinstance(task, LabelTask) else _about_texts(metrics_of_seeds, task)),
         "seeds": seeds,
         "base": first["base"],
         "data": {**first["data"], **_command_for(first["data"].get("folder"))},
@@ -209,9 +209,29 @@ def _command_for(folder: str | None) -> dict[str, str]:
     return {"made_by": MADE_BY[folder]} if folder in MADE_BY else {}
 
 
-def _about_texts(metrics: dict[str, Any]) -> dict[str, Any]:
-    rows = {name: system["rows"] for name, system in metrics["systems"].items()}
-    return {"system_rows": {name: count for name, count in rows.items() if count < metrics["rows"]}}
+def _about_texts(metrics_of_seeds: Sequence[dict[str, Any]], task: Task) -> dict[str, Any]:
+    first = metrics_of_seeds[0]
+    rows = {name: system["rows"] for name, system in first["systems"].items()}
+    return {
+        "system_rows": {name: count for name, count in rows.items() if count < first["rows"]},
+        "best_baseline": first["best_baseline"],
+        "unseen": {
+            name: {
+                **{key: found[key] for key in ("rows", "groups")},
+                "systems": {
+                    system: figures
+                    and {
+                        metric.name: _headline_over_seeds(
+                            [m["unseen"][name] for m in metrics_of_seeds], system, metric.name
+                        )
+                        for metric in task.headline
+                    }
+                    for system, figures in found["systems"].items()
+                },
+            }
+            for name, found in first["unseen"].items()
+        },
+    }
 
 
 def _texts_of_seed(metrics: dict[str, Any], guard: dict[str, Any]) -> dict[str, Any]:

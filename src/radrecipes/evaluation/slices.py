@@ -1,4 +1,4 @@
-"""Accuracy on slices of the rows: label frequency, note length, near-duplicates in training, modality, body region."""
+"""Slices of the rows: label frequency, note length, near-duplicates in training, modality, body region; texts not in training."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 
 from radrecipes.data.duplicates import largest_similarity
 from radrecipes.data.label_sets import LabelSet
+from radrecipes.data.normalise import matching_key
 from radrecipes.statistics import bootstrap_interval, mean_statistic
 
 FEWEST_ROWS = 20
@@ -90,6 +91,22 @@ def slice_metrics(
             }
         )
     return table
+
+
+def unseen_masks(
+    inputs: Sequence[str], targets: Sequence[str], train_inputs: Sequence[str], train_targets: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Masks of the rows of a text task that a model cannot answer by repeating its training data.
+
+    `text`: no training row has the same target. `pair`: no training row has the same input with the same target; left out if
+    it has the same rows. A row whose input alone occurs in training is unseen: repeating what was learned would be wrong.
+    Texts are compared by [`~data.normalise.matching_key`], without case and punctuation.
+    """
+    keys = [list(map(matching_key, texts)) for texts in (inputs, targets, train_inputs, train_targets)]
+    targets_of_training, pairs_of_training = set(keys[3]), set(zip(keys[2], keys[3], strict=True))
+    text = np.array([target not in targets_of_training for target in keys[1]], dtype=bool)
+    pair = np.array([pair not in pairs_of_training for pair in zip(keys[0], keys[1], strict=True)], dtype=bool)
+    return {"text": text} if np.array_equal(text, pair) else {"text": text, "pair": pair}
 
 
 def _thirds(lengths: Sequence[int]) -> tuple[int, int]:

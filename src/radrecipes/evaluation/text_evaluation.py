@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import sacrebleu
 
 from radrecipes.access import may_show
 from radrecipes.errors import InputError
-from radrecipes.evaluation.baselines import fit_nearest_neighbour
+from radrecipes.evaluation.baselines import fit_nearest_neighbour, majority_class
+from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.slices import FEWEST_ROWS, unseen_masks
 from radrecipes.inference.answers import MODEL, WrittenText
 from radrecipes.statistics import Statistic, bootstrap_interval, mean_statistic
 from radrecipes.tasks.text_task import Check, TextTask, rouge_l
@@ -18,33 +21,76 @@ from radrecipes.tasks.text_task import Check, TextTask, rouge_l
 ADAPTER = "adapter"
 ADAPTER_GUARDED = "adapter_guarded"
 BASE = "base"
+MOST_FREQUENT = "most_frequent"
 NEAREST = "nearest_neighbour"
+# The text of the row itself: what the checks say of texts that people wrote.
+REFERENCE = "reference"
 
 # What each system wrote, row by row; `None` for a row that it was not asked about.
 Systems = Mapping[str, Sequence[WrittenText | None]]
 Checks = Mapping[str, Sequence[Check | None]]
 # Computes a statistic over the rows of a system with its bootstrap interval.
 Interval = Callable[[Statistic], dict[str, float]]
+# Writes the texts of a baseline for rows.
+Writer = Callable[["TextEvaluation"], list[WrittenText]]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What systems without training of a model write, and what was chosen for them on validation."""
+
+    writers: Mapping[str, Writer]
+    settings: Mapping[str, int] = field(default_factory=dict)
+
+    def write(self, rows: "TextEvaluation") -> dict[str, list[WrittenText]]:
+        """The texts of every baseline for rows."""
+        return {name: writer(rows) for name, writer in self.writers.items()}
 
 
 class TextEvaluation:
     """Evaluates systems on rows of a text task: word overlap, and how often the task's check accepts a text."""
 
-    # The metrics of a result at a glance, in this order; systems that `adapter_guarded` is compared with
+    # The metrics of a result at a glance, in this order
     figures: tuple[str, ...] = ("passed_rate", "rouge_l", "bleu", "never_stopped_rate")
-    opponents: tuple[str, ...] = (NEAREST, ADAPTER)
+    # Whether a baseline compares inputs by their sentence embeddings
+    needs_embedder = False
 
     def __init__(self, task: TextTask, rows: Sequence[Mapping[str, Any]]):
         self.task, self.rows = task, rows
         self.inputs = [task.inputs(row) for row in rows]
+        self.texts = [inputs[task.input_column] for inputs in self.inputs]
+        self.targets = [task.target(row) for row in rows]
+        self.references = [task.reference(row) for row in rows]
         # What a check depends on, besides the text
-        self.keys = [inputs[task.input_column] for inputs in self.inputs]
+        self.keys = self.texts
         self.groups = [row["group"] for row in rows]
 
-    def baselines(self, train: "TextEvaluation") -> dict[str, list[WrittenText]]:
-        """What systems without training write: the target of the training row with the most similar input."""
-        nearest = fit_nearest_neighbour(train.keys, [self.task.target(row) for row in train.rows])
-        return {NEAREST: [WrittenText(text) for text in nearest.predict(self.keys)]}
+    def baselines(self, validation: "TextEvaluation", embedder: TextEmbedder | None = None) -> Baselines:
+        """Baselines from these rows, which are those of training.
+
+        The most frequent target, and the target of the row with the most similar input.
+        """
+        nearest, most_frequent = fit_nearest_neighbour(self.texts, self.targets), majority_class(self.targets)
+        return Baselines(
+            {
+                MOST_FREQUENT: lambda rows: [WrittenText(most_frequent)] * len(rows.rows),
+                NEAREST: lambda rows: [WrittenText(text) for text in nearest.predict(rows.texts)],
+            }
+        )
+
+    def best_baseline(self, baselines: Baselines) -> dict[str, Any]:
+        """Name and ROUGE-L of the baseline that is best on these rows, which are those of validation."""
+        means = {
+            name: float(np.mean(self._rouge(texts)))
+            for name, texts in baselines.write(self).items()
+            if name != REFERENCE
+        }
+        best = max(means, key=means.get)
+        return {"name": best, "validation_rouge_l": means[best]}
+
+    def unseen(self, train: "TextEvaluation") -> dict[str, np.ndarray]:
+        """Masks of the rows that do not stand in training, see [`unseen_masks`]."""
+        return unseen_masks(self.texts, self.references, train.texts, train.references)
 
     def checks(self, systems: Systems) -> dict[str, list[Check | None]]:
         """The task's check of every text, once per distinct text and input; `None` where the system was not asked."""
@@ -72,16 +118,22 @@ class TextEvaluation:
         dataset: Mapping[str, Any],
         decoding: Mapping[str, Any],
         seeds: Mapping[str, int],
+        unseen: Mapping[str, np.ndarray] | None = None,
+        best_baseline: Mapping[str, Any] | None = None,
+        baseline_settings: Mapping[str, int] | None = None,
         resamples: int = 2000,
     ) -> dict[str, Any]:
         """Everything in `metrics.json`: plain values, ready for JSON.
 
         Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups; `None` for a zero
-        denominator.
+        denominator. `unseen` has the metrics of `figures` on each slice; a slice of under 20 rows has `None`.
 
         Args:
-            systems: `adapter_guarded` is compared with each of `opponents`, on the rows that both wrote.
+            systems: `adapter_guarded` is compared with each baseline and with `adapter`, `adapter` with the best baseline, on
+                the rows that both wrote.
             checks: What [`checks`] returned.
+            unseen: Slices of the rows, what [`unseen`] returned.
+            best_baseline: What [`best_baseline`] of the validation split returned.
             dataset: At least `name`, `access` and `digest` of the dataset.
             decoding: How the texts were generated.
             seeds: Includes `bootstrap`.
@@ -89,35 +141,30 @@ class TextEvaluation:
         if not self.rows:
             raise InputError("there are no rows to evaluate; choose a non-empty split")
         draws = {"resamples": resamples, "seed": seeds["bootstrap"]}
-        references = [self.task.reference(row) for row in self.rows]
-        measured, rouge = {}, {}
-        for name, texts in systems.items():
-            places = [place for place, text in enumerate(texts) if text is not None]
-            groups = [self.groups[place] for place in places]
-            asked, found = [texts[place] for place in places], [checks[name][place] for place in places]
+        unseen, best = unseen or {}, (best_baseline or {}).get("name")
+        rouge = {name: self._rouge(texts) for name, texts in systems.items()}
+        everywhere = np.ones(len(self.rows), dtype=bool)
 
-            def interval(statistic: Statistic, groups: Sequence[str] = groups) -> dict[str, float]:
-                return bootstrap_interval(statistic, groups, **draws)
+        def measured(name: str, mask: np.ndarray) -> dict[str, Any]:
+            asked = mask & ~np.isnan(rouge[name])
+            return self._measure(systems[name], checks[name], rouge[name], np.flatnonzero(asked).tolist(), draws)
 
-            expected, written = (
-                [references[place] for place in places],
-                [self.task.comparable(text.text) for text in asked],
-            )
-            rouge[name] = np.full(len(texts), np.nan)
-            rouge[name][places] = [rouge_l(*pair) for pair in zip(expected, written, strict=True)]
-            passed = _passed(asked, found)
-            measured[name] = {
-                "rows": len(places),
-                "rouge_l": interval(mean_statistic(rouge[name][places])),
-                # BLEU-4 (Papineni et al., 2002), 0 to 100, with the defaults of sacrebleu (13a, case-sensitive)
-                "bleu": float(sacrebleu.corpus_bleu(written, [expected]).score),
-                "passed_rate": interval(mean_statistic(passed)),
-                **self._specific(places, found, interval),
-                "never_stopped_rate": interval(mean_statistic([not text.stopped for text in asked])),
-                "mean_generated_tokens": float(np.mean([text.generated_tokens for text in asked])),
+        def on_slice(mask: np.ndarray) -> dict[str, Any]:
+            few = {name: (mask & ~np.isnan(scores)).sum() < FEWEST_ROWS for name, scores in rouge.items()}
+            of_systems = {name: None if few[name] else measured(name, mask) for name in systems}
+            return {
+                **self._size(mask),
+                "systems": {
+                    name: found and {key: found[key] for key in ("rows", *self.figures)}
+                    for name, found in of_systems.items()
+                },
             }
-            if name == ADAPTER_GUARDED:
-                measured[name]["guard"] = self._guard_counts(asked, found)
+
+        baselines = [name for name in systems if name not in (ADAPTER, ADAPTER_GUARDED, BASE, REFERENCE)]
+        pairs = [(ADAPTER_GUARDED, other) for other in (*baselines, ADAPTER)] + [(ADAPTER, best)]
+        found = {name: measured(name, everywhere) for name in systems}
+        if ADAPTER_GUARDED in systems:
+            found[ADAPTER_GUARDED]["guard"] = self._guard_counts(systems[ADAPTER_GUARDED], checks[ADAPTER_GUARDED])
         return {
             "task": self.task.name,
             "split": split,
@@ -128,11 +175,12 @@ class TextEvaluation:
             "seeds": dict(seeds),
             "interval": {"kind": "percentile bootstrap over groups", "confidence": 0.95, "resamples": resamples},
             "figures": list(self.figures),
-            "systems": measured,
+            "systems": found,
+            "unseen": {name: on_slice(mask) for name, mask in unseen.items()},
+            "best_baseline": dict(best_baseline) if best_baseline else None,
+            "baseline_settings": dict(baseline_settings or {}),
             "comparisons": [
-                self._comparison(rouge, other, draws)
-                for other in self.opponents
-                if ADAPTER_GUARDED in systems and other in systems
+                self._comparison(rouge, pair, unseen, draws) for pair in pairs if all(name in systems for name in pair)
             ],
         }
 
@@ -157,6 +205,45 @@ class TextEvaluation:
             columns[f"{name}_stopped"] = pd.array([text and text.stopped for text in texts], dtype="boolean")
         return pd.DataFrame(columns)
 
+    def _rouge(self, texts: Sequence[WrittenText | None]) -> np.ndarray:
+        """ROUGE-L of each text, NaN where the system was not asked."""
+        return np.array(
+            [
+                np.nan if text is None else rouge_l(reference, self.task.comparable(text.text))
+                for text, reference in zip(texts, self.references, strict=True)
+            ]
+        )
+
+    def _size(self, mask: np.ndarray) -> dict[str, int]:
+        return {"rows": int(mask.sum()), "groups": len({self.groups[place] for place in np.flatnonzero(mask)})}
+
+    def _measure(
+        self,
+        texts: Sequence[WrittenText | None],
+        checks: Sequence[Check | None],
+        rouge: np.ndarray,
+        places: Sequence[int],
+        draws: Mapping[str, int],
+    ) -> dict[str, Any]:
+        """The metrics of one system over the rows at these indices."""
+        groups = [self.groups[place] for place in places]
+        asked, found = [texts[place] for place in places], [checks[place] for place in places]
+        written = [self.task.comparable(text.text) for text in asked]
+
+        def interval(statistic: Statistic) -> dict[str, float]:
+            return bootstrap_interval(statistic, groups, **draws)
+
+        return {
+            "rows": len(places),
+            "rouge_l": interval(mean_statistic(rouge[places])),
+            # BLEU-4 (Papineni et al., 2002), 0 to 100, with the defaults of sacrebleu (13a, case-sensitive)
+            "bleu": float(sacrebleu.corpus_bleu(written, [[self.references[place] for place in places]]).score),
+            "passed_rate": interval(mean_statistic(_passed(asked, found))),
+            **self._specific(places, found, interval),
+            "never_stopped_rate": interval(mean_statistic([not text.stopped for text in asked])),
+            "mean_generated_tokens": float(np.mean([text.generated_tokens for text in asked])),
+        }
+
     def _check(self, place: int, text: str) -> Check:
         return self.task.check(self.inputs[place], text)
 
@@ -167,7 +254,7 @@ class TextEvaluation:
     def _row_columns(self, showable: bool) -> dict[str, list[str]]:
         if not showable:
             return {}
-        return {self.task.input_column: self.keys, "reference": [self.task.target(row) for row in self.rows]}
+        return {self.task.input_column: self.texts, "reference": self.targets}
 
     def _guard_counts(self, texts: Sequence[WrittenText], checks: Sequence[Check]) -> dict[str, Any]:
         # With a fallback nothing remains rejected, whatever the labeller finds in a sentence of the template.
@@ -186,17 +273,34 @@ class TextEvaluation:
             "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         }
 
-    def _comparison(self, rouge: Mapping[str, np.ndarray], other: str, draws: Mapping[str, int]) -> dict[str, Any]:
-        difference = rouge[ADAPTER_GUARDED] - rouge[other]
-        places = np.flatnonzero(~np.isnan(difference))
-        return {
-            "first": ADAPTER_GUARDED,
-            "second": other,
-            "figure": "rouge_l",
-            "rows": len(places),
-            "difference": bootstrap_interval(
+    def _comparison(
+        self,
+        rouge: Mapping[str, np.ndarray],
+        pair: tuple[str, str],
+        unseen: Mapping[str, np.ndarray],
+        draws: Mapping[str, int],
+    ) -> dict[str, Any]:
+        difference = rouge[pair[0]] - rouge[pair[1]]
+        asked = ~np.isnan(difference)
+
+        def compared(mask: np.ndarray) -> dict[str, Any] | None:
+            places = np.flatnonzero(mask)
+            if not len(places):
+                return None
+            interval = bootstrap_interval(
                 mean_statistic(difference[places]), [self.groups[place] for place in places], **draws
-            ),
+            )
+            return {"rows": len(places), "difference": interval}
+
+        return {
+            "first": pair[0],
+            "second": pair[1],
+            "figure": "rouge_l",
+            **compared(asked),
+            "unseen": {
+                name: compared(mask & asked) if (mask & asked).sum() >= FEWEST_ROWS else None
+                for name, mask in unseen.items()
+            },
         }
 
 

@@ -9,9 +9,13 @@ from typing import Any
 from radrecipes.errors import InputError
 from radrecipes.evaluation.label_metrics import ADAPTER, BASE
 from radrecipes.evaluation.results import task_of
+from radrecipes.evaluation.text_evaluation import REFERENCE
 from radrecipes.reporting.label_tables import decisions
+from radrecipes.reporting.text_page import UNSEEN_TITLES
 from radrecipes.tasks import TASKS, HeadlineMetric, LabelTask, Task, metric_value
 
+# As many as a wide terminal has room for
+_SYSTEMS_PER_BLOCK = 5
 BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
 
 
@@ -61,22 +65,39 @@ def _label_lines(metrics: Mapping[str, Any]) -> list[str]:
 def _text_lines(metrics: Mapping[str, Any]) -> list[str]:
     """One row per metric, because text tasks have more metrics than a terminal has room for columns."""
     systems = metrics["systems"]
-    lines = [" " * 22 + "".join(f"{name:<22}" for name in systems)]
-    for metric in task_of(metrics).headline:
-        cells = [metric_with_interval(system, metric) for system in systems.values()]
-        lines.append(f"{metric.heading:<22}" + "".join(f"{cell:<22}" for cell in cells))
-    lines.append("")
+    lines = _text_block(metrics, systems)
     fewer = {name: system["rows"] for name, system in systems.items() if system["rows"] < metrics["rows"]}
     lines += [f"{name} was evaluated on {count:,} rows only" for name, count in fewer.items()]
+    if best := metrics.get("best_baseline"):
+        lines.append(f"best baseline on validation: {best['name']} ({best['validation_rouge_l']:.3f} in rouge_l)")
     for pair in metrics["comparisons"]:
-        lines.append(
-            f"{pair['first']} − {pair['second']}: {difference_with_interval(pair['difference'])} in {pair['figure']}"
-        )
+        parts = [("", pair), *pair.get("unseen", {}).items()]
+        cells = [
+            difference_with_interval(part["difference"]) + (f" if {UNSEEN_TITLES[name]}" if name else "")
+            for name, part in parts
+            if part
+        ]
+        lines.append(f"{pair['first']} − {pair['second']} in {pair['figure']}: {'; '.join(cells)}")
     guard = systems[task_of(metrics).main_system]["guard"]
     lines.append(
         f"guard: {guard['first_try']:,} passed at the first attempt, {guard['later_try']:,} at a later one, "
         f"{guard['template']:,} replaced"
     )
+    for name, found in metrics.get("unseen", {}).items():
+        lines += ["", f"{UNSEEN_TITLES[name]}: {found['rows']:,} rows of {found['groups']:,} groups", ""]
+        lines += _text_block(metrics, {system: figures for system, figures in found["systems"].items() if figures})
+    return lines
+
+
+def _text_block(metrics: Mapping[str, Any], systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines, names = [], list(systems)
+    for start in range(0, len(names), _SYSTEMS_PER_BLOCK):
+        block = names[start : start + _SYSTEMS_PER_BLOCK]
+        lines.append(" " * 22 + "".join(f"{name:<22}" for name in block).rstrip())
+        for metric in task_of(metrics).headline:
+            cells = [metric_with_interval(systems[name], metric) for name in block]
+            lines.append(f"{metric.heading:<22}" + "".join(f"{cell:<22}" for cell in cells).rstrip())
+        lines.append("")
     return lines
 
 
@@ -107,7 +128,10 @@ def _decision(row: Mapping[str, Any] | None) -> str:
 
 
 def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """One Markdown table of all recipes: the first two metrics of each task, against the base model and the best baseline."""
+    """One Markdown table of all recipes: the first two metrics of each task, against the base model and the best baseline.
+
+    For texts also ROUGE-L where the text does not stand in training.
+    """
     cells = []
     for result in _in_order(results):
         task = task_of(result)
@@ -119,22 +143,31 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
             title = f"coverage at {100 * decided['target_accuracy']:g} % target accuracy"
             coverage = {name: figures["coverage"] for name, figures in decided["systems"].items()}
             rows.append((HeadlineMetric("coverage", title), coverage))
+        for name, found in result.get("unseen", {}).items():
+            metric = HeadlineMetric("rouge_l", f"ROUGE-L, {UNSEEN_TITLES[name]}")
+            rows.append((metric, {system: cells and cells["rouge_l"] for system, cells in found["systems"].items()}))
         for number, (metric, systems) in enumerate(rows):
             ours, base = (_over_seeds(systems.get(name), metric.digits) for name in (task.main_system, BASE))
             start = (task.words.title, result["recipe"]) if number == 0 else ("", "")
-            cells.append([*start, metric.heading, ours, base, _best_baseline(systems, metric)])
+            cells.append([*start, metric.heading, ours, base, _best_baseline(result, systems, metric)])
     table = _markdown(["task", "recipe", "metric", "fine-tuned", "base model", "best baseline"], cells)
     return f"{table}\n\nMean ± standard deviation over seeds, on test rows not seen in training."
 
 
-def _best_baseline(systems: Mapping[str, Mapping[str, Any]], metric: HeadlineMetric) -> str:
+def _best_baseline(result: Mapping[str, Any], systems: Mapping[str, Mapping[str, Any]], metric: HeadlineMetric) -> str:
+    """The baseline that was best on validation; in an older result without this choice, that with the best figure."""
     baselines = {
-        name: cell for name, cell in systems.items() if cell is not None and not name.startswith((ADAPTER, BASE))
+        name: cell
+        for name, cell in systems.items()
+        if cell is not None and name != REFERENCE and not name.startswith((ADAPTER, BASE))
     }
     if not baselines:
         return "–"
     choose = min if metric.lower_is_better else max
-    name = choose(baselines, key=lambda name: baselines[name]["mean"])
+    of_texts, of_labels = result.get("best_baseline") or {}, result["seeds"][0].get("against_best_baseline") or {}
+    name = of_texts.get("name") or of_labels.get("second")
+    if name not in baselines:
+        name = choose(baselines, key=lambda name: baselines[name]["mean"])
     return f"{_over_seeds(baselines[name], metric.digits)} ({name.replace('_', ' ')})"
 
 
@@ -158,6 +191,8 @@ def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
         for system, figures in result["systems"].items()
     ]
     parts = [_markdown(["recipe", "system", *(metric.heading for metric in task.published)], rows)]
+    if unseen := [row for result in results for row in _unseen_rows(task, result)]:
+        parts.append(_markdown(["recipe", "rows", "system", *(metric.heading for metric in task.published)], unseen))
     if decided := [row for result in results for row in _decision_rows(result)]:
         titles = ["recipe", "system", "target accuracy", "coverage", "selective accuracy", "AURC ↓", "ECE ↓"]
         parts.append(_markdown(titles, decided))
@@ -205,24 +240,41 @@ def _differences(result: Mapping[str, Any]) -> str:
     """Differences between the guarded texts and each other system's, with the widest intervals over seeds."""
     task = task_of(result)
     titles = {metric.name: metric.title for metric in task.headline}
-    by_pair: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+    by_pair: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
     for row in result["seeds"]:
         for pair in row["comparisons"]:
-            by_pair.setdefault((pair["second"], pair["figure"]), []).append(pair["difference"])
-    words = [
-        f"{titles[metric]} against {second.replace('_', ' ')} "
-        f"{fmean(found['value'] for found in differences):+.3f} "
-        f"({min(found['low'] for found in differences):+.3f} to {max(found['high'] for found in differences):+.3f})"
-        for (second, metric), differences in by_pair.items()
-    ]
+            for name, part in [("", pair), *pair.get("unseen", {}).items()]:
+                if part:
+                    key = pair["first"], pair["second"], pair["figure"], name
+                    by_pair.setdefault(key, []).append(part["difference"])
+    by_system: dict[str, list[str]] = {}
+    for (first, second, metric, name), differences in by_pair.items():
+        by_system.setdefault(first, []).append(
+            f"{titles[metric]} against {second.replace('_', ' ')} "
+            f"{fmean(found['value'] for found in differences):+.3f} "
+            f"({min(found['low'] for found in differences):+.3f} to {max(found['high'] for found in differences):+.3f})"
+            + (f" with {UNSEEN_TITLES[name]}" if name else "")
+        )
+    compared = "; ".join(f"{name.replace('_', ' ')}: {', '.join(words)}" for name, words in by_system.items())
     guard = [row["guard"] for row in result["seeds"]]
     total = sum(sum(decided.values()) for decided in guard)
     first, later = (100 * sum(decided[way] for decided in guard) / total for way in ("first_try", "later_try"))
     replaced = 100 * sum(decided["template"] for decided in guard) / total
     return (
-        f"; {task.main_system.replace('_', ' ')}: {', '.join(words)}, intervals spanning those of all seeds"
+        f"; {compared}, intervals spanning those of all seeds"
         f"; {first:.1f} % passed at the first attempt, {later:.1f} % later, {replaced:.1f} % were replaced"
     )
+
+
+def _unseen_rows(task: Task, result: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table on texts that do not stand in training."""
+    return [
+        [result["recipe"], f"{found['rows']:,} with {UNSEEN_TITLES[name]}", system.replace("_", " ")]
+        + [_over_seeds(figures[metric.name], metric.digits) for metric in task.published]
+        for name, found in result.get("unseen", {}).items()
+        for system, figures in found["systems"].items()
+        if figures
+    ]
 
 
 def _decision_rows(result: Mapping[str, Any]) -> list[list[str]]:

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from radrecipes.access import may_show
-from radrecipes.evaluation.report_metrics import NEAREST_LABELS, TEMPLATE_WRITER
-from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, NEAREST
+from radrecipes.evaluation.report_metrics import LEAD_SENTENCES, NEAREST_EMBEDDING, NEAREST_LABELS, TEMPLATE_WRITER
+from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, MOST_FREQUENT, NEAREST, REFERENCE
 from radrecipes.reporting.figures import failure_rates_svg
 from radrecipes.reporting.label_tables import cut
 from radrecipes.tasks import TASKS, ReportWritingTask, TextTask
@@ -19,8 +19,12 @@ SYSTEM_TITLES = {
     ADAPTER: "Fine-tuned model without guard",
     BASE: "Base model without fine-tuning",
     NEAREST_LABELS: "Training text with the nearest labels",
-    NEAREST: "Text of the nearest training row",
+    NEAREST: "Text of the nearest training row (words)",
+    NEAREST_EMBEDDING: "Text of the nearest training row (sentence embeddings)",
+    LEAD_SENTENCES: "First sentences of the input",
+    MOST_FREQUENT: "Most frequent training text",
     TEMPLATE_WRITER: "Template sentences",
+    REFERENCE: "Reference text",
 }
 _SHORT_TITLES = {
     ADAPTER_GUARDED: "with guard",
@@ -28,8 +32,14 @@ _SHORT_TITLES = {
     BASE: "base model",
     NEAREST_LABELS: "nearest labels",
     NEAREST: "nearest row",
+    NEAREST_EMBEDDING: "nearest embedding",
+    LEAD_SENTENCES: "first sentences",
+    MOST_FREQUENT: "most frequent",
     TEMPLATE_WRITER: "templates",
+    REFERENCE: "reference",
 }
+# Titles of the slices of `metrics["unseen"]`
+UNSEEN_TITLES = {"text": "text not in training", "pair": "input and text not together in training"}
 _FAILURES = {
     "contradiction_rate": "Contradicts a finding",
     "invented_positive_rate": "Invents a finding",
@@ -72,7 +82,9 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
         "system_titles": SYSTEM_TITLES,
         "alone": systems[ADAPTER],
         "guarded": systems[ADAPTER_GUARDED],
-        "best_comparison": _closest_baseline(metrics),
+        "best_comparison": _best_comparison(metrics),
+        "unseen": metrics.get("unseen", {}),
+        "unseen_titles": UNSEEN_TITLES,
         "outcomes": _guard_outcomes(guard),
         "reasons": dict(list(guard["reasons"].items())[:_MOST_REASONS]),
         "falls_back": task.fallback_writer is not None,
@@ -96,10 +108,11 @@ def _failures(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {rate: title for rate, title in _FAILURES.items() if all(rate in system for system in systems.values())}
 
 
-def _closest_baseline(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The comparison with the baseline whose wording is closest to the reference."""
-    pairs = [pair for pair in metrics["comparisons"] if pair["second"] not in (ADAPTER, BASE)]
-    return max(pairs, key=lambda pair: metrics["systems"][pair["second"]]["rouge_l"]["value"], default=None)
+def _best_comparison(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The comparison of the guarded texts with the baseline that was best on validation."""
+    best = (metrics.get("best_baseline") or {}).get("name")
+    pairs = [pair for pair in metrics["comparisons"] if (pair["first"], pair["second"]) == (ADAPTER_GUARDED, best)]
+    return pairs[0] if pairs else None
 
 
 def _guard_outcomes(guard: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from radrecipes.radiology.consistency import IMPRESSION_SECTIONS
 from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import Labels
 from radrecipes.tasks.report_writing import ReportWritingTask
-from radrecipes.tasks.task import TaskWords
+from radrecipes.tasks.task import HeadlineMetric, TaskWords
 
 if TYPE_CHECKING:
     from radrecipes.data.prepared import PreparedDataset
@@ -20,6 +20,12 @@ class ImpressionTask(ReportWritingTask):
     name = "impression"
     input_column = "findings"
     instruction = "Write the impression for these findings of a chest X-ray."
+    headline = (
+        *ReportWritingTask.headline[:-1],
+        HeadlineMetric("finding_recall", "finding recall"),
+        HeadlineMetric("finding_precision", "finding precision"),
+        ReportWritingTask.headline[-1],
+    )
     sections = IMPRESSION_SECTIONS
     states_all = False
     words = TaskWords(

@@ -175,7 +175,8 @@ def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any])
         "energy_assumption": assumption,
         "metric_with_interval": metric_with_interval,
         "system_titles": titles,
-        "best_baseline": best_baseline(metrics) if is_label else None,
+        "best_baseline": best_baseline(metrics),
+        "unseen_titles": text_page.UNSEEN_TITLES,
         "comparisons": _comparisons(task, metrics, titles),
         "guard": metrics["systems"].get(task.main_system, {}).get("guard"),
         "thresholds": [
@@ -201,5 +202,10 @@ def _comparisons(task: Task, metrics: Mapping[str, Any], titles: Mapping[str, st
             pair["difference" if "difference" in pair else "difference_in_exact_accuracy"]
         )
         test = f", exact McNemar test p = {pair['p_value']:.2g}" if "p_value" in pair else ""
-        lines.append(f"{against}: {difference} in {metric}{test}")
+        unseen = "".join(
+            f"; {difference_with_interval(part['difference'])} with {text_page.UNSEEN_TITLES[name]}"
+            for name, part in pair.get("unseen", {}).items()
+            if part
+        )
+        lines.append(f"{against}: {difference} in {metric}{test}{unseen}")
     return lines
