@@ -180,7 +180,7 @@ def test_reports_and_protocols_have_tables_of_their_own(written):
         "invented positives ↓ | never stopped ↓ |"
     )
     assert {line.count("|") for line in (rule, *rows)} == {head.count("|")}
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert rows[0].startswith("| m/report | adapter guarded | ")
     assert any(row.startswith("| m/report | base (40 studies only) | 0.000 | ") for row in rows)
     bleu = result["systems"]["adapter"]["bleu"]
@@ -190,7 +190,7 @@ def test_reports_and_protocols_have_tables_of_their_own(written):
     pairs = [row["comparisons"][0]["difference"] for row in result["seeds"]]
     low, high = min(pair["low"] for pair in pairs), max(pair["high"] for pair in pairs)
     assert (
-        f"ROUGE-L against nearest labels {sum(p['value'] for p in pairs) / 2:+.3f} ({low:+.3f} to {high:+.3f})" in note
+        f"ROUGE-L against most frequent {sum(p['value'] for p in pairs) / 2:+.3f} ({low:+.3f} to {high:+.3f})" in note
     )
     assert "passed at the first attempt" in note
 
@@ -207,12 +207,19 @@ def test_summary_is_one_table_with_the_base_model_and_the_best_baseline(written)
     _, result = written
     head, rule, *rows = summary_table([result, RESULT]).split("\n\n")[0].splitlines()
     assert head == "| task | recipe | metric | fine-tuned | base model | best baseline |"
-    assert {line.count("|") for line in (rule, *rows)} == {7} and len(rows) == 4
+    assert {line.count("|") for line in (rule, *rows)} == {7} and len(rows) == 5
     assert rows[0] == "| Protocols from orders | m/r | exact accuracy | 0.931 ± 0.012 | 0.000 | – |"
     guarded = result["systems"]["adapter_guarded"]["passed_rate"]
     assert f"| m/report | passes all checks | {guarded['mean']:.3f} ± {guarded['sd']:.3f} | 0.000 | " in rows[2]
-    best = max(("nearest_labels", "template_writer"), key=lambda name: result["systems"][name]["rouge_l"]["mean"])
-    assert rows[3].endswith(f"({best.replace('_', ' ')}) |")
+    # Whichever was best on validation, in every row.
+    assert rows[3].endswith(f"({result['best_baseline']['name'].replace('_', ' ')}) |")
+    other = summary_table([{**result, "best_baseline": {"name": "most_frequent", "validation_rouge_l": 0.1}}])
+    assert other.count("(most frequent)") == 3
+    unseen = result["unseen"]["text"]["systems"]["adapter_guarded"]["rouge_l"]
+    assert f"| ROUGE-L, text not in training | {unseen['mean']:.3f} ± {unseen['sd']:.3f} | " in rows[4]
+    # An older result has neither.
+    older = {key: result[key] for key in result if key not in ("best_baseline", "unseen")}
+    assert "(template writer) |" in summary_table([older]) and "not in training" not in results_table([older])
 
 
 def test_terminal_table_of_written_reports(written):
@@ -224,12 +231,18 @@ def test_terminal_table_of_written_reports(written):
     (line,) = [line for line in lines if line.startswith("label recall")]
     assert f"{recall['value']:.3f} ({recall['low']:.3f}–{recall['high']:.3f})" in line
     assert "base was evaluated on 40 rows only" in lines
-    assert sum(line.startswith("adapter_guarded − ") for line in lines) == 3
+    assert sum(line.startswith("adapter_guarded − ") for line in lines) == 4
+    best = metrics["best_baseline"]
+    assert f"best baseline on validation: {best['name']} ({best['validation_rouge_l']:.3f} in rouge_l)" in lines
     guard = metrics["systems"]["adapter_guarded"]["guard"]
-    assert lines[-1].startswith(
-        f"guard: {guard['first_try']} passed at the first attempt, {guard['later_try']} at a later"
-    )
-    assert max(map(len, lines)) < 140
+    said = f"guard: {guard['first_try']} passed at the first attempt, {guard['later_try']} at a later"
+    (place,) = [place for place, line in enumerate(lines) if line.startswith(said)]
+    found = metrics["unseen"]["text"]
+    assert lines[place + 2] == f"text not in training: {found['rows']} rows of {found['groups']} groups"
+    rouge = found["systems"]["adapter"]["rouge_l"]
+    (line,) = [line for line in lines[place:] if line.startswith("ROUGE-L")]
+    assert f"{rouge['value']:.3f} ({rouge['low']:.3f}–{rouge['high']:.3f})" in line
+    assert max(map(len, lines)) < 170
 
 
 @pytest.mark.parametrize("recipe", RECORDED, ids=lambda path: f"{path.parent.name}/{path.stem}")

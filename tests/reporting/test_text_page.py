@@ -85,9 +85,9 @@ def test_headline_says_the_result_in_plain_words(write):
 @pytest.mark.parametrize(
     ("difference", "said"),
     [
-        ({"value": 0.1, "low": 0.05, "high": 0.15}, "are significantly closer than the better baseline"),
-        ({"value": -0.1, "low": -0.15, "high": -0.05}, "are significantly farther away than the better baseline"),
-        ({"value": 0.1, "low": -0.01, "high": 0.2}, "do not differ significantly from the better baseline"),
+        ({"value": 0.1, "low": 0.05, "high": 0.15}, "are significantly closer than the best baseline"),
+        ({"value": -0.1, "low": -0.15, "high": -0.05}, "are significantly farther away than the best baseline"),
+        ({"value": 0.1, "low": -0.01, "high": 0.2}, "do not differ significantly from the best baseline"),
     ],
 )
 def test_headline_does_not_flatter(write, difference, said):
@@ -113,12 +113,38 @@ def test_headline_does_not_flatter(write, difference, said):
     assert "3.1 % of the reports still contradict a finding" in words_of(write(change=still_contradicting))
 
 
-def test_headline_compares_with_the_better_baseline(write):
+def test_headline_compares_with_the_baseline_that_was_best_on_validation(write):
     def change(metrics):
-        metrics["systems"]["nearest_labels"]["rouge_l"]["value"] = 0.999
+        metrics["best_baseline"]["name"] = "nearest_labels"
+        metrics["systems"]["nearest_labels"]["rouge_l"]["value"] = 0.123
 
-    assert "training text with the nearest labels, 0.999" in words_of(write(change=change))
+    assert "training text with the nearest labels, 0.123" in words_of(write(change=change))
     assert "template sentences, 0.9" in words_of(write())
+
+
+def test_texts_that_training_does_not_have_are_measured_apart(write):
+    metrics, _ = measured("impression", rows=120)
+    found = metrics["unseen"]["text"]
+    assert found["rows"] >= 20
+    words = words_of(write("impression", rows=120))
+    shown = words.split("Texts not seen in training System")[1].split("Texts are compared without")[0]
+    assert f"Text not in training: {found['rows']} studies" in shown
+    rouge = found["systems"]["adapter"]["rouge_l"]
+    assert f"{rouge['value']:.3f} {rouge['low']:.3f} – {rouge['high']:.3f}" in shown
+    (pair,) = [
+        pair
+        for pair in metrics["comparisons"]
+        if (pair["first"], pair["second"]) == ("adapter_guarded", metrics["best_baseline"]["name"])
+    ]
+    difference = pair["unseen"]["text"]["difference"]["value"]
+    assert f"{found['rows']} studies with text not in training the difference is {difference:+.3f}" in words
+
+    def too_few(metrics):
+        metrics["unseen"]["text"]["systems"] = dict.fromkeys(metrics["systems"])
+        for pair in metrics["comparisons"]:
+            pair["unseen"] = dict.fromkeys(pair["unseen"])
+
+    assert "too few" in words_of(write("impression", rows=120, change=too_few))
 
 
 def test_every_section_is_there_and_linked(write):
@@ -126,7 +152,17 @@ def test_every_section_is_there_and_linked(write):
     anchors = {attributes["href"][1:] for tag, attributes in page.elements if tag == "a"}
     identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     sections = {attributes["id"] for tag, attributes in page.elements if tag == "h2"}
-    wanted = {"systems", "guard", "failures", "consistency", "observations", "training", "failed-texts", "data"}
+    wanted = {
+        "systems",
+        "unseen",
+        "guard",
+        "failures",
+        "consistency",
+        "observations",
+        "training",
+        "failed-texts",
+        "data",
+    }
     assert anchors == sections == wanted | {"run", "reading", "limits"}
     assert len(identifiers) == len(set(identifiers))
     words = page.words
@@ -203,7 +239,7 @@ def test_systems_have_one_order_whatever_that_of_the_metrics(write):
 
 def test_baselines_may_be_missing(write):
     words = words_of(write(without=("base", "nearest_labels", "template_writer")))
-    assert "better baseline" not in words
+    assert "best baseline (" not in words
     assert "Fine-tuned model without guard" in words
 
 
