@@ -65,7 +65,7 @@ openi: $(OPENI)/manifest.json
 	@echo "$(OPENI): reports of OpenI (Indiana University), CC BY-NC-ND 4.0; texts of real patients, so they stay on this machine"
 
 $(OPENI)/manifest.json: | $(OPENI_ARCHIVE)
-	@$(BIN)/python scripts/prepare_data.py report --source openi --root $(dir $(OPENI_ARCHIVE)) --access registered \
+	@$(BIN)/python scripts/prepare_data.py report --source openi --root $(dir $(OPENI_ARCHIVE)) \
 		--license cc-by-nc-nd-4.0 --output $(OPENI)
 
 # torchxrayvision is not installed: only its wheel (29 MB) has the archive.

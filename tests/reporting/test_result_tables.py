@@ -219,16 +219,20 @@ def test_summary_is_one_table_with_the_base_model_and_the_best_baseline(written)
     assert f"| ROUGE-L, text not in training | {unseen['mean']:.3f} ± {unseen['sd']:.3f} | " in rows[4]
     # An older result has neither.
     older = {key: result[key] for key in result if key not in ("best_baseline", "unseen")}
-    assert "(template writer) |" in summary_table([older]) and "not in training" not in results_table([older])
+    assert "(template writer) |" in summary_table([older]) and " with text not in training |" not in results_table(
+        [older]
+    )
 
 
 def test_terminal_table_of_written_reports(written):
     ((_, metrics), _), _ = written
     lines = metrics_table(metrics).splitlines()
     assert lines[0] == "test split: 60 rows of 30 groups, 95 % intervals"
-    assert lines[2].split() == list(metrics["systems"])
+    # At most five systems side by side
+    heads = [line.split() for line in lines if line.startswith(" ")]
+    assert [name for head in heads[:2] for name in head] == list(metrics["systems"])
     recall = metrics["systems"]["adapter"]["label_recall"]
-    (line,) = [line for line in lines if line.startswith("label recall")]
+    line, *_ = [line for line in lines if line.startswith("label recall")]
     assert f"{recall['value']:.3f} ({recall['low']:.3f}–{recall['high']:.3f})" in line
     assert "base was evaluated on 40 rows only" in lines
     assert sum(line.startswith("adapter_guarded − ") for line in lines) == 4
@@ -240,9 +244,9 @@ def test_terminal_table_of_written_reports(written):
     found = metrics["unseen"]["text"]
     assert lines[place + 2] == f"text not in training: {found['rows']} rows of {found['groups']} groups"
     rouge = found["systems"]["adapter"]["rouge_l"]
-    (line,) = [line for line in lines[place:] if line.startswith("ROUGE-L")]
+    line, *_ = [line for line in lines[place:] if line.startswith("ROUGE-L")]
     assert f"{rouge['value']:.3f} ({rouge['low']:.3f}–{rouge['high']:.3f})" in line
-    assert max(map(len, lines)) < 170
+    assert max(map(len, lines)) < 200
 
 
 @pytest.mark.parametrize("recipe", RECORDED, ids=lambda path: f"{path.parent.name}/{path.stem}")

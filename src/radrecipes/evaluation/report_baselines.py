@@ -18,8 +18,8 @@ ABSENT, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 _STATES = {None: ABSENT, Status.POSITIVE: POSITIVE, Status.NEGATIVE: NEGATIVE, Status.UNCERTAIN: UNCERTAIN}
 
 
-# Embedding a text takes some 10 ms on one core.
-MOST_EMBEDDED = 20_000
+# Embedding one findings section takes 30 ms on one core.
+MOST_EMBEDDED = 5_000
 MOST_LEAD_SENTENCES = 5
 
 

@@ -118,7 +118,7 @@ def figures_of_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     system = metrics["systems"][task_of(metrics).main_system]
     decided = _decisions_of(metrics, ADAPTER) if "selective" in system else {}
     return {
-        metric.name: decided.get(metric.name) if metric in _DECIDED else metric_value(system[metric.name])
+        metric.name: decided.get(metric.name) if metric in _DECIDED else metric_value(system.get(metric.name))
         for metric in figures_to_compare(metrics)
     }
 
@@ -128,7 +128,7 @@ def figures_of_seed(results: Mapping[str, Any], seed: int) -> dict[str, float | 
     row = next(row for row in results["seeds"] if row["seed"] == seed)
     decided = (row.get("decisions") or {}).get(ADAPTER, {})
     return {
-        metric.name: decided.get(metric.name) if metric in _DECIDED else row[metric.name]
+        metric.name: decided.get(metric.name) if metric in _DECIDED else row.get(metric.name)
         for metric in figures_to_compare(results)
     }
 
@@ -184,7 +184,7 @@ def _headline_over_seeds(
 ) -> dict[str, Any] | None:
     """A headline metric of a system over the seeds that evaluated it."""
     systems = [metrics["systems"] for metrics in metrics_of_seeds]
-    return _over_some([metric_value(found[system][metric]) for found in systems if system in found])
+    return _over_some([metric_value(found[system].get(metric)) for found in systems if found.get(system)])
 
 
 def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any], task: Task) -> dict[str, Any]:

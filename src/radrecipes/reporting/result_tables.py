@@ -103,7 +103,7 @@ def _text_block(metrics: Mapping[str, Any], systems: Mapping[str, Mapping[str, A
 
 def metric_with_interval(system: Mapping[str, Any], metric: HeadlineMetric) -> str:
     """A metric of a system, with its interval if it has one, for example `0.928 (0.884–0.966)`; `–` if there is none."""
-    cell, digits = system[metric.name], metric.digits
+    cell, digits = system.get(metric.name), metric.digits  # an older evaluation may lack it
     if metric_value(cell) is None:
         return "–"
     interval = f" ({cell['low']:.{digits}f}–{cell['high']:.{digits}f})" if isinstance(cell, Mapping) else ""
@@ -186,7 +186,7 @@ def _in_order(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [result["recipe"], _system_title(result, system)]
-        + [_over_seeds(figures[metric.name], metric.digits) for metric in task.published]
+        + [_over_seeds(figures.get(metric.name), metric.digits) for metric in task.published]
         for result in results
         for system, figures in result["systems"].items()
     ]
@@ -270,7 +270,7 @@ def _unseen_rows(task: Task, result: Mapping[str, Any]) -> list[list[str]]:
     """Rows of the table on texts that do not stand in training."""
     return [
         [result["recipe"], f"{found['rows']:,} with {UNSEEN_TITLES[name]}", system.replace("_", " ")]
-        + [_over_seeds(figures[metric.name], metric.digits) for metric in task.published]
+        + [_over_seeds(figures.get(metric.name), metric.digits) for metric in task.published]
         for name, found in result.get("unseen", {}).items()
         for system, figures in found["systems"].items()
         if figures

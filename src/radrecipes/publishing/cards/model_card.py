@@ -137,7 +137,7 @@ def _card_data(
         )
         for system in systems
         for metric in task.published
-        if (value := metric_value(metrics["systems"][system][metric.name])) is not None
+        if (value := metric_value(metrics["systems"][system].get(metric.name))) is not None
     ]
     tags = ["radiology", "medical", *task.words.tags, "trl", "sft", "lora"]
     if not merged:
