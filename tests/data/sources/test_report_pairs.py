@@ -128,3 +128,19 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     packed.write_bytes(packed.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"pairs.jsonl.gz:\d+: is not a complete gzip file; copy it again"):
         ReportPairs(packed)
+
+
+def test_a_file_without_the_columns_is_refused_with_the_ways_to_read_it(tmp_path):
+    path = write(tmp_path, {"findings": "Edema.", "completion": "Edema."})
+    message = (
+        r"no object has the column 'prompt'; name it with --prompt-column, or label the reports by their text with"
+    )
+    with pytest.raises(
+        InputError, match=message + " --label-source relabel; columns of findings and impression are read with"
+    ):
+        ReportPairs(path)
+    assert read_all(path, prompt_column=None)[0].findings == "Edema."
+    with pytest.raises(
+        InputError, match="no object has the column 'text'; name it with --completion-column; columns of"
+    ):
+        ReportPairs(path, prompt_column=None, completion_column="text")

@@ -74,6 +74,9 @@ def test_complete_reports_are_split_and_columns_may_be_named(tmp_path):
     [report] = read_all(ReportTable(path, columns=columns))
     assert (report.findings, report.impression, report.id) == ("No bleed.", "Normal.", "7")
     assert (report.group, report.exam) == ("P1", "CT Head")
+    beside = write_csv(tmp_path / "b.csv", [["Impression", "Report_Text"], ["x", text]])
+    assert read_all(ReportTable(beside))[0].findings == "No bleed."
+    assert read_all(ReportTable(beside, columns={"impression": "Impression"}))[0].impression == "x"
     [alone] = read_all(ReportTable(path, columns={**columns, "group": ""}))
     assert alone.group == "7"
     with pytest.raises(InputError, match=r"a.csv: no column 'Befunde'; did you mean 'Befund'\?"):

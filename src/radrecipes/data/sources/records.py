@@ -4,9 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from rapidfuzz import fuzz, process
-
 from radrecipes.data.sources.report_source import RejectedReport, Report
+from radrecipes.data.sources.table_rows import column_problem
 from radrecipes.data.sources.text_tables import SURROGATE
 from radrecipes.errors import InputError
 from radrecipes.radiology.exams import exam_in
@@ -35,7 +34,6 @@ SPLIT_SPELLINGS = {
 _NO_TEXT = {"nan", "null", "none", "n/a", "na", "<na>"}
 _OWN_HEADER = re.compile(r"\A\s*(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:\s*", re.IGNORECASE)
 _SECTION_HEADER = re.compile(r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:", re.IGNORECASE)
-_NEAR = 80
 
 
 @dataclass(frozen=True)
@@ -67,16 +65,17 @@ def find_columns(
 ) -> Columns:
     """The columns that the user names, and those with usual names for the rest; an [`InputError`] if there is no text.
 
-    Columns of sections go before a column of complete reports. A chosen name that is empty means no column.
+    Both sections go before a column of complete reports. A chosen name that is empty means no column.
     """
     found: dict[str, str | None] = {}
     for role in USUAL_NAMES:
         column = chosen.get(role)
-        if column and column not in header:
-            raise InputError(_missing(column, header), where)
+        if column and (problem := column_problem(header, [column], "the file")):
+            raise InputError(problem, where)
         found[role] = usual_column(header, role) if column is None else column or None
     sections = [role for role in ("findings", "impression") if found[role]]
-    if chosen.get("report") and not any(chosen.get(role) for role in sections):
+    # One section alone, next to complete reports, is less than these.
+    if found["report"] and not any(map(chosen.get, sections)) and (chosen.get("report") or len(sections) == 1):
         found |= dict.fromkeys(sections)
     elif sections:
         found["report"] = None
@@ -101,15 +100,6 @@ def usual_column(header: Sequence[str], role: str) -> str | None:
 
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
-
-
-def _missing(column: str, header: Sequence[str]) -> str:
-    # Without a header, its names are the cells of a patient: only what the user nearly wrote is shown.
-    near = process.extractOne(column, header, processor=str.lower, scorer=fuzz.ratio, score_cutoff=_NEAR)
-    advice = (
-        f"; did you mean {near[0]!r}?" if near else f" among the {len(header)} of the file; look there for its name"
-    )
-    return f"no column {column!r}{advice}"
 
 
 def to_report(cells: Mapping[str, str], columns: Columns, number: int, where: str) -> Report | RejectedReport:
