@@ -110,14 +110,15 @@ def test_line_breaks_within_a_text_other_separators_and_escapes(tmp_path):
     segments = message(
         1,
         (
-            "FINDINGS: Caf\u00e9-au-lait spots.\nNo \\H\\effusion\\N\\ \\X2B\\ 5~6 mm \\F\\ C:\\temp\\.",
+            "FINDINGS: Caf\u00e9-au-lait spots.\nCHF: none.\nNo \\H\\effusion\\N\\ \\X2B\\ 5~6 mm \\F\\ C:\\temp\\.",
             "IMPRESSION: Normal.",
         ),
     )
     segments = [segment.translate(str.maketrans("|^", "#$")) for segment in segments]
     _, [report] = read_all(write(tmp_path / "a.hl7", segments))
     assert (
-        report.findings == "Café-au-lait spots. No effusion + 5 6 mm # C:\\temp\\." and report.impression == "Normal."
+        report.findings == "Café-au-lait spots. CHF: none. No effusion + 5 6 mm # C:\\temp\\."
+        and report.impression == "Normal."
     )
 
 

@@ -12,7 +12,7 @@ from radrecipes.data.sources.report_source import LARGEST_REPORT
 
 # Results that take back what they contain.
 WITHDRAWN = ("X", "D", "W", "N")
-_SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}(?=[^\w\s]|\Z)")
+_SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}")
 _LINE_END = re.compile(r"[\r\n\x0b\x1c]+")
 _TEXT_TYPES = ("TX", "FT", "ST", "")
 _ESCAPE = re.compile(r"\\([^\\\r\n]{1,40})\\")
@@ -40,7 +40,7 @@ def messages_in(lines: Iterator[str]) -> Iterator[list[str]]:
             message, size = [segment], 0
         elif not message or not segment.strip() or size > 2 * LARGEST_REPORT:
             continue
-        elif _SEGMENT.match(segment):
+        elif _SEGMENT.match(segment) and segment[3:4] == message[0][3:4]:
             # Attached files and what else is not read is only named, so that its other lines do not become text.
             used = segment.startswith(("PID", "OBR")) or _has_text(segment)
             message.append(segment if used else segment[:3])

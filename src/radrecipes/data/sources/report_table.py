@@ -23,7 +23,7 @@ class ReportTable(ReportSource):
     name = "table"
     layout = "table (CSV, TSV, Excel, Parquet) or JSON file (.json, .jsonl) with columns of findings and impression, or of reports"
     title = "a table of reports"
-    group = "the column of the patient, or the report itself if there is none"
+    group = "the patient as a column states it, or the report itself if there is no such column"
     official_split = True
     options = (*(f"{role}_column" for role in USUAL_NAMES), *_FORM)
 
