@@ -88,8 +88,8 @@ def openi_xml(number, findings, impression):
 OPENI_LIKE = (
     ("Heart size XXXX within normal limits. No focal airspace disease.", "1. No acute finding in the chest."),
     (
-        "Calcified lymph XXXX at the hilum. XXXX opacities at the base, XXXX atelectasis.",
-        "Basal atelectasis, XXXX chronic.",
+        "Calcified lymph XXXX at the hilum. XXXX opacities at the base, XXXX atelectasis. The heart is not enlarged.",
+        "No acute disease.",
     ),
     (
         "Stable cardiomegaly. Aortic XXXX calcification. There is no XXXX of effusion.",
