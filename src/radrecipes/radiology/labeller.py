@@ -311,7 +311,8 @@ class _Reader:
             if self.scope != "negated" or self.broken:
                 self.scope, self.broken = ("hedged" if kind == "hedge_before" else "hedged_firm"), False
         elif kind == "versus":
-            self._hedge(self._before(index)[:1])
+            since = self._since_cue(index)
+            self._hedge([mention for mention in self._before(index)[:1] if mention in since])
             self._hedge_firmly()
         elif kind == "doubt_mark" and event.end < len(self.sentence):
             self.scope = "hedged"
@@ -365,8 +366,7 @@ class _Reader:
         changes = (earlier for earlier in self.events[near:index] if earlier.kind == "no_cue")
         if any(self.sentence.startswith(("no", "without", "little"), earlier.start) for earlier in changes):
             return
-        cue = max((at for at in range(near, links[-1]) if self.events[at].kind in _WITHIN_ALTERNATIVES), default=near)
-        since = [event.mention for event in self.events[cue : links[-1]]]
+        since = self._since_cue(links[-1])
         others = [
             m for m in self._before(links[-1] + 1) if m in since and m.status != Status.NEGATIVE and not m.healthy
         ]
@@ -378,6 +378,12 @@ class _Reader:
         if link.kind == "slash":
             others = [m for m in others if _IN_THE_LUNG.issuperset((*m.observations, *event.mention.observations))]
         self._hedge([*others, event.mention] if others else [])
+
+    def _since_cue(self, index: int) -> list[_Mention | None]:
+        """Mentions after the last word of doubt or inference: what is before it is not one of the alternatives."""
+        near = range(max(0, index - _REACH), index)
+        cue = max((at for at in near if self.events[at].kind in _WITHIN_ALTERNATIVES), default=near.start)
+        return [event.mention for event in self.events[cue:index]]
 
     def _structure(self, event: _Event) -> None:
         if self.verb_after_structure:
@@ -438,7 +444,7 @@ class _Reader:
                 break
             if event.kind == "negation_before":
                 return Status.NEGATIVE
-            if event.kind in ("hedge_before", "hedge_before_firm", "hedge_within_negation"):
+            if event.kind in ("hedge_before", "hedge_before_firm", "hedge_list"):
                 return Status.UNCERTAIN
         return Status.POSITIVE
 
