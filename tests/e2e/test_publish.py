@@ -12,9 +12,10 @@ from conftest import REPOSITORY, TINY_MODEL, TINY_REPORTS, run_script, write_tin
 from datasets import load_dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from sft_faults import Script
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from e2e.conftest import LAUNCH, RUN, edit_json, files_in
+from e2e.conftest import RUN, edit_json, files_in
 from radrecipes.data.dataset_folder import write_dataset_folder
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.inference.predictors import load_predictor
@@ -386,11 +387,11 @@ def train_reports(workspace, reports, rows, monkeypatch, epochs):
     write_tiny_reports(workspace / "data/tiny_reports", rows)
     words = ("--config", "recipes/tiny/report_lora.yaml", "--num_train_epochs", epochs)
     for command in (
-        (*LAUNCH, "accelerate_configs/cpu.yaml", "scripts/sft.py", *words),
+        ("scripts/sft.py", *words),
         ("scripts/evaluate_model.py", "--run", REPORT_RUN, "--skip-base"),
     ):
-        done = run_script(workspace, *command)
-        assert done.returncode == 0, done.stderr
+        done = Script(workspace, *command).end(300)
+        assert done.code == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pytest
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from conftest import TINY_REPORTS, run_script, slow_after
-from sft_faults import losses_of
+from conftest import TINY_REPORTS, slow_after
+from sft_faults import losses_of, two_ranks
 from tiny_model import build_tiny_biogpt, build_tiny_model
 
 from radrecipes.inference.generation import generate
@@ -98,9 +98,8 @@ def test_a_quantised_base_trains_saves_loads_and_writes(base, quantisation, base
 @pytest.mark.parametrize("quantisation", LAYERS)
 def test_a_quantised_base_trains_on_two_processes_as_on_one(quantisation, bases, call):
     words = words_for(LLAMA, **{quantisation: "true"})
-    launch = ("scripts/launch.py", "--config_file", "accelerate_configs/cpu_2proc.yaml", "scripts/sft.py")
-    two = run_script(bases, *launch, *words)
-    assert two.returncode == 0, two.stderr
+    for process in two_ranks(bases, "scripts/sft.py", *words):
+        assert process.end(300).code == 0, process.stderr
     of_two = losses_of(Path("runs/one"))
     assert json.loads(Path("runs/one/manifest.json").read_text("utf-8"))["training"]["processes"] == 2
     one = call("sft", *words, "--restart")

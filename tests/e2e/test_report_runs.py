@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import TINY_REPORTS, run_script, write_tiny_reports
+from conftest import TINY_REPORTS, write_tiny_reports
+from sft_faults import Script
 
-from e2e.conftest import LAUNCH, edit_json
+from e2e.conftest import edit_json
 from radrecipes.inference.audit_log import text_digest
 
 RECIPE = "recipes/tiny/report_lora.yaml"
@@ -25,10 +26,10 @@ def writing_run(shared_workspace, tmp_path_factory):
     """A finished, evaluated run of the report task; read only."""
     workspace = tmp_path_factory.mktemp("writing") / "workspace"
     shutil.copytree(shared_workspace, workspace, symlinks=True)
-    trained = run_script(workspace, *LAUNCH, "accelerate_configs/cpu.yaml", "scripts/sft.py", *TRAIN)
-    assert trained.returncode == 0, trained.stderr
-    evaluated = run_script(workspace, "scripts/evaluate_model.py", "--run", RUN, "--batch-size", "3")
-    assert evaluated.returncode == 0, evaluated.stderr
+    trained = Script(workspace, "scripts/sft.py", *TRAIN).end(300)
+    assert trained.code == 0, trained.stderr
+    evaluated = Script(workspace, "scripts/evaluate_model.py", "--run", RUN, "--batch-size", "3").end(300)
+    assert evaluated.code == 0, evaluated.stderr
     return workspace, evaluated
 
 
@@ -169,16 +170,16 @@ def test_scoring_a_report_is_refused_in_a_recipe(writing_copy, call):
 
 
 @pytest.mark.slow
-def test_the_impression_is_a_task_on_the_same_data(writing_copy):
+def test_the_impression_is_a_task_on_the_same_data(writing_copy, call):
     words = ("--config", RECIPE, "--task", "impression", "--num_train_epochs", "15", "--output_dir", "runs/impression")
-    trained = run_script(writing_copy, *LAUNCH, "accelerate_configs/cpu.yaml", "scripts/sft.py", *words)
-    assert trained.returncode == 0, trained.stderr
-    evaluated = run_script(writing_copy, "scripts/evaluate_model.py", "--run", "runs/impression", "--skip-base")
-    assert evaluated.returncode == 0, evaluated.stderr
+    trained = call("sft", *words)
+    assert trained.code == 0, trained.stderr
+    evaluated = call("evaluate_model", "--run", "runs/impression", "--skip-base")
+    assert evaluated.code == 0, evaluated.stderr
     metrics = json.loads(Path("runs/impression/evaluation/metrics.json").read_text("utf-8"))
     assert metrics["task"] == "impression" and metrics["systems"]["adapter"]["rouge_l"]["value"] > 0.99
     words = ("--adapter", "runs/impression", "--text", "There is a pneumothorax.")
-    answered = run_script(writing_copy, "scripts/predict.py", *words)
+    answered = call("predict", *words)
     assert answered.stdout.splitlines()[:3] == ["Pneumothorax.", "", "check: ok"]
 
 
@@ -193,18 +194,18 @@ def test_credentialed_reports_leave_the_dataset_only_through_the_adapter(workspa
     write_tiny_reports(Path("data/tiny_reports"), access="credentialed")
     said = []
     for words in (
-        (*LAUNCH, "accelerate_configs/cpu.yaml", "scripts/sft.py", *TRAIN),
+        ("scripts/sft.py", *TRAIN),
         ("scripts/evaluate_model.py", "--run", RUN),
         ("scripts/evaluate_model.py", "--run", RUN, "--dataset", "data/synthetic", "--output", "runs/on-synthetic"),
         ("scripts/sft.py", "--config", RECIPE, "--max_length", "110", "--output_dir", "runs/refused"),
     ):
-        done = run_script(workspace, *words)
+        done = Script(workspace, *words).end(300)
         said.append(done.stdout + done.stderr)
     assert Path(RUN, "evaluation", "report.html").is_file() and "longer than max_length 110" in said[-1]
     for folder in (f"{RUN}/evaluation", "runs/on-synthetic"):
         said.append(pd.read_parquet(f"{folder}/predictions.parquet").to_csv())
     # The model did learn it, so the following checks can fail.
-    answered = run_script(workspace, "scripts/predict.py", "--adapter", RUN, "--text", KNOWN)
+    answered = Script(workspace, "scripts/predict.py", "--adapter", RUN, "--text", KNOWN).end(300)
     assert PLANTED in answered.stdout.lower()
     said += [path.read_text("utf-8", errors="replace") for path in Path("runs").rglob("*") if path.is_file()]
     for text in said:
