@@ -105,8 +105,8 @@ def signals(rank):
     return path.read_text().split() if path.exists() else []
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("code", slow_after(1, [75, 0, 2, 4]))
+# One process becomes the script; with two the launcher tells an error from a stop and from success.
+@pytest.mark.parametrize("code,processes", slow_after(2, [(75, 1), (75, 2), (0, 2), (2, 2)]))
 def test_the_exit_code_is_the_script_s_own_and_it_alone_says_why(processes, code, start):
     assert end_of(start(processes, "ends.py", code)) == (code, "")
 
