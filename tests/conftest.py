@@ -1,5 +1,6 @@
 """What many tests share: a workspace with a tiny model, a tiny prepared dataset and a tiny recipe."""
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -16,6 +17,8 @@ from typing import Any
 # Before any library reads them: no test reaches for the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes import this project: it is compiled once, even where Python is told to keep no bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import filelock
 import hypothesis
@@ -27,6 +30,8 @@ from radrecipes.data.dataset_folder import write_dataset_folder
 from radrecipes.data.example import Example
 from radrecipes.data.preparation import derive_label_set, prepare_rows
 from radrecipes.publishing.cards.dataset_card import render_dataset_card
+
+sys.dont_write_bytecode = False
 
 # A shell that starts the tests in the background, or nohup, has these ignored, and every process would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -153,6 +158,11 @@ def slow_after(quick: int, cases: Iterable) -> list:
         else pytest.param(*(case if isinstance(case, tuple | list) else (case,)), marks=pytest.mark.slow)
         for number, case in enumerate(cases)
     ]
+
+
+def pytest_collection_finish():
+    """Never look for garbage among libraries and tests; accelerate does so after every training."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
