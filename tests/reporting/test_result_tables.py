@@ -187,11 +187,16 @@ def test_reports_and_protocols_have_tables_of_their_own(written):
     assert f"| {bleu['mean']:.1f} ± {bleu['sd']:.1f} |" in rows[1]
     note = alone.splitlines()[-1]
     assert "60 studies of 30 patients not seen in training; seeds 42, 1" in note
-    pairs = [row["comparisons"][0]["difference"] for row in result["seeds"]]
-    low, high = min(pair["low"] for pair in pairs), max(pair["high"] for pair in pairs)
-    assert (
-        f"ROUGE-L against most frequent {sum(p['value'] for p in pairs) / 2:+.3f} ({low:+.3f} to {high:+.3f})" in note
-    )
+    best = result["best_baseline"]["name"]
+    pairs = [pair for row in result["seeds"] for pair in row["comparisons"] if pair["second"] == best]
+    guarded = [pair["difference"] for pair in pairs if pair["first"] == "adapter_guarded"]
+    low, high = min(pair["low"] for pair in guarded), max(pair["high"] for pair in guarded)
+    against = f"ROUGE-L against {best.replace('_', ' ')} "
+    assert f"adapter guarded: {against}{sum(p['value'] for p in guarded) / 2:+.3f} ({low:+.3f} to {high:+.3f})" in note
+    assert f"; adapter: {against}" in note and "with text not in training" in note
+    assert "most frequent" not in note
+    # Without groups, as in OpenI, no patients are named.
+    assert "60 studies not seen in training" in results_table([{**result, "groups": 60}])
     assert "passed at the first attempt" in note
 
     both = results_table([result, RESULT])

@@ -211,13 +211,13 @@ def _command_for(folder: str | None) -> dict[str, str]:
 
 def _about_texts(metrics_of_seeds: Sequence[dict[str, Any]], task: Task) -> dict[str, Any]:
     first = metrics_of_seeds[0]
-    rows = {name: system["rows"] for name, system in first["systems"].items()}
     return {
-        "system_rows": {name: count for name, count in rows.items() if count < first["rows"]},
+        "system_rows": _rows_of_fewer(first),
         "best_baseline": first["best_baseline"],
         "unseen": {
             name: {
                 **{key: found[key] for key in ("rows", "groups")},
+                "system_rows": _rows_of_fewer(found),
                 "systems": {
                     system: figures
                     and {
@@ -232,6 +232,12 @@ def _about_texts(metrics_of_seeds: Sequence[dict[str, Any]], task: Task) -> dict
             for name, found in first["unseen"].items()
         },
     }
+
+
+def _rows_of_fewer(measured: Mapping[str, Any]) -> dict[str, int]:
+    """How many rows the systems wrote that wrote fewer than all."""
+    rows = {name: system["rows"] for name, system in measured["systems"].items() if system}
+    return {name: count for name, count in rows.items() if count < measured["rows"]}
 
 
 def _texts_of_seed(metrics: dict[str, Any], guard: dict[str, Any]) -> dict[str, Any]:

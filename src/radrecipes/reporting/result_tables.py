@@ -185,7 +185,7 @@ def _in_order(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        [result["recipe"], _system_title(result, system)]
+        [result["recipe"], _system_title(task, result, system)]
         + [_over_seeds(figures.get(metric.name), metric.digits) for metric in task.published]
         for result in results
         for system, figures in result["systems"].items()
@@ -204,18 +204,21 @@ def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([head, "|---" * len(titles) + "|", *lines])
 
 
-def _system_title(result: Mapping[str, Any], system: str) -> str:
-    fewer = result.get("system_rows", {}).get(system)
-    return system.replace("_", " ") + (f" ({fewer:,} {task_of(result).words.rows} only)" if fewer else "")
+def _system_title(task: Task, measured: Mapping[str, Any], system: str) -> str:
+    """The name of a system; `measured` is a result or a slice of one."""
+    fewer = measured.get("system_rows", {}).get(system)
+    return system.replace("_", " ") + (f" ({fewer:,} {task.words.rows} only)" if fewer else "")
 
 
 def _note(result: Mapping[str, Any]) -> str:
     words = task_of(result).words
     seeds = ", ".join(str(row["seed"]) for row in result["seeds"])
+    # Every row its own group: the source names no groups.
+    groups = f" of {result['groups']} {words.groups}" if result["groups"] < result["rows"] else ""
     tests = _mcnemar_tests(result) if _is_label(result) else _differences(result)
     return (
-        f"{result['recipe']}: {result['rows']:,} {words.rows} of {result['groups']} {words.groups} not seen in "
-        f"training; seeds {seeds}; mean ± standard deviation over seeds{tests}; "
+        f"{result['recipe']}: {result['rows']:,} {words.rows}{groups} not seen in training; seeds {seeds}; "
+        f"mean ± standard deviation over seeds{tests}; "
         f"training {result['seeds'][0]['seconds'] / 60:.1f} minutes (first seed), {result['peak_memory_gib']:.1f} GiB, "
         f"{result['hardware']['cores']} cores ({result['hardware']['processor']})."
     )
@@ -237,12 +240,14 @@ def _mcnemar_tests(result: Mapping[str, Any]) -> str:
 
 
 def _differences(result: Mapping[str, Any]) -> str:
-    """Differences between the guarded texts and each other system's, with the widest intervals over seeds."""
-    task = task_of(result)
+    """Differences to the best baseline and between both texts of the model, with the widest intervals over seeds."""
+    task, best = task_of(result), (result.get("best_baseline") or {}).get("name")
     titles = {metric.name: metric.title for metric in task.headline}
     by_pair: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
     for row in result["seeds"]:
         for pair in row["comparisons"]:
+            if best and pair["second"] not in (best, ADAPTER):
+                continue
             for name, part in [("", pair), *pair.get("unseen", {}).items()]:
                 if part:
                     key = pair["first"], pair["second"], pair["figure"], name
@@ -269,7 +274,7 @@ def _differences(result: Mapping[str, Any]) -> str:
 def _unseen_rows(task: Task, result: Mapping[str, Any]) -> list[list[str]]:
     """Rows of the table on texts that do not stand in training."""
     return [
-        [result["recipe"], f"{found['rows']:,} with {UNSEEN_TITLES[name]}", system.replace("_", " ")]
+        [result["recipe"], f"{found['rows']:,} with {UNSEEN_TITLES[name]}", _system_title(task, found, system)]
         + [_over_seeds(figures.get(metric.name), metric.digits) for metric in task.published]
         for name, found in result.get("unseen", {}).items()
         for system, figures in found["systems"].items()
