@@ -1,6 +1,6 @@
 """How well the labeller reads reports: precision, recall and F1 per observation and status, and the time of a report.
 
-    python benchmarks/labeller_quality.py                        the held-out reports, and OpenI if `make openi` was run
+    python benchmarks/labeller_quality.py                        invented reports, and OpenI if `make openi` was run
     python benchmarks/labeller_quality.py --openi FOLDER         OpenI elsewhere: the folder or the archive
     python benchmarks/labeller_quality.py --csv labelled.csv     reports and labels of your own; nothing is stored
 
@@ -73,7 +73,7 @@ class LabelledReport(NamedTuple):
 
 
 def main() -> None:
-    """Measure on a CSV file, or on the held-out reports and OpenI; print, and store all but a CSV file's."""
+    """Measure on a CSV file, or on the invented reports and OpenI; print, and store all but a CSV file's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="measure on this table only: CSV, TSV or .xlsx")
     parser.add_argument(
@@ -90,7 +90,7 @@ def main() -> None:
         return
     openi = read_openi(args.openi or OPENI) if args.openi or OPENI.exists() else None
     entries = [{"name": "labeller_heldout", **measure_labels(read_heldout())}]
-    print(f"held-out reports\n{status_table(entries[0])}\n")
+    print(f"invented reports\n{status_table(entries[0])}\n")
     if openi is None:
         print("OpenI: skipped; run `make openi`, or give --openi")
     else:
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def read_heldout() -> list[LabelledReport]:
-    """The invented reports that no rule was written against."""
+    """The invented reports of the tests."""
     reports = yaml.safe_load(HELDOUT.read_text(encoding="utf-8"))["reports"]
     return [
         LabelledReport(
@@ -320,7 +320,7 @@ def with_tables(document: str, results: dict[str, dict[str, Any]]) -> str:
     heldout, openi = results["labeller_heldout"], results["labeller_openi"]
     overall, uncertain = heldout["all"], heldout["uncertain"]
     lines = [
-        f"{heldout['reports']} held-out reports: F1 {shown(overall['f1'])} [{shown(overall['low'])}, {shown(overall['high'])}]"
+        f"{heldout['reports']} invented reports: F1 {shown(overall['f1'])} [{shown(overall['low'])}, {shown(overall['high'])}]"
         f" over {overall['wanted']} pairs of observation and status, {shown(uncertain['f1'])} over {uncertain['wanted']} uncertain"
         f" ones; {heldout['milliseconds_a_report']:.2f} ms of CPU time a report ({heldout['processor']}).",
         "",
