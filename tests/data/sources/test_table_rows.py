@@ -212,6 +212,9 @@ def test_another_sheet_is_named_and_read(tmp_path):
             read(path, sheet=absent)
 
 
+UNCERTAIN = "a.csv:2: is not UTF-8; save the file as UTF-8, or name its encoding with --encoding"
+
+
 @pytest.mark.parametrize(
     ("file", "content", "form", "said"),
     [
@@ -219,10 +222,32 @@ def test_another_sheet_is_named_and_read(tmp_path):
         ("a.xlsx", b"\xd0\xcf\x11\xe0 and more", {}, "one with a password, is not read"),
         ("a.csv", b"PK\x03\x04 and more", {}, "rename it to .xlsx"),
         ("a.xlsx", b"PK\x03\x04 and more", {}, "not readable as Excel"),
-        ("a.csv", "order,protocol\nРентген грудной клетки,CT\n".encode("cp1251"), {}, "its encoding is not certain"),
-        ("a.csv", "order;protocol\nból głowy, zawroty;CT\n".encode("cp1250"), {}, "its encoding is not certain"),
-        ("a.csv", "order;protocol\nÜbelkeit, Fieber früh;CT\n".encode("mac_roman"), {}, "its encoding is not certain"),
-        ("a.csv", "order;protocol\nfrüh Übelkeit;CT\n".encode("cp850"), {}, "its encoding is not certain"),
+        (
+            "a.csv",
+            "order,protocol\nРентген грудной клетки,CT\n".encode("cp1251"),
+            {},
+            UNCERTAIN,
+        ),
+        (
+            "a.csv",
+            "order;protocol\nból głowy, zawroty;CT\n".encode("cp1250"),
+            {},
+            UNCERTAIN,
+        ),
+        (
+            "a.csv",
+            "order;protocol\nÜbelkeit, Fieber früh;CT\n".encode("mac_roman"),
+            {},
+            UNCERTAIN,
+        ),
+        (
+            "a.csv",
+            "order;protocol\nfrüh Übelkeit;CT\n".encode("cp850"),
+            {},
+            UNCERTAIN,
+        ),
+        ("a.csv", "order;protocol\nbaş ağrısı;CT\n".encode("cp1254"), {}, UNCERTAIN),
+        ("a.csv", "order;protocol\nbolest hlavy, příznaky a závratě včera;CT\n".encode("cp1250"), {}, UNCERTAIN),
         ("a.csv", b"order;protocol;x\nx;CT;1\norder,protocol,x\n", {}, "found with , (line 3) or ; (line 1)"),
         ("a.csv", b"x,CT\norder,protocol\n", {}, "leave it out with --skip-rows 1"),
         ("a.csv", TEXT.encode(), {"delimiter": "comma"}, "no column 'order'"),

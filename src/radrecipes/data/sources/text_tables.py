@@ -24,19 +24,21 @@ UTF_8 = "utf-8"
 # Bytes of the beginning that show UTF-16 without a byte order mark.
 _BEGINNING = 4096
 # What cp1252 makes of a text in another single-byte encoding: a capital after a small letter, three accented letters in a
-# row, a sign within a word other than apostrophes and dashes.
+# row or two different ones, letters and pairs of which Turkish, Czech, Hungarian and Romanian are made then, a sign within a
+# word other than apostrophes and dashes.
 _OTHER_ENCODING = re.compile(
-    "[a-zß-öø-ÿšœž][À-ÖØ-ÞŠŒŽŸ]|[À-ÖØ-öø-ÿŠŒŽšœžŸƒ]{3}|[^\\W\\d_][€‚ƒ„…†‡ˆ‰‹“”•˜™›¡-¦¨-¬®-´¶¸¹»-¿×÷][^\\W\\d_]"
+    "[a-zß-öø-ÿšœž][À-ÖØ-ÞŠŒŽŸ]|[À-ÖØ-öø-ÿŠŒŽšœžŸƒ]{3}|(?![çé])([à-öø-ÿ])(?!\\1)[à-öø-ÿ]"
+    "|[ðþýÐÞÝ]|[ìù][a-z]|õ[^e\\W]|ã[^eio\\W]"
+    "|[^\\W\\d_][€‚ƒ„…†‡ˆ‰‹“”•˜™›¡-¦¨-¬®-´¶¸¹»-¿×÷][^\\W\\d_]"
 )
 # A row as it is written: its place, its cells (none if they cannot be told apart), and what is wrong with it.
 RawRow = tuple[str, list, str | None]
 
 
 def detect_encoding(path: Path, *, single_byte: bool = True) -> str:
-    """The encoding of a text file, also gzipped: UTF-8, UTF-16 or cp1252; an [`InputError`] if it is none of them for certain.
+    """The encoding of a text file, also gzipped: UTF-16, cp1252 or UTF-8; UTF-8 if it is none of them for certain.
 
-    The complete file is read. A file in UTF-8 with single broken lines counts as UTF-8, and without `single_byte` every file that
-    is not UTF-16.
+    The complete file is read. Without `single_byte` every file that is not UTF-16 counts as UTF-8.
     """
     try:
         with unpacked(path) as file:
@@ -66,7 +68,6 @@ def _is_utf_8(piece: bytes, rest: BinaryIO) -> bool:
 
 
 def _single_byte_encoding(path: Path) -> str:
-    certain = True
     with unpacked(path) as file:
         for line in bounded_lines(file, str(path)):
             if line.isascii():
@@ -75,13 +76,8 @@ def _single_byte_encoding(path: Path) -> str:
             if b"\0" in line or any(character > "\x7f" and not SURROGATE.match(character) for character in text):
                 return UTF_8
             western = line.decode("cp1252", errors="surrogateescape")
-            certain = certain and not SURROGATE.search(western) and not _OTHER_ENCODING.search(western)
-    if not certain:
-        raise InputError(
-            "is not UTF-8, its encoding is not certain; save it as UTF-8, or name the encoding with --encoding, for example"
-            " cp1250 or mac_roman",
-            where=str(path),
-        )
+            if SURROGATE.search(western) or _OTHER_ENCODING.search(western):
+                return UTF_8
     return "cp1252"
 
 
@@ -119,7 +115,8 @@ def text_lines(path: Path, encoding: str = UTF_8) -> Iterator[str]:
 def line_problem(line: str, encoding: str = UTF_8) -> str | None:
     """What is wrong with the characters of a line."""
     if SURROGATE.search(line):
-        return f"is not {'UTF-8' if encoding == UTF_8 else encoding}; save the file as UTF-8"
+        name = "UTF-8" if encoding == UTF_8 else encoding
+        return f"is not {name}; save the file as UTF-8, or name its encoding with --encoding, for example cp1250"
     return "contains a NUL byte; save the file as UTF-8 text" if "\0" in line else None
 
 
