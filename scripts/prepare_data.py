@@ -320,6 +320,11 @@ def _table_examples(task: Task, target: str, labels: bool, synthetic: bool) -> s
     examples = [f"  # A table.\n{table} --group-column patient --output data/our_{words.rows}\n"]
     if labels:
         examples.append(
+            f"  # An export of Excel: several columns as one text, and one {words.answer} of two columns.\n"
+            f"{command} --source {words.rows}.xlsx --text-column exam indication age \\\n"
+            f"      --{target}-column {words.answer} contrast --group-column patient --output data/our_{words.rows} --overwrite\n"
+        )
+        examples.append(
             "  # With a label set of your own: aliases, modality, contrast. An unknown label is then an error. Without\n"
             "  # one, labels that differ only in case or punctuation are one label.\n"
             f"{table} --label-set labels.yaml --output data/our_{words.rows} --overwrite\n"

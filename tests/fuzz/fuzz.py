@@ -24,12 +24,14 @@ import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
+import openpyxl  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from conftest import TINY_MODEL, build_workspace  # noqa: E402  (sets the environment before any library)
@@ -158,6 +160,7 @@ def targets(workspace: Path) -> list[Target]:
         "a.csv.gz": (compress(_CSV), lambda _: gzip_like(_CSV), TABLE),
         "a.jsonl": (_ROWS, bytes_like, TABLE),
         "a.jsonl.gz": (compress(_ROWS), lambda _: gzip_like(_ROWS), TABLE),
+        "a.xlsx": (pack_zip(_excel()), lambda _: archive_like(_excel(), pack_zip), TABLE),
         "a.parquet": (_parquet(_ROWS), lambda _: parquet_like(["note", "protocol"]), TABLE),
         "pairs.jsonl": (_PAIRS, bytes_like, (*REPORTS, "jsonl")),
         "mimic/files/p10/p10000001/s1.txt": (_report(1), bytes_like, (*REPORTS, "mimic-cxr")),
@@ -192,6 +195,18 @@ def targets(workspace: Path) -> list[Target]:
         f"{RUN}/evaluation/metrics.json": PUBLISH,
     }
     return found + [Target(file, file, content(file), _change_for(file), command) for file, command in files.items()]
+
+
+def _excel() -> dict[str, bytes]:
+    """The members of a workbook with the orders, the sheet first."""
+    book, buffer = openpyxl.Workbook(), io.BytesIO()
+    for row in (("note", "protocol"), *_ORDERS):
+        book.active.append(row)
+    book.save(buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    return {sheet: members.pop(sheet), **members}
 
 
 def _parquet(rows: bytes) -> bytes:
