@@ -71,6 +71,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--audit-log", metavar="FILE", help="append an entry per row: ids, digests, decisions; no text"
     )
+    _add_answering(parser)
+    return parser.parse_args()
+
+
+def _add_answering(parser: argparse.ArgumentParser) -> None:
+    """How the answers are made."""
     parser.add_argument("--batch-size", type=positive, default=32, help="rows per batch (default: 32)")
     parser.add_argument(
         "--chunk-rows",
@@ -99,7 +105,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--restart", action="store_true", help="discard the unfinished work on this output and start again"
     )
-    return parser.parse_args()
 
 
 def main() -> None:
@@ -159,42 +164,41 @@ def _output(args: argparse.Namespace) -> Path:
     return Path(args.output)
 
 
+def _reading(args: argparse.Namespace) -> tuple:
+    """How the rows of the table are read: arguments of `iterate_inputs`."""
+    from radrecipes.data.sources.table_form import TableForm
+    from radrecipes.inference.prediction_stream import input_columns
+    from radrecipes.inference.predictors import run_of
+
+    folder, _, task = run_of(args.adapter)
+    return task, input_columns(folder, task, args.text_column), args.id_column, TableForm(**table_form(args))
+
+
 def predict_table(args: argparse.Namespace, log, processes) -> None:
     """Answer every row of a table, chunk by chunk."""
     from tqdm import tqdm
 
     from radrecipes.access import protect
-    from radrecipes.data.sources.table_form import TableForm
-    from radrecipes.inference.prediction_stream import (
-        examine_input,
-        input_columns,
-        iterate_chunks,
-        iterate_inputs,
-        without_refused,
-    )
-    from radrecipes.inference.predictors import run_of
+    from radrecipes.inference.prediction_stream import examine_input, iterate_chunks, iterate_inputs, without_refused
     from radrecipes.inference.unfinished_prediction import UnfinishedPrediction
 
     # The complete input is read once before any work
-    folder, _, task = run_of(args.adapter)
-    output, columns = _output(args), input_columns(folder, task, args.text_column)
-    reading = task, columns, args.id_column, TableForm(**table_form(args))
-    work = UnfinishedPrediction(output)
+    reading = _reading(args)
+    work = UnfinishedPrediction(_output(args))
     work.check_output()
     if log:
-        log.check_usable([args.input, output, work.rejects])
+        log.check_usable([args.input, work.output, work.rejects])
     facts = examine_input(args.input, *reading)
-
     if facts.said and processes.is_main_process:
         print(facts.said)
 
     # Model, and the state that a killed run must share to be continued
     predictor = _load(args)
+    options = {**{name: vars(args)[name] for name in _OPTIONS_IN_STATE}, **table_form(args)}
     state = {
         "input": facts.sha256,
         "adapter, label set, threshold or --tries": predictor.fingerprint,
-        **{f"--{name.replace('_', '-')}": vars(args)[name] for name in _OPTIONS_IN_STATE},
-        **{f"--{name.replace('_', '-')}": value for name, value in table_form(args).items()},
+        **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
     }
     if not args.restart:
         work.check_state(state)

@@ -111,6 +111,10 @@ def _read_table(args: argparse.Namespace) -> tuple[list, dict]:
             found = f": the table has {names}" if names else ", see --help"
             raise InputError(f"--{option}-column is missing; name the column{found}", where=str(args.source))
     check_columns(args.text_column, args.target)
+    if len(args.target) > 1 and not isinstance(args.task, LabelTask):
+        raise InputError(
+            f"name one column; a {args.target_option} text is not joined", f"--{args.target_option}-column"
+        )
     source = ExampleTable(
         args.source,
         inputs={args.task.input_column: named_columns(args.text_column)},
@@ -357,27 +361,7 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
         _add(generator, "--rows", f"{words.rows} to generate", 6600, type=int)
     _add_output(parser, f"data/our_{words.rows}")
 
-    columns = parser.add_argument_group("columns of --source")
-    several = {"nargs": "+", "action": "extend", "metavar": "NAME"}
-    columns.add_argument(
-        "--text-column",
-        help=f"the {task.input_column}; several columns become lines `name: cell`, in this order, without empty cells",
-        **several,
-    )
-    columns.add_argument(
-        f"--{target}-column",
-        dest="target",
-        help=f"the {words.answer}"
-        + (f"; several columns become one {words.answer}, `cell | name: cell`" if labels else ""),
-        **several | ({} if labels else {"nargs": 1}),
-    )
-    columns.add_argument("--id-column", metavar="NAME", help="identifies a row (default: rows are numbered)")
-    columns.add_argument(
-        "--group-column",
-        metavar="NAME",
-        help="for example the patient; rows of one group stay in one split (default: each row is its own group)",
-    )
-
+    _add_columns(parser, task, target, labels)
     add_table_form(parser, "--source")
 
     rows = parser.add_argument_group("labels and rows" if labels else "rows")
@@ -399,6 +383,29 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     _add(rows, "--split-seed", "seed of the split", 0, type=int)
     access, licence = ("; --synthetic: synthetic", "; --synthetic: apache-2.0") if synthetic else ("", "")
     _add_terms(parser, words.rows, f"credentialed{access}", licence)
+
+
+def _add_columns(parser: argparse.ArgumentParser, task: Task, target: str, labels: bool) -> None:
+    answer = task.words.answer
+    columns = parser.add_argument_group("columns of --source")
+    several = {"nargs": "+", "action": "extend", "metavar": "NAME"}
+    columns.add_argument(
+        "--text-column",
+        help=f"the {task.input_column}; several columns become lines `name: cell`, in this order, without empty cells",
+        **several,
+    )
+    columns.add_argument(
+        f"--{target}-column",
+        dest="target",
+        help=f"the {answer}" + (f"; several columns become one {answer}, `cell | name: cell`" if labels else ""),
+        **several | ({} if labels else {"nargs": 1}),
+    )
+    columns.add_argument("--id-column", metavar="NAME", help="identifies a row (default: rows are numbered)")
+    columns.add_argument(
+        "--group-column",
+        metavar="NAME",
+        help="for example the patient; rows of one group stay in one split (default: each row is its own group)",
+    )
 
 
 _REPORT_EXAMPLES = """\
