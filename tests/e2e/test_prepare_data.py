@@ -277,7 +277,7 @@ def test_every_task_whose_data_are_a_table_has_a_subcommand(tmp_path, monkeypatc
     Summary().check_dataset(dataset)
     missing = call("prepare_data", "summary", *source, "--output", "other")
     assert (missing.code, missing.stderr) == (
-        2, "error: orders.csv: --target-column is missing; name the column, see --help\n"
+        2, "error: orders.csv: --target-column is missing; name the column: the table has 'order' and 'protocol'\n"
     )  # fmt: skip
     # Only a task with a generator has --synthetic, and only labels have a label set.
     assert "--synthetic" not in call("prepare_data", "urgency", "--help").stdout
