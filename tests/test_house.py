@@ -11,7 +11,8 @@ from radrecipes.tasks import TASKS
 SOURCES = sorted(path for folder in ("src", "scripts") for path in (REPOSITORY / folder).rglob("*.py"))
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 LONGEST_FUNCTION = 60
-DOCSTRING_LINES = 2500
+# Of all lines.
+DOCSTRING_SHARE = 0.11
 README_LINES = 150
 
 
@@ -153,11 +154,9 @@ def test_files_of_others_are_read_within_limits():
 
 
 def test_docstrings_stay_short():
-    trees = [
-        ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES if path.is_relative_to(REPOSITORY / "src")
-    ]
-    lines = sum(docstring_lines(node) for tree in trees for node in ast.walk(tree) if isinstance(node, DOCUMENTED))
-    assert lines <= DOCSTRING_LINES
+    texts = [path.read_text(encoding="utf-8") for path in SOURCES if path.is_relative_to(REPOSITORY / "src")]
+    nodes = (node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, DOCUMENTED))
+    assert sum(map(docstring_lines, nodes)) <= DOCSTRING_SHARE * sum(len(text.splitlines()) for text in texts)
 
 
 def test_the_readme_stays_short():
