@@ -176,9 +176,10 @@ def test_what_is_implied_is_kept_apart_from_what_is_stated():
 def test_the_index_of_beginnings_hides_no_entry():
     for _, text, _ in SENTENCES[::7]:
         sentence = labeller._plain(text)
-        for place in range(len(sentence)):
-            every = next((entry for entry in labeller._TRIES if entry[2](sentence, place)), None)
-            tried = labeller._candidates(sentence[place : place + labeller._PREFIX])
+        for start in labeller._START.finditer(sentence):
+            place = start.start()
+            every = next((entry for entry in labeller._ENTRIES if entry[2](sentence, place)), None)
+            tried = labeller._candidates(sentence[place : place + 3])
             assert next((entry for entry in tried if entry[2](sentence, place)), None) is every
 
 
