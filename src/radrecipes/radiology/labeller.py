@@ -89,11 +89,13 @@ def _entries() -> Iterable[tuple[str, str, str]]:
 
 _ENTRIES = [(kind, meaning, re.compile(pattern).match) for kind, meaning, pattern in _entries()]
 _START = re.compile(r"[,;(\-)?&/]| (?=[-/])|\b\w")
-# How each word in a pattern begins that is not after a space: with three letters, or those before an optional one.
-_BEGINNINGS = re.compile(r"(?<![a-z ])(?:[a-z](?![?*])){1,3}|(?<![a-z ])[a-z]")
+# How each word of a pattern begins: with three letters, or those before an optional one. What is in a lookaround or
+# after a space begins no match.
+_BEGINNINGS = re.compile(r"(?<![a-z ])(?:(?:[a-z](?![?*])){1,3}|[a-z])")
+_NO_BEGINNING = re.compile(r"\\.|\(\?<?[=!][^()]*\)|(?<= )\(\?:[^()]*\)")
 _STARTING_WITH: dict[str, list[int]] = {}
 for _place, (*_, _pattern) in enumerate(_entries()):
-    for _letters in set(_BEGINNINGS.findall(re.sub(r"\\.", ".", _pattern))):
+    for _letters in set(_BEGINNINGS.findall(_NO_BEGINNING.sub(".", _pattern))):
         _STARTING_WITH.setdefault(_letters, []).append(_place)
 
 
