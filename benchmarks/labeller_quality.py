@@ -1,6 +1,6 @@
 """How well the labeller reads reports: precision, recall and F1 per observation and status, and the time of a report.
 
-    python benchmarks/labeller_quality.py                        invented reports, and OpenI if `make openi` was run
+    python benchmarks/labeller_quality.py                        the held-out texts, and OpenI if `make openi` was run
     python benchmarks/labeller_quality.py --openi FOLDER         OpenI elsewhere: the folder or the archive
     python benchmarks/labeller_quality.py --csv labelled.csv     reports and labels of your own; nothing is stored
 
@@ -31,11 +31,18 @@ from radrecipes.data.sources.report_source import RejectedReport
 from radrecipes.data.sources.table_rows import open_table
 from radrecipes.errors import InputError
 from radrecipes.radiology import labeller
-from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Labels, Status, observation_name
+from radrecipes.radiology.observations import (
+    NO_FINDING,
+    OBSERVATIONS,
+    Labels,
+    Status,
+    observation_name,
+    parse_observations,
+)
 from radrecipes.statistics import bootstrap_interval, precision_recall_f1
 
 REPOSITORY = Path(__file__).parents[1]
-HELDOUT = REPOSITORY / "tests/radiology/heldout_reports.yaml"
+HELDOUT = REPOSITORY / "tests/radiology/real_phrasing_heldout.yaml"
 OPENI = REPOSITORY / "data/openi" / ARCHIVE
 DOCUMENT = REPOSITORY / "benchmarks/README.md"
 BEGIN, END = (
@@ -73,7 +80,7 @@ class LabelledReport(NamedTuple):
 
 
 def main() -> None:
-    """Measure on a CSV file, or on the invented reports and OpenI; print, and store all but a CSV file's."""
+    """Measure on a CSV file, or on the held-out texts and OpenI; print, and store all but a CSV file's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="measure on this table only: CSV, TSV or .xlsx")
     parser.add_argument(
@@ -89,8 +96,12 @@ def main() -> None:
         print(status_table(measure_labels(*read_table(args.csv))))
         return
     openi = read_openi(args.openi or OPENI) if args.openi or OPENI.exists() else None
-    entries = [{"name": "labeller_heldout", **measure_labels(read_heldout())}]
-    print(f"invented reports\n{status_table(entries[0])}\n")
+    entries = []
+    if HELDOUT.exists():
+        entries.append({"name": "labeller_heldout", **measure_labels(read_heldout())})
+        print(f"held-out texts\n{status_table(entries[0])}\n")
+    else:
+        print(f"held-out texts: skipped; there is no {HELDOUT.relative_to(REPOSITORY)}")
     if openi is None:
         print("OpenI: skipped; run `make openi`, or give --openi")
     else:
@@ -103,15 +114,9 @@ def main() -> None:
 
 
 def read_heldout() -> list[LabelledReport]:
-    """The invented reports of the tests."""
-    reports = yaml.safe_load(HELDOUT.read_text(encoding="utf-8"))["reports"]
-    return [
-        LabelledReport(
-            (report["findings"], report["impression"]),
-            {name: Status(status) for name, status in report["labels"].items()},
-        )
-        for report in reports
-    ]
+    """The invented texts that no rule was written against, by kind."""
+    kinds = yaml.safe_load(HELDOUT.read_text(encoding="utf-8"))
+    return [LabelledReport((text,), parse_observations(labels)) for rows in kinds.values() for text, labels in rows]
 
 
 def read_table(path: Path) -> tuple[list[LabelledReport], list[str]]:
@@ -261,11 +266,9 @@ def heading_scores(count: Counter) -> dict[str, Any]:
 
 def label_timed(texts: Sequence[tuple[str, ...]]) -> tuple[list[Labels], float]:
     """Labels of each text, and the median of the CPU time of a text in milliseconds, without the cache of sentences."""
-    caches = [part for part in vars(labeller).values() if hasattr(part, "cache_clear")]
     labels, seconds = [], []
     for text in texts:
-        for cache in caches:
-            cache.cache_clear()
+        labeller._read_sentence.cache_clear()
         began = time.process_time()
         labels.append(labeller.label_report(*text))
         seconds.append(time.process_time() - began)
@@ -320,7 +323,7 @@ def with_tables(document: str, results: dict[str, dict[str, Any]]) -> str:
     heldout, openi = results["labeller_heldout"], results["labeller_openi"]
     overall, uncertain = heldout["all"], heldout["uncertain"]
     lines = [
-        f"{heldout['reports']} invented reports: F1 {shown(overall['f1'])} [{shown(overall['low'])}, {shown(overall['high'])}]"
+        f"{heldout['reports']} invented texts: F1 {shown(overall['f1'])} [{shown(overall['low'])}, {shown(overall['high'])}]"
         f" over {overall['wanted']} pairs of observation and status, {shown(uncertain['f1'])} over {uncertain['wanted']} uncertain"
         f" ones; {heldout['milliseconds_a_report']:.2f} ms of CPU time a report ({heldout['processor']}).",
         "",

@@ -147,7 +147,7 @@ def test_hand_computed_label_figures():
     requests = [
         parse_observations("Edema: positive; Pleural Effusion: positive"),
         parse_observations("Pneumonia: uncertain; Edema: negative"),
-        {},
+        parse_observations("No Finding: positive"),
     ]
     texts = [
         "FINDINGS: There is pulmonary edema. There is no pleural effusion. IMPRESSION: Edema.",
@@ -196,6 +196,14 @@ def test_what_is_not_invented():
     # A normal report for a request with findings misses them; the labeller's No Finding is not a finding.
     assert value(figures["invented_positive_rate"]) == 0.0
     assert value(figures["label_recall"]) == 0.0
+
+
+@pytest.mark.parametrize("finding", ["Emphysema.", "The lungs are clear."])
+def test_a_blank_no_finding_with_nothing_else_asks_nothing(finding):
+    # The report that the request is from may have an abnormality that is none of the observations.
+    text = format_report(f"{finding} There is no pneumothorax.", f"{finding} No pneumothorax.")
+    figures = figures_of(text, parse_observations("Pneumothorax: negative"))
+    assert figures["label_recall"] is None and figures["label_precision"] is None
 
 
 def test_macro_figures_leave_out_observations_that_occur_nowhere():

@@ -4,18 +4,25 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
-from test_labeller_heldout import IMPLAUSIBLE, micro_scores
 
 from radrecipes.radiology.observations import (
     NO_FINDING,
     OBSERVATIONS,
+    SUPPORT_DEVICES,
     Status,
     findings_present,
     format_observations,
     parse_observations,
 )
+from radrecipes.statistics import precision_recall_f1
 
-LOWEST_F1 = 0.95
+LOWEST_F1 = 0.98
+# A text says that there is a device, or that one was removed; and No Finding follows from the rest.
+IMPLAUSIBLE = {
+    (SUPPORT_DEVICES, Status.UNCERTAIN),
+    (NO_FINDING, Status.NEGATIVE),
+    (NO_FINDING, Status.UNCERTAIN),
+}
 
 
 def real_phrasing():
@@ -26,7 +33,7 @@ def real_phrasing():
 
 def test_texts_are_well_formed():
     rows = [row for rows in real_phrasing().values() for row in rows]
-    assert len({text for text, _ in rows}) == len(rows) >= 340
+    assert len({text for text, _ in rows}) == len(rows) >= 600
     for text, labels in rows:
         assert text == " ".join(text.split())
         # Blank where a finding outside the observations stands, or where the text is not about a chest.
@@ -52,5 +59,8 @@ def test_labeller_reaches_the_f1_on_real_phrasing():
         for kind, text, labels, given in rows
         if given != labels
     ]
-    f1 = micro_scores([labels for _, _, labels, _ in rows], [given for *_, given in rows])[2]
+    right = sum(len(labels.items() & given.items()) for _, _, labels, given in rows)
+    f1 = precision_recall_f1(
+        right, sum(len(given) for *_, given in rows), sum(len(labels) for _, _, labels, _ in rows)
+    )["f1"]
     assert f1 >= LOWEST_F1, "\n".join([f"micro-F1 {f1:.3f}", *wrong])

@@ -22,7 +22,7 @@ from radrecipes.radiology.observations import (
     FIVE_OBSERVATIONS,
     NO_FINDING,
     OBSERVATIONS,
-    derive_no_finding,
+    findings_present,
     format_observations,
 )
 from radrecipes.statistics import Statistic, mean_statistic, precision_recall_f1
@@ -91,12 +91,15 @@ class ReportEvaluation(TextEvaluation):
         return columns
 
     def _specific(self, places: Sequence[int], checks: Sequence[ReportCheck], interval: Interval) -> dict[str, Any]:
-        requested = label_states([derive_no_finding(self.requests[place]) for place in places])
+        requested = label_states([self.requests[place] for place in places])
         written = label_states([check.written for check in checks])
         requested_positive, written_positive = requested == POSITIVE, written == POSITIVE
+        normal = OBSERVATIONS.index(NO_FINDING)
+        # Nothing on the list is present, yet No Finding is blank (emphysema): whether the text may say it is not known.
+        asks_nothing = [NO_FINDING not in self.requests[p] and not findings_present(self.requests[p]) for p in places]
+        written_positive[asks_nothing, normal] = False
         both = (requested_positive & written_positive).sum(axis=1)
         wanted, said = requested_positive.sum(axis=1), written_positive.sum(axis=1)
-        normal = OBSERVATIONS.index(NO_FINDING)
         both_normal = (requested_positive & written_positive)[:, normal]
         flipped = (requested_positive & (written == NEGATIVE)) | ((requested == NEGATIVE) & written_positive)
         # An invented No Finding is a missing observation, and counts as one.

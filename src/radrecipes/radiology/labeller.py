@@ -54,7 +54,7 @@ _ARTICLE = r"(?:the |a |an |this |these |left |right |associated |also |now |som
 _SEEN = r"(?:(?:seen|identified|evident|demonstrated|visuali[sz]ed|appreciated|detected|apparent)\b)"
 _FINITE = (
     rf"(?:(?:is|are)(?! {_SEEN})|has|have|remains?|appears?|persists?|shows?|"
-    r"(?<!to )(?<!may )(?<!could )(?:suggests?|represents?|reflects?))"
+    r"(?<!to )(?<!may )(?<!could )(?:suggests?|represents?|reflects?|projects?|measures?|lies|overlies|abuts|extends))"
 )
 _PLACES = r"(?:retrocardiac|basilar|basal|bibasal|patchy|hazy|streaky|linear|dense|diffuse|multifocal|scattered)\b"
 _NEXT_FINDING = re.compile(rf" {_ARTICLE}{_IS_THERE}")
@@ -66,6 +66,7 @@ _PUNCTUATION = (
         r"(?:(?:,|\band|, and) (?=(?:the|a|an|this|these|it) )|, (?!which|that|likely|and|or|nor|but))"
         rf"(?=[^,;]{{3,300}}\b{_FINITE}\b)(?![^;]{{0,300}}\b(?:or|nor)\b)",
     ),
+    ("new_statement", r",(?: and)? (?=(?:an?|one) )(?![^;]{0,300}\b(?:or|nor)\b)"),
     ("new_item", rf"\band (?={_ARTICLE}{_IS_THERE})"),
     ("comma", ","),
     ("stop", r";| --? |\)"),
@@ -88,7 +89,7 @@ def _entries() -> Iterable[tuple[str, str, str]]:
 
 
 _ENTRIES = [(kind, meaning, re.compile(pattern).match) for kind, meaning, pattern in _entries()]
-_START = re.compile(r"[,;(\-)?&/]| (?=[-/])|\b\w")
+_START = re.compile(r"[,;(\-)?&/]| (?=[-/])|\b[a-z]")
 # How each word of a pattern begins: with three letters, or those before an optional one. What is in a lookaround or
 # after a space begins no match.
 _BEGINNINGS = re.compile(r"(?<![a-z ])(?:(?:[a-z](?![?*])){1,3}|[a-z])")
@@ -124,6 +125,7 @@ def _events(sentence: str) -> list["_Event"]:
 
 _MASK = re.compile(r"_{2,}")
 _ITEM = re.compile(r"\n[ \t]*[-*•]\s+")
+_QUESTION_BEFORE = re.compile(r"(?<![\w)])\?\s+(?=\w)")
 _MISSING_SPACE = re.compile(r"(?<=[a-z)][a-z)])([.;:])(?=[a-z]{2})")
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
 _CHEST = re.compile(
@@ -172,6 +174,15 @@ class _Event:
 # The most events that a cue reaches back over, so that no text takes quadratic time.
 _REACH = 40
 _MODAL = ("may", "might", "could", "can", "would")
+_SCOPE_OF_CUE = {
+    "negation_before": "negated",
+    "no_new": "hedged_firm",
+    "hedge_list": "hedged_list",
+    "hedge_after_next": "hedged_next",
+    "advice": "advice",
+    "removal_before": "removed",
+    "past": "past",
+}
 _STATUS_OF_SCOPE = {
     "negated": Status.NEGATIVE,
     "hedged": Status.UNCERTAIN,
@@ -206,7 +217,7 @@ class _Reader:
                 self._structure(event)
             elif kind == "state":
                 self._state(index, event)
-            elif kind == "another":
+            elif kind in ("another", "inside"):
                 continue
             elif kind in ("comma", "and", "or", "slash", "new_statement", "new_item", "stop", "stop_negation", "verb"):
                 self._boundary(event)
@@ -257,24 +268,12 @@ class _Reader:
             return
         if self.scope == "advice" and not self.broken and kind.startswith(("hedge_before", "asserts")):
             return
-        if kind == "negation_before":
-            self.scope, self.broken = "negated", False
-        elif kind == "no_new":
-            self.scope, self.broken = "hedged_firm", False
-        elif kind == "hedge_list":
-            self.scope, self.broken = "hedged_list", False
-        elif kind == "hedge_after_next":
-            self.scope, self.broken = "hedged_next", False
-        elif kind == "advice":
-            self.scope, self.broken = "advice", False
+        if kind in _SCOPE_OF_CUE:
+            self.scope, self.broken = _SCOPE_OF_CUE[kind], False
         elif kind == "not_this_study":
             doubtful = self._status() == Status.UNCERTAIN and not self.sentence.startswith(_MODAL, event.start)
             for mention in [] if doubtful else self._before(index, loosely=True):
                 mention.strength = _VOID
-        elif kind == "removal_before":
-            self.scope, self.broken = "removed", False
-        elif kind == "past":
-            self.scope = "past"
         elif kind == "asserts":
             # "No opacity suspicious for pneumonia" denies both; "no effusion, likely atelectasis" only the first.
             if self.scope == "negated" and self.broken:
@@ -293,7 +292,8 @@ class _Reader:
             follows = kind == "hedge_either_side" and self._mention_follows(index)
             targets = [] if follows else self._before(index)
             self._hedge(targets)
-            if not targets:
+            # "In the right clinical setting, the opacity could be pneumonia": the opacity is there.
+            if not targets and not (follows and any(e.kind.startswith("hedge_before") for e in self.events[index:])):
                 self._hedge_firmly()
         elif kind == "removal_after":
             mentions = [e.mention for e in self.events[max(0, index - _REACH) : index] if e.mention]
@@ -313,17 +313,22 @@ class _Reader:
         if self.scope in ("past", "advice") and event.meaning != _OTHER:
             return
         before = self.events[index - 1] if index else event
-        if self.scope == "negated" and before.mention and _NEXT_FINDING.match(self.sentence, before.end):
-            # Dictation without punctuation: "no consolidation small effusion".
+        is_device = event.meaning == SUPPORT_DEVICES
+        if (
+            self.scope == "negated"
+            and before.mention
+            and (is_device or _NEXT_FINDING.match(self.sentence, before.end))
+        ):
+            # Dictation without punctuation: "no consolidation small effusion port in place".
             self.scope = ""
         status = self._status()
-        if self.scope == "removed" and event.meaning == SUPPORT_DEVICES:
+        if self.scope == "removed" and is_device:
             status = Status.NEGATIVE
         event.mention = _Mention(tuple(event.meaning.split(", ")), status)
         self.mentions.append(event.mention)
         if self.scope == "hedged_next":
             self.scope = "hedged_list"
-        if status != Status.NEGATIVE and index > 1 and event.meaning != SUPPORT_DEVICES:
+        if status != Status.NEGATIVE and index > 1 and not is_device:
             self._doubt_alternatives(index, event)
         self.broken = False
 
@@ -460,7 +465,7 @@ class _Reader:
         With `loosely` prepositions may be in between ("opacity consistent with pneumonia has resolved").
         """
         found: list[_Mention] = []
-        link, listed = "", False
+        link, listed, after = "", False, None
         for event in reversed(self.events[max(0, index - _REACH) : index]):
             kind = event.kind
             if event.mention is not None:
@@ -478,8 +483,11 @@ class _Reader:
                 if self.sentence.startswith("there", event.start):
                     found = found[:1]
                 break
+            elif kind == "inside" and after and after.mention:
+                found.clear()
             elif kind == "verb" and found:
                 break
+            after = event
         return found
 
 
@@ -520,7 +528,7 @@ def _read_sentence(sentence: str) -> tuple[tuple[str, Status, int], ...]:
 def _plain(text: str) -> str:
     """Lower case, one kind of dash, spaces after full stops; without indication, history and comparison."""
     text = _MASK.sub("xxxx", _ITEM.sub("\n\n", without_asides(text).lower().translate(_SIGNS)))
-    return _MISSING_SPACE.sub(r"\1 ", _HYPHEN.sub(" ", text))
+    return _MISSING_SPACE.sub(r"\1 ", _HYPHEN.sub(" ", _QUESTION_BEFORE.sub("?", text)))
 
 
 def label_report(findings: str, impression: str = "", implied: bool = False) -> Labels:

@@ -243,6 +243,12 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _STATEMENT = re.compile(r"\s*there (?:is|are)\b", re.IGNORECASE)
+# Dictation without full stops: a statement ends what is before it, unless that asks for it ("evaluate if there is").
+_END_OF_ASIDE = re.compile(
+    r"[.!?](?=\s|\Z)|(?<!\bif)(?<!\bwhether)(?<!\bthat)\s(?=there (?:is|are) |"
+    r"(?:(?:the|both|cardiac) )?(?:lungs?|hearts?|mediastinum|silhouette)(?: size)? (?:is|are|remains?|appears?|shows?) )",
+    re.IGNORECASE,
+)
 # A shorter line was not wrapped.
 _FULL_LINE = 60
 
@@ -251,7 +257,7 @@ def without_asides(text: str) -> str:
     """A text without indication, history, comparison and technique, as far as it is known where each ends.
 
     They end at `findings:`, at an empty line, and at a line that ends before it is full. Without such evidence only the
-    first sentence belongs to one, because what follows may be findings.
+    first sentence belongs to one, up to a statement such as "there is", because what follows may be findings.
     """
     if ":" not in text:
         return text
@@ -279,7 +285,7 @@ def _end_of_aside(text: str, heading: re.Match, end: int, before_findings: bool)
         return end if before_findings else start
     limit = end
     if heading.lastgroup == "brief" or "\n" not in text[end - 1 : end + 1]:
-        sentence = _END_OF_SENTENCE.search(text, start, end)
+        sentence = _END_OF_ASIDE.search(text, start, end)
         limit = sentence.end() if sentence else end
     line = text.rfind("\n", 0, start) + 1
     while (newline := text.find("\n", max(line, start), limit)) >= 0:
