@@ -19,6 +19,7 @@ from radrecipes.data.synthetic_reports.layout import write_report
 from radrecipes.data.synthetic_reports.patients import fill_gaps, follow_patient
 from radrecipes.data.synthetic_reports.writing import Statement, combine_labels
 from radrecipes.errors import InputError
+from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, SUPPORT_DEVICES, Status, findings_present
 from radrecipes.radiology.sections import split_sections
 
@@ -152,6 +153,27 @@ def test_irregular_reports_are_a_few_percent(tree):
     assert share(r"^ ?TECHNIQUE") > 0.3
 
 
+def test_truth_follows_the_convention_of_the_labeller(tree):
+    folder, _ = tree
+    truth = {row["study_id"]: as_labels(row) for row in read_table(folder / "truth.csv.gz")}
+    agree = []
+    for path in sorted((folder / "files").rglob("*.txt"))[::4]:
+        sections = split_sections(path.read_text("utf-8"))
+        if sections.findings and sections.impression:
+            agree.append(label_report(sections.findings, sections.impression) == truth[path.stem[1:]])
+    # Heart failure beside a heart of normal size is labelled by sentence in the one and by report in the other.
+    assert len(agree) > 300 and mean(agree) > 0.98
+
+
+def test_conventions_name_texts_of_the_bank():
+    bank = load_bank()
+    lists = [texts for wording in bank.wordings.values() for s in Status for texts in wording[s.value].values()]
+    lists += [group.texts for section in SECTIONS for group in bank.combinations[section]]
+    lists += [normal.texts for normal in bank.normals] + [t for device in bank.devices for t in device.texts.values()]
+    lists += [bank.frame["volumes"], bank.frame["other"]]
+    assert bank.conventions.keys() <= {text for texts in lists for text in texts}
+
+
 def test_every_status_of_every_observation_occurs(tree):
     folder, _ = tree
     truth = [as_labels(row) for row in read_table(folder / "truth.csv.gz")]
@@ -161,8 +183,9 @@ def test_every_status_of_every_observation_occurs(tree):
             assert counts[name, status] >= 8, (name, status)
     assert counts[SUPPORT_DEVICES, Status.POSITIVE] > 100
     assert counts[SUPPORT_DEVICES, Status.NEGATIVE] >= 8
-    assert counts[NO_FINDING, Status.POSITIVE] == sum(not findings_present(labels) for labels in truth)
-    assert 0.3 < counts[NO_FINDING, Status.POSITIVE] / STUDIES < 0.5
+    # A scoliosis, for example, is on no list and prevents it.
+    assert counts[NO_FINDING, Status.POSITIVE] < sum(not findings_present(labels) for labels in truth) < STUDIES / 2
+    assert 0.15 < counts[NO_FINDING, Status.POSITIVE] / STUDIES < 0.3
     assert counts[NO_FINDING, Status.NEGATIVE] == counts[NO_FINDING, Status.UNCERTAIN] == 0
 
 
@@ -366,7 +389,7 @@ def test_the_default_tree_keeps_its_bytes(tmp_path):
         digest.update(
             name.encode() + b"\0" + (content if name.endswith((".txt", ".json")) else gzip.decompress(content))
         )
-    assert digest.hexdigest()[:16] == "2c0756a4f0474de9"
+    assert digest.hexdigest()[:16] == "23d156a55bd5fb0f"
 
 
 def test_no_order_of_a_set_decides_what_is_written(tmp_path):

@@ -40,6 +40,8 @@ class Bank:
             (the most frequent first), and the `nouns` in a comparison with an earlier study if it `stays` or `changes`;
             without the second it does not change within weeks.
         normals: Complete findings of a normal chest, the most frequent first.
+        conventions: By text: what it states otherwise than it was chosen for, `None` for nothing, by the convention of
+            CheXpert's labels.
         comparisons, frame: By kind: sentences that compare with an earlier study, and texts around the statements.
     """
 
@@ -47,6 +49,7 @@ class Bank:
     combinations: dict[str, list[Combination]]
     normals: list[Combination]
     devices: list[Device]
+    conventions: dict[str, dict[str, Status | None]]
     comparisons: dict[str, Any]
     frame: dict[str, list[str]]
 
@@ -62,6 +65,11 @@ def load_bank() -> Bank:
             Device(name, entry.pop("weight"), entry.pop("bedside", False), texts={"removed": [], **entry})
             for name, entry in _read("devices.yaml").items()
         ],
+        conventions={
+            text: {name: Status(status) if status else None for name, status in entry["labels"].items()}
+            for entry in _read("conventions.yaml")
+            for text in entry["texts"]
+        },
         comparisons=_read("comparisons.yaml"),
         frame=_read("frame.yaml"),
     )

@@ -74,10 +74,13 @@ def _write_tree(
             study_id, report = study_ids.pop(), write_report(study, rng)
             (patient_folder / f"s{study_id}.txt").write_text(report.text, encoding="utf-8", newline="\n")
             # The tables label the conclusion.
-            concluded = combine_labels(report.impression or report.findings)
+            conclusion = report.impression or report.findings
+            concluded = combine_labels(conclusion)
             meant = combine_labels(report.findings + report.impression)
             chexpert.append((patient_id, study_id, *_values(concluded)))
-            negbio.append((patient_id, study_id, *_values(_add_noise(concluded, rng))))
+            negbio.append(
+                (patient_id, study_id, *_values(_add_noise(concluded, combine_labels(conclusion, chosen=True), rng)))
+            )
             truth.append((study_id, *_values(meant)))
             for _ in range(rng.choice((1, 1, 2, 2, 3))):
                 images.append((_dicom_id(rng), study_id, patient_id, split_of[patient]))
@@ -128,16 +131,17 @@ def _split(patients: int, rng: random.Random) -> list[str]:
     return names
 
 
-def _add_noise(labels: Labels, rng: random.Random) -> Labels:
-    """The labels of a slightly worse labeller: some statuses wrong, some mentions missed."""
-    noisy: Labels = {}
-    for name, status in labels.items():
-        if name == NO_FINDING:
-            continue
-        if rng.random() >= NOISE_FRACTION:
-            noisy[name] = status
-        elif rng.random() < 0.7:
-            noisy[name] = rng.choice([other for other in Status if other != status])
+def _add_noise(labels: Labels, chosen: Labels, rng: random.Random) -> Labels:
+    """The labels of a slightly worse labeller: some statuses wrong, some mentions missed.
+
+    What the texts were chosen to state decides how often `rng` is asked, so that no convention of labels changes a text.
+    """
+    noisy = {name: status for name, status in labels.items() if name != NO_FINDING}
+    for name, status in chosen.items():
+        if name != NO_FINDING and rng.random() < NOISE_FRACTION:
+            noisy.pop(name, None)
+            if rng.random() < 0.7:
+                noisy[name] = rng.choice([other for other in Status if other != status])
     if not findings_present(noisy):
         noisy[NO_FINDING] = Status.POSITIVE
     return noisy

@@ -40,17 +40,33 @@ _ORDERS = (
 
 @dataclass(frozen=True)
 class Statement:
-    """One sentence, or a few that belong together; `area` orders findings, `labels` is what it states."""
+    """One sentence, or a few that belong together; `area` orders findings.
+
+    `labels` is what it was chosen to state, and `convention` what it states otherwise by the convention of CheXpert's
+    labels, `None` for nothing.
+    """
 
     text: str
     area: str
     labels: Labels = field(default_factory=dict)
+    convention: Mapping[str, Status | None] = field(default_factory=dict)
+
+    @property
+    def stated(self) -> Labels:
+        """Labels by the convention."""
+        return {name: status for name, status in {**self.labels, **self.convention}.items() if status}
 
 
-def combine_labels(statements: Iterable[Statement]) -> Labels:
-    """Merge labels, present over possible over absent; `No Finding` if nothing but devices is present or possible."""
-    labels = strongest(label for statement in statements for label in statement.labels.items())
-    if not findings_present(labels):
+def combine_labels(statements: Sequence[Statement], chosen: bool = False) -> Labels:
+    """Merge labels, present over possible over absent; `No Finding` if nothing but devices is present or possible.
+
+    By the convention, or with `chosen` what the texts were chosen to state.
+    """
+    labels = strongest(
+        label for statement in statements for label in (statement.labels if chosen else statement.stated).items()
+    )
+    prevented = not chosen and any(NO_FINDING in statement.convention for statement in statements)
+    if not findings_present(labels) and not prevented:
         labels[NO_FINDING] = Status.POSITIVE
     return labels
 
@@ -94,7 +110,7 @@ class Writer:
         statements = [self._device(name, "findings") for name in self._study.devices]
         if not self._study.present and rng.random() < NORMAL_TEMPLATE_FRACTION:
             template = self._bank.normals[self._rank(len(self._bank.normals))]
-            statements.append(Statement(self._choose(template.texts), "lungs", template.labels))
+            statements.append(self._statement(template.texts, "lungs", template.labels))
             statements += self._neutral("views") + self._neutral("other")
         else:
             statements += self._state(named, "findings")
@@ -151,17 +167,20 @@ class Writer:
             if fitting and rng.random() < COMBINED_FRACTION:
                 group = rng.choices(fitting, [len(group.labels) ** 2 for group in fitting])[0]
                 first = min(group.labels, key=lambda name: group.labels[name] == Status.NEGATIVE)
-                text = self._choose(group.texts, self._study.findings[first].gaps)
-                statements.append(Statement(text, wordings[first]["area"], group.labels))
+                gaps = self._study.findings[first].gaps
+                statements.append(self._statement(group.texts, wordings[first]["area"], group.labels, gaps))
                 for name in group.labels:
                     del left[name]
             else:
                 name = next(iter(left))
                 status = left.pop(name)
-                text = self._compare(name, status) or self._choose(
-                    wordings[name][status.value][section], self._study.findings[name].gaps
+                texts, area = wordings[name][status.value][section], wordings[name]["area"]
+                compared = self._compare(name, status)
+                statements.append(
+                    Statement(compared[0], area, {name: status}, {name: compared[1]})
+                    if compared
+                    else self._statement(texts, area, {name: status}, self._study.findings[name].gaps)
                 )
-                statements.append(Statement(text, wordings[name]["area"], {name: status}))
         return statements
 
     def _fits(self, group: Combination, left: Mapping[str, Status]) -> bool:
@@ -169,8 +188,8 @@ class Writer:
             group.unless & self._study.present
         )
 
-    def _compare(self, name: str, status: Status) -> str | None:
-        """A sentence that compares with the previous study, or `None` if none fits or none is wanted."""
+    def _compare(self, name: str, status: Status) -> tuple[str, Status] | None:
+        """A sentence that compares with the previous study, and what it states; `None` if none fits or is wanted."""
         rng, before = self._rng, self._study.previous
         if before is None or status == Status.UNCERTAIN:
             return None
@@ -180,15 +199,16 @@ class Writer:
         was_there = name in before and before[name].status != Status.NEGATIVE
         if status == Status.NEGATIVE:
             if was_there and changes and name != "Cardiomegaly" and rng.random() < 0.6:
-                return self._fill_comparison(kinds["gone"], changes, finding)
+                return self._fill_comparison(kinds["gone"], changes, finding), status
             if not was_there and name in kinds["bare"] and rng.random() < NOT_NEW_FRACTION:
-                return rng.choice(kinds["never"]).format(bare=rng.choice(kinds["bare"][name]))
+                # By the convention an old one may be there.
+                return rng.choice(kinds["never"]).format(bare=rng.choice(kinds["bare"][name])), Status.UNCERTAIN
         elif was_there and rng.random() < COMPARED_FRACTION:
             if changes and rng.random() < 0.5:
-                return self._fill_comparison(kinds[rng.choice(("better", "worse"))], changes, finding)
-            return self._fill_comparison(kinds["stable"], stays, finding)
+                return self._fill_comparison(kinds[rng.choice(("better", "worse"))], changes, finding), status
+            return self._fill_comparison(kinds["stable"], stays, finding), status
         elif not was_there and changes and rng.random() < CALLED_NEW_FRACTION:
-            return self._fill_comparison(kinds["new"], stays, finding)
+            return self._fill_comparison(kinds["new"], stays, finding), status
         return None
 
     def _fill_comparison(self, texts: Sequence[str], nouns: Sequence[str], finding: Finding) -> str:
@@ -199,12 +219,13 @@ class Writer:
         rng, texts = self._rng, self._bank.frame[area]
         count = rng.choice((1, 1, 2)) if area == "other" else 1
         chosen = rng.sample(texts, count) if rng.random() < NEUTRAL_FRACTIONS[area] else []
-        return [Statement(_fill(text, fill_gaps(rng)), area) for text in chosen]
+        known = self._bank.conventions
+        return [Statement(_fill(text, fill_gaps(rng)), area, convention=known.get(text, {})) for text in chosen]
 
     def _device(self, name: str, section: str) -> Statement:
         device, finding = self._study.devices[name]
         texts = device.texts["removed" if finding.status == Status.NEGATIVE else section]
-        return Statement(self._choose(texts, finding.gaps), "devices", {SUPPORT_DEVICES: finding.status})
+        return self._statement(texts, "devices", {SUPPORT_DEVICES: finding.status}, finding.gaps)
 
     def _rank(self, count: int) -> int:
         """The index of one of `count` texts: often the first, often the radiologist's favourite."""
@@ -215,11 +236,20 @@ class Writer:
             return 1 + self._reader % (count - 1)
         return 1 + self._rng.randrange(count - 1)
 
+    def _statement(
+        self, texts: Sequence[str], area: str, labels: Labels, gaps: Mapping[str, str] | None = None
+    ) -> Statement:
+        text = self._template(texts, gaps)
+        return Statement(_fill(text, gaps or {}), area, labels, self._bank.conventions.get(text, {}))
+
     def _choose(self, texts: Sequence[str], gaps: Mapping[str, str] | None = None, capital: bool = True) -> str:
+        return _fill(self._template(texts, gaps), gaps or {}, capital)
+
+    def _template(self, texts: Sequence[str], gaps: Mapping[str, str] | None = None) -> str:
         if gaps and gaps.get("several"):
             # A text about one side does not fit disease on both.
             texts = [text for text in texts if "{side}" not in text and "{lobe}" not in text] or texts
-        return _fill(texts[self._rank(len(texts))], gaps or {}, capital)
+        return texts[self._rank(len(texts))]
 
 
 def _fill(text: str, gaps: Mapping[str, str], capital: bool = True) -> str:
