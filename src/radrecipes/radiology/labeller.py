@@ -217,7 +217,7 @@ class _Reader:
                 self._structure(event)
             elif kind == "state":
                 self._state(index, event)
-            elif kind in ("another", "inside"):
+            elif kind in ("another", "inside", "not_a_mention"):
                 continue
             elif kind in ("comma", "and", "or", "slash", "new_statement", "new_item", "stop", "stop_negation", "verb"):
                 self._boundary(event)
@@ -240,28 +240,16 @@ class _Reader:
             return
         if kind in ("comma", "new_statement"):
             self.comma_after_structure = True
-        if kind == "stop" and self.scope == "advice" and self.sentence.startswith("with", event.start):
-            return
-        if kind in ("stop", "new_statement"):
+        if kind in ("stop", "new_statement") or (kind == "new_item" and self.scope != "hedged_firm"):
             self.scope, self.open_state = "", None
-            if self.sentence.startswith("there", event.start):
-                self.waiting.clear()
-        elif kind == "new_item":
-            self.open_state = None
-            if self.scope != "hedged_firm":
-                self.scope = ""
         elif self.scope == "past":
-            self.scope = "" if kind != "slash" else "past"
-        elif kind == "comma" and self.scope == "hedged":
+            self.scope = ""
+        elif kind == "comma" and self.scope == "hedged" and not re.search(" (?:and|or) ", self.sentence[event.end :]):
             # A list keeps its hedge up to its "or" or "and"; otherwise a comma begins another finding.
-            rest = self.sentence[event.end :]
-            if " or " not in rest and " and " not in rest:
-                self.scope = ""
+            self.scope = ""
 
     def _cue(self, index: int, event: _Event) -> None:
         kind = event.kind
-        if kind == "not_a_mention":
-            return
         if kind == "no_cue":
             if "change" in self.sentence[event.start : event.end]:
                 self._state(index, _Event("state", "stable", event.start, event.end))
@@ -328,7 +316,7 @@ class _Reader:
         self.mentions.append(event.mention)
         if self.scope == "hedged_next":
             self.scope = "hedged_list"
-        if status != Status.NEGATIVE and index > 1 and not is_device:
+        if status != Status.NEGATIVE and not is_device:
             self._doubt_alternatives(index, event)
         self.broken = False
 
@@ -344,10 +332,7 @@ class _Reader:
         changes = (earlier for earlier in self.events[near:index] if earlier.kind == "no_cue")
         if any(self.sentence.startswith(("no", "without", "little"), earlier.start) for earlier in changes):
             return
-        since = self._since_cue(links[-1])
-        others = [
-            m for m in self._before(links[-1] + 1) if m in since and m.status != Status.NEGATIVE and not m.healthy
-        ]
+        others = [m for m in self._before(links[-1] + 1) if m.status != Status.NEGATIVE]
         if before.kind == "mention":
             others = others[:1]
         elif before.kind != "comma":
@@ -391,8 +376,8 @@ class _Reader:
         if state == "stable":
             # Another state of the same structure may follow, and counts more.
             self.verb_after_structure = True
-            self.open_state = (self.open_state or (state, Status.POSITIVE)) if follows else None
-            if not follows and self._next_kind(index) != "mention":
+            self.open_state = (state, Status.POSITIVE) if follows else None
+            if not follows:
                 for structure, _ in found:
                     self._add_state(structure, state, Status.POSITIVE)
             return
@@ -470,8 +455,6 @@ class _Reader:
             kind = event.kind
             if event.mention is not None:
                 if found and link != "joined" and not (loosely and link == ""):
-                    break
-                if event.mention.healthy:
                     break
                 found.append(event.mention)
                 link = ""
