@@ -147,6 +147,10 @@ def test_indication_and_history_are_not_labelled():
         ),
         ("Comparison: There is a new rib fracture.", "Fracture: positive"),
         ("History: Fever. Known effusion. Comparison: Pneumothorax. Findings: Edema.", "Edema: positive"),
+        # Without full stops, a statement ends what is before it.
+        ("Comparison: film of last week there is a new fracture", "Fracture: positive"),
+        ("technique: ap the heart is enlarged with an effusion", "Cardiomegaly: positive; Pleural Effusion: positive"),
+        ("History: cough, evaluate if there is pneumonia. Edema.", "Edema: positive"),
         # A line that ends early is a line of its own, a wrapped one is not.
         ("Indication: cough\nLarge effusion.\nNo edema.", "Edema: negative; Pleural Effusion: positive"),
         ("COMPARISON: NONE.\nLARGE EFFUSION.\nIMPRESSION: EFFUSION.", "Pleural Effusion: positive"),

@@ -270,6 +270,9 @@ class _Reader:
             # "No opacity that could be pneumonia" denies both; "no effusion, possible atelectasis" only the first.
             if self.scope != "negated" or self.broken:
                 self.scope, self.broken = ("hedged" if kind == "hedge_before" else "hedged_firm"), False
+        elif kind == "likewise":
+            if self.mentions and self.mentions[-1].status == Status.NEGATIVE:
+                self.scope, self.broken = "negated", False
         elif kind == "versus":
             since = self._since_cue(index)
             self._hedge([mention for mention in self._before(index)[:1] if mention in since])
