@@ -528,8 +528,8 @@ def _add_synthetic_report_arguments(subcommands: argparse._SubParsersAction) -> 
     )
     reports.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not exist yet")
     _add(reports, "--seed", "seed of the generator", 0, type=non_negative)
-    _add(reports, "--patients", "1 to 8 studies each", 2100, type=positive)
-    _add(reports, "--studies", "reports in total", 5600, type=positive)
+    _add(reports, "--patients", "1 to 8 studies each", 900, type=positive)
+    _add(reports, "--studies", "reports in total", 2400, type=positive)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def test_split_has_one_row_an_image_and_keeps_patients_together(tree):
         split_of[row["subject_id"]].add(row["split"])
     assert all(len(splits) == 1 for splits in split_of.values())
     patients = Counter(next(iter(splits)) for splits in split_of.values())
-    assert patients == {"train": 510, "validate": 30, "test": 60}
+    assert patients == {"train": 450, "validate": 60, "test": 90}
     studies = Counter({row["study_id"]: row["split"] for row in rows}.values())
     assert studies == facts["splits"]
 

@@ -241,7 +241,7 @@ def test_make_demo_trains_evaluates_and_answers(demo):
 def test_make_demo_report_prepares_what_is_shipped_then_trains_evaluates_and_writes_a_checked_report(demo):
     folder, _, made = demo
     assert made.returncode == 0, made.stderr
-    assert "5600 synthetic reports" in made.stdout and "(access: synthetic" in made.stdout
+    assert "2400 synthetic reports" in made.stdout and "(access: synthetic" in made.stdout
     assert "adapter_guarded" in made.stdout and "\ncheck: ok\n" in made.stdout
     assert f"open {REPORT_RUN}/evaluation/report.html in a browser" in made.stdout.splitlines()
     assert (folder / DEMO_REPORT_RUN / "evaluation" / "report.html").is_file()

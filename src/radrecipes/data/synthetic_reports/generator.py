@@ -21,7 +21,7 @@ MOST_STUDIES = 8
 MOST_PATIENTS, MOST_REPORTS = 1_000_000, 2_000_000
 # Fraction of altered labels in the second table, which imitates another labeller.
 NOISE_FRACTION = 0.025
-SPLIT_FRACTIONS = (("train", 0.85), ("validate", 0.05), ("test", 0.1))
+SPLIT_FRACTIONS = (("train", 0.75), ("validate", 0.1), ("test", 0.15))
 GENERATOR_FILE = "generator.json"
 TRUTH_FILE = "truth.csv.gz"
 TABLES = ("mimic-cxr-2.0.0-chexpert.csv.gz", "mimic-cxr-2.0.0-negbio.csv.gz", "mimic-cxr-2.0.0-split.csv.gz")
@@ -33,8 +33,8 @@ _COLUMNS = tuple(sorted(OBSERVATIONS))
 def write_synthetic_tree(
     folder: str | Path,
     seed: int = 0,
-    patients: int = 2100,
-    studies: int = 5600,
+    patients: int = 900,
+    studies: int = 2400,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Write synthetic reports in the layout of MIMIC-CXR, completely or not at all; equal arguments give equal bytes.
