@@ -14,8 +14,8 @@ from radrecipes.files import file_sha256
 
 # Packages that affect a result: training, preparation, prompts and metrics.
 _PACKAGES = """
-    accelerate bitsandbytes datasets evaluate huggingface-hub jinja2 numpy pandas peft pyarrow rapidfuzz rouge-score sacrebleu
-    sacremoses safetensors scikit-learn scipy sentence-transformers tokenizers torch transformers trl
+    accelerate bitsandbytes datasets evaluate huggingface-hub jinja2 numpy openpyxl pandas peft pyarrow rapidfuzz rouge-score
+    sacrebleu sacremoses safetensors scikit-learn scipy sentence-transformers tokenizers torch transformers trl
 """.split()  # noqa: SIM905  (one package per line would be long)
 # These affect a result only if installed and used.
 _OPTIONAL_PACKAGES = ("deepspeed", "flash-attn", "kernels", "radeval", "triton", "vllm")
