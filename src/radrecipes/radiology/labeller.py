@@ -284,7 +284,7 @@ class _Reader:
             targets = [] if follows else self._before(index)
             self._hedge(targets)
             # "In the right clinical setting, the opacity could be pneumonia": the opacity is there.
-            if not targets and not (follows and any(e.kind.startswith("hedge_before") for e in self.events[index:])):
+            if not targets and not any(e.kind.startswith("hedge_before") for e in self.events[index:]):
                 self._hedge_firmly()
         elif kind == "removal_after":
             mentions = [e.mention for e in self.events[max(0, index - _REACH) : index] if e.mention]
