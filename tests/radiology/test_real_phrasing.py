@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import yaml
 
 from radrecipes.radiology.observations import (
@@ -16,7 +17,7 @@ from radrecipes.radiology.observations import (
 )
 from radrecipes.statistics import precision_recall_f1
 
-LOWEST_F1 = 0.98
+LOWEST_F1, LOWEST_UNSEEN_F1 = 0.98, 0.88
 # A text says that there is a device, or that one was removed; and No Finding follows from the rest.
 IMPLAUSIBLE = {
     (SUPPORT_DEVICES, Status.UNCERTAIN),
@@ -25,9 +26,9 @@ IMPLAUSIBLE = {
 }
 
 
-def real_phrasing():
+def real_phrasing(name="real_phrasing"):
     """For each kind its texts, each with its labels as `Labels`."""
-    kinds = yaml.safe_load(Path(__file__).with_name("real_phrasing.yaml").read_text(encoding="utf-8"))
+    kinds = yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
     return {kind: [(text, parse_observations(labels)) for text, labels in rows] for kind, rows in kinds.items()}
 
 
@@ -47,12 +48,15 @@ def test_texts_are_well_formed():
             )
 
 
-def test_labeller_reaches_the_f1_on_real_phrasing():
+@pytest.mark.parametrize(
+    ("name", "lowest_f1"), [("real_phrasing", LOWEST_F1), ("real_phrasing_heldout", LOWEST_UNSEEN_F1)]
+)
+def test_labeller_reaches_the_f1_on_real_phrasing(name, lowest_f1):
     # Imported here, so that the form of the file is checked whatever the state of the labeller.
     from radrecipes.radiology.labeller import label_report
 
     rows = [
-        (kind, text, labels, label_report(text)) for kind, rows in real_phrasing().items() for text, labels in rows
+        (kind, text, labels, label_report(text)) for kind, rows in real_phrasing(name).items() for text, labels in rows
     ]
     wrong = [
         f"{kind}: {text!r}: {format_observations(given)}, expected {format_observations(labels)}"
@@ -63,4 +67,5 @@ def test_labeller_reaches_the_f1_on_real_phrasing():
     f1 = precision_recall_f1(
         right, sum(len(given) for *_, given in rows), sum(len(labels) for _, _, labels, _ in rows)
     )["f1"]
-    assert f1 >= LOWEST_F1, "\n".join([f"micro-F1 {f1:.3f}", *wrong])
+    # Held-out texts are not shown, so that nobody mends a rule for one of them.
+    assert f1 >= lowest_f1, "\n".join([f"micro-F1 {f1:.3f}", *(wrong if name == "real_phrasing" else [])])
