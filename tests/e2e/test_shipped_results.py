@@ -1,12 +1,12 @@
 """The results that this repository ships come out again: the first losses of every recorded recipe, with the real base model."""
 
 import pytest
-from conftest import REPOSITORY, run_script
+from conftest import REPOSITORY, needs_bfloat16, run_script
 
 from radrecipes.evaluation.results import results_path
 from radrecipes.recipe import find_recipes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_bfloat16]
 
 RECORDED = [
     path.relative_to(REPOSITORY).as_posix()

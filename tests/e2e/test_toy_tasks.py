@@ -161,7 +161,7 @@ def test_a_text_task_is_prepared_trained_evaluated_predicted_and_described(check
         "bleu",
         "never_stopped_rate",
     ]
-    assert metrics["systems"]["adapter_guarded"]["rouge_l"]["value"] > 0.9
+    assert metrics["systems"]["adapter_guarded"]["rouge_l"]["value"] > 0.8
     assert "label_recall" not in metrics["systems"]["adapter"] and "nearest_neighbour" in metrics["systems"]
     answers = pd.read_csv(checkout / "plain_words.csv")
     assert len(answers) == 90 and set(answers["check"]) == {"ok"} and set(answers["written_by"]) == {"model"}
