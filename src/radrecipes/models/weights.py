@@ -165,7 +165,8 @@ class LoraAdapter(Weights):
         finally:
             model.set_adapter("default")
             model.delete_adapter("saved")
-        if not torch.allclose(in_memory, loaded, atol=1e-2, rtol=1e-2):
+        # Of the largest logit: 8-bit products are rounded otherwise from call to call.
+        if not torch.allclose(in_memory, loaded, atol=1e-2 * max(1.0, float(in_memory.abs().max())), rtol=1e-2):
             raise RuntimeError(f"{self.folder}: the loaded adapter answers differently from the trained one")
         output_change = float((loaded - base).abs().max())
         if output_change == 0.0:
