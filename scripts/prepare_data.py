@@ -426,18 +426,18 @@ examples (mimic-cxr and openi are folders with the downloaded files):
       --group-column MRN --exam-column Procedure --output data/our_reports
 
   # JSON or JSONL with columns of sections, and the split that a column states.
-  python scripts/prepare_data.py report --source table --root reports.jsonl --split official --output data/our_reports
+  python scripts/prepare_data.py report --source table --root reports.jsonl --split official --output data/our_json
 
   # A folder of text files named 2024/P017_1.txt, where P017 is the patient.
-  python scripts/prepare_data.py report --source text --root reports --group-pattern 'P[0-9]+' --output data/our_reports
+  python scripts/prepare_data.py report --source text --root reports --group-pattern 'P[0-9]+' --output data/our_texts
 
   # HL7 v2 result messages, or FHIR DiagnosticReport resources.
-  python scripts/prepare_data.py report --source hl7 --root messages --output data/our_reports
-  python scripts/prepare_data.py report --source fhir --root DiagnosticReport.ndjson --output data/our_reports
+  python scripts/prepare_data.py report --source hl7 --root messages --output data/our_messages
+  python scripts/prepare_data.py report --source fhir --root DiagnosticReport.ndjson --output data/our_resources
 
   # Prompt and completion pairs; --group-column keeps a patient's reports in one split.
   python scripts/prepare_data.py report --source jsonl --root pairs.jsonl --group-column patient --sections any \\
-      --output data/our_reports
+      --output data/our_pairs
 """
 
 

@@ -1,8 +1,12 @@
-"""Small trees of reports in the layouts of MIMIC-CXR and OpenI, written by hand."""
+"""Small sets of reports in the layouts of MIMIC-CXR, OpenI and a department's exports, written by hand."""
 
+import base64
 import csv
 import gzip
+import json
 from pathlib import Path
+
+import openpyxl
 
 from radrecipes.radiology.observations import OBSERVATIONS
 
@@ -120,3 +124,64 @@ def write_openi(folder: Path, count=60):
     for number in range(1, count + 1):
         kind = kind_of(number, 0)
         (folder / f"{number}.xml").write_text(openi_xml(number, FINDINGS[kind], IMPRESSIONS[kind]), encoding="utf-8")
+
+
+def department_reports(count=60):
+    """Id, patient, findings and impression of reports that are all different."""
+    for number in range(count):
+        kind = kind_of(number, 0)
+        yield f"R{number}", f"P{number % 30:03d}", f"{FINDINGS[kind]} Image {number} is upright.", IMPRESSIONS[kind]
+
+
+def write_report_table(path: Path) -> None:
+    """A table as departments export it: sections in a CSV or JSONL file, complete reports in an Excel file."""
+    rows = list(department_reports())
+    if path.suffix == ".csv":
+        write_csv(path, ["uid", "indication", "findings", "impression"], [(row[0], "Cough", *row[2:]) for row in rows])
+    elif path.suffix == ".xlsx":
+        book = openpyxl.Workbook()
+        book.active.append(["Accession", "MRN", "Procedure", "Report Text"])
+        for name, patient, findings, impression in rows:
+            text = f"FINDINGS: {findings}\nIMPRESSION: {impression}"
+            book.active.append([name, patient, "XR CHEST 2 VIEWS", text])
+        book.save(path)
+    else:
+        splits = ("train", "train", "val", "test")
+        lines = [
+            {"id": name, "findings": findings, "impression": impression, "split": splits[number % 4]}
+            for number, (name, _, findings, impression) in enumerate(rows)
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def write_text_reports(folder: Path) -> None:
+    """A folder of text files, with the patient in their names."""
+    (folder / "2024").mkdir(parents=True, exist_ok=True)
+    for name, patient, findings, impression in department_reports():
+        text = f"FINDINGS: {findings}\n\nIMPRESSION: {impression}\n"
+        (folder / "2024" / f"{patient}_{name}.txt").write_text(text, encoding="utf-8")
+
+
+def write_hl7_reports(folder: Path) -> None:
+    """A folder with one HL7 v2 result message a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, patient, findings, impression in department_reports():
+        segments = (
+            f"MSH|^~\\&|RIS|X|Y|Z|20240101120000||ORU^R01|{name}|P|2.5.1",
+            f"PID|1||{patient}",
+            f"OBR|1||{name}|71046^XR CHEST 2 VIEWS|||20240101||||||||||||||||||F",
+            f"OBX|1|TX|18782-3^FINDINGS||FINDINGS: {findings}||||||F",
+            f"OBX|2|TX|18782-3^IMPRESSION||IMPRESSION: {impression}||||||F",
+        )
+        (folder / f"{name}.hl7").write_text("\r".join(segments) + "\r", encoding="utf-8")
+
+
+def write_fhir_reports(path: Path) -> None:
+    """FHIR DiagnosticReport resources, one a line."""
+    lines = []
+    for name, patient, findings, impression in department_reports():
+        text = base64.b64encode(f"FINDINGS: {findings}\nIMPRESSION: {impression}".encode()).decode()
+        resource = {"resourceType": "DiagnosticReport", "id": name, "status": "final", "code": {"text": "XR CHEST"}}
+        resource |= {"subject": {"reference": f"Patient/{patient}"}}
+        lines.append(json.dumps({**resource, "presentedForm": [{"contentType": "text/plain", "data": text}]}))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
