@@ -8,7 +8,6 @@ checked with `make -n`: what would install, or run these tests. A command that o
 """
 
 import ast
-import csv
 import json
 import re
 import shlex
@@ -17,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -226,16 +226,15 @@ def write_tables(commands):
             labels = [{"name": name} for name in QUESTIONS]
             Path(options["--label-set"]).write_text(yaml.safe_dump({"name": "ours", "version": 1, "labels": labels}))
     for name, header in columns.items():
-        with Path(name).open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(header))
-            writer.writeheader()
-            for number in range(80):
-                label = list(QUESTIONS)[number % 2]
-                row = dict.fromkeys(header, f"p{number}")
-                row |= {column: label for column in header if column in ("label", "protocol")}
-                asked = "Edema: positive" if notes[name] == "observations" else f"{20 + number} yo, {QUESTIONS[label]}"
-                row[notes[name]] = asked
-                writer.writerow(row)
+        rows = []
+        for number in range(80):
+            label = list(QUESTIONS)[number % 2]
+            row = dict.fromkeys(header, f"p{number}")
+            row |= {column: label for column in header if column in ("label", "protocol", "contrast")}
+            asked = "Edema: positive" if notes[name] == "observations" else f"{20 + number} yo, {QUESTIONS[label]}"
+            rows.append(row | {notes[name]: asked})
+        table = pd.DataFrame(rows, columns=list(header))
+        table.to_excel(name, index=False) if name.endswith(".xlsx") else table.to_csv(name, index=False)
 
 
 def test_the_documentation_shows_the_way_from_a_clone_to_a_report():
