@@ -38,7 +38,7 @@ _CHANGES = {
 }
 CLEANERS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
     "earlier studies": (without_earlier_studies, lambda sentence: _kind_of_change(mentioned_change(sentence))),
-    "marks, mended": (without_marks, lambda sentence: "mark" if has_mark(sentence) else ""),
+    "marks, repaired": (without_marks, lambda sentence: "mark" if has_mark(sentence) else ""),
     "marks, dropped": (without_marked_sentences, lambda sentence: "mark" if has_mark(sentence) else ""),
     "details": (without_details, lambda sentence: _kind_of_detail(unrequested_details(sentence))),
 }

@@ -474,9 +474,9 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
         _add(text, option, meaning, choices[0], choices=choices)
     text.add_argument(
         "--deidentified",
-        choices=("drop", "mend", "normalise"),
-        help="drop sentences with ___ or XXXX, mend them (the mark is cut out, or becomes the word that it must have been), or"
-        " write every mark as ___ (default: mend; mimic-cxr: drop)",
+        choices=("drop", "repair", "normalise"),
+        help="drop sentences with ___ or XXXX, repair them (the mark is cut out, or becomes the word that it must have been), or"
+        " write every mark as ___ (default: repair; mimic-cxr: drop)",
     )
 
     _add_file_arguments(report)

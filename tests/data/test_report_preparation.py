@@ -356,8 +356,8 @@ def test_a_study_that_cleaning_would_make_normal_is_left_out_by_cause(tmp_path, 
 def test_masked_words_cost_no_finding_when_they_are_mended(tmp_path):
     for _, _, path in write_mimic(tmp_path):
         path.write_text(report_text("clear", MASKED), encoding="utf-8")
-    mended = prepare(tmp_path, tmp_path, ReportOptions(deidentified="mend"))
-    assert mended[1]["rows"]["filtered"] == {} and mended[1]["rows"]["findings_lost"] == {}
-    assert all("Opacities are present at the bases." in row["findings"] for row in rows_of(mended)["train"])
+    repaired = prepare(tmp_path, tmp_path, ReportOptions(deidentified="repair"))
+    assert repaired[1]["rows"]["filtered"] == {} and repaired[1]["rows"]["findings_lost"] == {}
+    assert all("Opacities are present at the bases." in row["findings"] for row in rows_of(repaired)["train"])
     with pytest.raises(InputError, match="90 because without de-identification marks its findings would be gone"):
         prepare(tmp_path, tmp_path)

@@ -84,9 +84,9 @@ def test_mimic_s_layout_with_real_phrasing_goes_to_the_end(tmp_path, monkeypatch
     (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
     write_mimic_like_openi(tmp_path / "mimic")
     command = ("prepare_data", "report", "--source", "mimic-cxr", "--root", "mimic", "--output")
-    mended = call(*command, "mended", "--deidentified", "mend")
-    assert mended.code == 0, mended.stderr
-    dataset = load_prepared_dataset(tmp_path / "mended")
+    repaired = call(*command, "repaired", "--deidentified", "repair")
+    assert repaired.code == 0, repaired.stderr
+    dataset = load_prepared_dataset(tmp_path / "repaired")
     rows = dataset.manifest["rows"]
     assert (rows["read"], rows["kept"], rows["findings_lost"]) == (120, 120, {})
     text = " ".join(
@@ -120,7 +120,7 @@ def test_openi_and_pairs(tmp_path):
     assert done.returncode == 0, done.stderr
     openi = load_prepared_dataset(tmp_path / "openi")
     assert (openi.access, openi.manifest["license"]) == ("registered", "cc-by-nc-nd-4.0")
-    assert openi.manifest["options"]["deidentified"] == "mend"
+    assert openi.manifest["options"]["deidentified"] == "repair"
     lines = [
         {"labels": f"{name}: 1. \nFindings:", "text": FINDINGS[kind], "mrn": number % 20}
         for number in range(60)

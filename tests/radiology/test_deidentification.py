@@ -36,7 +36,7 @@ def test_marks_are_written_in_one_way(text, written):
 
 
 @pytest.mark.parametrize(
-    ("text", "mended"),
+    ("text", "repaired"),
     [
         # a word that is the only one there
         ("Blunting of both costophrenic XXXX is seen.", "Blunting of both costophrenic angle is seen."),
@@ -62,8 +62,8 @@ def test_marks_are_written_in_one_way(text, written):
         ("Clear lungs. XXXX XXXX. No effusion.", "Clear lungs. No effusion."),
     ],
 )
-def test_marks_are_taken_out_of_their_sentences(text, mended):
-    assert without_marks(text) == mended
+def test_marks_are_taken_out_of_their_sentences(text, repaired):
+    assert without_marks(text) == repaired
 
 
 @given(texts)

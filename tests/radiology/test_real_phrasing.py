@@ -67,5 +67,5 @@ def test_labeller_reaches_the_f1_on_real_phrasing(name, lowest_f1):
     f1 = precision_recall_f1(
         right, sum(len(given) for *_, given in rows), sum(len(labels) for _, _, labels, _ in rows)
     )["f1"]
-    # Held-out texts are not shown, so that nobody mends a rule for one of them.
+    # Held-out texts are not shown, so that no rule is changed for one of them.
     assert f1 >= lowest_f1, "\n".join([f"micro-F1 {f1:.3f}", *(wrong if name == "real_phrasing" else [])])

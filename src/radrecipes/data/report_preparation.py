@@ -86,7 +86,7 @@ class ReportOptions:
         labels: `"relabel"` labels the text as it is kept, `"stated"` takes what the source states.
         sections: Whether `"both"` findings and impression must have words, or `"any"` of them.
         earlier_studies: `"drop"` comparisons with an earlier study, or `"keep"` them.
-        deidentified: `"drop"` sentences with a de-identification mark, `"mend"` them, or `"normalise"` the marks to `___`.
+        deidentified: `"drop"` sentences with a de-identification mark, `"repair"` them, or `"normalise"` the marks to `___`.
         details: `"drop"` sides and measurements, which the observations do not contain, or `"keep"` them.
         turned_normal: `"drop"` studies whose findings are all gone after cleaning, or `"keep"` them as normal ones.
     """
@@ -379,7 +379,7 @@ def _clean(sections: tuple[str, str], both: bool, cleaners: list[tuple[str, Call
 
 _NO_LABELS = {NOTHING_MENTIONED: "nothing_mentioned", CONTRADICTORY: "contradictory_labels"}
 _TURNED_NORMAL = [name for name in FILTERS if name.startswith("normal_without_")]
-_OF_MARKS = {"drop": without_marked_sentences, "mend": without_marks, "normalise": normalise_marks}
+_OF_MARKS = {"drop": without_marked_sentences, "repair": without_marks, "normalise": normalise_marks}
 
 
 def _cleaners(options: ReportOptions) -> list[tuple[str, Callable[[str], str]]]:

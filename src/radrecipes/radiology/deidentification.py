@@ -157,9 +157,9 @@ def _sentence_without_marks(sentence: str) -> str:
     if has_mark(cut) and not stated:
         return ""
     cut = cut.replace(MARK, f"{CUT}area")
-    mended = repair(cut, "A") if CUT in cut else cut
-    if not mended and stated:
-        mended = filled.replace(MARK, "area")
-    if sum(word[0].isalpha() for word in mended.split()) < 2 and not stated:
+    repaired = repair(cut, "A") if CUT in cut else cut
+    if not repaired and stated:
+        repaired = filled.replace(MARK, "area")
+    if sum(word[0].isalpha() for word in repaired.split()) < 2 and not stated:
         return ""
-    return mended[0].upper() + mended[1:]
+    return repaired[0].upper() + repaired[1:]

@@ -74,7 +74,7 @@ class ReportPairs(ReportSource):
         rows = (self._row(line, number) for number, line in islice(self.items(), _FIRST))
         objects = [row for row in rows if isinstance(row, dict)]
         sections = "columns of findings and impression are read with --source table"
-        for column, mend in (
+        for column, remedy in (
             (
                 self._prompt,
                 "name it with --prompt-column, or label the reports by their text with --label-source relabel",
@@ -82,7 +82,7 @@ class ReportPairs(ReportSource):
             (self._completion, "name it with --completion-column"),
         ):
             if column and objects and not any(column in row for row in objects):
-                raise InputError(f"no object has the column {column!r}; {mend}; {sections}", str(self.path))
+                raise InputError(f"no object has the column {column!r}; {remedy}; {sections}", str(self.path))
 
     def items(self) -> Iterator[tuple]:
         """Number and bytes of every line that is not blank."""

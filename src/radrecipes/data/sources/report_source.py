@@ -112,7 +112,7 @@ class ReportSource(ABC):
     published: ClassVar[str | None] = None
     access: ClassVar[str] = "credentialed"
     license: ClassVar[str] = "other"
-    deidentified: ClassVar[str] = "mend"
+    deidentified: ClassVar[str] = "repair"
     label_sources: ClassVar[tuple[str, ...]] = ("relabel",)
     official_split: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time, timedelta
@@ -55,7 +56,7 @@ _USUAL_NAMES = re.compile(
 Row = tuple[str, dict[str, str] | str]
 
 
-class Table:
+class Table(ABC):
     """A table that [`open_table`] has found readable.
 
     Attributes:
@@ -84,6 +85,7 @@ class Table:
         said = ", ".join(words[name](self.facts[name]) for name in words if name in self.facts)
         return f"{self.path.name}: {said}" if said else ""
 
+    @abstractmethod
     def rows(self, columns: Sequence[str] | None = None, values: Collection[str] = ()) -> Iterator[Row]:
         """The rows from the first: `(where, cells by column)`, or `(where, problem)` for one that cannot be read.
 
@@ -94,7 +96,6 @@ class Table:
             columns: The columns to read, by default all; an [`InputError`] if the header does not have one.
             values: Columns that may also contain decimal numbers, truth values and dates, which become texts.
         """
-        raise NotImplementedError
 
     def _left_out(self, rows: int) -> None:
         if rows:
