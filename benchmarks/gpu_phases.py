@@ -41,11 +41,11 @@ from radrecipes.inference.generation import generate
 from radrecipes.inference.label_scoring import LabelScorer
 from radrecipes.inference.predictors import LabelPredictor
 from radrecipes.models import base as models
+from radrecipes.models.compute_dtype import compute_dtype, measure_products
 from radrecipes.planning.basis import Basis
 from radrecipes.planning.counting import count_padded_tokens, lay_out
 from radrecipes.planning.gpu_plan import make_gpu_plan
 from radrecipes.planning.gpus import GPUS
-from radrecipes.planning.machine_plan import measure_products
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_completions, render_prompts
@@ -373,7 +373,7 @@ def _trl_settings(recipe: Recipe, scratch: Path, size: Size, micro: int, accumul
         "model_name_or_path": scratch / "models" / MEDITRON,
         "dataset_name": scratch / "rows",
         "output_dir": scratch / "trl",
-        "dtype": str(models.compute_dtype(model.dtype)).removeprefix("torch."),
+        "dtype": str(compute_dtype(model.dtype)).removeprefix("torch."),
         "bf16": args.bf16,
         "use_cpu": not size.on_gpu,
         "attn_implementation": model.attn_implementation or "sdpa",

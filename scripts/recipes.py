@@ -68,12 +68,13 @@ def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -
     wrong = 0
     for path in paths or all_recipes():
         try:
-            recipe = parse_recipe(path, overrides)
+            # A GPU computes in bfloat16, whatever is faster on this machine.
+            on_gpu = configuration and not configuration.startswith("cpu")
+            recipe = parse_recipe(path, overrides, auto_dtype="bfloat16" if on_gpu else None)
             if configuration:
                 compatibility.check(recipe, configuration)
-                # Not `training.bf16`, which also depends on this machine.
-                bf16 = recipe.model.dtype == "bfloat16"
-                check_settings(settings_from_arguments(launching), bf16, recipe.training.tf32, launch)
+                training = recipe.training
+                check_settings(settings_from_arguments(launching), training.bf16, training.tf32, launch)
             found = check_data(recipe)
             check_construction(recipe)
             print(f"ok     {path}: {found}")
@@ -142,7 +143,7 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
 
 def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a recipe costs on this machine, or on GPUs that need not be available."""
-    recipe = parse_recipe(args.recipe, overrides)
+    recipe = parse_recipe(args.recipe, overrides, auto_dtype="bfloat16" if args.gpu else None)
     if not args.gpu and (args.config or args.processes or args.utilisation):
         raise InputError("--config, --processes and --utilisation need --gpu; without it the plan is for this machine")
     from radrecipes.planning import gpu_plan, machine_plan

@@ -155,6 +155,8 @@ def compare_first_losses(launch: str, words: Sequence[object], claim: "Claim", h
     with scratch_folder("radrecipes-smoke-") as scratch:
         output = Path(scratch, "run")
         options = ["--seed", claim.seed, "--output_dir", output, "--stop-after", len(recorded)]
+        if dtype := claim.facts["base"].get("dtype"):  # in the recorded one, also where another is faster
+            options += ["--dtype", dtype]
         threads = str(claim.facts["hardware"]["threads"])
         train(launch, *words, *options, may_stop=True, OMP_NUM_THREADS=threads)
         losses = [line["loss"] for line in read_train_log(output)]

@@ -58,15 +58,19 @@ def main() -> None:
 def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "StopRequests") -> None:
     """Train one recipe, or what is left of it."""
     from radrecipes.launch import compatibility, settings, spec
+    from radrecipes.models.compute_dtype import AUTO
     from radrecipes.recipe import parse_recipe
     from radrecipes.training.layout_check import check_layout
     from radrecipes.training.run import make_trainer, open_run, save
+    from radrecipes.training.run_folder import recorded_dtype
     from radrecipes.training.trainer import close, train
 
     # Launcher and recipe: every user error is reported before any work
     requested = spec.spec_from_environment(os.environ)
     spec.check_gpus(requested)
     recipe = parse_recipe(args.config, overrides)
+    if recipe.fields.get("dtype") == AUTO and not args.restart:  # a resumed run keeps the one that it began with
+        recipe = parse_recipe(args.config, overrides, recorded_dtype(recipe.output_dir))
     launch = spec.check_processes(requested, recipe.training)
     settings.check_settings(os.environ, recipe.training.bf16, recipe.training.tf32)
     compatibility.check(recipe, compatibility.configuration_of(launch))

@@ -29,7 +29,6 @@ from tiny_model import build_tiny_model
 from radrecipes.data.dataset_folder import write_dataset_folder
 from radrecipes.data.example import Example
 from radrecipes.data.preparation import derive_label_set, prepare_rows
-from radrecipes.environment import hardware
 from radrecipes.publishing.cards.dataset_card import render_dataset_card
 
 sys.dont_write_bytecode = False
@@ -149,11 +148,6 @@ def write_tiny_reports(folder: Path, rows: int = 64, access: str = "synthetic") 
         "language": "en",
     }
     write_dataset_folder(folder, splits=splits, manifest=manifest, card="---\nlicense: apache-2.0\n---\n")
-
-
-# Recipes in bfloat16 train in float32 on a processor without instructions for it: other losses, and no layers of two dtypes.
-HAS_BFLOAT16 = bool(hardware()["bfloat16_instructions"])
-needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor has no bfloat16 instructions")
 
 
 def slow_after(quick: int, cases: Iterable) -> list:

@@ -13,7 +13,7 @@ from trl import get_quantization_config
 
 from radrecipes.evaluation.results import results_path
 from radrecipes.files import file_sha256
-from radrecipes.models import base as models
+from radrecipes.models.compute_dtype import compute_dtype
 from radrecipes.models.weights import lora_config
 from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import find_recipes, header, parse_recipe
@@ -36,7 +36,7 @@ class TestEveryRecipe:
 
         # Training: the completion only, nothing leaves the machine, precision follows dtype
         assert args.completion_only_loss is True
-        assert args.bf16 == (models.compute_dtype(model.dtype) == torch.bfloat16)
+        assert args.bf16 == (compute_dtype(model.dtype) == torch.bfloat16)
         assert not args.fp16
         assert args.report_to == []
         assert not args.push_to_hub

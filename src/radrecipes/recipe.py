@@ -178,7 +178,8 @@ class Recipe:
 
         The default `stage` is left out, so that records from before that field existed compare equal.
         """
-        with_defaults = {**_OUR_DEFAULTS, **vars(self.arguments), **self.fields, **_derived(self.fields)}
+        with_defaults = {**_OUR_DEFAULTS, **vars(self.arguments), **self.fields}
+        with_defaults |= _derived(self.fields, self.model.dtype)
         if with_defaults["stage"] == _STAGE:
             del with_defaults["stage"]
         return {key: value for key, value in sorted(with_defaults.items()) if key not in _PLACES}
@@ -193,11 +194,11 @@ class Recipe:
         return f"# {header(self.path)}\n" + yaml.safe_dump(self.fields, sort_keys=False, allow_unicode=True)
 
 
-def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(path: str | Path, overrides: Sequence[str] = (), auto_dtype: str | None = None) -> Recipe:
     """Read a recipe, apply overrides (`["--learning_rate", "2e-4", "--seed=1"]`), and check every key and value.
 
     Duplicate, unknown and refused keys, wrong types, values outside the choices, and fields that contradict each other
-    are errors.
+    are errors. `model.dtype` of `dtype: auto` is `auto_dtype`, by default the faster one of this machine.
     """
     path = Path(path)
     values, places = _read_yaml(path)
@@ -212,7 +213,8 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     configuration = _stage_configurations()[checked.get("stage", _STAGE)]
     parser = TrlParser((RecipeArguments, configuration, ModelConfig), allow_abbrev=False)
-    left_over = parser.set_defaults_with_config(**{**_OUR_DEFAULTS, **checked, **_derived(checked)})
+    dtype = _dtype(checked, auto_dtype)
+    left_over = parser.set_defaults_with_config(**{**_OUR_DEFAULTS, **checked, **dtype, **_derived(checked, **dtype)})
     if left_over:
         raise InputError(f"TRL does not know {left_over}", str(path))
     try:
@@ -496,16 +498,25 @@ def _batch_sizes(checked: dict[str, Any]) -> tuple[int, int]:
     return batch, checked.get("per_device_train_batch_size", min(batch, _OUR_DEFAULTS["per_device_train_batch_size"]))
 
 
-def _derived(checked: dict[str, Any]) -> dict[str, Any]:
+def _dtype(checked: dict[str, Any], auto_dtype: str | None) -> dict[str, str]:
+    """The dtype that a recipe sets, if it sets one; for `auto` the given or the faster one."""
+    from radrecipes.models.compute_dtype import AUTO, faster_dtype
+
+    if not checked.get("dtype"):
+        return {}
+    return {"dtype": auto_dtype or faster_dtype() if checked["dtype"] == AUTO else checked["dtype"]}
+
+
+def _derived(checked: dict[str, Any], dtype: str | None = None) -> dict[str, Any]:
     """TRL fields that follow from others, from the launcher and from the hardware."""
     import torch
     from accelerate.utils import parse_flag_from_env
 
-    from radrecipes.models.base import compute_dtype
+    from radrecipes.models.compute_dtype import compute_dtype
 
     return {
         # Under autocast the adapter of a bfloat16 base model stays in float32; bfloat16 would lose its small updates.
-        "bf16": compute_dtype(checked.get("dtype")) == torch.bfloat16,
+        "bf16": compute_dtype(dtype) == torch.bfloat16,
         "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),
         "per_device_train_batch_size": _batch_sizes(checked)[1],
     }

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 from bitsandbytes.nn import Linear4bit
-from conftest import HAS_BFLOAT16, REPOSITORY, write_tiny_dataset, write_tiny_reports
+from conftest import REPOSITORY, write_tiny_dataset, write_tiny_reports
 from safetensors.torch import load_file
 from sft_faults import before, losses_of
 from sharded_runs import environment_of, train
@@ -316,8 +316,6 @@ def test_base_is_sharded_layer_by_layer(path, clone, tmp_path, monkeypatch):
     words = ("scripts/sft.py", "--config", path.relative_to(REPOSITORY), "--max_steps", "2", "--max_length", "500")
     configuration = "fsdp2"
     if recipe.model.load_in_4bit:
-        if not HAS_BFLOAT16:
-            pytest.skip("this processor has no bfloat16 instructions")
         words, configuration = (*words, "--bnb_4bit_quant_storage", "bfloat16"), "fsdp1_qlora"
     ddp = train(clone, tmp_path / "ddp", *words)
     wrapped = [

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, needs_bfloat16, run_script
+from conftest import REPOSITORY, run_script
 from sharded_runs import BASE, METHODS, SFT, Proved, environment_of, forget_the_table, prove, train
 from tiny_model import build_tiny_model
 
@@ -52,7 +52,6 @@ def test_fsdp2_shards_an_unquantised_base_and_resumes(sharded_workspace, monkeyp
     check(prove("fsdp2", "LoRA", sharded_workspace), share=0.5, bits=32)
 
 
-@needs_bfloat16
 def test_fsdp1_shards_a_4_bit_base_and_resumes(sharded_workspace, monkeypatch):
     # PEFT finds no adapter under FSDP1, and accelerate no optimizer to load into: without our fix both start from scratch.
     monkeypatch.chdir(sharded_workspace)

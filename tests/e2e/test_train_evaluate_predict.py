@@ -276,6 +276,20 @@ def test_restart_trains_from_scratch(workspace, call):
     assert Path(RUN, "adapter/adapter_model.safetensors").read_bytes() != first
 
 
+def test_a_resumed_run_keeps_the_dtype_that_was_faster_when_it_began(workspace, call, monkeypatch):
+    words = ("--config", RECIPE, "--dtype", "auto")
+    monkeypatch.setattr("radrecipes.models.compute_dtype.measured_rates", lambda: {"float32": 2e9, "bfloat16": 1e9})
+    begun = call("sft", *words, "--stop-after", "2")
+    assert begun.code == 75, begun.stderr
+    assert "dtype: float32; matrix products run here at 2 GFLOP/s in float32 and 1 GFLOP/s in bfloat16" in begun.stdout
+    monkeypatch.setattr("radrecipes.models.compute_dtype.measured_rates", lambda: {"float32": 1e9, "bfloat16": 2e9})
+    resumed = call("sft", *words)
+    assert resumed.code == 0, resumed.stderr
+    assert "dtype: float32, as this run began;" in resumed.stdout
+    manifest = json.loads(Path(RUN, "manifest.json").read_text("utf-8"))
+    assert (manifest["base"]["dtype"], manifest["recipe"]["fields"]["dtype"]) == ("float32", "auto")
+
+
 def test_rows_that_are_too_long_are_counted_in_print_and_manifest(workspace, call):
     lengths = call("sft", "--config", RECIPE, "--output_dir", "runs/all")
     longest = int(re.search(r"longest (\d+) tokens", lengths.stdout).group(1))

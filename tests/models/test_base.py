@@ -366,15 +366,6 @@ class TestTextPartOfAModelThatReadsImages:
             assert torch.allclose(merged(self.PROBE).logits, expected, atol=1e-4)
 
 
-def test_dtype_follows_the_recipe_and_the_processor(monkeypatch):
-    assert models.compute_dtype("float32") == models.compute_dtype(None) == torch.float32
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert models.compute_dtype("bfloat16") == torch.bfloat16
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert models.compute_dtype("bfloat16") == torch.float32
-
-
 def test_attention_is_eager_for_short_rows_on_a_processor_only(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert models.attention_for(ModelConfig(), 512) == "eager"

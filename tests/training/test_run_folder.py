@@ -248,7 +248,7 @@ def identity_under(recipe, processes=1, engine=Engine.ONE_PROCESS):
     facts = {
         "recipe": {"resolved": recipe.resolved},
         "data": {"digest": "d"},
-        "base": {"weights_sha256": "w"},
+        "base": {"weights_sha256": "w", "dtype": "float32"},
         "prompt": {"sha256": "p"},
     }
     return identity_of(facts, LaunchSpec(processes, engine, True))

@@ -398,8 +398,7 @@ def test_trainer_counts_the_scored_tokens_of_all_accumulated_batches(workspace):
     assert int(count) == sum(label != IGNORED for example in examples for label in example["labels"])
 
 
-def test_a_bfloat16_recipe_runs_under_autocast_with_a_float32_adapter(workspace, monkeypatch):
-    monkeypatch.setattr("radrecipes.models.base.compute_dtype", lambda dtype: torch.bfloat16)
+def test_a_bfloat16_recipe_runs_under_autocast_with_a_float32_adapter(workspace):
     examples = random_examples()
     model = tiny_architecture("llama").to(torch.bfloat16)
     trainer = trainer_for(model, examples, "--dtype", "bfloat16", "--max_steps", "1")

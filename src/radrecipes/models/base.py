@@ -32,6 +32,7 @@ from trl import ModelConfig, get_quantization_config
 from radrecipes.errors import InputError, RadrecipesError, shown
 from radrecipes.files import MIB, file_sha256, open_regular, read_json, read_json_object, read_text
 from radrecipes.hub.connection import problem_with_model
+from radrecipes.models.compute_dtype import compute_dtype
 
 MODELS_FOLDER = Path("models")
 # Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
@@ -146,20 +147,6 @@ def write_decoding(weights: Path, max_new_tokens: int, folder: Path) -> None:
     with _loading(str(weights)):
         tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
     decoding(tokenizer, stop_token_ids(tokenizer), max_new_tokens).save_pretrained(folder)
-
-
-def compute_dtype(dtype: str | None) -> torch.dtype:
-    """The recipe's dtype, but float32 on a CPU that would emulate bfloat16 products.
-
-    With AVX512-BF16 or AMX, bfloat16 products run about 2.5 times as fast as float32.
-    """
-    if dtype in (None, "auto", "float32"):
-        return torch.float32
-    if not torch.cuda.is_available():
-        processor = torch.cpu.get_capabilities()
-        if not (processor.get("avx512_bf16") or processor.get("amx_bf16") or processor.get("bf16")):
-            return torch.float32
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
 
 
 def attention_for(model: ModelConfig, row_tokens: int) -> str | None:

@@ -11,6 +11,7 @@ from peft import PeftModel
 from radrecipes.errors import InputError
 from radrecipes.launch import compatibility
 from radrecipes.launch.spec import Engine
+from radrecipes.models.compute_dtype import compute_dtype
 from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
 from radrecipes.planning.gpus import CONTEXT_BYTES, Gpu, did_you_mean, find_gpu
@@ -173,8 +174,8 @@ class _Planner:
 
     def __init__(self, recipe: Recipe, basis: Basis, gpu: Gpu, utilisation: float):
         self.recipe, self.basis, self.gpu, self.utilisation = recipe, basis, gpu, utilisation
-        # `models.base.compute_dtype` and `attention_for` would depend on the processor of this machine.
-        self.dtype = torch.float32 if recipe.model.dtype in (None, "auto", "float32") else torch.bfloat16
+        self.dtype = compute_dtype(recipe.model.dtype)
+        # `attention_for` would depend on this machine.
         eager = recipe.model.attn_implementation == "eager"
         self.model = build_on_meta(recipe, basis.config, self.dtype, "eager" if eager else "sdpa")
         self.sizes = counting.count_sizes(recipe, self.model)

@@ -1,15 +1,14 @@
 """What a recipe costs in one process of this machine: memory, and time at a measured rate of matrix products."""
 
 import math
-import time
 from dataclasses import dataclass
 
 import psutil
 import torch
-import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from peft import PeftModel
 
-from radrecipes.models.base import attention_for, compute_dtype
+from radrecipes.models.base import attention_for
+from radrecipes.models.compute_dtype import compute_dtype, measure_products
 from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
 from radrecipes.planning.gpus import CONTEXT_BYTES
@@ -135,22 +134,3 @@ def largest_linear_shape(model: PeftModel) -> tuple[int, int]:
         if isinstance(module, torch.nn.Linear) and module is not head
     ]
     return max(shapes, key=math.prod, default=tuple(head.weight.shape))
-
-
-def measure_products(dtype: torch.dtype, tokens: int, shape: tuple[int, int], seconds: float = 1.0) -> float:
-    """Matrix products of this machine in operations per second: the rate of the fastest 5 %, as on an idle machine.
-
-    `tokens` are the rows of the activations, `shape` the output and input features of the layer.
-    """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    left = torch.randn(tokens, shape[1], device=device).to(dtype)
-    right = torch.randn(*shape, device=device).to(dtype)
-    times: list[float] = []
-    deadline = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < deadline:
-        began = time.perf_counter()
-        F.linear(left, right)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return 2 * tokens * math.prod(shape) / sorted(times)[len(times) // 20]

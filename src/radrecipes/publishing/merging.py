@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.inference.predictors import LabelPredictor, Predictor, load_predictor
-from radrecipes.models.base import compute_dtype, load_base, load_tokenizer, stop_token_ids
+from radrecipes.models.base import load_base, load_tokenizer, stop_token_ids
+from radrecipes.models.compute_dtype import compute_dtype
 from radrecipes.models.weights import weights_in
 from radrecipes.publishing.release import FinishedRun
 from radrecipes.recipe import Recipe
@@ -67,7 +68,7 @@ def merge_adapter(recipe: Recipe, adapter: Path, folder: Path) -> torch.dtype:
             "its own weights are quantised, so nothing can be merged into them; publish the adapter, without --merge"
         )
         raise InputError(what, recipe.model.model_name_or_path)
-    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(recipe.model.dtype, torch.float32)
+    dtype = compute_dtype(recipe.model.dtype)
     model.merge_and_unload(safe_merge=True).to(dtype).save_pretrained(folder)
     return dtype
 

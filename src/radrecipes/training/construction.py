@@ -12,7 +12,8 @@ from transformers.integrations import get_reporting_integration_callbacks, is_de
 from trl import get_quantization_config
 
 from radrecipes.errors import InputError, shown
-from radrecipes.models.base import base_without_weights, compute_dtype, folder_on_this_machine, load_config
+from radrecipes.models.base import base_without_weights, folder_on_this_machine, load_config
+from radrecipes.models.compute_dtype import compute_dtype
 from radrecipes.models.weights import lora_config
 from radrecipes.recipe import Recipe
 from radrecipes.training.trainer import check_targets

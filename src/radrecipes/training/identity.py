@@ -13,8 +13,9 @@ _OF_THE_MACHINE = ("bf16", "use_cpu")
 NOT_OF_RUN = (*NOT_DECISIVE, *_OF_THE_MACHINE, "dataset")
 # ... between the seeds of one result.
 NOT_OF_RESULT = (*NOT_DECISIVE, "seed")
-# ... between a recorded result and a run that reproduces it; the chat template, too, is compared by digest.
-NOT_OF_REPRODUCTION = (*NOT_OF_RESULT, *_OF_THE_MACHINE, "dataset", "chat_template_path")
+# ... between a recorded result and a run that reproduces it; the chat template, too, is compared by digest, and the dtype may be
+# another machine's faster one: the manifest says which it was.
+NOT_OF_REPRODUCTION = (*NOT_OF_RESULT, *_OF_THE_MACHINE, "dataset", "dtype", "chat_template_path")
 # What older checkpoints do not record, because there was only one choice.
 _UNRECORDED = {"engine": Engine.DDP}
 # Checkpoints of these engines can be read only by the same number of processes.
@@ -30,6 +31,7 @@ def identity_of(facts: Mapping[str, Any], launch: LaunchSpec) -> dict[str, Any]:
         **recipe_fields(facts["recipe"]["resolved"]),
         "data.digest": facts["data"]["digest"],
         "base.weights_sha256": facts["base"]["weights_sha256"],
+        "base.dtype": facts["base"]["dtype"],
         "prompt.sha256": facts["prompt"]["sha256"],
         "processes": launch.processes,
         "engine": Engine.DDP if launch.engine == Engine.ONE_PROCESS else launch.engine,
@@ -38,7 +40,7 @@ def identity_of(facts: Mapping[str, Any], launch: LaunchSpec) -> dict[str, Any]:
 
 def diff_identities(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """[`diff_values`] between the identity in a checkpoint and that of this run."""
-    return diff_values({**_UNRECORDED, **before}, now)
+    return diff_values({**_UNRECORDED, "base.dtype": now["base.dtype"], **before}, now)
 
 
 def changeable_parts(identity: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from radrecipes import environment
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.files import text_sha256
 from radrecipes.models.base import is_text_part, weights_digest
+from radrecipes.models.compute_dtype import compute_dtype
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
@@ -34,6 +35,7 @@ def made_of(recipe: Recipe, dataset: PreparedDataset, tokenizer: PreTrainedToken
             "model_id": model.model_name_or_path,
             "revision": model.model_revision,
             "weights_sha256": weights_digest(model.model_name_or_path, model.model_revision),
+            "dtype": str(compute_dtype(model.dtype)).removeprefix("torch."),
         },
         "data": {
             "folder": recipe.arguments.dataset,
@@ -71,7 +73,6 @@ def describe_run(
         **run.facts,
         "base": {
             **run.facts["base"],
-            "dtype": str(run.base.dtype).removeprefix("torch."),
             "attention": run.base.config._attn_implementation,
             "text_part": is_text_part(run.recipe.model),
         },

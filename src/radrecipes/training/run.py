@@ -14,6 +14,7 @@ from radrecipes.errors import OutputInUseError
 from radrecipes.launch import peer_watchdog
 from radrecipes.launch.spec import LaunchSpec, check_engine
 from radrecipes.models.base import load_base
+from radrecipes.models.compute_dtype import AUTO, describe_choice
 from radrecipes.recipe import Recipe
 from radrecipes.training import checkpoints, run_folder
 from radrecipes.training.construction import building, check_construction
@@ -96,6 +97,8 @@ class Run:
             f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
             f"than {self.recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens are in the loss"
         )
+        if self.recipe.fields.get("dtype") == AUTO:
+            lines.append(f"dtype: {describe_choice(self.recipe.model.dtype)}")
         trainable, total = trainer.model.get_nb_trainable_parameters()
         lines.append(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.2%})")
         return lines

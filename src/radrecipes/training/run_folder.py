@@ -116,6 +116,15 @@ def check_finished(folder: Path, identity: Mapping[str, Any]) -> None:
     _check_allowed(diff_values(found, {name: identity[name] for name in found}), (), folder)
 
 
+def recorded_dtype(folder: Path) -> str | None:
+    """The dtype that the newest valid checkpoint was computed in; `None` without a checkpoint, or if it records none.
+
+    A [`NoCheckpointError`] if there are checkpoints but none is valid.
+    """
+    newest = checkpoints.find_last_valid(folder).newest
+    return newest.identity.get("base.dtype") if newest else None
+
+
 def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collection[str]) -> checkpoints.Resumption:
     """Where an earlier attempt of a run got to; only the `allowed` [`PARTS`] may differ.
 
