@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from radrecipes.errors import InputError, OutOfMemoryError
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator, shared_prefix_length
-from radrecipes.training.trainer import CompletionTrainer, is_out_of_memory, smaller_batch
+from radrecipes.training.trainer import RunTrainer, is_out_of_memory, smaller_batch
 
 # Largest difference of a token's log-likelihood L in nats, as a fraction of 1 + |L|: in float32, and in lower precision or with a
 # quantised base. With other neighbours an honest model repeats the same sums with other zeros: SmolLM2-135M differs by exactly 0 in
@@ -34,7 +34,7 @@ _FIX = "set `batch_layout: padded`"
 class ChecksLayout(TrainerCallback):
     """Under FSDP and ZeRO, [`check_layout`] before the first step: before that, no process has the weights."""
 
-    def __init__(self, trainer: CompletionTrainer):
+    def __init__(self, trainer: RunTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -43,7 +43,7 @@ class ChecksLayout(TrainerCallback):
             check_layout(self.trainer)
 
 
-def check_layout(trainer: CompletionTrainer) -> None:
+def check_layout(trainer: RunTrainer) -> None:
     """Score examples in both layouts, and beside other neighbours in their row; an [`InputError`] if a token differs.
 
     All processes call this together, and each compares what its own part of the model says.
@@ -107,7 +107,7 @@ def _probes(rows: Dataset) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _largest_differences(trainer: CompletionTrainer, examples: Sequence[dict[str, list[int]]]) -> tuple[float, float]:
+def _largest_differences(trainer: RunTrainer, examples: Sequence[dict[str, list[int]]]) -> tuple[float, float]:
     """Largest difference of a token's log-likelihood beside other neighbours, and between the layouts."""
     collator = trainer.data_collator
     padded, _ = _token_scores(trainer, examples, PaddedCollator(collator.pad_token_id))
@@ -122,13 +122,16 @@ def _largest_differences(trainer: CompletionTrainer, examples: Sequence[dict[str
 
 
 def _token_scores(
-    trainer: CompletionTrainer,
+    trainer: RunTrainer,
     examples: Sequence[dict[str, list[int]]],
     collator: SharedPrefixCollator | PaddedCollator,
 ) -> tuple[list[torch.Tensor], set[int]]:
-    """The log-likelihood of each scored token of each example, and which examples are the last of their rows."""
-    # Running numbers as labels say where the collator puts each token.
-    owners = [index for index, example in enumerate(examples) for label in example["labels"] if label != IGNORED]
+    """The log-likelihood of each scored token or label of each example, and which examples are the last of their rows."""
+    # Running numbers as labels say where the collator puts each of them.
+    owners, right = zip(
+        *((index, label) for index, example in enumerate(examples) for label in example["labels"] if label != IGNORED),
+        strict=True,
+    )
     numbers = iter(range(len(owners)))
     numbered = [
         {
@@ -138,12 +141,12 @@ def _token_scores(
         for example in examples
     ]
     batch = {key: value.to(trainer.model.device) for key, value in collator(numbered).items()}
-    labels = batch["labels"][:, 1:]
-    is_scored = labels != IGNORED
+    order = trainer.scored(batch["labels"])
     logits = trainer.score(trainer.model_wrapped, batch).logits[: len(owners)].float()
-    found = logits.log_softmax(dim=-1).gather(1, batch["input_ids"][:, 1:][is_scored][:, None])[:, 0]
-    scores = torch.empty(len(owners)).index_copy_(0, labels[is_scored].cpu(), found.cpu())
-    last = {owners[int(row[row != IGNORED][-1])] for row in labels}
+    targets = torch.tensor(right, device=order.device)[order]
+    found = logits.log_softmax(dim=-1).gather(1, targets[:, None])[:, 0]
+    scores = torch.empty(len(owners)).index_copy_(0, order.cpu(), found.cpu())
+    last = {owners[int(row[row != IGNORED][-1])] for row in batch["labels"]}
     counts = [owners.count(index) for index in range(len(examples))]
     return list(scores.split(counts)), last
 

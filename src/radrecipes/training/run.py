@@ -26,7 +26,7 @@ from radrecipes.training.layout_check import ChecksLayout
 from radrecipes.training.manifest import describe_run, made_of
 from radrecipes.training.sharded import SavesTrainedWeights
 from radrecipes.training.stages import STAGES
-from radrecipes.training.trainer import CompletionTrainer, TrainLog, divide_batch, longest_row, save_and_verify
+from radrecipes.training.trainer import RunTrainer, TrainLog, divide_batch, longest_row, save_and_verify
 
 
 class Run:
@@ -75,14 +75,14 @@ class Run:
         self.resumption, self.progress = found, checkpoints.Progress(found.newest, found.changed)
         self.recipe.training.output_dir = str(self.folder)
 
-    def start(self, trainer: CompletionTrainer) -> None:
+    def start(self, trainer: RunTrainer) -> None:
         """Check the free disk space and write into the folder for the first time; all input has been checked by now."""
         self._stack.enter_context(checkpoints.room_for(self.folder, trainer.model, trainer.is_sharded))
         self._state.wait_for_everyone()  # all processes have read the checkpoints before the first one removes any
         if self.is_main_process:
             run_folder.start(self.folder, self.recipe, self.resumption.step)
 
-    def describe(self, trainer: CompletionTrainer) -> list[str]:
+    def describe(self, trainer: RunTrainer) -> list[str]:
         """Lines for the user: where the run begins, what it trains on, and how much of the model."""
         resumed, dataset, rows = self.resumption, self.data.dataset, self.data.rows
         lines = [f"took over the lock of a killed run ({self.killed})"] if self.killed else []
@@ -135,7 +135,7 @@ def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collect
         yield run
 
 
-def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> CompletionTrainer:
+def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> RunTrainer:
     """The trainer of a run's stage, with the callbacks of every stage: divergence, log, stop requests, checkpoints.
 
     In the first process, `warn` gets a message about each loss spike. An [`InputError`] if the recipe does not fit the base model,
@@ -159,7 +159,7 @@ def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> C
     return trainer
 
 
-def save(trainer: CompletionTrainer, run: Run) -> dict[str, Any]:
+def save(trainer: RunTrainer, run: Run) -> dict[str, Any]:
     """Save and verify the trained weights and finish the folder, in all processes; returns what [`Progress`] counted before."""
     counted = run.progress.so_far()
     trainer.accelerator.wait_for_everyone()

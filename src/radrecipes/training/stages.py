@@ -1,7 +1,7 @@
 """Training stages, which a recipe's field `stage` selects; the rest of this package serves every stage.
 
 A new stage needs an entry here and in `recipe.py`, which parses its configuration class. GRPO, for example, needs a trainer with
-`rows_of_step` and `is_sharded` as in [`CompletionTrainer`], data of prompts, and the task's reward. Full fine-tuning needs no
+`rows_of_step` and `is_sharded` as in [`RunTrainer`], data of prompts, and the task's reward. Full fine-tuning needs no
 stage, but another subclass of [`Weights`].
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from radrecipes.models.weights import LoraAdapter, Weights
 from radrecipes.training.data import TrainingData, load_training_data
-from radrecipes.training.trainer import CompletionTrainer, sft_trainer
+from radrecipes.training.trainer import RunTrainer, sft_trainer
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Stage:
     """How a stage loads its data (from a recipe; the flag writes the token cache), makes its trainer, and saves its weights."""
 
     load_data: Callable[..., TrainingData]
-    make_trainer: Callable[..., CompletionTrainer]
+    make_trainer: Callable[..., RunTrainer]
     weights: type[Weights]
 
 

@@ -1,4 +1,7 @@
-"""The trainer for supervised fine-tuning: TRL's, with the LM head on scored positions only and batches without padding."""
+"""What the trainers of all stages share, and the one for supervised fine-tuning.
+
+That is TRL's, with the LM head on scored positions only and batches without padding.
+"""
 
 import json
 import traceback
@@ -12,7 +15,7 @@ from datasets import Dataset
 from peft.helpers import disable_input_dtype_casting
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch.nn import Linear
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 from trl import SFTTrainer
 
@@ -47,10 +50,10 @@ def divide_batch(recipe: Recipe, processes: int) -> None:
     args.gradient_accumulation_steps = batch // processes // micro
 
 
-class CompletionTrainer(SFTTrainer):
-    """[`~trl.SFTTrainer`] that projects only scored positions onto the vocabulary, on every device.
+class RunTrainer(Trainer):
+    """A Trainer that sees each row of an epoch once, whatever the number of processes, and knows the rows of a step.
 
-    TRL's fused head needs Triton; without it TRL scores all positions, over 90 % of which are masked in protocol labelling.
+    A subclass says which labels of a batch are scored, and gives their logits.
     """
 
     def __init__(self, *args, **kwargs):
@@ -63,10 +66,6 @@ class CompletionTrainer(SFTTrainer):
     def is_sharded(self) -> bool:
         """Whether the model is trained under FSDP or ZeRO."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
-
-    def _prepare_dataset(self, dataset, processing_class, args, *ignored):
-        """Use the rows as they are; TRL would copy them twice, in the first process and in the others."""
-        return dataset if args.world_size == 1 else with_empty_row(dataset, processing_class.pad_token_id)
 
     def get_train_dataloader(self):
         """Several processes, too, see each row of an epoch once; orders that are not random stay as they are."""
@@ -89,12 +88,19 @@ class CompletionTrainer(SFTTrainer):
             _init_optim_state(optimizer)
         return optimizer
 
+    def scored(self, labels: torch.Tensor) -> torch.Tensor:
+        """The labels of a batch that are scored, row by row, from those of shape `(rows, length)`."""
+        raise NotImplementedError
+
+    def score(self, model, inputs):
+        """The model's output on a batch, its logits only those of the [`scored`] labels; padding follows them."""
+        raise NotImplementedError
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean cross-entropy of the scored tokens: this batch's sum divided by the number of tokens in the optimizer step."""
+        """Mean cross-entropy of the scored labels: this batch's sum divided by their number in the optimizer step."""
         if "index" in inputs:
             self.rows_of_step.batches.append(inputs["index"])
-        targets = inputs["labels"][:, 1:]
-        targets = targets[targets != IGNORED]
+        targets = self.scored(inputs["labels"])
         outputs = self.score(model, inputs)
         total = F.cross_entropy(outputs.logits[: len(targets)].float(), targets, reduction="sum")
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
@@ -102,6 +108,22 @@ class CompletionTrainer(SFTTrainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
         return (loss, outputs) if return_outputs else loss
+
+
+class CompletionTrainer(RunTrainer, SFTTrainer):
+    """[`~trl.SFTTrainer`] that projects only scored positions onto the vocabulary, on every device.
+
+    TRL's fused head needs Triton; without it TRL scores all positions, over 90 % of which are masked in protocol labelling.
+    """
+
+    def _prepare_dataset(self, dataset, processing_class, args, *ignored):
+        """Use the rows as they are; TRL would copy them twice, in the first process and in the others."""
+        return dataset if args.world_size == 1 else with_empty_row(dataset, processing_class.pad_token_id)
+
+    def scored(self, labels: torch.Tensor) -> torch.Tensor:
+        """The token ids that the model learns to write."""
+        targets = labels[:, 1:]
+        return targets[targets != IGNORED]
 
     def score(self, model, inputs):
         """The model's output on a batch, its logits only where they predict a scored token; padding follows those."""
@@ -190,7 +212,7 @@ def collator_for(
     return PaddedCollator(tokenizer.pad_token_id)
 
 
-def train(trainer: CompletionTrainer, checkpoint: Path | None, stop: StopRequests) -> None:
+def train(trainer: RunTrainer, checkpoint: Path | None, stop: StopRequests) -> None:
     """Train to the end, from a verified checkpoint if there is one; `stop` is one of the trainer's callbacks.
 
     From a checkpoint of the last step nothing is trained; the Trainer by itself would train one more step. Raises an
@@ -249,7 +271,7 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def smaller_batch(trainer: CompletionTrainer) -> str:
+def smaller_batch(trainer: RunTrainer) -> str:
     """What to do if a batch does not fit into memory."""
     micro = trainer.args.per_device_train_batch_size
     batch = micro * trainer.args.gradient_accumulation_steps * trainer.accelerator.num_processes
@@ -268,7 +290,7 @@ def longest_row(recipe: Recipe) -> int:
 
 
 def save_and_verify(
-    trainer: CompletionTrainer, recipe: Recipe, weights: Weights, probe_ids: list[int]
+    trainer: RunTrainer, recipe: Recipe, weights: Weights, probe_ids: list[int]
 ) -> dict[str, float] | None:
     """Save the trained weights, gathered from all processes, in the first one; load them back and verify them on `probe_ids`.
 
@@ -283,7 +305,7 @@ def save_and_verify(
     return weights.verify(model, None if trainer.is_sharded else probe_ids, state_dict)
 
 
-def close(trainer: CompletionTrainer) -> None:
+def close(trainer: RunTrainer) -> None:
     """Shut down the trainer and leave the process group.
 
     DDP is freed first. If it were the group's last owner, it would destroy the group while holding the GIL, and deadlock if a
