@@ -1,6 +1,7 @@
 """A random model of a few thousand parameters with its own tokenizer, so that tests need no weights."""
 
 import json
+import re
 import string
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from sacremoses import MosesTokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    BertTokenizer,
     BioGptTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -210,6 +213,46 @@ def build_tiny_model(
         "initializer_range": initializer_range,
     }
     return _save_random(root / model_id, AutoConfig.for_model(architecture, **(fields | changes)), tokenizer)
+
+
+def build_tiny_encoder(root: Path, model_id: str, **changes) -> Path:
+    """Save a random BERT of whole words and single letters, without a head, in `<root>/<org>/<name>/`.
+
+    Args:
+        root (`Path`):
+            The folder of base models.
+        model_id (`str`):
+            Hub id of the new model: `"org/name"`.
+        changes (`Any`):
+            Fields of its configuration, or other values of those set here.
+
+    Returns:
+        `Path`: the model's folder.
+    """
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    words = sorted(set(re.findall(r"\w+", " ".join(SENTENCES + REPORT_SENTENCES).lower())) - set(letters))
+    pieces = [
+        *["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        *words,
+    ]
+    tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=64)
+    fields = {
+        "vocab_size": len(pieces),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+    }
+    config = AutoConfig.for_model("bert", **(fields | changes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModel.from_config(config, dtype=torch.float32).save_pretrained(root / model_id)
+    tokenizer.save_pretrained(root / model_id)
+    return root / model_id
 
 
 def build_tiny_gemma_with_images(

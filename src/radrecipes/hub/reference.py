@@ -30,6 +30,11 @@ class Reference:
         return f"{self.repo_id}@{self.revision}"
 
 
+def is_local_path(name: str) -> bool:
+    """Whether the name of a model is a path on this machine, and not `org/name`."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
 def check_repo_id(repo_id: str) -> None:
     """Raise an [`InputError`] unless it is `org/name`."""
     from huggingface_hub.errors import HFValidationError

