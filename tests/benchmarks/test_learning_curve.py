@@ -1,0 +1,55 @@
+"""A learning curve of one's own dataset: growing parts of its rows, the same test rows, a table and a figure."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from radrecipes.data.prepared import load_prepared_dataset
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+
+import learning_curve
+
+
+def test_smaller_parts_are_in_larger_ones_and_the_test_rows_are_all(workspace):
+    dataset = load_prepared_dataset("data/tiny")
+    small, large = (
+        load_prepared_dataset(learning_curve.draw(dataset, size, 1, Path(f"runs/{size}"))) for size in (12, 24)
+    )
+    assert [len(part.splits["train"]) for part in (small, large)] == [12, 24]
+    assert set(small.splits["train"]["id"]) < set(large.splits["train"]["id"]) < set(dataset.splits["train"]["id"])
+    assert set(small.splits["validation"]["id"]) <= set(large.splits["validation"]["id"])
+    assert large.splits["test"]["id"][:] == dataset.splits["test"]["id"][:]
+    other = load_prepared_dataset(learning_curve.draw(dataset, 12, 2, Path("runs/other")))
+    assert set(other.splits["train"]["id"]) != set(small.splits["train"]["id"])
+
+
+@pytest.mark.slow
+def test_the_curve_has_every_system_at_every_size(workspace, monkeypatch, capfd):
+    recipe = "recipes/tiny/protocol_lora.yaml"
+    words = [
+        "--dataset",
+        "data/tiny",
+        "--recipes",
+        recipe,
+        "--sizes",
+        "24",
+        "all",
+        "--seeds",
+        "1",
+        "--output",
+        "out/curve",
+    ]
+    monkeypatch.setattr(sys, "argv", ["learning_curve.py", *words])
+    learning_curve.main()
+    points = json.loads(Path("out/curve.json").read_text("utf-8"))["points"]
+    rows = {point["rows"] for point in points}
+    assert len(rows) == 2 and {(point["system"], point["rows"]) for point in points} == {
+        (system, size) for system in {point["system"] for point in points} for size in rows
+    }
+    assert "tiny/protocol_lora" in {point["system"] for point in points}
+    assert Path("out/curve.md").read_text("utf-8") in capfd.readouterr().out
+    assert "tiny/protocol_lora" in Path("out/curve.svg").read_text("utf-8")
