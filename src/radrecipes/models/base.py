@@ -77,7 +77,9 @@ def locate_base(model_id: str) -> str:
     if is_local_path(model_id):
         folder = Path(model_id).expanduser()
         if not (folder / "config.json").is_file():
-            raise InputError("is not a folder with a model: it has no config.json; name another, or a Hub id", model_id)
+            raise InputError(
+                "is not a folder with a model: it has no config.json; name another, or a Hub id", model_id
+            )
         return str(folder)
     folders = [MODELS_FOLDER / model_id, _packaged_folder(model_id)]
     return next((str(folder) for folder in folders if folder and (folder / "config.json").is_file()), model_id)
@@ -225,7 +227,8 @@ def load_base(
     }
     if missing:
         raise InputError(
-            f"the weights lack {min(missing)}, which would be random; download {model.model_name_or_path} again", location
+            f"the weights lack {min(missing)}, which would be random; download {model.model_name_or_path} again",
+            location,
         )
     if of_text:
         # Otherwise saving after a merge would use the weights' names in the full model.
