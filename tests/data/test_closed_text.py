@@ -17,7 +17,7 @@ from radrecipes.data.sources.mimic_cxr import MimicCxr
 from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.data.sources.report_pairs import ReportPairs
 from radrecipes.data.sources.report_source import RejectedReport
-from radrecipes.data.sources.tables import read_examples
+from radrecipes.data.sources.tables import ExampleTable
 from radrecipes.errors import InputError
 from radrecipes.inference.prediction_stream import iterate_inputs, write_rejects
 from radrecipes.tasks import TASKS
@@ -52,7 +52,7 @@ def test_no_error_of_a_table_quotes_a_cell(name, tmp_path, monkeypatch):
     (tmp_path / file).write_text(content, encoding="utf-8")
     columns = {"inputs": {"note": "note"}, "target": "label", "id_column": options.get("id_column")}
     with pytest.raises(InputError) as caught:
-        examples = read_examples(file, **columns)
+        examples = ExampleTable(file, **columns).read()
         labels = LabelSet.from_text("name: x\nversion: 1\nlabels: [{name: CT}, {name: MR}]")
         label_set = labels if "label_set" in options else derive_label_set(examples, "x", file)
         prepare_rows(examples, input_column="note", target_column="label", label_set=label_set)
@@ -63,13 +63,13 @@ def test_no_error_of_a_table_quotes_a_cell(name, tmp_path, monkeypatch):
 def test_a_parquet_file_of_patients_shows_no_name_of_a_column(tmp_path):
     pd.DataFrame({"note": [{CLOSED: CLOSED}]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"column 'note' contains struct, not text"):
-        read_examples(tmp_path / "a.parquet", inputs={"note": "note"})
+        ExampleTable(tmp_path / "a.parquet", inputs={"note": "note"}).read()
     pq.write_table(pa.table({"note": pa.array([10**13], pa.timestamp("s"))}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a.parquet: not readable as Parquet"):
-        read_examples(tmp_path / "a.parquet", inputs={"note": "note"})
+        ExampleTable(tmp_path / "a.parquet", inputs={"note": "note"}).read()
     pd.DataFrame([[CLOSED, CLOSED]], columns=[f"{CLOSED} has a cough", "2"]).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="no column 'note' among the 2 of the schema") as caught:
-        read_examples(tmp_path / "a.parquet", inputs={"note": "note"})
+        ExampleTable(tmp_path / "a.parquet", inputs={"note": "note"}).read()
     assert CLOSED not in str(caught.value)
 
 
@@ -77,7 +77,7 @@ def test_a_parquet_file_of_patients_shows_no_name_of_a_column(tmp_path):
 def test_a_column_of_decimal_numbers_is_named_with_the_remedy(value, tmp_path):
     pd.DataFrame({"note": ["x"], "mrn": [value]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a.parquet:row 1: column 'mrn' contains decimal numbers, as pandas"):
-        read_examples(tmp_path / "a.parquet", inputs={"note": "note"}, group_column="mrn")
+        ExampleTable(tmp_path / "a.parquet", inputs={"note": "note"}, group_column="mrn").read()
 
 
 @pytest.mark.parametrize("text", [f"{CLOSED}: positive", CLOSED, f"Edema: {CLOSED}", f"Edema: 1; {CLOSED}: 0"])

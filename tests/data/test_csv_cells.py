@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radrecipes.data.csv_cells import guarded, unguarded
-from radrecipes.data.sources.tables import read_examples
+from radrecipes.data.sources.tables import ExampleTable
 from radrecipes.inference.prediction_stream import write_answers
 
 RUN_BY_SPREADSHEETS = [
@@ -54,5 +54,5 @@ def test_ids_of_an_answers_file_are_the_same_when_it_is_read_again(plain, tmp_pa
         written = [row["id"] for row in csv.DictReader(file)]
     assert written == (ids if plain else [guarded(cell) for cell in ids])
     if not plain:
-        read = read_examples(tmp_path / "answers.csv", inputs={}, id_column="id", target="label")
+        read = ExampleTable(tmp_path / "answers.csv", inputs={}, id_column="id", target="label").read()
         assert [(row.id, row.target) for row in read] == list(zip(ids, ids[::-1], strict=True))

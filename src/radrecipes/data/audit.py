@@ -10,10 +10,7 @@ HELD_OUT_SPLITS = ("validation", "test")
 
 
 def audit_leakage(
-    splits: Mapping[str, Sequence[Mapping[str, str]]],
-    threshold: float,
-    input_column: str,
-    label_column: str | None,
+    splits: Mapping[str, Sequence[Mapping[str, str]]], threshold: float, input_column: str, label_column: str | None
 ) -> dict[str, Any]:
     """Count the held-out rows that also occur in training; knows nothing about how the splits were made.
 

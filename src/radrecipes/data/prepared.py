@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from radrecipes.access import ACCESS_LEVELS, protect
-from radrecipes.data.dataset_folder import (
-    FORMAT_VERSION,
-    LABEL_SET_FILE,
-    MANIFEST_FILE,
-    SPLITS,
-    dataset_digest,
-)
+from radrecipes.data.dataset_folder import FORMAT_VERSION, LABEL_SET_FILE, MANIFEST_FILE, SPLITS, dataset_digest
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.parquet import read_table
 from radrecipes.errors import InputError, quoted

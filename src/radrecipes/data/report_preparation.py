@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -99,56 +99,16 @@ class ReportOptions:
     turned_normal: str = "drop"
 
 
-class _Outcome(NamedTuple):
-    """A report as it is kept, or why it cannot be used.
+# What is counted over all reports, by kind and name, for example `("changed", "details")`.
+_Counts = Counter[tuple[str, str]]
 
-    Args:
-        filtered: The filter that leaves it out.
-        changed, relabelled, lost: Cleaners that changed its text, its labels, and that removed a finding.
-        exam: What it is if not a chest radiograph.
-        language: As [`language_evidence`] says.
-        sentences, recognised: Of the kept text, if it is labelled.
-    """
+
+class _Outcome(NamedTuple):
+    """A report as it is kept, or why it cannot be used, or the filter that leaves it out."""
 
     report: Report | RejectedReport
     filtered: str = ""
-    changed: tuple[str, ...] = ()
-    relabelled: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
-    exam: str = ""
-    language: int = 0
-    sentences: int = 0
-    recognised: int = 0
-
-
-@dataclass
-class _Counts:
-    """Sums over the outcomes."""
-
-    filtered: Counter[str] = field(default_factory=Counter)
-    changed: Counter[str] = field(default_factory=Counter)
-    relabelled: Counter[str] = field(default_factory=Counter)
-    lost: Counter[str] = field(default_factory=Counter)
-    exams: Counter[str] = field(default_factory=Counter)
-    sentences: int = 0
-    recognised: int = 0
-    english: int = 0
-    other_language: int = 0
-    any_language: int = 0
-
-    def add(self, outcome: _Outcome) -> None:
-        self.changed.update(outcome.changed)
-        self.relabelled.update(outcome.relabelled)
-        self.lost.update(outcome.lost)
-        if outcome.filtered:
-            self.filtered[outcome.filtered] += 1
-        if outcome.exam:
-            self.exams[outcome.exam] += 1
-        self.sentences += outcome.sentences
-        self.recognised += outcome.recognised
-        self.english += outcome.language > 0
-        self.other_language += outcome.language < 0
-        self.any_language += outcome.language == 0 and outcome.sentences > 0
+    counts: _Counts = Counter()  # noqa: RUF012 (never changed)
 
 
 def prepare_reports(
@@ -180,7 +140,8 @@ def prepare_reports(
     dropped = {reason: [report.path for report in rejected if report.reason == reason] for reason in DROP_REASONS}
     refuse_many_dropped(dropped, DROP_REASONS, read, max_dropped, "reports", f"; all are listed in {rejected_path}")
     if not table.num_rows:
-        reasons = ", ".join(f"{count} because {FILTERS[name]}" for name, count in counts.filtered.most_common())
+        filtered = _of_kind(counts, "filtered").most_common()
+        reasons = ", ".join(f"{count} because {FILTERS[name]}" for name, count in filtered)
         raise InputError(f"no report is left of {read}: {reasons}; try --sections any, or keep what the filters drop")
     # Hundreds of thousands of reports have a few thousand different lists.
     labels_of = {stated: parse_observations(stated) for stated in table["observations"].unique().to_pylist()}
@@ -199,13 +160,14 @@ def prepare_reports(
             "read": read,
             "kept": table.num_rows,
             "dropped": {reason: len(paths) for reason, paths in dropped.items() if paths},
-            "filtered": {name: counts.filtered[name] for name in FILTERS if counts.filtered[name]},
-            "other_exams": dict(counts.exams.most_common()),
-            "changed": dict(sorted(counts.changed.items())),
-            "labels_changed": dict(sorted(counts.relabelled.items())),
-            "findings_lost": dict(sorted(counts.lost.items())),
+            "filtered": {name: counts["filtered", name] for name in FILTERS if counts["filtered", name]},
+            "other_exams": dict(_of_kind(counts, "other_exams").most_common()),
+            **{
+                kind: dict(sorted(_of_kind(counts, kind).items()))
+                for kind in ("changed", "labels_changed", "findings_lost")
+            },
         },
-        "sentences": {"labelled": counts.sentences, "recognised": counts.recognised},
+        "sentences": {name: counts["sentences", name] for name in ("labelled", "recognised")},
         "splits": {split: rows for split, (rows, _) in counted.items()},
         "observations": {split: observations for split, (_, observations) in counted.items()},
         "leakage_audit": _audit(splits),
@@ -213,11 +175,15 @@ def prepare_reports(
     return splits, facts
 
 
+def _of_kind(counts: _Counts, kind: str) -> Counter[str]:
+    return Counter({name: count for (of, name), count in counts.items() if of == kind})
+
+
 def _read(
     source: ReportSource, options: ReportOptions, processes: int | None, progress: Callable[[int], None] | None
 ) -> tuple[pa.Table, dict[str, Any], list[RejectedReport], _Counts]:
     """Kept reports with their stated splits, number and hash of all files, rejected reports, and counts."""
-    rejected, counts = list(source.rejected), _Counts()
+    rejected, counts = list(source.rejected), Counter()
     tree, hashed, seen = hashlib.sha256(), 0, set()
     schema = pa.schema([(column, pa.string()) for column in (*COLUMNS, "split")])
     parts = [schema.empty_table()]
@@ -230,15 +196,17 @@ def _read(
                 report = outcome.report
                 if isinstance(report, RejectedReport):
                     if report.reason in EMPTY_REASONS:
-                        counts.filtered[report.reason] += 1
+                        counts["filtered", report.reason] += 1
                     else:
                         rejected.append(report)
                 elif report.id in seen:
                     rejected.append(RejectedReport(report.path, "duplicate_study"))
                 else:
                     seen.add(report.id)
-                    counts.add(outcome)
-                    if not outcome.filtered:
+                    counts.update(outcome.counts)
+                    if outcome.filtered:
+                        counts["filtered", outcome.filtered] += 1
+                    else:
                         kept.append(report._asdict())
             # Arrow stores the text without a Python object per cell.
             parts.append(pa.Table.from_pylist(kept, schema))
@@ -252,14 +220,14 @@ def _read(
 
 def _check_language(counts: _Counts, source: ReportSource) -> None:
     """Refuse reports that the rules cannot label; stated labels are not counted here."""
-    other = counts.other_language
-    if counts.recognised < LEAST_RECOGNISED * counts.sentences:
-        other += counts.any_language
-    if other <= counts.english:
+    other, english = counts["language", "other"], counts["language", "English"]
+    if counts["sentences", "recognised"] < LEAST_RECOGNISED * counts["sentences", "labelled"]:
+        other += counts["language", "any"]
+    if other <= english:
         return
     stated = [kind for kind in source.label_sources if kind != "relabel"]
     raise InputError(
-        f"{other} of the first {other + counts.english} reports are not in English, the only language that the labelling rules"
+        f"{other} of the first {other + english} reports are not in English, the only language that the labelling rules"
         f" know; {f'use the labels of the source with --label-source {stated[0]}' if stated else 'use labels that a source states'}"
     )
 
@@ -305,9 +273,8 @@ def _prepare(
 ) -> _Outcome:
     if isinstance(report, RejectedReport):
         return _Outcome(report)
-    exam = other_exam(report.exam)
-    if exam:
-        return _Outcome(report, "other_exam", exam=exam)
+    if exam := other_exam(report.exam):
+        return _Outcome(report, "other_exam", Counter([("other_exams", exam)]))
     both, relabel = options.sections == "both", options.labels == "relabel"
     sections = report.findings, report.impression
     if report.empty_header and (both or not any(sections)):
@@ -320,61 +287,62 @@ def _prepare(
         return _Outcome(report, _NO_LABELS[report.observations])
     language = language_evidence(" ".join(sections)) if relabel else 0
     if language < 0:
-        return _Outcome(report, "not_english", language=language)
-    cleaned = _clean(sections, both, cleaners)
-    outcome = _Outcome(report, cleaned.filtered, cleaned.changed, cleaned.relabelled, cleaned.lost, language=language)
-    if outcome.filtered and not (outcome.filtered in _TURNED_NORMAL and options.turned_normal == "keep"):
-        return outcome
-    sections = cleaned.sections
+        return _Outcome(report, "not_english", Counter([("language", "other")]))
+    sections, labels, filtered, counts = _clean(sections, both, cleaners)
+    if language:
+        counts["language", "English"] = 1
+    if filtered and not (filtered in _TURNED_NORMAL and options.turned_normal == "keep"):
+        return _Outcome(report, filtered, counts)
     if any(map(control_token_in, sections)):
         # The model would learn to stop there.
         return _Outcome(RejectedReport(report.path, "control_token", sha256=report.sha256))
     stated = report.observations
     if relabel:
-        stated = format_observations(cleaned.labels or label_report(*sections))
+        stated = format_observations(labels or label_report(*sections))
         sentences = [part for text in sections for part in split_sentences(text) if any(map(str.isalpha, part))]
-        outcome = outcome._replace(sentences=len(sentences), recognised=sum(map(recognises, sentences)))
+        counts["sentences", "labelled"] = len(sentences)
+        counts["sentences", "recognised"] = sum(map(recognises, sentences))
+        counts["language", "any"] = int(not language and bool(sentences))
     kept = report._replace(observations=stated, findings=sections[0], impression=sections[1])
-    return outcome._replace(report=kept, filtered="")
+    return _Outcome(kept, counts=counts)
 
 
 class _Cleaned(NamedTuple):
-    """Sections after cleaning, and their labels if a cleaner changed them; otherwise as in [`_Outcome`]."""
+    """Sections after cleaning, their labels if a cleaner changed them, and a filter as in [`_Outcome`]."""
 
     sections: tuple[str, str]
-    labels: Labels | None = None
-    filtered: str = ""
-    changed: tuple[str, ...] = ()
-    relabelled: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
+    labels: Labels | None
+    filtered: str
+    counts: _Counts
 
 
 def _clean(sections: tuple[str, str], both: bool, cleaners: list[tuple[str, Callable[[str], str]]]) -> _Cleaned:
     """Apply the cleaners, and compare the labels before and after; after each cleaner only if they are different in the end."""
-    changed, stages = [], [sections]
+    changed, stages, counts = [], [sections], Counter()
     for name, clean in cleaners:
         cleaned = clean(sections[0]), clean(sections[1])
         if cleaned == sections:
             continue
         changed.append(name)
+        counts["changed", name] = 1
         sections = cleaned
         stages.append(sections)
         if not any(sections) or (both and not all(sections)):
-            return _Cleaned(sections, filtered=f"only_{name}", changed=tuple(changed))
+            return _Cleaned(sections, None, f"only_{name}", counts)
     if not changed:
-        return _Cleaned(sections)
+        return _Cleaned(sections, None, "", counts)
     labels = [label_report(*stages[0]), label_report(*sections)]
     if labels[0] == labels[1]:
-        return _Cleaned(sections, labels[1], changed=tuple(changed))
+        return _Cleaned(sections, labels[1], "", counts)
     labels[1:1] = [label_report(*stage) for stage in stages[1:-1]]
-    relabelled, lost = [], []
+    filtered = ""
     for name, before, after in zip(changed, labels, labels[1:], strict=False):
         if after != before:
-            relabelled.append(name)
+            counts["labels_changed", name] = 1
         if findings_lost(before, after):
-            lost.append(name)
-    filtered = f"normal_without_{lost[-1]}" if lost and not findings_present(labels[-1]) else ""
-    return _Cleaned(sections, labels[-1], filtered, tuple(changed), tuple(relabelled), tuple(lost))
+            counts["findings_lost", name] = 1
+            filtered = f"normal_without_{name}"
+    return _Cleaned(sections, labels[-1], "" if findings_present(labels[-1]) else filtered, counts)
 
 
 _NO_LABELS = {NOTHING_MENTIONED: "nothing_mentioned", CONTRADICTORY: "contradictory_labels"}

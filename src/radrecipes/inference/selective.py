@@ -6,12 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from radrecipes.inference.abstention import (
-    ThresholdChoice,
-    area_under_risk_coverage,
-    choose_threshold,
-    risk_coverage,
-)
+from radrecipes.inference.abstention import ThresholdChoice, area_under_risk_coverage, choose_threshold, risk_coverage
 from radrecipes.statistics import Statistic, bootstrap_interval, mean_statistic
 
 CURVE_POINTS = 200

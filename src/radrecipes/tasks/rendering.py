@@ -113,11 +113,7 @@ def _split_up(prompt_ids: list[int], whole: list[int], style: str, stop_token_id
 
 
 def render_completions(
-    task: Task,
-    targets: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    style: str,
-    stop_token_ids: list[int],
+    task: Task, targets: Sequence[str], tokenizer: PreTrainedTokenizerBase, style: str, stop_token_ids: list[int]
 ) -> list[list[int]]:
     """Token ids of each target as the model writes it, with its stop token; independent of the prompt."""
     check_answers(targets, "labels", tokenizer)

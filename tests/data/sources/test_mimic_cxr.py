@@ -281,7 +281,7 @@ def test_a_report_that_is_a_link_too_large_or_no_file_is_rejected(tree):
 def test_a_link_to_a_folder_of_reports_is_refused(tree):
     root, _ = tree
     (root / "files" / "p10" / "loop").symlink_to(root)
-    with pytest.raises(InputError, match=r"a folder in files/ is a link, which is not followed; copy the tree"):
+    with pytest.raises(InputError, match=r"a folder in it is a link, which is not followed; copy it"):
         MimicCxr(root)
 
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radrecipes.data.csv_cells import guarded
-from radrecipes.data.sources.tables import RejectedRow, iterate_examples, read_examples
+from radrecipes.data.sources.tables import ExampleTable, RejectedRow
 from radrecipes.errors import InputError
 
 
 def read(path, **columns):
-    return read_examples(path, inputs={"note": "text"}, target="label", **columns)
+    return ExampleTable(path, inputs={"note": "text"}, target="label", **columns).read()
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "A.CSV", "a.jsonl", "a.jsonl.gz", "a.parquet"])
@@ -148,7 +148,7 @@ def test_parquet_numbers_pass_as_identifiers_and_missing_cells_as_empty(tmp_path
 
 def stream(path):
     """Good rows as (note, label), rejected ones as their line, in order; and the reasons."""
-    rows = list(iterate_examples(path, inputs={"note": "text"}, target="label"))
+    rows = list(ExampleTable(path, inputs={"note": "text"}, target="label"))
     seen = [row.line if isinstance(row, RejectedRow) else (row.inputs["note"], row.target) for row in rows]
     return seen, [row.reason for row in rows if isinstance(row, RejectedRow)]
 
@@ -194,7 +194,7 @@ def test_an_open_quote_swallows_no_row_of_a_long_file(tmp_path, place):
     lines = [f"note {number} of many,CT\n" for number in range(20_000)]
     lines[place] = '"' + lines[place]
     path.write_text("text,label\n" + "".join(lines))
-    rows = list(iterate_examples(path, inputs={"note": "text"}))
+    rows = list(ExampleTable(path, inputs={"note": "text"}))
     rejected = [row.line for row in rows if isinstance(row, RejectedRow)]
     assert rejected == [str(place + 2)] and len(rows) == 20_000
     assert [row.id for row in rows if not isinstance(row, RejectedRow)] == [
@@ -266,7 +266,7 @@ def test_rows_of_parquet_that_share_a_large_text_are_read_one_by_one(tmp_path, m
     path, largest = tmp_path / "a.parquet", 0
     pq.write_table(shared_text(400, 2**18), path, compression="none")
     before = pa.total_allocated_bytes()
-    for row in iterate_examples(path, inputs={"note": "text"}, target="label"):
+    for row in ExampleTable(path, inputs={"note": "text"}, target="label"):
         assert len(row.inputs["note"]) == 2**18
         largest = max(largest, pa.total_allocated_bytes() - before)
     assert largest < 8 * 2**20  # all rows have 100 MiB
@@ -303,7 +303,7 @@ def test_a_text_table_that_would_take_hours_or_all_memory_is_refused(tmp_path, n
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=said):
-        for _ in iterate_examples(path, inputs={"note": "text"}, target="label"):
+        for _ in ExampleTable(path, inputs={"note": "text"}, target="label"):
             pass
 
 

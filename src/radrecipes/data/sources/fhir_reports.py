@@ -42,10 +42,6 @@ class FhirReports(ReportSource):
                 "no DiagnosticReport resource here; give .ndjson files with one resource per line as --root", str(root)
             )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it receives the lines one by one."""
-        return {}
-
     def items(self) -> Iterator[tuple]:
         """Place and line of every resource."""
         for name, lines in self._files.each():

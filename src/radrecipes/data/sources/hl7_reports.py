@@ -2,10 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from radrecipes.data.sources.hl7 import WITHDRAWN, Result, field, messages_in, results_in, unescaped
 from radrecipes.data.sources.records import as_report, sections_of
@@ -64,15 +63,6 @@ class Hl7Reports(ReportSource):
             )
             if count
         ]
-
-    @classmethod
-    def open(cls, root: Path, options: Mapping[str, Any]) -> "Hl7Reports":
-        """Open the messages with the encoding of the options."""
-        return cls(root, encoding=options["encoding"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it receives the messages one by one."""
-        return {}
 
     def items(self) -> Iterator[Result]:
         """The last version of every report."""

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from radrecipes.data.sources.text_tables import DAMAGED_GZIP, SURROGATE, text_lines
+from radrecipes.data.sources.text_tables import DAMAGED_GZIP, SURROGATE, json_object, text_lines
 from radrecipes.errors import InputError
 from radrecipes.files import MIB, ROW_LIMIT, unpacked
 
@@ -36,15 +36,13 @@ def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     if path.name.lower().endswith(LINES):
         for number, line in enumerate(text_lines(path), start=1):
             if line.strip():
-                yield f"{path}:{number}", _parsed(line)
+                yield f"{path}:{number}", json_object(line)
         return
     try:
         with unpacked(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape") as text:
             for number, value in enumerate(_elements(text, str(path)), start=1):
-                yield (
-                    f"{path}:object {number}",
-                    value if isinstance(value, dict) else "is not an object with columns as keys",
-                )
+                found = value if isinstance(value, dict) else "is not an object with columns as keys"
+                yield f"{path}:object {number}", found
     except DAMAGED_GZIP:
         raise InputError("is not a complete gzip file; copy it again", str(path)) from None
 
@@ -67,14 +65,6 @@ def json_cells(row: dict[str, Any], columns: Sequence[str]) -> dict[str, str] | 
             return f"column {column!r} contains a broken character; save the file as UTF-8"
         cells[column] = value
     return cells
-
-
-def _parsed(text: str) -> dict[str, Any] | str:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return "is not valid JSON; write one object per line"
-    return value if isinstance(value, dict) else "is not an object with columns as keys"
 
 
 def _elements(text: io.TextIOWrapper, where: str) -> Iterator[Any]:

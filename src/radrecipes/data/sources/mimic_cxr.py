@@ -17,6 +17,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from radrecipes.data.sources.report_files import walk
 from radrecipes.data.sources.report_source import (
     CONTRADICTORY,
     LARGEST_REPORT,
@@ -69,6 +70,7 @@ class MimicCxr(ReportSource):
     # Its marks are dates, names and places; sentences that contain one seldom state a finding.
     deidentified = "drop"
     folder = "files"
+    shared = ("_base", "_archive")
 
     def __init__(self, root: str | Path, *, labels: str | None = None, official_split: bool = False):
         """Find the reports, and read the requested CSV files, each with or without `.gz`.
@@ -90,10 +92,6 @@ class MimicCxr(ReportSource):
     def open(cls, root: Path, options: Mapping[str, Any]) -> "MimicCxr":
         """Open the source with the CSV files that `--labels` and `--split` need."""
         return cls(root, labels=options["labels"], official_split=options["split"] == "official")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it receives the items one by one."""
-        return {"_base": self._base, "_archive": self._archive}
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read one report file and split it into its sections."""
@@ -273,22 +271,7 @@ def _find_reports(root: Path) -> tuple[Path | None, Path | None, list[tuple[str,
 
 
 def _scan(base: Path) -> list[tuple[str, str, str]]:
-    def refuse(error: OSError) -> None:
-        # The folder is not named: its name is a patient's id.
-        raise InputError(
-            f"a folder in it cannot be listed ({error.strerror}); find it with `find … -type d ! -readable`", str(base)
-        )
-
-    paths = []
-    # `files` itself may be a link: the owner of the folder put it there.
-    for folder, folders, names in os.walk(base / "files", onerror=refuse):
-        if any(os.path.islink(os.path.join(folder, name)) for name in folders):
-            raise InputError(
-                "a folder in files/ is a link, which is not followed; copy the tree with `cp -rL`", str(base)
-            )
-        inside = os.path.relpath(folder, base)
-        paths += (f"{inside}/{name}" for name in names)
-    matches = (_REPORT_PATH.fullmatch(path) for path in paths)
+    matches = (_REPORT_PATH.fullmatch(f"files/{path}") for path in walk(base / "files"))
     return sorted(match.groups() for match in matches if match and match[1] == match.string)
 
 

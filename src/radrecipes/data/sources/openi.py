@@ -8,16 +8,9 @@ import re
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
-from radrecipes.data.sources.report_source import (
-    LARGEST_REPORT,
-    RejectedReport,
-    Report,
-    ReportSource,
-    read_report,
-)
+from radrecipes.data.sources.report_source import LARGEST_REPORT, RejectedReport, Report, ReportSource, read_report
 from radrecipes.errors import InputError
 from radrecipes.files import bounded, unpacked
 
@@ -37,6 +30,7 @@ class OpenI(ReportSource):
     published = "other-openi"
     access = "registered"
     license = "cc-by-nc-nd-4.0"
+    shared = ("_base",)
     folder = FOLDER
 
     def __init__(self, root: str | Path):
@@ -63,10 +57,6 @@ class OpenI(ReportSource):
                 str(root),
             )
         self.count = len(self._items)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it receives the items one by one."""
-        return {"_base": self._base}
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read findings and impression of one report."""

@@ -55,9 +55,7 @@ class LineFiles:
 
 
 def files_below(root: Path, suffixes: Collection[str], kind: str) -> list[str]:
-    """Paths of the files in a folder and its subfolders, relative to it and sorted; of a file its name.
-
-    Hidden files and folders are left out. Links to folders are refused, and a place without files is an [`InputError`].
+    """Paths of the files in a folder as [`walk`] finds them, sorted; of a file its name. A place without any is an [`InputError`].
 
     Args:
         suffixes: Endings of the names, in lower case.
@@ -68,6 +66,14 @@ def files_below(root: Path, suffixes: Collection[str], kind: str) -> list[str]:
         return [root.name]
     if not root.is_dir():
         raise InputError(f"no such file or folder; give one with {names} as --root", str(root))
+    found = sorted(path for path in walk(root) if path.lower().endswith(tuple(suffixes)))
+    if not found:
+        raise InputError(f"no {names} in this folder; give the folder that contains them as --root", str(root))
+    return found
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Paths of the files in a folder and its subfolders, relative to it, without hidden ones; a link to a folder is refused."""
 
     def refuse(error: OSError) -> None:
         # The folder is not named: its name may be a patient's id.
@@ -75,20 +81,13 @@ def files_below(root: Path, suffixes: Collection[str], kind: str) -> list[str]:
             f"a folder in it cannot be listed ({error.strerror}); find it with `find … -type d ! -readable`", str(root)
         )
 
-    found = []
+    # `root` itself may be a link: its owner put it there.
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if any(os.path.islink(os.path.join(folder, name)) for name in folders):
             raise InputError("a folder in it is a link, which is not followed; copy it with `cp -rL`", str(root))
         inside = os.path.relpath(folder, root)
-        found += (
-            os.path.normpath(os.path.join(inside, name))
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(tuple(suffixes))
-        )
-    if not found:
-        raise InputError(f"no {names} in this folder; give the folder that contains them as --root", str(root))
-    return sorted(found)
+        yield from (os.path.normpath(os.path.join(inside, name)) for name in files if not name.startswith("."))
 
 
 def decoded(data: bytes, encoding: str | None = None) -> str | None:

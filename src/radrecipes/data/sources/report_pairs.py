@@ -1,9 +1,6 @@
 """Reads prompt and completion pairs: a JSONL file with observations in the prompts and reports as completions."""
 
-import gzip
-import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -11,8 +8,9 @@ from typing import Any
 
 from radrecipes.data.sources.records import as_report, sections_of
 from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource
+from radrecipes.data.sources.text_tables import SURROGATE, json_object, text_lines
 from radrecipes.errors import InputError
-from radrecipes.files import bounded_lines, file_sha256, unpacked
+from radrecipes.files import file_sha256
 from radrecipes.radiology.observations import format_observations, parse_observations
 
 _TRAILING_HEADER = re.compile(r"[\s.;,]*(?:findings|report)\s*:\s*\Z", re.IGNORECASE)
@@ -29,6 +27,7 @@ class ReportPairs(ReportSource):
     group = "the group of the source, for example a patient, or the report itself"
     label_sources = ("prompt", "relabel")
     options = ("id_column", "group_column")
+    shared = ("path", "_prompt", "_completion", "_id", "_group")
 
     def __init__(
         self,
@@ -65,35 +64,29 @@ class ReportPairs(ReportSource):
     @classmethod
     def open(cls, root: Path, options: Mapping[str, Any]) -> "ReportPairs":
         """Open the file with the columns that the options name."""
-        columns = {name: options[name] for name in ("completion_column", "id_column", "group_column")}
+        columns = {name: options[name] for name in ("completion_column", *cls.options)}
         prompt_column = options["prompt_column"] if options["label_source"] == "prompt" else None
         return cls(root, prompt_column=prompt_column, **columns)
 
     def _check_columns(self) -> None:
         """Refuse a file whose first objects all lack a column, and name the way to read it."""
-        rows = (self._row(line, number) for number, line in islice(self.items(), _FIRST))
+        rows = (json_object(line) for _, line in islice(self.items(), _FIRST))
         objects = [row for row in rows if isinstance(row, dict)]
+        remedies = {
+            self._prompt: "name it with --prompt-column, or label the reports by their text with --label-source relabel",
+            self._completion: "name it with --completion-column",
+        }
         sections = "columns of findings and impression are read with --source table"
-        for column, remedy in (
-            (
-                self._prompt,
-                "name it with --prompt-column, or label the reports by their text with --label-source relabel",
-            ),
-            (self._completion, "name it with --completion-column"),
-        ):
+        for column, remedy in remedies.items():
             if column and objects and not any(column in row for row in objects):
                 raise InputError(f"no object has the column {column!r}; {remedy}; {sections}", str(self.path))
 
     def items(self) -> Iterator[tuple]:
-        """Number and bytes of every line that is not blank."""
-        number = 0
+        """Number and text of every line that is not blank."""
         try:
-            with unpacked(self.path) as lines:
-                for number, line in enumerate(bounded_lines(lines, str(self.path)), start=1):
-                    if line.strip():
-                        yield number, line
-        except (gzip.BadGzipFile, EOFError, zlib.error):
-            raise InputError("is not a complete gzip file; copy it again", f"{self.path}:{number + 1}") from None
+            for number, line in enumerate(text_lines(self.path), start=1):
+                if line.strip():
+                    yield number, line
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror}); check its permissions", str(self.path)) from None
 
@@ -101,10 +94,10 @@ class ReportPairs(ReportSource):
         """Read one line."""
         number, line = item
         where = f"{self.path.name}:{number}"
-        row = self._row(line, number)
-        if row is None:
+        if SURROGATE.search(line):
             return RejectedReport(where, "not_utf8")
-        if not isinstance(row, dict):
+        row = json_object(line)
+        if isinstance(row, str):
             return RejectedReport(where, "unreadable_json", "write one object per line")
         cells = {}
         for column in filter(None, (self._prompt, self._completion, self._id, self._group)):
@@ -113,16 +106,11 @@ class ReportPairs(ReportSource):
                 value = str(value)
             if not isinstance(value, str):
                 return RejectedReport(where, "unreadable_json", f"column {column!r} is missing or is not text")
-            try:
-                value.encode("utf-8")
-            except UnicodeEncodeError:
+            if SURROGATE.search(value):
                 return RejectedReport(where, "not_utf8", f"column {column!r} contains a broken character")
             cells[column] = value
         study = cells[self._id].strip() if self._id else str(number)
         group = cells[self._group].strip() if self._group else study
-        if not group:
-            return RejectedReport(where, "empty_group")
-
         observations = None
         if self._prompt:
             try:
@@ -130,13 +118,3 @@ class ReportPairs(ReportSource):
             except InputError as error:
                 return RejectedReport(where, "unreadable_prompt", str(error))
         return as_report(where, study, group, sections_of(cells[self._completion]), observations=observations)
-
-    @staticmethod
-    def _row(line: bytes, number: int) -> Any:
-        """The value in a line, `None` if it is not UTF-8, `False` if it is not JSON."""
-        try:
-            return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError:
-            return None
-        except (ValueError, RecursionError):
-            return False

@@ -88,7 +88,7 @@ def read_report(path: str | Path, name: str) -> bytes | RejectedReport:
 
 
 class ReportSource(ABC):
-    """A reader. It is pickled for every process, so it must be small: what belongs to one report is in its item.
+    """A reader. What belongs to one report is in its item, so that what other processes get of the reader is small.
 
     Attributes:
         name, layout: The value of `--source`, and what `--root` has to be, for `--help`.
@@ -98,6 +98,7 @@ class ReportSource(ABC):
         deidentified: The default of `--deidentified`.
         label_sources: The possible values of `--label-source`, the default first.
         options: Names of the options that only some sources have, and this one has.
+        shared: Names of the attributes that every process needs to [`read`] an item.
         rejected: Reports that are known to be unusable before any is read.
         files: For the manifest: `file` and `sha256` of every file that was read completely.
         folder: Name of the folder or archive whose reports are hashed one by one, if any.
@@ -116,6 +117,7 @@ class ReportSource(ABC):
     label_sources: ClassVar[tuple[str, ...]] = ("relabel",)
     official_split: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()
+    shared: ClassVar[tuple[str, ...]] = ()
 
     count: int
     _items: list[tuple]
@@ -128,7 +130,11 @@ class ReportSource(ABC):
     @classmethod
     def open(cls, root: Path, options: Mapping[str, Any]) -> Self:
         """Open the source; `options` are the command-line values by name."""
-        return cls(root)
+        return cls(root, **{name: options[name] for name in cls.options})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets."""
+        return {name: getattr(self, name) for name in self.shared}
 
     def items(self) -> Iterator[tuple]:
         """Yield the argument of [`read`] for each report in a fixed order; called once, before the processes start."""

@@ -26,6 +26,7 @@ class ReportTable(ReportSource):
     group = "the patient as a column states it, or the report itself if there is no such column"
     official_split = True
     options = (*(f"{role}_column" for role in USUAL_NAMES), *_FORM)
+    shared = ("columns",)
 
     def __init__(
         self,
@@ -75,10 +76,6 @@ class ReportTable(ReportSource):
         columns = {role: options[f"{role}_column"] for role in USUAL_NAMES}
         form = TableForm(**{name: options[name] for name in _FORM})
         return cls(root, columns=columns, form=form, official_split=options["split"] == "official")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it receives the rows one by one."""
-        return {"columns": self.columns}
 
     def items(self) -> Iterator[tuple]:
         """Number and place of every row, and its cells or what is wrong with it."""

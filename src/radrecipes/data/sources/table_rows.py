@@ -1,6 +1,5 @@
 """Reads any table (CSV, TSV, TXT, JSONL, Excel, Parquet) row by row: cells by the names of their columns."""
 
-import json
 import os
 import re
 from abc import ABC, abstractmethod
@@ -34,6 +33,7 @@ from radrecipes.data.sources.text_tables import (
     RawRow,
     delimited_rows,
     detect_encoding,
+    json_object,
     line_problem,
     text_lines,
 )
@@ -110,10 +110,7 @@ class Table(ABC):
 
 
 def open_table(
-    path: str | Path,
-    columns: Sequence[str] | None = None,
-    form: TableForm | None = None,
-    likely: Collection[str] = (),
+    path: str | Path, columns: Sequence[str] | None = None, form: TableForm | None = None, likely: Collection[str] = ()
 ) -> Table:
     """Open a table and find its header; an [`InputError`] if that is not certain, or a column is missing.
 
@@ -197,10 +194,7 @@ class _TextTable(Table):
         raw = self._raw()
         next(raw, None)
         for where, fields, problem in without_footer(raw, self._skip_footer, self._left_out):
-            yield (
-                where,
-                problem or {column: unguarded(fields[position]) for column, position in positions.items()},
-            )
+            yield (where, problem or {column: unguarded(fields[position]) for column, position in positions.items()})
 
 
 class _ExcelTable(Table):
@@ -282,17 +276,7 @@ class _JsonTable(Table):
                 yield f"{self.path}:{number}", line
 
     def _object(self, line: str) -> dict[str, Any] | str:
-        if problem := line_problem(line, self._encoding):
-            return problem
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            # Other than JSON's own errors: a number with thousands of digits, or brackets nested thousands deep.
-            reason = (
-                error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number too long"
-            )
-            return f"not valid JSON ({reason}); write one object per line"
-        return row if isinstance(row, dict) else "must be a JSON object with the columns as keys"
+        return line_problem(line, self._encoding) or json_object(line)
 
     def rows(self, columns: Sequence[str] | None = None, values: Collection[str] = ()) -> Iterator[Row]:
         for where, line in self._lines():

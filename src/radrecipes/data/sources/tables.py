@@ -108,16 +108,6 @@ class ExampleTable:
         return examples
 
 
-def read_examples(path: str | Path, **columns: Any) -> list[Example]:
-    """Read a complete table, with columns as for [`ExampleTable`]; a rejected row is an [`InputError`]."""
-    return ExampleTable(path, **columns).read()
-
-
-def iterate_examples(path: str | Path, **columns: Any) -> Iterator[Example | RejectedRow]:
-    """The rows of an [`ExampleTable`]."""
-    return iter(ExampleTable(path, **columns))
-
-
 def check_columns(inputs: Sequence[str], targets: Sequence[str]) -> None:
     """Refuse a column that is named twice: in the text, a label would be its own answer."""
     columns = [*inputs, *targets]

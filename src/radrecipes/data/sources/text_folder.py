@@ -3,9 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
 
 from radrecipes.data.sources.records import as_report, sections_of
 from radrecipes.data.sources.report_files import decoded, files_below
@@ -23,6 +21,7 @@ class TextFolder(ReportSource):
     title = "a folder of text files"
     group = "the folder or the part of the path that names the patient, or the report itself"
     options = ("group_pattern", "encoding")
+    shared = ("_root", "_encoding")
 
     def __init__(self, root: str | Path, *, group_pattern: str | None = None, encoding: str | None = None):
         r"""Find the files.
@@ -53,15 +52,6 @@ class TextFolder(ReportSource):
             if alone
             else f"{len(paths)} files of {patients} patients, {named}"
         ]
-
-    @classmethod
-    def open(cls, root: Path, options: Mapping[str, Any]) -> "TextFolder":
-        """Open the folder with the pattern and encoding of the options."""
-        return cls(root, group_pattern=options["group_pattern"], encoding=options["encoding"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it receives the items one by one."""
-        return {"_root": self._root, "_encoding": self._encoding}
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read one file."""

@@ -4,12 +4,13 @@ import codecs
 import csv
 import gzip
 import io
+import json
 import re
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from radrecipes.errors import InputError
 from radrecipes.files import MIB, ROW_LIMIT, bounded_lines, unpacked
@@ -95,10 +96,7 @@ def text_lines(path: Path, encoding: str = UTF_8) -> Iterator[str]:
     """Lines of a text file, also gzipped, each with its line end."""
     # Undecodable bytes become lone surrogates, so that their line can be named.
     encoding = "utf-8-sig" if codecs.lookup(encoding).name == UTF_8 else encoding
-    with (
-        unpacked(path) as binary,
-        io.TextIOWrapper(binary, encoding, errors="surrogateescape", newline="") as lines,
-    ):
+    with unpacked(path) as binary, io.TextIOWrapper(binary, encoding, errors="surrogateescape", newline="") as lines:
         number = 0
         try:
             for number, line in enumerate(bounded_lines(lines, str(path)), start=1):  # noqa: B007 (named in the error)
@@ -118,6 +116,17 @@ def line_problem(line: str, encoding: str = UTF_8) -> str | None:
         name = "UTF-8" if encoding == UTF_8 else encoding
         return f"is not {name}; save the file as UTF-8, or name its encoding with --encoding, for example cp1250"
     return "contains a NUL byte; save the file as UTF-8 text" if "\0" in line else None
+
+
+def json_object(line: str) -> dict[str, Any] | str:
+    """The JSON object in a line, or what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        # Other than JSON's own errors: a number with thousands of digits, or brackets nested thousands deep.
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number too long"
+        return f"not valid JSON ({reason}); write one object per line"
+    return row if isinstance(row, dict) else "must be a JSON object with the columns as keys"
 
 
 class RowLines:
@@ -170,7 +179,7 @@ class RowLines:
 def delimited_rows(path: Path, delimiter: str, encoding: str = UTF_8, skip: int = 0) -> Iterator[RawRow]:
     """The rows of a delimited file below `skip` lines, the header first; an [`InputError`] at a broken header.
 
-    A row with a broken quote costs the line that it starts on; see [`~data.sources.tables.iterate_examples`].
+    A row with a broken quote costs the line that it starts on; see [`~data.sources.tables.ExampleTable`].
     """
     row_lines = RowLines(text_lines(path, encoding))
     row_lines.skip(skip)
