@@ -91,10 +91,7 @@ def _escape_output() -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main` and exit with the project's exit codes.
-
-    A [`RadrecipesError`] becomes one line on standard error and the error's exit code; Ctrl-C becomes exit code 130.
-    """
+    """Run a script's `main` and exit with the project's exit codes, after a line on standard error instead of a traceback."""
     _escape_output()
     try:
         main()

@@ -46,10 +46,7 @@ class LockedError(Exception):
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> io.FileIO:
-    """Open a regular file unbuffered; a device, pipe or socket is an [`InputError`] at once, where `open` would wait.
-
-    With `follow=False` a link is an [`OSError`] (`ELOOP`).
-    """
+    """Open a regular file unbuffered; a device or pipe is an [`InputError`], without `follow` a link an [`OSError`] (`ELOOP`)."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
     try:
         descriptor = os.open(path, flags)
@@ -262,10 +259,7 @@ def copy_mode(source: Path, target: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | Callable[[Path], None]) -> None:
-    """Replace a file with a text, or with what a function writes to the path that it gets.
-
-    A kill, a full disk or a power cut leaves either the old file or the new one.
-    """
+    """Replace a file with a text, or with what a function writes to a path; a kill leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}")
     try:
         if isinstance(content, str):

@@ -31,21 +31,10 @@ _CONTENTS = {
         **dict.fromkeys(("metrics.json", "predictions.parquet", "report.html", "LOCK"), _FILE),
         "figures": _TREE,
     },
-    "prediction": dict.fromkeys(
-        (
-            "*.parquet",
-            "*.jsonl",
-            "*.refused.json",
-            "state.json",
-            ".state.json",
-            "id",
-            ".id",
-            "LOCK",
-            "ASSEMBLED",
-            "assembled-*",
-        ),
-        _FILE,
-    ),
+    "prediction": {
+        **dict.fromkeys(("*.parquet", "*.jsonl", "*.refused.json", "ASSEMBLED", "assembled-*"), _FILE),
+        **dict.fromkeys(("state.json", ".state.json", "id", ".id", "LOCK"), _FILE),
+    },
     "check": {"state.json": _FILE, "published*": "evaluation", "seed-*": "run"},
     "model": {"*": _FILE},
 }
@@ -58,10 +47,7 @@ def mark(folder: Path, kind: str) -> None:
 
 
 def check_replaceable(folder: Path, kind: str) -> None:
-    """Refuse a folder that is a link, does not have the marker of this kind, or contains what this project did not write.
-
-    A missing or an empty folder can be replaced, if it can be written.
-    """
+    """Refuse a folder that is a link, lacks the marker of this kind, or has other content; a missing or empty one is fine."""
     if os.path.islink(folder):
         raise InputError("is a link, which is not replaced; name the folder itself", str(folder))
     check_writable(folder)

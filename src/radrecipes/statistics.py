@@ -107,10 +107,7 @@ def mcnemar_exact(
 
 
 def clopper_pearson_lower_bound(successes: float, rows: float, confidence: float) -> float:
-    """The exact one-sided lower confidence bound of a proportion (Clopper and Pearson, 1934).
-
-    Both counts may be fractional, because [`effective_rows`] are.
-    """
+    """The exact one-sided lower confidence bound of a proportion (Clopper and Pearson, 1934), also of fractional counts."""
     from scipy.stats import beta
 
     if successes <= 0:

@@ -41,10 +41,7 @@ def drop_reasons(input_column: str, target_column: str) -> dict[str, str]:
 
 
 def derive_label_set(examples: Sequence[Example], name: str, source: str) -> LabelSet:
-    """Derive a label set from the labels of examples, ignoring those that [`prepare_rows`] refuses as empty or unsafe.
-
-    `source` appears in it and in errors.
-    """
+    """Derive a label set from the labels of examples; those that [`prepare_rows`] refuses as empty or unsafe are ignored."""
     labels: Counter[str] = Counter()
     for example in examples:
         label = _one_line(example.target)

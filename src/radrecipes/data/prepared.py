@@ -48,10 +48,7 @@ class PreparedDataset:
 
 
 def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
-    """Load a prepared dataset without a cache; the sha256 of every file must be the one in the manifest.
-
-    Closed data make this process private, see [`~access.protect`].
-    """
+    """Load a prepared dataset without a cache, each file with the sha256 of the manifest; closed data make this process private."""
     # Takes most of a second to import, which would delay --help.
     from datasets import Dataset
 

@@ -52,10 +52,7 @@ class ThresholdChoice:
 
 
 def risk_coverage(confidences: np.ndarray, correct: np.ndarray) -> dict[str, np.ndarray]:
-    """The risk-coverage curve: selective `accuracy` for every `coverage` that a threshold can reach, ascending.
-
-    Confidences may be on any scale; one point per distinct confidence.
-    """
+    """The risk-coverage curve: selective `accuracy` by `coverage`, ascending, one point per distinct confidence (on any scale)."""
     order = np.argsort(-confidences, kind="stable")
     thresholds, right = confidences[order], np.cumsum(correct[order])
     last_of_tie = np.append(np.flatnonzero(np.diff(thresholds)), len(thresholds) - 1)
@@ -64,10 +61,7 @@ def risk_coverage(confidences: np.ndarray, correct: np.ndarray) -> dict[str, np.
 
 
 def area_under_risk_coverage(confidences: np.ndarray, correct: np.ndarray) -> float:
-    """Mean error rate of the k most confident answers over k = 1 … rows (Geifman and El-Yaniv, 2017); lower is better.
-
-    Ties count as the mean over all their orders.
-    """
+    """Mean error rate of the k most confident answers over k = 1 … rows (Geifman and El-Yaniv, 2017), and over orders of ties."""
     _, block = np.unique(-confidences, return_inverse=True)
     size = np.bincount(block)
     error_rate = np.bincount(block, weights=~correct) / size
@@ -215,10 +209,7 @@ class DecisionPolicy:
         return policy
 
     def threshold_for(self, target_accuracy: float) -> float:
-        """The confidence threshold for a target accuracy.
-
-        Raises an [`InputError`] if that target was not fitted, or the validation rows do not support it.
-        """
+        """The threshold for a target accuracy; an [`InputError`] if it was not fitted, or the validation rows do not support it."""
         for choice in self.thresholds:
             if abs(choice.target_accuracy - target_accuracy) < 1e-9:
                 break

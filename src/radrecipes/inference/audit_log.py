@@ -83,10 +83,7 @@ class Verified:
 
 
 class AuditLog:
-    """A log to append to; several processes may share it.
-
-    A missing log is created together with its key, both readable only by their owner.
-    """
+    """A log that several processes may append to; a missing one is created with its key, both readable only by their owner."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)

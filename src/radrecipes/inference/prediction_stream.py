@@ -65,10 +65,7 @@ def input_columns(run: Path, task: Task, given: Sequence[str] | None) -> InputCo
 def iterate_inputs(
     path: str | Path, task: Task, columns: InputColumns, id_column: str | None, form: TableForm | None = None
 ) -> Iterator[Example | RejectedRow]:
-    """The rows of a table in order, read as in training; what the task cannot read, and overlong texts, are rejected.
-
-    Without `id_column` rows are numbered.
-    """
+    """The rows of a table, read as in training and numbered without `id_column`; what the task cannot read is rejected."""
     return _checked(ExampleTable(path, inputs={task.input_column: columns}, id_column=id_column, form=form), task)
 
 
@@ -94,10 +91,7 @@ def _checked(rows: Iterable[Example | RejectedRow], task: Task) -> Iterator[Exam
 def examine_input(
     path: str | Path, task: Task, columns: InputColumns, id_column: str | None, form: TableForm | None = None
 ) -> InputFacts:
-    """Read a table once completely, so that its errors show before any work; arguments as for [`iterate_inputs`].
-
-    Raises an [`InputError`] with the first error if no row can be predicted.
-    """
+    """Read a table once, so that its errors show before any work; an [`InputError`] with the first if no row can be predicted."""
     kinds: Counter[bool] = Counter()
     first_rejected = None
     source = ExampleTable(path, inputs={task.input_column: columns}, id_column=id_column, form=form)
@@ -174,10 +168,7 @@ def without_refused(
 
 
 def write_rejects(rows: Iterator[Example | RejectedRow], refused: Iterator[RejectedRow], path: Path) -> int:
-    """Write `line` (`row 17` for Parquet) and `reason` of every row without an answer as CSV; returns their number.
-
-    `refused` are rows that could be read but not answered, in the order of the table.
-    """
+    """Write `line` and `reason` of every row without an answer as CSV, with the `refused` ones in order; returns the number."""
     written, next_refused = 0, next(refused, None)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)

@@ -38,10 +38,7 @@ class UnfinishedPrediction:
         self.folder = output.with_name(output.name + ".unfinished")
 
     def check_output(self) -> None:
-        """Refuse an existing output; clean up after a process that was killed after its last rename.
-
-        Raises an [`InputError`] also for a rejects file without unfinished work, or a folder with other content.
-        """
+        """Refuse an existing output, rejects file or other content; remove what a process left that was killed at the very end."""
         check_writable(self.folder)  # its name is the longest
         if os.path.lexists(self.output):
             if (self.folder / _ASSEMBLED).is_file() and not self.assembling(self.output).exists():
@@ -74,10 +71,7 @@ class UnfinishedPrediction:
 
     @contextlib.contextmanager
     def begun(self, state: Mapping[str, Any], restart: bool) -> Iterator[None]:
-        """Lock the folder, in the main process; start or resume the work, or discard it first with `restart`.
-
-        Raises an [`OutputInUseError`] if another process works on this output.
-        """
+        """Lock the folder, or raise an [`OutputInUseError`]; start or resume the work, or discard it first with `restart`."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(self.folder))

@@ -218,10 +218,7 @@ def check_processes(spec: LaunchSpec | None, args: "TrainingArguments") -> Launc
 
 
 def check_unsharded(spec: LaunchSpec | None) -> None:
-    """Reject FSDP and ZeRO for evaluation and prediction.
-
-    Under FSDP, Transformers gives all but the first process a model without weights, and they would answer with it.
-    """
+    """Reject FSDP, under which all but the first process would answer with a model without weights, and ZeRO."""
     if spec is not None and spec.engine not in _UNSHARDED:
         raise InputError(
             f"the launch configuration requests {spec}, but here each process needs the complete model for its part of the "

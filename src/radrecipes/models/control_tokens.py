@@ -5,25 +5,11 @@ import re
 # Those of the model families in use that do not look like `<|word|>`, as vocabularies and chat templates write them.
 FAMILIES = {
     "Gemma": (
-        "<start_of_turn>",
-        "<end_of_turn>",
-        "<|turn>",
-        "<turn|>",
-        "<|channel>",
-        "<channel|>",
-        "<bos>",
-        "<eos>",
+        *("<start_of_turn>", "<end_of_turn>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<bos>", "<eos>"),
         "<pad>",
     ),
     "Llama 2, Mistral, BioGPT": (
-        "<s>",
-        "</s>",
-        "[INST]",
-        "[/INST]",
-        "<<SYS>>",
-        "<</SYS>>",
-        "[SYSTEM_PROMPT]",
-        "[/SYSTEM_PROMPT]",
+        *("<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
     ),
     "Qwen, SmolLM": ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
 }

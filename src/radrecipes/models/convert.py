@@ -72,10 +72,7 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
 
 
 def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
-    """Write the pickled weights of `<root>/<model_id>/` as safetensors into the same folder, which is returned.
-
-    torch's restricted loader reads the pickle: it rebuilds tensors and runs no code.
-    """
+    """Write pickled weights, read by torch's restricted loader, which runs no code, as safetensors into the same folder."""
     folder = root / model_id
     if any(folder.glob("*.safetensors")):
         raise InputError("contains safetensors already; there is nothing to convert", str(folder))

@@ -53,10 +53,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Finding:
-    """A reason not to publish: what it is and how to fix it, never the text itself.
-
-    `file` is empty if it concerns the release as a whole; `line` is a line of a text or a row of a table, from 1.
-    """
+    """A reason not to publish, without the text; `line` is of a text or a table, `file` empty for the release as a whole."""
 
     file: str
     line: int | None

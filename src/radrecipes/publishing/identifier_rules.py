@@ -21,10 +21,7 @@ _NUMBER_WORD = r"(?:\s*(?:numbers?|num|no|nr|id|identifier)\b\.?|\s*\#)"
 
 
 def _labelled(labels: str, digits: int = 4, number_word: str = "?") -> str:
-    """A code after one of `labels`: an unbroken run of letters and digits, with at least `digits` digits.
-
-    `number_word` is `""` if `number`, `no.`, `ID` or `#` must be between them.
-    """
+    """An unbroken code with at least `digits` digits after a label; with `number_word=""` a word like `no.` is needed."""
     code = rf"(?P<it>(?!(?:19|20)\d\d(?![\w-]))(?=(?:[A-Z/.()-]*\d){{{digits}}})[A-Z0-9(][A-Z0-9/.()-]*[A-Z0-9])"
     return rf"(?i)(?<![A-Z])(?:{labels}){_NUMBER_WORD}{number_word}[\s:=#]{{0,4}}{code}"
 

@@ -9,29 +9,10 @@ from rapidfuzz import process
 from radrecipes.errors import InputError
 
 _BY_TERMS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+# By base model of the recipes.
+BASE_LICENCES = _BY_TERMS.pop("base_models")
 _TERMS = {licence: terms for terms, licences in _BY_TERMS.items() for licence in licences}
 HUB_LICENCES = frozenset(_TERMS)
-
-# Licences of the base models in the recipes, from their repositories on the Hub.
-BASE_LICENCES = {
-    "BioMistral/BioMistral-7B": "apache-2.0",
-    "EPFLiGHT/Meditron3-8B": "llama3.1",
-    "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",
-    "HuggingFaceTB/SmolLM2-360M-Instruct": "apache-2.0",
-    "HuggingFaceTB/SmolLM3-3B": "apache-2.0",
-    "Qwen/Qwen3-0.6B": "apache-2.0",
-    "Qwen/Qwen3-4B": "apache-2.0",
-    "Qwen/Qwen3-8B": "apache-2.0",
-    "epfl-llm/meditron-7b": "llama2",
-    "google/gemma-3-1b-it": "gemma",
-    "google/medgemma-27b-text-it": "other",  # health-ai-developer-foundations
-    "google/medgemma-4b-it": "other",  # health-ai-developer-foundations
-    "meta-llama/Llama-3.1-8B-Instruct": "llama3.1",
-    "meta-llama/Llama-3.2-3B-Instruct": "llama3.2",
-    "microsoft/BioGPT-Large": "mit",
-    "microsoft/Phi-4-mini-instruct": "mit",
-    "microsoft/biogpt": "mit",
-}
 
 
 def check_licence(licence: str, where: str) -> None:

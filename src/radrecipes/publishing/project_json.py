@@ -85,10 +85,7 @@ def _plain(token: str) -> str:
 
 
 def _values(text: str) -> Iterator[tuple[tuple[str | None, ...], int, str]]:
-    """The values of a valid JSON text, in order: path, line and token, which is a scalar, or the start of an object or array.
-
-    The path has the keys as written, and `None` for an array.
-    """
+    """Path (`None` for an array), line and token of each value of a JSON text: a scalar, or the start of an object or array."""
     line, end = 1, 0
     keys: list[str | None] = []
     key_follows = False

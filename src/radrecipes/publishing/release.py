@@ -66,10 +66,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Release:
-    """A folder that is ready to be published and contains nothing else.
-
-    `kind` is `"adapter"`, `"merged"` or `"dataset"`; `files` maps path to sha256, the manifest's own last.
-    """
+    """A folder to publish, of kind `adapter`, `merged` or `dataset`; `files` maps path to sha256, the manifest's own last."""
 
     folder: Path
     kind: str

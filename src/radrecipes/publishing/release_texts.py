@@ -44,10 +44,7 @@ def base_vocabulary(folder: Path | None) -> frozenset[str] | None:
 
 @dataclass(frozen=True)
 class ReleaseText:
-    """A text of a release: a text file, the metadata of a table or of weights, or one cell of a table.
-
-    `raw` is a JSON file as written; `text` has its escapes decoded.
-    """
+    """A text file, the metadata of a table or weights, or a cell; JSON is `raw` as written, in `text` with its escapes decoded."""
 
     file: str
     row: int | None

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import NO_FINDING
-from radrecipes.radiology.rewriting import CUT, repair
+from radrecipes.radiology.rewriting import CUT, patterns, repair
 from radrecipes.radiology.sentences import split_sentences
 
 MARK = "___"
@@ -85,26 +85,23 @@ _NO_NOUN = (
     r"compatible|related|due|within|overlying|over|tip|partially|if|not|no|since|compared)\b"
 )
 # Words around a mark that are cut out with it, in this order.
-_CUTS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        # comparison ___, ___.
-        r"\A\W*comparison:? (?:is )?(?:(?:with|to|made with) )?(?:the )?___(?:\W+___)*\W*",
-        # …, unchanged from ___ and ___; dated ___; seen on ___ chest CT stays: a noun follows.
-        r"[\s,]*(?:\b(?:study|exam|examination|films?|dated|radiograph|performed|on|from|since|in|at|of|by|with|to|for|and|or)\s+)+"
-        r"(?:the\s+|a\s+)?___(?:(?:,|\s+and)?\s+___)*(?=\s*(?:[.,;)]|\Z))",
-        r"[\s,]*\b(?:dated|from)\s+(?:the\s+)?___(?:(?:,|\s+and)?\s+___)*(?=\s+(?:is|was|are|were)\b)",
-        r"\(\s*___\s*\)",
-        r"(?:(?<=\bacute )|(?<=\bactive )|(?<=\bfocal ))(?:or|and) ___(?= \w)",
-        r"(?<=\bof )___,\s+(?=[a-z])",
-        r"(?<=\bis )___\s+(?=within\b)|(?<=\bare )___\s+(?=within\b)|___\s+(?=(?:represent|reflect|suggest)ing\b)",
-        # ___ opacities; a large ___ effusion
-        rf"(?<!\w)___\s+(?!{_NO_NOUN})(?=[A-Za-z])",
-        # ___ and soft tissues are normal
-        r"\A\W*___(?:,| and| or)\s+(?=[a-z])",
-        # …, ___.
-        r",\s*___\s*(?=[.,;]|\Z)",
-    )
+_CUTS = patterns(
+    # comparison ___, ___.
+    r"\A\W*comparison:? (?:is )?(?:(?:with|to|made with) )?(?:the )?___(?:\W+___)*\W*",
+    # …, unchanged from ___ and ___; dated ___; seen on ___ chest CT stays: a noun follows.
+    r"[\s,]*(?:\b(?:study|exam|examination|films?|dated|radiograph|performed|on|from|since|in|at|of|by|with|to|for|and|or)\s+)+"
+    r"(?:the\s+|a\s+)?___(?:(?:,|\s+and)?\s+___)*(?=\s*(?:[.,;)]|\Z))",
+    r"[\s,]*\b(?:dated|from)\s+(?:the\s+)?___(?:(?:,|\s+and)?\s+___)*(?=\s+(?:is|was|are|were)\b)",
+    r"\(\s*___\s*\)",
+    r"(?:(?<=\bacute )|(?<=\bactive )|(?<=\bfocal ))(?:or|and) ___(?= \w)",
+    r"(?<=\bof )___,\s+(?=[a-z])",
+    r"(?<=\bis )___\s+(?=within\b)|(?<=\bare )___\s+(?=within\b)|___\s+(?=(?:represent|reflect|suggest)ing\b)",
+    # ___ opacities; a large ___ effusion
+    rf"(?<!\w)___\s+(?!{_NO_NOUN})(?=[A-Za-z])",
+    # ___ and soft tissues are normal
+    r"\A\W*___(?:,| and| or)\s+(?=[a-z])",
+    # …, ___.
+    r",\s*___\s*(?=[.,;]|\Z)",
 )
 
 

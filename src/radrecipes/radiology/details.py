@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import findings_present
-from radrecipes.radiology.rewriting import CUT, repair
+from radrecipes.radiology.rewriting import CUT, patterns, repair
 from radrecipes.radiology.sentences import split_sentences
 
 _MEASURES = ("mm", "cm", "milli", "centim", "inch", "ml", "cc", "%", "percent")
@@ -55,35 +55,32 @@ _AFTER_A_NOUN = (
     r"there|while|where|suggest\w*|consistent|compatible|reflect\w*|represent\w*|due|from|since|than)\b)"
 )
 # Tried in this order.
-_CUTS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        # (left greater than right); more so on the left than on the right; worse on the left
-        rf"[\s,(]*\b(?:(?:which|that)\s+(?:is|are)\s+)?(?:(?:slightly|much|somewhat)\s+)?{_SIDE}[\s-]+(?:side\s+)?{_MORE}"
-        rf"(?:\s+\w+)?(?:[\s-]+than|(?<=[<>]))[\s-]+(?:on\s+)?(?:the\s+)?{_SIDE}(?:\s+side)?\s*\)?",
-        rf"[\s,(]*(?:\b(?:which|that)\s+(?:is|are)\s+)?(?:\b(?:slightly|much|somewhat)\s+)?\b{_MORE}"
-        rf"(?:\s+(?!on\b)\w+)?\s+(?:on|at|in|to)\s+{_SIDES}(?:\s+than\s+(?:on\s+|in\s+)?{_SIDES})?{_AFTER_A_NOUN}\s*\)?",
-        r"[\s(]*\b(?:R ?[<>] ?L|L ?[<>] ?R)\b\s*\)?",
-        r"\b(?:left|right)[- ]to[- ](?:left|right)\b",
-        # moderate right and small left effusions
-        rf"\b{_SIDE}(?:\s+and|,)\s+(?:an?\s+)?(?:(?:very|small|moderate|large|trace|tiny|minimal|mild|minor|severe|to|or|and)[\s-]+)+"
-        rf"{_SIDE}\s+(?=\w)",
-        # on the left side of the chest
-        rf"\b{_SIDE}\s+side\s+of\s+(?:the\s+)?",
-        # predominantly on the left
-        rf"[\s,(]*(?:\b(?:predominantly|mainly|mostly|primarily|particularly|especially|most\s+(?:marked|pronounced|"
-        rf"prominent|severe)(?:ly)?)\s+)?\b(?:on|to|at|towards?|in|from)\s+(?:{_SIDES}{_AFTER_A_NOUN}|both sides\b)\s*\)?",
-        # measuring up to 8 mm in diameter
-        rf"[\s,(]*\b(?:(?:currently|now)\s+)?(?:measuring|(?:which|that)\s+measures?|which\s+(?:is|are)|spanning|estimated\s+"
-        rf"(?:at|to\s+be))\s+{_MEASURED}\s*[,)]?",
-        rf"\s+(?:by|of|with\s+an?\s+(?:\w+\s+)?(?:diameter|size|width|length|thickness|depth)\s+of)\s+{_MEASURED}",
-        rf"\(\s*{_MEASURED}\s*\)",
-        _MEASURED,
-        rf"(?:{_SIDE_WORD})(?:\s*(?:and|or|and/or|,|/)\s*(?:{_SIDE_WORD}))*(?=[\s-]+(?!(?:is|are|was|were|and|or|with|than|of|"
-        r"in|at|on|has|have|but|as|may|sides?)\b)\w)[\s-]*",
-        r"\s*\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b",
-        r"\bbi(?=basilar|basal|apical|hilar)",
-    )
+_CUTS = patterns(
+    # (left greater than right); more so on the left than on the right; worse on the left
+    rf"[\s,(]*\b(?:(?:which|that)\s+(?:is|are)\s+)?(?:(?:slightly|much|somewhat)\s+)?{_SIDE}[\s-]+(?:side\s+)?{_MORE}"
+    rf"(?:\s+\w+)?(?:[\s-]+than|(?<=[<>]))[\s-]+(?:on\s+)?(?:the\s+)?{_SIDE}(?:\s+side)?\s*\)?",
+    rf"[\s,(]*(?:\b(?:which|that)\s+(?:is|are)\s+)?(?:\b(?:slightly|much|somewhat)\s+)?\b{_MORE}"
+    rf"(?:\s+(?!on\b)\w+)?\s+(?:on|at|in|to)\s+{_SIDES}(?:\s+than\s+(?:on\s+|in\s+)?{_SIDES})?{_AFTER_A_NOUN}\s*\)?",
+    r"[\s(]*\b(?:R ?[<>] ?L|L ?[<>] ?R)\b\s*\)?",
+    r"\b(?:left|right)[- ]to[- ](?:left|right)\b",
+    # moderate right and small left effusions
+    rf"\b{_SIDE}(?:\s+and|,)\s+(?:an?\s+)?(?:(?:very|small|moderate|large|trace|tiny|minimal|mild|minor|severe|to|or|and)[\s-]+)+"
+    rf"{_SIDE}\s+(?=\w)",
+    # on the left side of the chest
+    rf"\b{_SIDE}\s+side\s+of\s+(?:the\s+)?",
+    # predominantly on the left
+    rf"[\s,(]*(?:\b(?:predominantly|mainly|mostly|primarily|particularly|especially|most\s+(?:marked|pronounced|"
+    rf"prominent|severe)(?:ly)?)\s+)?\b(?:on|to|at|towards?|in|from)\s+(?:{_SIDES}{_AFTER_A_NOUN}|both sides\b)\s*\)?",
+    # measuring up to 8 mm in diameter
+    rf"[\s,(]*\b(?:(?:currently|now)\s+)?(?:measuring|(?:which|that)\s+measures?|which\s+(?:is|are)|spanning|estimated\s+"
+    rf"(?:at|to\s+be))\s+{_MEASURED}\s*[,)]?",
+    rf"\s+(?:by|of|with\s+an?\s+(?:\w+\s+)?(?:diameter|size|width|length|thickness|depth)\s+of)\s+{_MEASURED}",
+    rf"\(\s*{_MEASURED}\s*\)",
+    _MEASURED,
+    rf"(?:{_SIDE_WORD})(?:\s*(?:and|or|and/or|,|/)\s*(?:{_SIDE_WORD}))*(?=[\s-]+(?!(?:is|are|was|were|and|or|with|than|of|"
+    r"in|at|on|has|have|but|as|may|sides?)\b)\w)[\s-]*",
+    r"\s*\b(?:bi|uni|ipsi|contra)lateral(?:ly)?\b",
+    r"\bbi(?=basilar|basal|apical|hilar)",
 )
 _LOBES = {"rul": "upper lobe", "rml": "middle lobe", "rll": "lower lobe", "lul": "upper lobe", "lll": "lower lobe"}
 _ABBREVIATED = re.compile(r"\b(?:rul|rml|rll|lul|lll|rij|lij)\b", re.IGNORECASE)
@@ -95,15 +92,12 @@ _DENIED_SIDE = (
 )
 _DENIED_AFTER = re.compile(_DENIED_SIDE, re.IGNORECASE)
 _CLAUSE = re.compile(r",\s+(?:and\s+|but\s+)?(?=(?:no|without)\b)|;\s+|\s+(?:and|but)\s+(?=no\b)", re.IGNORECASE)
-_MORE_CUTS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        # Mass in the lobe measures 3 cm.
-        rf"\s+(?:(?:noted|which|that|and|it)\s+)?(?:now\s+)?(?:measur(?:es?|ing)|spans)\s+{_MEASURED}(?:\s+from\s+the\b[^,;.]*)?",
-        rf"\s+with\s+{_MEASURED}",
-        rf"\A{_MEASURED}\s+of\s+",
-        rf",\s+(?:(?:small|moderate|large)\s+)?{_SIDES}(?=\s*(?:[.,;]|\Z))",
-    )
+_MORE_CUTS = patterns(
+    # Mass in the lobe measures 3 cm.
+    rf"\s+(?:(?:noted|which|that|and|it)\s+)?(?:now\s+)?(?:measur(?:es?|ing)|spans)\s+{_MEASURED}(?:\s+from\s+the\b[^,;.]*)?",
+    rf"\s+with\s+{_MEASURED}",
+    rf"\A{_MEASURED}\s+of\s+",
+    rf",\s+(?:(?:small|moderate|large)\s+)?{_SIDES}(?=\s*(?:[.,;]|\Z))",
 )
 # "The nodule.", left over from "The nodule measures 8 mm.", which is about something that another sentence states.
 _NO_SENTENCE = re.compile(

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import Labels, findings_lost
-from radrecipes.radiology.rewriting import CUT, repair
+from radrecipes.radiology.rewriting import CUT, patterns, repair
 from radrecipes.radiology.sentences import split_sentences
 
 _ADVERB = r"(?:(?:\w+ly|somewhat|also|much|more|less|minimal|mild|slight|interval|otherwise|not)\s+)"
@@ -102,25 +102,22 @@ _NOT_A_NOUN = (
     r"there|while|although|though|for|position|appearance|size|course|configuration|aeration|extent|studies|study|film|exam\w*|"
     r"radiograph\w*|seen|since|level|now|overall|again)\b"
 )
-_CUTS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        # AP chest compared to ___:
-        r"\A[\w\s]{0,40}\bcompared\s+(?:to|with)\s+(?:[^,;.:]|,\s|:\d)*:(?!\d)",
-        # In comparison with the study of ___, …  …, as compared to the prior film.
-        rf"(?:[\s,(]*\b(?:(?:as|when|in)\s+)?(?:compared|comparison)\s+(?:is\s+made\s+)?(?:to|with)\s+{_EARLIER}[,)]?)",
-        rf"[\s,(]*\b(?:since|from|than\s+(?:on\s+|in\s+)?|(?:similar\s+)?to|on|in|as\s+(?:(?:seen|noted|described)\s+)?(?:on|in|from))\s+"
-        rf"(?:the\s+|___\s+)?(?:(?:most\s+|chest\s+)?(?:prior|previous|preceding|yesterday|earlier|recent|last)\b(?!\s+to\b)"
-        rf"(?!(?:\s+\w+)?\s+{_HISTORY})[^,;.)]*)[,)]?",
-        r"[\s,(]*\bsince\s+(?:the\s+)?[^,;.]+[,)]?",
-        r"[\s,(]*\b(?:as|than)\s+before\b\)?|[\s,(]*\bas\s+previously\b[^,;.)]*\)?|[\s,(]*\bin\s+the\s+(?:interval|interim|meantime)\b,?",
-        # …, without significant interval change
-        r"[\s,(]*\b(?:with|without)\s+(?:no\s+|any\s+)?(?:\w+\s+)?(?:\w+\s+)?(?:interval\s+)?change\b[^,;.)]*\)?",
-        # …, unchanged since …; …, which is stable
-        rf"\s*[,(]\s*(?:which\s+(?:is|are|has|have)\s+)?(?:been\s+)?(?:(?:likely|probably)\s+)?{_ADVERB}*{_ADJECTIVE}(?:\s+(?:in|as|when|"
-        rf"from|since|over)\b[^,;.)]*)?(?=[\s{CUT}]*(?:[,;.)]|\Z))\)?",
-        r"[\s,]*\b(?:once\s+|yet\s+)?again\b,?|\bonce\s+more\b|\bre-?(?=demonstrat(?:ed|es)\b)|[\s,]*\bnow\b|\s+still\b",
-    )
+_CUTS = patterns(
+    # AP chest compared to ___:
+    r"\A[\w\s]{0,40}\bcompared\s+(?:to|with)\s+(?:[^,;.:]|,\s|:\d)*:(?!\d)",
+    # In comparison with the study of ___, …  …, as compared to the prior film.
+    rf"(?:[\s,(]*\b(?:(?:as|when|in)\s+)?(?:compared|comparison)\s+(?:is\s+made\s+)?(?:to|with)\s+{_EARLIER}[,)]?)",
+    rf"[\s,(]*\b(?:since|from|than\s+(?:on\s+|in\s+)?|(?:similar\s+)?to|on|in|as\s+(?:(?:seen|noted|described)\s+)?(?:on|in|from))\s+"
+    rf"(?:the\s+|___\s+)?(?:(?:most\s+|chest\s+)?(?:prior|previous|preceding|yesterday|earlier|recent|last)\b(?!\s+to\b)"
+    rf"(?!(?:\s+\w+)?\s+{_HISTORY})[^,;.)]*)[,)]?",
+    r"[\s,(]*\bsince\s+(?:the\s+)?[^,;.]+[,)]?",
+    r"[\s,(]*\b(?:as|than)\s+before\b\)?|[\s,(]*\bas\s+previously\b[^,;.)]*\)?|[\s,(]*\bin\s+the\s+(?:interval|interim|meantime)\b,?",
+    # …, without significant interval change
+    r"[\s,(]*\b(?:with|without)\s+(?:no\s+|any\s+)?(?:\w+\s+)?(?:\w+\s+)?(?:interval\s+)?change\b[^,;.)]*\)?",
+    # …, unchanged since …; …, which is stable
+    rf"\s*[,(]\s*(?:which\s+(?:is|are|has|have)\s+)?(?:been\s+)?(?:(?:likely|probably)\s+)?{_ADVERB}*{_ADJECTIVE}(?:\s+(?:in|as|when|"
+    rf"from|since|over)\b[^,;.)]*)?(?=[\s{CUT}]*(?:[,;.)]|\Z))\)?",
+    r"[\s,]*\b(?:once\s+|yet\s+)?again\b,?|\bonce\s+more\b|\bre-?(?=demonstrat(?:ed|es)\b)|[\s,]*\bnow\b|\s+still\b",
 )
 # Words before a noun; the adverbs before them are removed too.
 _BEFORE_A_NOUN = re.compile(rf"\b{_ADVERB}*{_ADJECTIVE},?\s+(?!{_NOT_A_NOUN})(?=[\w-])", re.IGNORECASE)
@@ -169,21 +166,18 @@ _WAYS = (
     r"in)\s+)*"
 )
 _SINCE = r"(?:\s+(?:in|from|to|since|as|when|compared|over|on)\b[^,;.]*)?"
-_MORE_CUTS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"\A[\s,{CUT}]*(?:there(?:\s+(?:is|are|has|have)|'s)(?:\s+been)?\s+)?(?:an?\s+)?(?:(?:no|without|little)\s+)?{_WAYS}{_COURSE_OF}"
-        rf"(?:(?:\s+without)?\s+{_WAYS}(?:and|/)\s*{_COURSE_OF})?(?:\s+(?:in|of|and)\s+(?:size|extent|number|amount|degree|appearance))*"
-        r"(?:\s+(?:in|of))?\s+(?:the\s+)?",
-        r"[\s,(]*\b(?:without|no)\s+(?:an?\s+)?(?:\w+\s+){0,3}?(?:for\s+)?comparisons?(?:\s+(?:stud\w+|exam\w*|films?))?[,)]?",
-        rf"\s*\b(?:has|have)\s+(?:been\s+)?{_WAYS}{_CHANGE_VERB}(?:\s+in\s+size)?(?=\s+in\b)",
-        rf"[\s,]*(?:\b(?:which|that|and|but)\s+)?\b(?:is|are|appears?|seems?|remains?|has|have)\s+(?:been\s+|to\s+have\s+)?{_WAYS}(?:un)?(?:changed|"
-        rf"altered|stable|similar|improved|increased|decreased|larger|smaller|worse|worsened|better|persistent|cleared){_SINCE}(?=[\s{CUT}]*(?:[.,;]|\Z)|\s+(?:and|but|with|which|that|may|could|suggest\w+|represent\w+)\b)",
-        rf"\s+(?:but|and|with)\s+{_WAYS}{_ADJECTIVE}\b(?=[\s{CUT}]*(?:[.,;]|\Z)){_SINCE}",
-        rf"[\s,]*\b(?:persists?|remains?)(?=[\s{CUT}]*(?:[.,;]|\Z)|\s+in\b)|[\s,]*\b(?:stable|unchanged|similar|improved|decreased|increased){_SINCE}(?=[\s{CUT}]*(?:[.,;]|\Z))",
-        r"\b(?:there\s+(?:has|have)\s+been|since\b[^,]*,)\s*",
-        rf"\b(?:persistently|interval|{_ADJECTIVE})\b(?:,|\s+(?:but|and)\b)?\s*",
-    )
+_MORE_CUTS = patterns(
+    rf"\A[\s,{CUT}]*(?:there(?:\s+(?:is|are|has|have)|'s)(?:\s+been)?\s+)?(?:an?\s+)?(?:(?:no|without|little)\s+)?{_WAYS}{_COURSE_OF}"
+    rf"(?:(?:\s+without)?\s+{_WAYS}(?:and|/)\s*{_COURSE_OF})?(?:\s+(?:in|of|and)\s+(?:size|extent|number|amount|degree|appearance))*"
+    r"(?:\s+(?:in|of))?\s+(?:the\s+)?",
+    r"[\s,(]*\b(?:without|no)\s+(?:an?\s+)?(?:\w+\s+){0,3}?(?:for\s+)?comparisons?(?:\s+(?:stud\w+|exam\w*|films?))?[,)]?",
+    rf"\s*\b(?:has|have)\s+(?:been\s+)?{_WAYS}{_CHANGE_VERB}(?:\s+in\s+size)?(?=\s+in\b)",
+    rf"[\s,]*(?:\b(?:which|that|and|but)\s+)?\b(?:is|are|appears?|seems?|remains?|has|have)\s+(?:been\s+|to\s+have\s+)?{_WAYS}(?:un)?(?:changed|"
+    rf"altered|stable|similar|improved|increased|decreased|larger|smaller|worse|worsened|better|persistent|cleared){_SINCE}(?=[\s{CUT}]*(?:[.,;]|\Z)|\s+(?:and|but|with|which|that|may|could|suggest\w+|represent\w+)\b)",
+    rf"\s+(?:but|and|with)\s+{_WAYS}{_ADJECTIVE}\b(?=[\s{CUT}]*(?:[.,;]|\Z)){_SINCE}",
+    rf"[\s,]*\b(?:persists?|remains?)(?=[\s{CUT}]*(?:[.,;]|\Z)|\s+in\b)|[\s,]*\b(?:stable|unchanged|similar|improved|decreased|increased){_SINCE}(?=[\s{CUT}]*(?:[.,;]|\Z))",
+    r"\b(?:there\s+(?:has|have)\s+been|since\b[^,]*,)\s*",
+    rf"\b(?:persistently|interval|{_ADJECTIVE})\b(?:,|\s+(?:but|and)\b)?\s*",
 )
 # A cut after one of these words leaves a gap.
 _GAP = re.compile(

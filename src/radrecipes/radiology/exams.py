@@ -41,10 +41,7 @@ _HEADING = re.compile(
 
 
 def other_exam(name: str) -> str:
-    """What an exam is if it is no chest radiograph, such as `CT of the head or neck`; empty if it is one or may be one.
-
-    The answer consists of words of this module, so it may be shown whatever the data are.
-    """
+    """What an exam is if certainly no chest radiograph, in words of this module: `CT of the head or neck`; otherwise empty."""
     modality = next((known for known, pattern in _MODALITY_PATTERNS.items() if pattern.search(name)), "")
     # A chest radiograph may be taken after a biopsy under CT.
     if modality and _IS_RADIOGRAPH.search(name) and modality not in ("mammography", "fluoroscopy"):

@@ -448,10 +448,7 @@ class _Reader:
         return next((event.kind for event in self.events[index + 1 :] if event.kind in ends), None) == "mention"
 
     def _before(self, index: int, loosely: bool = False) -> list[_Mention]:
-        """Mentions that a cue after them affects, nearest first: one, or the list that it closes.
-
-        With `loosely` prepositions may be in between ("opacity consistent with pneumonia has resolved").
-        """
+        """Mentions that a cue after them affects, nearest first: one, or a list; `loosely` with prepositions in between."""
         found: list[_Mention] = []
         link, listed, after = "", False, None
         for event in reversed(self.events[max(0, index - _REACH) : index]):

@@ -113,10 +113,7 @@ def findings_present(labels: Mapping[str, Status]) -> list[str]:
 
 
 def findings_lost(before: Mapping[str, Status], after: Mapping[str, Status]) -> list[str]:
-    """Findings of a text that are no longer present after it was shortened.
-
-    An uncertain heart or mediastinum is not counted: by convention that is how an unchanged silhouette is labelled.
-    """
+    """Findings of a text that a shorter one lacks; an uncertain silhouette is how an unchanged one is labelled, and not counted."""
     silhouettes = ("Cardiomegaly", "Enlarged Cardiomediastinum")
     still = findings_present(after)
     present = [name for name in findings_present(before) if before[name] == Status.POSITIVE or name not in silhouettes]

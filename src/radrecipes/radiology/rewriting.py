@@ -30,6 +30,11 @@ _SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;:)])|(?<=\()\s+|\(\s*\)\s*")
 _DOUBLE_STOP = re.compile(r"[,;:](?=[.,;])")
 
 
+def patterns(*texts: str) -> tuple[re.Pattern, ...]:
+    """Regular expressions, whatever the case."""
+    return tuple(re.compile(text, re.IGNORECASE) for text in texts)
+
+
 def repair(cut: str, sentence: str) -> str:
     """Correct spaces, commas, `a` and `an` and the first letter of a sentence with `CUT` wherever words were cut out.
 

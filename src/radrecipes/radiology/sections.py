@@ -132,10 +132,7 @@ def split_sections(text: str) -> Sections:
 
 
 def _without_header(bodies: list[tuple[str, str]], impression: str) -> str:
-    """Sentences of which nothing shows that they are no findings.
-
-    A history may have several sentences, so that it is asked only where the report would be empty otherwise.
-    """
+    """Sentences of which nothing shows that they are no findings; a history only counts if there is no impression."""
     kinds = (_BRIEF,) if impression else (_BRIEF, _OTHER)
     rest = []
     for kind, body in bodies:

@@ -48,10 +48,7 @@ def label_title(label: Mapping[str, Any]) -> str:
 def confusion_matrix(
     references: Sequence[str], predictions: Sequence[str | None], labels: Sequence[Mapping[str, Any]]
 ) -> ConfusionMatrix:
-    """Count the answers to each reference label, ordered by modality and body region.
-
-    `labels` are entries of `metrics["label_set"]`; labels that are neither expected nor answered are omitted.
-    """
+    """Count the answers by reference, in the order of modality and body region; without `labels` that do not occur."""
     pairs = Counter(zip(references, predictions, strict=True))
     support = Counter(references)
     wrong = Counter()

@@ -154,10 +154,7 @@ def risk_coverage_svg(
 def failure_rates_svg(
     systems: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], rates: Mapping[str, str], ours: Sequence[str]
 ) -> str:
-    """A panel for each of `rates` (key in `metrics.json` to title), with a bar and its interval per system, on a common scale.
-
-    `ours` are the systems in the colour of the fine-tuned model.
-    """
+    """A panel for each of `rates` (key to title) with a bar and its interval per system; `ours` in the colour of the model."""
     names = list(systems)
     highest = max(0.01, *(systems[name][rate]["high"] for name in names for rate in rates))
     columns = 4

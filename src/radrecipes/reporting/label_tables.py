@@ -98,10 +98,7 @@ def label_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def wrong_answers(predictions: pd.DataFrame, metrics: Mapping[str, Any], input_column: str) -> list[dict[str, Any]]:
-    """The fine-tuned model's wrong answers with their inputs: automatic ones first, the most confident at the top.
-
-    `confidence` and `decision` are `None` if unknown.
-    """
+    """The model's wrong answers: automatic ones first, the most confident at the top; `confidence` and `decision` may be `None`."""
     baseline = best_baseline(metrics)
     chosen = main_decision(metrics)
     reviewed = {label["name"] for label in metrics["label_set"] if label["always_review"]}

@@ -128,10 +128,7 @@ def _decision(row: Mapping[str, Any] | None) -> str:
 
 
 def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """One Markdown table of all recipes: the first two metrics of each task, against the base model and the best baseline.
-
-    For texts also ROUGE-L where the text does not stand in training.
-    """
+    """One Markdown table of all recipes: a few metrics of each task, against the base model and the best baseline."""
     cells = []
     for result in _in_order(results):
         task = task_of(result)

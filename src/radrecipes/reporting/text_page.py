@@ -126,10 +126,7 @@ def _guard_outcomes(guard: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def failed_and_passed(predictions: pd.DataFrame, task: TextTask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Texts that failed a check, the worst first, led by those that fail with guard; and a few that passed at the first attempt.
-
-    Those that passed are evenly spaced over the rows.
-    """
+    """Texts that failed a check, the worst first, led by those that fail with guard; and a few that passed, evenly spaced."""
     failed, passed = [], []
     for row in predictions.to_dict("records"):
         read = row.get(f"reference_{task.input_column}", row.get(task.input_column))

@@ -65,10 +65,7 @@ class TextTask(Task):
 
 
 def rouge_l(reference: str, text: str) -> float:
-    """ROUGE-L: F1 over the longest common subsequence of words (Lin, 2004), by `rouge-score`; 0 if either is empty.
-
-    Words are runs of letters and digits in lower case, not stemmed.
-    """
+    """ROUGE-L: F1 over the longest common subsequence of lower-case words (Lin, 2004), not stemmed; 0 if either is empty."""
     return _scorer().score(reference, text)["rougeL"].fmeasure
 
 

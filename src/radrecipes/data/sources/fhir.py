@@ -11,10 +11,7 @@ from radrecipes.data.sources.text_tables import SURROGATE, json_object
 
 
 def text_at(resource: Mapping[str, Any], path: str) -> str:
-    """The text at a dotted path, empty if there is none; of a list all, joined by `; `.
-
-    A CodeableConcept is its text or the first name of its codes, a reference its reference, an annotation its text.
-    """
+    """The text at a dotted path, of a list all joined by `; `: of a CodeableConcept its text or the first name of its codes."""
     values: list[Any] = [resource]
     for name in path.split("."):
         inner = (value.get(name) for value in values if isinstance(value, dict))

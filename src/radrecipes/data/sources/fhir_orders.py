@@ -17,10 +17,7 @@ _FIRST = 1000
 
 
 class ServiceRequestTable(Table):
-    """The ServiceRequest resources of an ndjson file; others are passed over.
-
-    Columns are paths for [`text_at`], such as `id`, `subject`, `code`, `reasonCode`, `note`, `orderDetail` or `performer.display`.
-    """
+    """The ServiceRequest resources of an ndjson file; columns are paths for [`text_at`], such as `reasonCode` or `subject`."""
 
     def __init__(self, path: Path, columns: Sequence[str], form: TableForm | None = None):
         """Check that each column occurs in the first resources."""

@@ -1,7 +1,4 @@
-"""Reading the chest X-ray reports of OpenI (Indiana University): one XML file per report, without patient ids.
-
-Layout: https://openi.nlm.nih.gov/faq, `NLMCXR_reports.tgz`.
-"""
+"""The chest X-ray reports of OpenI (https://openi.nlm.nih.gov/faq): one XML file per report, without patient ids."""
 
 import hashlib
 import re

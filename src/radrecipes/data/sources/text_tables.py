@@ -37,10 +37,7 @@ RawRow = tuple[str, list, str | None]
 
 
 def detect_encoding(path: Path, *, single_byte: bool = True) -> str:
-    """The encoding of a text file, also gzipped: UTF-16, cp1252 or UTF-8; UTF-8 if it is none of them for certain.
-
-    The complete file is read. Without `single_byte` every file that is not UTF-16 counts as UTF-8.
-    """
+    """The encoding of a text file, also gzipped: UTF-16, cp1252 (if `single_byte`), or UTF-8 if it is none of them for certain."""
     try:
         with unpacked(path) as file:
             start = file.read(_BEGINNING)
@@ -130,10 +127,7 @@ def json_object(line: str) -> dict[str, Any] | str:
 
 
 class RowLines:
-    """Lines for a CSV reader that can go back to the second line of the current row.
-
-    A row with more than `_LINES_OF_A_ROW` lines or [`ROW_LIMIT`] characters is a [`csv.Error`]: its quote is never closed.
-    """
+    """Lines for a CSV reader that can go back to the second line of a row; a row that is too long is a [`csv.Error`]."""
 
     def __init__(self, lines: Iterator[str]):
         self._lines = lines

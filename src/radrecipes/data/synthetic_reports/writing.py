@@ -58,10 +58,7 @@ class Statement:
 
 
 def combine_labels(statements: Sequence[Statement], chosen: bool = False) -> Labels:
-    """Merge labels, present over possible over absent; `No Finding` if nothing but devices is present or possible.
-
-    By the convention, or with `chosen` what the texts were chosen to state.
-    """
+    """Merge labels by the convention, or with `chosen` those that the texts were chosen to state; with `No Finding` derived."""
     labels = strongest(
         label for statement in statements for label in (statement.labels if chosen else statement.stated).items()
     )

@@ -20,10 +20,7 @@ TERMS_OF_THE_SOURCE = "terms-of-the-source"
 
 
 def render_card(template: str, front_matter: CardData, **values: Any) -> str:
-    """A card: Markdown with YAML front matter.
-
-    A template escapes names of labels, files and datasets with the filters `plain`, `code` and `shell`.
-    """
+    """A card; a template escapes names of labels, files and datasets with the filters `plain`, `code` and `shell`."""
     environment = Environment(
         loader=PackageLoader("radrecipes.publishing.cards"),
         undefined=StrictUndefined,
