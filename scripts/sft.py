@@ -47,7 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse arguments; from here on a signal ends the run cleanly."""
     args, overrides = make_parser().parse_known_args()
-    import radrecipes.training.run  # noqa: F401  (takes seconds, so it is imported before signals are handled)
+    import radrecipes.inference.validation  # these take seconds, so they are imported before signals are handled
+    import radrecipes.training.run  # noqa: F401
     from radrecipes.training.interruption import StopRequests, stop_with_launcher
 
     stop_with_launcher()
@@ -57,6 +58,7 @@ def main() -> None:
 
 def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "StopRequests") -> None:
     """Train one recipe, or what is left of it."""
+    from radrecipes.inference.validation import task_metrics
     from radrecipes.launch import compatibility, settings, spec
     from radrecipes.models.compute_dtype import AUTO
     from radrecipes.recipe import parse_recipe
@@ -64,6 +66,7 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
     from radrecipes.training.run import make_trainer, open_run, save
     from radrecipes.training.run_folder import recorded_dtype
     from radrecipes.training.trainer import close, train
+    from radrecipes.training.validation import check_metrics
 
     # Launcher and recipe: every user error is reported before any work
     requested = spec.spec_from_environment(os.environ)
@@ -80,9 +83,10 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
         if opened.is_finished:
             say(f"{opened.folder} contains this run, finished; nothing to do (--restart trains from scratch)")
             return
-        trainer = make_trainer(opened, stop, _warn)
+        trainer = make_trainer(opened, stop, _tell, task_metrics(recipe, opened.data) if recipe.validates else None)
         if not trainer.is_sharded:
             check_layout(trainer)
+        check_metrics(trainer)
         opened.start(trainer)
         say(*opened.describe(trainer), sep="\n")
         train(trainer, opened.checkpoint, stop)
@@ -92,7 +96,7 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
         close(trainer)
 
 
-def _warn(line: str) -> None:
+def _tell(line: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stderr)

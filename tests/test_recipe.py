@@ -51,11 +51,11 @@ NEVER = """
 env trust_remote_code hub_token push_to_hub hub_model_id hub_strategy hub_always_push hub_revision hub_private_repo
 gradient_accumulation_steps gradient_checkpointing gradient_checkpointing_kwargs use_cpu auto_find_batch_size bf16 fp16
 packing packing_strategy eval_packing padding_free assistant_only_loss dataset_text_field dataset_kwargs formatting_func
-model_init_kwargs label_names remove_unused_columns use_liger_kernel pad_token label_smoothing_factor
+model_init_kwargs label_names remove_unused_columns use_liger_kernel pad_token
 resume_from_checkpoint ignore_data_skip restore_callback_states_from_checkpoint enable_jit_checkpoint save_only_model
-save_on_each_node save_total_limit load_best_model_at_end metric_for_best_model greater_is_better logging_steps
+save_on_each_node save_total_limit greater_is_better logging_steps
 logging_strategy logging_first_step logging_nan_inf_filter do_train do_eval do_predict deepspeed fsdp fsdp_config
-accelerator_config debug include_num_input_tokens_seen local_rank per_device_eval_batch_size eval_strategy eval_on_start
+accelerator_config debug include_num_input_tokens_seen local_rank eval_on_start eval_delay eval_accumulation_steps
 loss_type eos_token lora_task_type
 """
 
@@ -91,16 +91,17 @@ def test_the_fields_of_a_recipe_are_listed_and_exist():
 
 
 def test_a_field_of_trl_that_is_not_listed_is_refused(write):
-    path = write(BASE + "eval_steps: 1\n")
-    assert refusal(path) == f"{path}:6: `eval_steps` is a field of TRL that recipes do not support; remove the key"
+    path = write(BASE + "eval_delay: 1\n")
+    assert refusal(path) == f"{path}:6: `eval_delay` is a field of TRL that recipes do not support; remove the key"
 
 
-def test_the_stage_is_part_of_resolved_only_if_it_is_not_the_default(write):
+def test_newer_fields_are_part_of_resolved_only_if_they_are_not_the_default(write):
     recipe = parse_recipe(write(BASE))
     assert recipe.arguments.stage == "sft" and "stage" not in recipe.fields
     named = parse_recipe(write(BASE), ["--stage", "sft"])
-    # What was recorded before the field existed compares equal.
+    # What was recorded before the fields existed compares equal.
     assert named.resolved == recipe.resolved and "stage" not in recipe.resolved
+    assert not {key for key in recipe.resolved if key.startswith(("eval_", "early_", "per_device_eval", "load_best"))}
     assert "`stage: dpo` is not one of its choices" in refusal(write(BASE), "--stage", "dpo")
 
 
@@ -197,6 +198,12 @@ def test_duplicate_key_names_both_lines(write):
         ("neftune_noise_alpha: -5", "`neftune_noise_alpha` must be 0 or greater, not -5"),
         ("dataloader_prefetch_factor: 0", "`dataloader_prefetch_factor` must be greater than 0, not 0"),
         ("save_strategy: best", "`save_strategy: best` is not one of its choices"),
+        ("eval_strategy: best", "`eval_strategy: best` is not one of its choices"),
+        ("eval_steps: 0", "`eval_steps` must be greater than 0, not 0"),
+        ("eval_rows: 0", "`eval_rows` must be greater than 0, not 0"),
+        ("early_stopping_patience: 0", "`early_stopping_patience` must be greater than 0, not 0"),
+        ("label_smoothing_factor: 1", "`label_smoothing_factor` must be less than 1"),
+        ("label_smoothing_factor: -0.1", "is a fraction and must be between 0 and 1"),
         ("max_steps: 0", "`max_steps` must be greater than 0, not 0"),
         ("max_steps: -5", "`max_steps` must be greater than 0, not -5"),
         ("{}: 1", "is not a field name"),
@@ -269,6 +276,39 @@ def test_file_that_cannot_be_read(tmp_path):
             "not a multiple of per_device_train_batch_size 5",
         ),
         ("global_batch_size: 24", 6, "not a multiple of per_device_train_batch_size 16"),
+        *(
+            (f"{line}", 6, f"`{line.split(':')[0]}` needs validation during training; add `eval_strategy: epoch`")
+            for line in (
+                "eval_steps: 5",
+                "eval_rows: 5",
+                "per_device_eval_batch_size: 5",
+                "load_best_model_at_end: true",
+                "metric_for_best_model: loss",
+                "early_stopping_patience: 2",
+            )
+        ),
+        ("eval_strategy: epoch\neval_steps: 5", 7, "`eval_strategy: epoch` has no steps"),
+        (
+            "eval_strategy: epoch\nmetric_for_best_model: rouge_l",
+            7,
+            "`metric_for_best_model: rouge_l` is not measured for task protocol; choose one of loss, exact_accuracy",
+        ),
+        ("eval_strategy: epoch\nearly_stopping_patience: 2", 7, "would keep the last weights, not the best"),
+        (
+            "eval_strategy: epoch\nload_best_model_at_end: true\nsave_strategy: steps",
+            8,
+            "`save_strategy` follows from eval_strategy",
+        ),
+        (
+            "eval_strategy: steps\nload_best_model_at_end: true\nsave_strategy: no",
+            8,
+            "`save_strategy` follows from eval_strategy",
+        ),
+        (
+            "eval_strategy: steps\neval_steps: 10\nload_best_model_at_end: true\nsave_steps: 20",
+            9,
+            "saves each step that is evaluated, or the best could not be kept: `save_steps` follows",
+        ),
     ],
 )
 def test_fields_that_contradict_each_other(write, lines, line, expected):
@@ -276,6 +316,38 @@ def test_fields_that_contradict_each_other(write, lines, line, expected):
     message = refusal(path)
     assert message.startswith(f"{path}:{line}: ")
     assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("eval_strategy: epoch", {"eval_rows": 256, "per_device_eval_batch_size": 16, "save_strategy": "steps"}),
+        (
+            "eval_strategy: steps\nglobal_batch_size: 8\neval_rows: 9",
+            {"eval_rows": 9, "eval_steps": 0.1, "per_device_eval_batch_size": 8, "save_steps": 0.1},
+        ),
+        (
+            "eval_strategy: epoch\nload_best_model_at_end: true\nmetric_for_best_model: eval_exact_accuracy",
+            {"save_strategy": "epoch", "metric_for_best_model": "eval_exact_accuracy"},
+        ),
+        (
+            "eval_strategy: steps\neval_steps: 7\nload_best_model_at_end: true\nearly_stopping_patience: 2\nsave_steps: 7",
+            {"save_strategy": "steps", "save_steps": 7.0, "eval_steps": 7.0, "early_stopping_patience": 2},
+        ),
+    ],
+)
+def test_what_follows_from_validation(write, lines, expected):
+    recipe = parse_recipe(write(f"{BASE}{lines}\n"))
+    assert recipe.validates and {key: recipe.resolved[key] for key in expected} == expected
+    training = recipe.training
+    assert recipe.arguments.eval_rows == recipe.resolved["eval_rows"]
+    assert training.per_device_eval_batch_size == recipe.resolved["per_device_eval_batch_size"]
+    if training.load_best_model_at_end:
+        assert training.greater_is_better == (training.metric_for_best_model != "loss")
+    again = parse_recipe(write(recipe.to_yaml()))
+    assert (again.resolved, again.digest) == (recipe.resolved, recipe.digest)
+    assert recipe.digest != parse_recipe(write(BASE)).digest
+    assert parse_recipe(write(BASE.replace("protocol", "report") + "eval_strategy: epoch\n")).arguments.eval_rows == 32
 
 
 def test_recipe_without_adapter_is_refused(write):

@@ -19,10 +19,14 @@ _CONTENTS = {
         ".tokenised": _TREE,
     },
     "run": {
-        **dict.fromkeys(("recipe.yaml", "manifest.json", "train_log.jsonl", "COMPLETE", "LOCK"), _FILE),
         **dict.fromkeys(
-            ("diverged.json", ".recipe.yaml", ".manifest.json", ".train_log.jsonl", ".diverged.json"), _FILE
+            ("recipe.yaml", "manifest.json", "train_log.jsonl", "validation_log.jsonl", "diverged.json"), _FILE
         ),
+        # While they are written.
+        **dict.fromkeys(
+            (".recipe.yaml", ".manifest.json", ".train_log.jsonl", ".validation_log.jsonl", ".diverged.json"), _FILE
+        ),
+        **dict.fromkeys(("COMPLETE", "LOCK"), _FILE),
         **dict.fromkeys(("adapter", "checkpoints"), _TREE),
         "evaluation*": "evaluation",
         ".evaluation*.LOCK": _FILE,  # of an evaluation that was killed

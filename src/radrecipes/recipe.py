@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,9 @@ class RecipeArguments:
             accepts no custom mask.
         decode: `"score"` (default for labels) gives every label a probability, `"generate"` generates an answer.
         max_dropped_fraction: Largest fraction of training rows that may be dropped because they exceed `max_length`.
+        eval_rows: Rows of the validation split that each evaluation during training reads, spread evenly; by default
+            [`LABEL_ROWS`] or [`TEXT_ROWS`].
+        early_stopping_patience: End training after this many evaluations in a row without a better one.
     """
 
     task: str
@@ -54,6 +57,8 @@ class RecipeArguments:
     decode: str | None = None
     max_new_tokens: int = 32
     max_dropped_fraction: float = 0.005
+    eval_rows: int | None = None
+    early_stopping_patience: int | None = None
 
     def __post_init__(self) -> None:
         """Set the defaults that depend on the task."""
@@ -73,6 +78,7 @@ _TRL_FIELDS = """
     activation_checkpointing activation_checkpointing_kwargs activation_offloading
     dataloader_num_workers dataloader_prefetch_factor dataloader_persistent_workers dataloader_pin_memory
     ddp_backend ddp_bucket_cap_mb ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph ddp_timeout
+    eval_strategy eval_steps per_device_eval_batch_size load_best_model_at_end metric_for_best_model label_smoothing_factor
     output_dir run_name save_strategy save_steps
     report_to project disable_tqdm log_level log_level_replica log_on_each_node
 """.split()  # noqa: SIM905  (one field per line would be long)
@@ -92,8 +98,8 @@ _REFUSED = {
     "model_init_kwargs": "set model_revision, dtype or attn_implementation instead",
     "eos_token": "rows end with the tokenizer's own stop token; set chat_template_path to change the template",
     "resume_from_checkpoint": "run the same command again instead; remove the key",
-    "save_total_limit": "the two newest valid checkpoints are kept; remove the key",
-    "eval_strategy": "evaluation is a separate step: scripts/evaluate_model.py; remove the key",
+    "save_total_limit": "the two newest valid checkpoints and the best one are kept; remove the key",
+    "greater_is_better": "it follows from metric_for_best_model; remove the key",
     "logging_steps": "every step is logged, because a NaN or infinite loss must end the run at once; remove the key",
     "deepspeed": "choose it with accelerate launch --config_file accelerate_configs/zero3.yaml",
     "fsdp": "choose it with accelerate launch --config_file accelerate_configs/fsdp2.yaml",
@@ -121,9 +127,19 @@ _REQUIRED = ("task", "dataset", "model_name_or_path")
 _POSITIVE = (
     *("global_batch_size", "per_device_train_batch_size", "max_new_tokens", "max_length"),
     *("lora_r", "lora_alpha", "learning_rate", "num_train_epochs"),
+    *("eval_steps", "per_device_eval_batch_size", "eval_rows", "early_stopping_patience"),
 )
 _NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm", "neftune_noise_alpha")
-_FRACTIONS = ("max_dropped_fraction", "lora_dropout")
+_FRACTIONS = ("max_dropped_fraction", "lora_dropout", "label_smoothing_factor")
+# Fields without effect unless the recipe validates during training.
+_OF_VALIDATION = (
+    *("eval_steps", "per_device_eval_batch_size", "eval_rows"),
+    *("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience"),
+)
+# Default rows of an evaluation during training, for tasks that choose a label and for those that write text.
+LABEL_ROWS, TEXT_ROWS = 256, 32
+# Fields of ours that are newer than some records, which must compare equal: absent at their default.
+_NEWER = {"stage": _STAGE, "eval_rows": None, "early_stopping_patience": None}
 # Bytes of a recipe; those of this project have less than 2,000.
 _LONGEST = 64 * 1024
 # The largest integer of a field, where 2**32 - 1, the largest seed, is too much.
@@ -177,13 +193,17 @@ class Recipe:
     def resolved(self) -> dict[str, Any]:
         """The fields with this project's defaults and what follows from them; TRL's defaults apply to the rest.
 
-        The default `stage` is left out, so that records from before that field existed compare equal.
+        Defaults of newer fields are left out, so that records from before those fields existed compare equal.
         """
         with_defaults = {**_OUR_DEFAULTS, **vars(self.arguments), **self.fields}
         with_defaults |= _derived(self.fields, self.model.dtype)
-        if with_defaults["stage"] == _STAGE:
-            del with_defaults["stage"]
-        return {key: value for key, value in sorted(with_defaults.items()) if key not in _PLACES}
+        absent = {key for key, default in _NEWER.items() if with_defaults[key] == default}
+        return {key: value for key, value in sorted(with_defaults.items()) if key not in {*_PLACES, *absent}}
+
+    @property
+    def validates(self) -> bool:
+        """Whether the model is evaluated on the validation split during training."""
+        return self.training.eval_strategy != "no"
 
     @property
     def output_dir(self) -> Path:
@@ -441,6 +461,8 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         raise InputError(
             "`lora_dropout` must be less than 1: with all of its input dropped, an adapter learns nothing", where
         )
+    if key == "label_smoothing_factor" and value == 1:
+        raise InputError("`label_smoothing_factor` must be less than 1: a uniform target teaches nothing", where)
     if key in _FRACTIONS and not 0 <= value <= 1:
         raise InputError(f"`{key}` is a fraction and must be between 0 and 1, not {value}", where)
     if key == "dataloader_prefetch_factor" and value is not None and value < 1:
@@ -491,10 +513,60 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
         raise wrong("lora_target_modules", message)
     if checked.get("dtype") == "float16":
         raise wrong("dtype", "float16 needs loss scaling and overflows; use bfloat16 or float32")
+    _check_validation(checked, wrong)
     batch, micro = _batch_sizes(checked)
     if batch % micro:
         key = "per_device_train_batch_size" if "per_device_train_batch_size" in places else "global_batch_size"
         raise wrong(key, f"global_batch_size {batch} is not a multiple of per_device_train_batch_size {micro}")
+
+
+def _check_validation(checked: dict[str, Any], wrong: Callable[[str, str], InputError]) -> None:
+    """Reject fields of validation that would do nothing, or keep another step than the best."""
+    from radrecipes.tasks import TASKS
+
+    strategy, best = checked.get("eval_strategy", "no"), checked.get("load_best_model_at_end")
+    for key in _OF_VALIDATION:
+        if strategy == "no" and checked.get(key):
+            raise wrong(key, f"`{key}` needs validation during training; add `eval_strategy: epoch`")
+    if "eval_steps" in checked and strategy != "steps":
+        raise wrong(
+            "eval_steps", f"`eval_strategy: {strategy}` has no steps; remove the key, or set `eval_strategy: steps`"
+        )
+    metric, names = checked.get("metric_for_best_model"), ("loss", *TASKS[checked["task"]].validation_metrics)
+    if metric is not None and metric.removeprefix("eval_") not in names:
+        message = f"`metric_for_best_model: {shown(metric)}` is not measured for task {checked['task']}; choose one of"
+        raise wrong("metric_for_best_model", f"{message} {', '.join(names)}")
+    if checked.get("early_stopping_patience") and not best:
+        message = (
+            "stopping early without `load_best_model_at_end: true` would keep the last weights, not the best; add it"
+        )
+        raise wrong("early_stopping_patience", message)
+    for key, wanted in _saving_with_validation(checked).items():
+        if checked.get(key, wanted) != wanted:
+            message = "load_best_model_at_end saves each step that is evaluated, or the best could not be kept"
+            raise wrong(key, f"{message}: `{key}` follows from eval_strategy and eval_steps; remove it")
+
+
+def _validation_defaults(checked: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe that validates which follow from others; empty if it does not."""
+    if checked.get("eval_strategy", "no") == "no":
+        return {}
+    defaults = {
+        "eval_rows": LABEL_ROWS if _predicts_label(checked["task"]) else TEXT_ROWS,
+        "per_device_eval_batch_size": _batch_sizes(checked)[1],  # fits into memory, because training does
+        **({"eval_steps": _OUR_DEFAULTS["save_steps"]} if checked["eval_strategy"] == "steps" else {}),
+        **_saving_with_validation(checked),
+    }
+    return {key: checked.get(key, value) for key, value in defaults.items()}
+
+
+def _saving_with_validation(checked: dict[str, Any]) -> dict[str, Any]:
+    """When a recipe that keeps its best step must save: whenever it evaluates."""
+    if not checked.get("load_best_model_at_end"):
+        return {}
+    if checked["eval_strategy"] == "epoch":
+        return {"save_strategy": "epoch"}
+    return {"save_strategy": "steps", "save_steps": checked.get("eval_steps", _OUR_DEFAULTS["save_steps"])}
 
 
 def _batch_sizes(checked: dict[str, Any]) -> tuple[int, int]:
@@ -524,4 +596,5 @@ def _derived(checked: dict[str, Any], dtype: str | None = None) -> dict[str, Any
         "bf16": compute_dtype(dtype) == torch.bfloat16,
         "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),
         "per_device_train_batch_size": _batch_sizes(checked)[1],
+        **_validation_defaults(checked),
     }

@@ -1,4 +1,4 @@
-"""Bootstrap intervals, a paired test and confidence bounds of a proportion."""
+"""Samples, bootstrap intervals, a paired test and confidence bounds of a proportion."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,6 +9,11 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 # 4 million float32 counts are 16 MB: large enough for fast matrix products, small enough for a laptop.
 _COUNTS_PER_BLOCK = 4_000_000
+
+
+def spread_evenly(rows: int, wanted: int) -> list[int]:
+    """Indices of `wanted` of so many rows, or of all if there are fewer: a sample that covers groups which stand together."""
+    return np.linspace(0, rows - 1, min(wanted, rows)).round().astype(int).tolist()
 
 
 def mean_statistic(values: Sequence[float] | np.ndarray) -> Statistic:

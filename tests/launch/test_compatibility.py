@@ -64,6 +64,18 @@ def test_a_field_that_a_configuration_needs_or_excludes_is_named(shared_workspac
         compatibility.check(parse_recipe(RECIPE, words), "fsdp1_qlora")
 
 
+def test_a_model_that_is_sharded_is_validated_by_its_loss_only(workspace):
+    words = ("--eval_strategy", "epoch", "--load_best_model_at_end", "true", "--metric_for_best_model")
+    by_loss = parse_recipe(RECIPE, (*words, "eval_loss"))
+    by_accuracy = parse_recipe(RECIPE, (*words, "exact_accuracy"))
+    for configuration in ("cpu", "cpu_2proc", "single_gpu", "ddp"):
+        compatibility.check(by_accuracy, configuration)
+    for configuration in ("fsdp2", "zero2", "zero3"):
+        compatibility.check(by_loss, configuration)
+        with pytest.raises(InputError, match="`metric_for_best_model: exact_accuracy` needs answers"):
+            compatibility.check(by_accuracy, configuration)
+
+
 def test_a_launch_spec_finds_its_column():
     assert compatibility.configuration_of(LaunchSpec(2, Engine.DDP, True)) == "cpu_2proc"
     assert compatibility.configuration_of(LaunchSpec(1, Engine.DDP, True)) == "cpu"

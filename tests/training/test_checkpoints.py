@@ -26,14 +26,14 @@ FILES = {
 }
 
 
-def sealed(run, step, files=FILES, identity=IDENTITY, progress=PROGRESS):
+def sealed(run, step, files=FILES, identity=IDENTITY, progress=PROGRESS, best_step=None):
     """One more checkpoint of a run, made as training makes it."""
     written = checkpoints.unfinished_folder(run) / f"checkpoint-{step}"
     for name, content in files.items():
         path = written / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content + (bytes([step]) if content else b""))
-    return checkpoints.seal(written, run, identity, progress)
+    return checkpoints.seal(written, run, identity, progress, best_step)
 
 
 def flip(path, bit):
@@ -241,6 +241,28 @@ def test_rotation_never_takes_the_last_valid_one(tmp_path_factory, valid, keep):
     assert steps_in(run) == (before[-keep:], before[-keep:])
 
 
+def test_rotation_keeps_the_best_one_too(tmp_path):
+    for step, best_step, left in ((2, 2, [2]), (4, 4, [2, 4]), (6, 4, [4, 6]), (8, 4, [4, 6, 8]), (10, 10, [8, 10])):
+        sealed(tmp_path, step, best_step=best_step)
+        checkpoints.rotate(tmp_path, best_step=best_step)
+        assert steps_in(tmp_path) == (left, left)
+
+
+def test_a_checkpoint_whose_best_one_is_damaged_is_not_taken(tmp_path):
+    for step, best_step in ((2, 2), (4, 2), (6, 6), (8, 6)):
+        sealed(tmp_path, step, best_step=best_step)
+    assert checkpoints.find_last_valid(tmp_path).newest.best_step == 6
+    flip(tmp_path / "checkpoints" / "checkpoint-6" / "optimizer.pt", 5)
+    found = checkpoints.find_last_valid(tmp_path)
+    assert (found.newest.step, found.newest.best_step) == (4, 2)
+    lines = [line.partition(": ")[2] for line in found.rejected]
+    assert lines[0].startswith("the best checkpoint until then is lost: checkpoint-6: optimizer.pt was changed")
+    assert lines[1].startswith("optimizer.pt was changed")
+    shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-2")
+    with pytest.raises(NoCheckpointError, match="checkpoint-4: the best checkpoint until then is lost: checkpoint-2"):
+        checkpoints.find_last_valid(tmp_path)
+
+
 def test_rotation_leaves_what_is_being_written_alone(tmp_path):
     for step in (2, 4, 6):
         sealed(tmp_path, step)
@@ -310,6 +332,8 @@ def test_a_disk_without_room_is_refused_with_both_numbers(adapter, tmp_path, mon
     free_bytes(monkeypatch, 3 * size + size // 3)
     with checkpoints.room_for(tmp_path, adapter):
         pass
+    with pytest.raises(InputError, match="need 121"), checkpoints.room_for(tmp_path, adapter, keeps_best=True):
+        pytest.fail("there is no room for the best one")
 
 
 def test_checkpoints_that_are_there_already_need_no_more_room(adapter, tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from datasets import Dataset
 
@@ -21,6 +20,7 @@ from radrecipes.inference.abstention import DecisionPolicy
 from radrecipes.inference.predictors import LabelPredictor, Predictor, TextPredictor
 from radrecipes.inference.predictors.text_predictor import TEMPERATURE
 from radrecipes.inference.selective import TARGETS
+from radrecipes.statistics import spread_evenly
 from radrecipes.tasks import LabelTask, ReportWritingTask, TextTask
 from radrecipes.tasks.impression import ImpressionTask
 
@@ -193,8 +193,7 @@ def evaluate_texts(
     systems[ADAPTER_GUARDED] = [answer.written for answer in guarded]
     of_base = {}
     if not options.skip_base:
-        # Evenly spread over the split, so that the sample covers all groups.
-        places = np.linspace(0, len(inputs) - 1, min(BASE_TEXTS, len(inputs))).round().astype(int).tolist()
+        places = spread_evenly(len(inputs), BASE_TEXTS)
         base = written(BASE, [inputs[place] for place in places], partial(predictor.generate, untuned=True))
         of_base[BASE] = [None] * len(inputs)
         for place, text in zip(places, base, strict=True):

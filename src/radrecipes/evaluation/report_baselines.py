@@ -11,6 +11,7 @@ from radrecipes.errors import InputError
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.radiology.observations import OBSERVATIONS, Status
 from radrecipes.radiology.sentences import split_sentences
+from radrecipes.statistics import spread_evenly
 from radrecipes.tasks.text_task import rouge_l
 
 # Status of an observation in arrays.
@@ -77,7 +78,7 @@ class NearestEmbedding:
     """
 
     def __init__(self, train_inputs: Sequence[str], train_targets: Sequence[str], embedder: TextEmbedder):
-        places = np.linspace(0, len(train_inputs) - 1, min(MOST_EMBEDDED, len(train_inputs))).round().astype(int)
+        places = spread_evenly(len(train_inputs), MOST_EMBEDDED)
         self._targets = [train_targets[place] for place in places]
         self._vectors = embedder.embed([train_inputs[place] for place in places])
         self._embedder = embedder

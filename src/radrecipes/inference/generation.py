@@ -94,6 +94,14 @@ def generate(
     return [answers[index] for index in range(len(prompts))]
 
 
+def places_by_room(prompts: Sequence[list[int]], longest: int, positions: float) -> dict[int, list[int]]:
+    """The places of prompts by the tokens that can follow: `longest`, or fewer if the model has no more positions left."""
+    places: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(int(min(longest, positions - len(prompt))), []).append(place)
+    return dict(sorted(places.items(), reverse=True))
+
+
 def shared_prefix(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
     """Length and key/value cache of the prefix that all prompts share; 0 and `None` if too short or not possible."""
     if len(prompts) < 2 or carries_state(model.config):

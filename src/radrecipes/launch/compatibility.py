@@ -23,6 +23,7 @@ CONFIGURATIONS = {
     "zero2": (Engine.ZERO2, False),
     "zero3": (Engine.ZERO3, False),
 }
+_DIVIDES_MODEL = (Engine.FSDP1, Engine.FSDP2, Engine.ZERO2, Engine.ZERO3)
 GPU_CONFIGURATIONS = tuple(name for name, (_, on_cpu) in CONFIGURATIONS.items() if not on_cpu)
 
 
@@ -174,6 +175,13 @@ def check(recipe: Recipe, configuration: str) -> None:
     for key, values in entry.excludes.items():
         if recipe.resolved.get(key) in values:
             raise InputError(f"`{key}: {recipe.resolved[key]}` fails there; use another{entry.reported}", where)
+    metric, (engine, _) = recipe.training.metric_for_best_model, CONFIGURATIONS[configuration]
+    if engine in _DIVIDES_MODEL and metric and metric.removeprefix("eval_") != "loss":
+        raise InputError(
+            f"`metric_for_best_model: {metric}` needs answers, and under FSDP and ZeRO only the loss is measured during training; "
+            "set `metric_for_best_model: loss`",
+            where,
+        )
 
 
 def describe(method: str) -> list[str]:

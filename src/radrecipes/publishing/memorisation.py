@@ -6,10 +6,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.inference.predictors import TextPredictor
+from radrecipes.statistics import spread_evenly
 
 # Shortest shared run that counts, in tokens: words and punctuation marks.
 SHORTEST_RUN = 8
@@ -93,7 +92,7 @@ def measure_memory(
     `on_progress` gets the number of answers in each batch; there are two per row, the adapter's and the base model's.
     """
     train, task = dataset.splits["train"], predictor.task
-    places = np.linspace(0, len(train) - 1, min(ROWS, len(train))).round().astype(int).tolist()
+    places = spread_evenly(len(train), ROWS)
     inputs = [task.inputs(train[place]) for place in places]
     # Training left rows out that are too long, too.
     inputs = [row for row, reason in zip(inputs, predictor.refusals(inputs), strict=True) if not reason]

@@ -20,6 +20,7 @@ class LabelTask(Task):
     target_column = "label"
     main_system = "adapter"
     hub_task = "text-classification"
+    validation_metrics = ("exact_accuracy",)
     headline = (
         HeadlineMetric("exact_accuracy", "exact accuracy", hub_id="accuracy"),
         HeadlineMetric("macro_f1", "macro-F1", hub_id="f1"),

@@ -74,6 +74,7 @@ class Task(ABC):
         input_column, target_column: Columns of the prepared dataset that the model reads and learns to write.
         instruction: First line of the user's turn, so that all prompts have a shared prefix.
         headline: The metrics in summaries and tables, in this order.
+        validation_metrics: The headline metrics that are measured during training; higher is better.
         main_system: The system in `metrics.json` that results are about.
         hub_task: Kind of task in the evaluation results on the Hub.
     """
@@ -84,6 +85,7 @@ class Task(ABC):
     instruction: str
     words: TaskWords
     headline: tuple[HeadlineMetric, ...]
+    validation_metrics: tuple[str, ...]
     main_system: str
     hub_task: str
 

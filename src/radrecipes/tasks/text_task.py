@@ -28,6 +28,7 @@ class TextTask(Task):
 
     main_system = "adapter_guarded"
     hub_task = "text-generation"
+    validation_metrics = ("rouge_l", "passed_rate")
     headline = (
         HeadlineMetric("passed_rate", "passes all checks"),
         HeadlineMetric("rouge_l", "ROUGE-L", hub_id="rouge"),

@@ -15,6 +15,7 @@ from typing import Any
 from accelerate import PartialState
 from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from radrecipes.environment import peak_memory_gib
 from radrecipes.errors import FullDiskError, InputError, NoCheckpointError, RadrecipesError
@@ -22,7 +23,7 @@ from radrecipes.files import file_sha256, parse_json, read_text, sync, sync_tree
 
 FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"
-# Number of valid checkpoints to keep, the newest ones.
+# Number of valid checkpoints to keep, the newest ones; in addition the best one, with `load_best_model_at_end`.
 KEPT = 2
 # In addition to weights and optimizer: tokenizer, scheduler, random number generators, the Trainer's state.
 _SMALL_FILES_BYTES = 16 * 2**20
@@ -32,12 +33,16 @@ _SHARDED_BYTES = 22
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint after `step` optimizer steps, with the values of the run's identity and of its [`Progress`]."""
+    """A verified checkpoint after `step` optimizer steps, with the values of the run's identity and of its [`Progress`].
+
+    `best_step` is that of the best checkpoint until then, with `load_best_model_at_end`.
+    """
 
     folder: Path
     step: int
     identity: dict[str, Any]
     progress: dict[str, Any]
+    best_step: int | None = None
 
 
 class Progress:
@@ -99,7 +104,10 @@ def find_last_valid(run: Path) -> Resumption:
     rejected = []
     for folder in _newest_first(run):
         try:
-            return Resumption(verify(folder), tuple(rejected))
+            found = verify(folder)
+            if found.best_step not in (None, found.step):
+                verify_best(run, found.best_step)
+            return Resumption(found, tuple(rejected))
         except InvalidCheckpointError as error:
             rejected.append(f"{folder}: {error}")
     if rejected:
@@ -132,10 +140,26 @@ def verify(folder: Path) -> Checkpoint:
             raise InvalidCheckpointError(f"{name} is missing or cannot be read") from None
         if found != expected:
             raise InvalidCheckpointError(f"{name} was changed or cut since it was written (sha256 {found[:12]})")
-    return Checkpoint(folder, step, manifest["identity"], manifest["progress"])
+    return Checkpoint(folder, step, manifest["identity"], manifest["progress"], manifest.get("best_step"))
 
 
-def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mapping[str, Any]) -> Path:
+def verify_best(run: Path, step: int) -> Path:
+    """The folder of a run's best checkpoint, verified; [`InvalidCheckpointError`] if it is not as it was written."""
+    folder = folder_of(run, step)
+    try:
+        return verify(folder).folder
+    except InvalidCheckpointError as error:
+        raise InvalidCheckpointError(f"the best checkpoint until then is lost: {folder.name}: {error}") from None
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """The folder of the checkpoint after a step."""
+    return run / FOLDER / f"checkpoint-{step}"
+
+
+def seal(
+    written: Path, run: Path, identity: Mapping[str, Any], progress: Mapping[str, Any], best_step: int | None = None
+) -> Path:
     """Make `checkpoints/checkpoint-<step>` of what the Trainer wrote: hash and sync it, add the manifest, rename last."""
     step = int(written.name.rpartition("-")[2])
     names = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
@@ -143,6 +167,7 @@ def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mappin
         "step": step,
         "identity": dict(identity),
         "progress": dict(progress),
+        **({} if best_step is None else {"best_step": best_step}),
         "files": {name: file_sha256(written / name) for name in names},
     }
     manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read, or the digest would differ
@@ -152,20 +177,20 @@ def seal(written: Path, run: Path, identity: Mapping[str, Any], progress: Mappin
     ):  # safetensors lets only the owner read what it writes, whatever the umask
         shutil.copymode(written / MANIFEST, path)
     sync_tree(written)
-    target = run / FOLDER / written.name
+    target = folder_of(run, step)
     shutil.rmtree(target, ignore_errors=True)  # an invalid one from an earlier attempt
     written.rename(target)
     sync(target.parent)
     return target
 
 
-def rotate(run: Path, keep: int = KEPT) -> None:
-    """Remove all but the newest valid checkpoints; an invalid one does not count."""
+def rotate(run: Path, keep: int = KEPT, best_step: int | None = None) -> None:
+    """Remove all but the newest valid checkpoints and the best one; an invalid one does not count."""
     kept = 0
     for folder in _newest_first(run):
         if kept < keep and _is_valid(folder):
             kept += 1
-        else:
+        elif best_step is None or folder != folder_of(run, best_step):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -180,7 +205,7 @@ def required_bytes(model: nn.Module, sharded: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[None]:
+def room_for(run: Path, model: nn.Module, sharded: bool = False, keeps_best: bool = False) -> Iterator[None]:
     """Refuse a disk that cannot hold what training will write; within the context, report if it fills up anyway.
 
     Raises:
@@ -190,7 +215,7 @@ def room_for(run: Path, model: nn.Module, sharded: bool = False) -> Iterator[Non
     """
     size = required_bytes(model, sharded)
     held = sum(path.stat().st_size for path in (run / FOLDER).rglob("*") if path.is_file())
-    needed = max((KEPT + 1) * size - held, size) + size // 3
+    needed = max((KEPT + keeps_best + 1) * size - held, size) + size // 3
     free = _free_bytes(run)
     if free < needed:
         raise InputError(
@@ -224,8 +249,12 @@ class SealsCheckpoints(TrainerCallback):
         self.run, self.identity, self.progress = run, identity, progress
         self._saving_since = 0.0
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Find the best checkpoint of an earlier attempt, wherever the run's folder is now."""
+        self._follow_best(args, state)
+
     def on_log(self, args, state, control, **kwargs):
-        """Remember when saving began: the Trainer saves right after it logs a step."""
+        """Remember when saving began: the Trainer saves right after it logs a step, or an evaluation."""
         self._saving_since = time.monotonic()
 
     def on_save(self, args, state, control, **kwargs):
@@ -233,11 +262,21 @@ class SealsCheckpoints(TrainerCallback):
         processes = PartialState()
         processes.wait_for_everyone()
         written = unfinished_folder(self.run) / f"checkpoint-{state.global_step}"
+        best_step = self._follow_best(args, state)
         if processes.is_main_process:
-            seal(written, self.run, self.identity, self.progress.so_far())
-            rotate(self.run)
+            if best_step is not None:
+                state.save_to_json(str(written / TRAINER_STATE_NAME))  # with the place where the best one will be
+            seal(written, self.run, self.identity, self.progress.so_far(), best_step)
+            rotate(self.run, best_step=best_step)
         processes.wait_for_everyone()
         self.progress.checkpoint_seconds += time.monotonic() - self._saving_since
+
+    def _follow_best(self, args, state) -> int | None:
+        """The best step, if it is kept; the Trainer takes it for one in `unfinished/`."""
+        if not args.load_best_model_at_end or state.best_global_step is None:
+            return None
+        state.best_model_checkpoint = str(folder_of(self.run, state.best_global_step))
+        return state.best_global_step
 
 
 def unfinished_folder(run: Path) -> Path:

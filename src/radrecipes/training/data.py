@@ -25,6 +25,7 @@ from radrecipes.models.base import (
     stop_token_ids,
 )
 from radrecipes.recipe import Recipe
+from radrecipes.statistics import spread_evenly
 from radrecipes.tasks import TASKS, rendering
 from radrecipes.tasks.rendering import check_answers, prompt_template_digest, render_examples
 from radrecipes.tasks.task import Task
@@ -58,17 +59,30 @@ class TokenisedRows:
 
 
 @dataclass(frozen=True)
+class ValidationRows:
+    """A sample of the validation split as token ids and as rows of the dataset, without `too_long` rows."""
+
+    rows: Dataset
+    examples: Dataset
+    too_long: int
+
+
+@dataclass(frozen=True)
 class TrainingData:
-    """A verified dataset, the base model's tokenizer with its stop tokens, and the training split as token ids."""
+    """A verified dataset, the base model's tokenizer with its stop tokens, and the training split as token ids.
+
+    `validation` is `None` unless the recipe validates.
+    """
 
     dataset: PreparedDataset
     tokenizer: PreTrainedTokenizerBase
     stops: list[int]
     rows: TokenisedRows
+    validation: ValidationRows | None = None
 
 
 def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None, keep: bool = False) -> TrainingData:
-    """Load and tokenise the training split of a recipe, as `scripts/sft.py` does; an [`InputError`] if anything is wrong with it.
+    """Load and tokenise what a recipe trains and validates on, as `scripts/sft.py` does; an [`InputError`] if anything is wrong.
 
     `max_dropped_fraction` overrides the recipe's fraction of rows that may be too long; `keep` writes the token cache.
     """
@@ -84,10 +98,14 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
 
     def fitting(table: pa.Table) -> TokenisedRows:
         rows = fitting_rows(table, split["id"][:], recipe.training.max_length, fraction)
-        check_base(recipe, config, rows.longest)
-        largest = pc.max(pc.list_flatten(rows.rows.data["input_ids"])).as_py()
-        check_token_ids([largest, *stops, tokenizer.pad_token_id], config, recipe.model.model_name_or_path)
+        check_readable(rows.rows)
         return rows
+
+    def check_readable(rows: Dataset) -> None:
+        tokens = rows.data["input_ids"]
+        check_base(recipe, config, pc.max(pc.list_value_length(tokens)).as_py())
+        largest = pc.max(pc.list_flatten(tokens)).as_py()
+        check_token_ids([largest, *stops, tokenizer.pad_token_id], config, recipe.model.model_name_or_path)
 
     def make() -> pa.Table:
         table = render_rows(split, task, tokenizer, style, stops)
@@ -96,7 +114,33 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
 
     key = rows_key(dataset.digest, split, task, tokenizer, style, stops)
     rows = fitting(cached_rows(dataset.folder, key, make, keep))
-    return TrainingData(dataset, tokenizer, stops, rows)
+    if not recipe.validates:
+        return TrainingData(dataset, tokenizer, stops, rows)
+    sample = sample_validation(dataset.splits["validation"], recipe.arguments.eval_rows)
+    validation = validation_rows(
+        sample, render_rows(sample, task, tokenizer, style, stops), recipe.training.max_length
+    )
+    check_readable(validation.rows)
+    return TrainingData(dataset, tokenizer, stops, rows, validation)
+
+
+def sample_validation(split: Dataset, wanted: int) -> Dataset:
+    """`wanted` rows of a validation split, or all if it has fewer: spread evenly, so that they are the same for every seed."""
+    if not len(split):
+        raise InputError("the validation split contains no rows; remove eval_strategy, or prepare the dataset again")
+    return split.select(spread_evenly(len(split), wanted))
+
+
+def validation_rows(sample: Dataset, table: pa.Table, max_length: int) -> ValidationRows:
+    """The rows of a sample with at most `max_length` tokens, an [`InputError`] without any; `table` is from [`render_rows`]."""
+    lengths = pc.list_value_length(table["input_ids"]).to_pylist()
+    places = [place for place, length in enumerate(lengths) if length <= max_length]
+    if not places:
+        raise InputError(
+            f"all {len(lengths)} rows of the validation sample are longer than max_length {max_length} tokens; raise max_length"
+        )
+    table = table.take(places).append_column("index", pa.array(range(len(places)), pa.int32()))
+    return ValidationRows(Dataset(table), sample.select(places), len(lengths) - len(places))
 
 
 def check_base(recipe: Recipe, config: PreTrainedConfig, longest: int) -> None:

@@ -49,7 +49,9 @@ class DivergenceGuard(TrainerCallback):
         self._losses = deque(losses, maxlen=_SPIKE_STEPS)
 
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
-        """Check a step's metrics; the Trainer saves after this."""
+        """Check a step's metrics, or an evaluation's; the Trainer saves after this."""
+        if not math.isfinite((logs or {}).get("eval_loss", 0.0)):
+            self._end(state, logs, f"validation loss {logs['eval_loss']:g}")
         if not logs or "loss" not in logs:
             return
         loss, grad_norm = logs["loss"], logs.get("grad_norm", 0.0)

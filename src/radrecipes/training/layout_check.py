@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from bitsandbytes.nn import Linear8bitLt
 from datasets import Dataset
 from transformers import TrainerCallback
 
 from radrecipes.errors import InputError, OutOfMemoryError
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator, shared_prefix_length
 from radrecipes.training.trainer import RunTrainer, is_out_of_memory, smaller_batch
+from radrecipes.training.validation import evaluation_mode
 
 # Largest difference of a token's log-likelihood L in nats, as a fraction of 1 + |L|: in float32, and in lower precision or with a
 # quantised base. With other neighbours an honest model repeats the same sums with other zeros: SmolLM2-135M differs by exactly 0 in
@@ -77,22 +78,18 @@ def check_layout(trainer: RunTrainer) -> None:
 
 @contextlib.contextmanager
 def _row_by_row(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode in which bitsandbytes computes each row of a batch by itself and leaves its weights as they are."""
-    model.eval()
+    """Evaluation mode in which bitsandbytes computes each row of a batch by itself."""
     thresholds = {}
     for module in model.modules():
-        if isinstance(module, Linear4bit):
-            # Eval mode would permanently repack a 4-bit layer's weights for AVX512-BF16, and a packed layer passes no gradient.
-            module.train()
-        elif isinstance(module, Linear8bitLt):
+        if isinstance(module, Linear8bitLt):
             # Otherwise an outlier in one example changes how all others of the batch are rounded, in every layout.
             thresholds[module], module.state.threshold = module.state.threshold, 0.0
     try:
-        yield
+        with evaluation_mode(model):
+            yield
     finally:
         for module, threshold in thresholds.items():
             module.state.threshold = threshold
-        model.train()
 
 
 def _probes(rows: Dataset) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from radrecipes.models.compute_dtype import compute_dtype
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
+from radrecipes.training.data import ValidationRows
 from radrecipes.training.run_folder import read_train_log
+from radrecipes.training.validation import evaluations
 
 if TYPE_CHECKING:
     from radrecipes.training.run import Run
@@ -106,4 +108,21 @@ def _training_facts(run: "Run", trainer: Trainer, counted: Mapping[str, Any]) ->
         "seconds": round(counted["seconds"], 1),
         "samples_per_second": round(trained_rows / max(counted["seconds"], 1e-9), 3),
         **{key: counted[key] for key in ("peak_memory_gib", "checkpoint_seconds", "resumes")},
+        **({"validation": _validation_facts(run.data.validation, trainer)} if run.data.validation else {}),
+    }
+
+
+def _validation_facts(validation: ValidationRows, trainer: Trainer) -> dict[str, Any]:
+    """What was measured during training, and which step's weights were kept."""
+    args, state, found = trainer.args, trainer.state, evaluations(trainer.state)
+    best = state.best_global_step if args.load_best_model_at_end else None
+    return {
+        "rows": len(validation.rows),
+        "left_out_as_too_long": validation.too_long,
+        "seconds": round(sum(line["eval_runtime"] for line in found), 1),
+        "metric_for_best_model": args.metric_for_best_model,
+        "best_step": state.best_global_step,
+        "best_metric": state.best_metric,
+        "kept_step": best or state.global_step,
+        "evaluations": found,
     }

@@ -16,6 +16,7 @@ from radrecipes.launch.spec import LaunchSpec, check_engine
 from radrecipes.models.base import load_base
 from radrecipes.models.compute_dtype import AUTO, describe_choice
 from radrecipes.recipe import Recipe
+from radrecipes.tasks import TASKS
 from radrecipes.training import checkpoints, run_folder
 from radrecipes.training.construction import building, check_construction
 from radrecipes.training.data import TrainingData, masked_example
@@ -27,6 +28,7 @@ from radrecipes.training.manifest import describe_run, made_of
 from radrecipes.training.sharded import SavesTrainedWeights
 from radrecipes.training.stages import STAGES
 from radrecipes.training.trainer import RunTrainer, TrainLog, divide_batch, longest_row, save_and_verify
+from radrecipes.training.validation import VALIDATION_LOG, TaskMetrics, validation_callbacks
 
 
 class Run:
@@ -77,7 +79,8 @@ class Run:
 
     def start(self, trainer: RunTrainer) -> None:
         """Check the free disk space and write into the folder for the first time; all input has been checked by now."""
-        self._stack.enter_context(checkpoints.room_for(self.folder, trainer.model, trainer.is_sharded))
+        keeps_best = self.recipe.training.load_best_model_at_end
+        self._stack.enter_context(checkpoints.room_for(self.folder, trainer.model, trainer.is_sharded, keeps_best))
         self._state.wait_for_everyone()  # all processes have read the checkpoints before the first one removes any
         if self.is_main_process:
             run_folder.start(self.folder, self.recipe, self.resumption.step)
@@ -99,6 +102,15 @@ class Run:
         )
         if self.recipe.fields.get("dtype") == AUTO:
             lines.append(f"dtype: {describe_choice(self.recipe.model.dtype)}")
+        if validation := self.data.validation:
+            measured = [
+                "loss",
+                *(TASKS[self.recipe.arguments.task].validation_metrics if trainer.task_metrics else ()),
+            ]
+            lines.append(
+                f"validated on {len(validation.rows):,} of {len(dataset.splits['validation']):,} rows "
+                f"({', '.join(measured)}); {validation.too_long} left out as too long"
+            )
         trainable, total = trainer.model.get_nb_trainable_parameters()
         lines.append(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.2%})")
         return lines
@@ -135,21 +147,28 @@ def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collect
         yield run
 
 
-def make_trainer(run: Run, stop: StopRequests, warn: Callable[[str], None]) -> RunTrainer:
-    """The trainer of a run's stage, with the callbacks of every stage: divergence, log, stop requests, checkpoints.
+def make_trainer(
+    run: Run, stop: StopRequests, tell: Callable[[str], None], task_metrics: TaskMetrics | None = None
+) -> RunTrainer:
+    """The trainer of a run's stage, with the callbacks of every stage: divergence, logs, validation, stop requests, checkpoints.
 
-    In the first process, `warn` gets a message about each loss spike. An [`InputError`] if the recipe does not fit the base model,
-    or accelerate runs another engine than requested.
+    In the first process, `tell` gets a line about each loss spike and each evaluation. `task_metrics` are measured in every
+    evaluation unless the model is sharded. An [`InputError`] if the recipe does not fit the base model, or accelerate runs another
+    engine than requested.
     """
-    rows = run.data.rows
+    rows, validation = run.data.rows, run.data.validation
     with building(run.recipe):
-        trainer = run.stage.make_trainer(run.recipe, run.base, run.data.tokenizer, rows.rows)
+        trainer = run.stage.make_trainer(
+            run.recipe, run.base, run.data.tokenizer, rows.rows, validation and validation.rows
+        )
+    trainer.task_metrics = None if trainer.is_sharded else task_metrics
     check_engine(run.launch, trainer.accelerator)
     trainer.args.output_dir = str(checkpoints.unfinished_folder(run.folder))
     losses = [line["loss"] for line in run_folder.read_train_log(run.folder, run.resumption.step)]
     for callback in (
-        DivergenceGuard(run.folder, trainer.rows_of_step, rows.ids, warn, losses),
+        DivergenceGuard(run.folder, trainer.rows_of_step, rows.ids, tell, losses),
         TrainLog(run.folder / run_folder.TRAIN_LOG, run.progress),
+        *(validation_callbacks(run.recipe, run.folder / VALIDATION_LOG, tell) if run.recipe.validates else ()),
         stop,
         ChecksLayout(trainer),
         SavesTrainedWeights(),

@@ -73,10 +73,15 @@ def load_trained_weights(model: torch.nn.Module, checkpoint: Path) -> None:
     """Load what [`SavesTrainedWeights`] wrote, if anything, into a model that is not wrapped yet."""
     if not (checkpoint / _SAVED).is_file():
         return
-    saved = load_file(checkpoint / _SAVED)
+    saved = read_trained_weights(checkpoint)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if saved.keys() != trained.keys():
         raise RuntimeError(f"{checkpoint / _SAVED}: contains other weights than the recipe trains")
     for name, parameter in trained.items():
         # In the model's own precision: accelerate trains in float32 what was loaded in bfloat16.
         parameter.data = saved[name].to(parameter.device)
+
+
+def read_trained_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """What [`SavesTrainedWeights`] wrote, by unwrapped names."""
+    return load_file(checkpoint / _SAVED)

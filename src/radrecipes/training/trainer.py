@@ -3,8 +3,10 @@
 That is TRL's, with the LM head on scored positions only and batches without padding.
 """
 
+import contextlib
 import json
 import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -19,17 +21,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallb
 from transformers.pytorch_utils import Conv1D
 from trl import SFTTrainer
 
-from radrecipes.errors import DivergedError, InputError, InterruptedRunError, OutOfMemoryError, shown
+from radrecipes.errors import (
+    DivergedError,
+    InputError,
+    InterruptedRunError,
+    NoCheckpointError,
+    OutOfMemoryError,
+    shown,
+)
 from radrecipes.files import sync
 from radrecipes.launch.spec import Engine, engine_of
 from radrecipes.models.lm_head import at_positions, lm_head_input
 from radrecipes.models.weights import Weights, lora_config
 from radrecipes.recipe import Recipe
-from radrecipes.training.checkpoints import Progress
+from radrecipes.training.checkpoints import InvalidCheckpointError, Progress, verify
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.training.interruption import StopRequests
 from radrecipes.training.sampler import NO_ROW, EpochSampler, with_empty_row
-from radrecipes.training.sharded import gather_trained, load_trained_weights
+from radrecipes.training.sharded import gather_trained, load_trained_weights, read_trained_weights
+from radrecipes.training.validation import TaskMetrics, in_words, measure
 
 # Positions that reach the LM head are padded to a multiple of this, so that batches share kernel shapes.
 SCORED_ROUND_TO = 32
@@ -53,11 +63,17 @@ def divide_batch(recipe: Recipe, processes: int) -> None:
 class RunTrainer(Trainer):
     """A Trainer that sees each row of an epoch once, whatever the number of processes, and knows the rows of a step.
 
-    A subclass says which labels of a batch are scored, and gives their logits.
+    A subclass says which labels of a batch are scored, and gives their logits. `task_metrics`, if set, are measured in every
+    evaluation.
     """
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+        with warnings.catch_warnings():
+            # TRL would compute every position for it; `compute_loss` here does not.
+            warnings.filterwarnings("ignore", "`label_smoothing_factor` is deprecated", FutureWarning)
+            super().__init__(*args, **kwargs)
+        self.task_metrics: TaskMetrics | None = None
+        self.best_weights: dict[str, torch.Tensor] | None = None  # under FSDP1, where the Trainer cannot load them
         self.resumes_fsdp1 = False
         self.rows_of_step = RowsOfStep()
         self.add_callback(self.rows_of_step)
@@ -100,14 +116,58 @@ class RunTrainer(Trainer):
         """Mean cross-entropy of the scored labels: this batch's sum divided by their number in the optimizer step."""
         if "index" in inputs:
             self.rows_of_step.batches.append(inputs["index"])
-        targets = self.scored(inputs["labels"])
-        outputs = self.score(model, inputs)
-        total = F.cross_entropy(outputs.logits[: len(targets)].float(), targets, reduction="sum")
-        count = targets.numel() if num_items_in_batch is None else num_items_in_batch
+        total, tokens, outputs = self.summed_loss(model, inputs, self.args.label_smoothing_factor)
+        count = tokens if num_items_in_batch is None else num_items_in_batch
         loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
         return (loss, outputs) if return_outputs else loss
+
+    def summed_loss(self, model, inputs, label_smoothing: float = 0.0):
+        """Sum of the cross-entropy over a batch's scored labels, their number, and the model's output."""
+        targets = self.scored(inputs["labels"])
+        outputs = self.score(model, inputs)
+        logits = outputs.logits[: len(targets)].float()
+        total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+        return total, targets.numel(), outputs
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """Measure the validation sample, in all processes together."""
+        # The Trainer's own loop would count a short batch as much as a full one, and draw random numbers that training needs.
+        try:
+            found = measure(self)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = self.args.per_device_eval_batch_size
+            raise OutOfMemoryError(
+                f"memory ran out in validation with {size} examples per batch; run the same command with a smaller "
+                "--per_device_eval_batch_size and --allow-change recipe"
+            ) from error
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _load_best_model(self) -> None:
+        """Nothing: the Trainer calls this after an interruption, too, and does not look whether a checkpoint is damaged."""
+
+    def load_best(self) -> None:
+        """Load the weights of the best step if the recipe wants them; a [`NoCheckpointError`] if its checkpoint is damaged."""
+        if not self.args.load_best_model_at_end or self.state.best_model_checkpoint is None:
+            return
+        folder = Path(self.state.best_model_checkpoint)
+        try:
+            verify(folder)
+        except InvalidCheckpointError as error:
+            raise NoCheckpointError(
+                f"{folder}: {error}; it has the weights to keep: restore it and run the same command again, or train from the "
+                "beginning with --restart"
+            ) from None
+        if engine_of(self.accelerator) == Engine.FSDP1:
+            self.best_weights = read_trained_weights(folder)
+        else:
+            super()._load_best_model()
 
 
 class CompletionTrainer(RunTrainer, SFTTrainer):
@@ -116,9 +176,11 @@ class CompletionTrainer(RunTrainer, SFTTrainer):
     TRL's fused head needs Triton; without it TRL scores all positions, over 90 % of which are masked in protocol labelling.
     """
 
-    def _prepare_dataset(self, dataset, processing_class, args, *ignored):
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         """Use the rows as they are; TRL would copy them twice, in the first process and in the others."""
-        return dataset if args.world_size == 1 else with_empty_row(dataset, processing_class.pad_token_id)
+        if args.world_size == 1 or dataset_name == "eval":
+            return dataset
+        return with_empty_row(dataset, processing_class.pad_token_id)
 
     def scored(self, labels: torch.Tensor) -> torch.Tensor:
         """The token ids that the model learns to write."""
@@ -160,11 +222,16 @@ def scored_positions(scored: torch.Tensor) -> torch.Tensor:
 
 
 def sft_trainer(
-    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    validation: Dataset | None = None,
 ) -> CompletionTrainer:
     """The trainer of a recipe, to which [`divide_batch`] has been applied: a base model with a new adapter, and the batch layout.
 
-    `rows` has columns `input_ids`, `labels` and `index`. An [`InputError`] if the base model lacks a layer that the recipe adapts.
+    `rows` and `validation`, needed if the recipe validates, have columns `input_ids`, `labels` and `index`. An [`InputError`] if
+    the base model lacks a layer that the recipe adapts.
     """
     check_targets(recipe, model)
     trainer = CompletionTrainer(
@@ -172,6 +239,7 @@ def sft_trainer(
         args=recipe.training,
         data_collator=collator_for(recipe, tokenizer, model.dtype),
         train_dataset=rows,
+        eval_dataset=validation,
         processing_class=tokenizer,
         peft_config=lora_config(recipe.model),
     )
@@ -225,12 +293,14 @@ def train(trainer: RunTrainer, checkpoint: Path | None, stop: StopRequests) -> N
     try:
         # PEFT casts an adapter's input to float32, and autocast casts it back: the same bits, but with copies in memory.
         under_autocast = trainer.args.bf16 and not trainer.is_deepspeed_enabled
-        with disable_input_dtype_casting(trainer.model, active=under_autocast):
+        with (
+            contextlib.suppress(_AllStepsDoneError),
+            disable_input_dtype_casting(trainer.model, active=under_autocast),
+        ):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         stop.raise_if_stopped(trainer.state.max_steps)
-    except _AllStepsDoneError:
-        pass
-    except (DivergedError, InterruptedRunError, InputError) as error:
+        trainer.load_best()
+    except (DivergedError, InterruptedRunError, NoCheckpointError, InputError) as error:
         # All processes get here. The traceback's frames reference DDP, which must not outlive the process group: see `close`.
         traceback.clear_frames(error.__traceback__)
         close(trainer)
@@ -255,10 +325,10 @@ class _AllStepsDoneError(Exception):
 
 
 class _EndIfDone(TrainerCallback):
-    """Ends training before its first step if the checkpoint is of the last one."""
+    """Ends training before its first step if the checkpoint is of the last one, or training ended early there."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps:
+        if state.global_step >= state.max_steps or control.should_training_stop:
             raise _AllStepsDoneError
 
 
@@ -296,7 +366,7 @@ def save_and_verify(
 
     Returns what [`Weights.verify`] found in the first process, `None` in the others.
     """
-    state_dict = gather_trained(trainer.model)  # every process takes part
+    state_dict = trainer.best_weights or gather_trained(trainer.model)  # every process takes part
     if not trainer.accelerator.is_main_process:
         return None
     # Unwrap every layer, too, or PEFT saves an empty adapter under FSDP1, see `SavesTrainedWeights`.
@@ -317,12 +387,25 @@ def close(trainer: RunTrainer) -> None:
 
 
 class LossProgress(ProgressCallback):
-    """The Trainer's progress bar with the loss, instead of a printed line per logged step."""
+    """The Trainer's progress bar with the loss and the last evaluation, instead of a printed line per logged step."""
+
+    def __init__(self):
+        super().__init__()
+        self._shown: dict[str, str] = {}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Show the newest loss after the bar."""
-        if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
+        if logs and "loss" in logs:
+            self._show(loss=f"loss {float(logs['loss']):.4f}")
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Show the newest evaluation after the loss."""
+        self._show(validation=in_words(metrics))
+
+    def _show(self, **parts: str) -> None:
+        self._shown = {**self._shown, **parts}
+        if self.training_bar is not None:
+            self.training_bar.set_postfix_str(", ".join(self._shown.values()))
 
 
 class TrainLog(TrainerCallback):

@@ -20,7 +20,7 @@ from radrecipes.errors import InputError
 from radrecipes.hub.pull import pull
 from radrecipes.inference import vllm_engine
 from radrecipes.inference.answers import WrittenText
-from radrecipes.inference.generation import Sampling, generate
+from radrecipes.inference.generation import Sampling, generate, places_by_room
 from radrecipes.models.base import (
     base_without_weights,
     check_token_ids,
@@ -203,11 +203,8 @@ class Predictor(ABC):
     ) -> list[WrittenText]:
         """What the model writes, greedily unless `sampling` is given; `untuned` writes with the base model without fine-tuning."""
         prompts = self.readable_prompts(inputs)
-        # Fewer than the recipe's `max_new_tokens` if no more positions are left, which is no matter of the other rows.
-        rooms = [int(min(self.recipe.arguments.max_new_tokens, self.positions - len(prompt))) for prompt in prompts]
         written: dict[int, WrittenText] = {}
-        for room in sorted(set(rooms), reverse=True):
-            places = [place for place, its_room in enumerate(rooms) if its_room == room]
+        for room, places in places_by_room(prompts, self.recipe.arguments.max_new_tokens, self.positions).items():
             of_room = [prompts[place] for place in places]
             if self.engine == "vllm":
                 texts = self._vllm.generate(of_room, room, on_progress, untuned, sampling)

@@ -1,0 +1,117 @@
+"""The metrics of a task for a model that is being trained, on its validation sample."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import fmean
+
+from transformers import PreTrainedModel
+
+from radrecipes.data.label_sets import LabelSet
+from radrecipes.inference.answers import WrittenText
+from radrecipes.inference.generation import generate, places_by_room
+from radrecipes.inference.label_scoring import LabelScorer
+from radrecipes.models.base import check_token_ids, load_config
+from radrecipes.recipe import Recipe
+from radrecipes.tasks import TASKS, LabelTask, TextTask
+from radrecipes.tasks.rendering import render_completions
+from radrecipes.tasks.text_task import rouge_l
+from radrecipes.training.collators import IGNORED
+from radrecipes.training.data import TrainingData
+from radrecipes.training.validation import TaskMetrics
+
+
+def task_metrics(recipe: Recipe, data: TrainingData) -> TaskMetrics:
+    """What measures a task's `validation_metrics` as the recipe decodes; an [`InputError`] if the model has no token of a label."""
+    task, rows = TASKS[recipe.arguments.task], list(data.validation.examples)
+    if not isinstance(task, LabelTask):
+        return WrittenAnswers(recipe, data, partial(text_metrics, task, rows))
+    if recipe.arguments.decode == "generate":
+        return WrittenAnswers(recipe, data, partial(label_metrics, task, rows, data.dataset.label_set))
+    return ScoredLabels(recipe, data, task)
+
+
+class ScoredLabels:
+    """The accuracy of the most likely label."""
+
+    def __init__(self, recipe: Recipe, data: TrainingData, task: LabelTask):
+        names = data.dataset.label_set.names
+        completions = render_completions(task, names, data.tokenizer, recipe.arguments.prompt_style, data.stops)
+        ids = itertools.chain.from_iterable(completions)
+        check_token_ids(ids, load_config(recipe.model), recipe.model.model_name_or_path)
+        self.prompts = prompts_of(data)
+        self.right = [names.index(task.target(row)) for row in data.validation.examples]
+        # The best of n labels has at least 1/n of the probability: it is in none of the branches that this prunes.
+        self.options = {"completions": completions, "left_out_mass": 0.1 / len(names)}
+        self.tokenizer = data.tokenizer
+        self.scorer: LabelScorer | None = None
+
+    def check(self, model: PreTrainedModel) -> None:
+        """See [`TaskMetrics`]: the scorer compares its first scores with those of labels in rows of their own."""
+        self.scorer = LabelScorer(model, self.tokenizer, **self.options)
+        self.scorer.score(self.prompts[:2])
+
+    def __call__(self, model: PreTrainedModel, batch_size: int) -> dict[str, float]:
+        """See [`TaskMetrics`]."""
+        scores = self.scorer.score(self.prompts, batch_size, distributed=True)
+        best = scores.log_likelihoods.argmax(axis=1).tolist()
+        return {"exact_accuracy": fmean(found == right for found, right in zip(best, self.right, strict=True))}
+
+
+class WrittenAnswers:
+    """What `judge` says of the answers that the model writes greedily."""
+
+    def __init__(self, recipe: Recipe, data: TrainingData, judge: Callable[[Sequence[WrittenText]], dict[str, float]]):
+        self.data, self.judge = data, judge
+        self.prompts = prompts_of(data)
+        self.longest = recipe.arguments.max_new_tokens
+        self.positions = getattr(load_config(recipe.model), "max_position_embeddings", None) or math.inf
+
+    def check(self, model: PreTrainedModel) -> None:
+        """See [`TaskMetrics`]."""
+        self._write(model, self.prompts[:2], 1, longest=1)
+
+    def __call__(self, model: PreTrainedModel, batch_size: int) -> dict[str, float]:
+        """See [`TaskMetrics`]."""
+        return self.judge(self._write(model, self.prompts, batch_size, self.longest))
+
+    def _write(
+        self, model: PreTrainedModel, prompts: list[list[int]], batch_size: int, longest: int
+    ) -> list[WrittenText]:
+        own_settings, written = model.generation_config, {}
+        try:
+            for room, places in places_by_room(prompts, longest, self.positions).items():
+                of_room = [prompts[place] for place in places]
+                parts = model, self.data.tokenizer, of_room, self.data.stops, room, batch_size
+                written.update(zip(places, generate(*parts, distributed=True), strict=True))
+        finally:
+            model.generation_config = own_settings  # a checkpoint of all weights would save others with them
+        return [written[place] for place in range(len(prompts))]
+
+
+def label_metrics(
+    task: LabelTask, rows: Sequence[dict], label_set: LabelSet, texts: Sequence[WrittenText]
+) -> dict[str, float]:
+    """The accuracy of the labels that generated texts name."""
+    found = [task.read_output(text.text, label_set) for text in texts]
+    return {"exact_accuracy": fmean(label == task.target(row) for label, row in zip(found, rows, strict=True))}
+
+
+def text_metrics(task: TextTask, rows: Sequence[dict], texts: Sequence[WrittenText]) -> dict[str, float]:
+    """ROUGE-L against the rows' own texts, and the fraction of texts that stop and pass the task's check."""
+    pairs = list(zip(rows, texts, strict=True))
+    return {
+        "rouge_l": fmean(rouge_l(task.reference(row), task.comparable(text.text)) for row, text in pairs),
+        "passed_rate": fmean(
+            text.stopped and not task.check(task.inputs(row), text.text).reasons for row, text in pairs
+        ),
+    }
+
+
+def prompts_of(data: TrainingData) -> list[list[int]]:
+    """Token ids of the sample's prompts: everything before the first scored token."""
+    return [
+        [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
+        for row in data.validation.rows
+    ]
