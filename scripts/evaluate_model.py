@@ -11,7 +11,8 @@ Several processes share the rows; the results are those of one process with as m
 Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, report.html, figures/. If labels are scored, it fits
 a temperature and the thresholds for automatic answers on the validation split and stores them in the adapter's folder, where
 scripts/predict.py finds them. Texts are evaluated with and without the guard; the untuned base model, which seldom stops, is
-evaluated on a sample. An existing evaluation is only shown; --restart evaluates again.
+evaluated on a sample. A classification head has no untuned base model to compare with. An existing evaluation is only shown;
+--restart evaluates again.
 
 Exit codes: 0 evaluated, or the existing evaluation was shown, 1 memory or disk ran out, 2 wrong input; nothing was written.
 """
@@ -127,6 +128,8 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
         tries=args.tries,
     )
     predictor.shared = processes.num_processes > 1
+    if not predictor.has_base and processes.is_main_process:
+        print("the base model is left out, because without training it has no head")
     options = EvaluationOptions(
         args.split, args.max_rows, args.batch_size, args.skip_base, args.target_accuracy, args.similarity_model
     )

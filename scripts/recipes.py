@@ -110,20 +110,19 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
         print(f"no example is shown, because texts of {data.dataset.access} datasets are never printed")
         shown = 0
     for number in range(min(shown, len(rows.rows))):
-        prompt, answer = training_data.prompt_and_answer(rows.rows[number], tokenizer)
-        print(f"example {number + 1}; only ⟦…⟧ contributes to the loss")
-        print(f"{prompt}⟦{answer}⟧\n")
+        print(f"example {number + 1}; {data.explain_example()}\n{data.example(number)}\n")
 
     # Tokens and lengths
     lengths = training_data.summarise_lengths([len(ids) for ids in rows.rows["input_ids"]])
-    answers = training_data.summarise_lengths(training_data.answer_lengths(rows.rows["labels"]))
-    print("stop tokens        " + ", ".join(f"{tokenizer.decode([stop])} ({stop})" for stop in data.stops))
+    if not data.labels:
+        print("stop tokens        " + ", ".join(f"{tokenizer.decode([stop])} ({stop})" for stop in data.stops))
     print(f"padding token      {tokenizer.pad_token} ({tokenizer.pad_token_id})")
     print(f"tokens per row     {lengths}")
-    print(f"tokens per answer  {answers}")
-    print(
-        f"in the loss        {rows.scored_tokens:,} of {rows.tokens:,} tokens ({rows.scored_tokens / rows.tokens:.1%})"
-    )
+    if not data.labels:
+        answers = training_data.summarise_lengths(training_data.answer_lengths(rows.rows["labels"]))
+        print(f"tokens per answer  {answers}")
+        fraction = rows.scored_tokens / rows.tokens
+        print(f"in the loss        {rows.scored_tokens:,} of {rows.tokens:,} tokens ({fraction:.1%})")
     total = len(rows.rows) + len(rows.too_long)
     first = f", first: row {rows.too_long[0]} of train.parquet" if rows.too_long else ""
     print(

@@ -79,6 +79,11 @@ TINY_REPORT_RECIPE = (
     .replace("max_new_tokens: 12", "max_new_tokens: 80")
     .replace(TINY_MODEL, TINY_WRITER)
 )
+TINY_HEAD_RECIPE = (
+    TINY_RECIPE.replace("LoRA ·", "LoRA, head ·")
+    .replace("protocol_lora", "protocol_head")
+    .replace("max_new_tokens: 12\n", "decode: head\nlabel_smoothing_factor: 0.05\n")
+)
 # Request, findings and impression of the four kinds of tiny reports.
 TINY_REPORTS = (
     ("Edema: positive", "There is edema.", "Edema."),
@@ -203,6 +208,7 @@ def build_workspace(folder: Path) -> Path:
     recipes = folder / "recipes" / "tiny"
     recipes.mkdir(parents=True)
     (recipes / "protocol_lora.yaml").write_text(TINY_RECIPE, encoding="utf-8")
+    (recipes / "protocol_head.yaml").write_text(TINY_HEAD_RECIPE, encoding="utf-8")
     (recipes / "report_lora.yaml").write_text(TINY_REPORT_RECIPE, encoding="utf-8")
     for name in ("scripts", "accelerate_configs"):
         (folder / name).symlink_to(REPOSITORY / name)

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from radrecipes.training.trainer import CompletionTrainer
+from transformers import Trainer
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # Python's audit events for what changes files, and where path and folder descriptor are in their arguments.
@@ -41,7 +41,7 @@ def record(run: str | Path, path: str | Path) -> None:
 
 def _watch(run, on_event):
     run = os.path.abspath(run)
-    compute = CompletionTrainer.training_step
+    compute = Trainer.training_step
 
     def training_step(*args, **kwargs):
         on_event("batch")
@@ -59,5 +59,5 @@ def _watch(run, on_event):
         if path.startswith(f"{run}/"):
             on_event(f"{verb} {path[len(run) + 1 :]}")
 
-    CompletionTrainer.training_step = training_step
+    Trainer.training_step = training_step
     sys.addaudithook(on_audit)

@@ -168,7 +168,7 @@ def test_duplicate_key_names_both_lines(write):
             "`lr_scheduler_type: cosinus` is not one of its choices; did you mean `cosine`?",
         ),
         ("batch_layout: packed", "`batch_layout: packed` is not one of its choices"),
-        ("prompt_style: Chat", "did you mean `chat`? (chat, plain)"),
+        ("prompt_style: Chat", "did you mean `chat`? (chat, plain, input)"),
         ("dtype: bf16", "`dtype: bf16` is not one of its choices; did you mean `bfloat16`?"),
         ("optim: adam_w", "`optim: adam_w` is not one of its choices; did you mean"),
         (

@@ -36,12 +36,14 @@ class RecipeArguments:
     """The fields of a recipe that are not TRL's.
 
     Args:
-        prompt_style: `"chat"` uses the tokenizer's chat template, `"plain"` is for base models without one.
+        prompt_style: `"chat"` uses the tokenizer's chat template, `"plain"` is for base models without one, `"input"` is the
+            input alone, for encoders.
         global_batch_size: Examples per optimizer step over all processes; gradient accumulation follows from it.
         batch_layout: `"shared_prefix"` puts several examples in one row after their shared prefix, so that neither
             padding nor the repeated prefix is computed; `"padded"` is one example per row, for models whose attention
             accepts no custom mask.
-        decode: `"score"` (default for labels) gives every label a probability, `"generate"` generates an answer.
+        decode: `"score"` (default for labels) gives every label a probability, `"generate"` generates an answer, `"head"` trains
+            a classification head on the label set, which gives every label a probability.
         max_dropped_fraction: Largest fraction of training rows that may be dropped because they exceed `max_length`.
         eval_rows: Rows of the validation split that each evaluation during training reads, spread evenly; by default
             [`LABEL_ROWS`] or [`TEXT_ROWS`].
@@ -140,6 +142,8 @@ _OF_VALIDATION = (
 LABEL_ROWS, TEXT_ROWS = 256, 32
 # Fields of ours that are newer than some records, which must compare equal: absent at their default.
 _NEWER = {"stage": _STAGE, "eval_rows": None, "early_stopping_patience": None}
+# What a head has no use for.
+_NOT_OF_A_HEAD = ("max_new_tokens", "activation_offloading", "completion_only_loss")
 # Bytes of a recipe; those of this project have less than 2,000.
 _LONGEST = 64 * 1024
 # The largest integer of a field, where 2**32 - 1, the largest seed, is too much.
@@ -177,8 +181,13 @@ class Recipe:
 
     @property
     def method(self) -> str:
-        """How the base model is adapted: `LoRA`, `LoRA, 8-bit base` or `QLoRA, 4-bit base`."""
-        return _method(self.model.load_in_4bit, self.model.load_in_8bit)
+        """How the base model is adapted: `LoRA`, `LoRA, 8-bit base`, `QLoRA, 4-bit base`, each also with `, head`."""
+        return _method(self.model.load_in_4bit, self.model.load_in_8bit, self.has_head)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a classification head chooses the label, instead of a language model that writes it."""
+        return self.arguments.decode == "head"
 
     @property
     def digest(self) -> str:
@@ -257,7 +266,7 @@ def summarise_recipe(path: str | Path) -> tuple[str, ...]:
             raise _unknown_key(key, places[key])
     _check_required(values, path)
     batch = values.get("global_batch_size", RecipeArguments.global_batch_size)
-    method = _method(values.get("load_in_4bit"), values.get("load_in_8bit"))
+    method = _method(values.get("load_in_4bit"), values.get("load_in_8bit"), values.get("decode") == "head")
     return (_name(path), str(values["task"]), method, str(values["model_name_or_path"]), str(batch), header(path))
 
 
@@ -276,10 +285,9 @@ def _name(path: Path) -> str:
     return f"{path.resolve().parent.name}/{path.stem}"
 
 
-def _method(in_4bit: bool | None, in_8bit: bool | None) -> str:
-    if in_4bit:
-        return "QLoRA, 4-bit base"
-    return "LoRA, 8-bit base" if in_8bit else "LoRA"
+def _method(in_4bit: bool | None, in_8bit: bool | None, has_head: bool) -> str:
+    adapter = "QLoRA, 4-bit base" if in_4bit else "LoRA, 8-bit base" if in_8bit else "LoRA"
+    return f"{adapter}, head" if has_head else adapter
 
 
 def _predicts_label(task: str) -> bool:
@@ -382,9 +390,9 @@ def _known_fields() -> dict[str, tuple[tuple[type, ...], Sequence[str] | None]]:
 
     stages = _stage_configurations()
     ours = {
-        "prompt_style": ["chat", "plain"],
+        "prompt_style": ["chat", "plain", "input"],
         "batch_layout": ["shared_prefix", "padded"],
-        "decode": ["score", "generate"],
+        "decode": ["score", "generate", "head"],
         "stage": list(stages),
         "save_strategy": ["no", "steps", "epoch"],  # the best one needs an evaluation during training
         "task": sorted(TASKS),
@@ -502,8 +510,14 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
         raise wrong(quantised[0], "without `dtype: bfloat16` the quantised layers compute in float32; add it")
     if checked.get("completion_only_loss") is False:
         raise wrong("completion_only_loss", "recipes train on the completion only; remove the key")
-    if checked.get("decode") == "score" and not _predicts_label(checked["task"]):
+    if checked.get("decode") in ("score", "head") and not _predicts_label(checked["task"]):
         raise wrong("decode", f"task {checked['task']} writes text, and only labels can be scored; remove the key")
+    has_head = checked.get("decode") == "head"
+    if checked.get("prompt_style") == "input" and not has_head:
+        raise wrong("prompt_style", "only a head reads the input alone; set `decode: head`, or `prompt_style: plain`")
+    for key in _NOT_OF_A_HEAD if has_head else ():
+        if checked.get(key):
+            raise wrong(key, "a head writes no answer, and this has no effect on it; remove the key")
     for name in checked.get("lora_target_modules") or []:
         if not _LAYER_NAME.fullmatch(name):
             message = f"{quoted(name)} is not the name of a layer; write names such as q_proj, or all-linear"
@@ -592,6 +606,7 @@ def _derived(checked: dict[str, Any], dtype: str | None = None) -> dict[str, Any
     from radrecipes.models.compute_dtype import compute_dtype
 
     return {
+        **({"lora_task_type": "SEQ_CLS"} if checked.get("decode") == "head" else {}),
         # Under autocast the adapter of a bfloat16 base model stays in float32; bfloat16 would lose its small updates.
         "bf16": compute_dtype(dtype) == torch.bfloat16,
         "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),

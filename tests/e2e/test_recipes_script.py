@@ -48,7 +48,7 @@ def test_inspect_shows_what_is_trained(workspace, call):
     assert shown.code == 0, shown.stderr
     text = shown.stdout
     assert "\x1b[" not in text  # plain when piped
-    assert len(re.findall(r"^example \d; only ⟦…⟧ contributes to the loss$", text, re.MULTILINE)) == 2
+    assert len(re.findall(r"^example \d; only ⟦…⟧ contributes to the loss, and", text, re.MULTILINE)) == 2
     assert len(re.findall(r"^⟦(CT|MR) [A-Za-z ]+<\|im_end\|>⟧$", text, re.MULTILINE)) == 2
     assert re.search(r"^stop tokens +<\|im_end\|> \(2\)$", text, re.MULTILINE)
     assert re.search(r"^padding token +<\|endoftext\|> \(0\)$", text, re.MULTILINE)

@@ -7,17 +7,30 @@ from conftest import REPOSITORY
 
 from radrecipes.errors import InputError
 from radrecipes.launch import compatibility
-from radrecipes.launch.compatibility import CONFIGURATIONS, FULL, INT4, INT8, LORA, METHODS, TABLE, Verdict
+from radrecipes.launch.compatibility import (
+    CONFIGURATIONS,
+    FULL,
+    INT4,
+    INT4_HEAD,
+    INT8,
+    INT8_HEAD,
+    LORA,
+    LORA_HEAD,
+    METHODS,
+    TABLE,
+    Verdict,
+)
 from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import parse_recipe
 
-RECIPE = "recipes/tiny/protocol_lora.yaml"
+RECIPE, WITH_HEAD = "recipes/tiny/protocol_lora.yaml", "recipes/tiny/protocol_head.yaml"
 WORDS = {
     FULL: ("--use_peft", "false"),
     LORA: (),
     INT8: ("--load_in_8bit", "true", "--dtype", "bfloat16"),
     INT4: ("--load_in_4bit", "true", "--dtype", "bfloat16"),
 }
+HEADS = {LORA_HEAD: LORA, INT8_HEAD: INT8, INT4_HEAD: INT4}
 
 
 def test_every_method_has_a_verdict_under_every_shipped_configuration():
@@ -45,7 +58,7 @@ def test_a_cell_s_verdict_is_what_happens(method, configuration, shared_workspac
             parse_recipe(RECIPE, WORDS[FULL])
         return
     needs = [word for key, value in entry.needs.items() for word in (f"--{key}", value)]
-    recipe = parse_recipe(RECIPE, (*WORDS[method], *needs))
+    recipe = parse_recipe(WITH_HEAD if method in HEADS else RECIPE, (*WORDS[HEADS.get(method, method)], *needs))
     assert recipe.method == method
     if entry.verdict == Verdict.REFUSED:
         with pytest.raises(InputError, match=rf"{configuration}\.yaml: .*use ") as refused:

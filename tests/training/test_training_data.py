@@ -21,13 +21,12 @@ RECIPE = "recipes/tiny/protocol_lora.yaml"
 def test_marked_tokens_are_the_answer_with_its_stop_token(workspace):
     data = inspection.load_training_data(parse_recipe(RECIPE))
     labels = data.dataset.splits["train"]["label"]
-    for row, label in zip(data.rows.rows, labels, strict=True):
-        prompt, answer = inspection.prompt_and_answer(row, data.tokenizer)
+    for number, label in enumerate(labels):
+        prompt, answer = data.prompt_and_answer(number)
         assert answer == f"{label}<|im_end|>"
         assert prompt.endswith("<|im_start|>assistant\n")
-    shown = inspection.masked_example(row, data.tokenizer)
-    assert shown.endswith(f"<|im_start|>assistant\n⟦{label}<|im_end|>⟧")
-    assert "<|im_end|> stops the model" in shown
+    assert data.example(number).endswith(f"<|im_start|>assistant\n⟦{label}<|im_end|>⟧")
+    assert "<|im_end|> stops the model" in data.explain_example()
 
 
 def test_too_long_rows_can_be_looked_at(workspace):

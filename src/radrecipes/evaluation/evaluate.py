@@ -121,7 +121,7 @@ def evaluate_labels(
 
     # Answers of the model; if it scores labels, temperature and thresholds come from the validation split
     systems, validated, policy, calibration, left_out = {}, {}, None, None, None
-    if predictor.decode == "score":
+    if predictor.decode != "generate":
         scores = answered(predictor.score, validation, "validation")
         policy = predictor.fit_policy(
             scores, validation.references, validation.groups, dataset.digest, options.target_accuracy
@@ -133,7 +133,7 @@ def evaluate_labels(
         left_out = float(scores.left_out.mean())
     else:
         systems[ADAPTER] = answered(predictor.answer, rows, ADAPTER)
-    if not options.skip_base:
+    if predictor.has_base and not options.skip_base:
         systems[BASE] = answered(partial(predictor.answer, untuned=True), rows, BASE)
     if not is_main_process:
         return None

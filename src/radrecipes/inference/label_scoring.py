@@ -154,7 +154,7 @@ class LabelScorer:
         with torch.inference_mode():
             prefix, cache = shared_prefix(self.model, distinct)
             self._check_once(distinct, prefix, cache)
-            batches = list(_batches(distinct, prefix, batch_size))
+            batches = list(batches_of_similar_length(distinct, prefix, batch_size))
             scored = map_batches(
                 batches,
                 lambda batch: self._score_batch(batch, prefix, cache),
@@ -224,7 +224,7 @@ class _BatchOfNotes:
         self.paths[:, _ROOT] = 0.0
         self.fed = np.zeros(self.paths.shape, dtype=bool)
         # Keys and values of the prompts with the first tokens of the labels, on which every further pass builds
-        self.cache = _selected(cache, [0] * len(prompts), self.model)
+        self.cache = rows_of_cache(cache, [0] * len(prompts), self.model)
         self.key_nodes = np.full((len(prompts), prefix), _ROOT)
         first = [node for node in self.trie.children[_ROOT] if not self.trie.is_leaf(node)]
         self.ahead = first if len(first) <= _LOOKAHEAD else []
@@ -295,7 +295,7 @@ class _BatchOfNotes:
             for place, node in enumerate(fed)
             if node in new
         ]
-        cache = _selected(self.cache, notes, self.model)
+        cache = rows_of_cache(self.cache, notes, self.model)
         self._run(notes, self.key_nodes[notes], cache, tokens, nodes, positions, wanted)
 
     def _run(
@@ -315,7 +315,7 @@ class _BatchOfNotes:
         """
         device = self.model.device
         length = -(-max(map(len, tokens)) // _ROUND_TO) * _ROUND_TO
-        nodes = _padded(nodes, length, _PADDING)
+        nodes = padded(nodes, length, _PADDING)
         past = key_nodes.shape[1]
         key_nodes = np.concatenate([key_nodes, nodes], axis=1)
         # A token attends to its ancestors in the trie and to the earlier tokens of its prompt. So does padding, which is not read.
@@ -329,8 +329,8 @@ class _BatchOfNotes:
         index = functional.pad(index, (0, -len(wanted) % _ROUND_TO)).to(device)
         with lm_head_input(self.model, at_positions(index)):
             logits = self.model(
-                input_ids=torch.from_numpy(_padded(tokens, length, self.scorer.pad_token_id)).to(device),
-                position_ids=torch.from_numpy(_padded(positions, length, 0)).to(device),
+                input_ids=torch.from_numpy(padded(tokens, length, self.scorer.pad_token_id)).to(device),
+                position_ids=torch.from_numpy(padded(positions, length, 0)).to(device),
                 attention_mask=mask[:, None].to(device),
                 past_key_values=cache,
                 use_cache=True,
@@ -388,7 +388,9 @@ def score_separately(
     return np.array(found).reshape(len(prompts), len(completions))
 
 
-def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -> Iterator[list[tuple[int, ...]]]:
+def batches_of_similar_length(
+    prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int
+) -> Iterator[list[tuple[int, ...]]]:
     """Batches of prompts of similar length: a new one begins when padding would exceed a tenth of the batch."""
     batch, tokens = [], 0
     for prompt in prompts:  # longest first
@@ -402,7 +404,7 @@ def _batches(prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int) -
         yield batch
 
 
-def _selected(cache: DynamicCache | None, rows: Sequence[int], model: PreTrainedModel) -> DynamicCache:
+def rows_of_cache(cache: DynamicCache | None, rows: Sequence[int], model: PreTrainedModel) -> DynamicCache:
     """A new cache with copies of the given rows, in order; empty without a cache."""
     selected = DynamicCache(config=model.config)
     if cache is not None:
@@ -412,8 +414,9 @@ def _selected(cache: DynamicCache | None, rows: Sequence[int], model: PreTrained
     return selected
 
 
-def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> np.ndarray:
-    padded = np.full((len(rows), length), value, dtype=np.int64)
+def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> np.ndarray:
+    """Rows of at most `length` numbers as an array, filled up with `value`."""
+    filled = np.full((len(rows), length), value, dtype=np.int64)
     for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return padded
+        filled[index, : len(row)] = row
+    return filled

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.generation import generate, places_by_room
+from radrecipes.inference.head_scoring import HeadScorer
 from radrecipes.inference.label_scoring import LabelScorer
 from radrecipes.models.base import check_token_ids, load_config
 from radrecipes.recipe import Recipe
@@ -27,6 +28,8 @@ def task_metrics(recipe: Recipe, data: TrainingData) -> TaskMetrics:
     task, rows = TASKS[recipe.arguments.task], list(data.validation.examples)
     if not isinstance(task, LabelTask):
         return WrittenAnswers(recipe, data, partial(text_metrics, task, rows))
+    if recipe.has_head:
+        return ChosenLabels(data)
     if recipe.arguments.decode == "generate":
         return WrittenAnswers(recipe, data, partial(label_metrics, task, rows, data.dataset.label_set))
     return ScoredLabels(recipe, data, task)
@@ -56,6 +59,23 @@ class ScoredLabels:
         """See [`TaskMetrics`]."""
         scores = self.scorer.score(self.prompts, batch_size, distributed=True)
         best = scores.log_likelihoods.argmax(axis=1).tolist()
+        return {"exact_accuracy": fmean(found == right for found, right in zip(best, self.right, strict=True))}
+
+
+class ChosenLabels:
+    """The accuracy of the label that a classification head chooses."""
+
+    def __init__(self, data: TrainingData):
+        self.data, rows = data, data.validation.rows
+        self.prompts, self.right = rows["input_ids"][:], [labels[-1] for labels in rows["labels"]]
+
+    def check(self, model: PreTrainedModel) -> None:
+        """See [`TaskMetrics`]."""
+
+    def __call__(self, model: PreTrainedModel, batch_size: int) -> dict[str, float]:
+        """See [`TaskMetrics`]."""
+        scorer = HeadScorer(model, self.data.tokenizer, range(len(self.data.labels)))
+        best = scorer.score(self.prompts, batch_size, distributed=True).log_likelihoods.argmax(axis=1).tolist()
         return {"exact_accuracy": fmean(found == right for found, right in zip(best, self.right, strict=True))}
 
 

@@ -11,7 +11,8 @@ from radrecipes.recipe import Recipe
 
 FULL = "full training"
 LORA, INT8, INT4 = "LoRA", "LoRA, 8-bit base", "QLoRA, 4-bit base"  # as `Recipe.method` names them
-METHODS = (FULL, LORA, INT8, INT4)
+LORA_HEAD, INT8_HEAD, INT4_HEAD = (f"{method}, head" for method in (LORA, INT8, INT4))
+METHODS = (FULL, LORA, INT8, INT4, LORA_HEAD, INT8_HEAD, INT4_HEAD)
 # File under accelerate_configs/ -> engine, and whether it runs on the CPU.
 CONFIGURATIONS = {
     "cpu": (Engine.ONE_PROCESS, True),
@@ -84,6 +85,10 @@ _PEFT_FSDP, _PEFT_DEEPSPEED = "PEFT's guide to FSDP", "PEFT's guide to DeepSpeed
 _OWN_COPY = "each process loads its own copy of the base model onto its own GPU"
 _ON_TWO_CPUS = "trained, killed and resumed on two CPU processes with the settings of the file; not tested with NCCL"
 _NO_8_BIT = "use ddp.yaml, or a 4-bit base model"
+_ONE_HEAD = "tests/e2e/test_heads.py::test_a_head_is_trained_evaluated_and_predicts"
+_TWO_HEAD = "tests/e2e/test_heads.py::test_two_processes_train_a_head_as_one_does"
+_QUANTISED_HEAD = "tests/e2e/test_heads.py::test_a_head_on_a_quantised_base"
+_NO_SHARDED_HEAD = "a classification head on a sharded base model was not tried; use ddp.yaml"
 _NO_FULL = "a recipe trains an adapter, which can be published without the base model; set `use_peft: true`"
 
 TABLE: dict[tuple[str, str], Entry] = {
@@ -149,6 +154,22 @@ TABLE: dict[tuple[str, str], Entry] = {
         "peft#2016",
         tests=(_ZERO_ON_CPUS,),
     ),
+    # With a classification head
+    **{
+        (method, configuration): _refused(_NO_SHARDED_HEAD)
+        for method in (LORA_HEAD, INT8_HEAD, INT4_HEAD)
+        for configuration in ("fsdp2", "fsdp1_qlora", "zero2", "zero3")
+    },
+    **{
+        (method, "single_gpu"): _expected("as cpu, on the one visible GPU")
+        for method in (LORA_HEAD, INT8_HEAD, INT4_HEAD)
+    },
+    (LORA_HEAD, "cpu"): _proved(_ONE_HEAD),
+    (LORA_HEAD, "cpu_2proc"): _proved(_TWO_HEAD),
+    (LORA_HEAD, "ddp"): _expected(f"as cpu_2proc, over NCCL; {_OWN_COPY}"),
+    **{(method, "cpu"): _proved(_QUANTISED_HEAD) for method in (INT8_HEAD, INT4_HEAD)},
+    **{(method, "cpu_2proc"): _expected("as without a head") for method in (INT8_HEAD, INT4_HEAD)},
+    **{(method, "ddp"): _expected(f"as without a head; {_OWN_COPY}") for method in (INT8_HEAD, INT4_HEAD)},
 }
 
 

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -36,6 +37,7 @@ from radrecipes.errors import InputError, RadrecipesError, shown
 from radrecipes.files import MIB, file_sha256, open_regular, read_json, read_json_object, read_text
 from radrecipes.hub.connection import problem_with_model
 from radrecipes.hub.reference import is_local_path
+from radrecipes.models.classification_head import HEAD_NAMES, describe_labels, keep_head_in_float32
 from radrecipes.models.compute_dtype import compute_dtype
 
 MODELS_FOLDER = Path("models")
@@ -199,11 +201,11 @@ def load_base(
     if adapter:  # Transformers would load it, too, and neither a digest nor a manifest would include it
         raise InputError("contains an adapter besides the base model; remove adapter_config.json", location)
     text = _text_config(complete)
-    of_text = {} if text is complete else {"key_mapping": TEXT_PART_KEYS}
+    given = {} if text is complete else {"key_mapping": TEXT_PART_KEYS}
     quantization = get_quantization_config(model)
     if labels is not None:
-        text.id2label, text.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
-    loader = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
+        describe_labels(text, labels)
+    loader = _auto_class(model, text, with_head=labels is not None)
     # Transformers reports the missing weights of a head, which are expected.
     with _loading(model.model_name_or_path), _quiet() if labels is not None else contextlib.nullcontext():
         _check_layers(text, folder_on_this_machine(model.model_name_or_path, model.model_revision))
@@ -216,24 +218,33 @@ def load_base(
             attn_implementation=attention_for(model, row_tokens) if row_tokens else model.attn_implementation,
             use_safetensors=True,
             output_loading_info=True,
-            **of_text,
+            **given,
             **({"quantization_config": quantization} if quantization else {}),
         )
-    # Excludes tied output layers. Some encoders have a pooling layer, which belongs to the head.
-    missing = {
-        key
-        for key in found["missing_keys"]
-        if labels is None or (key.startswith(f"{base.base_model_prefix}.") and ".pooler." not in key)
-    }
-    if missing:
-        raise InputError(
-            f"the weights lack {min(missing)}, which would be random; download {model.model_name_or_path} again",
-            location,
-        )
-    if of_text:
+    _check_missing(found["missing_keys"], base, model, is_new_head=labels is not None)
+    if labels is not None:
+        keep_head_in_float32(base)
+    if text is not complete:
         # Otherwise saving after a merge would use the weights' names in the full model.
         base._weight_conversions = None
     return base
+
+
+def _check_missing(names: Iterable[str], base: PreTrainedModel, model: ModelConfig, is_new_head: bool) -> None:
+    """Refuse weights that the files lack, tied ones not among them, unless they are a new head's and will be trained."""
+    missing, fix = sorted(names), f"download {model.model_name_or_path} again"
+    if is_new_head:
+        missing = [name for name in missing if HEAD_NAMES.isdisjoint(name.split("."))]
+        # Some encoders have more layers in front of the head.
+        others = [name for name in missing if not name.startswith(f"{base.base_model_prefix}.") or ".pooler." in name]
+        if model.use_peft and others:
+            missing, fix = others, "set `use_peft: false`, which trains it"
+        else:
+            missing = [name for name in missing if name not in others]
+    if missing:
+        raise InputError(
+            f"the weights lack {missing[0]}, which would be random; {fix}", locate_base(model.model_name_or_path)
+        )
 
 
 def base_without_weights(
@@ -241,14 +252,39 @@ def base_without_weights(
 ) -> PreTrainedModel:
     """The base model with random weights, or with none in a context of the meta device; `config` is that of [`load_config`]."""
     with _loading(model.model_name_or_path):
-        return AutoModelForCausalLM.from_config(
+        base = _auto_class(model, config, is_classifier(model)).from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
+    if is_classifier(model):
+        keep_head_in_float32(base)
+    return base
 
 
-def load_config(model: ModelConfig) -> PreTrainedConfig:
-    """The base model's configuration, without loading weights; that of the text part if the model also reads images."""
-    return _text_config(_load_complete_config(model))
+def is_classifier(model: ModelConfig) -> bool:
+    """Whether a recipe puts a classification head on its base model (`decode: head`)."""
+    return model.lora_task_type == "SEQ_CLS"
+
+
+def _auto_class(model: ModelConfig, config: PreTrainedConfig, with_head: bool) -> type:
+    if not with_head:
+        return AutoModelForCausalLM
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise InputError(
+            f"Transformers has no {config.model_type} with a classification head; set `decode: score`",
+            model.model_name_or_path,
+        )
+    return AutoModelForSequenceClassification
+
+
+def load_config(model: ModelConfig, labels: Sequence[str] | None = None) -> PreTrainedConfig:
+    """The base model's configuration, without loading weights; that of the text part if the model also reads images.
+
+    `labels` are those of its head; otherwise a head that is made from it has two.
+    """
+    config = _text_config(_load_complete_config(model))
+    if labels is not None:
+        describe_labels(config, labels)
+    return config
 
 
 def carries_state(config: PreTrainedConfig) -> bool:

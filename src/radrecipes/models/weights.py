@@ -18,6 +18,7 @@ from trl import ModelConfig, get_peft_config
 
 from radrecipes.errors import InputError, shown
 from radrecipes.files import file_sha256, read_json_object
+from radrecipes.models.classification_head import HEAD_NAMES
 
 _TRAIN_MORE = "raise learning_rate, lower lora_dropout, or train more steps"
 
@@ -126,6 +127,9 @@ class LoraAdapter(Weights):
             # PEFT would write a set in the order of its hashes, another one in each process.
             if isinstance(config.target_modules, set):
                 config.target_modules = sorted(config.target_modules)
+            # PEFT adds the names of heads to those that are there already.
+            if config.modules_to_save:
+                config.modules_to_save = sorted(set(config.modules_to_save))
         # `save_embedding_layers=False`: otherwise PEFT asks the Hub whether the vocabulary grew, which no recipe does.
         model.save_pretrained(self.folder, state_dict=state_dict, safe_serialization=True, save_embedding_layers=False)
         # safetensors lets only the owner read what it writes, whatever the umask.
@@ -151,17 +155,17 @@ class LoraAdapter(Weights):
         return found if probe_ids is None else {**found, "output_change": self._output_change(model, probe_ids)}
 
     def _output_change(self, model: PeftModel, probe_ids: list[int]) -> float:
-        """Largest change of a next-token logit against the base model."""
+        """Largest change of a next-token or label logit against the base model."""
         model.load_adapter(str(self.folder), adapter_name="saved")
         model.eval()
         probe = torch.tensor([probe_ids], device=model.device)
         try:
             with torch.no_grad():
-                in_memory = model(input_ids=probe).logits[0, -1].float()
+                in_memory = _last_logits(model, probe)
                 model.set_adapter("saved")
-                loaded = model(input_ids=probe).logits[0, -1].float()
+                loaded = _last_logits(model, probe)
                 with model.disable_adapter():
-                    base = model(input_ids=probe).logits[0, -1].float()
+                    base = _last_logits(model, probe)
         finally:
             model.set_adapter("default")
             model.delete_adapter("saved")
@@ -228,7 +232,14 @@ def lora_config(model: ModelConfig) -> LoraConfig:
     # TRL turns a list of one name into that name, which PEFT would match against full module paths.
     if isinstance(config.target_modules, str) and config.target_modules != "all-linear":
         config.target_modules = {config.target_modules}
+    if config.task_type == "SEQ_CLS":
+        config.modules_to_save = sorted(HEAD_NAMES)
     return config
+
+
+def _last_logits(model: PreTrainedModel, token_ids: torch.Tensor) -> torch.Tensor:
+    """Of the next token, or of the labels, for one prompt of shape `(1, length)`."""
+    return model(input_ids=token_ids).logits.flatten(0, -2)[-1].float()
 
 
 def weights_in(folder: Path, recorded: str | None = None) -> Weights:

@@ -143,7 +143,7 @@ def _check_weights_folder(weights: Weights, recipe: Recipe, manifest: Mapping[st
     folder = weights.folder
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
         raise InputError("contains no tokenizer whose vocabulary is text; train again", str(folder))
-    if recipe.arguments.decode == "score":
+    if recipe.arguments.decode != "generate":
         DecisionPolicy.load(folder, weights.sha256, manifest["prompt"]["sha256"])
     labels, trained_with = folder / LABEL_SET_FILE, manifest["data"].get("label_set_sha256")
     if trained_with and not (labels.is_file() and file_sha256(labels) == trained_with):

@@ -23,7 +23,7 @@ class RenderedExample:
 def render_prompts(
     task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, style: str
 ) -> list[list[int]]:
-    """Token ids of the prompts; `style` is `"chat"` (needs a chat template) or `"plain"`, as in the recipe."""
+    """Token ids of the prompts; `style` is `"chat"` (needs a chat template), `"plain"` or `"input"`, as in the recipe."""
     return _token_ids(_questions(task, inputs, tokenizer, style), None, tokenizer, style)
 
 
@@ -46,12 +46,7 @@ def render_examples(
     questions = _questions(task, [*inputs, task.probe], tokenizer, style)
     *prompts, _ = _token_ids(questions, None, tokenizer, style)
     *wholes, frame = _token_ids(questions, [*targets, "x"], tokenizer, style)
-    unsafe = [place for place, other in enumerate(_other_control_tokens(wholes, frame, tokenizer)) if other]
-    if unsafe:
-        raise InputError(
-            f"{len(unsafe)} rows contain a control token of the model (first: row {names[unsafe[0]] if names else unsafe[0] + 1}); "
-            "remove it and prepare the dataset again"
-        )
+    _refuse_unsafe(_other_control_tokens(wholes, frame, tokenizer), names)
     return [
         _split_up(prompt_ids, whole, style, stop_token_ids) for prompt_ids, whole in zip(prompts, wholes, strict=True)
     ]
@@ -63,6 +58,22 @@ def prompts_with_control_tokens(
     """Whether each prompt contains other control tokens than those of the template, in spite of the spaces in its text."""
     (frame,) = render_prompts(task, [task.probe], tokenizer, style)
     return _other_control_tokens(prompts, frame, tokenizer)
+
+
+def check_prompts(
+    prompts: Sequence[list[int]], task: Task, tokenizer: PreTrainedTokenizerBase, style: str, names: Sequence[str]
+) -> None:
+    """Raise an [`InputError`] if the prompt of a training row, which has one of `names`, contains a control token of its own."""
+    _refuse_unsafe(prompts_with_control_tokens(prompts, task, tokenizer, style), names)
+
+
+def _refuse_unsafe(is_unsafe: Sequence[bool], names: Sequence[str] | None) -> None:
+    unsafe = [place for place, other in enumerate(is_unsafe) if other]
+    if unsafe:
+        raise InputError(
+            f"{len(unsafe)} rows contain a control token of the model (first: row {names[unsafe[0]] if names else unsafe[0] + 1}); "
+            "remove it and prepare the dataset again"
+        )
 
 
 def _other_control_tokens(
@@ -126,8 +137,8 @@ def prompt_template_digest(task: Task, tokenizer: PreTrainedTokenizerBase, style
     """sha256 of everything that decides a prompt: instruction, style, and the chat template, which is checked first."""
     if style == "chat" and tokenizer.chat_template:
         check_chat_template(tokenizer)
-    probe = task.question(task.probe)
-    template = tokenizer.chat_template if style == "chat" else plain_prompt("{question}")
+    (probe,) = _texts(task, [task.probe], style)
+    template = tokenizer.chat_template if style == "chat" else _written("{question}", style)
     return hashlib.sha256(f"{style}\n{probe}\n{template}".encode()).hexdigest()
 
 
@@ -135,8 +146,8 @@ def _token_ids(
     questions: Sequence[str], answers: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, style: str
 ) -> list[list[int]]:
     """Token ids of the user's turns, followed by their answers if given."""
-    if style == "plain":
-        texts = [plain_prompt(question) for question in questions]
+    if style != "chat":
+        texts = [_written(question, style) for question in questions]
         if answers is not None:
             texts = [f"{text} {answer}" for text, answer in zip(texts, answers, strict=True)]
         return tokenizer(texts)["input_ids"]
@@ -167,12 +178,21 @@ def _questions(
     # Longest first: breaking a marker also breaks any marker inside it.
     ordered = sorted(markers, key=len, reverse=True)
     questions = []
-    for row in inputs:
-        question = task.question(row)
+    for question in _texts(task, inputs, style):
         for marker in ordered:
             question = question.replace(marker, f"{marker[0]} {marker[1:]}")
         questions.append(question)
     return questions
+
+
+def _texts(task: Task, inputs: Sequence[dict[str, str]], style: str) -> list[str]:
+    """What is asked: the instruction with the input, or the input alone."""
+    return [row[task.input_column] if style == "input" else task.question(row) for row in inputs]
+
+
+def _written(question: str, style: str) -> str:
+    """A question without a chat template."""
+    return question if style == "input" else plain_prompt(question)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:

@@ -3,8 +3,9 @@
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,10 +25,17 @@ from radrecipes.models.base import (
     load_tokenizer,
     stop_token_ids,
 )
+from radrecipes.models.classification_head import is_encoder
 from radrecipes.recipe import Recipe
 from radrecipes.statistics import spread_evenly
 from radrecipes.tasks import TASKS, rendering
-from radrecipes.tasks.rendering import check_answers, prompt_template_digest, render_examples
+from radrecipes.tasks.rendering import (
+    check_answers,
+    check_prompts,
+    prompt_template_digest,
+    render_examples,
+    render_prompts,
+)
 from radrecipes.tasks.task import Task
 from radrecipes.training.collators import IGNORED
 from radrecipes.training.token_cache import cache_key, cached_rows
@@ -71,7 +79,8 @@ class ValidationRows:
 class TrainingData:
     """A verified dataset, the base model's tokenizer with its stop tokens, and the training split as token ids.
 
-    `validation` is `None` unless the recipe validates.
+    `validation` is `None` unless the recipe validates. With a classification head there are no stop tokens, and the last token of
+    each row has a label: the index in `labels`.
     """
 
     dataset: PreparedDataset
@@ -79,6 +88,28 @@ class TrainingData:
     stops: list[int]
     rows: TokenisedRows
     validation: ValidationRows | None = None
+    labels: list[str] | None = None
+
+    def prompt_and_answer(self, number: int) -> tuple[str, str]:
+        """A training row as text: the prompt, which carries no loss, and the answer with its stop token, or the label."""
+        row = self.rows.rows[number]
+        if self.labels:
+            return self.tokenizer.decode(row["input_ids"]), self.labels[row["labels"][-1]]
+        first_scored = next(index for index, label in enumerate(row["labels"]) if label != IGNORED)
+        prompt, answer = row["input_ids"][:first_scored], row["input_ids"][first_scored:]
+        return self.tokenizer.decode(prompt), self.tokenizer.decode(answer)
+
+    def example(self, number: int) -> str:
+        """A training row as text, with what is in the loss in double brackets."""
+        prompt, answer = self.prompt_and_answer(number)
+        return f"{prompt} ⟦{answer}⟧" if self.labels else f"{prompt}⟦{answer}⟧"
+
+    def explain_example(self) -> str:
+        """What the brackets of [`example`] mean."""
+        if self.labels:
+            return "the head learns to choose ⟦…⟧"
+        stop = self.tokenizer.decode(self.rows.rows[0]["input_ids"][-1:])
+        return f"only ⟦…⟧ contributes to the loss, and {stop} stops the model"
 
 
 def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None, keep: bool = False) -> TrainingData:
@@ -90,11 +121,16 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
     task, style, split = TASKS[recipe.arguments.task], recipe.arguments.prompt_style, dataset.splits["train"]
     task.check_dataset(dataset)
     tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
-    stops = stop_token_ids(tokenizer)
+    labels = dataset.label_set.names if recipe.has_head else None
+    config = load_config(recipe.model, labels)
+    if is_encoder(config) and labels is None:
+        raise InputError(
+            f"{recipe.model.model_name_or_path} is an encoder, which writes no text; set `decode: head`",
+            str(recipe.path),
+        )
+    stops = stop_token_ids(tokenizer) if labels is None else []
 
     fraction = recipe.arguments.max_dropped_fraction if max_dropped_fraction is None else max_dropped_fraction
-
-    config = load_config(recipe.model)
 
     def fitting(table: pa.Table) -> TokenisedRows:
         rows = fitting_rows(table, split["id"][:], recipe.training.max_length, fraction)
@@ -107,21 +143,21 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
         largest = pc.max(pc.list_flatten(tokens)).as_py()
         check_token_ids([largest, *stops, tokenizer.pad_token_id], config, recipe.model.model_name_or_path)
 
+    render = partial(label_rows, labels=labels) if labels else partial(render_rows, stops=stops)
+
     def make() -> pa.Table:
-        table = render_rows(split, task, tokenizer, style, stops)
+        table = render(split, task, tokenizer, style)
         fitting(table)  # an error comes before anything is cached
         return table
 
-    key = rows_key(dataset.digest, split, task, tokenizer, style, stops)
+    key = rows_key(dataset.digest, split, task, tokenizer, style, stops, labels)
     rows = fitting(cached_rows(dataset.folder, key, make, keep))
     if not recipe.validates:
-        return TrainingData(dataset, tokenizer, stops, rows)
+        return TrainingData(dataset, tokenizer, stops, rows, labels=labels)
     sample = sample_validation(dataset.splits["validation"], recipe.arguments.eval_rows)
-    validation = validation_rows(
-        sample, render_rows(sample, task, tokenizer, style, stops), recipe.training.max_length
-    )
+    validation = validation_rows(sample, render(sample, task, tokenizer, style), recipe.training.max_length)
     check_readable(validation.rows)
-    return TrainingData(dataset, tokenizer, stops, rows, validation)
+    return TrainingData(dataset, tokenizer, stops, rows, validation, labels)
 
 
 def sample_validation(split: Dataset, wanted: int) -> Dataset:
@@ -154,6 +190,11 @@ def check_base(recipe: Recipe, config: PreTrainedConfig, longest: int) -> None:
         )
     if recipe.arguments.batch_layout != "shared_prefix":
         return
+    if is_encoder(config):
+        raise InputError(
+            f"{model_id} is an encoder, in a shared-prefix batch each example would read the others; set `batch_layout: padded`",
+            where,
+        )
     window = getattr(config, "sliding_window", None)
     if window and longest > window:
         raise InputError(
@@ -196,17 +237,42 @@ def render_rows(
     split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]
 ) -> pa.Table:
     """Render and tokenise a split of a prepared dataset: columns `input_ids` and `labels`, with the prompt masked."""
-    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
     check_answers(_answers(split, task), "rows", tokenizer)
-    batches = []
-    for start in range(0, len(split), _ROWS_AT_ONCE):
-        rows = split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))
+
+    def render(rows: Dataset) -> list[tuple[list[int], list[int]]]:
         inputs, targets = [task.inputs(row) for row in rows], [task.target(row) for row in rows]
         examples = render_examples(task, inputs, targets, tokenizer, style, stops, rows["id"][:])
-        columns = [
-            [example.prompt_ids + example.completion_ids for example in examples],
-            [[IGNORED] * len(example.prompt_ids) + example.completion_ids for example in examples],
+        return [
+            (example.prompt_ids + example.completion_ids, [IGNORED] * len(example.prompt_ids) + example.completion_ids)
+            for example in examples
         ]
+
+    return _rendered(split, render)
+
+
+def label_rows(
+    split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, labels: Sequence[str]
+) -> pa.Table:
+    """Like [`render_rows`] for a head: only the prompt, whose last token has the index of the row's label."""
+    classes = {label: index for index, label in enumerate(labels)}
+
+    def render(rows: Dataset) -> list[tuple[list[int], list[int]]]:
+        prompts = render_prompts(task, [task.inputs(row) for row in rows], tokenizer, style)
+        check_prompts(prompts, task, tokenizer, style, rows["id"][:])
+        targets = [classes[task.target(row)] for row in rows]
+        return [
+            (prompt, [IGNORED] * (len(prompt) - 1) + [target]) for prompt, target in zip(prompts, targets, strict=True)
+        ]
+
+    return _rendered(split, render)
+
+
+def _rendered(split: Dataset, render: Callable[[Dataset], list[tuple[list[int], list[int]]]]) -> pa.Table:
+    """What `render` makes of the rows of a split, a thousand at once."""
+    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+    batches = []
+    for start in range(0, len(split), _ROWS_AT_ONCE):
+        columns = zip(*render(split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))), strict=True)
         batches.append(pa.record_batch([pa.array(column, pa.list_(pa.int32())) for column in columns], schema))
     return pa.Table.from_batches(batches, schema)
 
@@ -216,7 +282,13 @@ def _answers(split: Dataset, task: Task) -> list[str]:
 
 
 def rows_key(
-    dataset_digest: str, split: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, style: str, stops: list[int]
+    dataset_digest: str,
+    split: Dataset,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    style: str,
+    stops: list[int],
+    labels: Sequence[str] | None = None,
 ) -> str:
     """Key of a split's rows in the token cache: the text that the task composes for every row, and what turns it into tokens."""
     texts = hashlib.sha256()
@@ -229,6 +301,7 @@ def rows_key(
         prompt=prompt_template_digest(task, tokenizer, style),
         code=[file_sha256(path) for path in _RENDERING_CODE],
         stops=stops,
+        **({"labels": labels} if labels else {}),
     )
 
 
@@ -252,35 +325,25 @@ def check_data(recipe: Recipe) -> str:
             f"neither under models/{model_id}/ nor in the Hub's cache"
         )
     data = load_training_data(recipe)
+    found = (
+        f"{len(data.rows.rows):,} rows, longest {data.rows.longest} of {recipe.training.max_length} tokens, "
+        f"{len(data.rows.too_long)} left out"
+    )
+    if data.labels:
+        return f"{found}, {len(data.labels)} labels"
     longest_answer = max(answer_lengths(data.rows.rows["labels"]))
     if longest_answer > recipe.arguments.max_new_tokens:
         raise InputError(
             f"the longest answer has {longest_answer} tokens with its stop token; raise max_new_tokens from "
             f"{recipe.arguments.max_new_tokens}"
         )
-    return (
-        f"{len(data.rows.rows):,} rows, longest {data.rows.longest} of {recipe.training.max_length} tokens, "
-        f"{len(data.rows.too_long)} left out, longest answer {longest_answer} of {recipe.arguments.max_new_tokens}"
-    )
+    return f"{found}, longest answer {longest_answer} of {recipe.arguments.max_new_tokens}"
 
 
 def tokenizer_is_local(recipe: Recipe) -> bool:
     """Whether the recipe's tokenizer is under `models/` or in the Hub's cache, so no download is needed."""
     model = recipe.model
     return bool(folder_on_this_machine(model.model_name_or_path, model.model_revision, "tokenizer_config.json"))
-
-
-def prompt_and_answer(row: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """One training row as text: the prompt, which carries no loss, and the answer with its stop token."""
-    first_scored = next(index for index, label in enumerate(row["labels"]) if label != IGNORED)
-    return tokenizer.decode(row["input_ids"][:first_scored]), tokenizer.decode(row["input_ids"][first_scored:])
-
-
-def masked_example(row: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase) -> str:
-    """An explanatory line and one training row as text, with the tokens in the loss in double brackets."""
-    prompt, answer = prompt_and_answer(row, tokenizer)
-    stop = tokenizer.decode(row["input_ids"][-1:])
-    return f"One training example; only ⟦…⟧ contributes to the loss, and {stop} stops the model:\n{prompt}⟦{answer}⟧"
 
 
 def answer_lengths(labels: Sequence[Sequence[int]]) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
 from radrecipes.access import may_show
 from radrecipes.data.dataset_folder import LABEL_SET_FILE
@@ -19,14 +19,14 @@ from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
 from radrecipes.training import checkpoints, run_folder
 from radrecipes.training.construction import building, check_construction
-from radrecipes.training.data import TrainingData, masked_example
+from radrecipes.training.data import TrainingData
 from radrecipes.training.divergence import DivergenceGuard
 from radrecipes.training.identity import identity_of
 from radrecipes.training.interruption import StopRequests
 from radrecipes.training.layout_check import ChecksLayout
 from radrecipes.training.manifest import describe_run, made_of
 from radrecipes.training.sharded import SavesTrainedWeights
-from radrecipes.training.stages import STAGES
+from radrecipes.training.stages import stage_of
 from radrecipes.training.trainer import RunTrainer, TrainLog, divide_batch, longest_row, save_and_verify
 from radrecipes.training.validation import VALIDATION_LOG, TaskMetrics, validation_callbacks
 
@@ -47,7 +47,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, launch: LaunchSpec, data: TrainingData, stack: contextlib.ExitStack):
         self.recipe, self.launch, self.data = recipe, launch, data
-        self.folder, self.stage = recipe.output_dir, STAGES[recipe.arguments.stage]
+        self.folder, self.stage = recipe.output_dir, stage_of(recipe)
         self.is_finished = False
         self._state = recipe.training.distributed_state
         self.is_main_process = self._state.is_main_process
@@ -66,7 +66,8 @@ class Run:
         check_construction(self.recipe)
         if self.is_main_process:
             self.killed = self._stack.enter_context(run_folder.locked(self.folder))
-        self.base = load_base(self.recipe.model, longest_row(self.recipe))
+        set_seed(self.recipe.training.seed)  # a new head is random
+        self.base = load_base(self.recipe.model, longest_row(self.recipe), self.data.labels)
         if self.is_main_process and run_folder.is_complete(self.folder) and not restart:
             raise OutputInUseError(f"{self.folder}: another run finished here in the meantime; run the command again")
         self._identify()  # the base model is on this machine now
@@ -93,12 +94,13 @@ class Run:
         if resumed.newest:
             lines.append(f"resuming after step {resumed.step} ({resumed.newest.folder})")
         if may_show(dataset.access):
-            lines.append(masked_example(rows.rows[0], self.data.tokenizer))
+            lines.append(f"One training example; {self.data.explain_example()}:\n{self.data.example(0)}")
         else:
             lines.append(f"no example is shown, because texts of {dataset.access} datasets are never printed")
+        in_loss = f"{rows.scored_tokens:,} of {rows.tokens:,} tokens are in the loss"
         lines.append(
-            f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer "
-            f"than {self.recipe.training.max_length}; {rows.scored_tokens:,} of {rows.tokens:,} tokens are in the loss"
+            f"{len(rows.rows):,} rows, longest {rows.longest} tokens; 0 truncated, {len(rows.too_long)} left out as longer than "
+            f"{self.recipe.training.max_length}; {f'{len(self.data.labels)} labels' if self.data.labels else in_loss}"
         )
         if self.recipe.fields.get("dtype") == AUTO:
             lines.append(f"dtype: {describe_choice(self.recipe.model.dtype)}")
@@ -139,7 +141,7 @@ def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collect
         stack.enter_context(peer_watchdog.watched())
         run_folder.check_can_hold(recipe, restart, allowed)
         divide_batch(recipe, recipe.training.distributed_state.num_processes)
-        run = Run(recipe, launch, STAGES[recipe.arguments.stage].load_data(recipe, keep=True), stack)
+        run = Run(recipe, launch, stage_of(recipe).load_data(recipe, keep=True), stack)
         if run_folder.is_complete(run.folder) and not restart:
             run.check_finished()
         else:

@@ -1,4 +1,4 @@
-"""Training stages, which a recipe's field `stage` selects; the rest of this package serves every stage.
+"""Training stages, which a recipe's fields `stage` and `decode` select; the rest of this package serves every stage.
 
 A new stage needs an entry here and in `recipe.py`, which parses its configuration class. GRPO, for example, needs a trainer with
 `rows_of_step` and `is_sharded` as in [`RunTrainer`], data of prompts, and the task's reward. Full fine-tuning needs no
@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from radrecipes.models.weights import LoraAdapter, Weights
+from radrecipes.recipe import Recipe
 from radrecipes.training.data import TrainingData, load_training_data
+from radrecipes.training.head_trainer import head_trainer
 from radrecipes.training.trainer import RunTrainer, sft_trainer
 
 
@@ -23,3 +25,9 @@ class Stage:
 
 
 STAGES = {"sft": Stage(load_training_data, sft_trainer, LoraAdapter)}
+_HEAD = Stage(load_training_data, head_trainer, LoraAdapter)
+
+
+def stage_of(recipe: Recipe) -> Stage:
+    """The stage of a recipe; a classification head has a trainer of its own."""
+    return _HEAD if recipe.has_head else STAGES[recipe.arguments.stage]

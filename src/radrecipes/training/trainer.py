@@ -31,6 +31,7 @@ from radrecipes.errors import (
 )
 from radrecipes.files import sync
 from radrecipes.launch.spec import Engine, engine_of
+from radrecipes.models.classification_head import output_layer
 from radrecipes.models.lm_head import at_positions, lm_head_input
 from radrecipes.models.weights import Weights, lora_config
 from radrecipes.recipe import Recipe
@@ -86,11 +87,18 @@ class RunTrainer(Trainer):
     def get_train_dataloader(self):
         """Several processes, too, see each row of an epoch once; orders that are not random stay as they are."""
         dataloader = super().get_train_dataloader()
-        order = dataloader.get_sampler()
-        if self.args.world_size > 1 and isinstance(order, SeedableRandomSampler):
-            step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            dataloader.set_sampler(EpochSampler(len(self.train_dataset) - 1, step_rows, order.initial_seed))
+        random = dataloader.get_sampler()
+        if isinstance(random, SeedableRandomSampler):
+            processes = self.args.world_size
+            step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * processes
+            # Several processes have an empty row in addition.
+            order = self.order_of_rows(len(self.train_dataset) - (processes > 1), step_rows, random.initial_seed)
+            dataloader.set_sampler(EpochSampler(order, step_rows) if processes > 1 else order)
         return dataloader
+
+    def order_of_rows(self, rows: int, step_rows: int, seed: int) -> SeedableRandomSampler:
+        """The order of `rows` rows in one process, of which a step takes `step_rows`."""
+        return SeedableRandomSampler(range(rows), data_seed=seed)
 
     def create_optimizer(self, *args):
         """The optimizer; under FSDP1 it is ready to load a checkpoint's state."""
@@ -243,13 +251,18 @@ def sft_trainer(
         processing_class=tokenizer,
         peft_config=lora_config(recipe.model),
     )
-    if trainer.pop_callback(ProgressCallback):
-        trainer.add_callback(LossProgress())
+    show_loss(trainer)
     return trainer
 
 
+def show_loss(trainer: Trainer) -> None:
+    """Let a trainer's progress bar show the loss, if it has one."""
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(LossProgress())
+
+
 def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
-    """Refuse `lora_target_modules` that match no linear layer, something else, or the LM head.
+    """Refuse `lora_target_modules` that match no linear layer, something else, or the head.
 
     PEFT ignores a name that matches nothing, as long as another one matches, and fails at other modules.
     """
@@ -258,13 +271,13 @@ def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
         return
     if targets is None:
         targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type, ())
-    modules, head = dict(model.named_modules()), model.get_output_embeddings()
+    modules, head = dict(model.named_modules()), output_layer(model)
     linear = {path for path, module in modules.items() if isinstance(module, Linear | Conv1D) and module is not head}
     for name in sorted(targets) or [""]:
         matched = {path for path in modules if name and f".{path}".endswith(f".{name}")}
         if not matched or matched - linear:
             layers = ", ".join(sorted({path.rpartition(".")[2] for path in linear}))
-            wrong = "layer" if not matched else "linear layer besides the LM head that is called"
+            wrong = "layer" if not matched else "linear layer besides its head that is called"
             raise InputError(
                 f"lora_target_modules: {model_id} has no {wrong} {name or 'that PEFT adapts by default'}; it has {layers}",
                 str(recipe.path),

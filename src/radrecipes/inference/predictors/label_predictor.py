@@ -23,6 +23,7 @@ from radrecipes.inference.abstention import (
 )
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.calibration import calibration_metrics, fit_temperature, label_probabilities
+from radrecipes.inference.head_scoring import HeadScorer
 from radrecipes.inference.label_scoring import LabelScorer, LabelScores
 from radrecipes.inference.predictors.predictor import Predictor
 from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, ConfidentAnswers, choose_thresholds
@@ -38,12 +39,12 @@ class LabelPredictor(Predictor):
         folder, allow_other_weights, engine: As for [`Predictor`].
         label_set: A label set to score instead of the run's; it must contain all of its labels and may contain more.
         target_accuracy: Which of the fitted thresholds decides; by default the policy's own.
-        decode: `"score"` or `"generate"`; by default the recipe's.
+        decode: `"score"` or `"generate"`; by default the recipe's, and a run with a classification head has no other.
         load_policy: Read the fitted temperature and thresholds; `False` if they are about to be fitted again.
 
     Raises:
-        [`InputError`]: as [`Predictor`]; a label set that changed or lacks a label of the run, thresholds of another model, a
-            target accuracy that was not fitted, or scoring with vLLM.
+        [`InputError`]: as [`Predictor`]; a label set that changed or lacks a label of the run, or has more than a head was
+            trained on; thresholds of another model, a target accuracy that was not fitted, or scoring with vLLM.
     """
 
     OPTIONS = ("label_set", "target_accuracy", "decode", "load_policy")
@@ -61,11 +62,17 @@ class LabelPredictor(Predictor):
         load_policy: bool = True,
     ):
         super().__init__(folder, allow_other_weights, engine)
-        self.decode = decode or self.recipe.arguments.decode
+        own = self.recipe.arguments.decode
+        if self.recipe.has_head and decode not in (None, own):
+            raise InputError(
+                "the run has a classification head, which can only choose; leave it out", f"--decode {decode}"
+            )
+        self.decode = decode or own
+        self.has_base = not self.recipe.has_head
         self.counted_column = "label" if self.decode == "generate" else "decision"
         if engine == "vllm" and self.decode != "generate":
             raise InputError(
-                "vLLM generates only, and the recipe scores labels (decode: score); leave --engine out",
+                f"vLLM generates only, and the recipe scores labels (decode: {self.decode}); leave --engine out",
                 "--engine vllm",
             )
         path = self.adapter_folder / LABEL_SET_FILE
@@ -94,8 +101,11 @@ class LabelPredictor(Predictor):
         return set(self.label_set.names) - set(self.trained_label_set.names)
 
     @cached_property
-    def scorer(self) -> LabelScorer:
+    def scorer(self) -> LabelScorer | HeadScorer:
         """Scores the label set with the fine-tuned model."""
+        if self.recipe.has_head:
+            places = {name: index for index, name in enumerate(self.trained_label_set.names)}
+            return HeadScorer(self.model, self.tokenizer, [places[name] for name in self.label_set.names])
         return self._new_scorer()
 
     @cached_property
@@ -106,6 +116,9 @@ class LabelPredictor(Predictor):
         contain a tenth of that are pruned.
         """
         return self._new_scorer(left_out_mass=0.1 / len(self.label_set.names))
+
+    def _head_labels(self) -> list[str] | None:
+        return self.trained_label_set.names if self.recipe.has_head else None
 
     def _new_scorer(self, **options) -> LabelScorer:
         completions = render_completions(self.task, self.label_set.names, self.tokenizer, self.style, self.stops)
@@ -145,9 +158,11 @@ class LabelPredictor(Predictor):
 
     @property
     def longest_prompt(self) -> float:
-        """See [`Predictor`]: a scored label must fit behind the prompt."""
+        """See [`Predictor`]: a scored label must fit behind the prompt, which a head reads alone."""
         if self.decode == "generate":
             return super().longest_prompt
+        if self.recipe.has_head:
+            return self.positions
         longest_label = max(map(len, self.scorer.completions))
         return min(self.positions - longest_label, self.scorer.longest_prompt)
 
@@ -220,6 +235,14 @@ class LabelPredictor(Predictor):
                 f"lacks {len(missing)} of the adapter's labels, first {missing[0]!r}"
                 + (f" (it has {near!r})" if near else "")
                 + "; labels can be added, not removed or renamed",
+                str(path),
+            )
+        if self.recipe.has_head and (
+            added := [name for name in label_set.names if name not in self.trained_label_set.names]
+        ):
+            raise InputError(
+                f"has {len(added)} labels that the classification head was not trained on, first {added[0]!r}; only a run with "
+                "`decode: score` takes new labels",
                 str(path),
             )
         return label_set

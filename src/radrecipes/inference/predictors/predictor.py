@@ -79,6 +79,7 @@ class Predictor(ABC):
     """
 
     counted_column: str
+    has_base = True  # whether the base model can answer without fine-tuning
 
     def __init__(self, folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers"):
         self.folder, self.recipe, self.task = run_of(folder)
@@ -91,7 +92,7 @@ class Predictor(ABC):
         self._allow_other_weights = allow_other_weights
         self._check_base()
         self.tokenizer = load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
-        self.stops = stop_token_ids(self.tokenizer)
+        self.stops = [] if self.recipe.has_head else stop_token_ids(self.tokenizer)
         model_id = self.recipe.model.model_name_or_path
         check_token_ids([*self.stops, self.tokenizer.pad_token_id], self._config, model_id)
         self.style = self.recipe.arguments.prompt_style
@@ -223,11 +224,15 @@ class Predictor(ABC):
                 self.weights.check_fit(base, self.recipe.model)
             self._vllm = vllm_engine.VllmEngine(self.recipe, self.adapter_folder, self.stops)
         else:
-            base = load_base(self.recipe.model)
+            base = load_base(self.recipe.model, labels=self._head_labels())
             if not getattr(base, "is_quantized", False):  # quantised weights are placed while they are loaded
                 base.to(inference_device())
             self.model = self.weights.load(base, self.recipe.model)
         self._check_base(loaded=True)
+
+    def _head_labels(self) -> list[str] | None:
+        """The labels of the run's classification head, in the order of its logits; `None` if it writes."""
+        return None
 
     def _weights(self, untuned: bool) -> AbstractContextManager:
         """While it is open, the model has the fine-tuned weights, or those of the base model."""
