@@ -7,13 +7,32 @@ import pytest
 
 from radrecipes.reporting.figures import failure_rates_svg, loss_curve_svg, reliability_svg, risk_coverage_svg
 
+LOG = [{"step": step, "loss": 3 / step} for step in range(1, 50)]
+
 
 def test_loss_curve_is_xml_and_deterministic():
-    log = [{"step": step, "loss": 3 / step, "eval_loss": 1.0} for step in range(1, 50)]
-    svg = loss_curve_svg(log)
-    assert svg == loss_curve_svg(log)
+    svg = loss_curve_svg(LOG)
+    assert svg == loss_curve_svg(LOG)
     assert ElementTree.fromstring(svg).tag.endswith("svg")
-    assert "validation" in svg
+    assert "validation" not in svg
+
+
+def test_loss_curve_has_the_validation_its_metrics_and_the_step_that_was_kept():
+    evaluations = [
+        {"step": step, "eval_loss": 1.0, "eval_exact_accuracy": 0.5, "eval_runtime": 2.0} for step in (20, 40)
+    ]
+    validation = {"evaluations": evaluations, "kept_step": 20}
+    titles = {"exact_accuracy": "exact accuracy", "rouge_l": "ROUGE-L"}
+    svg = loss_curve_svg(LOG, validation, titles)
+    assert svg == loss_curve_svg(LOG, validation, titles)
+    words = texts(svg)
+    assert {"validation", "step 20, whose weights were kept", "validation: exact accuracy"} <= set(words)
+    assert "validation: ROUGE-L" not in words
+    # Sharded models have the loss only.
+    for evaluation in evaluations:
+        del evaluation["eval_exact_accuracy"]
+    words = texts(loss_curve_svg(LOG, validation, titles))
+    assert "validation" in words and "validation: exact accuracy" not in words
 
 
 def test_entries_without_a_finite_loss_are_passed_over():

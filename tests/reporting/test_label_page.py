@@ -232,6 +232,30 @@ def test_no_train_log_no_curve(write, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("best", "metric", "expected"),
+    [
+        (20, "eval_exact_accuracy", "The weights of step 20 were kept, which has the best exact accuracy, 0.9312."),
+        (20, "loss", "The weights of step 20 were kept, which has the best loss, 0.9312."),
+        (None, None, "The weights of the last step, 20, were kept."),
+    ],
+)
+def test_the_page_says_how_training_was_validated_and_which_step_was_kept(write, best, metric, expected):
+    evaluations = [{"step": step, "eval_loss": 1 / step, "eval_exact_accuracy": step / 40} for step in (10, 20)]
+    validation = {
+        "rows": 256,
+        "evaluations": evaluations,
+        "best_step": best,
+        "kept_step": 20,
+        "metric_for_best_model": metric,
+        "best_metric": best and 0.93123,
+    }
+    words = Page(write(run_manifest={"training": {"validation": validation}, "data": {"access": "open"}})).words
+    assert f"During training 256 orders of the validation split were evaluated after 2 steps. {expected}" in words
+    assert "validation: exact accuracy" in words
+    assert "During training" not in Page(write()).words
+
+
 def test_loss_curve_is_on_the_page_and_in_a_file_that_stands_alone(write, tmp_path):
     html = write()
     assert "This run has no training log" not in html

@@ -44,14 +44,46 @@ _WIDTH = 10.6  # inches, the width of the page
 
 
 @matplotlib.rc_context(_STYLE)
-def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
-    """Training loss over optimizer steps; `None` if fewer than two entries of `train_log.jsonl` have a finite loss."""
+def loss_curve_svg(
+    train_log: Sequence[Mapping[str, Any]],
+    validation: Mapping[str, Any] | None = None,
+    titles: Mapping[str, str] | None = None,
+) -> str | None:
+    """Training loss over optimizer steps; `None` if fewer than two entries of `train_log.jsonl` have a finite loss.
+
+    With `validation` of a run's manifest also the validation loss, the step whose weights were kept, and in a panel below the
+    metrics that `titles` names.
+    """
     steps, losses = _series(train_log, "loss")
     if len(steps) < 2:
         return None
-    validation_steps, validation_losses = _series(train_log, "eval_loss")
-    figure = Figure(figsize=(_WIDTH, 3.2))
-    axes = figure.add_subplot()
+    evaluations = validation["evaluations"] if validation else ()
+    measured = {title: _series(evaluations, f"eval_{name}") for name, title in (titles or {}).items()}
+    measured = {title: series for title, series in measured.items() if series.size}
+    figure = Figure(figsize=(_WIDTH, 5 if measured else 3.2))
+    panels = figure.subplots(
+        1 + bool(measured), sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + bool(measured)]
+    )
+    above = panels[0, 0]
+    _draw_losses(above, steps, losses)
+    if len(evaluations):
+        above.plot(*_series(evaluations, "eval_loss"), color=CONTRAST, marker="o", markersize=4, label="validation")
+        kept = validation["kept_step"]
+        above.axvline(kept, color=INK, linewidth=1.2, linestyle=":", label=f"step {kept:,}, whose weights were kept")
+    for (title, series), dashes in zip(measured.items(), itertools.cycle(("-", "--"))):
+        panels[1, 0].plot(*series, dashes, color=CONTRAST, marker="o", markersize=4, label=f"validation: {title}")
+    if measured:
+        panels[1, 0].axvline(kept, color=INK, linewidth=1.2, linestyle=":")
+        panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1))
+    above.set_ylabel("loss per token")
+    panels[-1, 0].set_xlabel("optimizer step")
+    for axes in panels.ravel():
+        axes.legend()
+    return _svg(figure)
+
+
+def _draw_losses(axes: Axes, steps: np.ndarray, losses: np.ndarray) -> None:
+    """The loss of each step, and its running mean if there are many."""
     window = max(1, len(losses) // 20)
     if window > 1:
         axes.plot(steps, losses, color=FAINT, linewidth=0.9, label="logged step")
@@ -60,9 +92,6 @@ def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
         axes.plot(middles, smooth, color=ACCENT, linewidth=2, label=f"mean of {window} entries")
     else:
         axes.plot(steps, losses, color=ACCENT, linewidth=2, label="logged step")
-    if len(validation_steps):
-        axes.plot(validation_steps, validation_losses, color=CONTRAST, marker="o", markersize=4, label="validation")
-    axes.set(xlabel="optimizer step", ylabel="loss per token")
     # An early spike must not compress the rest of the curve.
     if min(losses) > 0 and max(losses) / min(losses) > 30:
         axes.set_yscale("log")
@@ -70,8 +99,6 @@ def loss_curve_svg(train_log: Sequence[Mapping[str, Any]]) -> str | None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
-    axes.legend()
-    return _svg(figure)
 
 
 @matplotlib.rc_context(_STYLE)

@@ -37,8 +37,11 @@ def write_page(
     Shows no single row unless both the dataset and the training data are `synthetic` or `open`. `metrics["task"]` decides the
     page; `title` names what was evaluated, for example `"SmolLM2-135M-Instruct, protocol, LoRA"`; `train_log` may be empty.
     """
-    page = label_page if isinstance(TASKS[metrics["task"]], LabelTask) else text_page
-    figures = {"loss_curve": loss_curve_svg(train_log), **page.figures(metrics)}
+    task = TASKS[metrics["task"]]
+    page = label_page if isinstance(task, LabelTask) else text_page
+    validation = run_manifest.get("training", {}).get("validation")
+    titles = {metric.name: metric.title for metric in task.headline if metric.name in task.validation_metrics}
+    figures = {"loss_curve": loss_curve_svg(train_log, validation, titles), **page.figures(metrics)}
     figures = {name: svg for name, svg in figures.items() if svg is not None}
     access = strictest(dataset_manifest.get("access"), access_of(run_manifest))
     keys = dict.fromkeys([*_IMPORTANT, *dataset_manifest])
@@ -51,6 +54,8 @@ def write_page(
         access=access,
         leakage=dataset_manifest.get("leakage_audit", {}).get(metrics["split"]),
         run_manifest=run_manifest,
+        validation=validation,
+        validation_titles={"loss": "loss", **titles},
         **page.values(metrics, predictions, access),
     )
     folder = Path(folder)
