@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import run_script
 from kill_points import signal_at
 from sft_faults import Script, losses_of, two_ranks
 from tiny_model import build_tiny_model
@@ -17,8 +18,12 @@ from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.evaluation.label_metrics import BASELINES
 from radrecipes.inference.predictors import load_predictor
+from radrecipes.publishing.merging import merge_adapter
+from radrecipes.publishing.release import assemble_model, read_finished_run
+from radrecipes.tasks import TASKS
 
 RECIPE, RUN = "recipes/tiny/protocol_head.yaml", "runs/tiny/protocol_head/seed-42"
+REPO, TAG = "radiology/tiny-head", "v1.0"
 # Enough steps that the tiny model learns its four questions by heart.
 EPOCHS = ("--num_train_epochs", "8")
 # A wrong random state shows after a resume.
@@ -175,3 +180,49 @@ def test_an_adapter_without_its_head_is_refused(workspace, call):
     edit_json(Path(RUN, "adapter/adapter_config.json"), modules_to_save=["score"])
     refused = call("predict", "--adapter", RUN, "--note", "knee pain")
     assert refused.code == 2 and "`modules_to_save` is not ['classifier', 'score'], as in the recipe" in refused.stderr
+
+
+@pytest.fixture
+def evaluated(workspace, call):
+    """A trained and evaluated head, and where its base model is found by the name that a card gives."""
+    assert call("sft", "--config", RECIPE, *EPOCHS).code == 0
+    assert call("evaluate_model", "--run", RUN).code == 0
+    return workspace
+
+
+@pytest.mark.parametrize("merged", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_snippet_of_the_card_chooses_with_the_probability_of_radrecipes(merged, evaluated, call, monkeypatch):
+    words = ("--run", RUN, "--repo", REPO, "--tag", TAG, "--base-license", "apache-2.0", "--dry-run")
+    shown = call("publish", "adapter", *words, *["--merge"] * merged)
+    assert shown.code == 0, shown.stdout + shown.stderr
+    assert "pipeline_tag: text-classification" in shown.stdout
+    assert "and a classification head on 4 protocols, with cross-entropy as the loss" in shown.stdout
+    assert "The classification head gives every label of `label_set.yaml` a probability" in shown.stdout
+    card = "---\n" + re.search(r"^---\n(.*?)^files +ok", shown.stdout, re.MULTILINE | re.DOTALL)[1]
+    run, folder = read_finished_run(RUN), Path(REPO)
+    if merged:
+        merge_adapter(run.recipe, Path(RUN, "adapter"), folder)
+    assemble_model(run, folder, repo=REPO, tag=TAG, card=card, merged=merged)
+    Path("tiny").symlink_to("models/tiny")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name, revision: Path(repository, name))
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], found)
+    task = TASKS["protocol"]
+    (answer,) = load_predictor(RUN).answer([task.read_input(task.words.example)])
+    assert found["labels"][found["best"]] == answer.label
+    assert float(found["probabilities"].detach().max()) == pytest.approx(answer.confidence, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_head_is_published_and_pulled(evaluated, hub):
+    words = ("adapter", "--run", RUN, "--repo", REPO, "--tag", TAG, "--base-license", "apache-2.0")
+    done = run_script(evaluated, "scripts/publish.py", *words, HF_HUB_OFFLINE="0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "generation_config.json" not in hub.repo(REPO).files(TAG)
+    note = ("--note", "50 yo F, chronic knee pain, r/o meniscal tear")
+    here, pulled = (
+        run_script(evaluated, "scripts/predict.py", "--adapter", name, *note, HF_HUB_OFFLINE="0")
+        for name in (RUN, f"{REPO}@{TAG}")
+    )
+    assert pulled.returncode == 0, pulled.stderr
+    assert pulled.stdout == here.stdout and pulled.stdout.startswith("MR Knee\n")

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch.nn.functional import kl_div, log_softmax
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from radrecipes.data.prepared import PreparedDataset
+from radrecipes.data.label_sets import LabelSet
+from radrecipes.data.prepared import LABEL_SET_FILE, PreparedDataset
 from radrecipes.errors import InputError
 from radrecipes.inference.predictors import LabelPredictor, Predictor, load_predictor
 from radrecipes.models.base import load_base, load_tokenizer, stop_token_ids
@@ -17,7 +18,7 @@ from radrecipes.models.compute_dtype import compute_dtype
 from radrecipes.models.weights import weights_in
 from radrecipes.publishing.release import FinishedRun
 from radrecipes.recipe import Recipe
-from radrecipes.tasks.rendering import render_examples
+from radrecipes.tasks.rendering import render_examples, render_prompts
 
 # Rounding to bfloat16 changes every weight by at most 0.2 %; a failed merge is far beyond this.
 _LARGEST_MEAN_DIVERGENCE = 0.01  # nats per token
@@ -36,17 +37,20 @@ def merge_and_compare(
     recipe, task, adapter = run.recipe, run.task, run.folder / "adapter"
     dtype = merge_adapter(recipe, adapter, folder)
     tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
-    stops, style = stop_token_ids(tokenizer), recipe.arguments.prompt_style
-    test = dataset.splits["test"]
+    style, test = recipe.arguments.prompt_style, dataset.splits["test"]
     compared = test.select(range(min(_COMPARED_ROWS, len(test)))).to_list()
-    inputs, targets = map(task.inputs, compared), map(task.target, compared)
-    examples = render_examples(task, list(inputs), list(targets), tokenizer, style, stops)
-    rows = [example.prompt_ids + example.completion_ids for example in examples]
-    logits = compare_logits(recipe, adapter, load_merged(folder), rows)
+    inputs, targets = [task.inputs(row) for row in compared], [task.target(row) for row in compared]
+    if recipe.has_head:
+        rows = render_prompts(task, inputs, tokenizer, style)
+    else:
+        examples = render_examples(task, inputs, targets, tokenizer, style, stop_token_ids(tokenizer))
+        rows = [example.prompt_ids + example.completion_ids for example in examples]
+    logits = compare_logits(recipe, adapter, load_merged(folder, has_head=recipe.has_head), rows)
     inputs = [task.inputs(row) for row in test]
     # The model is replaced before the first answer, which fills caches that depend on it.
     by_adapter, by_merged = load_predictor(run.folder), load_predictor(run.folder)
-    by_merged.model = load_merged(folder, compute_dtype(recipe.model.dtype)).to(by_merged.model.device)
+    dtype_here, device = compute_dtype(recipe.model.dtype), by_merged.model.device
+    by_merged.model = load_merged(folder, dtype_here, recipe.has_head).to(device)
     answers = zip(*(_answers(predictor, inputs, on_progress) for predictor in (by_adapter, by_merged)), strict=True)
     return {
         "dtype": str(dtype).removeprefix("torch."),
@@ -86,7 +90,8 @@ def compare_logits(
     with torch.inference_mode():
         for row in rows:
             ids = torch.tensor([list(row)])
-            expected, found = reference(input_ids=ids).logits[0].float(), merged(input_ids=ids).logits[0].float()
+            # A head has logits for the row alone.
+            expected, found = (model(input_ids=ids).logits.flatten(0, -2).float() for model in (reference, merged))
             positions += len(expected)
             same += int((expected.argmax(-1) == found.argmax(-1)).sum())
             largest = max(largest, float((expected - found).abs().max()))
@@ -106,11 +111,10 @@ def compare_logits(
     }
 
 
-def load_merged(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_merged(folder: Path, dtype: torch.dtype = torch.float32, has_head: bool = False) -> PreTrainedModel:
     """A merged model, loaded from its folder."""
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-    ).eval()
+    kind = AutoModelForSequenceClassification if has_head else AutoModelForCausalLM
+    return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False).eval()
 
 
 def _answers(
@@ -124,4 +128,8 @@ def _answers(
 
 def _with_adapter(recipe: Recipe, adapter: Path) -> PreTrainedModel:
     plain = replace(recipe.model, load_in_4bit=False, load_in_8bit=False, dtype="float32")
-    return weights_in(adapter).load(load_base(plain), plain)
+    labels = LabelSet.load(adapter / LABEL_SET_FILE).names if recipe.has_head else None
+    base = load_base(plain, labels=labels)
+    if labels:  # others find the last token of each row by it
+        base.config.pad_token_id = load_tokenizer(plain, recipe.training.chat_template_path).pad_token_id
+    return weights_in(adapter).load(base, plain)

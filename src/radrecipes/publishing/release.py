@@ -157,8 +157,9 @@ def assemble_model(run: FinishedRun, folder: Path, *, repo: str, tag: str, card:
     for path in sorted((run.folder / "adapter").iterdir()):
         if path.name in _NEXT_TO_WEIGHTS or path.name in weights:
             _copy(path, folder / path.name)
-    # A merged model has the base model's own until now, with its stop tokens and its way of sampling.
-    write_decoding(run.folder / "adapter", run.recipe.arguments.max_new_tokens, folder)
+    if not run.recipe.has_head:
+        # A merged model has the base model's own until now, with its stop tokens and its way of sampling.
+        write_decoding(run.folder / "adapter", run.recipe.arguments.max_new_tokens, folder)
     _copy(run.folder / "evaluation" / METRICS_FILE, folder / METRICS_FILE)
     if results := run.recorded_results():
         _write_json(folder / RESULTS_FILE, results)

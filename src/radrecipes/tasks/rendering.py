@@ -201,6 +201,12 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {token for token in special | set(tokenizer.all_special_tokens) if len(token) > 1}
 
 
+def write_question(task: Task, inputs: dict[str, str], style: str) -> str:
+    """The user's turn of style `"chat"`, or the complete prompt of the other styles."""
+    (text,) = _texts(task, [inputs], style)
+    return text if style == "chat" else _written(text, style)
+
+
 def plain_prompt(question: str) -> str:
     """A question in style `"plain"`, for base models without a chat template."""
     return f"{question}\nAnswer:"

@@ -18,7 +18,7 @@ from radrecipes.reporting import label_page, text_page
 from radrecipes.reporting.label_tables import best_baseline, decisions
 from radrecipes.reporting.result_tables import difference_with_interval, metric_with_interval, results_table
 from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task, metric_value
-from radrecipes.tasks.rendering import plain_prompt
+from radrecipes.tasks.rendering import write_question
 
 # Assumed watts per CPU core and GPU in use: a core's fraction of a server, and the board power of an H100 SXM.
 CORE_WATTS = 10
@@ -147,7 +147,7 @@ def _card_data(
         # On the Hub a `merge` combines several models; a base model with its adapter merged in is a fine-tune.
         base_model_relation="finetune" if merged else "adapter",
         library_name="transformers" if merged else "peft",
-        pipeline_tag="text-generation",
+        pipeline_tag="text-classification" if _has_head(metrics) else "text-generation",
         **licence,
         language=[dataset.get("language", "en")],
         datasets=[dataset_id] if dataset_id else None,
@@ -162,13 +162,16 @@ def _card_data(
 def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What the template cannot read from the two documents as it stands."""
     fields, is_label = manifest["recipe"]["fields"], isinstance(task, LabelTask)
-    titles, question = _system_titles(task, metrics), task.question(task.read_input(task.words.example))
+    titles, example = _system_titles(task, metrics), task.read_input(task.words.example)
+    written = write_question(task, example, manifest["prompt"]["style"])
     kilowatt_hours, assumption = energy_estimate(manifest)
     longest = fields.get("max_new_tokens") or metrics["decoding"].get("max_new_tokens")
     rows = decisions(metrics) if is_label else []
     return {
         "is_label": is_label,
-        "prompt": question if manifest["prompt"]["style"] == "chat" else plain_prompt(question),
+        "has_head": _has_head(metrics),
+        "temperature": round((metrics.get("calibration") or {}).get("temperature", 1.0), 6),
+        "prompt": written,
         "max_new_tokens": longest or RecipeArguments.max_new_tokens,
         "quantised_bits": next((bits for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), None),
         "energy": f"{1000 * kilowatt_hours:.1f} Wh" if kilowatt_hours < 0.1 else f"{kilowatt_hours:.1f} kWh",
@@ -183,6 +186,10 @@ def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any])
             {"target": row["target"], **row["systems"][ADAPTER]} for row in rows if row["systems"].get(ADAPTER)
         ],
     }
+
+
+def _has_head(metrics: Mapping[str, Any]) -> bool:
+    return metrics["decoding"]["method"] == "head"
 
 
 def _system_titles(task: Task, metrics: Mapping[str, Any]) -> dict[str, str]:
