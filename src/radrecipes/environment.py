@@ -40,17 +40,16 @@ def constraints_sha256() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU, cores, memory in GiB, torch's threads; GPUs, CUDA and driver if this process uses a GPU.
-
-    `instruction_set` and `bfloat16_instructions` decide the order of sums in PyTorch's kernels, and so the last bits.
-    """
+    """Processor, memory and threads, and GPUs if this process uses one; the instruction set decides the last bits of sums."""
     import psutil
     import torch
 
     capabilities = torch.cpu.get_capabilities()
+    # Clouds give many CPUs one name, and matrix products block by cache size.
+    version_fields = ("cpu family", "model", "stepping", "cache size")
     facts: dict[str, Any] = {
         "processor": _of_processor("model name") or platform.processor() or platform.machine(),
-        "processor_version": _processor_version(),
+        "processor_version": ", ".join(f"{name} {found}" for name in version_fields if (found := _of_processor(name))),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "bfloat16_instructions": [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)],
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
@@ -143,12 +142,6 @@ def _output_of(*command: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _processor_version() -> str:
-    """Generation and cache size of the CPU: clouds give many CPUs one name, and matrix products block by cache size."""
-    fields = ("cpu family", "model", "stepping", "cache size")
-    return ", ".join(f"{name} {value}" for name in fields if (value := _of_processor(name)))
 
 
 def _of_processor(field: str) -> str:

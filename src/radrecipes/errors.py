@@ -43,11 +43,7 @@ class RadrecipesError(Exception):
 
 
 class InputError(RadrecipesError):
-    """The recipe or the input is wrong; nothing was written.
-
-    The message names the file, line, row or key, and how to fix it; `where`, for example `recipes/x.yaml:12`, is
-    printed before it.
-    """
+    """The recipe or input is wrong, nothing was written: says where (`recipes/x.yaml:12`), what, and how to fix it."""
 
     exit_code = 2
 

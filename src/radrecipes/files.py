@@ -161,10 +161,7 @@ def bounded(stream: BinaryIO, limit: int, where: str) -> bytes:
 
 
 def bounded_lines(stream: Any, where: str, limit: int = ROW_LIMIT) -> Iterator[Any]:
-    """The lines of a text or binary stream, each with its end; an [`InputError`] at one that is longer than `limit`.
-
-    The same for very many blank lines, to which a compressed file of any content can be continued.
-    """
+    """The lines of a stream, with their ends; an [`InputError`] at one longer than `limit`, or after very many blank ones."""
     number = blank = 0
     while line := stream.readline(limit + 1):
         number += 1
@@ -180,10 +177,7 @@ def bounded_lines(stream: Any, where: str, limit: int = ROW_LIMIT) -> Iterator[A
 
 @contextlib.contextmanager
 def unpacked(path: str | Path) -> Iterator[BinaryIO]:
-    """A regular file as a stream of bytes, unpacked if its name ends with `.gz` or `.tgz`.
-
-    Reading is an [`InputError`] as soon as it unpacks to more than [`UNPACKED_LIMIT`] and [`LARGEST_RATIO`] times its size.
-    """
+    """A file as a stream of bytes, unpacked if it is `.gz` or `.tgz`, up to [`UNPACKED_LIMIT`] or [`LARGEST_RATIO`] its size."""
     with open_regular(path) as file:
         if not str(path).lower().endswith((".gz", ".tgz")):
             yield io.BufferedReader(file, MIB)
@@ -274,10 +268,7 @@ def write_atomically(path: Path, content: str | Callable[[Path], None]) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse a place where no file or folder can be written, before the work; nothing is written.
-
-    Folders that do not exist yet are made later, so their names must be possible and the nearest existing one writable.
-    """
+    """Refuse a place where no file or folder can be written, before the work; missing folders need a parent that is writable."""
     place = Path(os.path.abspath(path))
     missing = []
     while not os.path.lexists(place):

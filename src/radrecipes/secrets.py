@@ -85,11 +85,7 @@ def find_secrets(text: str) -> list[TextSpan]:
 
 
 def refuse_secrets(text: str, place: str) -> None:
-    """Raise an error that names the kind and the line of the first secret, because a run folder would keep it.
-
-    Args:
-        place: A file, to which the line is added, or where the text is from.
-    """
+    """Refuse a text with a secret, by its kind and line, because a run folder would keep it; `place` is its file or origin."""
     for found in find_secrets(text)[:1]:
         line = text.count("\n", 0, found.start) + 1
         named = place if ":" in place or place == "command line" else f"{place}:{line}"

@@ -27,10 +27,7 @@ def mean_statistic(values: Sequence[float] | np.ndarray) -> Statistic:
 
 
 def macro_f1_statistic(references: Sequence[str | None], predictions: Sequence[str | None]) -> Statistic:
-    """The unweighted mean of F1 over the labels that occur in the references of each resample.
-
-    A prediction outside these labels (`None`, free text, another label) is only a false negative of its reference.
-    """
+    """The mean of F1 over the labels among the references of each resample; another prediction is a false negative."""
     labels = sorted(set(references))
     code_of = {label: code for code, label in enumerate(labels)}
     reference_codes = np.array([code_of[label] for label in references])
@@ -121,10 +118,7 @@ def clopper_pearson_lower_bound(successes: float, rows: float, confidence: float
 
 
 def intraclass_correlation(values: Sequence[float] | np.ndarray, groups: Sequence[str] | np.ndarray) -> float:
-    """Intraclass correlation by the one-way analysis-of-variance estimate (Donner, 1986), clipped to 0 to 1.
-
-    0.0 if it cannot be estimated: one group, one row per group, or values that do not differ.
-    """
+    """Intraclass correlation by analysis of variance (Donner, 1986), 0 to 1; 0.0 if it cannot be estimated."""
     values = np.asarray(values, dtype=np.float64)
     _, group_of_row, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     rows, group_count = len(values), len(sizes)

@@ -1,3 +1,4 @@
+import functools
 import random
 
 import numpy as np
@@ -8,9 +9,12 @@ from hypothesis import strategies as st
 
 from radrecipes.data.duplicates import largest_similarity, near_duplicate_groups, shingles
 
+# Every text is compared with every other one.
+shingles_of = functools.cache(shingles)
+
 
 def naive_similarity(one, other):
-    left, right = shingles(one), shingles(other)
+    left, right = shingles_of(one), shingles_of(other)
     return len(left & right) / len(left | right)
 
 

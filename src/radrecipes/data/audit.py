@@ -12,10 +12,7 @@ HELD_OUT_SPLITS = ("validation", "test")
 def audit_leakage(
     splits: Mapping[str, Sequence[Mapping[str, str]]], threshold: float, input_column: str, label_column: str | None
 ) -> dict[str, Any]:
-    """Count the held-out rows that also occur in training; knows nothing about how the splits were made.
-
-    Each count for `verbatim`, `normalised` (by [`matching_key`]) and `near_duplicate` texts includes the one before.
-    """
+    """Count the held-out rows that also occur in training; `normalised` includes `verbatim`, and `near_duplicate` both."""
     training = splits["train"]
     texts = [row[input_column] for row in training]
     verbatim, normalised = set(texts), set(map(matching_key, texts))

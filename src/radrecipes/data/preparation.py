@@ -109,9 +109,13 @@ def prepare_rows(
 
     label_column = target_column if label_set else None
     rows, groups_joined = _merge(kept, input_column, target_column, near_duplicate_threshold)
-    splits = _split(rows, label_column, split_seed, file, groups_joined, near_duplicate_threshold)
-    if line := _large_group(rows, groups_joined, near_duplicate_threshold):
-        warn(line)
+    why = _why_joined(groups_joined, near_duplicate_threshold)
+    splits = _split(rows, label_column, split_seed, file, why)
+    # The group is not named: it may be a patient.
+    largest = max(Counter(row["group"] for row in rows).values())
+    if largest > _LARGE_GROUP * len(rows):
+        share = f"{largest / len(rows):.0%}"
+        warn(f"warning: one group has {largest} of {len(rows)} rows ({share}), and a group stays in one split{why}")
 
     facts = {
         "options": {
@@ -160,17 +164,6 @@ def _merge(
     return list(rows.values()), len(set(own_groups)) - len(set(groups))
 
 
-def _large_group(rows: list[dict[str, str]], joined: int, threshold: float) -> str | None:
-    """A warning if one group has more than `_LARGE_GROUP` of the rows; it does not name the group."""
-    largest = max(Counter(row["group"] for row in rows).values(), default=0)
-    if largest <= _LARGE_GROUP * len(rows):
-        return None
-    return (
-        f"warning: one group has {largest} of {len(rows)} rows ({largest / len(rows):.0%}), and a group stays in one split"
-        f"{_why_joined(joined, threshold)}"
-    )
-
-
 def _why_joined(joined: int, threshold: float) -> str:
     if not joined:
         return ""
@@ -180,9 +173,7 @@ def _why_joined(joined: int, threshold: float) -> str:
     )
 
 
-def _split(
-    rows: list[dict[str, str]], label_column: str | None, seed: int, file: str | None, joined: int, threshold: float
-) -> Splits:
+def _split(rows: list[dict[str, str]], label_column: str | None, seed: int, file: str | None, why: str) -> Splits:
     groups = [row["group"] for row in rows]
     strata = [row[label_column] if label_column else "" for row in rows]
     assigned = split_by_group(groups, strata, seed=seed)
@@ -190,8 +181,7 @@ def _split(
     for split in SPLITS:
         if not splits[split]:
             raise InputError(
-                f"{len(set(groups))} groups of rows are too few for a {split} split; give more rows or a finer group column"
-                f"{_why_joined(joined, threshold)}",
+                f"{len(set(groups))} groups of rows are too few for a {split} split; give more rows or a finer group column{why}",
                 where=file,
             )
     return splits

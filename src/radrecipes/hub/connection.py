@@ -149,10 +149,7 @@ class Failure:
 
 @functools.cache
 def problem_with_model(repo_id: str, revision: str | None) -> str | None:
-    """Why the files of a model cannot be read from the Hub, and what to do; `None` if they can.
-
-    At most two requests without retries, once per process: the client itself tries for most of a minute without saying why.
-    """
+    """Why the files of a model cannot be read from the Hub, and what to do, or `None`; two quick requests, once per process."""
     api = HfApi(library_name="radrecipes", library_version=__version__)
     try:
         get_session().timeout = TIMEOUT

@@ -199,10 +199,7 @@ def _set_tag(repository: Repository, tag: str, commit: str) -> None:
 
 
 def _remote_difference(info: RepoInfo, folder: Path, files: Mapping[str, str]) -> str | None:
-    """The first difference between the files on the Hub, by their hashes, and a release, or `None`.
-
-    The Hub identifies large files by their sha256 and others by git's sha1 of a blob.
-    """
+    """The first difference to the Hub's files, of which it names the sha256 of large ones and git's sha1 of others, or `None`."""
     found, expected = {}, dict(files)
     for file in info.siblings or []:
         if file.rfilename == HUB_FILE:

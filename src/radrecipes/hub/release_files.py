@@ -44,10 +44,7 @@ def release_files(folder: Path, repo_id: str, tag: str) -> dict[str, str]:
 
 
 def listing_difference(folder: Path, listed: Sequence[RepoFile]) -> str | None:
-    """How the files that the Hub lists differ from a release's manifest, which alone is in the folder, or `None`.
-
-    Names, sizes, and the digests of large files are compared, before any of them is downloaded.
-    """
+    """How names, sizes and known digests on the Hub differ from the manifest, the only file in the folder so far, or `None`."""
     if len(listed) > LARGEST_RELEASE + 1:
         return f"there are more than the {LARGEST_RELEASE} files that a release may have"
     for file in listed:
@@ -109,14 +106,11 @@ def _published_facts(folder: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{MANIFEST_FILE} is not JSON") from error
     published = manifest.get("published") if isinstance(manifest, dict) else None
-    if not isinstance(published, dict) or not _lists_files(published.get("files")):
+    files = published.get("files") if isinstance(published, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise InputError(f"{MANIFEST_FILE} does not list the files of a release under `published`")
     if published.get("format") != RELEASE_FORMAT:
         raise InputError(
             f"{MANIFEST_FILE} has release format {quoted(published.get('format'))}; this version reads {RELEASE_FORMAT}"
         )
     return published
-
-
-def _lists_files(files: Any) -> bool:
-    return isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())

@@ -203,21 +203,16 @@ def verify(path: str | Path, head: str | None = None) -> Verified:
     locked = lock(_lock_path(path)) if os.access(path.parent, os.W_OK) else contextlib.nullcontext()
     with locked, path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            match = _intact(line)
+            match, problem = _intact(line), None
             if not line.endswith(b"\n"):
-                raise BrokenLogError(
-                    path,
-                    number,
-                    "the last line is incomplete: a writer was killed (the next one repairs it), or it was cut",
-                )
-            if match is None:
-                raise BrokenLogError(path, number, "does not match its own sha256: the line was edited or inserted")
-            if match[4].decode() != last_hash or int(match[2]) != number:
-                raise BrokenLogError(
-                    path,
-                    number,
-                    "does not continue the line before: lines were removed, inserted or moved here, or that line was rewritten",
-                )
+                problem = "the last line is incomplete: a writer was killed (the next one repairs it), or it was cut"
+            elif match is None:
+                problem = "does not match its own sha256: the line was edited or inserted"
+            elif match[4].decode() != last_hash or int(match[2]) != number:
+                why = "lines were removed, inserted or moved here, or that line was rewritten"
+                problem = f"does not continue the line before: {why}"
+            if problem:
+                raise BrokenLogError(path, number, problem)
             last_hash, last = match[5].decode(), match[3].decode()
             first = first or last
             if last_hash == head:

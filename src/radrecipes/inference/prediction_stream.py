@@ -41,12 +41,7 @@ InputColumns = str | Mapping[str, str]
 
 
 def input_columns(run: Path, task: Task, given: Sequence[str] | None) -> InputColumns:
-    """The columns of a table that a run reads; an [`InputError`] if those that the user named are not as many.
-
-    Args:
-        run: Folder of the run.
-        given: Columns that the user named; by default the column of the task, or the names in training.
-    """
+    """The columns that a run reads, by default as in training; an [`InputError`] if `given` has another number of them."""
     trained = run_folder.read_manifest(run)["data"].get("input_columns")
     if not trained:
         if given and len(given) > 1:

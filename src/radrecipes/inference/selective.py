@@ -33,10 +33,7 @@ class ConfidentAnswers:
 def choose_thresholds(
     validation: ConfidentAnswers, targets: Sequence[float], always_review: Collection[str] = ()
 ) -> list[ThresholdChoice]:
-    """The threshold for each target accuracy, chosen on the answers that may be automatic at all.
-
-    Labels of `always_review` are excluded: they would be evidence for a threshold that never applies to them.
-    """
+    """The threshold for each target accuracy, chosen on the answers that may be automatic at all."""
     kept = validation.may_be_automatic(always_review)
     kept_answers = validation.confidences[kept], validation.correct[kept], np.asarray(validation.groups)[kept]
     return [choose_threshold(*kept_answers, target) for target in targets]

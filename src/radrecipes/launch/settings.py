@@ -38,12 +38,7 @@ _SETTINGS = {
 
 
 def check_settings(settings: Mapping[str, str], bf16: bool, tf32: bool | None, where: str | None = None) -> None:
-    """Refuse settings that contradict a recipe.
-
-    Args:
-        settings: The environment, or [`settings_from_arguments`].
-        bf16, tf32: Whether the recipe computes in bfloat16, and its field `tf32`.
-    """
+    """Refuse settings (the environment, or [`settings_from_arguments`]) that contradict a recipe's bfloat16 and `tf32`."""
     # What the recipe itself requests may be requested twice.
     same = {
         "ACCELERATE_MIXED_PRECISION": "bf16" if bf16 else "no",

@@ -96,10 +96,7 @@ def arguments_from_file(path: str | Path) -> argparse.Namespace:
 
 
 def spec_from_arguments(args: argparse.Namespace) -> LaunchSpec:
-    """The launch spec of `accelerate launch` arguments, already completed from its configuration file.
-
-    An [`InputError`] if accelerate would start something other than requested, or if the engine has no test here.
-    """
+    """The launch spec of complete `accelerate launch` arguments; an [`InputError`] if accelerate would start something else."""
     on_cpu, processes, machines = bool(args.cpu or args.use_cpu), args.num_processes or 1, args.num_machines or 1
     engine = Engine.ONE_PROCESS if args.cpu else _requested_engine(args)
     where = args.config_file
@@ -194,11 +191,7 @@ def check_gpus(spec: LaunchSpec | None) -> None:
 
 
 def check_processes(spec: LaunchSpec | None, args: "TrainingArguments") -> LaunchSpec:
-    """Reject a world size or device other than requested, before any work.
-
-    `args` are the recipe's, which know this run's processes and device. Returns what is really running, with the
-    requested engine.
-    """
+    """Reject a world size or device other than requested; returns what is running, by the recipe's `args`, and the engine."""
     processes, on_cpu = args.distributed_state.num_processes, args.device.type == "cpu"
     if args.n_gpu > 1:
         raise InputError(

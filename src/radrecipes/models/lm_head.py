@@ -9,10 +9,7 @@ from transformers import PreTrainedModel
 
 @contextlib.contextmanager
 def lm_head_input(model: PreTrainedModel, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Pass `change(hidden states)` to the LM head; the hook is removed even if an error ends the context.
-
-    Works under DDP, FSDP and ZeRO alike, because it is a forward pre-hook of the output embeddings.
-    """
+    """Pass `change(hidden states)` to the LM head, by a hook that works under DDP, FSDP and ZeRO alike."""
     handle = model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (change(args[0]),))
     try:
         yield

@@ -106,10 +106,7 @@ _NO_CONCLUSION = {50798377, 52035334, 53071062, 53607029, 54168089, 54231141, 56
 
 @dataclass(frozen=True)
 class Sections:
-    """Findings and impression of one report, each a single line with collapsed white space, empty if there is none.
-
-    A text with a header for both together is the impression; `elsewhere` is a conclusion with neither header.
-    """
+    """Findings and impression of a report on a line each, or empty; `elsewhere` is a conclusion with neither header."""
 
     findings: str = ""
     impression: str = ""

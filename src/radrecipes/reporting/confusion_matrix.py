@@ -28,11 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """What the page needs to draw a confusion matrix.
-
-    `blocks` are title, first index and number of labels of each run of labels with one title; `left_out` counts the labels with the
-    fewest errors, omitted to limit the size.
-    """
+    """A confusion matrix, with `blocks` (title, first index, number of labels), and how many labels were `left_out`."""
 
     names: list[str]
     cells: list[Cell]

@@ -89,10 +89,7 @@ def _other_control_tokens(
 
 
 def check_answers(answers: Sequence[str], kind: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Raise an [`InputError`] if an answer contains a control token, of any known family or of the tokenizer.
-
-    The model would learn to stop there, or to write what nobody sees. `kind` says what they are: `"rows"` or `"labels"`.
-    """
+    """Raise an [`InputError`] if an answer (of `kind` rows or labels) contains a control token, where a model would stop."""
     own = _special_tokens(tokenizer) if tokenizer else set()
     found = {}
     for number, answer in enumerate(answers, start=1):

@@ -41,7 +41,8 @@ class Hl7Reports(ReportSource):
         versions = unnamed = 0
         for versions, result in enumerate(self._results(), start=1):
             unnamed += not _patient(result)
-            rank = _status(result) not in _PRELIMINARY, _time(result), versions
+            time = field(result.request, 22) or field(result.message, 6)
+            rank = _status(result) not in _PRELIMINARY, time, versions
             key = _number(result)
             if key not in last or last[key][0] < rank:
                 last[key] = rank, _status(result)
@@ -53,16 +54,13 @@ class Hl7Reports(ReportSource):
         self._kept = {rank[2] for key, (rank, _) in last.items() if key not in withdrawn}
         self.count = len(self._kept)
         preliminary = sum(status in _PRELIMINARY for _, status in last.values())
-        self.said = [
-            text
-            for count, text in (
-                (versions - len(last), f"{versions - len(last)} earlier versions of reports were left out"),
-                (len(withdrawn), f"{len(withdrawn)} withdrawn reports were left out"),
-                (preliminary, f"{preliminary} reports have a preliminary version only, which was kept"),
-                (unnamed, f"{unnamed} messages name no patient (PID-3): each counts as a patient of its own"),
-            )
-            if count
-        ]
+        said = {
+            "earlier versions of reports were left out": versions - len(last),
+            "withdrawn reports were left out": len(withdrawn),
+            "reports have a preliminary version only, which was kept": preliminary,
+            "messages name no patient (PID-3): each counts as a patient of its own": unnamed,
+        }
+        self.said = [f"{count} {what}" for what, count in said.items() if count]
 
     def items(self) -> Iterator[Result]:
         """The last version of every report."""
@@ -70,9 +68,8 @@ class Hl7Reports(ReportSource):
 
     def read(self, item: Result) -> Report | RejectedReport:
         """Join the text of one report and split it into sections."""
-        result = item
-        study = _number(result)
-        if sum(map(len, (cell for fields in result.texts for cell in fields))) > LARGEST_REPORT:
+        result, study = item, _number(item)
+        if sum(len(cell) for fields in result.texts for cell in fields) > LARGEST_REPORT:
             return RejectedReport(result.where, "too_large")
         exam = field(result.request, 4).split(result.separators[1])
         exam = next(
@@ -98,10 +95,6 @@ def _number(result: Result) -> str:
 
 def _status(result: Result) -> str:
     return field(result.request, 25) or (field(result.texts[0], 11) if result.texts else "")
-
-
-def _time(result: Result) -> str:
-    return field(result.request, 22) or field(result.message, 6)
 
 
 def _patient(result: Result) -> str:

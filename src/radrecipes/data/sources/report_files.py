@@ -55,12 +55,7 @@ class LineFiles:
 
 
 def files_below(root: Path, suffixes: Collection[str], kind: str) -> list[str]:
-    """Paths of the files in a folder as [`walk`] finds them, sorted; of a file its name. A place without any is an [`InputError`].
-
-    Args:
-        suffixes: Endings of the names, in lower case.
-        kind: What the files contain, for messages.
-    """
+    """The files of [`walk`] with these endings in lower case, sorted, or a file's name; `kind` is what they contain, for errors."""
     names = f"{kind} ({', '.join(f'*{suffix}' for suffix in suffixes)})"
     if root.is_file():
         return [root.name]

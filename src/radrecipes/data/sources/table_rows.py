@@ -352,8 +352,7 @@ def _as_text(value: Any) -> Any:
 
 
 def column_problem(present: Sequence[str], columns: Sequence[str], names: str) -> str | None:
-    """What is wrong with the columns; shows no name that the user did not nearly write, or that is not a usual one of columns:
-    without a header it is a cell."""
+    """What is wrong with the columns; shows only names that the user nearly wrote, or usual ones: others may be cells."""
     for column in columns:
         if present.count(column) > 1:
             return f"column {column!r} occurs twice in the header; rename one"

@@ -44,14 +44,14 @@ class TextFolder(ReportSource):
         self.rejected = [RejectedReport(path, "empty_group") for path, group in groups.items() if group == ""]
         self._items = [(path, ids[path], group or ids[path]) for path, group in groups.items() if group != ""]
         self.count, self.files, self.folder = len(self._items), [], self._root.resolve().name
-        patients = len({group for _, _, group in self._items})
-        named = "by --group-pattern" if group_pattern else "by the folder of each file"
-        alone = not group_pattern and not any(groups.values())
-        self.said = [
-            f"{len(paths)} files, no subfolders: every report counts as a patient of its own; name the patient with --group-pattern"
-            if alone
-            else f"{len(paths)} files of {patients} patients, {named}"
-        ]
+        if group_pattern or any(groups.values()):
+            named = "by --group-pattern" if group_pattern else "by the folder of each file"
+            found = f" of {len({group for _, _, group in self._items})} patients, {named}"
+        else:
+            found = (
+                ", no subfolders: every report counts as a patient of its own; name the patient with --group-pattern"
+            )
+        self.said = [f"{len(paths)} files{found}"]
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read one file."""

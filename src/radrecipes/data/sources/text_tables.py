@@ -171,10 +171,7 @@ class RowLines:
 
 
 def delimited_rows(path: Path, delimiter: str, encoding: str = UTF_8, skip: int = 0) -> Iterator[RawRow]:
-    """The rows of a delimited file below `skip` lines, the header first; an [`InputError`] at a broken header.
-
-    A row with a broken quote costs the line that it starts on; see [`~data.sources.tables.ExampleTable`].
-    """
+    """The rows below `skip` lines, the header first, as [`~data.sources.tables.ExampleTable`] says; a broken header is an error."""
     row_lines = RowLines(text_lines(path, encoding))
     row_lines.skip(skip)
     reader = csv.reader(row_lines, delimiter=delimiter, strict=True)

@@ -38,10 +38,7 @@ _HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 
 
 def check_card(text: str, repo_type: str = "model", where: str = "README.md") -> dict[str, Any]:
-    """Refuse a card that the Hub would reject or a reader could not use, and return its front matter.
-
-    An [`InputError`] names missing, invalid or incomplete front matter, a local path, a placeholder, or a heading without text.
-    """
+    """Refuse a card that the Hub would reject or a reader could not use, naming the line, and return its front matter."""
     lines = text.splitlines()
     end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
     if not lines or lines[0].rstrip() != "---" or end is None:

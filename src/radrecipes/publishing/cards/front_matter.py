@@ -49,10 +49,7 @@ def card_title(manifest: Mapping[str, Any]) -> str:
 
 
 def gated_form(access: str, what: str) -> dict[str, Any]:
-    """Front matter for the form that the Hub shows before it grants access; empty for data that anyone may read.
-
-    It only words the form; whether the repository is gated is one of its settings. `what` is `"model"` or `"dataset"`.
-    """
+    """The words of the Hub's form for access to a `model` or `dataset`; empty for data that anyone may read."""
     if access not in ("registered", "credentialed"):
         return {}
     source = "a source that shares its data only with registered users"
