@@ -9,7 +9,7 @@ Several processes share the rows; the results are those of one process with as m
         --run runs/smollm2-135m/protocol_lora/seed-42
 
 Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, report.html, figures/. If labels are scored, it fits
-a temperature and the thresholds for automatic answers on the validation split and stores them in the adapter's folder, where
+a temperature and the thresholds for automatic answers on the validation split and stores them next to the trained weights, where
 scripts/predict.py finds them. Texts are evaluated with and without the guard; the untuned base model, which seldom stops, is
 evaluated on a sample. A classification head has no untuned base model to compare with. An existing evaluation is only shown;
 --restart evaluates again.
@@ -57,7 +57,8 @@ def parse_args() -> argparse.Namespace:
         "--similarity-model", help="labels, impressions: sentence-transformers model to compare texts with"
     )
     parser.add_argument(
-        "--output", help="folder to write to (default: evaluation/ of the run, thresholds in the adapter's folder)"
+        "--output",
+        help="folder to write to (default: evaluation/ of the run, thresholds in the folder of its weights)",
     )
     parser.add_argument("--restart", action="store_true", help="replace an existing evaluation")
     parser.add_argument(
@@ -76,7 +77,7 @@ def main() -> None:
     from radrecipes.inference.predictors import is_reference, run_of
     from radrecipes.owned_folder import check_replaceable
     from radrecipes.reporting.result_tables import metrics_table
-    from radrecipes.training.run_folder import adapter_folder
+    from radrecipes.training.run_folder import weights_folder
 
     # The processes synchronise after every system, so a lost one is noticed by then
     processes = join_processes(longest_wait=timedelta(minutes=30))
@@ -93,7 +94,7 @@ def main() -> None:
     check_replaceable(output, "evaluation")
     check_replaceable(_unfinished(output), "evaluation")
     if place == folder:
-        check_writable(adapter_folder(folder))  # for the thresholds
+        check_writable(weights_folder(folder))  # for the thresholds
     with _locked(output) if processes.is_main_process else contextlib.nullcontext():
         evaluate_run(args, processes, folder, output, keep_policy=place == folder)
 
@@ -143,7 +144,7 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
 
 
 def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_policy: bool) -> None:
-    """Write the files of an evaluation, and its policy into the adapter's folder."""
+    """Write the files of an evaluation, and its policy into the folder of the run's weights."""
     from radrecipes import owned_folder
     from radrecipes.environment import code_version
     from radrecipes.recipe import header
@@ -169,7 +170,7 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
     metrics = json.dumps(evaluated.metrics | {"code": code_version()}, indent=2) + "\n"
     (unfinished / "metrics.json").write_text(metrics, encoding="utf-8")
     if evaluated.policy and keep_policy:
-        evaluated.policy.save(folder / "adapter")
+        evaluated.policy.save(run_folder.weights_folder(folder))
     owned_folder.remove(output, "evaluation")
     unfinished.rename(output)
     print(metrics_table(evaluated.metrics))

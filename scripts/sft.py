@@ -1,4 +1,5 @@
-r"""Fine-tune a model with a recipe: the loss is on the completion only, the result is an adapter.
+r"""Fine-tune a model with a recipe: the loss is on the completion only, the result is an adapter, or with
+`use_peft: false` a model.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml scripts/sft.py \
         --config recipes/smollm2-135m/protocol_lora.yaml
@@ -61,6 +62,7 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
     from radrecipes.inference.validation import task_metrics
     from radrecipes.launch import compatibility, settings, spec
     from radrecipes.models.compute_dtype import AUTO
+    from radrecipes.models.weights import weights_to_train
     from radrecipes.recipe import parse_recipe
     from radrecipes.training.layout_check import check_layout
     from radrecipes.training.run import make_trainer, open_run, save
@@ -92,7 +94,8 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
         train(trainer, opened.checkpoint, stop)
         counted = save(trainer, opened)
         say(f"trained in {counted['seconds'] / 60:.1f} minutes, peak memory {counted['peak_memory_gib']:.1f} GiB")
-        say(f"adapter checked and saved: {opened.folder / 'adapter'}")
+        weights = weights_to_train(recipe.model, opened.folder)
+        say(f"{weights.NAME} checked and saved: {weights.folder}")
         close(trainer)
 
 

@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -84,6 +85,16 @@ TINY_HEAD_RECIPE = (
     .replace("protocol_lora", "protocol_head")
     .replace("max_new_tokens: 12\n", "decode: head\nlabel_smoothing_factor: 0.05\n")
 )
+
+
+def trains_all_weights(recipe: str) -> str:
+    """A tiny recipe with `use_peft: false`."""
+    without_adapter = re.sub(r"^lora_.*\n", "", recipe, flags=re.MULTILINE).replace("LoRA", "full fine-tuning")
+    return re.sub(
+        r"protocol_(lora|head)", "protocol_full", without_adapter.replace("use_peft: true", "use_peft: false")
+    )
+
+
 # Request, findings and impression of the four kinds of tiny reports.
 TINY_REPORTS = (
     ("Edema: positive", "There is edema.", "Edema."),
@@ -209,6 +220,8 @@ def build_workspace(folder: Path) -> Path:
     recipes.mkdir(parents=True)
     (recipes / "protocol_lora.yaml").write_text(TINY_RECIPE, encoding="utf-8")
     (recipes / "protocol_head.yaml").write_text(TINY_HEAD_RECIPE, encoding="utf-8")
+    (recipes / "protocol_full.yaml").write_text(trains_all_weights(TINY_RECIPE), encoding="utf-8")
+    (recipes / "protocol_full_head.yaml").write_text(trains_all_weights(TINY_HEAD_RECIPE), encoding="utf-8")
     (recipes / "report_lora.yaml").write_text(TINY_REPORT_RECIPE, encoding="utf-8")
     for name in ("scripts", "accelerate_configs"):
         (folder / name).symlink_to(REPOSITORY / name)

@@ -32,16 +32,16 @@ from radrecipes.errors import DivergedError
 from radrecipes.training.sharded import local_part
 
 BASE = "tiny/wide"
-ADAPTER = "adapter/adapter_model.safetensors"
-# Two epochs of six steps, dropout, so that a wrong random state shows, and a rank that two processes cannot share evenly.
-SFT = (
-    *("scripts/sft.py", "--config", "recipes/tiny/protocol_lora.yaml", "--model_name_or_path", BASE),
-    *("--num_train_epochs", "2", "--save_steps", "5", "--lora_dropout", "0.2", "--lora_r", "3"),
-)
+WEIGHTS = "*/*model.safetensors"
+# Two epochs of six steps.
+SFT = ("scripts/sft.py", "--model_name_or_path", BASE, "--num_train_epochs", "2", "--save_steps", "5", "--config")
+# Dropout, so that a wrong random state shows, and a rank that two processes cannot share evenly.
+LORA = (*SFT, "recipes/tiny/protocol_lora.yaml", "--lora_dropout", "0.2", "--lora_r", "3")
 METHODS = {
-    "LoRA": (),
-    "8bit": ("--dtype", "bfloat16", "--load_in_8bit", "true"),
-    "4bit": ("--dtype", "bfloat16", "--load_in_4bit", "true", "--bnb_4bit_quant_storage", "bfloat16"),
+    "full": (*SFT, "recipes/tiny/protocol_full.yaml"),
+    "LoRA": LORA,
+    "8bit": (*LORA, "--dtype", "bfloat16", "--load_in_8bit", "true"),
+    "4bit": (*LORA, "--dtype", "bfloat16", "--load_in_4bit", "true", "--bnb_4bit_quant_storage", "bfloat16"),
 }
 
 
@@ -53,19 +53,19 @@ class Proved(NamedTuple):
             Of the bytes of weights that a process holds under DDP.
         losses_off (`float`):
             Largest difference of a step's loss.
-        adapter_off (`float`):
-            Largest difference of a number of the adapter.
+        weights_off (`float`):
+            Largest difference of a trained number.
     """
 
     share: float
     losses_off: float
-    adapter_off: float
+    weights_off: float
 
 
 def prove(configuration: str, method: str, workspace: Path) -> Proved:
     """Train under DDP and under the configuration, train again with both processes killed in between, and compare."""
     runs = Path(tempfile.mkdtemp(dir=workspace))
-    words, environment = (*SFT, *METHODS[method]), environment_of(configuration)
+    words, environment = METHODS[method], environment_of(configuration)
     ddp = under_ddp(method, workspace)
     whole = train_and_look(workspace, runs / "whole", *words, environment=environment)
 
@@ -74,32 +74,33 @@ def prove(configuration: str, method: str, workspace: Path) -> Proved:
     assert [path.name for path in (runs / "killed/checkpoints").glob("checkpoint-*")] == ["checkpoint-5"]
     resumed = train(workspace, runs / "killed", *words, environment=environment)
     assert resumed == whole.losses, "the losses continued differently"
-    assert (runs / "killed" / ADAPTER).read_bytes() == (runs / "whole" / ADAPTER).read_bytes(), "another adapter"
+    killed, uninterrupted = (next((runs / name).glob(WEIGHTS)) for name in ("killed", "whole"))
+    assert killed.read_bytes() == uninterrupted.read_bytes(), "other weights"
 
     broken = [partial(break_weight, 5)]
     train(workspace, runs / "broken", *words, environment=environment, faults=broken, code=DivergedError.exit_code)
     assert not list((runs / "broken/checkpoints").glob("checkpoint-*")), "an infinite weight was kept"
 
-    assert whole.adapter.keys() == ddp.adapter.keys()
+    assert whole.weights.keys() == ddp.weights.keys()
     return Proved(
         share=whole.held_bytes / ddp.held_bytes,
         losses_off=max(abs(one - other) for one, other in zip(whole.losses, ddp.losses, strict=True)),
-        adapter_off=max(float((tensor - ddp.adapter[name]).abs().max()) for name, tensor in whole.adapter.items()),
+        weights_off=max(float((tensor - ddp.weights[name]).abs().max()) for name, tensor in whole.weights.items()),
     )
 
 
 class Trained(NamedTuple):
-    """A complete run: its losses, its adapter, and the bytes of weights that a process held at most between two steps."""
+    """A complete run: its losses, what it trained, and the bytes of weights that a process held at most between two steps."""
 
     losses: list[float]
-    adapter: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]
     held_bytes: int
 
 
 @functools.cache
 def under_ddp(method: str, workspace: Path) -> Trained:
     """A method on two CPU processes as `cpu_2proc.yaml` starts them."""
-    return train_and_look(workspace, Path(tempfile.mkdtemp(dir=workspace)) / "ddp", *SFT, *METHODS[method])
+    return train_and_look(workspace, Path(tempfile.mkdtemp(dir=workspace)) / "ddp", *METHODS[method])
 
 
 def train_and_look(workspace: Path, run: Path, *words: str, environment: Mapping[str, str] | None = None) -> Trained:
@@ -107,7 +108,7 @@ def train_and_look(workspace: Path, run: Path, *words: str, environment: Mapping
     notes = [run.with_name(f"held-{run.name}-{rank}") for rank in (0, 1)]
     faults = [partial(note_held_bytes, note) for note in notes]
     losses = train(workspace, run, *words, environment=environment, faults=faults)
-    return Trained(losses, load_file(run / ADAPTER), max(int(note.read_text("utf-8")) for note in notes))
+    return Trained(losses, load_file(next(run.glob(WEIGHTS))), max(int(note.read_text("utf-8")) for note in notes))
 
 
 def train(

@@ -263,7 +263,8 @@ def test_file_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "line", "expected"),
     [
-        ("use_peft: false", 6, "set `use_peft: true`"),
+        ("use_peft: false", 5, "`lora_r` is for adapters, and `use_peft: false` trains all weights"),
+        ("use_peft: false\nload_in_4bit: true", 7, "quantised weights cannot be trained"),
         ("load_in_4bit: true\nload_in_8bit: true\ndtype: bfloat16", 7, "choose one of"),
         ("load_in_4bit: true", 6, "compute in float32"),
         ("load_in_8bit: true\ndtype: float32", 6, "compute in float32"),
@@ -350,8 +351,11 @@ def test_what_follows_from_validation(write, lines, expected):
     assert parse_recipe(write(BASE.replace("protocol", "report") + "eval_strategy: epoch\n")).arguments.eval_rows == 32
 
 
-def test_recipe_without_adapter_is_refused(write):
-    assert "set `use_peft: true`" in refusal(write(BASE.replace("use_peft: true\n", "")))
+def test_a_recipe_says_whether_it_trains_an_adapter_or_all_weights(write):
+    assert "set `use_peft: true` to train an adapter" in refusal(write(BASE.replace("use_peft: true\n", "")))
+    assert parse_recipe(write(BASE)).method == "LoRA"
+    path = write(BASE.replace("use_peft: true\nlora_r: 4", "use_peft: false"))
+    assert parse_recipe(path).method == summarise_recipe(path)[2] == "full fine-tuning"
 
 
 def test_checks_of_trl_across_fields_become_one_line(write):

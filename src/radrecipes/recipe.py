@@ -118,7 +118,7 @@ _OUR_DEFAULTS = {
     "remove_unused_columns": False,  # the number of each row travels with its batch
     "report_to": "none",  # no data leaves the machine unless requested
     "dataloader_pin_memory": False,
-    "ddp_find_unused_parameters": False,  # every adapter weight gets a gradient; the search costs a pass over the graph
+    "ddp_find_unused_parameters": False,  # every trained weight gets a gradient; the search costs a pass over the graph
     "output_dir": "",
     "max_length": 256,
 }
@@ -144,6 +144,8 @@ LABEL_ROWS, TEXT_ROWS = 256, 32
 _NEWER = {"stage": _STAGE, "eval_rows": None, "early_stopping_patience": None}
 # What a head has no use for.
 _NOT_OF_A_HEAD = ("max_new_tokens", "activation_offloading", "completion_only_loss")
+# What only an adapter has.
+_OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora")
 # Bytes of a recipe; those of this project have less than 2,000.
 _LONGEST = 64 * 1024
 # The largest integer of a field, where 2**32 - 1, the largest seed, is too much.
@@ -181,8 +183,9 @@ class Recipe:
 
     @property
     def method(self) -> str:
-        """How the base model is adapted: `LoRA`, `LoRA, 8-bit base`, `QLoRA, 4-bit base`, each also with `, head`."""
-        return _method(self.model.load_in_4bit, self.model.load_in_8bit, self.has_head)
+        """`full fine-tuning`, `LoRA`, `LoRA, 8-bit base` or `QLoRA, 4-bit base`, each also with `, head`."""
+        model = self.model
+        return _method(model.use_peft, model.load_in_4bit, model.load_in_8bit, self.has_head)
 
     @property
     def has_head(self) -> bool:
@@ -266,7 +269,9 @@ def summarise_recipe(path: str | Path) -> tuple[str, ...]:
             raise _unknown_key(key, places[key])
     _check_required(values, path)
     batch = values.get("global_batch_size", RecipeArguments.global_batch_size)
-    method = _method(values.get("load_in_4bit"), values.get("load_in_8bit"), values.get("decode") == "head")
+    method = _method(
+        *(values.get(key) for key in ("use_peft", "load_in_4bit", "load_in_8bit")), values.get("decode") == "head"
+    )
     return (_name(path), str(values["task"]), method, str(values["model_name_or_path"]), str(batch), header(path))
 
 
@@ -285,9 +290,10 @@ def _name(path: Path) -> str:
     return f"{path.resolve().parent.name}/{path.stem}"
 
 
-def _method(in_4bit: bool | None, in_8bit: bool | None, has_head: bool) -> str:
+def _method(use_peft: bool | None, in_4bit: bool | None, in_8bit: bool | None, has_head: bool) -> str:
     adapter = "QLoRA, 4-bit base" if in_4bit else "LoRA, 8-bit base" if in_8bit else "LoRA"
-    return f"{adapter}, head" if has_head else adapter
+    method = adapter if use_peft else "full fine-tuning"
+    return f"{method}, head" if has_head else method
 
 
 def _predicts_label(task: str) -> bool:
@@ -502,8 +508,15 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
         return InputError(message, places.get(key, str(path)))
 
     quantised = [key for key in ("load_in_4bit", "load_in_8bit") if checked.get(key)]
-    if not checked.get("use_peft"):
-        raise wrong("use_peft", "a recipe trains an adapter; set `use_peft: true`")
+    if checked.get("use_peft") is None:
+        raise wrong("use_peft", "set `use_peft: true` to train an adapter, or `use_peft: false` to train all weights")
+    if not checked["use_peft"]:
+        if quantised:
+            raise wrong(quantised[0], "quantised weights cannot be trained; remove the key, or set `use_peft: true`")
+        for key in checked:
+            if key in _OF_ADAPTERS:
+                message = f"`{key}` is for adapters, and `use_peft: false` trains all weights; remove the key"
+                raise wrong(key, message)
     if len(quantised) == 2:
         raise wrong("load_in_8bit", "choose one of load_in_4bit and load_in_8bit")
     if quantised and checked.get("dtype") not in ("bfloat16", "float16"):
@@ -607,7 +620,7 @@ def _derived(checked: dict[str, Any], dtype: str | None = None) -> dict[str, Any
 
     return {
         **({"lora_task_type": "SEQ_CLS"} if checked.get("decode") == "head" else {}),
-        # Under autocast the adapter of a bfloat16 base model stays in float32; bfloat16 would lose its small updates.
+        # Under autocast what is trained stays in float32; bfloat16 would lose its small updates.
         "bf16": compute_dtype(dtype) == torch.bfloat16,
         "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),
         "per_device_train_batch_size": _batch_sizes(checked)[1],

@@ -380,7 +380,7 @@ def test_a_fault_gets_one_line_and_nothing_is_written(name, finished_copy, call)
 
 def test_vllm_which_reads_the_adapter_itself_gets_none_that_does_not_fit(finished_copy, monkeypatch):
     loaded = []
-    monkeypatch.setattr(vllm_engine, "VllmEngine", lambda recipe, adapter, stops: loaded.append(adapter))
+    monkeypatch.setattr(vllm_engine, "VllmEngine", lambda recipe, weights, stops: loaded.append(weights.folder))
     load_predictor(RUN, engine="vllm", decode="generate", load_policy=False)
     assert loaded == [Path(RUN, "adapter")]
     for change, said in ((take_a_tensor_out, "1 tensors do not fit"), (change_the_adapter, "changed since training")):

@@ -10,6 +10,7 @@ from radrecipes.launch import compatibility
 from radrecipes.launch.compatibility import (
     CONFIGURATIONS,
     FULL,
+    FULL_HEAD,
     INT4,
     INT4_HEAD,
     INT8,
@@ -24,13 +25,14 @@ from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import parse_recipe
 
 RECIPE, WITH_HEAD = "recipes/tiny/protocol_lora.yaml", "recipes/tiny/protocol_head.yaml"
+RECIPES = {FULL: "recipes/tiny/protocol_full.yaml", FULL_HEAD: "recipes/tiny/protocol_full_head.yaml"}
 WORDS = {
-    FULL: ("--use_peft", "false"),
+    FULL: (),
     LORA: (),
     INT8: ("--load_in_8bit", "true", "--dtype", "bfloat16"),
     INT4: ("--load_in_4bit", "true", "--dtype", "bfloat16"),
 }
-HEADS = {LORA_HEAD: LORA, INT8_HEAD: INT8, INT4_HEAD: INT4}
+HEADS = {FULL_HEAD: FULL, LORA_HEAD: LORA, INT8_HEAD: INT8, INT4_HEAD: INT4}
 
 
 def test_every_method_has_a_verdict_under_every_shipped_configuration():
@@ -53,12 +55,9 @@ def test_what_is_called_proved_has_a_test_and_what_is_refused_says_why():
 def test_a_cell_s_verdict_is_what_happens(method, configuration, shared_workspace, monkeypatch):
     monkeypatch.chdir(shared_workspace)
     entry = TABLE[method, configuration]
-    if method == FULL:
-        with pytest.raises(InputError, match="set `use_peft: true`"):
-            parse_recipe(RECIPE, WORDS[FULL])
-        return
     needs = [word for key, value in entry.needs.items() for word in (f"--{key}", value)]
-    recipe = parse_recipe(WITH_HEAD if method in HEADS else RECIPE, (*WORDS[HEADS.get(method, method)], *needs))
+    path = RECIPES.get(method, WITH_HEAD if method in HEADS else RECIPE)
+    recipe = parse_recipe(path, (*WORDS[HEADS.get(method, method)], *needs))
     assert recipe.method == method
     if entry.verdict == Verdict.REFUSED:
         with pytest.raises(InputError, match=rf"{configuration}\.yaml: .*use ") as refused:

@@ -25,7 +25,7 @@ from trl import ModelConfig
 from radrecipes.errors import InputError
 from radrecipes.inference.vllm_engine import VllmEngine
 from radrecipes.models import base as models
-from radrecipes.models.weights import lora_config, weights_in
+from radrecipes.models.weights import FullModel, lora_config, weights_in
 from radrecipes.recipe import parse_recipe
 
 
@@ -351,7 +351,7 @@ class TestTextPartOfAModelThatReadsImages:
     def test_vllm_which_would_load_the_whole_model_is_refused(self, folder, workspace):
         recipe = parse_recipe("recipes/tiny/protocol_lora.yaml", ["--model_name_or_path", "tiny/sees"])
         with pytest.raises(InputError, match="--engine vllm: the adapter belongs to the text part of tiny/sees"):
-            VllmEngine(recipe, workspace / "adapter", [1])
+            VllmEngine(recipe, weights_in(workspace / "adapter"), [1])
         assert not models.is_text_part(ModelConfig(model_name_or_path=TINY_MODEL))
 
     def test_an_adapter_is_saved_loaded_and_merged(self, folder, workspace):
@@ -366,8 +366,8 @@ class TestTextPartOfAModelThatReadsImages:
             if "lora_B" in name:
                 torch.nn.init.normal_(weight)
         state = model.state_dict()
-        weights.save(model, "tiny/sees", None, state)
-        assert weights.verify(model, [1, 5, 7], state)["tensors"] == 2 * 2 * 2
+        weights.save(model, recipe, state)
+        assert weights.verify(model, recipe, [1, 5, 7], state)["tensors"] == 2 * 2 * 2
         with torch.no_grad():
             expected = adapted()(self.PROBE).logits
             # Merged, it is a model of its own, which anyone loads with Transformers alone.
@@ -375,6 +375,18 @@ class TestTextPartOfAModelThatReadsImages:
             merged, found = AutoModelForCausalLM.from_pretrained(workspace / "merged", output_loading_info=True)
             assert not found["missing_keys"] and not found["unexpected_keys"]
             assert torch.allclose(merged(self.PROBE).logits, expected, atol=1e-4)
+
+    def test_all_its_weights_are_saved_as_a_model_of_its_own(self, folder, workspace):
+        model = models.load_base(self.MODEL)
+        torch.nn.init.normal_(model.model.layers[0].mlp.up_proj.weight)
+        weights = FullModel(workspace / "model")
+        weights.save(model, self.MODEL, model.state_dict())
+        assert weights.verify(model, self.MODEL, [1, 5, 7], model.state_dict(), models.load_base(self.MODEL))
+        with torch.no_grad():
+            expected = weights.load(models.base_on_meta(self.MODEL), self.MODEL)(self.PROBE).logits
+            anyones, found = AutoModelForCausalLM.from_pretrained(workspace / "model", output_loading_info=True)
+            assert not found["missing_keys"] and not found["unexpected_keys"]
+            assert torch.equal(anyones(self.PROBE).logits, expected)
 
 
 def test_attention_is_eager_for_short_rows_on_a_processor_only(monkeypatch):

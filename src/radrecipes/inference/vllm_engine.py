@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
+from typing import Any
 
 from radrecipes.errors import InputError
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.generation import Sampling
 from radrecipes.models import base as models
+from radrecipes.models.weights import Weights
 from radrecipes.recipe import Recipe
 
 # What vLLM has kernels for: https://docs.vllm.ai/en/latest/features/lora/
@@ -24,10 +25,10 @@ def check_usable() -> None:
 
 
 class VllmEngine:
-    """Generation by vLLM with the base model and the adapter of a run, up to the same stop tokens."""
+    """Generation by vLLM with the weights of a run, up to the same stop tokens."""
 
-    def __init__(self, recipe: Recipe, adapter: Path, stops: Sequence[int]):
-        if models.is_text_part(recipe.model):
+    def __init__(self, recipe: Recipe, weights: Weights, stops: Sequence[int]):
+        if weights.needs_base and models.is_text_part(recipe.model):
             # vLLM would load the complete model, whose modules have other names than the adapter's weights.
             raise InputError(
                 f"the adapter belongs to the text part of {recipe.model.model_name_or_path}, which vLLM cannot load separately; "
@@ -37,16 +38,17 @@ class VllmEngine:
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        location = models.locate_base(recipe.model.model_name_or_path)
-        self._engine = LLM(
-            model=location,
-            revision=models.revision_for(location, recipe.model.model_revision),
-            dtype=recipe.model.dtype or "auto",
-            trust_remote_code=False,
-            enable_lora=True,
-            max_lora_rank=next(rank for rank in _LORA_RANKS if rank >= recipe.model.lora_r),
-        )
-        self._adapter = LoRARequest("adapter", 1, str(adapter))
+        options: dict[str, Any] = {"model": str(weights.folder)}
+        if weights.needs_base:
+            location = models.locate_base(recipe.model.model_name_or_path)
+            options = {
+                "model": location,
+                "revision": models.revision_for(location, recipe.model.model_revision),
+                "enable_lora": True,
+                "max_lora_rank": next(rank for rank in _LORA_RANKS if rank >= recipe.model.lora_r),
+            }
+        self._engine = LLM(dtype=recipe.model.dtype or "auto", trust_remote_code=False, **options)
+        self._adapter = LoRARequest("adapter", 1, str(weights.folder)) if weights.needs_base else None
         self._stops = list(stops)
 
     def generate(
@@ -58,6 +60,8 @@ class VllmEngine:
         sampling: Sampling | None,
     ) -> list[WrittenText]:
         """Like [`~inference.generation.generate`]; vLLM forms its own batches and returns results in order."""
+        if untuned and self._adapter is None:
+            raise InputError("vLLM loaded the fine-tuned model, not its base model; omit --engine", "--engine vllm")
         from vllm import SamplingParams
 
         decoding = {"temperature": sampling.temperature, "seed": sampling.seed} if sampling else {"temperature": 0.0}

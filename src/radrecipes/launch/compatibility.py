@@ -9,10 +9,10 @@ from radrecipes.errors import InputError
 from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import Recipe
 
-FULL = "full training"
-LORA, INT8, INT4 = "LoRA", "LoRA, 8-bit base", "QLoRA, 4-bit base"  # as `Recipe.method` names them
-LORA_HEAD, INT8_HEAD, INT4_HEAD = (f"{method}, head" for method in (LORA, INT8, INT4))
-METHODS = (FULL, LORA, INT8, INT4, LORA_HEAD, INT8_HEAD, INT4_HEAD)
+# As `Recipe.method` names them.
+FULL, LORA, INT8, INT4 = "full fine-tuning", "LoRA", "LoRA, 8-bit base", "QLoRA, 4-bit base"
+FULL_HEAD, LORA_HEAD, INT8_HEAD, INT4_HEAD = (f"{method}, head" for method in (FULL, LORA, INT8, INT4))
+METHODS = (FULL, LORA, INT8, INT4, FULL_HEAD, LORA_HEAD, INT8_HEAD, INT4_HEAD)
 # File under accelerate_configs/ -> engine, and whether it runs on the CPU.
 CONFIGURATIONS = {
     "cpu": (Engine.ONE_PROCESS, True),
@@ -74,6 +74,8 @@ def _refused(note: str, *sources: str) -> Entry:
 
 _ONE_CPU = "tests/e2e/test_train_evaluate_predict.py::test_the_manifest_says_what_was_trained_on_what"
 _TWO_CPU = "tests/e2e/test_train_evaluate_predict.py::test_two_processes_train_as_one_does"
+_FULL_ON_CPU = "tests/e2e/test_full_model.py::test_all_weights_are_trained_evaluated_and_loaded_without_the_base_model"
+_FULL_ON_TWO_CPUS = "tests/e2e/test_full_model.py::test_two_processes_train_all_weights_as_one_does"
 _QUANTISED = "tests/e2e/test_quantised_bases.py::test_a_quantised_base_trains_saves_loads_and_writes"
 _TWO_QUANTISED = "tests/e2e/test_quantised_bases.py::test_a_quantised_base_trains_on_two_processes_as_on_one"
 _E2E = "tests/e2e/test_sharded_engines.py"
@@ -87,12 +89,21 @@ _ON_TWO_CPUS = "trained, killed and resumed on two CPU processes with the settin
 _NO_8_BIT = "use ddp.yaml, or a 4-bit base model"
 _ONE_HEAD = "tests/e2e/test_heads.py::test_a_head_is_trained_evaluated_and_predicts"
 _TWO_HEAD = "tests/e2e/test_heads.py::test_two_processes_train_a_head_as_one_does"
+_FULL_HEAD = "tests/e2e/test_full_model.py::test_a_head_is_trained_with_all_weights"
 _QUANTISED_HEAD = "tests/e2e/test_heads.py::test_a_head_on_a_quantised_base"
 _NO_SHARDED_HEAD = "a classification head on a sharded base model was not tried; use ddp.yaml"
-_NO_FULL = "a recipe trains an adapter, which can be published without the base model; set `use_peft: true`"
+_FULL_COPY = "each process holds all weights, gradients and moments in float32"
 
 TABLE: dict[tuple[str, str], Entry] = {
-    **{(FULL, configuration): _refused(_NO_FULL) for configuration in CONFIGURATIONS},
+    # All weights
+    (FULL, "cpu"): _proved(_FULL_ON_CPU),
+    (FULL, "cpu_2proc"): _proved(_FULL_ON_TWO_CPUS),
+    (FULL, "single_gpu"): _expected("as cpu, on the one visible GPU"),
+    (FULL, "ddp"): _expected(f"as cpu_2proc, over NCCL; {_FULL_COPY}"),
+    (FULL, "fsdp2"): _expected(_ON_TWO_CPUS, "accelerate's guide to FSDP2", tests=(_FSDP2_ON_CPUS,)),
+    (FULL, "fsdp1_qlora"): _refused("that configuration is for 4-bit base models; use fsdp2.yaml", _PEFT_FSDP),
+    (FULL, "zero2"): _expected(_ON_TWO_CPUS, "Transformers' guide to DeepSpeed", tests=(_ZERO_ON_CPUS,)),
+    (FULL, "zero3"): _expected(_ON_TWO_CPUS, "Transformers' guide to DeepSpeed", tests=(_ZERO_ON_CPUS,)),
     # Unquantised
     (LORA, "cpu"): _proved(_ONE_CPU),
     (LORA, "cpu_2proc"): _proved(_TWO_CPU),
@@ -157,13 +168,16 @@ TABLE: dict[tuple[str, str], Entry] = {
     # With a classification head
     **{
         (method, configuration): _refused(_NO_SHARDED_HEAD)
-        for method in (LORA_HEAD, INT8_HEAD, INT4_HEAD)
+        for method in (FULL_HEAD, LORA_HEAD, INT8_HEAD, INT4_HEAD)
         for configuration in ("fsdp2", "fsdp1_qlora", "zero2", "zero3")
     },
     **{
         (method, "single_gpu"): _expected("as cpu, on the one visible GPU")
-        for method in (LORA_HEAD, INT8_HEAD, INT4_HEAD)
+        for method in (FULL_HEAD, LORA_HEAD, INT8_HEAD, INT4_HEAD)
     },
+    (FULL_HEAD, "cpu"): _proved(_FULL_HEAD),
+    (FULL_HEAD, "cpu_2proc"): _expected("as without a head"),
+    (FULL_HEAD, "ddp"): _expected(f"as without a head; {_FULL_COPY}"),
     (LORA_HEAD, "cpu"): _proved(_ONE_HEAD),
     (LORA_HEAD, "cpu_2proc"): _proved(_TWO_HEAD),
     (LORA_HEAD, "ddp"): _expected(f"as cpu_2proc, over NCCL; {_OWN_COPY}"),

@@ -167,6 +167,15 @@ def write_decoding(weights: Path, max_new_tokens: int, folder: Path) -> None:
     decoding(tokenizer, stop_token_ids(tokenizer), max_new_tokens).save_pretrained(folder)
 
 
+def training_dtype(model: ModelConfig) -> torch.dtype:
+    """The dtype in which a base model is loaded to be trained.
+
+    Weights that are trained are kept in float32, and layers compute in the recipe's dtype under autocast: in bfloat16, which has
+    three digits, an update below a 256th of a weight would be lost. A frozen base model is kept in the recipe's dtype.
+    """
+    return compute_dtype(model.dtype) if model.use_peft else torch.float32
+
+
 def attention_for(model: ModelConfig, row_tokens: int) -> str | None:
     """The attention implementation: the recipe's, otherwise eager for short rows on a CPU, otherwise the library's default."""
     if model.attn_implementation:
@@ -175,7 +184,10 @@ def attention_for(model: ModelConfig, row_tokens: int) -> str | None:
 
 
 def load_base(
-    model: ModelConfig, row_tokens: int | None = None, labels: Sequence[str] | None = None
+    model: ModelConfig,
+    row_tokens: int | None = None,
+    labels: Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """The base model, quantised as the recipe says; only the text part of a model that also reads images.
 
@@ -183,6 +195,7 @@ def load_base(
         row_tokens: Longest row of a training batch in tokens, to choose an attention implementation if the recipe does not.
         labels: Load it with a linear head over these labels, for sequence classification, in place of the LM head. The head's
             weights, if the files lack them, are random; torch's random state decides them.
+        dtype: Of the weights; by default the recipe's.
 
     Raises:
         [`InputError`]: the weights are neither under `models/` nor on the Hub, are not safetensors, or some are missing
@@ -214,7 +227,7 @@ def load_base(
             config=text,
             trust_remote_code=False,
             **_source(model),
-            dtype=compute_dtype(model.dtype),
+            dtype=dtype or compute_dtype(model.dtype),
             attn_implementation=attention_for(model, row_tokens) if row_tokens else model.attn_implementation,
             use_safetensors=True,
             output_loading_info=True,
@@ -224,9 +237,8 @@ def load_base(
     _check_missing(found["missing_keys"], base, model, is_new_head=labels is not None)
     if labels is not None:
         keep_head_in_float32(base)
-    if text is not complete:
-        # Otherwise saving after a merge would use the weights' names in the full model.
-        base._weight_conversions = None
+    # Otherwise saving would use names of the files that were loaded: of the full model, or from before a layer was renamed.
+    base._weight_conversions = None
     return base
 
 
@@ -248,7 +260,7 @@ def _check_missing(names: Iterable[str], base: PreTrainedModel, model: ModelConf
 
 
 def base_without_weights(
-    model: ModelConfig, config: PreTrainedConfig, dtype: torch.dtype, attention: str
+    model: ModelConfig, config: PreTrainedConfig, dtype: torch.dtype, attention: str | None
 ) -> PreTrainedModel:
     """The base model with random weights, or with none in a context of the meta device; `config` is that of [`load_config`]."""
     with _loading(model.model_name_or_path):
@@ -274,6 +286,13 @@ def _auto_class(model: ModelConfig, config: PreTrainedConfig, with_head: bool) -
             model.model_name_or_path,
         )
     return AutoModelForSequenceClassification
+
+
+def base_on_meta(model: ModelConfig, labels: Sequence[str] | None = None) -> PreTrainedModel:
+    """The base model on the meta device, in the recipe's dtype: every shape, no weights; `labels` are those of its head."""
+    config = load_config(model, labels)
+    with torch.device("meta"):
+        return base_without_weights(model, config, compute_dtype(model.dtype), model.attn_implementation)
 
 
 def load_config(model: ModelConfig, labels: Sequence[str] | None = None) -> PreTrainedConfig:
@@ -379,7 +398,7 @@ def check_shapes(config: dict[str, Any], location: str) -> None:
 
 def _check_layers(config: PreTrainedConfig, folder: Path | None) -> None:
     """Refuse a configuration with more layers than the weights: Transformers would fill the others with random numbers first."""
-    files = _weight_files(folder) if folder else []
+    files = weight_files(folder) if folder else []
     if not files or not all(file.is_file() for file in files):
         return  # to be downloaded
     names = [name for file in files for name in safe_open(file, "pt").keys()]  # noqa: SIM118  (not a dictionary)
@@ -402,14 +421,7 @@ def weights_digest(model_id: str, revision: str | None = None) -> str | None:
     if folder is None:
         return None
     with _loading(model_id):
-        files = _weight_files(folder)
-    if not files or not all(file.is_file() for file in files):
-        return None
-    digest = hashlib.sha256()
-    for file in files:
-        facts = file.stat()
-        digest.update(bytes.fromhex(_file_digest(file.resolve(), facts.st_size, facts.st_mtime_ns)))
-    return digest.hexdigest()
+        return weight_files_digest(weight_files(folder))
 
 
 def own_chat_template(model_id: str, revision: str | None = None) -> str | None:
@@ -436,7 +448,7 @@ def folder_on_this_machine(model_id: str, revision: str | None, file: str = "con
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that Transformers loads: a single one, otherwise those of the index; it reads no other safetensors."""
     single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
     if single.is_file() or not index.is_file():
@@ -444,6 +456,17 @@ def _weight_files(folder: Path) -> list[Path]:
     return [
         folder / name for name in sorted(set(read_json(index, fix="copy the base model again")["weight_map"].values()))
     ]
+
+
+def weight_files_digest(files: Sequence[Path]) -> str | None:
+    """sha256 over the sha256 of each file, which is computed once per process; `None` if any is missing."""
+    if not files or not all(file.is_file() for file in files):
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        facts = file.stat()
+        digest.update(bytes.fromhex(_file_digest(file.resolve(), facts.st_size, facts.st_mtime_ns)))
+    return digest.hexdigest()
 
 
 @functools.cache

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 import torch.utils.checkpoint
 from accelerate.utils import TorchDynamoPlugin
-from peft import PeftModel, get_peft_model
-from transformers import PreTrainedConfig, Trainer, get_scheduler
+from peft import get_peft_model
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks, is_deepspeed_zero3_enabled
 from trl import get_quantization_config
 
@@ -16,11 +16,11 @@ from radrecipes.models.base import base_without_weights, folder_on_this_machine,
 from radrecipes.models.compute_dtype import compute_dtype
 from radrecipes.models.weights import lora_config
 from radrecipes.recipe import Recipe
-from radrecipes.training.trainer import check_targets
+from radrecipes.training.trainer import check_trainable
 
 
 def check_construction(recipe: Recipe) -> None:
-    """Build optimizer, schedule, callbacks and, if the base model's configuration is on this machine, the model with its adapter.
+    """Build optimizer, schedule, callbacks and, if the base model's configuration is on this machine, the model to train.
 
     An [`InputError`] names the field with which that fails, for example because a package is missing. Nothing is written and no
     weights are needed.
@@ -50,15 +50,17 @@ def check_construction(recipe: Recipe) -> None:
             callback()
 
 
-def build_on_meta(recipe: Recipe, config: PreTrainedConfig, dtype: torch.dtype, attention: str) -> PeftModel:
-    """The base model with a new adapter on the meta device: every shape, no memory.
+def build_on_meta(recipe: Recipe, config: PreTrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """The base model, with a new adapter if the recipe trains one, on the meta device: every shape, no memory.
 
     `dtype` is the base model's, also of layers that training quantises; with eager attention it keeps attention's matrix. Raises an
-    [`InputError`] if the base model lacks a layer that the recipe adapts.
+    [`InputError`] if the recipe does not fit the base model.
     """
     with torch.device("meta"):
         base = base_without_weights(recipe.model, config, dtype, attention)
-        check_targets(recipe, base)
+        check_trainable(recipe, base)
+        if not recipe.model.use_peft:
+            return base
         return get_peft_model(base, lora_config(recipe.model), low_cpu_mem_usage=True)
 
 

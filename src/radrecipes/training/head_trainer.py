@@ -12,7 +12,7 @@ from radrecipes.models.weights import lora_config
 from radrecipes.recipe import Recipe
 from radrecipes.training.collators import IGNORED, PaddedCollator
 from radrecipes.training.sampler import SimilarLengthSampler, with_empty_row
-from radrecipes.training.trainer import RunTrainer, check_targets, collator_for, show_loss
+from radrecipes.training.trainer import RunTrainer, check_trainable, collator_for, show_loss
 
 
 class HeadTrainer(RunTrainer):
@@ -55,17 +55,18 @@ def head_trainer(
     validation: Dataset | None = None,
 ) -> HeadTrainer:
     """The trainer of a recipe with `decode: head`; arguments and errors as for [`~training.trainer.sft_trainer`]."""
-    check_targets(recipe, model)
+    check_trainable(recipe, model)
     model.config.pad_token_id = tokenizer.pad_token_id  # without one Transformers refuses several rows
     args = recipe.training
-    set_seed(args.seed)  # an adapter is random
-    model = get_peft_model(model, lora_config(recipe.model))
-    if args.activation_checkpointing:
-        model.enable_input_require_grads()
+    if recipe.model.use_peft:
+        set_seed(args.seed)  # an adapter is random
+        model = get_peft_model(model, lora_config(recipe.model))
+        if args.activation_checkpointing:
+            model.enable_input_require_grads()
     trainer = HeadTrainer(
         model=model,
         args=args,
-        data_collator=collator_for(recipe, tokenizer, model.dtype),
+        data_collator=collator_for(recipe, tokenizer, torch.bfloat16 if args.bf16 else model.dtype),
         train_dataset=rows if args.world_size == 1 else with_empty_row(rows, tokenizer.pad_token_id),
         eval_dataset=validation,
         processing_class=tokenizer,

@@ -10,6 +10,7 @@ from radrecipes.data.prepared import PreparedDataset
 from radrecipes.files import text_sha256
 from radrecipes.models.base import is_text_part, weights_digest
 from radrecipes.models.compute_dtype import compute_dtype
+from radrecipes.models.weights import count_parameters
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
@@ -70,7 +71,9 @@ def made_with() -> dict[str, Any]:
 def describe_run(
     run: "Run", trainer: Trainer, counted: Mapping[str, Any], weights: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A finished run's `manifest.json`, from what [`Progress`] counted and [`~models.weights.Weights.verify`] found."""
+    """A finished run's `manifest.json`, from what [`Progress`] counted, and under the name of its weights what
+    [`~models.weights.Weights.verify`] found.
+    """
     return {
         **run.facts,
         "base": {
@@ -79,7 +82,7 @@ def describe_run(
             "text_part": is_text_part(run.recipe.model),
         },
         "training": _training_facts(run, trainer, counted),
-        "adapter": dict(weights),
+        **weights,
         **made_with(),
         "determinism": environment.determinism(),
     }
@@ -104,7 +107,7 @@ def _training_facts(run: "Run", trainer: Trainer, counted: Mapping[str, Any]) ->
         "accumulation_steps": args.gradient_accumulation_steps,
         "processes": trainer.accelerator.num_processes,
         "seed": recipe.training.seed,
-        "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
+        "trainable_parameters": count_parameters(trainer.model)[0],
         "seconds": round(counted["seconds"], 1),
         "samples_per_second": round(trained_rows / max(counted["seconds"], 1e-9), 3),
         **{key: counted[key] for key in ("peak_memory_gib", "checkpoint_seconds", "resumes")},

@@ -13,8 +13,9 @@ from radrecipes.data.dataset_folder import LABEL_SET_FILE
 from radrecipes.errors import OutputInUseError
 from radrecipes.launch import peer_watchdog
 from radrecipes.launch.spec import LaunchSpec, check_engine
-from radrecipes.models.base import load_base
+from radrecipes.models.base import load_base, training_dtype
 from radrecipes.models.compute_dtype import AUTO, describe_choice
+from radrecipes.models.weights import count_parameters, weights_to_train
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
 from radrecipes.training import checkpoints, run_folder
@@ -67,7 +68,8 @@ class Run:
         if self.is_main_process:
             self.killed = self._stack.enter_context(run_folder.locked(self.folder))
         set_seed(self.recipe.training.seed)  # a new head is random
-        self.base = load_base(self.recipe.model, longest_row(self.recipe), self.data.labels)
+        model = self.recipe.model
+        self.base = load_base(model, longest_row(self.recipe), self.data.labels, training_dtype(model))
         if self.is_main_process and run_folder.is_complete(self.folder) and not restart:
             raise OutputInUseError(f"{self.folder}: another run finished here in the meantime; run the command again")
         self._identify()  # the base model is on this machine now
@@ -113,7 +115,7 @@ class Run:
                 f"validated on {len(validation.rows):,} of {len(dataset.splits['validation']):,} rows "
                 f"({', '.join(measured)}); {validation.too_long} left out as too long"
             )
-        trainable, total = trainer.model.get_nb_trainable_parameters()
+        trainable, total = count_parameters(trainer.model)
         lines.append(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.2%})")
         return lines
 
@@ -184,12 +186,12 @@ def save(trainer: RunTrainer, run: Run) -> dict[str, Any]:
     """Save and verify the trained weights and finish the folder, in all processes; returns what [`Progress`] counted before."""
     counted = run.progress.so_far()
     trainer.accelerator.wait_for_everyone()
-    folder, dataset = checkpoints.unfinished_folder(run.folder) / "adapter", run.data.dataset
-    probe = run.data.rows.rows[0]["input_ids"]
-    found = save_and_verify(trainer, run.recipe, run.stage.weights(folder), probe)
+    weights, dataset = weights_to_train(run.recipe.model, checkpoints.unfinished_folder(run.folder)), run.data.dataset
+    probe, folder = run.data.rows.rows[0]["input_ids"], weights.folder
+    found = save_and_verify(trainer, run.recipe, weights, probe)
     if run.is_main_process:
         run.data.tokenizer.save_pretrained(folder)
         if dataset.label_set:
             shutil.copyfile(dataset.folder / LABEL_SET_FILE, folder / LABEL_SET_FILE)
-        run_folder.finish(run.folder, describe_run(run, trainer, counted, found), folder)
+        run_folder.finish(run.folder, describe_run(run, trainer, counted, {weights.NAME: found}), folder)
     return counted

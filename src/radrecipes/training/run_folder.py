@@ -24,7 +24,7 @@ from radrecipes.files import (
     sync_tree,
     write_atomically,
 )
-from radrecipes.models.weights import Weights, weights_in
+from radrecipes.models.weights import KINDS, LoraAdapter, Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import PARTS, checkpoints
 from radrecipes.training.identity import changeable_parts, diff_identities, diff_values, recipe_fields
@@ -37,7 +37,7 @@ _RECIPE = "recipe.yaml"
 # What a manifest must record, so that a run can be verified before it is used
 _RECORDED = (
     *("recipe.digest", "recipe.fields", "base.weights_sha256", "data.digest", "data.rows", "data.label_set_sha256"),
-    *("prompt.sha256", "adapter.sha256"),
+    "prompt.sha256",
 )
 # Of all others it is a text.
 _KINDS = {
@@ -193,7 +193,7 @@ def start(folder: Path, recipe: Recipe, resume_step: int = 0) -> None:
 def finish(folder: Path, manifest: dict[str, Any], weights: Path) -> None:
     """Write the manifest, move the saved weights into place, then write `COMPLETE` and remove the checkpoints."""
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    weights.rename(folder / "adapter")
+    weights.rename(folder / weights.name)
     sync_tree(folder)
     (folder / COMPLETE).touch()
     sync_tree(folder)
@@ -219,28 +219,41 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = read_json_object(path, fix="restore it")
     except FileNotFoundError:
         raise InputError("is missing; restore it, or train again", str(path)) from None
-    for name in _RECORDED:
+    for name in (*_RECORDED, f"{_kind_of(manifest).NAME}.sha256"):
         part, key = name.split(".")
         kind = _KINDS.get(name, str)
         if not isinstance(manifest.get(part), dict) or not isinstance(manifest[part].get(key, ...), kind):
             raise InputError(f"does not record {name}, so the run cannot be verified; train again", str(path))
+    published = manifest.get("published")
+    if isinstance(published, dict) and published.get("kind") == "merged":
+        raise InputError(
+            "is a merged model, which Transformers loads by itself; name the adapter that it was made from",
+            str(folder),
+        )
     protect(access_of(manifest))
     return manifest
 
 
 def is_release(folder: Path) -> bool:
     """Whether this is a pulled release of a run: recipe, manifest and weights side by side."""
-    return all((folder / name).is_file() for name in ("adapter_config.json", _RECIPE, "manifest.json"))
+    has_weights = any((folder / kind.CONFIG).is_file() for kind in KINDS)
+    return has_weights and all((folder / name).is_file() for name in (_RECIPE, "manifest.json"))
 
 
-def adapter_folder(folder: Path) -> Path:
-    """The folder of a run's weights and tokenizer: `adapter/`, or for a release the folder itself."""
-    return folder if is_release(folder) else folder / "adapter"
+def weights_folder(folder: Path) -> Path:
+    """The folder of a run's weights and tokenizer: `adapter/` or `model/`, or for a release the folder itself."""
+    return folder if is_release(folder) else folder / _kind_of(read_manifest(folder)).NAME
 
 
 def weights_of(folder: Path) -> Weights:
     """The weights of a finished run or a release, which are those that its manifest records."""
-    return weights_in(adapter_folder(folder), read_manifest(folder)["adapter"]["sha256"])
+    manifest = read_manifest(folder)
+    return weights_in(weights_folder(folder), manifest[_kind_of(manifest).NAME]["sha256"])
+
+
+def _kind_of(manifest: Mapping[str, Any]) -> type[Weights]:
+    """The kind of weights that a manifest records."""
+    return next((kind for kind in KINDS if kind.NAME in manifest), LoraAdapter)
 
 
 def read_train_log(folder: Path, steps: int | None = None) -> list[dict[str, Any]]:

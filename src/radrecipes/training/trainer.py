@@ -18,6 +18,7 @@ from peft.helpers import disable_input_dtype_casting
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 from trl import SFTTrainer
 
@@ -31,6 +32,7 @@ from radrecipes.errors import (
 )
 from radrecipes.files import sync
 from radrecipes.launch.spec import Engine, engine_of
+from radrecipes.models.base import load_base
 from radrecipes.models.classification_head import output_layer
 from radrecipes.models.lm_head import at_positions, lm_head_input
 from radrecipes.models.weights import Weights, lora_config
@@ -236,20 +238,20 @@ def sft_trainer(
     rows: Dataset,
     validation: Dataset | None = None,
 ) -> CompletionTrainer:
-    """The trainer of a recipe, to which [`divide_batch`] has been applied: a base model with a new adapter, and the batch layout.
+    """The trainer of a recipe, to which [`divide_batch`] has been applied: a base model, a new adapter if any, the batch layout.
 
     `rows` and `validation`, needed if the recipe validates, have columns `input_ids`, `labels` and `index`. An [`InputError`] if
-    the base model lacks a layer that the recipe adapts.
+    the recipe does not fit the base model.
     """
-    check_targets(recipe, model)
+    check_trainable(recipe, model)
     trainer = CompletionTrainer(
         model=model,
         args=recipe.training,
-        data_collator=collator_for(recipe, tokenizer, model.dtype),
+        data_collator=collator_for(recipe, tokenizer, torch.bfloat16 if recipe.training.bf16 else model.dtype),
         train_dataset=rows,
         eval_dataset=validation,
         processing_class=tokenizer,
-        peft_config=lora_config(recipe.model),
+        peft_config=lora_config(recipe.model) if recipe.model.use_peft else None,
     )
     show_loss(trainer)
     return trainer
@@ -261,7 +263,20 @@ def show_loss(trainer: Trainer) -> None:
         trainer.add_callback(LossProgress())
 
 
-def check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
+def check_trainable(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Refuse a base model that lacks a layer which the recipe adapts, or all of whose weights cannot be trained."""
+    if recipe.model.use_peft:
+        _check_targets(recipe, model)
+    elif get_model_conversion_mapping(model, add_legacy=False):
+        # The Trainer saves a checkpoint under the names of such a model's files, and loads it by those of its modules.
+        raise InputError(
+            f"use_peft: the weights of {recipe.model.model_name_or_path} have other names and shapes in files than in memory, so "
+            "a checkpoint of all of them could not be resumed; set `use_peft: true`",
+            str(recipe.path),
+        )
+
+
+def _check_targets(recipe: Recipe, model: PreTrainedModel) -> None:
     """Refuse `lora_target_modules` that match no linear layer, something else, or the head.
 
     PEFT ignores a name that matches nothing, as long as another one matches, and fails at other modules.
@@ -384,8 +399,12 @@ def save_and_verify(
         return None
     # Unwrap every layer, too, or PEFT saves an empty adapter under FSDP1, see `SavesTrainedWeights`.
     model = extract_model_from_parallel(trainer.model, recursive=True)
-    weights.save(model, recipe.model.model_name_or_path, recipe.model.model_revision, state_dict)
-    return weights.verify(model, None if trainer.is_sharded else probe_ids, state_dict)
+    weights.save(model, recipe.model, state_dict)
+    if trainer.is_sharded:
+        return weights.verify(model, recipe.model, None, state_dict)
+    labels = list(model.config.id2label.values()) if recipe.has_head else None
+    base = None if weights.needs_base else load_base(recipe.model, labels=labels)
+    return weights.verify(model, recipe.model, probe_ids, state_dict, base)
 
 
 def close(trainer: RunTrainer) -> None:

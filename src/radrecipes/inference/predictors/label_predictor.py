@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import LABEL_SET_FILE
@@ -75,15 +76,15 @@ class LabelPredictor(Predictor):
                 f"vLLM generates only, and the recipe scores labels (decode: {self.decode}); leave --engine out",
                 "--engine vllm",
             )
-        path = self.adapter_folder / LABEL_SET_FILE
+        path = self.weights.folder / LABEL_SET_FILE
         self.trained_label_set = LabelSet.load(path)
         if file_sha256(path) != self.manifest["data"]["label_set_sha256"]:
             raise InputError("changed since training; restore it, or train again", str(path))
         self.label_set = self.trained_label_set if label_set is None else self._other_label_set(label_set)
         # There is none before the first evaluation.
         self.policy = None
-        if load_policy and (self.adapter_folder / POLICY_FILE).is_file():
-            self.policy = DecisionPolicy.load(self.adapter_folder, self.adapter_sha256, self.prompt_sha256)
+        if load_policy and (self.weights.folder / POLICY_FILE).is_file():
+            self.policy = DecisionPolicy.load(self.weights.folder, self.adapter_sha256, self.prompt_sha256)
         self.threshold = self._threshold(target_accuracy)
         self._load_model()
 
@@ -106,7 +107,7 @@ class LabelPredictor(Predictor):
         if self.recipe.has_head:
             places = {name: index for index, name in enumerate(self.trained_label_set.names)}
             return HeadScorer(self.model, self.tokenizer, [places[name] for name in self.label_set.names])
-        return self._new_scorer()
+        return self._new_scorer(self.model)
 
     @cached_property
     def untuned_scorer(self) -> LabelScorer:
@@ -115,16 +116,16 @@ class LabelPredictor(Predictor):
         Its probability is spread widely, which makes it slow; the best of n labels has at least 1/n, so branches that cannot
         contain a tenth of that are pruned.
         """
-        return self._new_scorer(left_out_mass=0.1 / len(self.label_set.names))
+        return self._new_scorer(self.untuned_model, left_out_mass=0.1 / len(self.label_set.names))
 
     def _head_labels(self) -> list[str] | None:
         return self.trained_label_set.names if self.recipe.has_head else None
 
-    def _new_scorer(self, **options) -> LabelScorer:
+    def _new_scorer(self, model: PreTrainedModel, **options) -> LabelScorer:
         completions = render_completions(self.task, self.label_set.names, self.tokenizer, self.style, self.stops)
         ids = itertools.chain.from_iterable(completions)
         check_token_ids(ids, self._config, self.recipe.model.model_name_or_path)
-        return LabelScorer(self.model, self.tokenizer, completions, **options)
+        return LabelScorer(model, self.tokenizer, completions, **options)
 
     def answer(
         self,
@@ -153,7 +154,7 @@ class LabelPredictor(Predictor):
     ) -> LabelScores:
         """Log-likelihood of every label, columns in the order of `label_set.names`; arguments as for [`answer`]."""
         scorer = self.untuned_scorer if untuned else self.scorer
-        with self._weights(untuned):
+        with self._answering(untuned):
             return scorer.score(self.readable_prompts(inputs), batch_size, on_progress, self.shared)
 
     @property

@@ -4,15 +4,14 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CHAT_TEMPLATE_FILE
 
 from radrecipes.data.example import Example
@@ -22,7 +21,7 @@ from radrecipes.inference import vllm_engine
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.generation import Sampling, generate, places_by_room
 from radrecipes.models.base import (
-    base_without_weights,
+    base_on_meta,
     check_token_ids,
     inference_device,
     load_base,
@@ -31,6 +30,7 @@ from radrecipes.models.base import (
     stop_token_ids,
     weights_digest,
 )
+from radrecipes.models.weights import KINDS
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import TASKS, Task
 from radrecipes.tasks.rendering import prompt_template_digest, prompts_with_control_tokens, render_prompts
@@ -40,18 +40,18 @@ from radrecipes.training import run_folder
 def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
     """The folder of a run, its recipe and its task; loads no weights.
 
-    `run` is a finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`, which is pulled and verified. A
+    `run` is a finished run, the folder of its weights, or a release on the Hub, `org/name@v1.0`, which is pulled and verified. A
     chat template that the recipe names is read from the run's tokenizer: the file may have changed since, and a release does
     not contain it.
     """
     folder = pull(str(run)) if is_reference(run) else Path(run)
-    if (folder / "adapter_config.json").is_file() and not run_folder.is_release(folder):
+    if any((folder / kind.CONFIG).is_file() for kind in KINDS) and not run_folder.is_release(folder):
         folder = folder.parent
     manifest = run_folder.read_manifest(folder)
     recipe = parse_recipe(folder / "recipe.yaml")
     if recipe.digest != manifest["recipe"]["digest"]:
         raise InputError("is not the recipe that was trained; restore it, or train again", str(folder / "recipe.yaml"))
-    kept = run_folder.adapter_folder(folder) / CHAT_TEMPLATE_FILE
+    kept = run_folder.weights_folder(folder) / CHAT_TEMPLATE_FILE
     if recipe.training.chat_template_path and kept.is_file():
         recipe.training.chat_template_path = str(kept)
     return folder, recipe, TASKS[recipe.arguments.task]
@@ -66,7 +66,7 @@ class Predictor(ABC):
     """What the predictors of all families share. A subclass checks its own arguments, then calls `_load_model`.
 
     Args:
-        folder: A finished run, its `adapter` folder, or a release on the Hub, `org/name@v1.0`.
+        folder: A finished run, the folder of its weights, or a release on the Hub, `org/name@v1.0`.
         allow_other_weights: Accept base weights with a different hash than in training.
         engine: Generates the texts; one of `ENGINES`.
 
@@ -84,13 +84,13 @@ class Predictor(ABC):
     def __init__(self, folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers"):
         self.folder, self.recipe, self.task = run_of(folder)
         self.weights = run_folder.weights_of(self.folder)
-        self.adapter_folder = self.weights.folder
         self.manifest = run_folder.read_manifest(self.folder)
         self.engine = engine
         self.shared = False
         self._rendered: tuple[list, list[list[int]]] = [], []
         self._allow_other_weights = allow_other_weights
-        self._check_base()
+        if self.weights.needs_base:
+            self._check_base()
         self.tokenizer = load_tokenizer(self.recipe.model, self.recipe.training.chat_template_path)
         self.stops = [] if self.recipe.has_head else stop_token_ids(self.tokenizer)
         model_id = self.recipe.model.model_name_or_path
@@ -210,33 +210,46 @@ class Predictor(ABC):
             if self.engine == "vllm":
                 texts = self._vllm.generate(of_room, room, on_progress, untuned, sampling)
             else:
-                parts = self.model, self.tokenizer, of_room, self.stops, room
-                with self._weights(untuned):
-                    texts = generate(*parts, batch_size, sampling, on_progress, self.shared)
+                parts = self.tokenizer, of_room, self.stops, room
+                with self._answering(untuned) as model:
+                    texts = generate(model, *parts, batch_size, sampling, on_progress, self.shared)
             written.update(zip(places, texts, strict=True))
         return [written[place] for place in range(len(prompts))]
 
     def _load_model(self) -> None:
         if self.engine == "vllm":
-            with torch.device("meta"):  # vLLM reads the files itself
-                config = load_config(self.recipe.model)
-                base = base_without_weights(self.recipe.model, config, torch.float32, "eager")
-                self.weights.check_fit(base, self.recipe.model)
-            self._vllm = vllm_engine.VllmEngine(self.recipe, self.adapter_folder, self.stops)
+            self.weights.check_fit(base_on_meta(self.recipe.model), self.recipe.model)  # vLLM reads the files itself
+            self._vllm = vllm_engine.VllmEngine(self.recipe, self.weights, self.stops)
+            if self.weights.needs_base:
+                self._check_base(loaded=True)
         else:
-            base = load_base(self.recipe.model, labels=self._head_labels())
-            if not getattr(base, "is_quantized", False):  # quantised weights are placed while they are loaded
-                base.to(inference_device())
-            self.model = self.weights.load(base, self.recipe.model)
+            base = (
+                self._load_base() if self.weights.needs_base else base_on_meta(self.recipe.model, self._head_labels())
+            )
+            self.model = _placed(self.weights.load(base, self.recipe.model))
+
+    def _load_base(self) -> PreTrainedModel:
+        base = _placed(load_base(self.recipe.model, labels=self._head_labels()))
         self._check_base(loaded=True)
+        return base
 
     def _head_labels(self) -> list[str] | None:
         """The labels of the run's classification head, in the order of its logits; `None` if it writes."""
         return None
 
-    def _weights(self, untuned: bool) -> AbstractContextManager:
-        """While it is open, the model has the fine-tuned weights, or those of the base model."""
-        return self.weights.untuned(self.model) if untuned else nullcontext()
+    @cached_property
+    def untuned_model(self) -> PreTrainedModel:
+        """What answers like the base model within [`~models.weights.Weights.untuned`]: the model itself, or the base model."""
+        return self.model if self.weights.needs_base else self._load_base()
+
+    @contextmanager
+    def _answering(self, untuned: bool) -> Iterator[PreTrainedModel]:
+        """The fine-tuned model, or one that answers like the base model while the context is open."""
+        if not untuned:
+            yield self.model
+            return
+        with self.weights.untuned(self.untuned_model):
+            yield self.untuned_model
 
     def _check_base(self, loaded: bool = False) -> None:
         """Compare the base model's weights with those of training; weights not yet downloaded are compared once loaded."""
@@ -249,7 +262,12 @@ class Predictor(ABC):
             return
         if present != trained_on:
             raise InputError(
-                f"the adapter was trained on other weights of {model_id} (sha256 {trained_on[:12]}, here "
+                f"the run was trained on other weights of {model_id} (sha256 {trained_on[:12]}, here "
                 f"{present[:12] if present else 'unknown'}); restore them, or use these with --allow-other-weights",
                 str(self.folder),
             )
+
+
+def _placed(model: PreTrainedModel) -> PreTrainedModel:
+    """The model on the device of this process; quantised weights are placed while they are loaded."""
+    return model if getattr(model, "is_quantized", False) else model.to(inference_device())

@@ -1,17 +1,13 @@
-"""What a run trained: saved, verified, loaded onto its base model. Callers need not know that it is a LoRA adapter."""
+"""A LoRA adapter, which is added to its base model."""
 
 import contextlib
 import json
-import math
 import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from trl import ModelConfig, get_peft_config
@@ -19,64 +15,16 @@ from trl import ModelConfig, get_peft_config
 from radrecipes.errors import InputError, shown
 from radrecipes.files import file_sha256, read_json_object
 from radrecipes.models.classification_head import HEAD_NAMES
+from radrecipes.models.weights.weights import Weights, reading
 
 _TRAIN_MORE = "raise learning_rate, lower lora_dropout, or train more steps"
-
-
-class Weights(ABC):
-    """Trained weights in a folder. Each kind, such as a LoRA adapter or all weights of a model, is a subclass.
-
-    `recorded` is the digest that their manifest records, which they must have; `None` while they are being made.
-    """
-
-    def __init__(self, folder: Path, recorded: str | None = None):
-        self.folder = folder
-        self.recorded = recorded
-
-    @property
-    @abstractmethod
-    def sha256(self) -> str:
-        """Digest of the tensors; an [`InputError`] if there are none, or it is not the recorded one."""
-
-    @abstractmethod
-    def check(self, model: ModelConfig) -> None:
-        """Raise an [`InputError`] unless the files are those that training of this model with its adapter wrote."""
-
-    @abstractmethod
-    def save(
-        self, model: PreTrainedModel, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]
-    ) -> None:
-        """Save a trained model's tensors, gathered from all processes; the files name the base model by Hub id, never by path."""
-
-    @abstractmethod
-    def verify(
-        self, model: PreTrainedModel, probe_ids: list[int] | None, state_dict: dict[str, torch.Tensor]
-    ) -> dict[str, Any]:
-        """Load the saved weights back and compare every tensor with the trained `state_dict`, gathered from all processes.
-
-        Outputs are compared on the token ids of a prompt; `probe_ids` is `None` if the model is sharded, so one process cannot run
-        it. Returns what the manifest records. A [`RuntimeError`] if they differ, an [`InputError`] if nothing was trained.
-        """
-
-    @abstractmethod
-    def check_fit(self, base: PreTrainedModel, model: ModelConfig) -> PreTrainedModel:
-        """The base model, which can be on the meta device, prepared for these weights; an [`InputError`] if they do not fit it.
-
-        They fit if names and shapes of all tensors are exactly those that training would make.
-        """
-
-    @abstractmethod
-    def load(self, base: PreTrainedModel, model: ModelConfig) -> PreTrainedModel:
-        """The base model with these weights, ready to predict; an [`InputError`] if they are missing or do not fit."""
-
-    @abstractmethod
-    def untuned(self, model: PreTrainedModel) -> contextlib.AbstractContextManager:
-        """A context in which a model from [`load`] answers like its base model."""
 
 
 class LoraAdapter(Weights):
     """A LoRA adapter in PEFT's files."""
 
+    NAME = "adapter"
+    needs_base = True
     CONFIG = "adapter_config.json"
     TENSORS = "adapter_model.safetensors"
 
@@ -104,6 +52,10 @@ class LoraAdapter(Weights):
     def check(self, model: ModelConfig) -> None:
         """See [`Weights`]; the configuration must say what the recipe says, because other programs load the adapter by it."""
         found, path = self._configuration(), str(self.folder / self.CONFIG)
+        if not model.use_peft:
+            raise InputError(
+                "is an adapter's, and the recipe trains all weights (`use_peft: false`); restore the run", path
+            )
         if (named := found.get("base_model_name_or_path")) != model.model_name_or_path:
             raise InputError(f"the adapter belongs to {shown(named, 100)}, not to {model.model_name_or_path}", path)
         usual, trained = (
@@ -120,10 +72,10 @@ class LoraAdapter(Weights):
         except FileNotFoundError:
             raise InputError(f"no {self.CONFIG}; name the folder of a finished run", str(self.folder)) from None
 
-    def save(self, model: PeftModel, model_id: str, revision: str | None, state_dict: dict[str, torch.Tensor]) -> None:
+    def save(self, trained: PeftModel, model: ModelConfig, state_dict: dict[str, torch.Tensor]) -> None:
         """See [`Weights`]."""
-        for config in model.peft_config.values():
-            config.base_model_name_or_path, config.revision = model_id, revision
+        for config in trained.peft_config.values():
+            config.base_model_name_or_path, config.revision = model.model_name_or_path, model.model_revision
             # PEFT would write a set in the order of its hashes, another one in each process.
             if isinstance(config.target_modules, set):
                 config.target_modules = sorted(config.target_modules)
@@ -131,28 +83,35 @@ class LoraAdapter(Weights):
             if config.modules_to_save:
                 config.modules_to_save = sorted(set(config.modules_to_save))
         # `save_embedding_layers=False`: otherwise PEFT asks the Hub whether the vocabulary grew, which no recipe does.
-        model.save_pretrained(self.folder, state_dict=state_dict, safe_serialization=True, save_embedding_layers=False)
+        trained.save_pretrained(
+            self.folder, state_dict=state_dict, safe_serialization=True, save_embedding_layers=False
+        )
         # safetensors lets only the owner read what it writes, whatever the umask.
         shutil.copymode(self.folder / self.CONFIG, self.folder / self.TENSORS)
         # PEFT's card is mostly empty headings; publishing writes the real one.
         (self.folder / "README.md").unlink(missing_ok=True)
 
     def verify(
-        self, model: PeftModel, probe_ids: list[int] | None, state_dict: dict[str, torch.Tensor]
+        self,
+        trained: PeftModel,
+        model: ModelConfig,
+        probe_ids: list[int] | None,
+        state_dict: dict[str, torch.Tensor],
+        base: PreTrainedModel | None = None,
     ) -> dict[str, Any]:
-        """See [`Weights`]; the outputs must also differ from the base model's."""
-        trained = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
+        """See [`Weights`]; the outputs must also differ from the base model's, which `trained` contains."""
+        expected = get_peft_model_state_dict(trained, state_dict=state_dict, save_embedding_layers=False)
         saved = load_file(self.folder / self.TENSORS)
-        if saved.keys() != trained.keys():
+        if saved.keys() != expected.keys():
             raise RuntimeError(f"{self.folder}: the saved adapter contains other tensors than the trained one")
-        for name, tensor in trained.items():
+        for name, tensor in expected.items():
             if not torch.equal(saved[name], tensor.detach().cpu().to(saved[name].dtype)):
                 raise RuntimeError(f"{self.folder}: the saved tensor {name} differs from the trained one")
         largest_b = max((float(tensor.abs().max()) for name, tensor in saved.items() if "lora_B" in name), default=0.0)
         if largest_b == 0.0:
             raise InputError(f"every B matrix is zero: nothing was trained; {_TRAIN_MORE}", str(self.folder))
         found = {"tensors": len(saved), "largest_b": largest_b, "sha256": self.sha256}
-        return found if probe_ids is None else {**found, "output_change": self._output_change(model, probe_ids)}
+        return found if probe_ids is None else {**found, "output_change": self._output_change(trained, probe_ids)}
 
     def _output_change(self, model: PeftModel, probe_ids: list[int]) -> float:
         """Largest change of a next-token or label logit against the base model."""
@@ -190,36 +149,22 @@ class LoraAdapter(Weights):
             name: tuple(tensor.shape)
             for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
         }
-        with self._reading(), safe_open(self.folder / self.TENSORS, framework="pt") as file:
+        path = self.folder / self.TENSORS
+        with reading(path), safe_open(path, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-            raise InputError(
-                f"{len(wrong)} tensors do not fit {model.model_name_or_path} and the recipe, first {shown(wrong[0], 100)}; is it "
-                "for another base model?",
-                str(self.folder / self.TENSORS),
-            )
+        self._check_names_and_shapes(found, expected, model, path)
         return adapted
 
     def load(self, base: PreTrainedModel, model: ModelConfig) -> PeftModel:
         """See [`Weights`]."""
         self.check(model)
         adapted = self.check_fit(base, model)
-        with self._reading():
-            tensors = load_file(self.folder / self.TENSORS)
-        if bad := [name for name, tensor in tensors.items() if not math.isfinite(tensor.sum(dtype=torch.float64))]:
-            raise InputError(
-                f"{bad[0]} contains NaN or infinite numbers; train again", str(self.folder / self.TENSORS)
-            )
+        path = self.folder / self.TENSORS
+        with reading(path):
+            tensors = load_file(path)
+        self._check_finite(tensors.items(), path)
         set_peft_model_state_dict(adapted, tensors)
         return adapted.eval()
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except (SafetensorError, OSError) as error:
-            where = str(self.folder / self.TENSORS)
-            raise InputError("is not a complete safetensors file; restore it", where) from error
 
     def untuned(self, model: PeftModel) -> contextlib.AbstractContextManager:
         """See [`Weights`]."""
@@ -240,8 +185,3 @@ def lora_config(model: ModelConfig) -> LoraConfig:
 def _last_logits(model: PreTrainedModel, token_ids: torch.Tensor) -> torch.Tensor:
     """Of the next token, or of the labels, for one prompt of shape `(1, length)`."""
     return model(input_ids=token_ids).logits.flatten(0, -2)[-1].float()
-
-
-def weights_in(folder: Path, recorded: str | None = None) -> Weights:
-    """The weights in a folder; the only place that decides which kind they are."""
-    return LoraAdapter(folder, recorded)
