@@ -142,6 +142,8 @@ _OF_VALIDATION = (
 LABEL_ROWS, TEXT_ROWS = 256, 32
 # Fields of ours that are newer than some records, which must compare equal: absent at their default.
 _NEWER = {"stage": _STAGE, "eval_rows": None, "early_stopping_patience": None}
+# Ends the name of a method that trains a classification head.
+HEAD = ", head"
 # What a head has no use for.
 _NOT_OF_A_HEAD = ("max_new_tokens", "activation_offloading", "completion_only_loss")
 # What only an adapter has.
@@ -293,7 +295,7 @@ def _name(path: Path) -> str:
 def _method(use_peft: bool | None, in_4bit: bool | None, in_8bit: bool | None, has_head: bool) -> str:
     adapter = "QLoRA, 4-bit base" if in_4bit else "LoRA, 8-bit base" if in_8bit else "LoRA"
     method = adapter if use_peft else "full fine-tuning"
-    return f"{method}, head" if has_head else method
+    return method + HEAD if has_head else method
 
 
 def _predicts_label(task: str) -> bool:

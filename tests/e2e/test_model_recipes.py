@@ -240,6 +240,7 @@ SHARDED = {
     (BASES[recipe.model.model_name_or_path].architecture, recipe.model.load_in_4bit): path
     for path in RECIPES
     for recipe in (parse_recipe(path),)
+    if not recipe.has_head
 }
 
 
@@ -282,7 +283,9 @@ def test_recipe_trains_evaluates_and_predicts(path, clone, call, monkeypatch):
     monkeypatch.chdir(clone)
     name, run = path.relative_to(REPOSITORY).as_posix(), Path("runs", path.parent.name, path.stem)
     # A vocabulary of 400 tokens needs more of them for the same text.
-    smaller = ("--max_steps", "6", "--max_length", "500", "--max_new_tokens", "24", "--output_dir", str(run))
+    smaller = ("--max_steps", "6", "--max_length", "500", "--output_dir", str(run))
+    if not parse_recipe(name).has_head:
+        smaller += ("--max_new_tokens", "24")
     recipe = parse_recipe(name, smaller)
     base = BASES[recipe.model.model_name_or_path]
 
@@ -337,29 +340,36 @@ def check_what_is_read_and_learned(recipe, markup):
     stop, padding = tokenizer.convert_tokens_to_ids([markup.stop, markup.padding])
     for row, ids, labels in zip(rows, data.rows.rows["input_ids"], data.rows.rows["labels"], strict=True):
         learned = [label for label in labels if label != IGNORED]
-        prompt = ids[: len(ids) - len(learned)]
+        prompt = ids[: len(ids) - (0 if data.labels else len(learned))]
         assert prompt == render_prompts(task, [task.inputs(row)], tokenizer, recipe.arguments.prompt_style)[0]
         assert tokenizer.decode(prompt) == markup.prompt.replace("{question}", task.question(task.inputs(row)))
-        assert tokenizer.decode(learned) == markup.answer.replace("{answer}", task.target(row))
-        assert learned[-1] == stop and learned.count(stop) == 1
+        if data.labels:
+            assert [data.labels[index] for index in learned] == [task.target(row)] and labels[-1] != IGNORED
+        else:
+            assert tokenizer.decode(learned) == markup.answer.replace("{answer}", task.target(row))
+            assert learned[-1] == stop and learned.count(stop) == 1
         if markup.begin:
             assert tokenizer.bos_token == markup.begin and ids.index(tokenizer.bos_token_id) == 0
         assert ids.count(tokenizer.bos_token_id) == (1 if markup.begin else 0)
-    assert stop in data.stops
+    assert data.labels or stop in data.stops
     assert tokenizer.pad_token_id == padding and padding not in data.stops
 
 
 def check_the_base(recipe, base):
     """The text model alone, in four bits if the recipe says so."""
-    model = models.load_base(recipe.model)
+    model = models.load_base(recipe.model, labels=["CT", "MR"] if recipe.has_head else None)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
-    assert type(model).__name__.endswith("ForCausalLM")  # a model that also reads images is ForConditionalGeneration
-    assert {name.rpartition(".")[2] for name in linear} == {*base.layers, "lm_head"}
+    # A model that also reads images is ForConditionalGeneration.
+    kind, head = ("ForSequenceClassification", "score") if recipe.has_head else ("ForCausalLM", "lm_head")
+    assert type(model).__name__.endswith(kind)
+    assert {name.rpartition(".")[2] for name in linear} == {*base.layers, head}
     quantised = {name for name, module in linear.items() if isinstance(module, Linear4bit)}
-    assert quantised == (linear.keys() - {"lm_head"} if recipe.model.load_in_4bit else set())
+    assert quantised == (linear.keys() - {head} if recipe.model.load_in_4bit else set())
     if quantised:
         (quantisation,) = {module.weight.quant_type for module in linear.values() if isinstance(module, Linear4bit)}
         assert quantisation == "nf4"
+    if recipe.has_head:
+        return
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert tied == base.fields.get("tie_word_embeddings", True)
 
@@ -367,6 +377,9 @@ def check_the_base(recipe, base):
 def check_the_adapter(recipe, base, tensors):
     """Two matrices of the recipe's rank for every linear layer of every block, and nothing else."""
     block = re.compile(r"base_model\.model\.model\.layers\.(\d)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight")
+    heads = {name for name in tensors if name.endswith(".score.weight")}
+    assert len(heads) == recipe.has_head
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
     found = {block.fullmatch(name).groups() for name in tensors}
     assert found == {(number, layer, matrix) for number in "01" for layer in base.layers for matrix in "AB"}
     ranks = {tensor.shape[0 if ".lora_A." in name else 1] for name, tensor in tensors.items()}

@@ -18,7 +18,7 @@ from radrecipes.models import base as models
 from radrecipes.models.lm_head import at_positions, lm_head_input
 from radrecipes.models.weights import lora_config
 from radrecipes.planning import counting
-from radrecipes.planning.basis import Basis
+from radrecipes.planning.basis import Basis, load_basis
 from radrecipes.planning.machine_plan import assumptions, make_plan
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import data as inspection
@@ -241,3 +241,17 @@ def test_private_parts_of_torch_behave_as_used():
     assert callable(TorchDispatchMode.__torch_dispatch__)
     tensor, other = torch.zeros(4), torch.zeros(4)
     assert tensor[:2].untyped_storage()._cdata == tensor.untyped_storage()._cdata != other.untyped_storage()._cdata
+
+
+def test_a_head_is_counted_with_its_labels(workspace):
+    recipe = parse_recipe("recipes/tiny/protocol_head.yaml")
+    training.divide_batch(recipe, processes=1)
+    basis = load_basis(recipe)
+    plan = make_plan(recipe, basis, measure_seconds=0.01)
+    base = models.load_base(recipe.model, labels=inspection.load_training_data(recipe).labels)
+    assert (
+        plan.trainable_parameters == get_peft_model(base, lora_config(recipe.model)).get_nb_trainable_parameters()[0]
+    )
+    writes = parse_recipe(RECIPE)
+    training.divide_batch(writes, processes=1)
+    assert 0 < plan.flops_per_step < make_plan(writes, load_basis(writes), measure_seconds=0.01).flops_per_step

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from radrecipes.errors import InputError
 from radrecipes.models.base import load_config
+from radrecipes.models.classification_head import describe_labels
 from radrecipes.models.convert import DEFAULT_BASE
 from radrecipes.planning.base_shapes import shape_of
 from radrecipes.recipe import Recipe
@@ -34,7 +35,7 @@ def load_basis(recipe: Recipe) -> Basis:
     shape = shape_of(model_id)
     if shape is None or tokenizer_is_local(recipe):
         data = load_training_data(recipe)
-        return Basis(data.rows.rows, data.tokenizer, load_config(recipe.model))
+        return Basis(data.rows.rows, data.tokenizer, load_config(recipe.model, data.labels))
     # Our own chat templates belong to the tokenizer that is missing here.
     other = replace(recipe, model=copy.copy(recipe.model), training=copy.copy(recipe.training))
     other.model.model_name_or_path, other.model.model_revision = DEFAULT_BASE, None
@@ -53,4 +54,6 @@ def load_basis(recipe: Recipe) -> Basis:
         f"configuration and tokenizer of {model_id} are not on this machine: known shape, and lengths by {DEFAULT_BASE}'s "
         f"tokenizer; {fetch}"
     )
+    if data.labels:
+        describe_labels(shape, data.labels)
     return Basis(data.rows.rows, data.tokenizer, shape, note)

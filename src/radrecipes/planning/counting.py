@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from radrecipes.models.classification_head import head_at, is_encoder, output_layer
 from radrecipes.models.lm_head import lm_head_input
 from radrecipes.recipe import Recipe
 from radrecipes.training import trainer as training
@@ -144,11 +145,11 @@ def count_step(recipe: Recipe, model: PeftModel, dtype: torch.dtype, rows: int, 
     """
     kept: list[torch.Tensor] = []
     at_head: list[int] = []
+    head = output_layer(model)
     counter, living = FlopCounterMode(display=False), LivingBytes()
     filled = -(-scored // training.SCORED_ROUND_TO) * training.SCORED_ROUND_TO
 
     def narrow(hidden: torch.Tensor) -> torch.Tensor:
-        at_head.append(living.now)
         return hidden.flatten(0, 1)[:filled]
 
     with FakeTensorMode(), contextlib.ExitStack() as hooks:
@@ -160,7 +161,13 @@ def count_step(recipe: Recipe, model: PeftModel, dtype: torch.dtype, rows: int, 
         }
         if recipe.arguments.batch_layout == "shared_prefix":
             inputs["attention_mask"] = torch.zeros(rows, 1, length, length, dtype=dtype)
-        hooks.enter_context(lm_head_input(model, narrow))
+        noted = head.register_forward_pre_hook(lambda module, args: at_head.append(living.now))
+        hooks.callback(noted.remove)
+        if not recipe.has_head:
+            hooks.enter_context(lm_head_input(model, narrow))
+        elif not is_encoder(model.config):
+            per_row = math.ceil(scored / rows)
+            hooks.enter_context(head_at(model, torch.zeros(rows, per_row, dtype=torch.long)))
         # bitsandbytes' 8-bit layers keep their input (0.50.2, `MatMul8bitLt.forward`).
         for layer in _frozen_linear(model) if recipe.model.load_in_8bit else ():
             handle = layer.register_forward_pre_hook(lambda module, args: kept.append(args[0]))
@@ -182,7 +189,8 @@ def count_step(recipe: Recipe, model: PeftModel, dtype: torch.dtype, rows: int, 
 
 def _adapter_dtype(recipe: Recipe) -> torch.dtype:
     """PEFT casts an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
-    return torch.bfloat16 if recipe.model.load_in_4bit or recipe.model.load_in_8bit else torch.float32
+    quantised = recipe.model.load_in_4bit or recipe.model.load_in_8bit
+    return torch.bfloat16 if quantised and not recipe.has_head else torch.float32
 
 
 def _fake_weights(model: PeftModel, adapter_dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -208,7 +216,8 @@ class _Step(torch.nn.Module):
     def forward(self, inputs: dict) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.dtype != torch.float32):
             logits = self.model(**inputs).logits
-            loss = F.cross_entropy(logits[: self.scored].float(), torch.zeros(self.scored, dtype=torch.long))
+            logits = logits.flatten(0, -2)[: self.scored].float()
+            loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
         loss.backward()
 
 
@@ -271,9 +280,9 @@ def count_sizes(recipe: Recipe, model: PeftModel) -> Sizes:
 
 
 def _frozen_linear(model: PeftModel) -> list[torch.nn.Linear]:
-    """The layers that bitsandbytes quantises: all linear ones of the base model except the LM head."""
-    head = model.get_output_embeddings()
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    """The layers that bitsandbytes quantises: all linear ones of the base model except its head."""
+    heads = set(output_layer(model).modules())
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module not in heads]
     return [module for module in linear if not module.weight.requires_grad]
 
 

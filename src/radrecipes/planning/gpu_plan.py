@@ -11,11 +11,12 @@ from peft import PeftModel
 from radrecipes.errors import InputError
 from radrecipes.launch import compatibility
 from radrecipes.launch.spec import Engine
+from radrecipes.models.classification_head import output_layer
 from radrecipes.models.compute_dtype import compute_dtype
 from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
 from radrecipes.planning.gpus import CONTEXT_BYTES, Gpu, did_you_mean, find_gpu
-from radrecipes.recipe import Recipe
+from radrecipes.recipe import HEAD, Recipe
 from radrecipes.training.construction import build_on_meta
 from radrecipes.training.trainer import collator_for, divide_batch
 
@@ -112,7 +113,7 @@ def make_gpu_plan(
     for name in configurations or ():
         if name not in known:
             raise InputError(f"no configuration `{name}` for GPUs; {did_you_mean(name, known)}", "--config")
-    reached = utilisation or ASSUMED_UTILISATION[recipe.method]
+    reached = utilisation or ASSUMED_UTILISATION[recipe.method.removesuffix(HEAD)]
     planner = _Planner(recipe, basis, gpu, reached)
     usual = next((count for count in _USUAL_PROCESSES if recipe.arguments.global_batch_size % count == 0), 2)
     costs = [planner.cost(name, processes or usual) for name in configurations or known]
@@ -225,7 +226,7 @@ class _Planner:
 
 def count_units(recipe: Recipe, model: PeftModel, dtype: torch.dtype) -> Units:
     """What sharding gathers for a model from [`~training.construction.build_on_meta`] in its compute dtype."""
-    head = model.get_output_embeddings()
+    head = output_layer(model)
     wrapped = model.get_base_model()._no_split_modules or ()
     blocks = [module for module in model.modules() if type(module).__name__ in wrapped]
     inside = {id(weight) for block in blocks for weight in block.parameters()}
@@ -238,7 +239,7 @@ def count_units(recipe: Recipe, model: PeftModel, dtype: torch.dtype) -> Units:
         )
 
     largest = max(map(stored, blocks), default=0)
-    return Units(block=round(largest), tail=head.weight.nbytes, outside=outside)
+    return Units(block=round(largest), tail=sum(weight.nbytes for weight in head.parameters()), outside=outside)
 
 
 def memory_per_gpu(sizes: counting.Sizes, units: Units, engine: Engine, processes: int, activations: int) -> GpuMemory:

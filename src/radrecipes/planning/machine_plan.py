@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 
 from radrecipes.models.base import attention_for
+from radrecipes.models.classification_head import output_layer
 from radrecipes.models.compute_dtype import compute_dtype, measure_products
 from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis
@@ -127,10 +128,11 @@ def describe(plan: MachinePlan, recipe: Recipe) -> list[str]:
 
 def largest_linear_shape(model: PeftModel) -> tuple[int, int]:
     """Output and input features of the model's largest linear layer: most of a step's matrix products have its shape."""
-    head = model.get_output_embeddings()
+    head = output_layer(model)
+    heads = set(head.modules())
     shapes = [
         tuple(module.weight.shape)
         for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
+        if isinstance(module, torch.nn.Linear) and module not in heads
     ]
-    return max(shapes, key=math.prod, default=tuple(head.weight.shape))
+    return max(shapes, key=math.prod, default=None) or tuple(head.weight.shape)
