@@ -27,9 +27,8 @@ def shingles(text: str) -> frozenset[str]:
 def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> np.ndarray:
     """One group number per text, the same for texts that are near-identical, directly or through others.
 
-    Exact, unlike MinHash: candidates come from prefix filtering (two sets of this similarity share one of their rarest
-    members; Chaudhuri et al. 2006, Bayardo et al. 2007), then the Jaccard similarity of their [`shingles`] is
-    computed.
+    Exact, unlike MinHash: candidates come from prefix filtering (two sets of this similarity share one of their rarest members;
+    Chaudhuri et al. 2006, Bayardo et al. 2007), then the Jaccard similarity of their [`shingles`] is computed.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], not {threshold}")

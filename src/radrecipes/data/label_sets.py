@@ -101,9 +101,8 @@ class LabelSet:
     def derive(cls, name: str, spellings: Counter[str], source: str) -> "LabelSet":
         """Make a label set from the labels of the file `source`, in alphabetical order.
 
-        Spellings with the same [`matching_key`] are one label, named after the most frequent one (on a tie, the
-        alphabetically first), which users of the file recognise. A label without a letter or digit is an
-        [`InputError`].
+        Spellings with the same [`matching_key`] are one label, named after the most frequent one (on a tie, the alphabetically
+        first), which users of the file recognise. A label without a letter or digit is an [`InputError`].
         """
         by_key: dict[str, list[str]] = {}
         for spelling in spellings:

@@ -29,12 +29,11 @@ def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> lis
 def split_by_group(groups: Sequence[str], labels: Sequence[str], seed: int = 0) -> list[str]:
     """Assign every row to a split, whole groups at a time, with each label in the proportions of the split sizes.
 
-    Greedy, after the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): labels are taken in
-    ascending order of their number of groups, their groups in descending order of size, and each group goes where it
-    most reduces the squared deviation from the target counts of labels and rows, relative to those counts (as in
-    chi-square). A group with a label that the training split lacks goes there, so every label of validation and test
-    occurs in training. `seed` orders groups of equal size; the order of the rows
-    does not matter.
+    Greedy, after the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): labels are taken in ascending order
+    of their number of groups, their groups in descending order of size, and each group goes where it most reduces the squared
+    deviation from the target counts of labels and rows, relative to those counts (as in chi-square). A group with a label that
+    the training split lacks goes there, so every label of validation and test occurs in training. `seed` orders groups of equal
+    size; the order of the rows does not matter.
     """
     label_counts = Counter(labels)
     labels_of_group: dict[str, Counter[str]] = defaultdict(Counter)

@@ -65,10 +65,9 @@ class Outcome(NamedTuple):
 def launch(args: argparse.Namespace) -> Outcome:
     """Do what `accelerate launch` does. A single process replaces this one, and the call never returns.
 
-    Several processes run under torch's agent in this process. SIGTERM, SIGINT and SIGHUP are forwarded to each of them
-    once; workers that still run after `TORCH_ELASTIC_SHUTDOWN_TIMEOUT` seconds (default: 280) are killed. A signal
-    that was ignored, as under nohup, stays ignored. `args` are parsed by
-    `accelerate.commands.launch.launch_command_parser()`.
+    Several processes run under torch's agent in this process. SIGTERM, SIGINT and SIGHUP are forwarded to each of them once;
+    workers that still run after `TORCH_ELASTIC_SHUTDOWN_TIMEOUT` seconds (default: 280) are killed. A signal that was ignored,
+    as under nohup, stays ignored. `args` are parsed by `accelerate.commands.launch.launch_command_parser()`.
     """
     if args.config_file is not None:
         check_file(args.config_file)

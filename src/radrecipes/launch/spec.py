@@ -1,8 +1,7 @@
 """What a launch configuration requests (processes, engine, device), and whether the running processes match it.
 
-accelerate degrades silently: FSDP on a CPU becomes DDP, `MULTI_CPU` and `--cpu` start one process, several processes
-ignore `use_cpu`, and a configuration for GPUs trains on the CPU if there is none. Here each of these is an
-[`InputError`].
+accelerate degrades silently: FSDP on a CPU becomes DDP, `MULTI_CPU` and `--cpu` start one process, several processes ignore
+`use_cpu`, and a configuration for GPUs trains on the CPU if there is none. Here each of these is an [`InputError`].
 """
 
 import argparse

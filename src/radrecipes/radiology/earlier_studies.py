@@ -3,10 +3,9 @@
 A word of comparison (`unchanged`, `interval`, `stable`, `prior`, `again`, `new`, `remains`, `now` and others) counts
 anywhere. So do `stable position` and `new line`, which imply an earlier position of a device, and `has been removed`.
 
-Not counted: `stable` about a patient or hardware; `new onset`, `newly diagnosed`; earlier illness and operations
-visible in this image (`prior sternotomy`) and `prior to`; plans (`to document resolution`, `short interval
-follow-up`); `degenerative changes`, `increased markings` and `low or decreased lung volumes`; `chronic` and `old`; one
-side compared with the other.
+Not counted: `stable` about a patient or hardware; `new onset`, `newly diagnosed`; earlier illness and operations visible in
+this image (`prior sternotomy`) and `prior to`; plans (`to document resolution`, `short interval follow-up`); `degenerative
+changes`, `increased markings` and `low or decreased lung volumes`; `chronic` and `old`; one side compared with the other.
 """
 
 import re

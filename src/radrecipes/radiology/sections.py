@@ -1,9 +1,8 @@
 """Findings and impression of a chest X-ray report, whatever the layout of its headers.
 
 Header names, their frequencies and the list of special studies are facts published with MIMIC-CXR
-(https://github.com/MIT-LCP/mimic-cxr, `txt/section_parser.py`). Unlike there, a header is also found without the
-leading space, in mixed case and within a line, findings keep their sub-headings (`LUNGS:`), and wet reads and addenda
-are set aside.
+(https://github.com/MIT-LCP/mimic-cxr, `txt/section_parser.py`). Unlike there, a header is also found without the leading space,
+in mixed case and within a line, findings keep their sub-headings (`LUNGS:`), and wet reads and addenda are set aside.
 """
 
 import re
