@@ -35,7 +35,7 @@ from radrecipes.cli import positive, run
 from radrecipes.data.dataset_folder import SPLITS, write_dataset_folder
 from radrecipes.data.prepared import PreparedDataset, load_prepared_dataset
 from radrecipes.errors import InputError
-from radrecipes.evaluation.label_metrics import ADAPTER
+from radrecipes.evaluation.label_systems import ADAPTER
 from radrecipes.files import read_json_object
 from radrecipes.recipe import parse_recipe
 from radrecipes.reporting.label_page import SYSTEM_TITLES

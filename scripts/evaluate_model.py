@@ -10,9 +10,10 @@ Several processes share the rows; the results are those of one process with as m
 
 Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, report.html, figures/. If labels are scored, it fits
 a temperature and the thresholds for automatic answers on the validation split and stores them next to the trained weights, where
-scripts/predict.py finds them. Texts are evaluated with and without the guard; the untuned base model, which seldom stops, is
-evaluated on a sample. A classification head has no untuned base model to compare with. An existing evaluation is only shown;
---restart evaluates again.
+scripts/predict.py finds them. For labels the last line says which system to use for these data. Fitting their baselines takes
+minutes; the scores are cached in the dataset's folder, as .scores/, where the evaluations of other seeds find them. Texts are
+evaluated with and without the guard; the untuned base model, which seldom stops, is evaluated on a sample. A classification head
+has no untuned base model to compare with. An existing evaluation is only shown; --restart evaluates again.
 
 Exit codes: 0 evaluated, or the existing evaluation was shown, 1 memory or disk ran out, 2 wrong input; nothing was written.
 """
@@ -55,6 +56,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive, default=32, help="rows per batch (default: 32)")
     parser.add_argument(
         "--similarity-model", help="labels, impressions: sentence-transformers model to compare texts with"
+    )
+    parser.add_argument(
+        "--encoder",
+        help="labels: encoder to fine-tune as a baseline, by Hub name or folder, or none (default: all-MiniLM-L6-v2)",
     )
     parser.add_argument(
         "--output",
@@ -132,7 +137,13 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
     if not predictor.has_base and processes.is_main_process:
         print("the base model is left out, because without training it has no head")
     options = EvaluationOptions(
-        args.split, args.max_rows, args.batch_size, args.skip_base, args.target_accuracy, args.similarity_model
+        args.split,
+        args.max_rows,
+        args.batch_size,
+        args.skip_base,
+        args.target_accuracy,
+        args.similarity_model,
+        args.encoder,
     )
     progress = partial(_progress, hidden=not processes.is_main_process)
     evaluated = evaluate(predictor, dataset, options, progress, processes.is_main_process)
@@ -149,6 +160,7 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
     from radrecipes.environment import code_version
     from radrecipes.recipe import header
     from radrecipes.reporting.page import write_page
+    from radrecipes.reporting.recommended_system import recommended_system
     from radrecipes.reporting.result_tables import metrics_table
     from radrecipes.training import run_folder
 
@@ -178,6 +190,8 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
         more = ", …" if len(ids) > _LISTED_ROWS else ""
         print(f"left out of {split}, which the model cannot read: {', '.join(ids[:_LISTED_ROWS])}{more}")
     print(f"report: {output / 'report.html'}")
+    if recommended := recommended_system(evaluated.metrics):
+        print(recommended)
 
 
 def _unfinished(output: Path) -> Path:

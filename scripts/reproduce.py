@@ -266,7 +266,7 @@ def evaluate(
     options: Sequence[object] = (),
 ) -> dict[str, Any]:
     """A run's test metrics on a dataset, by scripts/evaluate_model.py unless a matching evaluation exists."""
-    from radrecipes.evaluation.label_metrics import BASE
+    from radrecipes.evaluation.label_systems import BASE
     from radrecipes.evaluation.reproduction import existing_evaluation
     from radrecipes.files import read_json_object
 

@@ -25,7 +25,7 @@ import filelock
 import hypothesis
 import pytest
 from made_up_metrics import make_metrics  # noqa: F401  (a fixture)
-from tiny_model import build_tiny_model
+from tiny_model import build_tiny_encoder, build_tiny_model
 
 from radrecipes.data.dataset_folder import write_dataset_folder
 from radrecipes.data.example import Example
@@ -214,6 +214,8 @@ def build_workspace(folder: Path) -> Path:
     """Fill a folder with what a clone has: tiny models, tiny datasets, recipes, scripts."""
     build_tiny_model(folder / "models", TINY_MODEL)
     build_tiny_model(folder / "models", TINY_WRITER, hidden_size=64, initializer_range=0.3)
+    # In place of the installed package, whose encoder takes minutes to fine-tune.
+    build_tiny_encoder(folder / "models", "sentence-transformers/all-MiniLM-L6-v2")
     write_tiny_dataset(folder / "data" / "tiny")
     write_tiny_reports(folder / "data" / "tiny_reports")
     recipes = folder / "recipes" / "tiny"

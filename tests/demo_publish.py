@@ -86,8 +86,12 @@ def main() -> None:
 
 
 def systems(folder: str) -> dict[str, dict]:
-    """Figures by system of an evaluation."""
-    return json.loads(Path(folder, "evaluation", "metrics.json").read_text(encoding="utf-8"))["systems"]
+    """Figures by system of an evaluation, but for what it cost."""
+    metrics = json.loads(Path(folder, "evaluation", "metrics.json").read_text(encoding="utf-8"))
+    return {
+        name: {key: value for key, value in figures.items() if key != "cost"}
+        for name, figures in metrics["systems"].items()
+    }
 
 
 def environment(url: str, home: Path) -> dict[str, str]:

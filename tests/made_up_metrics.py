@@ -8,15 +8,7 @@ import pytest
 from radrecipes.data.label_sets import Label
 
 TARGETS = (0.90, 0.95, 0.98)
-BASELINES = ("majority", "nearest_neighbour", "tfidf_logistic_regression", "tfidf_linear_svm")
-# How sure each system is, measured by what; the majority says nothing of it.
-CONFIDENCES = {
-    "adapter": "probability",
-    "base": "probability",
-    "nearest_neighbour": "similarity",
-    "tfidf_logistic_regression": "probability",
-    "tfidf_linear_svm": "margin",
-}
+BASELINES = ("majority", "words_characters_svm", "embedding_logistic_regression", "fine_tuned_encoder")
 KINDS = ("contrast", "side", "region", "listed", "any")
 
 
@@ -50,10 +42,9 @@ def threshold(target, coverage, accuracy, *, supported=True, rows=200, best_supp
     }
 
 
-def selective(kind, accuracy):
+def selective(accuracy):
     coverage = np.linspace(0.005, 1, 200)
     return {
-        "confidence": kind,
         "area_under_risk_coverage": interval(round((1 - accuracy) / 3, 4), 0.01),
         "curve": {"coverage": coverage.tolist(), "accuracy": (1 - (1 - accuracy) * coverage**2).tolist()},
         "thresholds": [
@@ -80,7 +71,26 @@ def calibration_metrics(error):
     return {"expected_calibration_error": error, "brier_score": 0.1 + error, "log_loss": 0.2 + error, "bins": bins}
 
 
-def system_metrics(accuracy, labels, confidence):
+def cost(seconds, speed, processor="AMD EPYC 9V74, 2 threads"):
+    return {
+        "training_seconds": seconds,
+        "trained_on": processor if seconds is not None else None,
+        "rows_per_second": speed,
+        "answered_on": processor,
+    }
+
+
+COSTS = {
+    "adapter": cost(480.0, 12.3),
+    "base": cost(None, 11.0),
+    "majority": cost(0.01, 1e6),
+    "words_characters_svm": cost(4.2, 3210.0),
+    "embedding_logistic_regression": cost(25.0, 310.0),
+    "fine_tuned_encoder": cost(180.0, 305.0),
+}
+
+
+def system_metrics(name, accuracy, labels, scored):
     per_label = [
         {"label": name, "support": 9, "predicted": 9, "precision": accuracy, "recall": accuracy, "f1": accuracy}
         for name in labels
@@ -95,13 +105,24 @@ def system_metrics(accuracy, labels, confidence):
         "mean_generated_tokens": 0.0,
         "per_label": per_label,
         "costly_confusions": {kind: {"count": n, "share": interval(n / 200, 0.01)} for kind, n in counts.items()},
-        **({"selective": selective(confidence, accuracy)} if confidence else {}),
+        "cost": dict(COSTS[name]),
+        **({"selective": selective(accuracy)} if scored else {}),
+        **({"calibration": calibration(), "validation_accuracy": accuracy} if scored and name != "base" else {}),
     }
 
 
-def comparison(second, difference, p_value, width):
+def calibration():
     return {
-        "first": "adapter",
+        "temperature": 1.437,
+        "before": calibration_metrics(0.081),
+        "after": calibration_metrics(0.021),
+        "fitted_on": {"split": "validation", "rows": 649, "groups": 36},
+    }
+
+
+def comparison(second, difference, p_value, width, first="adapter"):
+    return {
+        "first": first,
         "second": second,
         "n10": 50,
         "n01": 10,
@@ -124,7 +145,7 @@ def make_metrics():
         base=0.1,
         *,
         labels=("CT Head", "MRI Knee <left>", "CT Chest & Abdomen"),
-        best="tfidf_linear_svm",
+        best="words_characters_svm",
         split="test",
         rows=200,
         access="synthetic",
@@ -135,11 +156,8 @@ def make_metrics():
     ):
         accuracies = {"adapter": adapter, "base": base}
         accuracies |= {name: baseline if name == best else baseline * 0.8 for name in BASELINES}
-        confidences = {
-            name: kind for name, kind in CONFIDENCES.items() if not (generated and name in ("adapter", "base"))
-        }
         systems = {
-            name: system_metrics(accuracy, labels, confidences.get(name))
+            name: system_metrics(name, accuracy, labels, not (generated and name in ("adapter", "base")))
             for name, accuracy in accuracies.items()
             if name not in without
         }
@@ -171,16 +189,17 @@ def make_metrics():
             "best_baseline": {"name": best, "validation_accuracy": 0.61} if best else None,
             "comparisons": [
                 comparison(name, adapter - accuracies[name], p_value, difference_width)
-                for name in dict.fromkeys([best, "tfidf_logistic_regression", "base"])
+                for name in dict.fromkeys([best, *BASELINES[1:], "base"])
                 if name in systems
             ],
-            "calibration": None
-            if generated
+            "recommendation": None
+            if generated or not best
             else {
-                "temperature": 1.437,
-                "before": calibration_metrics(0.081),
-                "after": calibration_metrics(0.021),
-                "fitted_on": {"split": "validation", "rows": 649, "groups": 36},
+                "system": "adapter",
+                "other": best,
+                "most_accurate": "adapter",
+                "on_validation": comparison(best, adapter - accuracies[best], p_value, difference_width),
+                "on_test": comparison(best, adapter - accuracies[best], p_value, difference_width),
             },
             "slices": [
                 {

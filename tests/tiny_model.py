@@ -216,7 +216,7 @@ def build_tiny_model(
 
 
 def build_tiny_encoder(root: Path, model_id: str, **changes) -> Path:
-    """Save a random BERT of whole words and single letters, without a head, in `<root>/<org>/<name>/`.
+    """Save a random BERT of whole words and single letters, without a head, which sentence-transformers loads too.
 
     Args:
         root (`Path`):
@@ -252,6 +252,15 @@ def build_tiny_encoder(root: Path, model_id: str, **changes) -> Path:
         torch.manual_seed(0)
         AutoModel.from_config(config, dtype=torch.float32).save_pretrained(root / model_id)
     tokenizer.save_pretrained(root / model_id)
+    names = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for place, (path, name) in enumerate(names.items())
+    ]
+    (root / model_id / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    pooling = {"word_embedding_dimension": config.hidden_size, "pooling_mode_mean_tokens": True}
+    (root / model_id / "1_Pooling").mkdir(exist_ok=True)
+    (root / model_id / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
     return root / model_id
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,17 @@ def hardware() -> dict[str, Any]:
         drivers = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
         facts["driver"] = drivers.split()[0] if drivers else None
     return facts
+
+
+def describe_processor(facts: Mapping[str, Any], processes: int = 1, on_cpu: bool = False) -> str:
+    """What computes on a machine with these facts of [`hardware`]: `"AMD EPYC 9V74, 2 threads"`, `"4 × NVIDIA H100"`.
+
+    `on_cpu` is for a computation that uses no GPU.
+    """
+    if facts.get("gpus") and not on_cpu:
+        return f"{processes} × {facts['gpus'][0]}" if processes > 1 else facts["gpus"][0]
+    threads = processes * facts["threads"]
+    return f"{facts['processor']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def determinism() -> dict[str, Any]:

@@ -16,7 +16,7 @@ _FILE, _TREE = "file", "tree"
 _CONTENTS = {
     "dataset": {
         **dict.fromkeys(("*.parquet", "label_set.yaml", "README.md", "manifest.json"), _FILE),
-        ".tokenised": _TREE,
+        **dict.fromkeys((".tokenised", ".scores"), _TREE),
     },
     "run": {
         **dict.fromkeys(

@@ -1,6 +1,7 @@
 """Several processes do what one does: the same steps in training, the same files from evaluation."""
 
 import json
+import re
 import shutil
 import signal
 from functools import partial
@@ -86,6 +87,14 @@ def trained(shared_workspace, tmp_path_factory):
     return workspace
 
 
+def untimed(text):
+    """What the terminal or a page says, but for measured times and what follows from them."""
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    lines = (line for line in text.splitlines() if 'class="recommended"' not in line and not line.startswith("Use "))
+    timed = r'\d[\d,.]* (s|min) +[\d,.]+$|<td class="number cost">.*</td>|\d+ threads?\b|–  +[\d,.]+$'
+    return "\n".join(re.sub(timed, "", line) for line in lines)
+
+
 @pytest.mark.parametrize("task", ["protocol", "report"])
 def test_two_processes_write_the_evaluation_that_one_writes(trained, task):
     # Three rows a batch, so that the processes have several each, and not as many; the guard writes again what is wrong.
@@ -94,13 +103,19 @@ def test_two_processes_write_the_evaluation_that_one_writes(trained, task):
     assert one.code == 0, one.stderr
     first, second = (script.end(120) for script in two_ranks(trained, *words, f"{task}-two"))
     assert first.code == second.code == 0, first.stderr + second.stderr
-    assert first.stdout == one.stdout.replace(f"{task}-one", f"{task}-two") and not second.stdout
+    assert untimed(first.stdout) == untimed(one.stdout).replace(f"{task}-one", f"{task}-two") and not second.stdout
     assert "row/s" in first.stderr and "row/s" not in second.stderr
     expected, found = files_in(trained / f"{task}-one"), files_in(trained / f"{task}-two")
     assert found.keys() == expected.keys() and "metrics.json" in found
-    for name in expected:
-        assert found[name] == expected[name], name
-    metrics = json.loads(expected["metrics.json"])
+    metrics, metrics_of_two = (json.loads(files["metrics.json"]) for files in (expected, found))
+    for measured in (metrics, metrics_of_two):
+        measured.pop("recommendation", None)  # may depend on the speeds
+        for system in filter(None, measured["systems"].values()):
+            system.pop("cost", None)
+    assert metrics == metrics_of_two
+    for name in expected.keys() - {"metrics.json"}:
+        same = untimed if name.endswith(".html") else bytes
+        assert same(found[name]) == same(expected[name]), name
     if task == "report":
         assert metrics["systems"]["adapter_guarded"]["guard"]["first_try"] < metrics["rows"], "nothing to write again"
 

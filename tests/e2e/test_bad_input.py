@@ -273,6 +273,7 @@ FAULTS = {
         ["label_set.yaml: ", "changed since training"],
     ),
     "dataset prepared again": (other_label_set, EVALUATE, [RUN, "the dataset changed since training"]),
+    "encoder missing": (None, (*EVALUATE, "--encoder", "none/such"), ["cannot load none/such"]),
     "similarity model missing": (None, (*EVALUATE, "--similarity-model", "none/such"), ["none/such"]),
     "empty note": (None, ("predict", "--adapter", RUN, "--note", " \n"), ["--text: ", "the note is empty"]),
     "table of empty notes": (

@@ -254,7 +254,7 @@ def test_make_demo_trains_evaluates_and_answers(demo):
     folder, made, _ = demo
     assert made.returncode == 0, made.stderr
     assert "adapter checked and saved" in made.stdout
-    assert "tfidf_logistic_regression" in made.stdout
+    assert "words_characters_svm" in made.stdout
     assert f"open {RUN}/evaluation/report.html in a browser" in made.stdout.splitlines()
     assert (folder / RUN / "evaluation" / "report.html").is_file()
     assert "installing" not in made.stdout

@@ -16,7 +16,7 @@ from tiny_model import build_tiny_model
 from e2e.conftest import ORDERS, edit_json
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
-from radrecipes.evaluation.label_metrics import BASELINES
+from radrecipes.evaluation.label_baselines import BASELINES
 from radrecipes.inference.predictors import load_predictor
 from radrecipes.publishing.merging import merge_adapter
 from radrecipes.publishing.release import assemble_model, read_finished_run
@@ -53,7 +53,7 @@ def test_a_head_is_trained_evaluated_and_predicts(workspace, call):
     metrics = json.loads(Path(RUN, "evaluation/metrics.json").read_text("utf-8"))
     assert set(metrics["systems"]) == {"adapter", *BASELINES} and metrics["decoding"]["method"] == "head"
     assert metrics["systems"]["adapter"]["exact_accuracy"]["value"] == 1.0
-    assert metrics["calibration"]["temperature"] > 0
+    assert metrics["systems"]["adapter"]["calibration"]["temperature"] > 0
     assert len(metrics["systems"]["adapter"]["selective"]["thresholds"]) == 3
     assert call("evaluate_model", "--run", RUN, "--decode", "score", "--restart").code == 2
 

@@ -145,7 +145,7 @@ def done(checkout):
 def test_a_label_task_is_prepared_trained_evaluated_predicted_and_described(checkout, done):
     metrics = json.loads((checkout / "runs/tiny/urgency/seed-42/evaluation/metrics.json").read_text("utf-8"))
     assert metrics["task"] == "urgency" and metrics["systems"]["adapter"]["exact_accuracy"]["value"] > 0.9
-    assert {"majority", "nearest_neighbour", "base"} <= set(metrics["systems"])
+    assert {"majority", "fine_tuned_encoder", "base"} <= set(metrics["systems"])
     answers = pd.read_csv(checkout / "urgency.csv")
     assert len(answers) == 90 and fraction_right(answers["label"], URGENCIES) > 0.9
     assert "Chooses how soon an examination is needed." in done and "name: Urgency of requests" in done

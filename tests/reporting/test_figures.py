@@ -47,7 +47,7 @@ def texts(svg):
 
 
 def test_reliability_diagram_counts_every_bin_on_both_sides(make_metrics):
-    calibration = make_metrics()["calibration"]
+    calibration = make_metrics()["systems"]["adapter"]["calibration"]
     svg = reliability_svg(calibration)
     assert svg == reliability_svg(calibration)
     words = texts(svg)
@@ -63,8 +63,9 @@ def test_reliability_diagram_counts_every_bin_on_both_sides(make_metrics):
 
 def test_risk_coverage_shows_every_system_with_scores_and_marks_the_thresholds(make_metrics):
     metrics = make_metrics()
+    del metrics["systems"]["majority"]["selective"]
     titles = {name: f"title of {name}" for name in metrics["systems"]}
-    svg = risk_coverage_svg(metrics["systems"], titles, metrics["rows"], "tfidf_linear_svm")
+    svg = risk_coverage_svg(metrics["systems"], titles, metrics["rows"], "words_characters_svm")
     words = texts(svg)
     for name, system in metrics["systems"].items():
         assert any(word.startswith(titles[name]) for word in words) == ("selective" in system)

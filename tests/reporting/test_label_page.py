@@ -8,22 +8,16 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_metrics import COSTS
 from page_reader import Page
 
 from radrecipes.data.label_sets import Label, LabelSet
 from radrecipes.evaluation.embeddings import TextEmbedder
-from radrecipes.evaluation.label_metrics import (
-    ADAPTER,
-    BASE,
-    BASELINES,
-    MAJORITY,
-    SVM,
-    EvaluationRows,
-    classifier_outputs,
-    compute_metrics,
-    predictions_table,
-)
+from radrecipes.evaluation.label_baselines import BASELINES, MAJORITY, SVM
+from radrecipes.evaluation.label_metrics import compute_metrics, predictions_table
+from radrecipes.evaluation.label_systems import ADAPTER, BASE, EvaluationRows, System
 from radrecipes.inference.answers import SystemOutput
+from radrecipes.reporting.label_page import SYSTEM_TITLES
 from radrecipes.reporting.page import grid, p_value, write_page
 from radrecipes.reporting.result_tables import metrics_table
 
@@ -111,7 +105,8 @@ def test_headline_says_the_result_in_plain_words(write):
     words = Page(write()).words.replace("\u202f", " ")
     assert "The fine-tuned model chose the correct protocol for 90.0 % of 200 orders not seen in training" in words
     assert (
-        "The best baseline trained on the same orders, chosen on validation (linear support vector machine)" in words
+        "The best baseline trained on the same orders, chosen on validation (support vector machine on words and characters)"
+        in words
     )
     assert "reached 50.0 %" in words
     assert "The base model without fine-tuning reached 0.0 %" in words
@@ -144,14 +139,7 @@ def test_every_section_is_there_and_linked(write):
     assert anchors == sections == wanted
     assert len(identifiers) == len(set(identifiers))
     assert "not a medical device" in page.words
-    for title in (
-        "Fine-tuned model",
-        "Logistic regression",
-        "Linear support vector machine",
-        "Nearest training row",
-        "Base model without fine-tuning",
-        "Majority class",
-    ):
+    for title in SYSTEM_TITLES.values():
         assert title in page.words
 
 
@@ -367,7 +355,7 @@ def test_decisions_come_first_next_to_the_best_baseline(write):
         "answered 60.0 % of the orders automatically, with a selective accuracy of 96.0 %. The other 40.0 % would go"
         in words
     )
-    assert "Linear support vector machine (best baseline)" in words
+    assert "Support vector machine on words and characters (best baseline)" in words
     # Coverage, accuracy, wrong answers of the model, then those of the baseline.
     assert re.search(r"95 % 60\.0 % 57\.0 % – 63\.0 % 96\.0 % 93\.0 % – 99\.0 % 5 2 costly met 40\.0 %", words)
     assert "649 validation orders in 36 groups so that the target is met with 90 % confidence" in words
@@ -406,14 +394,14 @@ def test_a_missed_target_is_not_hidden(write, accuracy, high, verdict):
     assert ("within chance" in table) == (verdict == "within chance")
 
 
-def test_thresholds_that_decide_nothing_and_baselines_without_scores(write):
+def test_thresholds_that_decide_nothing_and_a_model_without_scores(write):
     def change(metrics):
         metrics["systems"][ADAPTER]["selective"]["thresholds"][1]["test"].update(accuracy=None, automatic_rows=0)
 
-    words = Page(write(change=change, best="majority")).words
+    words = Page(write(change=change)).words
     assert "answered none of these orders automatically" in words
     assert "nothing was answered automatically" in words
-    assert "this system has no confidence" in words
+    assert "this system has no confidence" in Page(write(generated=True)).words
 
 
 def test_thresholds_are_not_praised_on_the_rows_that_they_were_chosen_on(write):
@@ -439,11 +427,32 @@ def test_scores_without_validation_answers_have_no_thresholds(write):
         for system in metrics["systems"].values():
             if "selective" in system:
                 system["selective"]["thresholds"] = []
-        metrics.update(best_baseline=None, calibration=None)
+        metrics.update(best_baseline=None, recommendation=None)
 
     words = Page(write(change=change)).words
     assert "No threshold was chosen, because nothing was answered on the validation split" in words
     assert "auto" not in words.split("Wrong answers")[-1].split("Data:")[0]
+
+
+def test_every_system_shows_its_calibration_and_its_cost(write):
+    words = section(write(), "Systems compared The test", "Similarity is the mean")
+    assert "Calibration error Training Orders per second" in words
+    assert "0.0 % 0.021 8.0 min 12.3" in words and "0.021 4.2 s 3,210" in words
+    # The base model was not trained here and no temperature was fitted for it.
+    assert "0.0 % – – 11.0" in words
+    assert words.count("AMD EPYC 9V74, 2 threads") == 1
+
+    def elsewhere(metrics):
+        metrics["systems"][ADAPTER]["cost"]["trained_on"] = "4 × NVIDIA H100"
+
+    words = section(write(change=elsewhere), "Systems compared The test", "Similarity is the mean")
+    assert "8.0 min 4 × NVIDIA H100 12.3 AMD EPYC 9V74, 2 threads" in words
+
+
+def test_the_recommended_system_is_named_at_the_top(write):
+    words = section(write(), "The fine-tuned model chose", "Selective prediction").replace("\u202f", " ")
+    assert "Use the fine-tuned model for these orders: it is the most accurate one on validation" in words
+    assert "Use " not in Page(write(generated=True)).words.split("Selective prediction")[0]
 
 
 def test_calibration_shows_before_and_after(write):
@@ -458,7 +467,7 @@ def test_costly_confusions_by_kind_for_every_system(write):
     words = section(write(0.9, 0.5), "Costly confusions", "Per label")
     assert "Contrast against none Left against right Body region Listed in the label set Any of these" in words
     assert "Fine-tuned model 1 · 0.5 % 0.0 % – 1.5 % 2 · 1.0 %" in words
-    assert "Linear support vector machine 5 · 2.5 %" in words
+    assert "Support vector machine on words and characters 5 · 2.5 %" in words
 
 
 def test_slices_show_intervals_and_small_ones_say_so(write):
@@ -509,15 +518,16 @@ def test_the_page_understands_what_evaluation_measures(tmp_path):
             for label, p in zip(labels, sure, strict=True)
         ]
 
-    systems = {ADAPTER: answers(0.9), SVM: answers(0.5), MAJORITY: classifier_outputs([NAMES[0]] * 90)}
+    systems = {ADAPTER: answers(0.9), SVM: answers(0.5)}
+    systems = {name: System(found, found, {"cost": COSTS[name]}) for name, found in systems.items()}
+    systems[MAJORITY] = System([SystemOutput(NAMES[0], NAMES[0])] * 90)
     metrics = compute_metrics(
         rows,
         systems,
         task="protocol",
         label_set=LabelSet("made_up", 1, tuple(LABELS), ""),
         train=rows,
-        validation_rows=rows,
-        validation_systems=systems,
+        validation=rows,
         embedder=TextEmbedder(),
         split="test",
         dataset={"name": "made_up", "access": "synthetic", "digest": "d" * 64},
@@ -537,7 +547,7 @@ def test_the_page_understands_what_evaluation_measures(tmp_path):
     words = Page(page.read_text(encoding="utf-8")).words.replace("\u202f", " ")
     decided = metrics["systems"][ADAPTER]["selective"]["thresholds"][0]["test"]
     assert f"90 % {100 * decided['coverage']['value']:.1f} %" in words
-    assert "Linear support vector machine (best baseline)" in words
+    assert "Support vector machine on words and characters (best baseline)" in words
     assert "Body region CT Head" not in words
     assert "knee" in words.split("Slices Exact accuracy by")[1].split("Training Training")[0]
     assert re.search(r"\d % confidence, (auto|NEEDS_REVIEW)", words)

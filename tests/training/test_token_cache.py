@@ -1,148 +1,23 @@
-"""Token ids next to their dataset: made once, waited for, and never trained on if they are damaged or of something else."""
+"""The key of a dataset in the token cache, and what a recipe finds there."""
 
-import multiprocessing
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from tiny_model import build_tiny_tokenizer
 
 import radrecipes
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256, keep_private, lock
+from radrecipes.files import file_sha256
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import rendering
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.training import data as training_data
 from radrecipes.training import token_cache
-from radrecipes.training.token_cache import cache_key, cached_rows
+from radrecipes.training.token_cache import cache_key
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
-ROWS = pa.table({"input_ids": [[1, 2], [3]], "labels": [[-100, 2], [3]]})
-_FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "train.parquet").touch(mode=0o640)
-    return folder
-
-
-def never():
-    raise AssertionError("tokenised again")
-
-
-def kept_files(dataset):
-    return sorted(path.name for path in (dataset / ".tokenised").iterdir() if path.suffix == ".arrow")
-
-
-def test_rows_are_made_once_and_read_from_then_on(dataset):
-    assert cached_rows(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
-    assert cached_rows(dataset, "k", never, keep=True).equals(ROWS)
-    assert cached_rows(dataset, "k", never, keep=False).equals(ROWS)
-    other = ROWS.slice(1)
-    assert cached_rows(dataset, "other", lambda: other, keep=True).equals(other)
-    assert len(kept_files(dataset)) == 2 and not list((dataset / ".tokenised").glob("*.partial"))
-
-
-def test_the_oldest_of_many_go(dataset):
-    for number in range(6):
-        cached_rows(dataset, f"k{number}", lambda: ROWS, keep=True)
-        (file,) = (dataset / ".tokenised").glob(f"k{number}-*.arrow")
-        os.utime(file, (number, number))
-    assert [name[:2] for name in kept_files(dataset)] == ["k2", "k3", "k4", "k5"]
-
-
-def test_looking_writes_nothing(dataset):
-    assert cached_rows(dataset, "k", lambda: ROWS, keep=False).equals(ROWS)
-    assert os.listdir(dataset) == ["train.parquet"]
-
-
-def test_whoever_may_not_read_the_dataset_may_not_read_its_tokens(dataset):
-    dataset.chmod(0o750)
-    cached_rows(dataset, "k", lambda: ROWS, keep=True)
-    (file,) = (dataset / ".tokenised").glob("*.arrow")
-    assert file.stat().st_mode & 0o777 == 0o640 and file.parent.stat().st_mode & 0o777 == 0o750
-    # Closed data that were prepared before files of such data were private.
-    keep_private()
-    cached_rows(dataset, "other", lambda: ROWS, keep=True)
-    (file,) = (dataset / ".tokenised").glob("other*.arrow")
-    assert file.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize("damage", ["a byte", "the end", "everything"])
-def test_damaged_rows_are_made_again(dataset, damage):
-    cached_rows(dataset, "k", lambda: ROWS, keep=True)
-    (file,) = (dataset / ".tokenised").glob("*.arrow")
-    content = bytearray(file.read_bytes())
-    if damage == "a byte":
-        content[len(content) // 2] ^= 1
-    file.write_bytes(content[: {"a byte": None, "the end": -20, "everything": 0}[damage]])
-    with pytest.raises(AssertionError, match="tokenised again"):
-        cached_rows(dataset, "k", never, keep=True)
-    assert cached_rows(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
-    assert cached_rows(dataset, "k", never, keep=True).equals(ROWS) and len(kept_files(dataset)) == 1
-
-
-def test_where_nothing_can_be_written_rows_are_made_every_time(dataset):
-    (dataset / ".tokenised").write_text("in the way", encoding="utf-8")
-    assert cached_rows(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
-    with pytest.raises(AssertionError, match="tokenised again"):
-        cached_rows(dataset, "k", never, keep=True)
-
-
-def test_a_fault_while_rows_are_made_leaves_nothing(dataset):
-    with pytest.raises(AssertionError, match="tokenised again"):
-        cached_rows(dataset, "k", never, keep=True)
-    assert os.listdir(dataset) == ["train.parquet"]
-
-
-def _make_slowly(dataset, made):
-    def make():
-        with (dataset / "made").open("a") as stream:
-            stream.write(f"{os.getpid()}\n")
-        time.sleep(0.5)
-        return ROWS
-
-    assert cached_rows(dataset, "k", make, keep=True).equals(ROWS)
-    made.put(os.getpid())
-
-
-def test_of_several_processes_one_makes_the_rows(dataset):
-    made = _FORK.SimpleQueue()
-    processes = [_FORK.Process(target=_make_slowly, args=(dataset, made)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    assert len((dataset / "made").read_text().splitlines()) == 1
-
-
-def _die_making(dataset):
-    def make():
-        (dataset / ".tokenised" / "k.partial").write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    cached_rows(dataset, "k", make, keep=True)
-
-
-def test_a_killed_process_delays_no_other(dataset):
-    killed = _FORK.Process(target=_die_making, args=(dataset,))
-    killed.start()
-    killed.join(60)
-    assert killed.exitcode == -signal.SIGKILL
-    with lock(dataset / ".tokenised" / "LOCK", wait=False) as holder:
-        assert holder.startswith(f"process {killed.pid} on ")
-    assert cached_rows(dataset, "k", lambda: ROWS, keep=True).equals(ROWS)
-    assert sorted(os.listdir(dataset / ".tokenised")) == kept_files(dataset)
 
 
 def test_another_tokenizer_template_or_fact_has_another_key():

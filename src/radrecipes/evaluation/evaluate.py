@@ -1,19 +1,24 @@
 """One evaluation of a finished run: every system answers every row, which gives metrics and a table of predictions."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
+from accelerate import PartialState
 from datasets import Dataset
 
 from radrecipes.access import access_of, strictest
 from radrecipes.data.prepared import PreparedDataset
+from radrecipes.environment import describe_processor, hardware
 from radrecipes.errors import InputError
+from radrecipes.evaluation import Progress
 from radrecipes.evaluation.embeddings import TextEmbedder
-from radrecipes.evaluation.label_metrics import EvaluationRows, baseline_outputs, compute_metrics, predictions_table
+from radrecipes.evaluation.label_baselines import LabelBaselines
+from radrecipes.evaluation.label_metrics import compute_metrics, predictions_table
+from radrecipes.evaluation.label_systems import EvaluationRows, System, scored_system
 from radrecipes.evaluation.report_metrics import ImpressionEvaluation, ReportEvaluation
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, TextEvaluation
 from radrecipes.inference.abstention import DecisionPolicy
@@ -27,13 +32,10 @@ from radrecipes.tasks.impression import ImpressionTask
 # The untuned base model seldom stops, so each of its texts takes as long as possible: a sample shows what it can do.
 BASE_TEXTS = 64
 
-# Opens a progress bar with a title and a number of rows; yields the function that advances it.
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of an evaluation; `target_accuracy` is for label tasks only, `similarity_model` also for impressions."""
+    """Options of an evaluation; `target_accuracy` and `encoder` are for label tasks, `similarity_model` also for impressions."""
 
     split: str = "test"
     max_rows: int | None = None  # the first rows of each split
@@ -41,6 +43,7 @@ class EvaluationOptions:
     skip_base: bool = False
     target_accuracy: float | None = None
     similarity_model: str | None = None
+    encoder: str | None = None  # the encoder to fine-tune, `"none"` for none; by default all-MiniLM-L6-v2
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,13 @@ def evaluate(
     metrics and returns the result, the others return `None`.
     """
     predictor.task.check_dataset(dataset)
+    evaluate_family: Callable = evaluate_texts
+    if isinstance(predictor.task, LabelTask):
+        embedder = TextEmbedder(options.similarity_model)
+        # Of the complete dataset, so that every model finds the same ones; now, because the encoder may be missing
+        baselines = LabelBaselines(predictor.task, dataset, embedder, options.encoder)
+        evaluate_family = partial(evaluate_labels, baselines=baselines, embedder=embedder)
     dataset, left_out = _readable(predictor, dataset, options)
-    evaluate_family = evaluate_labels if isinstance(predictor.task, LabelTask) else evaluate_texts
     evaluated = evaluate_family(predictor, dataset, options, progress, is_main_process)
     if evaluated is None:
         return None
@@ -98,71 +106,98 @@ def _readable(
     return replace(dataset, splits=splits), left_out
 
 
-# Long: all systems share rows, policy and calibration.
 def evaluate_labels(
     predictor: LabelPredictor,
     dataset: PreparedDataset,
     options: EvaluationOptions,
     progress: Progress,
     is_main_process: bool,
+    baselines: LabelBaselines,
+    embedder: TextEmbedder,
 ) -> Evaluated | None:
-    """Label tasks: temperature and thresholds fitted on validation, four baselines; arguments as for [`evaluate`]."""
-    task = predictor.task
+    """Label tasks: temperatures and thresholds fitted on validation, baselines; other arguments as for [`evaluate`]."""
+    task, label_set = predictor.task, predictor.label_set
     train = _label_rows(task, dataset.splits["train"], None)
     validation, rows = (
         _label_rows(task, dataset.splits[split], options.max_rows) for split in ("validation", options.split)
     )
-    embedder = TextEmbedder(options.similarity_model)
-
-    def answered(answer: Callable, to: EvaluationRows, title: str) -> Any:
-        inputs = [{task.input_column: note} for note in to.notes]
-        with progress(title, len(inputs)) as advance:
-            return answer(inputs, options.batch_size, advance)
-
-    # Answers of the model; if it scores labels, temperature and thresholds come from the validation split
-    systems, validated, policy, calibration, left_out = {}, {}, None, None, None
-    if predictor.decode != "generate":
-        scores = answered(predictor.score, validation, "validation")
-        policy = predictor.fit_policy(
-            scores, validation.references, validation.groups, dataset.digest, options.target_accuracy
-        )
-        validated[ADAPTER] = predictor.decided(predictor.probabilities(scores))
-        scores = answered(predictor.score, rows, ADAPTER)
-        systems[ADAPTER] = predictor.decided(predictor.probabilities(scores))
-        calibration = predictor.calibration(scores, rows.references)
-        left_out = float(scores.left_out.mean())
-    else:
-        systems[ADAPTER] = answered(predictor.answer, rows, ADAPTER)
-    if predictor.has_base and not options.skip_base:
-        systems[BASE] = answered(partial(predictor.answer, untuned=True), rows, BASE)
+    answers = _model_answers(predictor, dataset, options, progress, validation, rows)
     if not is_main_process:
         return None
-
-    # Answers of the baselines, trained on the same rows
-    validation_baselines, baselines = baseline_outputs(train, validation, rows)
-    systems |= baselines
-    validated |= validation_baselines
-
+    for name, found in baselines.scores(progress):
+        scores = (found.of_labels(asked.notes, label_set.names) for asked in (validation, rows))
+        facts = {"settings": found.settings, "cost": found.cost}
+        answers.systems[name] = scored_system(label_set, validation, next(scores), rows, next(scores), **facts)
+    scored = predictor.decode != "generate"
     metrics = compute_metrics(
         rows,
-        systems,
+        answers.systems,
         task=task.name,
-        label_set=predictor.label_set,
+        label_set=label_set,
         train=train,
-        validation_rows=validation,
-        validation_systems=validated,
+        validation=validation,
         embedder=embedder,
         **_about(predictor, dataset, options),
         decoding={
             "method": predictor.decode,
-            "max_new_tokens": None if policy else predictor.recipe.arguments.max_new_tokens,
-            "left_out_mass": predictor.scorer.left_out_mass if policy else None,
-            "left_out_share": left_out,  # the fraction of labels whose score is a bound
+            "max_new_tokens": None if scored else predictor.recipe.arguments.max_new_tokens,
+            "left_out_mass": predictor.scorer.left_out_mass if scored else None,
+            "left_out_share": answers.left_out,
         },
-        calibration=calibration,
-        targets=[choice.target_accuracy for choice in policy.thresholds] if policy else TARGETS,
+        targets=[choice.target_accuracy for choice in answers.policy.thresholds] if scored else TARGETS,
     )
-    return Evaluated(metrics, predictions_table(rows, systems, _access(predictor, dataset), task.input_column), policy)
+    table = predictions_table(rows, answers.systems, _access(predictor, dataset), task.input_column)
+    return Evaluated(metrics, table, answers.policy)
+
+
+@dataclass(frozen=True)
+class _ModelAnswers:
+    """The answers of the model; if it scores labels, with the policy and the fraction of labels whose score is a bound."""
+
+    systems: dict[str, System]
+    policy: DecisionPolicy | None = None
+    left_out: float | None = None
+
+
+def _model_answers(
+    predictor: LabelPredictor,
+    dataset: PreparedDataset,
+    options: EvaluationOptions,
+    progress: Progress,
+    validation: EvaluationRows,
+    rows: EvaluationRows,
+) -> _ModelAnswers:
+    """The model with and without its trained weights; temperature and thresholds come from the validation split."""
+
+    def answered(answer: Callable, to: EvaluationRows, title: str) -> tuple[Any, dict[str, Any]]:
+        inputs = [{predictor.task.input_column: note} for note in to.notes]
+        start = time.perf_counter()
+        with progress(title, len(inputs)) as advance:
+            answers = answer(inputs, options.batch_size, advance)
+        processes = PartialState().num_processes if predictor.shared else 1
+        speed = round(len(inputs) / (time.perf_counter() - start), 2)
+        return answers, {"rows_per_second": speed, "answered_on": describe_processor(hardware(), processes)}
+
+    training, manifest = predictor.manifest["training"], predictor.manifest
+    trained_on = describe_processor(manifest["hardware"], training["processes"])
+    cost = {"training_seconds": training["seconds"], "trained_on": trained_on}
+    systems, policy, left_out = {}, None, None
+    if predictor.decode != "generate":
+        of_validation, _ = answered(predictor.score, validation, "validation")
+        policy = predictor.fit_policy(
+            of_validation, validation.references, validation.groups, dataset.digest, options.target_accuracy
+        )
+        scores, speed = answered(predictor.score, rows, ADAPTER)
+        left_out = float(scores.left_out.mean())
+        found = of_validation.log_likelihoods, rows, scores.log_likelihoods
+        systems[ADAPTER] = scored_system(predictor.label_set, validation, *found, cost=cost | speed)
+    else:
+        outputs, speed = answered(predictor.answer, rows, ADAPTER)
+        systems[ADAPTER] = System(outputs, facts={"cost": cost | speed})
+    if predictor.has_base and not options.skip_base:
+        outputs, speed = answered(partial(predictor.answer, untuned=True), rows, BASE)
+        systems[BASE] = System(outputs, facts={"cost": {"training_seconds": None, "trained_on": None} | speed})
+    return _ModelAnswers(systems, policy, left_out)
 
 
 def evaluate_texts(
@@ -175,7 +210,7 @@ def evaluate_texts(
     """Text tasks: the model with and without its guard, the base model on a sample, baselines; arguments as for [`evaluate`]."""
     task = predictor.task
     kind = _text_evaluation(task)
-    for name in ("target_accuracy", *([] if kind.needs_embedder else ["similarity_model"])):
+    for name in ("target_accuracy", "encoder", *([] if kind.needs_embedder else ["similarity_model"])):
         if getattr(options, name) is not None:
             raise InputError("is for tasks that choose a label; leave it out", f"--{name.replace('_', '-')}")
     # Before the work, because the model may be missing

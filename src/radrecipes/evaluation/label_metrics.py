@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,124 +11,37 @@ from radrecipes.access import may_show
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.errors import InputError
 from radrecipes.evaluation import metrics
-from radrecipes.evaluation.baselines import (
-    LOGISTIC_REGRESSION,
-    SUPPORT_VECTOR_MACHINE,
-    fit_linear_baseline,
-    fit_nearest_neighbour,
-    majority_class,
-)
+from radrecipes.evaluation.baselines import majority_class
 from radrecipes.evaluation.confusions import ANY, costly_rows
 from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.label_baselines import BASELINES, MAJORITY
+from radrecipes.evaluation.label_systems import ADAPTER, BASE, EvaluationRows, System, confident_answers, correct
+from radrecipes.evaluation.recommendation import best_baseline, compare, recommendation
 from radrecipes.evaluation.slices import slice_masks, slice_metrics
 from radrecipes.inference.abstention import ThresholdChoice
 from radrecipes.inference.answers import SystemOutput
-from radrecipes.inference.selective import TARGETS, ConfidentAnswers, choose_thresholds, selective_metrics
-from radrecipes.statistics import (
-    bootstrap_interval,
-    macro_f1_statistic,
-    mcnemar_exact,
-    mean_statistic,
-    precision_recall_f1,
-)
-
-ADAPTER = "adapter"
-BASE = "base"
-MAJORITY = "majority"
-NEAREST = "nearest_neighbour"
-LINEAR = "tfidf_logistic_regression"
-SVM = "tfidf_linear_svm"
-BASELINES = (MAJORITY, NEAREST, LINEAR, SVM)
-
-# What each system uses as confidence.
-CONFIDENCES = {
-    ADAPTER: "probability",
-    BASE: "probability",
-    LINEAR: "probability",
-    SVM: "margin",
-    NEAREST: "similarity",
-}
+from radrecipes.inference.selective import TARGETS, choose_thresholds, selective_metrics
+from radrecipes.statistics import bootstrap_interval, macro_f1_statistic, mean_statistic, precision_recall_f1
 
 TOP_COLUMNS = 3
 # What pages group and mark labels by.
 LABEL_FACTS = ("name", "modality", "body_region", "contrast", "always_review")
 
 
-@dataclass(frozen=True)
-class EvaluationRows:
-    """The rows that every system answers, in one order: inputs and correct labels."""
-
-    ids: Sequence[str]
-    groups: Sequence[str]
-    notes: Sequence[str]
-    references: Sequence[str]
-
-
-def classifier_outputs(
-    labels: Sequence[str], confidences: Sequence[float] | np.ndarray | None = None
-) -> list[SystemOutput]:
-    """The answers of a system that can answer only with labels, with its confidence in each if it has one."""
-    known = [None] * len(labels) if confidences is None else map(float, confidences)
-    return [SystemOutput(label, label, confidence=confidence) for label, confidence in zip(labels, known, strict=True)]
-
-
-def confident_answers(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> ConfidentAnswers | None:
-    """What selective prediction needs of a system's answers; `None` if an answer has no confidence."""
-    if any(output.confidence is None for output in outputs):
-        return None
-    confidences = np.array([output.confidence for output in outputs], dtype=np.float64)
-    return ConfidentAnswers([output.label for output in outputs], confidences, _correct(rows, outputs), rows.groups)
-
-
-def baseline_outputs(
-    train: EvaluationRows, validation: EvaluationRows, rows: EvaluationRows
-) -> tuple[dict[str, list[SystemOutput]], dict[str, list[SystemOutput]]]:
-    """The answers of each of `BASELINES`, fitted on `train`, to the validation rows and to the rows."""
-    learned = (train.notes, train.references)
-    chosen_by = (validation.notes, validation.references)
-    fitted = {
-        NEAREST: fit_nearest_neighbour(*learned),
-        LINEAR: fit_linear_baseline(*LOGISTIC_REGRESSION, *learned, *chosen_by),
-        SVM: fit_linear_baseline(*SUPPORT_VECTOR_MACHINE, *learned, *chosen_by),
-    }
-    majority = majority_class(train.references)
-    answers = []
-    for asked in (validation, rows):
-        systems = {MAJORITY: classifier_outputs([majority] * len(asked.ids))}
-        for name, baseline in fitted.items():
-            systems[name] = classifier_outputs(baseline.predict(asked.notes), baseline.confidences(asked.notes))
-        answers.append(systems)
-    return answers[0], answers[1]
-
-
-def best_baseline(rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]]) -> dict[str, Any] | None:
-    """`name` and `validation_accuracy` of the most accurate baseline, ties to the first of `BASELINES`; `None` without answers.
-
-    Call it with validation rows, because a selection on test rows would profit from chance.
-    """
-    accuracies = {name: float(_correct(rows, systems[name]).mean()) for name in BASELINES if name in systems}
-    if not accuracies:
-        return None
-    name = max(accuracies, key=accuracies.get)
-    return {"name": name, "validation_accuracy": accuracies[name]}
-
-
 # Long: its many arguments and one document.
 def compute_metrics(
     rows: EvaluationRows,
-    systems: Mapping[str, Sequence[SystemOutput]],
+    systems: Mapping[str, System],
     *,
     task: str,
     label_set: LabelSet,
     train: EvaluationRows,
-    validation_rows: EvaluationRows,
-    validation_systems: Mapping[str, Sequence[SystemOutput]],
+    validation: EvaluationRows,
     embedder: TextEmbedder,
     split: str,
     dataset: Mapping[str, Any],
     decoding: Mapping[str, Any],
     seeds: Mapping[str, int],
-    calibration: Mapping[str, Any] | None = None,
     targets: Sequence[float] = TARGETS,
     resamples: int = 2000,
 ) -> dict[str, Any]:
@@ -139,13 +51,11 @@ def compute_metrics(
     confidence have `selective`.
 
     Args:
-        systems: Answers of each system; `adapter` is compared with the best baseline, `tfidf_logistic_regression` and `base`.
-        validation_rows: Rows that thresholds and the best baseline are chosen on.
-        validation_systems: Answers to the validation rows; a system without them gets no thresholds.
+        systems: `adapter` is compared with every baseline but the majority class, the best one first, and with `base`.
+        validation: The rows that temperatures, thresholds, the best baseline and the recommended system are chosen on.
         dataset: At least `name`, `access` and `digest` of the dataset.
         decoding: How the answers were generated.
         seeds: Includes `bootstrap`.
-        calibration: Temperature and calibration error of the model.
     """
     if not len(rows.ids):
         raise InputError("there are no rows to evaluate; choose a non-empty split")
@@ -153,18 +63,14 @@ def compute_metrics(
     majority = majority_class(train.references)
 
     # One call embeds every distinct text; later calls only look vectors up.
-    texts = [output.text for outputs in systems.values() for output in outputs]
+    texts = [output.text for system in systems.values() for output in system.outputs]
     embedder.embed([*label_set.names, *rows.references, *texts])
 
-    choices = {
-        name: choose_thresholds(validation, targets, label_set.always_review)
-        for name, outputs in validation_systems.items()
-        if (validation := confident_answers(validation_rows, outputs))
-    }
-    best = best_baseline(validation_rows, validation_systems)
+    best = best_baseline(validation, systems)
     best_name = best["name"] if best else None
+    compared = dict.fromkeys([best_name, *(name for name in BASELINES if name != MAJORITY), BASE])
     masks = slice_masks(rows.notes, rows.references, train.notes, train.references, label_set)
-    right = {name: _correct(rows, systems[name]) for name in (ADAPTER, best_name) if name in systems}
+    right = {name: correct(rows, systems[name].outputs) for name in (ADAPTER, best_name) if name in systems}
     return {
         "task": task,
         "split": split,
@@ -178,17 +84,18 @@ def compute_metrics(
         "seeds": dict(seeds),
         "interval": {"kind": "percentile bootstrap over groups", "confidence": 0.95, "resamples": resamples},
         "systems": {
-            name: _accuracy_figures(rows, outputs, label_set, embedder, draws)
-            | _decision_figures(rows, outputs, label_set, CONFIDENCES.get(name), choices.get(name, []), draws)
-            for name, outputs in systems.items()
+            name: _accuracy_figures(rows, system.outputs, label_set, embedder, draws)
+            | _decision_figures(rows, system, label_set, validation, targets, draws)
+            | dict(system.facts)
+            for name, system in systems.items()
         },
         "best_baseline": best,
         "comparisons": [
-            _comparison(rows, systems, other, draws)
-            for other in dict.fromkeys((best_name, LINEAR, BASE))
+            compare(rows, systems[ADAPTER].outputs, systems[other].outputs, (ADAPTER, other), draws)
+            for other in compared
             if ADAPTER in systems and other in systems
         ],
-        "calibration": dict(calibration) if calibration else None,
+        "recommendation": recommendation(rows, validation, systems, draws),
         "slices": slice_metrics(masks, rows.groups, right, **draws),
         "semantic_similarity": {
             "model": embedder.name,
@@ -196,10 +103,6 @@ def compute_metrics(
         },
         "train_majority_label": majority,
     }
-
-
-def _correct(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> np.ndarray:
-    return np.array([output.label == reference for output, reference in zip(outputs, rows.references, strict=True)])
 
 
 def _accuracy_figures(
@@ -228,40 +131,28 @@ def _accuracy_figures(
 
 def _decision_figures(
     rows: EvaluationRows,
-    outputs: Sequence[SystemOutput],
+    system: System,
     label_set: LabelSet,
-    confidence: str | None,
-    choices: Sequence[ThresholdChoice],
+    validation: EvaluationRows,
+    targets: Sequence[float],
     draws: Mapping[str, int],
 ) -> dict[str, Any]:
-    """`costly_confusions`, and `selective` if the answers have a confidence, of which `confidence` says what it is."""
-    costly = costly_rows(label_set, rows.references, [output.label for output in outputs])
+    """`costly_confusions`; `selective` if the answers have a confidence; `validation_accuracy` if validation was answered."""
+    costly = costly_rows(label_set, rows.references, [output.label for output in system.outputs])
     figures: dict[str, Any] = {
         "costly_confusions": {
             kind: {"count": int(mask.sum()), "share": bootstrap_interval(mean_statistic(mask), rows.groups, **draws)}
             for kind, mask in costly.items()
         }
     }
-    answers = confident_answers(rows, outputs)
-    if answers is not None:
-        figures["selective"] = {
-            "confidence": confidence,
-            **selective_metrics(answers, costly[ANY], choices, label_set.always_review, **draws),
-        }
+    choices: list[ThresholdChoice] = []
+    if system.validation:
+        figures["validation_accuracy"] = float(correct(validation, system.validation).mean())
+        if answered := confident_answers(validation, system.validation):
+            choices = choose_thresholds(answered, targets, label_set.always_review)
+    if answers := confident_answers(rows, system.outputs):
+        figures["selective"] = selective_metrics(answers, costly[ANY], choices, label_set.always_review, **draws)
     return figures
-
-
-def _comparison(
-    rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]], other: str, draws: Mapping[str, int]
-) -> dict[str, Any]:
-    ours, theirs = _correct(rows, systems[ADAPTER]), _correct(rows, systems[other])
-    difference = mean_statistic(ours.astype(float) - theirs)
-    return {
-        "first": ADAPTER,
-        "second": other,
-        **mcnemar_exact(ours, theirs),
-        "difference_in_exact_accuracy": bootstrap_interval(difference, rows.groups, **draws),
-    }
 
 
 def similarity_chance_levels(
@@ -298,7 +189,7 @@ def per_label_table(
 
 
 def predictions_table(
-    rows: EvaluationRows, systems: Mapping[str, Sequence[SystemOutput]], access: str, input_column: str = "note"
+    rows: EvaluationRows, systems: Mapping[str, System], access: str, input_column: str = "note"
 ) -> pd.DataFrame:
     """The rows of `predictions.parquet`, with `<system>_…` columns for each system.
 
@@ -311,7 +202,8 @@ def predictions_table(
     if showable:
         columns = {"id": list(rows.ids), "group": list(rows.groups), input_column: list(rows.notes)}
     columns["reference"] = list(rows.references)
-    for name, outputs in systems.items():
+    for name, system in systems.items():
+        outputs = system.outputs
         if showable:
             columns[f"{name}_text"] = [output.text for output in outputs]
         columns[f"{name}_label"] = pd.array([output.label for output in outputs], dtype="string")

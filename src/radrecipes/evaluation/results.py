@@ -10,7 +10,7 @@ from scipy import stats
 
 from radrecipes.data.prepared import MADE_BY
 from radrecipes.errors import InputError
-from radrecipes.evaluation.label_metrics import ADAPTER
+from radrecipes.evaluation.label_systems import ADAPTER
 from radrecipes.inference.selective import DEFAULT_TARGET
 from radrecipes.tasks import TASKS, HeadlineMetric, LabelTask, Task, metric_value
 from radrecipes.training.identity import NOT_OF_RESULT, without
@@ -61,9 +61,10 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
 
     Returns:
         Per system and headline metric the mean, the standard deviation and the 95 % Student-t interval over seeds; one row per
-        seed; hashes of base model, data, prompt and recipe; versions and memory. Label tasks: `calibration` and, per system,
-        `decisions`, each `None` for generated answers, which have no probability. Text tasks: `system_rows` of systems that
-        wrote fewer rows than the others, `best_baseline` on validation, and the same figures on `unseen` texts.
+        seed; hashes of base model, data, prompt and recipe; versions and memory; `best_baseline` on validation. Label tasks:
+        `costs` per system, `calibration` and, per system, `decisions`, each `None` for generated answers, which have no
+        probability. Text tasks: `system_rows` of systems that wrote fewer rows than the others, and the same figures on
+        `unseen` texts.
     """
     first, metrics = runs[0]
     fields = _decisive_fields(first)
@@ -91,7 +92,12 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
             }
             for system in metrics["systems"]
         },
-        **(_choices_over_seeds(seeds) if isinstance(task, LabelTask) else _about_texts(metrics_of_seeds, task)),
+        "best_baseline": metrics.get("best_baseline"),
+        **(
+            _about_labels(metrics_of_seeds, seeds)
+            if isinstance(task, LabelTask)
+            else _about_texts(metrics_of_seeds, task)
+        ),
         "seeds": seeds,
         "base": first["base"],
         "data": {**first["data"], **_command_for(first["data"].get("folder"))},
@@ -193,7 +199,8 @@ def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any], task: Task) -> 
     return {
         "seed": training["seed"],
         **{metric.name: metric_value(system[metric.name]) for metric in task.headline},
-        **(_choices_of_seed(metrics) if isinstance(task, LabelTask) else _texts_of_seed(metrics, system["guard"])),
+        "comparisons": metrics["comparisons"],
+        **(_choices_of_seed(metrics) if isinstance(task, LabelTask) else {"guard": _outcomes(system["guard"])}),
         "mean_loss": training["mean_loss"],
         **{key: training[key] for key in ("first_losses",) if key in training},
         "seconds": training["seconds"],
@@ -213,7 +220,6 @@ def _about_texts(metrics_of_seeds: Sequence[dict[str, Any]], task: Task) -> dict
     first = metrics_of_seeds[0]
     return {
         "system_rows": _rows_of_fewer(first),
-        "best_baseline": first["best_baseline"],
         "unseen": {
             name: {
                 **{key: found[key] for key in ("rows", "groups")},
@@ -240,28 +246,29 @@ def _rows_of_fewer(measured: Mapping[str, Any]) -> dict[str, int]:
     return {name: count for name, count in rows.items() if count < measured["rows"]}
 
 
-def _texts_of_seed(metrics: dict[str, Any], guard: dict[str, Any]) -> dict[str, Any]:
-    outcomes = {outcome: count for outcome, count in guard.items() if outcome != "reasons"}
-    return {"guard": outcomes, "comparisons": metrics["comparisons"]}
+def _outcomes(guard: Mapping[str, Any]) -> dict[str, int]:
+    return {outcome: count for outcome, count in guard.items() if outcome != "reasons"}
 
 
 def _choices_of_seed(metrics: dict[str, Any]) -> dict[str, Any]:
-    pairs = {pair["second"]: pair for pair in metrics["comparisons"]}
     best = (metrics.get("best_baseline") or {}).get("name")
-    found = metrics.get("calibration")
-    error = found["after"]["expected_calibration_error"] if found else None
+    found = metrics["systems"][ADAPTER].get("calibration")
     # The adapter and the best baseline, if their answers have a confidence
     deciding = [name for name in (ADAPTER, best) if "selective" in metrics["systems"].get(name, {})]
     return {
-        "calibration": {"temperature": found["temperature"], "expected_calibration_error": error} if found else None,
+        "calibration": {"temperature": found["temperature"], "expected_calibration_error": _calibration_error(found)}
+        if found
+        else None,
         "decisions": {system: _decisions_of(metrics, system) for system in deciding} or None,
-        "against_linear": pairs.get("tfidf_logistic_regression"),
-        "against_best_baseline": pairs.get(best),
     }
 
 
-def _choices_over_seeds(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over what [`_choices_of_seed`] returned for the seeds."""
+def _calibration_error(calibration: Mapping[str, Any] | None) -> float | None:
+    return calibration["after"]["expected_calibration_error"] if calibration else None
+
+
+def _about_labels(metrics_of_seeds: Sequence[dict[str, Any]], seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Costs, and means over what [`_choices_of_seed`] returned for the seeds."""
     calibrations = [seed["calibration"] for seed in seeds if seed["calibration"]]
     decided: dict[str, list[dict[str, Any]]] = {}
     for seed in seeds:
@@ -269,9 +276,22 @@ def _choices_over_seeds(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             decided.setdefault(system, []).append(figures)
     systems = {system: _each_over_some(rows) for system, rows in decided.items()}
     return {
+        "costs": {
+            name: _cost_over_seeds([found["systems"][name] for found in metrics_of_seeds if name in found["systems"]])
+            for name in metrics_of_seeds[0]["systems"]
+        },
         "calibration": _each_over_some(calibrations) if calibrations else None,
         "decisions": {"target_accuracy": DEFAULT_TARGET, "systems": systems} if systems else None,
     }
+
+
+def _cost_over_seeds(systems: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Means of training time and speed, and the processors of the first seed; `None` if an older version evaluated."""
+    costs = [system["cost"] for system in systems if "cost" in system]
+    if not costs:
+        return None
+    figures = {key: _over_some([cost[key] for cost in costs]) for key in ("training_seconds", "rows_per_second")}
+    return figures | {key: costs[0][key] for key in ("trained_on", "answered_on")}
 
 
 def _each_over_some(rows: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
@@ -287,4 +307,5 @@ def _decisions_of(metrics: dict[str, Any], system: str) -> dict[str, float | Non
         "coverage": on_test["coverage"]["value"] if on_test else None,
         "accuracy": accuracy["value"] if accuracy else None,
         "area_under_risk_coverage": selective["area_under_risk_coverage"]["value"],
+        "expected_calibration_error": _calibration_error(metrics["systems"][system].get("calibration")),
     }

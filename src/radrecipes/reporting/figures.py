@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, PercentFormatter
 
-from radrecipes.evaluation.label_metrics import ADAPTER, BASE
+from radrecipes.evaluation.label_systems import ADAPTER, BASE
 
 # Colours for the files in figures/; the page replaces them with its own, which follow light and dark mode.
 INK, FAINT, ACCENT, CONTRAST = "#33414e", "#9fb3c0", "#0b6e75", "#b3402a"

@@ -1,12 +1,13 @@
 """Tables of label tasks, from the numbers of `metrics.json` and the rows of `predictions.parquet`."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from radrecipes.evaluation.label_metrics import ADAPTER, TOP_COLUMNS
+from radrecipes.evaluation.label_metrics import TOP_COLUMNS
+from radrecipes.evaluation.label_systems import ADAPTER
 from radrecipes.inference.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.inference.selective import DEFAULT_TARGET
 from radrecipes.reporting.confusion_matrix import NO_LABEL, label_title
@@ -28,6 +29,36 @@ def best_baseline(metrics: Mapping[str, Any]) -> str | None:
     """Name of the baseline that was best on validation; `None` if no baseline was evaluated."""
     best = metrics.get("best_baseline")
     return best["name"] if best and best["name"] in metrics["systems"] else None
+
+
+def calibration(metrics: Mapping[str, Any], system: str = ADAPTER) -> Mapping[str, Any] | None:
+    """The temperature of a system with its calibration before and after it; `None` if its answers have no probability."""
+    found = metrics["systems"].get(system, {}).get("calibration")
+    # Older evaluations have only that of the fine-tuned model.
+    return found or (metrics.get("calibration") if system == ADAPTER else None)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in a fitting unit, for example `"4.2 s"` or `"8.9 min"`; `"–"` for `None`."""
+    if seconds is None:
+        return "–"
+    for unit, size in (("s", 1), ("min", 60)):
+        if seconds < 100 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 3600:.1f} h"
+
+
+def speed(rows_per_second: float | None) -> str:
+    """Rows per second with one decimal below 100; `"–"` for `None`."""
+    if rows_per_second is None:
+        return "–"
+    return f"{rows_per_second:.1f}" if rows_per_second < 100 else f"{rows_per_second:,.0f}"
+
+
+def processors(costs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The processors that systems were trained on and answered on, each once."""
+    named = [cost.get(key) for cost in costs for key in ("trained_on", "answered_on")]
+    return list(dict.fromkeys(name for name in named if name))
 
 
 def decisions(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from radrecipes.access import access_of, strictest
 from radrecipes.reporting import label_page, text_page
 from radrecipes.reporting.figures import ACCENT, CONTRAST, FAINT, INK, loss_curve_svg
+from radrecipes.reporting.label_tables import duration, speed
 from radrecipes.tasks import TASKS, LabelTask
 
 # Colours of the figures by role, so that they follow light and dark mode.
@@ -83,6 +84,8 @@ def _render(template: str, figures: Mapping[str, str], **values: Any) -> str:
         "points": lambda difference: f"{100 * difference:+.1f}",
         "key_words": lambda key: str(key).replace("_", " "),
         "p_value": p_value,
+        "duration": duration,
+        "speed": speed,
         "grid": grid,
     }
     script = environment.get_template("page.js.jinja").render()

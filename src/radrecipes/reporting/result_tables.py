@@ -7,15 +7,20 @@ from statistics import fmean
 from typing import Any
 
 from radrecipes.errors import InputError
-from radrecipes.evaluation.label_metrics import ADAPTER, BASE
+from radrecipes.evaluation.label_systems import ADAPTER, BASE
 from radrecipes.evaluation.results import task_of
 from radrecipes.evaluation.text_evaluation import REFERENCE
-from radrecipes.reporting.label_tables import decisions
+from radrecipes.reporting.label_tables import calibration, decisions, duration, processors, speed
 from radrecipes.reporting.text_page import UNSEEN_TITLES
 from radrecipes.tasks import TASKS, HeadlineMetric, LabelTask, Task, metric_value
 
 # As many as a wide terminal has room for
 _SYSTEMS_PER_BLOCK = 5
+# Of the costs of a system
+_COSTS = (
+    HeadlineMetric("training_seconds", "seconds of training", digits=1, lower_is_better=True),
+    HeadlineMetric("rows_per_second", "answers per second", digits=1),
+)
 BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
 
 
@@ -32,10 +37,17 @@ def _is_label(document: Mapping[str, Any]) -> bool:
 
 
 def _label_lines(metrics: Mapping[str, Any]) -> list[str]:
-    columns = task_of(metrics).headline
-    lines = [" " * 28 + "".join(f"{metric.heading:<22}" for metric in columns)]
+    columns, words = task_of(metrics).headline, task_of(metrics).words
+    costs = {name: system["cost"] for name, system in metrics["systems"].items() if "cost" in system}
+    heads = [f"{metric.heading:<22}" for metric in columns]
+    lines = [" " * 32 + "".join([*heads, *(("training  ", f"{words.rows}/s") if costs else ())])]
     for name, system in metrics["systems"].items():
-        lines.append(f"{name:<28}" + "".join(f"{metric_with_interval(system, metric):<22}" for metric in columns))
+        cells = [f"{metric_with_interval(system, metric):<22}" for metric in columns]
+        if cost := costs.get(name):
+            cells += [f"{duration(cost['training_seconds']):<10}", speed(cost["rows_per_second"])]
+        lines.append(f"{name:<32}" + "".join(cells).rstrip())
+    if timed_on := processors(costs.values()):
+        lines.append(f"timed on {' and '.join(timed_on)}")
     chance = metrics["semantic_similarity"]["chance"]
     lines += [
         "",
@@ -50,14 +62,14 @@ def _label_lines(metrics: Mapping[str, Any]) -> list[str]:
     if rows := decisions(metrics):
         lines += [
             "",
-            f"{'coverage at target accuracy':<28}" + "".join(f"{name:<50}" for name in rows[0]["systems"]).rstrip(),
+            f"{'coverage at target accuracy':<32}" + "".join(f"{name:<50}" for name in rows[0]["systems"]).rstrip(),
         ]
     for row in rows:
         cells = "".join(f"{_decision(found):<50}" for found in row["systems"].values())
-        lines.append(f"{100 * row['target']:g} %".ljust(28) + cells.rstrip())
-    if calibration := metrics.get("calibration"):
-        before, after = (calibration[side]["expected_calibration_error"] for side in ("before", "after"))
-        temperature = f"{calibration['temperature']:.2f}"
+        lines.append(f"{100 * row['target']:g} %".ljust(32) + cells.rstrip())
+    if found := calibration(metrics):
+        before, after = (found[side]["expected_calibration_error"] for side in ("before", "after"))
+        temperature = f"{found['temperature']:.2f}"
         lines += ["", f"expected calibration error: {before:.3f}, after temperature {temperature} {after:.3f}"]
     return lines
 
@@ -140,6 +152,8 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
             title = f"coverage at {100 * decided['target_accuracy']:g} % target accuracy"
             coverage = {name: figures["coverage"] for name, figures in decided["systems"].items()}
             rows.append((HeadlineMetric("coverage", title), coverage))
+        if costs := result.get("costs"):
+            rows += [(metric, {name: cost and cost[metric.name] for name, cost in costs.items()}) for metric in _COSTS]
         for name, found in result.get("unseen", {}).items():
             metric = HeadlineMetric("rouge_l", f"ROUGE-L, {UNSEEN_TITLES[name]}")
             rows.append((metric, {system: cells and cells["rouge_l"] for system, cells in found["systems"].items()}))
@@ -161,11 +175,17 @@ def _best_baseline(result: Mapping[str, Any], systems: Mapping[str, Mapping[str,
     if not baselines:
         return "–"
     choose = min if metric.lower_is_better else max
-    of_texts, of_labels = result.get("best_baseline") or {}, result["seeds"][0].get("against_best_baseline") or {}
-    name = of_texts.get("name") or of_labels.get("second")
+    name = _best_on_validation(result)
     if name not in baselines:
         name = choose(baselines, key=lambda name: baselines[name]["mean"])
     return f"{_over_seeds(baselines[name], metric.digits)} ({name.replace('_', ' ')})"
+
+
+def _best_on_validation(result: Mapping[str, Any]) -> str | None:
+    if best := result.get("best_baseline"):
+        return best["name"]
+    # Where older results of label tasks have it
+    return (result["seeds"][0].get("against_best_baseline") or {}).get("second")
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -193,6 +213,9 @@ def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
     if decided := [row for result in results for row in _decision_rows(result)]:
         titles = ["recipe", "system", "target accuracy", "coverage", "selective accuracy", "AURC ↓", "ECE ↓"]
         parts.append(_markdown(titles, decided))
+    if costs := [row for result in results for row in _cost_rows(result)]:
+        titles = ["recipe", "system", *(metric.heading for metric in _COSTS), "trained on", "answered on"]
+        parts.append(_markdown(titles, costs))
     return "\n\n".join([*parts, "\n".join(map(_note, results))])
 
 
@@ -222,17 +245,21 @@ def _note(result: Mapping[str, Any]) -> str:
 
 
 def _mcnemar_tests(result: Mapping[str, Any]) -> str:
-    """Systems that the fine-tuned model was tested against, each with its largest p-value over seeds."""
-    worst: dict[str, float] = {}
-    for key in ("against_best_baseline", "against_linear"):
-        for pair in filter(None, (row.get(key) for row in result["seeds"])):
-            worst[pair["second"]] = max(worst.get(pair["second"], 0.0), pair["p_value"])
+    """Systems that the fine-tuned model was tested against, each with its mean difference and largest p-value over seeds."""
+    of_systems: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["seeds"]:
+        # Older results have two of the pairs, under names of their own.
+        for pair in row.get("comparisons") or [row.get(f"against_{name}") for name in ("best_baseline", "linear")]:
+            if pair and pair["second"] != BASE and pair not in of_systems.get(pair["second"], []):
+                of_systems.setdefault(pair["second"], []).append(pair)
     # Round up, otherwise `≤` would not hold.
     up = Context(prec=1, rounding=ROUND_CEILING)
-    tests = [
-        f"against {name.replace('_', ' ')} p ≤ {float(up.create_decimal(repr(float(p_value)))):g}"
-        for name, p_value in worst.items()
-    ]
+    tests = []
+    for name, pairs in of_systems.items():
+        p_value = float(up.create_decimal(repr(float(max(pair["p_value"] for pair in pairs)))))
+        mean = fmean(pair["difference_in_exact_accuracy"]["value"] for pair in pairs) if "costs" in result else None
+        difference = "" if mean is None else f"{mean:+.3f}, "
+        tests.append(f"against {name.replace('_', ' ')} {difference}p ≤ {p_value:g}")
     return f"; exact McNemar test in every seed {', '.join(tests)}" if tests else ""
 
 
@@ -287,11 +314,23 @@ def _decision_rows(result: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for system, figures in decided["systems"].items():
         found = [figures[key] for key in ("coverage", "accuracy", "area_under_risk_coverage")]
-        # Only the fine-tuned model's probabilities are calibrated.
-        found.append(calibration["expected_calibration_error"] if calibration and system == ADAPTER else None)
+        # Older results have only that of the fine-tuned model.
+        older = calibration["expected_calibration_error"] if calibration and system == ADAPTER else None
+        found.append(figures.get("expected_calibration_error", older))
         cells = [_over_seeds(figure, seeds=len(result["seeds"])) for figure in found]
         rows.append([result["recipe"], system.replace("_", " "), f"{100 * decided['target_accuracy']:g} %", *cells])
     return rows
+
+
+def _cost_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of costs; none in older results."""
+    return [
+        [result["recipe"], system.replace("_", " ")]
+        + [_over_seeds(cost[metric.name], metric.digits) for metric in _COSTS]
+        + [cost[key] or "–" for key in ("trained_on", "answered_on")]
+        for system, cost in (result.get("costs") or {}).items()
+        if cost
+    ]
 
 
 def with_results(document: str, table: str, where: str) -> str:

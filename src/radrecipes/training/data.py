@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from radrecipes.data.prepared import MADE_BY, PreparedDataset, load_prepared_dataset
+from radrecipes.data.table_cache import TOKENS, cached_table
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
 from radrecipes.models import control_tokens
@@ -38,7 +39,7 @@ from radrecipes.tasks.rendering import (
 )
 from radrecipes.tasks.task import Task
 from radrecipes.training.collators import IGNORED
-from radrecipes.training.token_cache import cache_key, cached_rows
+from radrecipes.training.token_cache import cache_key
 
 # Rows to render together.
 _ROWS_AT_ONCE = 1000
@@ -151,7 +152,7 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
         return table
 
     key = rows_key(dataset.digest, split, task, tokenizer, style, stops, labels)
-    rows = fitting(cached_rows(dataset.folder, key, make, keep))
+    rows = fitting(cached_table(dataset.folder / TOKENS, key, make, keep))
     if not recipe.validates:
         return TrainingData(dataset, tokenizer, stops, rows, labels=labels)
     sample = sample_validation(dataset.splits["validation"], recipe.arguments.eval_rows)

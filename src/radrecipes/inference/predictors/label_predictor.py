@@ -23,7 +23,7 @@ from radrecipes.inference.abstention import (
     decide,
 )
 from radrecipes.inference.answers import SystemOutput
-from radrecipes.inference.calibration import calibration_metrics, fit_temperature, label_probabilities
+from radrecipes.inference.calibration import fit_temperature, label_probabilities
 from radrecipes.inference.head_scoring import HeadScorer
 from radrecipes.inference.label_scoring import LabelScorer, LabelScores
 from radrecipes.inference.predictors.predictor import Predictor
@@ -206,16 +206,6 @@ class LabelPredictor(Predictor):
     def probabilities(self, scores: LabelScores) -> np.ndarray:
         """Probabilities of shape `(rows, labels)` at the fitted temperature, or at 1 if none was fitted."""
         return label_probabilities(scores.log_likelihoods, self.policy.temperature if self.policy else 1.0)
-
-    def calibration(self, scores: LabelScores, references: Sequence[str]) -> dict[str, Any]:
-        """Calibration before and after temperature scaling, from scores of rows that nothing was fitted on."""
-        right = self._indices(references)
-        return {
-            "temperature": self.policy.temperature,
-            "before": calibration_metrics(label_probabilities(scores.log_likelihoods), right),
-            "after": calibration_metrics(self.probabilities(scores), right),
-            "fitted_on": {"split": "validation", "rows": self.policy.rows, "groups": self.policy.groups},
-        }
 
     def decided(self, probabilities: np.ndarray) -> list[SystemOutput]:
         """Answers with decisions from probabilities of shape `(rows, labels)` at the policy's temperature."""

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from radrecipes.errors import InputError
-from radrecipes.evaluation.label_metrics import ADAPTER
+from radrecipes.evaluation.label_systems import ADAPTER
 from radrecipes.evaluation.results import results_fit
 from radrecipes.models.base import TEXT_PART_KEYS
 from radrecipes.publishing.cards.card_checks import check_card
@@ -15,7 +15,7 @@ from radrecipes.publishing.cards.front_matter import gated_form, render_card
 from radrecipes.publishing.licences import BASE_LICENCES
 from radrecipes.recipe import RecipeArguments
 from radrecipes.reporting import label_page, text_page
-from radrecipes.reporting.label_tables import best_baseline, decisions
+from radrecipes.reporting.label_tables import best_baseline, calibration, decisions, duration, processors, speed
 from radrecipes.reporting.result_tables import difference_with_interval, metric_with_interval, results_table
 from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task, metric_value
 from radrecipes.tasks.rendering import write_question
@@ -179,6 +179,12 @@ def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any])
         "metric_with_interval": metric_with_interval,
         "system_titles": titles,
         "best_baseline": best_baseline(metrics),
+        "calibration": calibration(metrics) if is_label else None,
+        "costs": {
+            name: (duration(cost["training_seconds"]), speed(cost["rows_per_second"]), processors([cost]))
+            for name, system in metrics["systems"].items()
+            if (cost := system.get("cost"))
+        },
         "unseen_titles": text_page.UNSEEN_TITLES,
         "comparisons": _comparisons(task, metrics, titles),
         "guard": metrics["systems"].get(task.main_system, {}).get("guard"),
