@@ -145,7 +145,7 @@ def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     recipe = parse_recipe(args.recipe, overrides, auto_dtype="bfloat16" if args.gpu else None)
     if not args.gpu and (args.config or args.processes or args.utilisation):
         raise InputError("--config, --processes and --utilisation need --gpu; without it the plan is for this machine")
-    from radrecipes.planning import gpu_plan, machine_plan
+    from radrecipes.planning import gpu_plan, machine_plan, validation_plan
     from radrecipes.planning.basis import load_basis
     from radrecipes.training.trainer import divide_batch
 
@@ -157,7 +157,9 @@ def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     else:
         divide_batch(recipe, processes=1)
         basis = load_basis(recipe)
-        lines = machine_plan.describe(machine_plan.make_plan(recipe, basis), recipe)
+        found = machine_plan.make_plan(recipe, basis)
+        lines = machine_plan.describe(found, recipe)
+    lines += validation_plan.describe(recipe, basis, found)
     if basis.note:
         print(f"note         {basis.note}")
     print("\n".join(lines))

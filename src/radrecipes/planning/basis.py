@@ -12,17 +12,18 @@ from radrecipes.models.classification_head import describe_labels
 from radrecipes.models.convert import DEFAULT_BASE
 from radrecipes.planning.base_shapes import shape_of
 from radrecipes.recipe import Recipe
-from radrecipes.training.data import load_training_data, tokenizer_is_local
+from radrecipes.training.data import TrainingData, load_training_data, tokenizer_is_local
 
 
 @dataclass(frozen=True)
 class Basis:
-    """The inputs of a plan; `rows` have the columns `input_ids` and `labels`."""
+    """The inputs of a plan; `rows` and `validation` have the columns `input_ids` and `labels`."""
 
     rows: Dataset
     tokenizer: PreTrainedTokenizerBase
     config: PretrainedConfig
     note: str = ""  # what replaces files that are not on this machine, and how to get them
+    validation: Dataset | None = None  # the sample, if the recipe validates
 
 
 def load_basis(recipe: Recipe) -> Basis:
@@ -35,7 +36,8 @@ def load_basis(recipe: Recipe) -> Basis:
     shape = shape_of(model_id)
     if shape is None or tokenizer_is_local(recipe):
         data = load_training_data(recipe)
-        return Basis(data.rows.rows, data.tokenizer, load_config(recipe.model, data.labels))
+        config = load_config(recipe.model, data.labels)
+        return Basis(data.rows.rows, data.tokenizer, config, validation=_sample(data))
     # Our own chat templates belong to the tokenizer that is missing here.
     other = replace(recipe, model=copy.copy(recipe.model), training=copy.copy(recipe.training))
     other.model.model_name_or_path, other.model.model_revision = DEFAULT_BASE, None
@@ -56,4 +58,8 @@ def load_basis(recipe: Recipe) -> Basis:
     )
     if data.labels:
         describe_labels(shape, data.labels)
-    return Basis(data.rows.rows, data.tokenizer, shape, note)
+    return Basis(data.rows.rows, data.tokenizer, shape, note, _sample(data))
+
+
+def _sample(data: TrainingData) -> Dataset | None:
+    return data.validation and data.validation.rows
