@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, run_script
-from sharded_runs import BASE, METHODS, Proved, environment_of, forget_the_table, prove, train
+from sharded_runs import BASE, METHODS, WEIGHTS, Proved, environment_of, forget_the_table, prove, train
 from tiny_model import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -57,6 +57,27 @@ def test_fsdp1_shards_a_4_bit_base_and_resumes(sharded_workspace, monkeypatch):
     # PEFT finds no adapter under FSDP1, and accelerate no optimizer to load into: without our fix both start from scratch.
     monkeypatch.chdir(sharded_workspace)
     check(prove("fsdp1_qlora", "4bit", sharded_workspace), share=0.55, bits=16)
+
+
+@pytest.mark.parametrize(("configuration", "method"), [("fsdp2", "LoRA"), ("fsdp1_qlora", "4bit")])
+def test_a_sharded_model_is_validated_by_its_loss_and_keeps_its_best_step(
+    configuration, method, sharded_workspace, monkeypatch
+):
+    monkeypatch.chdir(sharded_workspace)
+    words = (*METHODS[method], "--learning_rate", "30")  # too large, so that a later loss is not the best
+    validated = ("--eval_strategy", "steps", "--eval_steps", "5", "--load_best_model_at_end", "true")
+    folders = [sharded_workspace / f"{configuration}-{name}" for name in ("validated", "plain")]
+    environment = environment_of(configuration)
+    losses = train(sharded_workspace, folders[0], *words, *validated, environment=environment)
+    facts = json.loads((folders[0] / "manifest.json").read_text("utf-8"))["training"]["validation"]
+    found = {line["step"]: line["eval_loss"] for line in facts["evaluations"]}
+    best = min(found, key=found.__getitem__)
+    assert list(found) == [5, 10, 12] and facts["kept_step"] == best < 12
+    assert not [name for line in facts["evaluations"] for name in line if "accuracy" in name]
+    plain = train(sharded_workspace, folders[1], *words, "--max_steps", str(best), environment=environment)
+    assert plain == losses[:best]
+    kept, reached = (next(folder.glob(WEIGHTS)).read_bytes() for folder in folders)
+    assert kept == reached
 
 
 @pytest.mark.parametrize("cell", ZERO)
