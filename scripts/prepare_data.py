@@ -6,7 +6,7 @@ Exit codes: 0 written, 1 memory or disk ran out, 2 wrong input; no dataset was w
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -41,8 +41,7 @@ def main() -> None:
 
 def prepare_table(args: argparse.Namespace) -> None:
     """Prepare a table of texts, each with its label or target text."""
-    from radrecipes.data.label_sets import LabelSet
-    from radrecipes.data.preparation import derive_label_set, prepare_rows
+    from radrecipes.data.preparation import prepare_rows, replace_test
     from radrecipes.publishing.cards.dataset_card import render_dataset_card, render_preparation_summary
 
     task: Task = args.task
@@ -54,15 +53,7 @@ def prepare_table(args: argparse.Namespace) -> None:
     examples, origin = _generate(args) if args.synthetic else _read_table(args)
     label_set, options = None, {}
     if isinstance(task, LabelTask):
-        label_set_file = args.label_set or (REPOSITORY / task.synthetic_label_set if args.synthetic else None)
-        if label_set_file:
-            label_set = LabelSet.load(label_set_file)
-        else:
-            label_set = derive_label_set(examples, Path(os.path.realpath(args.output)).name, args.source.name)
-        origin["label_set_derived"] = label_set_file is None
-        if parts := origin.get("label_parts"):
-            named = {label_set.canonical(label): parts[label] for label in sorted(parts)}
-            origin["label_parts"] = {name: cells for name, cells in named.items() if name}
+        label_set = _label_set(args, examples, origin)
         options = {"conflicts": args.conflicts, "on_unknown_label": args.on_unknown_label}
 
     # Clean, split, audit
@@ -79,9 +70,13 @@ def prepare_table(args: argparse.Namespace) -> None:
         **options,
     )
 
+    if args.synthetic and args.test_style:
+        others, _ = _generate(args, style=args.test_style)
+        splits, facts = replace_test(splits, facts, others, task.input_column, task.target_column, label_set)
+
     # Write
-    columns = "id", "group", task.input_column, task.target_column
-    manifest = {**_common_facts(args, task.name, columns, args.synthetic), **origin, **facts}
+    columns = "id", "group", task.input_column, task.target_column, *origin.get("slice_columns", ())
+    manifest = {**_common_facts(args, task.name, columns, bool(args.synthetic)), **origin, **facts}
     card = render_dataset_card(manifest)
     written = write_dataset_folder(
         args.output, splits=splits, manifest=manifest, card=card, label_set=label_set, overwrite=args.overwrite
@@ -95,6 +90,25 @@ def prepare_table(args: argparse.Namespace) -> None:
             f"copy {quote(str(args.output / LABEL_SET_FILE))}, edit it, and prepare again with --label-set COPY --overwrite."
         )
     _print_written(args, written)
+
+
+def _label_set(args: argparse.Namespace, examples: list, origin: dict) -> Any:
+    """The label set of the user or the generator, or one derived from the labels; adds what is known of it to `origin`."""
+    from radrecipes.data.label_sets import LabelSet
+    from radrecipes.data.preparation import derive_label_set
+
+    file = args.label_set
+    if args.synthetic:
+        file = file or REPOSITORY / args.task.synthetic[args.synthetic].label_set
+    if file:
+        label_set = LabelSet.load(file)
+    else:
+        label_set = derive_label_set(examples, Path(os.path.realpath(args.output)).name, args.source.name)
+    origin["label_set_derived"] = file is None
+    if parts := origin.get("label_parts"):
+        named = {label_set.canonical(label): parts[label] for label in sorted(parts)}
+        origin["label_parts"] = {name: cells for name, cells in named.items() if name}
+    return label_set
 
 
 def _read_table(args: argparse.Namespace) -> tuple[list, dict]:
@@ -121,25 +135,48 @@ def _read_table(args: argparse.Namespace) -> tuple[list, dict]:
         target=named_columns(args.target),
         id_column=args.id_column,
         group_column=args.group_column,
+        slice_columns=args.slice_column or (),
         form=form,
     )
     examples, table = source.read(), source.table
     if table.said:
         print(table.said)
     file = {"file": args.source.name, "sha256": file_sha256(args.source), "rows": len(examples)}
-    return examples, {"source": [file | table.facts], "generator": None, **source.rendered}
+    slices = {"slice_columns": args.slice_column} if args.slice_column else {}
+    return examples, {"source": [file | table.facts], "generator": None, **source.rendered, **slices}
 
 
-def _generate(args: argparse.Namespace) -> tuple[list, dict]:
+def _generate(args: argparse.Namespace, **style: str) -> tuple[list, dict]:
     from radrecipes.data.example import Example
 
-    task, generate = args.task, args.task.generate
+    task, kind = args.task, args.task.synthetic[args.synthetic]
+    if args.test_style and args.test_style not in kind.test_styles:
+        raise InputError(f"{args.synthetic} has no other style", f"--test-style {args.test_style}")
+    rows = kind.rows if args.rows is None else args.rows
     examples = [
-        Example(row["id"], row["group"], task.inputs(row), row[task.target_column], f"generated:{number}")
-        for number, row in enumerate(generate(seed=args.seed, rows=args.rows), start=1)
+        Example(
+            row["id"],
+            row["group"],
+            task.inputs(row),
+            row[task.target_column],
+            f"generated:{number}",
+            {column: row[column] for column in kind.slice_columns},
+        )
+        for number, row in enumerate(kind.generate(seed=args.seed, rows=rows, **style), start=1)
     ]
-    name = f"{generate.__module__}.{generate.__qualname__}"
-    return examples, {"source": [], "generator": {"name": name, "seed": args.seed, "rows": args.rows}}
+    origin = {
+        "source": [],
+        "generator": {
+            "name": f"{kind.generate.__module__}.{kind.generate.__qualname__}",
+            "seed": args.seed,
+            "rows": rows,
+            **({"groups": kind.groups} if kind.groups else {}),
+            **({"test_style": args.test_style} if args.test_style else {}),
+        },
+        **({"slice_columns": list(kind.slice_columns)} if kind.slice_columns else {}),
+        **({"about": kind.about} if kind.about else {}),
+    }
+    return examples, origin
 
 
 def prepare_report(args: argparse.Namespace) -> None:
@@ -316,7 +353,7 @@ def _add_terms(parser: argparse.ArgumentParser, rows: str, access: str, syntheti
     _add(terms, "--language", f"language code of the {rows}", "en")
 
 
-def _table_examples(task: Task, target: str, labels: bool, synthetic: bool) -> str:
+def _table_examples(task: Task, target: str, labels: bool, synthetic: Mapping[str, Any]) -> str:
     words = task.words
     command = f"  python scripts/prepare_data.py {task.name}"
     columns = f"--text-column {words.rows.removesuffix('s')}_text --{target}-column {words.answer}"
@@ -333,32 +370,37 @@ def _table_examples(task: Task, target: str, labels: bool, synthetic: bool) -> s
             "  # one, labels that differ only in case or punctuation are one label.\n"
             f"{table} --label-set labels.yaml --output data/our_{words.rows} --overwrite\n"
         )
-    if synthetic:
-        examples.append(
-            f"  # The synthetic {words.rows} of the repository.\n"
-            f"{command} --synthetic --seed 0 --output data/{task.name}_synthetic --overwrite\n"
+    for number, (name, kind) in enumerate(synthetic.items()):
+        folder, kind_option = (
+            (f"{task.name}_{name}_synthetic", f" {name}") if number else (f"{task.name}_synthetic", "")
         )
+        examples.append(
+            f"  # Synthetic {words.rows} of the repository.\n"
+            f"{command} --synthetic{kind_option} --seed 0 --output data/{folder} --overwrite\n"
+        )
+        for style in kind.test_styles:
+            examples.append(
+                f"  # The same, with test {words.rows} in another hospital's style.\n"
+                f"{command} --synthetic{kind_option} --test-style {style} --output data/{folder}_{style}\n"
+            )
     return "examples:\n" + "\n".join(examples)
 
 
 def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) -> None:
     labels = isinstance(task, LabelTask)
-    target, words, synthetic = "label" if labels else "target", task.words, bool(labels and task.generate)
+    target, words, synthetic = "label" if labels else "target", task.words, task.synthetic if labels else {}
     description, examples = (
         f"{words.rows}, each with its {words.answer}",
         _table_examples(task, target, labels, synthetic),
     )
     parser = _add_subcommand(subcommands, task.name, description, examples, prepare_table)
-    parser.set_defaults(task=task, target_option=target, synthetic=False)
+    parser.set_defaults(task=task, target_option=target, synthetic=None, slice_column=None)
 
     origin = parser.add_mutually_exclusive_group(required=True)
     formats = "CSV, TSV, TXT, JSONL (also .gz), Excel (.xlsx), Parquet, or FHIR ServiceRequest (.ndjson)"
     origin.add_argument("--source", type=Path, metavar="FILE", help=formats)
     if synthetic:
-        origin.add_argument("--synthetic", action="store_true", help=f"generate {words.rows} instead of reading them")
-        generator = parser.add_argument_group("generator of --synthetic")
-        _add(generator, "--seed", "seed of the generator", 0, type=int)
-        _add(generator, "--rows", f"{words.rows} to generate", 6600, type=int)
+        _add_generator(parser, origin, words.rows, synthetic)
     _add_output(parser, f"data/our_{words.rows}")
 
     _add_columns(parser, task, target, labels)
@@ -385,6 +427,21 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     _add_terms(parser, words.rows, f"credentialed{access}", licence)
 
 
+def _add_generator(
+    parser: argparse.ArgumentParser, origin: argparse._MutuallyExclusiveGroup, rows: str, kinds: Mapping[str, Any]
+) -> None:
+    names, styles = list(kinds), sorted({style for kind in kinds.values() for style in kind.test_styles})
+    generate = f"generate {rows} instead of reading them (default: {names[0]})"
+    origin.add_argument("--synthetic", nargs="?", const=names[0], choices=names, help=generate)
+    generator = parser.add_argument_group("generator of --synthetic")
+    _add(generator, "--seed", "seed of the generator", 0, type=int)
+    default = ", ".join(f"{name}: {kind.rows}" for name, kind in kinds.items())
+    generator.add_argument("--rows", type=int, help=f"{rows} to generate (default: {default})")
+    if styles:
+        written = f"write the test split, and only it, in another hospital's style ({names[0]})"
+        generator.add_argument("--test-style", choices=styles, help=written)
+
+
 def _add_columns(parser: argparse.ArgumentParser, task: Task, target: str, labels: bool) -> None:
     answer = task.words.answer
     columns = parser.add_argument_group("columns of --source")
@@ -406,6 +463,12 @@ def _add_columns(parser: argparse.ArgumentParser, task: Task, target: str, label
         metavar="NAME",
         help="for example the patient; rows of one group stay in one split (default: each row is its own group)",
     )
+    if labels:
+        columns.add_argument(
+            "--slice-column",
+            help="for example the site or the scanner: evaluation also gives results for each of its values",
+            **several,
+        )
 
 
 _REPORT_EXAMPLES = """\

@@ -1,5 +1,6 @@
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from radrecipes.data.normalise import matching_key
 from radrecipes.data.splits import split_by_group
 from radrecipes.data.synthetic_protocol.bank import load_history, load_scenarios
 from radrecipes.data.synthetic_protocol.generator import generate_orders
+from radrecipes.data.synthetic_protocol.writing import Style
 from radrecipes.errors import InputError
 
 LABEL_SET = Path(__file__).parents[2] / "data" / "label_sets" / "protocol_ct_mr.yaml"
@@ -168,6 +170,38 @@ def test_scenarios_of_two_protocols_are_never_near_duplicates(orders, scenario_o
     for order, number in zip(orders, near_duplicate_groups([order["note"] for order in orders]), strict=True):
         protocols[number].add(scenario_of[order["group"]].protocol)
     assert max(len(found) for found in protocols.values()) == 1
+
+
+def phrases(style):
+    """The hand-written phrases of a style, as they are compared."""
+    writing = Style.load(style)
+    texts = [question for scenario in load_scenarios(style) for question in scenario.questions]
+    texts += [item.text for item in load_history(style)] + [text for _, text in writing.negations] + writing.fillers
+    texts += writing.question_headers + writing.history_headers + writing.layouts + writing.layouts_with_history
+    return {matching_key(text) for text in [*texts, *writing.patients, *writing.years]}
+
+
+def test_the_second_style_is_the_same_scenarios_in_other_words():
+    first, second = load_scenarios(), load_scenarios("second")
+    assert [replace(scenario, questions=[]) for scenario in first] == [replace(one, questions=[]) for one in second]
+    assert all(len(scenario.questions) >= 2 for scenario in second)
+    assert {item.system for item in load_history("second")} == {item.system for item in load_history()}
+    banks = phrases("first"), phrases("second")
+    assert len(banks[1]) >= 900 and len(banks[0] & banks[1]) < 0.01 * len(banks[1])
+    triples = [
+        {words for text in bank for words in zip(*(text.split()[start:] for start in range(3)), strict=False)}
+        for bank in banks
+    ]
+    assert len(triples[0] & triples[1]) < 0.02 * len(triples[1])
+
+
+def test_orders_of_the_second_style_have_the_labels_of_the_first(orders, label_set, scenario_of):
+    others = generate_orders(seed=11, rows=1500, style="second")
+    for order in others:
+        assert label_set.canonical(order["label"]) == scenario_of[order["group"]].protocol
+    notes = [order["note"] for order in others]
+    assert min(len(note.split()) for note in notes) >= 8 and max(len(note.split()) for note in notes) <= 50
+    assert sum(note.isupper() for note in notes) >= 250 and not any("r/o" in note or "c/f" in note for note in notes)
 
 
 def test_fewer_than_one_row_is_refused():

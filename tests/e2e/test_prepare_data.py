@@ -134,6 +134,75 @@ def test_the_shipped_dataset_is_what_the_generator_gives_today(tmp_path):
     assert contents(tmp_path / "protocol_synthetic") == contents(REPOSITORY / "data" / "protocol_synthetic")
 
 
+def test_the_shipped_safety_dataset_is_what_the_generator_gives_today(tmp_path):
+    assert prepare(tmp_path, "--synthetic", "safety", "--output", "protocol_safety_synthetic").returncode == 0
+    shipped = REPOSITORY / "data" / "protocol_safety_synthetic"
+    assert contents(tmp_path / "protocol_safety_synthetic") == contents(shipped)
+    dataset = load_prepared_dataset(shipped)
+    assert dataset.manifest["slice_columns"] == ["rule", "pair"] and dataset.access == "synthetic"
+    assert len(set(dataset.splits["validation"]["group"])) >= 30
+    for split in ("validation", "test"):
+        audit = dataset.manifest["leakage_audit"][split]
+        assert audit["near_duplicate"] == audit["shared_groups"] == 0
+        assert set(dataset.splits[split]["label"]) == set(dataset.label_set.names)
+    assert sum(path.stat().st_size for path in shipped.iterdir()) < 3 * 2**20
+
+
+def test_the_test_split_can_be_in_another_style(tmp_path):
+    done = prepare(tmp_path, "--synthetic", "--rows", 1500, "--test-style", "second", "--output", "second")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert prepare(tmp_path, "--synthetic", "--rows", 1500, "--output", "first").returncode == 0
+    first, second = (load_prepared_dataset(tmp_path / name) for name in ("first", "second"))
+    for split in ("train", "validation"):
+        assert contents(tmp_path / "first")[f"{split}.parquet"] == contents(tmp_path / "second")[f"{split}.parquet"]
+    for column in ("group", "label"):
+        assert set(first.splits["test"][column]) == set(second.splits["test"][column])
+    assert not set(first.splits["test"]["note"]) & set(second.splits["test"]["note"])
+    rows = second.manifest["rows"]
+    assert rows["kept"] == sum(split.num_rows for split in second.splits.values())
+    assert rows["read"] == rows["kept"] + rows["merged_duplicates"]
+    assert second.manifest["leakage_audit"]["test"]["rows"] == second.splits["test"].num_rows
+    assert "another hospital's style" in (tmp_path / "second" / "README.md").read_text()
+    refused = prepare(tmp_path, "--synthetic", "safety", "--test-style", "second", "--output", "third")
+    assert refused.returncode == 2 and refused.stderr == "error: --test-style second: safety has no other style\n"
+
+
+def test_columns_to_slice_by_are_kept_and_named_in_the_manifest(tmp_path):
+    rows = [[*row, ("north", "south  wing", "")[place % 3]] for place, row in enumerate(ORDERS)]
+    write_orders(tmp_path / "orders.csv", rows, ("patient", "order", "protocol", "site"))
+    command = ["--source", "orders.csv", *COLUMNS, "--group-column", "patient", "--output", "ours"]
+    done = prepare(tmp_path, *command, "--slice-column", "site")
+    assert (done.returncode, done.stderr) == (0, "")
+    dataset = load_prepared_dataset(tmp_path / "ours")
+    assert dataset.manifest["slice_columns"] == ["site"]
+    assert dataset.manifest["columns"] == ["id", "group", "note", "label", "site"]
+    assert {site for split in dataset.splits.values() for site in split["site"]} == {"north", "south wing", ""}
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "says"),
+    [
+        (
+            "order_no",
+            "order_no",
+            "error: --slice-column order_no: has 120 different values, more than 50; slice by a column",
+        ),
+        (
+            "label",
+            "label",
+            "error: a slice column cannot be named 'label', as a column of the dataset is; rename it in the table",
+        ),
+        ("site", "sit", "error: orders.csv: "),
+    ],
+)
+def test_a_column_that_cannot_be_sliced_by_is_refused(tmp_path, header, column, says):
+    rows = [[*row, f"n{place}"] for place, row in enumerate(ORDERS)]
+    write_orders(tmp_path / "orders.csv", rows, ("patient", "order", "protocol", header))
+    done = prepare(tmp_path, "--source", "orders.csv", *COLUMNS, "--output", "ours", "--slice-column", column)
+    assert done.returncode == 2 and done.stderr.startswith(says) and done.stderr.count("\n") == 1
+    assert not (tmp_path / "ours").exists()
+
+
 def broken_rows(*rows):
     return "".join([*(f"{','.join(row)}\n" for row in (["patient", "order", "protocol"], *rows))]).encode()
 

@@ -269,6 +269,23 @@ def test_slices_show_the_adapter_and_the_best_baseline(rows, deciding, metrics):
         assert sum(part["rows"] for part in deciding["slices"] if part["slice"] == name) == 200
 
 
+def test_columns_that_the_dataset_states_are_sliced_for_every_system(rows, metrics, embedder):
+    assert "slices_by_column" not in metrics
+    site = ["north"] * 150 + ["south"] * 45 + ["islands"] * 5
+    systems = {ADAPTER: answers(rows.references, 0.9, 1), MAJORITY: labelled(["CT Head"] * 200)}
+    stated = compute(replace(rows, slices={"site": site}), systems, embedder)["slices_by_column"]
+    assert [(row["slice"], row["value"], row["rows"], row["too_few"]) for row in stated] == [
+        ("site", "islands", 5, True),
+        ("site", "north", 150, False),
+        ("site", "south", 45, False),
+    ]
+    right = np.array(
+        [output.label == reference for output, reference in zip(systems[ADAPTER], rows.references, strict=True)]
+    )
+    assert stated[1]["systems"][ADAPTER]["value"] == right[:150].mean()
+    assert stated[1]["systems"].keys() == systems.keys() and stated[0]["systems"][MAJORITY] is None
+
+
 def test_similarity_reads_the_text_as_written_and_accuracy_the_label(rows, embedder):
     right_label_other_text = [SystemOutput("bananas", reference) for reference in rows.references]
     figures = compute(rows, {ADAPTER: right_label_other_text}, embedder)["systems"][ADAPTER]

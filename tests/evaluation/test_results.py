@@ -155,6 +155,19 @@ def test_runs_of_other_origin_are_not_averaged(part, key):
         summarise([run_of(42, 0.9), second], "command")
 
 
+def test_slices_by_stated_columns_are_averaged_over_the_seeds_that_have_the_system():
+    def sliced(seed, accuracy):
+        manifest, metrics = run_of(seed, accuracy)
+        systems = {"adapter": {"value": accuracy}, "base": None} if seed == 42 else {"adapter": {"value": accuracy}}
+        row = {"slice": "rule", "value": "implant", "rows": 30, "groups": 6, "too_few": False, "systems": systems}
+        return manifest, {**metrics, "slices_by_column": [row]}
+
+    (row,) = summarise([sliced(42, 0.9), sliced(1, 0.8)], "command")["slices_by_column"]
+    assert (row["value"], row["rows"], row["systems"]["base"]) == ("implant", 30, None)
+    assert row["systems"]["adapter"]["mean"] == pytest.approx(0.85)
+    assert "slices_by_column" not in summarise([sliced(42, 0.9), run_of(1, 0.8)], "command")
+
+
 def test_runs_of_other_recipes_are_not_averaged():
     second = copy.deepcopy(run_of(1, 0.8))
     second[0]["recipe"]["fields"]["learning_rate"] = 0.5

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from radrecipes.data.audit import audit_leakage
 from radrecipes.data.label_sets import LabelSet
-from radrecipes.evaluation.slices import NOT_STATED, slice_masks, slice_metrics, unseen_masks
+from radrecipes.evaluation.slices import NOT_STATED, column_masks, slice_masks, slice_metrics, unseen_masks
 
 LABELS = LabelSet.from_text("""\
 name: parts
@@ -117,3 +117,13 @@ def test_a_text_is_unseen_if_training_does_not_have_it_whatever_its_input():
     }
     # One slice if both have the same rows.
     assert list(unseen_masks(["a", "b"], ["x", "y"], ["a"], ["x"])) == ["text"]
+
+
+def test_stated_columns_are_sliced_by_each_of_their_values():
+    masks = column_masks({"site": ["north", "", "south", "north"], "scanner": ["A"] * 4})
+    assert [(name, value, mask.tolist()) for name, value, mask in masks] == [
+        ("site", "north", [True, False, False, True]),
+        ("site", NOT_STATED, [False, True, False, False]),
+        ("site", "south", [False, False, True, False]),
+        ("scanner", "A", [True] * 4),
+    ]

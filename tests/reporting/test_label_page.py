@@ -477,6 +477,21 @@ def test_slices_show_intervals_and_small_ones_say_so(write):
     assert "Near-duplicate in training yes 30" in words
 
 
+def test_slices_by_stated_columns_show_every_system(write):
+    def with_sites(metrics):
+        figures = {name: system["exact_accuracy"] for name, system in metrics["systems"].items()}
+        metrics["slices_by_column"] = [
+            {"slice": "site", "value": value, "rows": rows, "groups": 9, "too_few": rows < 20, "systems": figures}
+            for value, rows in (("north <1>", 150), ("south", 12))
+        ]
+
+    words = section(write(0.9, 0.5, change=with_sites), "Slices Exact accuracy by", "Training Training")
+    assert "by the column site of the dataset" in words
+    assert "Site Orders Groups Fine-tuned model Base model" in words
+    assert "north <1> 150 9 90.0 %" in words and "south 12 9 too few orders or groups" in words
+    assert "of the dataset" not in section(write(0.9, 0.5), "Slices Exact accuracy by", "Training Training")
+
+
 def test_wrong_answers_that_no_one_would_see_come_first(write):
     words = section(write(rows=10, adapter=0.6, best=SVM), "Wrong answers", "Data: origin")
     # The threshold at 95 % is 0.817: of the wrong rows 6 to 9, two are above it, and the answer to row 9 is not a label.

@@ -45,6 +45,18 @@ def test_table_shows_spread_and_the_worst_p_value():
     assert "training 7.0 minutes (first seed), 3.4 GiB, 2 cores" in table
 
 
+def test_slices_by_stated_columns_are_a_table_of_all_systems():
+    rows = [("implant", 42, figure(0.81, 0.02)), ("age", 9, None)]
+    sliced = [
+        {"slice": "rule", "value": value, "rows": count, "groups": 7, "systems": {"adapter": found, "base": None}}
+        for value, count, found in rows
+    ]
+    table = results_table([{**RESULT, "slices_by_column": sliced}])
+    assert "m/r, exact accuracy by rule:\n\n| rule | orders | adapter | base |" in table
+    assert "| implant | 42 | 0.810 ± 0.020 | – |\n| age | 9 | – | – |" in table
+    assert "exact accuracy by" not in results_table([RESULT])
+
+
 def test_decisions_and_the_test_against_the_best_baseline_if_the_result_has_them():
     over_both = {"mean": 0.862, "sd": 0.01, "n": 2}
     scored = {

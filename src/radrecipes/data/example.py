@@ -1,6 +1,7 @@
 """The form in which every data reader returns a row."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -8,7 +9,7 @@ class Example:
     """One row on its way from a source file to a prepared dataset or a prediction.
 
     `group` is what a split must keep together (a patient, an order, a scenario), `where` the location for errors
-    (`orders.csv:17`).
+    (`orders.csv:17`), `slices` the values of columns that evaluation slices by.
     """
 
     id: str
@@ -16,6 +17,7 @@ class Example:
     inputs: dict[str, str]
     target: str
     where: str = ""
+    slices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def line(self) -> str:

@@ -20,10 +20,13 @@ _LISTED_ROWS = 5
 # A group with a larger fraction of the rows leaves validation or test too small, or fills the training split.
 _LARGE_GROUP = 0.2
 _CONTROL_TOKEN = "control_token"
+_ROW_COLUMNS = ("id", "group")
 # A longer text is not a label but probably the note. Labels are printed, notes never.
 _LONGEST_LABEL = 200
 # More different labels than these, and than half of the rows, are no labels either.
 _FEW_LABELS = 20
+# Results are given for each value of a slice column; with more values it is a text or an identifier.
+_MOST_SLICES = 50
 Splits = dict[str, list[dict[str, str]]]
 
 
@@ -92,7 +95,7 @@ def prepare_rows(
         warn: Called with a line if one group is so large that the splits cannot have their sizes.
     """
     _check_options(near_duplicate_threshold, max_dropped, split_seed)
-    _refuse_repeated_ids(examples)
+    _check_examples(examples, input_column, target_column)
 
     reasons = drop_reasons(input_column, target_column)
     # The places of the dropped rows.
@@ -139,6 +142,32 @@ def prepare_rows(
     return splits, facts
 
 
+def replace_test(
+    splits: Splits,
+    facts: dict[str, Any],
+    examples: Sequence[Example],
+    input_column: str,
+    target_column: str,
+    label_set: LabelSet,
+) -> tuple[Splits, dict[str, Any]]:
+    """The splits and facts of [`prepare_rows`] with another test split: the examples of its groups, and only those."""
+    groups, reasons = {row["group"] for row in splits["test"]}, drop_reasons(input_column, target_column)
+    dropped: dict[str, list[str]] = {reason: [] for reason in reasons}
+    inside = [example for example in examples if example.group in groups]
+    kept = _canonicalise(_clean(inside, input_column, True, reasons, dropped, "error"), label_set, dropped, "error")
+    threshold = facts["options"]["near_duplicate_threshold"]
+    rows, _ = _merge(kept, input_column, target_column, threshold)
+    counts = {
+        **facts["rows"],
+        "read": facts["rows"]["read"] - len(splits["test"]) + len(inside),
+        "kept": facts["rows"]["kept"] - len(splits["test"]) + len(rows),
+        "merged_duplicates": facts["rows"]["merged_duplicates"] + len(kept) - len(rows),
+    }
+    splits = {**splits, "test": rows}
+    audit = audit_leakage(splits, threshold, input_column, target_column)
+    return splits, {**facts, "rows": counts, "leakage_audit": audit, **_count(splits, target_column, label_set)}
+
+
 def _check_options(near_duplicate_threshold: float, max_dropped: float, split_seed: int) -> None:
     if not 0 < near_duplicate_threshold <= 1:
         raise InputError(f"near-duplicate threshold is {near_duplicate_threshold}; choose one above 0 and up to 1")
@@ -146,6 +175,22 @@ def _check_options(near_duplicate_threshold: float, max_dropped: float, split_se
         raise InputError(f"max-dropped is {max_dropped}; choose a fraction between 0 and 1, for example 0.02")
     if split_seed < 0:
         raise InputError(f"split-seed is {split_seed}; choose 0 or more")
+
+
+def _check_examples(examples: Sequence[Example], input_column: str, target_column: str) -> None:
+    """Identifiers that occur once, and slice columns with their own name and few values."""
+    _refuse_repeated_ids(examples)
+    for name in examples[0].slices if examples else ():
+        if name in (*_ROW_COLUMNS, input_column, target_column):
+            raise InputError(
+                f"a slice column cannot be named {name!r}, as a column of the dataset is; rename it in the table"
+            )
+        values = len({example.slices[name] for example in examples})
+        if values > _MOST_SLICES:
+            raise InputError(
+                f"has {values} different values, more than {_MOST_SLICES}; slice by a column with few, such as a site or a scanner",
+                where=f"--slice-column {name}",
+            )
 
 
 def _merge(
@@ -159,7 +204,7 @@ def _merge(
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for example, group in zip(examples, groups, strict=True):
         text, target = example.inputs[input_column], example.target
-        row = {"id": example.id, "group": group, input_column: text, target_column: target}
+        row = {"id": example.id, "group": group, input_column: text, target_column: target, **example.slices}
         rows.setdefault((text, target), row)
     return list(rows.values()), len(set(own_groups)) - len(set(groups))
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 from accelerate import PartialState
-from datasets import Dataset
 
 from radrecipes.access import access_of, strictest
 from radrecipes.data.prepared import PreparedDataset
@@ -117,10 +116,8 @@ def evaluate_labels(
 ) -> Evaluated | None:
     """Label tasks: temperatures and thresholds fitted on validation, baselines; other arguments as for [`evaluate`]."""
     task, label_set = predictor.task, predictor.label_set
-    train = _label_rows(task, dataset.splits["train"], None)
-    validation, rows = (
-        _label_rows(task, dataset.splits[split], options.max_rows) for split in ("validation", options.split)
-    )
+    train = _label_rows(task, dataset, "train", None)
+    validation, rows = (_label_rows(task, dataset, split, options.max_rows) for split in ("validation", options.split))
     answers = _model_answers(predictor, dataset, options, progress, validation, rows)
     if not is_main_process:
         return None
@@ -263,10 +260,11 @@ def _text_evaluation(task: TextTask) -> type[TextEvaluation]:
     return ImpressionEvaluation if isinstance(task, ImpressionTask) else ReportEvaluation
 
 
-def _label_rows(task: LabelTask, split: Dataset, limit: int | None) -> EvaluationRows:
-    columns = split.to_dict()
+def _label_rows(task: LabelTask, dataset: PreparedDataset, split: str, limit: int | None) -> EvaluationRows:
+    columns = dataset.splits[split].to_dict()
     names = ("id", "group", task.input_column, task.target_column)
-    return EvaluationRows(*(columns[name][:limit] for name in names))
+    slices = {name: columns[name][:limit] for name in dataset.manifest.get("slice_columns", [])}
+    return EvaluationRows(*(columns[name][:limit] for name in names), slices)
 
 
 def _access(predictor: Predictor, dataset: PreparedDataset) -> str:

@@ -17,7 +17,7 @@ from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.label_baselines import BASELINES, MAJORITY
 from radrecipes.evaluation.label_systems import ADAPTER, BASE, EvaluationRows, System, confident_answers, correct
 from radrecipes.evaluation.recommendation import best_baseline, compare, recommendation
-from radrecipes.evaluation.slices import slice_masks, slice_metrics
+from radrecipes.evaluation.slices import column_masks, slice_masks, slice_metrics
 from radrecipes.inference.abstention import ThresholdChoice
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.selective import TARGETS, choose_thresholds, selective_metrics
@@ -70,7 +70,9 @@ def compute_metrics(
     best_name = best["name"] if best else None
     compared = dict.fromkeys([best_name, *(name for name in BASELINES if name != MAJORITY), BASE])
     masks = slice_masks(rows.notes, rows.references, train.notes, train.references, label_set)
-    right = {name: correct(rows, systems[name].outputs) for name in (ADAPTER, best_name) if name in systems}
+    right = {name: correct(rows, system.outputs) for name, system in systems.items()}
+    stated = slice_metrics(column_masks(rows.slices), rows.groups, right, **draws)
+    right = {name: right[name] for name in (ADAPTER, best_name) if name in right}
     return {
         "task": task,
         "split": split,
@@ -97,6 +99,7 @@ def compute_metrics(
         ],
         "recommendation": recommendation(rows, validation, systems, draws),
         "slices": slice_metrics(masks, rows.groups, right, **draws),
+        **({"slices_by_column": stated} if stated else {}),
         "semantic_similarity": {
             "model": embedder.name,
             "chance": similarity_chance_levels(rows.references, label_set.names, majority, embedder),

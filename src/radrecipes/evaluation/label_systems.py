@@ -18,12 +18,13 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """The rows that every system answers, in one order: inputs and correct labels."""
+    """The rows that every system answers, in one order: inputs, correct labels, and the values of columns to slice by."""
 
     ids: Sequence[str]
     groups: Sequence[str]
     notes: Sequence[str]
     references: Sequence[str]
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
             if isinstance(task, LabelTask)
             else _about_texts(metrics_of_seeds, task)
         ),
+        **({"slices_by_column": slices} if (slices := _slices_over_seeds(metrics_of_seeds)) else {}),
         "seeds": seeds,
         "base": first["base"],
         "data": {**first["data"], **_command_for(first["data"].get("folder"))},
@@ -292,6 +293,23 @@ def _cost_over_seeds(systems: Sequence[Mapping[str, Any]]) -> dict[str, Any] | N
         return None
     figures = {key: _over_some([cost[key] for cost in costs]) for key in ("training_seconds", "rows_per_second")}
     return figures | {key: costs[0][key] for key in ("trained_on", "answered_on")}
+
+
+def _slices_over_seeds(metrics_of_seeds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Exact accuracy of every system by the columns that the dataset states; `None` for slices with too few rows."""
+    by_seed = [metrics.get("slices_by_column", []) for metrics in metrics_of_seeds]
+    if not all(by_seed):  # an evaluation by an older version has none
+        return []
+    return [
+        {
+            **{key: rows[0][key] for key in ("slice", "value", "rows", "groups")},
+            "systems": {
+                system: _over_some([metric_value(row["systems"].get(system)) for row in rows])
+                for system in rows[0]["systems"]
+            },
+        }
+        for rows in zip(*by_seed, strict=True)
+    ]
 
 
 def _each_over_some(rows: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:

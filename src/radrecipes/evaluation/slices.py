@@ -1,4 +1,4 @@
-"""Slices of the rows: label frequency, note length, near-duplicates in training, modality, body region; texts not in training."""
+"""Slices of the rows: label frequency, length, near-duplicates, modality, body region, stated columns; texts not in training."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -57,6 +57,15 @@ def slice_masks(
             values = np.array([attribute[label] or NOT_STATED for label in references])
             slices[name] = {str(value): values == value for value in np.unique(values)}
     return [(name, value, mask) for name, masks in slices.items() for value, mask in masks.items()]
+
+
+def column_masks(columns: Mapping[str, Sequence[str]]) -> list[tuple[str, str, np.ndarray]]:
+    """Name, value and row mask of every slice by the columns that a dataset states, as [`slice_masks`] returns them."""
+    masks = []
+    for name, values in columns.items():
+        found = np.array([value or NOT_STATED for value in values])
+        masks += [(name, str(value), found == value) for value in np.unique(found)]
+    return masks
 
 
 def slice_metrics(

@@ -1,6 +1,6 @@
 """The content of a label task's evaluation page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -67,7 +67,8 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
         "calibration": label_tables.calibration(metrics),
         "encoder": metrics["systems"].get(ENCODER, {}).get("settings", {}).get("model"),
         "costly_kinds": label_tables.costly_kinds(metrics),
-        "slices": {kind: [*rows] for kind, rows in groupby(metrics["slices"], key=lambda row: row["slice"])},
+        "slices": _by_name(metrics["slices"]),
+        "slices_by_column": _by_name(metrics.get("slices_by_column", [])),
         "matrix": confusion_matrix(references, answers, metrics["label_set"]),
         "confusions": label_tables.frequent_confusions(references, answers),
         "label_table": label_tables.label_rows(metrics),
@@ -75,3 +76,7 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
         "wrong_answers": wrong[:_MOST_WRONG_ANSWERS],
         "number_wrong": sum(reference != answer for reference, answer in zip(references, answers, strict=True)),
     }
+
+
+def _by_name(slices: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    return {name: [*rows] for name, rows in groupby(slices, key=lambda row: row["slice"])}

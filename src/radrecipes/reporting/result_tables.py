@@ -216,7 +216,26 @@ def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
     if costs := [row for result in results for row in _cost_rows(result)]:
         titles = ["recipe", "system", *(metric.heading for metric in _COSTS), "trained on", "answered on"]
         parts.append(_markdown(titles, costs))
+    parts += [table for result in results for table in _slice_tables(task, result)]
     return "\n\n".join([*parts, "\n".join(map(_note, results))])
+
+
+def _slice_tables(task: Task, result: Mapping[str, Any]) -> list[str]:
+    """For each column that the dataset states, the accuracy of every system by its values."""
+    tables = []
+    for column, rows in groupby(result.get("slices_by_column", []), key=lambda row: row["slice"]):
+        names = [system.replace("_", " ") for system in result["systems"]]
+        cells = [
+            [
+                row["value"],
+                f"{row['rows']:,}",
+                *(_over_seeds(row["systems"].get(system)) for system in result["systems"]),
+            ]
+            for row in rows
+        ]
+        title = f"{result['recipe']}, exact accuracy by {column}:"
+        tables += [title, _markdown([column, task.words.rows, *names], cells)]
+    return tables
 
 
 def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

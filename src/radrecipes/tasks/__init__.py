@@ -1,7 +1,7 @@
 """The tasks: everything that is specific to one of them. A new task is a file in this folder and a line below."""
 
 from radrecipes.tasks.impression import ImpressionTask
-from radrecipes.tasks.label_task import LabelTask
+from radrecipes.tasks.label_task import LabelTask, SyntheticRows
 from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.tasks.report import ReportTask
 from radrecipes.tasks.report_writing import ReportWritingTask
@@ -13,6 +13,7 @@ __all__ = [
     "HeadlineMetric",
     "LabelTask",
     "ReportWritingTask",
+    "SyntheticRows",
     "Task",
     "TaskWords",
     "TextCheck",

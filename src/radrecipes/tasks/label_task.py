@@ -1,6 +1,8 @@
 """Tasks whose answer is a label of a closed set."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from radrecipes.data.label_sets import LabelSet
@@ -11,11 +13,33 @@ if TYPE_CHECKING:
     from radrecipes.data.prepared import PreparedDataset
 
 
-class LabelTask(Task):
-    """A task that chooses a label; `generate` makes synthetic rows with the labels of `synthetic_label_set`."""
+@dataclass(frozen=True)
+class SyntheticRows:
+    """Rows that a generator can make for a task.
 
-    generate: Callable[..., list[dict[str, str]]] | None = None
-    synthetic_label_set: str | None = None
+    Args:
+        generate: From `seed` and `rows`, and `style` if there are `test_styles`, to rows with the columns of the dataset.
+        label_set: Path of their labels in the repository.
+        rows: How many there are by default.
+        groups: What the rows are grouped by, for the card, unless it is the scenario.
+        slice_columns: Columns that evaluation slices by.
+        test_styles: Other styles in which the test split can be written.
+        about: A paragraph of the card.
+    """
+
+    generate: Callable[..., list[dict[str, str]]]
+    label_set: str
+    rows: int
+    groups: str | None = None
+    slice_columns: tuple[str, ...] = ()
+    test_styles: tuple[str, ...] = ()
+    about: str | None = None
+
+
+class LabelTask(Task):
+    """A task that chooses a label; `synthetic` has the rows that can be generated for it, by name, the default first."""
+
+    synthetic: Mapping[str, SyntheticRows] = MappingProxyType({})
 
     target_column = "label"
     main_system = "adapter"

@@ -1,8 +1,17 @@
 """Task `protocol`: choose the imaging protocol for the free text of an imaging order."""
 
+from types import MappingProxyType
+
 from radrecipes.data.synthetic_protocol.generator import generate_orders
-from radrecipes.tasks.label_task import LabelTask
+from radrecipes.data.synthetic_safety.generator import SLICE_COLUMNS, generate_safety_orders
+from radrecipes.tasks.label_task import LabelTask, SyntheticRows
 from radrecipes.tasks.task import TaskWords
+
+_ABOUT_SAFETY = (
+    "The protocol follows from the question and from stated facts by rules that simplify public guidance; they are not medical "
+    "advice. `rule` names the fact that decides: most orders have a counterpart that differs only in this fact and has another "
+    "protocol. `pair` says by what the two differ."
+)
 
 
 class ProtocolTask(LabelTask):
@@ -10,8 +19,24 @@ class ProtocolTask(LabelTask):
 
     name = "protocol"
     input_column = "note"
-    generate = staticmethod(generate_orders)
-    synthetic_label_set = "data/label_sets/protocol_ct_mr.yaml"
+    synthetic = MappingProxyType(
+        {
+            "scenarios": SyntheticRows(
+                generate_orders,
+                "data/label_sets/protocol_ct_mr.yaml",
+                rows=6600,
+                test_styles=("second",),
+            ),
+            "safety": SyntheticRows(
+                generate_safety_orders,
+                "data/label_sets/protocol_safety.yaml",
+                rows=4000,
+                groups="the wording of the clinical question",
+                slice_columns=SLICE_COLUMNS,
+                about=_ABOUT_SAFETY,
+            ),
+        }
+    )
     instruction = "Choose the imaging protocol for this order."
     words = TaskWords(
         title="Protocols from orders",

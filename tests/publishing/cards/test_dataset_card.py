@@ -88,6 +88,15 @@ def test_names_cannot_break_the_tables(manifest):
     assert "| MR &lt;Brain> |" in render_dataset_card(manifest)
 
 
+def test_columns_to_slice_by_and_what_a_generator_says_of_itself(manifest):
+    stated = {**manifest, "columns": [*manifest["columns"], "site"], "slice_columns": ["site"], "about": "From rules."}
+    card = render_dataset_card(stated)
+    assert "| `site` | text | evaluation gives results for each of its values |\n\n## Splits" in card
+    assert "\n\nFrom rules." in card
+    assert "rows whose note occurs in training" in render_preparation_summary(stated)
+    assert [feature["name"] for feature in DatasetCard(card).data.dataset_info["features"]][-1] == "site"
+
+
 def test_real_data_warns_and_synthetic_data_says_so(manifest):
     real = render_dataset_card(manifest)
     assert "treat every note as patient text" in real and "Do not publish it" in real

@@ -46,6 +46,7 @@ class ExampleTable:
         inputs: Column of the file for each input of the task, for example `{"note": "order_text"}`, or several by the names under
             which [`render_cells`] writes them: `{"note": {"exam": "Exam", "age": "Age"}}`.
         target: Column of the target, or several by name in the same way; [`compound_label`] joins them.
+        slice_columns: Columns that evaluation slices by.
         form: What the user says about how the table is written.
     """
 
@@ -57,11 +58,12 @@ class ExampleTable:
         target: str | Mapping[str, str] | None = None,
         id_column: str | None = None,
         group_column: str | None = None,
+        slice_columns: Sequence[str] = (),
         form: TableForm | None = None,
     ):
         self._inputs, self._target = inputs, target
-        self._id, self._group = id_column, group_column
-        named = [*inputs.values(), target, id_column, group_column]
+        self._id, self._group, self._slices = id_column, group_column, slice_columns
+        named = [*inputs.values(), target, id_column, group_column, *slice_columns]
         self._columns = list(dict.fromkeys(column for one in named for column in _columns_of(one)))
         requests = str(path).lower().endswith(SUFFIXES)
         self.table = (ServiceRequestTable if requests else open_table)(Path(path), self._columns, form)
@@ -93,6 +95,7 @@ class ExampleTable:
                 inputs={name: _joined(cells, column, render_cells) for name, column in self._inputs.items()},
                 target=target,
                 where=where,
+                slices={name: " ".join(cells[name].split()) for name in self._slices},
             )
 
     def read(self) -> list[Example]:

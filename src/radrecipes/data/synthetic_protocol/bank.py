@@ -7,7 +7,8 @@ from importlib import resources
 
 import yaml
 
-HISTORY_FILE = "history.yaml"
+FIRST = "first"
+_PACKAGE = "radrecipes.data.synthetic_protocol"
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,31 @@ class HistoryItem:
 
 
 @cache
-def load_scenarios() -> tuple[Scenario, ...]:
-    """Read every scenario of the bank, protocols in the order of the file names."""
+def load_scenarios(style: str = FIRST) -> tuple[Scenario, ...]:
+    """Read every scenario of the bank, protocols in the order of the file names; another style has its own questions."""
     scenarios = []
-    for protocol, entry in (pair for name, file in _bank_files() if name != HISTORY_FILE for pair in file.items()):
+    other_questions = {} if style == FIRST else read_bank_file(f"styles/{style}_questions.yaml")
+    folder = resources.files(_PACKAGE).joinpath("scenarios")
+    files = sorted(file.name for file in folder.iterdir() if file.name.endswith(".yaml"))
+    for protocol, entry in (pair for name in files for pair in read_bank_file(f"scenarios/{name}").items()):
         questions_of, limits = entry.pop("scenarios"), entry.pop("limits", {})
         entry["spellings"] = [protocol, *entry["spellings"]]
         for identifier, questions in questions_of.items():
-            scenarios.append(Scenario(identifier, protocol, questions, **{**entry, **limits.get(identifier, {})}))
+            asked = other_questions.get(identifier, questions)
+            scenarios.append(Scenario(identifier, protocol, asked, **{**entry, **limits.get(identifier, {})}))
     return tuple(scenarios)
 
 
 @cache
-def load_history() -> tuple[HistoryItem, ...]:
-    """Read every history item of the bank."""
+def load_history(style: str = FIRST) -> tuple[HistoryItem, ...]:
+    """Read every history item of the bank in the words of a style."""
     items = []
-    for system, entry in dict(_bank_files())[HISTORY_FILE].items():
+    for system, entry in read_bank_file("history.yaml" if style == FIRST else f"styles/{style}_history.yaml").items():
         texts_of = {kind: entry.pop(kind, []) for kind in ("past", "studies", "organ_gone")}
         items += [HistoryItem(text, kind, system, **entry) for kind, texts in texts_of.items() for text in texts]
     return tuple(items)
 
 
-def _bank_files() -> list[tuple[str, dict]]:
-    folder = resources.files("radrecipes.data.synthetic_protocol") / "scenarios"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return [(file.name, yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
+def read_bank_file(name: str, package: str = _PACKAGE) -> dict:
+    """The content of a YAML file of a package."""
+    return yaml.safe_load(resources.files(package).joinpath(name).read_text(encoding="utf-8"))

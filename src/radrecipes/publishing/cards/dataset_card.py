@@ -12,7 +12,7 @@ from radrecipes.tasks import TASKS
 def render_dataset_card(manifest: Mapping[str, Any]) -> str:
     """The card of a dataset whose manifest has the facts of [`~data.preparation.prepare_rows`]: Markdown with YAML front matter."""
     synthetic, task = manifest["access"] == "synthetic", TASKS[manifest["task"]]
-    _, _, input_column, target_column = manifest["columns"]
+    _, _, input_column, target_column, *_ = manifest["columns"]
     data = dataset_card_data(
         manifest,
         task_category=task.hub_task,
@@ -38,7 +38,7 @@ def render_preparation_summary(manifest: Mapping[str, Any]) -> str:
     """A table for the terminal of what was read, kept and found; reasons that dropped no row are omitted."""
     rows, audit = manifest["rows"], manifest["leakage_audit"]
     counts = [("rows read", rows["read"]), ("merged, because identical", rows["merged_duplicates"])]
-    reasons = drop_reasons(*manifest["columns"][2:])
+    reasons = drop_reasons(*manifest["columns"][2:4])
     counts += [(f"dropped: {reasons[reason]}", count) for reason, count in rows["dropped"].items() if count]
     counts.append(("kept", rows["kept"]))
     width = max(len(name) for name, _ in counts) + 2

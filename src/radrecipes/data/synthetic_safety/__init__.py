@@ -1,0 +1,1 @@
+"""Synthetic imaging orders whose protocol depends on kidneys, contrast reactions, implants, pregnancy, age and earlier findings."""
