@@ -45,6 +45,10 @@ class TestEveryRecipe:
         if "lr_scheduler_type" in set_here:
             assert args.lr_scheduler_type == set_here["lr_scheduler_type"]
 
+        if not model.use_peft:
+            assert get_quantization_config(model) is None
+            return
+
         # Adapter
         lora = lora_config(recipe.model)
         assert isinstance(lora, LoraConfig)
@@ -121,7 +125,11 @@ def test_the_table_of_models_says_what_the_recipes_say():
         assert method.split("; ") == sorted({recipe.method for recipe in recipes})
         assert tasks.split(", ") == sorted({recipe.arguments.task for recipe in recipes})
         styles = {(recipe.arguments.prompt_style, bool(recipe.training.chat_template_path)) for recipe in recipes}
-        assert styles == {{"plain": ("plain", False), "project template": ("chat", True)}.get(prompt, ("chat", False))}
+        assert styles == {
+            {"plain": ("plain", False), "project template": ("chat", True), "the input alone": ("input", False)}.get(
+                prompt, ("chat", False)
+            )
+        }
 
 
 def test_every_template_is_one_of_some_recipe_and_was_read_for_identifiers():

@@ -215,14 +215,16 @@ def build_tiny_model(
     return _save_random(root / model_id, AutoConfig.for_model(architecture, **(fields | changes)), tokenizer)
 
 
-def build_tiny_encoder(root: Path, model_id: str, **changes) -> Path:
-    """Save a random BERT of whole words and single letters, without a head, which sentence-transformers loads too.
+def build_tiny_encoder(root: Path, model_id: str, architecture: str = "bert", **changes) -> Path:
+    """Save a random BERT, or other encoder, of words and single letters, without a head; sentence-transformers loads it too.
 
     Args:
         root (`Path`):
             The folder of base models.
         model_id (`str`):
             Hub id of the new model: `"org/name"`.
+        architecture (`str`, *optional*, defaults to `"bert"`):
+            A `model_type` of Transformers.
         changes (`Any`):
             Fields of its configuration, or other values of those set here.
 
@@ -247,7 +249,7 @@ def build_tiny_encoder(root: Path, model_id: str, **changes) -> Path:
         "max_position_embeddings": 64,
         "pad_token_id": 0,
     }
-    config = AutoConfig.for_model("bert", **(fields | changes))
+    config = AutoConfig.for_model(architecture, **(fields | changes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         AutoModel.from_config(config, dtype=torch.float32).save_pretrained(root / model_id)

@@ -32,7 +32,8 @@ from radrecipes.tasks.rendering import render_prompts
 from radrecipes.training.collators import IGNORED
 from radrecipes.training.data import load_training_data
 
-MEASURED = ("biogpt", "biogpt-large", "smollm2-135m", "smollm2-360m")  # have tests of their own
+# They have tests of their own, encoders in test_heads.py.
+MEASURED = ("all-minilm-l6-v2", "biogpt", "biogpt-large", "modernbert-base", "smollm2-135m", "smollm2-360m")
 RECIPES = [path for path in find_recipes(REPOSITORY / "recipes") if path.parent.name not in MEASURED]
 SEPARATE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FUSED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import REPOSITORY
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from radrecipes.errors import InputError
+from radrecipes.models.classification_head import is_encoder
 from radrecipes.models.convert import DEFAULT_BASE
 from radrecipes.planning import basis as basis_module
 from radrecipes.planning.base_shapes import SHAPES, shape_of
@@ -33,6 +34,8 @@ PUBLISHED = {
     "google/medgemma-27b-text-it": 27.0,
     "HuggingFaceTB/SmolLM3-3B": 3.08,
     "HuggingFaceTB/SmolLM2-360M-Instruct": 0.362,
+    "answerdotai/ModernBERT-base": 0.149,
+    "sentence-transformers/all-MiniLM-L6-v2": 0.0227,
     "microsoft/biogpt": 0.347,
     "microsoft/BioGPT-Large": 1.57,
 }
@@ -46,7 +49,8 @@ def test_every_base_of_a_shipped_recipe_can_be_planned_without_its_files():
 @pytest.mark.parametrize("model_id", sorted(SHAPES))
 def test_sizes_make_the_published_number_of_parameters(model_id):
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape_of(model_id))
+        config = shape_of(model_id)
+        model = (AutoModel if is_encoder(config) else AutoModelForCausalLM).from_config(config)
     assert model.num_parameters() / 1e9 == pytest.approx(PUBLISHED[model_id], rel=0.005)
 
 

@@ -15,7 +15,7 @@ _COLUMNS = (
 
 
 def _shape(*columns: Any, **other_fields: Any) -> dict[str, Any]:
-    """Fields of a configuration; BioGPT's has only the first six of [`_COLUMNS`]."""
+    """Fields of a configuration; of BioGPT and encoders it has only the first six of [`_COLUMNS`]."""
     return dict(zip(_COLUMNS, columns, strict=False)) | other_fields
 
 
@@ -36,6 +36,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "google/medgemma-27b-text-it": _shape("gemma3_text", 262_144, 5376, 21_504, 62, 32, 16, True, head_dim=128),
     "HuggingFaceTB/SmolLM3-3B": _shape("smollm3", 128_256, 2048, 11_008, 36, 16, 4, True),
     "HuggingFaceTB/SmolLM2-360M-Instruct": _shape("llama", 49_152, 960, 2560, 32, 15, 5, True),
+    "answerdotai/ModernBERT-base": _shape("modernbert", 50_368, 768, 1152, 22, 12),
+    "sentence-transformers/all-MiniLM-L6-v2": _shape("bert", 30_522, 384, 1536, 6, 12),
     "microsoft/biogpt": _shape("biogpt", 42_384, 1024, 4096, 24, 16),
     "microsoft/BioGPT-Large": _shape("biogpt", 57_717, 1600, 6400, 48, 25, max_position_embeddings=2048),
 }

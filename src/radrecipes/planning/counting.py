@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from radrecipes.models.classification_head import head_at, is_encoder, output_layer
 from radrecipes.models.lm_head import lm_head_input
+from radrecipes.models.weights import count_parameters
 from radrecipes.recipe import Recipe
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED
@@ -105,7 +106,7 @@ class Workload:
 def count_workload(recipe: Recipe, rows: Dataset, model: PeftModel) -> Workload:
     """Steps, tokens and parameters; `model` is from [`~training.construction.build_on_meta`]."""
     args, steps_per_epoch = recipe.training, math.ceil(len(rows) / recipe.arguments.global_batch_size)
-    trained, total = model.get_nb_trainable_parameters()
+    trained, total = count_parameters(model)
     return Workload(
         rows=len(rows),
         steps=args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch),
