@@ -166,11 +166,11 @@ def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any])
     written = write_question(task, example, manifest["prompt"]["style"])
     kilowatt_hours, assumption = energy_estimate(manifest)
     longest = fields.get("max_new_tokens") or metrics["decoding"].get("max_new_tokens")
-    rows = decisions(metrics) if is_label else []
+    rows, calibrated = (decisions(metrics), calibration(metrics)) if is_label else ([], None)
     return {
         "is_label": is_label,
         "has_head": _has_head(metrics),
-        "temperature": round((metrics.get("calibration") or {}).get("temperature", 1.0), 6),
+        "temperature": round(calibrated["temperature"], 6) if calibrated else 1.0,
         "prompt": written,
         "max_new_tokens": longest or RecipeArguments.max_new_tokens,
         "quantised_bits": next((bits for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), None),
@@ -179,7 +179,7 @@ def _values(task: Task, manifest: Mapping[str, Any], metrics: Mapping[str, Any])
         "metric_with_interval": metric_with_interval,
         "system_titles": titles,
         "best_baseline": best_baseline(metrics),
-        "calibration": calibration(metrics) if is_label else None,
+        "calibration": calibrated,
         "costs": {
             name: (duration(cost["training_seconds"]), speed(cost["rows_per_second"]), processors([cost]))
             for name, system in metrics["systems"].items()
