@@ -381,7 +381,7 @@ def _table_examples(task: Task, target: str, labels: bool, synthetic: Mapping[st
         for style in kind.test_styles:
             examples.append(
                 f"  # The same, with test {words.rows} in another hospital's style.\n"
-                f"{command} --synthetic{kind_option} --test-style {style} --output data/{folder}_{style}\n"
+                f"{command} --synthetic{kind_option} --test-style {style} --output data/{folder}_{style} --overwrite\n"
             )
     return "examples:\n" + "\n".join(examples)
 
