@@ -50,13 +50,14 @@ class TestEveryRecipe:
             return
 
         # Adapter
-        lora = lora_config(recipe.model)
-        assert isinstance(lora, LoraConfig)
-        kind = "SEQ_CLS" if recipe.has_head else "CAUSAL_LM"
-        assert (lora.task_type, lora.r, lora.lora_alpha) == (kind, set_here["lora_r"], set_here["lora_alpha"])
-        assert lora.lora_dropout == model.lora_dropout
-        targets = set_here["lora_target_modules"]
-        assert lora.target_modules == (targets[0] if targets == ["all-linear"] else set(targets))
+        if model.use_peft:
+            lora = lora_config(recipe.model)
+            assert isinstance(lora, LoraConfig)
+            kind = "SEQ_CLS" if recipe.has_head else "CAUSAL_LM"
+            assert (lora.task_type, lora.r, lora.lora_alpha) == (kind, set_here["lora_r"], set_here["lora_alpha"])
+            assert lora.lora_dropout == model.lora_dropout
+            targets = set_here["lora_target_modules"]
+            assert lora.target_modules == (targets[0] if targets == ["all-linear"] else set(targets))
 
         # Quantisation computes in the recipe's dtype
         quantisation = get_quantization_config(model)

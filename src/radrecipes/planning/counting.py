@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
 from datasets import Dataset
-from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from radrecipes.models.classification_head import head_at, is_encoder, output_layer
 from radrecipes.models.lm_head import lm_head_input
@@ -61,19 +61,19 @@ class StepCost:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a base model, and parameters of its adapter; without quantisation `plain` is the whole base model."""
+    """Bytes of what is frozen, and number of trained parameters; without quantisation `plain` is all that is frozen."""
 
     packed: int  # weights of quantised layers
     constants: int  # the constants that unpack them
     plain: int  # the rest in its dtype: embeddings, norms, LM head
     before: int  # the quantised layers as they are loaded, before they are packed
     unpacked: int  # the largest quantised weight in the compute dtype; the backward pass unpacks one at a time
-    trained: int  # parameters of the adapter
+    trained: int  # parameters of the adapter, or all
     bytes_per_trained: tuple[int, int, int]  # of each parameter: the weight, its gradient, and AdamW's two moments
 
     @property
     def base(self) -> int:
-        """Bytes of the complete base model."""
+        """Bytes of all that is frozen: the base model under an adapter."""
         return self.packed + self.constants + self.plain
 
 
@@ -86,7 +86,7 @@ class Workload:
     steps_per_epoch: int
     tokens: int  # of all rows, without padding
     trainable_parameters: int
-    total_parameters: int  # of base model and adapter
+    total_parameters: int  # of base model and adapter, if there is one
 
     @property
     def epochs(self) -> float:
@@ -103,7 +103,7 @@ class Workload:
         )
 
 
-def count_workload(recipe: Recipe, rows: Dataset, model: PeftModel) -> Workload:
+def count_workload(recipe: Recipe, rows: Dataset, model: PreTrainedModel) -> Workload:
     """Steps, tokens and parameters; `model` is from [`~training.construction.build_on_meta`]."""
     args, steps_per_epoch = recipe.training, math.ceil(len(rows) / recipe.arguments.global_batch_size)
     trained, total = count_parameters(model)
@@ -138,7 +138,9 @@ def _shuffled_batches(items: list, batch_size: int, seed: int) -> Iterator[list]
         yield [items[index] for index in order[start : start + batch_size]]
 
 
-def count_step(recipe: Recipe, model: PeftModel, dtype: torch.dtype, rows: int, length: int, scored: int) -> StepCost:
+def count_step(
+    recipe: Recipe, model: PreTrainedModel, dtype: torch.dtype, rows: int, length: int, scored: int
+) -> StepCost:
     """Run one training step of a micro batch of shape `(rows, length)` on fake tensors and count it.
 
     `dtype` is the compute dtype; below float32 the step runs under autocast, as in training. `scored` is the number of positions
@@ -154,7 +156,7 @@ def count_step(recipe: Recipe, model: PeftModel, dtype: torch.dtype, rows: int, 
         return hidden.flatten(0, 1)[:filled]
 
     with FakeTensorMode(), contextlib.ExitStack() as hooks:
-        weights = _fake_weights(model, _adapter_dtype(recipe))
+        weights = _fake_weights(model, _trained_dtype(recipe))
         inputs = {
             "input_ids": torch.zeros(rows, length, dtype=torch.long),
             "position_ids": torch.zeros(rows, length, dtype=torch.long),
@@ -182,24 +184,26 @@ def count_step(recipe: Recipe, model: PeftModel, dtype: torch.dtype, rows: int, 
     if not recipe.training.activation_checkpointing:
         return cost
     # It keeps each layer's input and one layer's tensors, and runs the forward pass twice (Chen et al. 2016). With a frozen base
-    # model a forward pass is about half of the products, because the backward pass computes no gradients of its weights.
+    # model a forward pass is about half of the products, because the backward pass computes no gradients of its weights; otherwise
+    # it is a third.
     layers, body = model.config.num_hidden_layers, at_head[0]
     inputs_bytes = layers * rows * length * model.config.hidden_size * dtype.itemsize
-    return StepCost(cost.flops * 3 // 2, cost.peak_bytes - body + body // layers + inputs_bytes)
+    flops = cost.flops * 3 // 2 if recipe.model.use_peft else cost.flops * 4 // 3
+    return StepCost(flops, cost.peak_bytes - body + body // layers + inputs_bytes)
 
 
-def _adapter_dtype(recipe: Recipe) -> torch.dtype:
-    """PEFT casts an adapter to float32; on a quantised base TRL's SFTTrainer casts it to bfloat16 (1.16, sft_trainer.py)."""
+def _trained_dtype(recipe: Recipe) -> torch.dtype:
+    """What is trained is in float32; on a quantised base TRL's SFTTrainer casts an adapter to bfloat16 (1.16, sft_trainer.py)."""
     quantised = recipe.model.load_in_4bit or recipe.model.load_in_8bit
     return torch.bfloat16 if quantised and not recipe.has_head else torch.float32
 
 
-def _fake_weights(model: PeftModel, adapter_dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _fake_weights(model: PreTrainedModel, trained_dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Empty tensors for all parameters and buffers, by their names in [`_Step`]."""
     weights = {
         f"model.{name}": torch.empty(
             weight.shape,
-            dtype=adapter_dtype if weight.requires_grad else weight.dtype,
+            dtype=trained_dtype if weight.requires_grad else weight.dtype,
             requires_grad=weight.requires_grad,
         )
         for name, weight in model.named_parameters()
@@ -210,7 +214,7 @@ def _fake_weights(model: PeftModel, adapter_dtype: torch.dtype) -> dict[str, tor
 class _Step(torch.nn.Module):
     """Forward and backward pass in one call, so that both see the fake weights."""
 
-    def __init__(self, model: PeftModel, scored: int, dtype: torch.dtype):
+    def __init__(self, model: PreTrainedModel, scored: int, dtype: torch.dtype):
         super().__init__()
         self.model, self.scored, self.dtype = model, scored, dtype
 
@@ -256,7 +260,7 @@ class LivingBytes(TorchDispatchMode):
         self.now -= self._sizes.pop(key)
 
 
-def count_sizes(recipe: Recipe, model: PeftModel) -> Sizes:
+def count_sizes(recipe: Recipe, model: PreTrainedModel) -> Sizes:
     """Sizes of a model from [`~training.construction.build_on_meta`], its base model quantised as in the recipe.
 
     Embeddings, norms and the LM head keep their dtype (Transformers, `get_keys_to_not_convert`).
@@ -265,7 +269,7 @@ def count_sizes(recipe: Recipe, model: PeftModel) -> Sizes:
     layers = {id(layer.weight): layer.weight for layer in _frozen_linear(model)} if four or eight else {}
     packed = list(layers.values())
     others = [weight for weight in model.parameters() if not weight.requires_grad and id(weight) not in layers]
-    width = _adapter_dtype(recipe).itemsize
+    width = _trained_dtype(recipe).itemsize
     return Sizes(
         packed=sum(-(-weight.numel() // 2) if four else weight.numel() for weight in packed),
         constants=sum(
@@ -280,7 +284,7 @@ def count_sizes(recipe: Recipe, model: PeftModel) -> Sizes:
     )
 
 
-def _frozen_linear(model: PeftModel) -> list[torch.nn.Linear]:
+def _frozen_linear(model: PreTrainedModel) -> list[torch.nn.Linear]:
     """The layers that bitsandbytes quantises: all linear ones of the base model except its head."""
     heads = set(output_layer(model).modules())
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module not in heads]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from radrecipes.errors import InputError
 from radrecipes.launch import compatibility
@@ -26,7 +27,12 @@ USABLE = 0.95
 # published runs of bf16 LoRA are below and above it: PEFT's method comparison (Llama-3.2-3B, L40S, 840 tokens per batch, query
 # and value projections adapted) at 24 %, NeMo AutoModel (Llama-3-8B, H100, packed rows of 4,096, custom kernels) at 41 %.
 # Unpacking 4-bit and 8-bit weights takes additional time.
-ASSUMED_UTILISATION = {compatibility.LORA: 0.30, compatibility.INT4: 0.25, compatibility.INT8: 0.08}
+ASSUMED_UTILISATION = {
+    compatibility.FULL: 0.30,
+    compatibility.LORA: 0.30,
+    compatibility.INT4: 0.25,
+    compatibility.INT8: 0.08,
+}
 # Launching the kernels of one layer, forward and backward, takes at least this long. Assumed: 250 kernels of 8 microseconds.
 _KERNEL_LAUNCH_SECONDS_PER_LAYER = 0.002
 # DeepSpeed's defaults (deepspeed/runtime/zero/config.py): elements of its reduction buffer, and maximum number of parameters that
@@ -51,7 +57,7 @@ class GpuMemory:
     """Peak memory of one GPU in bytes, by use."""
 
     base: int  # this process's part of the base model, packed as it is stored
-    adapter: int  # weights, gradients, AdamW's moments, and communication buffers for gradients
+    adapter: int  # of an adapter, or of all that is trained: weights, gradients, AdamW's moments, and communication buffers for gradients
     gathered: int  # layers of a sharded base model that are temporarily complete
     activations: int  # tensors of the largest micro batch
     loading: int = 0  # what loading needs before anything else exists
@@ -157,7 +163,7 @@ def assumptions(plan: GpuPlan) -> list[str]:
         f"{_KERNEL_LAUNCH_SECONDS_PER_LAYER * 1000:g} ms per layer and micro batch to launch kernels (assumed)",
         "loading and saving are not included",
         "activations: the tensors of the largest batch, counted with fake tensors; verified on CPUs only",
-        "adapter: with gradients, AdamW's moments and communication buffers for gradients",
+        "adapter, or all that is trained: with gradients, AdamW's moments and communication buffers for gradients",
         f"total: with {CONTEXT_BYTES / 2**30:.1f} GiB for CUDA (assumed); fits if it is at most {USABLE:.0%} of the memory",
     ]
 
@@ -208,7 +214,8 @@ class _Planner:
             step.flops / (rows * length) * layout.tokens / self.workload.steps_per_epoch,
             recipe.training.gradient_accumulation_steps,
             self.model.config.num_hidden_layers,
-            self.sizes.base,
+            # All weights are trained, if none is frozen.
+            self.sizes.base or self.sizes.trained * self.dtype.itemsize,
             self.gpu,
             engine,
             processes,
@@ -224,10 +231,10 @@ class _Planner:
         return layout, counting.count_step(recipe, self.model, self.dtype, *layout.largest)
 
 
-def count_units(recipe: Recipe, model: PeftModel, dtype: torch.dtype) -> Units:
+def count_units(recipe: Recipe, model: PreTrainedModel, dtype: torch.dtype) -> Units:
     """What sharding gathers for a model from [`~training.construction.build_on_meta`] in its compute dtype."""
     head = output_layer(model)
-    wrapped = model.get_base_model()._no_split_modules or ()
+    wrapped = (model.get_base_model() if isinstance(model, PeftModel) else model)._no_split_modules or ()
     blocks = [module for module in model.modules() if type(module).__name__ in wrapped]
     inside = {id(weight) for block in blocks for weight in block.parameters()}
     outside = sum(weight.nbytes for weight in model.parameters() if id(weight) not in inside)
@@ -265,7 +272,7 @@ def memory_per_gpu(sizes: counting.Sizes, units: Units, engine: Engine, processe
         # The current layer, and the prefetched one.
         Engine.FSDP1: 2 * units.block + units.outside,
         Engine.FSDP2: 2 * units.block + units.tail,
-        Engine.ZERO3: min(sizes.plain, 2 * _ZERO_LIVE),
+        Engine.ZERO3: min(sizes.plain or 2 * trained, 2 * _ZERO_LIVE),
     }.get(engine, 0)
     return GpuMemory(
         base=packed + sizes.constants + plain,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import psutil
 import torch
-from peft import PeftModel
+from transformers import PreTrainedModel
 
 from radrecipes.models.base import attention_for
 from radrecipes.models.classification_head import output_layer
@@ -32,8 +32,8 @@ class MachinePlan(counting.Workload):
 
     computed_tokens: int  # with the recipe's layout
     padded_tokens: int  # with one padded example per row, as in TRL
-    weights_bytes: int  # of the base model
-    adapter_bytes: int  # of the adapter with gradients and AdamW states
+    weights_bytes: int  # of what is frozen: the base model under an adapter
+    adapter_bytes: int  # of what is trained, with gradients and AdamW states
     activation_bytes: int  # for the largest batch
     framework_bytes: int  # Python with its libraries; on a CPU also what quantising the base model leaves in the heap
     flops_per_step: float  # matrix products of an average optimizer step
@@ -118,7 +118,7 @@ def describe(plan: MachinePlan, recipe: Recipe) -> list[str]:
         f"tokens       {plan.tokens:,} in {plan.rows:,} rows; computed per epoch: {plan.computed_tokens:,} as",
         f"             {recipe.arguments.batch_layout}, {plan.padded_tokens:,} as TRL pads ({ratio:.2f} times as many)",
         parameters,
-        f"memory       {plan.memory_bytes / gib:.1f} GiB: weights {plan.weights_bytes / gib:.2f}, adapter with "
+        f"memory       {plan.memory_bytes / gib:.1f} GiB: weights {plan.weights_bytes / gib:.2f}, trained with "
         f"gradients and AdamW {plan.adapter_bytes / gib:.2f}, activations {plan.activation_bytes / gib:.2f}, "
         f"framework {plan.framework_bytes / gib:.2f}",
         f"time         {plan.seconds / 60:.1f} minutes, {plan.seconds_per_step:.2f} s per step",
@@ -126,7 +126,7 @@ def describe(plan: MachinePlan, recipe: Recipe) -> list[str]:
     ]
 
 
-def largest_linear_shape(model: PeftModel) -> tuple[int, int]:
+def largest_linear_shape(model: PreTrainedModel) -> tuple[int, int]:
     """Output and input features of the model's largest linear layer: most of a step's matrix products have its shape."""
     head = output_layer(model)
     heads = set(head.modules())

@@ -48,6 +48,11 @@ _LOCAL_PATH = re.compile(
     r"(?<![\w./~<-])(?:/(?:data|home|media|mnt|opt|private|root|scratch|srv|tmp|Users|var|Volumes|work)/|~/|[A-Za-z]:\\)[\w.-]"
     r"|(?:[\"']|[:-] )/[\w.-]+/[\w.-]|\b(?:file|nfs|smb):/|(?<![\w\\])\\\\[\w.-]+\\\w"
 )
+# The file of a release that names its base model, and under which keys; in the manifest they are those of `base`.
+_NAMES_BASE = {
+    "adapter": (ADAPTER_CONFIG, ("base_model_name_or_path", "revision")),
+    "model": (MANIFEST_FILE, ("model_id", "revision")),
+}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -85,7 +90,7 @@ class ReleaseFacts:
     """What the gates need to know in addition to the files.
 
     Args:
-        kind: `"adapter"`, `"merged"` or `"dataset"`.
+        kind: `"adapter"`, `"model"`, `"merged"` or `"dataset"`.
         access: Access class of the released data or of the training data.
         visibility: `"private"` (only members), `"gated"` (users whom the owner approves) or `"public"`.
         source_licences: Licences of base model and data, by name.
@@ -361,21 +366,22 @@ def _local_paths(texts: Sequence[ReleaseText]) -> GateResult:
 
 def _base(folder: Path, facts: ReleaseFacts) -> GateResult:
     """The base model by Hub id and commit, so that everyone loads the same weights."""
-    if facts.kind != "adapter":
-        return GateResult("base", "skipped: only an adapter names a base model to load")
+    if facts.kind not in _NAMES_BASE:
+        return GateResult("base", "skipped: only an adapter or a fine-tuned model names its base model")
+    file, keys = _NAMES_BASE[facts.kind]
     try:
-        config = read_json_object(folder / ADAPTER_CONFIG)
-        named, revision = config.get("base_model_name_or_path"), str(config.get("revision"))
-    except (OSError, InputError):
-        named, revision = None, ""
+        found = read_json_object(folder / file)
+        named, revision = (str((found if file == ADAPTER_CONFIG else found["base"]).get(key)) for key in keys)
+    except (OSError, InputError, LookupError, AttributeError):
+        named, revision = "", ""
     faults = []
     if named != facts.base:
-        faults.append(f"base_model_name_or_path is not the Hub id {facts.base}")
+        faults.append(f"{keys[0]} is not the Hub id {facts.base}")
     if not _COMMIT.fullmatch(revision):
         what = "names no commit of the base model, so others may load other weights; set model_revision and train"
         faults.append(what)
-    findings = tuple(Finding(ADAPTER_CONFIG, None, what) for what in faults)
-    return GateResult("base", f"{facts.base} in {ADAPTER_CONFIG}", findings)
+    findings = tuple(Finding(file, None, what) for what in faults)
+    return GateResult("base", f"{facts.base} in {file}", findings)
 
 
 def _licence(facts: ReleaseFacts) -> GateResult:

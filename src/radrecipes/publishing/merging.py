@@ -19,6 +19,7 @@ from radrecipes.models.weights import weights_in
 from radrecipes.publishing.release import FinishedRun
 from radrecipes.recipe import Recipe
 from radrecipes.tasks.rendering import render_examples, render_prompts
+from radrecipes.training import run_folder
 
 # Rounding to bfloat16 changes every weight by at most 0.2 %; a failed merge is far beyond this.
 _LARGEST_MEAN_DIVERGENCE = 0.01  # nats per token
@@ -34,7 +35,9 @@ def merge_and_compare(
     Returns `dtype`, `logits` (see [`compare_logits`]), the number of compared `answers`, and how many are `same_answers`.
     `on_progress` gets the number of rows answered since the last call; each row is answered twice.
     """
-    recipe, task, adapter = run.recipe, run.task, run.folder / "adapter"
+    if not run.recipe.model.use_peft:
+        raise InputError("the run trained all weights, so there is no adapter to merge; leave it out", "--merge")
+    recipe, task, adapter = run.recipe, run.task, run_folder.weights_folder(run.folder)
     dtype = merge_adapter(recipe, adapter, folder)
     tokenizer = load_tokenizer(recipe.model, recipe.training.chat_template_path)
     style, test = recipe.arguments.prompt_style, dataset.splits["test"]

@@ -35,7 +35,7 @@ _NEXT_TO_WEIGHTS = TOKENIZER_FILES | {"chat_template.jinja", LABEL_SET_FILE, POL
 _OF_EVERY_MODEL = _NEXT_TO_WEIGHTS | {
     *(CARD_FILE, MANIFEST_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE, "generation_config.json")
 }
-_MERGED_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
+_MODEL_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
 # Fields of a recipe that name a path on the training machine and do not affect the result.
 _PLACES = ("output_dir", "run_name", "logging_dir")
 
@@ -66,7 +66,10 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Release:
-    """A folder to publish, of kind `adapter`, `merged` or `dataset`; `files` maps path to sha256, the manifest's own last."""
+    """A folder to publish, of kind `adapter`, `model` (all weights), `merged` or `dataset`.
+
+    `files` maps path to sha256, the manifest's own last.
+    """
 
     folder: Path
     kind: str
@@ -84,8 +87,8 @@ def is_allowed(kind: str, name: str) -> bool:
     """Whether a file may be part of a release of this kind."""
     if kind == "dataset":
         return name in {CARD_FILE, MANIFEST_FILE, LABEL_SET_FILE, *(f"{split}.parquet" for split in SPLITS)}
-    if kind == "merged":
-        return name in _OF_EVERY_MODEL or bool(_MERGED_WEIGHTS.fullmatch(name))
+    if kind in ("model", "merged"):
+        return name in _OF_EVERY_MODEL or bool(_MODEL_WEIGHTS.fullmatch(name))
     return name in _OF_EVERY_MODEL | {ADAPTER_CONFIG, LoraAdapter.TENSORS}
 
 
@@ -134,7 +137,7 @@ def _read_metrics(folder: Path, manifest: Mapping[str, Any], weights: Weights) -
             f"measures {metrics['rows']} rows of {metrics['split']}, not all {rows} of test; {evaluate}", str(path)
         )
     if metrics.get("adapter_sha256") != weights.sha256:
-        raise InputError(f"measures other weights than those in adapter/; {evaluate}", str(path))
+        raise InputError(f"measures other weights than those of the run; {evaluate}", str(path))
     return metrics
 
 
@@ -151,21 +154,22 @@ def _check_weights_folder(weights: Weights, recipe: Recipe, manifest: Mapping[st
 
 
 def assemble_model(run: FinishedRun, folder: Path, *, repo: str, tag: str, card: str, merged: bool = False) -> Release:
-    """Assemble the release of an adapter in a new folder, or of a merged model next to weights that are already there."""
+    """Assemble the release of a run's weights in a new folder, or of a merged model next to weights that are already there."""
     folder.mkdir(parents=True, exist_ok=merged)
-    weights = () if merged else (ADAPTER_CONFIG, LoraAdapter.TENSORS)
-    for path in sorted((run.folder / "adapter").iterdir()):
-        if path.name in _NEXT_TO_WEIGHTS or path.name in weights:
+    weights = run_folder.weights_of(run.folder)
+    kind = "merged" if merged else weights.NAME
+    for path in sorted(weights.folder.iterdir()):
+        if path.name in _NEXT_TO_WEIGHTS or (not merged and is_allowed(kind, path.name)):
             _copy(path, folder / path.name)
     if not run.recipe.has_head:
         # A merged model has the base model's own until now, with its stop tokens and its way of sampling.
-        write_decoding(run.folder / "adapter", run.recipe.arguments.max_new_tokens, folder)
+        write_decoding(weights.folder, run.recipe.arguments.max_new_tokens, folder)
     _copy(run.folder / "evaluation" / METRICS_FILE, folder / METRICS_FILE)
     if results := run.recorded_results():
         _write_json(folder / RESULTS_FILE, results)
     (folder / RECIPE_FILE).write_text(_published_recipe(run.recipe).to_yaml(), encoding="utf-8")
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    return _sealed(folder, "merged" if merged else "adapter", repo, tag, run.manifest)
+    return _sealed(folder, kind, repo, tag, run.manifest)
 
 
 def assemble_dataset(dataset: PreparedDataset, folder: Path, *, repo: str, tag: str) -> Release:

@@ -112,7 +112,11 @@ class FullModel(Weights):
                         raise RuntimeError(f"{file}: the saved tensor {name} differs from the trained one")
         if expected:
             raise RuntimeError(f"{self.folder}: the saved model lacks the trained tensor {min(expected)}")
-        found = {"tensors": tensors, "sha256": self.sha256}
+        found = {
+            "tensors": tensors,
+            "dtype": str(compute_dtype(model.dtype)).removeprefix("torch."),
+            "sha256": self.sha256,
+        }
         if probe_ids is None or base is None:
             return found
         return {**found, "output_change": self._output_change(base, model, probe_ids)}

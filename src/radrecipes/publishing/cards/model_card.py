@@ -1,4 +1,4 @@
-"""The model card of a published adapter or merged model, filled from the run's manifest and its evaluation."""
+"""The model card of a published adapter, fine-tuned or merged model, filled from the run's manifest and its evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from radrecipes.errors import InputError
 from radrecipes.evaluation.label_systems import ADAPTER
 from radrecipes.evaluation.results import results_fit
 from radrecipes.models.base import TEXT_PART_KEYS
+from radrecipes.models.weights import FullModel
 from radrecipes.publishing.cards.card_checks import check_card
 from radrecipes.publishing.cards.front_matter import gated_form, render_card
 from radrecipes.publishing.licences import BASE_LICENCES
@@ -64,12 +65,17 @@ def render_model_card(
         license=license,
         license_name=license_name,
         merged=merged,
+        is_model=merged or FullModel.NAME in manifest,  # which needs neither PEFT nor its base model
+        has_adapter=FullModel.NAME not in manifest,
+        weights_dtype=manifest.get(FullModel.NAME, base)["dtype"],
         manifest=manifest,
         metrics=metrics,
         results=results,
         task=task,
         checks_reports=isinstance(task, ReportWritingTask),
-        text_part_keys=TEXT_PART_KEYS if base.get("text_part") and not merged else None,
+        text_part_keys=TEXT_PART_KEYS
+        if base.get("text_part") and FullModel.NAME not in manifest and not merged
+        else None,
         base_license=base_license or BASE_LICENCES.get(base["model_id"]),
         data_name=Path(manifest["data"]["folder"]).name,
         dataset=dataset,
@@ -139,14 +145,16 @@ def _card_data(
         for metric in task.published
         if (value := metric_value(metrics["systems"][system].get(metric.name))) is not None
     ]
-    tags = ["radiology", "medical", *task.words.tags, "trl", "sft", "lora"]
-    if not merged:
+    has_adapter = FullModel.NAME not in manifest
+    tags = ["radiology", "medical", *task.words.tags, "trl", "sft", *(["lora"] if has_adapter else [])]
+    is_model = merged or not has_adapter
+    if not is_model:
         tags += ["transformers", f"base_model:adapter:{base}"]  # PEFT's own tags, by which the Hub lists adapters
     return ModelCardData(
         base_model=base,
         # On the Hub a `merge` combines several models; a base model with its adapter merged in is a fine-tune.
-        base_model_relation="finetune" if merged else "adapter",
-        library_name="transformers" if merged else "peft",
+        base_model_relation="finetune" if is_model else "adapter",
+        library_name="transformers" if is_model else "peft",
         pipeline_tag="text-classification" if _has_head(metrics) else "text-generation",
         **licence,
         language=[dataset.get("language", "en")],
