@@ -263,6 +263,7 @@ def test_file_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "line", "expected"),
     [
+        ("loraplus_lr_ratio: 16\noptim: sgd", 7, "LoRA+ was only tried with AdamW"),
         ("use_peft: false", 5, "`lora_r` is for adapters, and `use_peft: false` trains all weights"),
         ("use_peft: false\nload_in_4bit: true", 7, "quantised weights cannot be trained"),
         ("load_in_4bit: true\nload_in_8bit: true\ndtype: bfloat16", 7, "choose one of"),

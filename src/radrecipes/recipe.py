@@ -47,6 +47,7 @@ class RecipeArguments:
         max_dropped_fraction: Largest fraction of training rows that may be dropped because they exceed `max_length`.
         eval_rows: Rows of the validation split that each evaluation during training reads, spread evenly; by default
             [`LABEL_ROWS`] or [`TEXT_ROWS`].
+        loraplus_lr_ratio: LoRA+ (Hayou et al. 2024): the B matrices learn this many times as fast as the A matrices.
         early_stopping_patience: End training after this many evaluations in a row without a better one.
     """
 
@@ -61,6 +62,7 @@ class RecipeArguments:
     max_dropped_fraction: float = 0.005
     eval_rows: int | None = None
     early_stopping_patience: int | None = None
+    loraplus_lr_ratio: float | None = None
 
     def __post_init__(self) -> None:
         """Set the defaults that depend on the task."""
@@ -128,7 +130,7 @@ NOT_DECISIVE = ("output_dir", "run_name", "save_strategy", "save_steps")
 _REQUIRED = ("task", "dataset", "model_name_or_path")
 _POSITIVE = (
     *("global_batch_size", "per_device_train_batch_size", "max_new_tokens", "max_length"),
-    *("lora_r", "lora_alpha", "learning_rate", "num_train_epochs"),
+    *("lora_r", "lora_alpha", "loraplus_lr_ratio", "learning_rate", "num_train_epochs"),
     *("eval_steps", "per_device_eval_batch_size", "eval_rows", "early_stopping_patience"),
 )
 _NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm", "neftune_noise_alpha")
@@ -141,13 +143,16 @@ _OF_VALIDATION = (
 # Default rows of an evaluation during training, for tasks that choose a label and for those that write text.
 LABEL_ROWS, TEXT_ROWS = 256, 32
 # Fields of ours that are newer than some records, which must compare equal: absent at their default.
-_NEWER = {"stage": _STAGE, "eval_rows": None, "early_stopping_patience": None}
+_NEWER = {"stage": _STAGE, "eval_rows": None, "early_stopping_patience": None, "loraplus_lr_ratio": None}
 # Ends the name of a method that trains a classification head.
 HEAD = ", head"
 # What a head has no use for.
 _NOT_OF_A_HEAD = ("max_new_tokens", "activation_offloading", "completion_only_loss")
 # What only an adapter has.
-_OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora")
+_OF_ADAPTERS = (
+    *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora"),
+    "loraplus_lr_ratio",
+)
 # Bytes of a recipe; those of this project have less than 2,000.
 _LONGEST = 64 * 1024
 # The largest integer of a field, where 2**32 - 1, the largest seed, is too much.
@@ -542,6 +547,8 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
         raise wrong("lora_target_modules", message)
     if checked.get("dtype") == "float16":
         raise wrong("dtype", "float16 needs loss scaling and overflows; use bfloat16 or float32")
+    if checked.get("loraplus_lr_ratio") and "adamw" not in checked.get("optim", "adamw"):
+        raise wrong("optim", "LoRA+ was only tried with AdamW; remove the key, or `loraplus_lr_ratio`")
     _check_validation(checked, wrong)
     batch, micro = _batch_sizes(checked)
     if batch % micro:

@@ -88,6 +88,14 @@ def test_a_model_that_is_sharded_is_validated_by_its_loss_only(workspace):
             compatibility.check(by_accuracy, configuration)
 
 
+def test_lora_plus_is_refused_where_a_model_is_sharded(workspace):
+    recipe = parse_recipe(RECIPE, ("--loraplus_lr_ratio", "16"))
+    compatibility.check(recipe, "ddp")
+    for configuration in ("fsdp2", "zero2", "zero3"):
+        with pytest.raises(InputError, match="`loraplus_lr_ratio` was not tried under FSDP and ZeRO"):
+            compatibility.check(recipe, configuration)
+
+
 def test_a_launch_spec_finds_its_column():
     assert compatibility.configuration_of(LaunchSpec(2, Engine.DDP, True)) == "cpu_2proc"
     assert compatibility.configuration_of(LaunchSpec(1, Engine.DDP, True)) == "cpu"

@@ -57,7 +57,7 @@ class GpuMemory:
     """Peak memory of one GPU in bytes, by use."""
 
     base: int  # this process's part of the base model, packed as it is stored
-    adapter: int  # of an adapter, or of all that is trained: weights, gradients, AdamW's moments, and communication buffers for gradients
+    adapter: int  # of what is trained: weights, gradients, AdamW's moments, and communication buffers for gradients
     gathered: int  # layers of a sharded base model that are temporarily complete
     activations: int  # tensors of the largest micro batch
     loading: int = 0  # what loading needs before anything else exists

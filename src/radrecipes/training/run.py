@@ -165,6 +165,7 @@ def make_trainer(
         trainer = run.stage.make_trainer(
             run.recipe, run.base, run.data.tokenizer, rows.rows, validation and validation.rows
         )
+    trainer.loraplus_lr_ratio = run.recipe.arguments.loraplus_lr_ratio
     trainer.task_metrics = None if trainer.is_sharded else task_metrics
     check_engine(run.launch, trainer.accelerator)
     trainer.args.output_dir = str(checkpoints.unfinished_folder(run.folder))

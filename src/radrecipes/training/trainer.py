@@ -15,6 +15,7 @@ from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import extract_model_from_parallel, gather_object
 from datasets import Dataset
 from peft.helpers import disable_input_dtype_casting
+from peft.optimizers import create_loraplus_optimizer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch.nn import Linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback
@@ -77,6 +78,7 @@ class RunTrainer(Trainer):
             super().__init__(*args, **kwargs)
         self.task_metrics: TaskMetrics | None = None
         self.best_weights: dict[str, torch.Tensor] | None = None  # under FSDP1, where the Trainer cannot load them
+        self.loraplus_lr_ratio: float | None = None
         self.resumes_fsdp1 = False
         self.rows_of_step = RowsOfStep()
         self.add_callback(self.rows_of_step)
@@ -103,7 +105,16 @@ class RunTrainer(Trainer):
         return SeedableRandomSampler(range(rows), data_seed=seed)
 
     def create_optimizer(self, *args):
-        """The optimizer; under FSDP1 it is ready to load a checkpoint's state."""
+        """The optimizer, that of LoRA+ if it has a ratio; under FSDP1 it is ready to load a checkpoint's state."""
+        if self.optimizer is None and self.loraplus_lr_ratio:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = create_loraplus_optimizer(
+                self.model,
+                kind,
+                loraplus_lr_ratio=self.loraplus_lr_ratio,
+                loraplus_weight_decay=self.args.weight_decay,
+                **options,
+            )
         optimizer = super().create_optimizer(*args)
         if self.resumes_fsdp1:
             # accelerate loads into an existing state, and under FSDP1 there is none before the first step: the moments would
