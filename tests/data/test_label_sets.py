@@ -122,6 +122,36 @@ def test_a_wrong_mark_or_pair_is_refused_with_its_line(write, old, new, line, sa
     assert said in str(caught.value)
 
 
+# Two acceptable answers for the first label, in line 10; the reverse does not hold.
+ACCEPTING = (
+    GOOD.replace("    playbook: RPID1\n", "    playbook: RPID1\n    acceptable: [CT Head, MR Brain]\n")
+    + "  - name: CT Head\n"
+)
+
+
+def test_acceptable_answers_are_those_of_a_label_and_itself(write):
+    accepted = LabelSet.load(write(ACCEPTING)).accepted
+    assert accepted["CT Dedicated Kidney"] == {"CT Dedicated Kidney", "CT Head", "MR Brain"}
+    assert accepted["CT Head"] == {"CT Head"} and accepted["MR Brain"] == {"MR Brain"}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("[CT Head, CT Head]", "'CT Head' is the label itself or occurs twice; remove it"),
+        ("[CT Dedicated Kidney]", "is the label itself or occurs twice"),
+        ("[CT Renal Mass Protocol]", "did you mean 'CT Dedicated Kidney'?"),
+        ("[Echo]", "no label is named 'Echo'"),
+        ("CT Head", "acceptable must be a list of label names"),
+    ],
+)
+def test_a_wrong_acceptable_answer_is_refused_with_its_line(write, names, said):
+    path = write(ACCEPTING.replace("[CT Head, MR Brain]", names))
+    with pytest.raises(InputError) as caught:
+        LabelSet.load(path)
+    assert str(caught.value).startswith(f"{path}:10: ") and said in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("", "is empty"), ("- a", "must be a mapping"), ("name: a\nversion: 1\nlabels: []", "at least one")],

@@ -38,7 +38,10 @@ _DERIVED_HEADER = """\
 
 @dataclass(frozen=True)
 class Label:
-    """One label, with its codes in LOINC and the RSNA Playbook; a person reviews every `always_review` answer."""
+    """One label, with its codes in LOINC and the RSNA Playbook; a person reviews every `always_review` answer.
+
+    `acceptable` are the names of labels that a department would accept in place of this one; the reverse need not hold.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -48,6 +51,7 @@ class Label:
     loinc: str | None = None
     playbook: str | None = None
     always_review: bool = False
+    acceptable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class LabelSet:
         nodes = _items(found["labels"], "labels must be a list with at least one label")
         line_of_key: dict[str, tuple[str, int]] = {}
         label_set = cls(name, int(version.value), tuple(_label(node, line_of_key) for node in nodes), text)
+        for node, label in zip(nodes, label_set.labels, strict=True):
+            _check_acceptable(node, label, label_set)
         if "costly_confusions" not in found:
             return label_set
         return replace(label_set, costly_confusions=_costly_pairs(found["costly_confusions"], label_set))
@@ -127,6 +133,11 @@ class LabelSet:
     def always_review(self) -> frozenset[str]:
         """Canonical names of the labels that a person always reviews."""
         return frozenset(label.name for label in self.labels if label.always_review)
+
+    @cached_property
+    def accepted(self) -> dict[str, frozenset[str]]:
+        """For each label the answers that count as acceptable if it is correct: itself and its `acceptable` labels."""
+        return {label.name: frozenset((label.name, *label.acceptable)) for label in self.labels}
 
     def canonical(self, text: str) -> str | None:
         """Canonical name of a spelling (compared by [`matching_key`]), or `None` if the set does not know it."""
@@ -168,12 +179,15 @@ def _label(node: yaml.Node, line_of_key: dict[str, tuple[str, int]]) -> Label:
     values = {
         key: _truth(value, key) if key == "always_review" else _text(value, key, _CHOICES.get(key))
         for key, value in found.items()
-        if key != "aliases"
+        if key not in ("aliases", "acceptable")
     }
     if "aliases" in found:
         aliases = _items(found["aliases"], "aliases must be a list, for example [CT renal]", least=0)
         values["aliases"] = tuple(_text(alias, "an alias") for alias in aliases)
         nodes += aliases
+    if "acceptable" in found:
+        names = _items(found["acceptable"], "acceptable must be a list of label names, for example [CT Head]", least=0)
+        values["acceptable"] = tuple(_text(name, "an acceptable label") for name in names)
     label = Label(**values)
     for spelling, spelling_node in zip((label.name, *label.aliases), nodes, strict=True):
         key = matching_key(spelling)
@@ -191,6 +205,14 @@ def _label(node: yaml.Node, line_of_key: dict[str, tuple[str, int]]) -> Label:
     return label
 
 
+def _check_acceptable(node: yaml.Node, label: Label, label_set: LabelSet) -> None:
+    """Refuse names that are no other label of the set, or that occur twice."""
+    names = next((value.value for key, value in node.value if key.value == "acceptable"), [])
+    for place, name_node in enumerate(names):
+        if _known_name(name_node, label_set, "an acceptable label") in (label.name, *label.acceptable[:place]):
+            raise _error(name_node, f"{quoted(name_node.value)} is the label itself or occurs twice; remove it")
+
+
 def _costly_pairs(node: yaml.Node, label_set: LabelSet) -> tuple[tuple[str, str], ...]:
     pairs: list[tuple[str, str]] = []
     line_of_pair: dict[frozenset[str], int] = {}
@@ -198,7 +220,8 @@ def _costly_pairs(node: yaml.Node, label_set: LabelSet) -> tuple[tuple[str, str]
     for pair_node in _items(node, example, least=0):
         example = "a costly confusion must be a list of two label names, for example [CT Head, CTA Head]"
         first, second = names = [
-            _known_name(name_node, label_set) for name_node in _items(pair_node, example, least=2, most=2)
+            _known_name(name_node, label_set, "a label of a costly confusion")
+            for name_node in _items(pair_node, example, least=2, most=2)
         ]
         if first == second:
             raise _error(pair_node, f"{quoted(first)} is paired with itself; name two labels")
@@ -212,8 +235,8 @@ def _costly_pairs(node: yaml.Node, label_set: LabelSet) -> tuple[tuple[str, str]
     return tuple(pairs)
 
 
-def _known_name(node: yaml.Node, label_set: LabelSet) -> str:
-    name = _text(node, "a label of a costly confusion")
+def _known_name(node: yaml.Node, label_set: LabelSet, what: str) -> str:
+    name = _text(node, what)
     if name not in label_set.names:
         near = label_set.canonical(name) or label_set.suggest(name)
         hint = f"did you mean {quoted(near)}?" if near else "write the name of a label of this set"
