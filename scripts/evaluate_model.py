@@ -50,6 +50,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--target-accuracy", type=fraction, help="labels: target accuracy of automatic answers (default: 0.95)"
     )
+    parser.add_argument(
+        "--count-acceptable",
+        action="store_true",
+        help="labels: thresholds count answers that the label set names as acceptable as correct",
+    )
     parser.add_argument("--tries", type=positive, help="texts: attempts before the fallback text is used (default: 4)")
     parser.add_argument("--max-rows", type=positive, help="only the first rows of each split, for a quick look")
     parser.add_argument("--skip-base", action="store_true", help="do not evaluate the untuned base model")
@@ -143,6 +148,7 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
         args.skip_base,
         args.target_accuracy,
         args.similarity_model,
+        args.count_acceptable,
         args.encoder,
     )
     progress = partial(_progress, hidden=not processes.is_main_process)

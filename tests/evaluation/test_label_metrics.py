@@ -235,6 +235,49 @@ def test_a_system_without_answers_to_validation_has_a_curve_but_no_threshold(row
     assert selective["curve"]["coverage"][-1] == 1
 
 
+def accepting(rows):
+    """The rows, where `MRI Brain` is acceptable in place of `CT Head`, but not the reverse."""
+    return replace(rows, accepted=[{it, "MRI Brain"} if it == "CT Head" else {it} for it in rows.references])
+
+
+def test_acceptable_answers_count_in_metrics_of_their_own_and_change_no_other(rows, systems, embedder, metrics):
+    accepted = accepting(rows)
+    found = compute(accepted, systems, embedder, validation=accepted)["systems"]
+    for name, figures in found.items():
+        labels = [output.label for output in systems[name]]
+        counted = [
+            reference if label in of_row else (label or "")
+            for label, reference, of_row in zip(labels, rows.references, accepted.accepted, strict=True)
+        ]
+        assert figures["acceptable_accuracy"]["value"] == pytest.approx(accuracy_score(rows.references, counted))
+        known = sorted(set(rows.references))
+        expected = f1_score(rows.references, counted, labels=known, average="macro", zero_division=0)
+        assert figures["acceptable_macro_f1"]["value"] == pytest.approx(expected)
+        strict = {key: value for key, value in figures.items() if not key.startswith("acceptable")}
+        assert strict == metrics["systems"][name]
+    assert found[BASE]["acceptable_accuracy"]["value"] >= found[BASE]["exact_accuracy"]["value"]
+
+
+def test_thresholds_count_acceptable_answers_only_if_asked(rows, validation_rows, embedder):
+    asked, chosen_on = accepting(rows), accepting(validation_rows)
+    # Every wrong answer of the system is acceptable.
+    wrong = {"CT Head": "MRI Brain"}
+    system = System(
+        *(
+            labelled([wrong.get(reference, reference) for reference in it.references], [0.9] * len(it.ids))
+            for it in (asked, chosen_on)
+        )
+    )
+    strict, counting = (
+        compute(asked, {ADAPTER: system}, embedder, validation=chosen_on, count_acceptable=count)
+        for count in (False, True)
+    )
+    assert (strict.get("count_acceptable"), counting["count_acceptable"]) == (None, True)
+    for document, automatic in ((strict, False), (counting, True)):
+        test = document["systems"][ADAPTER]["selective"]["thresholds"][0]["test"]
+        assert ((test["automatic_rows"] > 0), test["errors"]) == (automatic, 0)
+
+
 def test_what_comes_from_validation_is_empty_without_it(metrics):
     assert (metrics["best_baseline"], metrics["recommendation"]) == (None, None)
     assert not any({"selective", "validation_accuracy"} & figures.keys() for figures in metrics["systems"].values())

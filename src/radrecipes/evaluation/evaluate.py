@@ -10,6 +10,7 @@ import pandas as pd
 from accelerate import PartialState
 
 from radrecipes.access import access_of, strictest
+from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.environment import describe_processor, hardware
 from radrecipes.errors import InputError
@@ -42,6 +43,7 @@ class EvaluationOptions:
     skip_base: bool = False
     target_accuracy: float | None = None
     similarity_model: str | None = None
+    count_acceptable: bool = False  # labels: thresholds count acceptable answers as correct
     encoder: str | None = None  # the encoder to fine-tune, `"none"` for none; by default all-MiniLM-L6-v2
 
 
@@ -116,8 +118,12 @@ def evaluate_labels(
 ) -> Evaluated | None:
     """Label tasks: temperatures and thresholds fitted on validation, baselines; other arguments as for [`evaluate`]."""
     task, label_set = predictor.task, predictor.label_set
-    train = _label_rows(task, dataset, "train", None)
-    validation, rows = (_label_rows(task, dataset, split, options.max_rows) for split in ("validation", options.split))
+    train = _label_rows(task, dataset, label_set, "train", None)
+    validation, rows = (
+        _label_rows(task, dataset, label_set, split, options.max_rows) for split in ("validation", options.split)
+    )
+    if options.count_acceptable and not validation.accepted:
+        raise InputError("no label of the label set names acceptable ones; leave it out", "--count-acceptable")
     answers = _model_answers(predictor, dataset, options, progress, validation, rows)
     if not is_main_process:
         return None
@@ -142,6 +148,7 @@ def evaluate_labels(
             "left_out_share": answers.left_out,
         },
         targets=[choice.target_accuracy for choice in answers.policy.thresholds] if scored else TARGETS,
+        count_acceptable=options.count_acceptable,
     )
     table = predictions_table(rows, answers.systems, _access(predictor, dataset), task.input_column)
     return Evaluated(metrics, table, answers.policy)
@@ -181,8 +188,9 @@ def _model_answers(
     systems, policy, left_out = {}, None, None
     if predictor.decode != "generate":
         of_validation, _ = answered(predictor.score, validation, "validation")
+        accepted = validation.accepted if options.count_acceptable else None
         policy = predictor.fit_policy(
-            of_validation, validation.references, validation.groups, dataset.digest, options.target_accuracy
+            of_validation, validation.references, validation.groups, dataset.digest, options.target_accuracy, accepted
         )
         scores, speed = answered(predictor.score, rows, ADAPTER)
         left_out = float(scores.left_out.mean())
@@ -207,8 +215,9 @@ def evaluate_texts(
     """Text tasks: the model with and without its guard, the base model on a sample, baselines; arguments as for [`evaluate`]."""
     task = predictor.task
     kind = _text_evaluation(task)
-    for name in ("target_accuracy", "encoder", *([] if kind.needs_embedder else ["similarity_model"])):
-        if getattr(options, name) is not None:
+    of_labels = ("target_accuracy", "count_acceptable", "encoder")
+    for name in (*of_labels, *([] if kind.needs_embedder else ["similarity_model"])):
+        if getattr(options, name):
             raise InputError("is for tasks that choose a label; leave it out", f"--{name.replace('_', '-')}")
     # Before the work, because the model may be missing
     embedder = TextEmbedder(options.similarity_model) if kind.needs_embedder else None
@@ -260,11 +269,16 @@ def _text_evaluation(task: TextTask) -> type[TextEvaluation]:
     return ImpressionEvaluation if isinstance(task, ImpressionTask) else ReportEvaluation
 
 
-def _label_rows(task: LabelTask, dataset: PreparedDataset, split: str, limit: int | None) -> EvaluationRows:
+def _label_rows(
+    task: LabelTask, dataset: PreparedDataset, label_set: LabelSet, split: str, limit: int | None
+) -> EvaluationRows:
     columns = dataset.splits[split].to_dict()
     names = ("id", "group", task.input_column, task.target_column)
     slices = {name: columns[name][:limit] for name in dataset.manifest.get("slice_columns", [])}
-    return EvaluationRows(*(columns[name][:limit] for name in names), slices)
+    rows = EvaluationRows(*(columns[name][:limit] for name in names), slices)
+    if not any(label.acceptable for label in label_set.labels):
+        return rows
+    return replace(rows, accepted=[label_set.accepted[reference] for reference in rows.references])
 
 
 def _access(predictor: Predictor, dataset: PreparedDataset) -> str:

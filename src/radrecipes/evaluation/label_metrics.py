@@ -15,7 +15,15 @@ from radrecipes.evaluation.baselines import majority_class
 from radrecipes.evaluation.confusions import ANY, costly_rows
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.label_baselines import BASELINES, MAJORITY
-from radrecipes.evaluation.label_systems import ADAPTER, BASE, EvaluationRows, System, confident_answers, correct
+from radrecipes.evaluation.label_systems import (
+    ADAPTER,
+    BASE,
+    EvaluationRows,
+    System,
+    acceptable,
+    confident_answers,
+    correct,
+)
 from radrecipes.evaluation.recommendation import best_baseline, compare, recommendation
 from radrecipes.evaluation.slices import column_masks, slice_masks, slice_metrics
 from radrecipes.inference.abstention import ThresholdChoice
@@ -43,6 +51,7 @@ def compute_metrics(
     decoding: Mapping[str, Any],
     seeds: Mapping[str, int],
     targets: Sequence[float] = TARGETS,
+    count_acceptable: bool = False,
     resamples: int = 2000,
 ) -> dict[str, Any]:
     """Everything in `metrics.json`: plain values, ready for JSON.
@@ -56,6 +65,7 @@ def compute_metrics(
         dataset: At least `name`, `access` and `digest` of the dataset.
         decoding: How the answers were generated.
         seeds: Includes `bootstrap`.
+        count_acceptable: Thresholds and their metrics count acceptable answers as correct.
     """
     if not len(rows.ids):
         raise InputError("there are no rows to evaluate; choose a non-empty split")
@@ -87,10 +97,11 @@ def compute_metrics(
         "interval": {"kind": "percentile bootstrap over groups", "confidence": 0.95, "resamples": resamples},
         "systems": {
             name: _accuracy_figures(rows, system.outputs, label_set, embedder, draws)
-            | _decision_figures(rows, system, label_set, validation, targets, draws)
+            | _decision_figures(rows, system, label_set, validation, targets, count_acceptable, draws)
             | dict(system.facts)
             for name, system in systems.items()
         },
+        **({"count_acceptable": True} if count_acceptable else {}),
         "best_baseline": best,
         "comparisons": [
             compare(rows, systems[ADAPTER].outputs, systems[other].outputs, (ADAPTER, other), draws)
@@ -124,6 +135,12 @@ def _accuracy_figures(
             [output.text for output in outputs], rows.references, embedder
         ),
     }
+    if rows.accepted:
+        accepted = acceptable(rows, outputs)
+        # An acceptable answer counts as the correct one.
+        counted = np.where(accepted, np.array(rows.references, dtype=object), np.array(labels, dtype=object)).tolist()
+        statistics["acceptable_accuracy"] = mean_statistic(accepted)
+        statistics["acceptable_macro_f1"] = macro_f1_statistic(rows.references, counted)
     return {
         **{name: bootstrap_interval(statistic, rows.groups, **draws) for name, statistic in statistics.items()},
         "never_stopped_rate": float(np.mean([not output.stopped for output in outputs])),
@@ -138,6 +155,7 @@ def _decision_figures(
     label_set: LabelSet,
     validation: EvaluationRows,
     targets: Sequence[float],
+    count_acceptable: bool,
     draws: Mapping[str, int],
 ) -> dict[str, Any]:
     """`costly_confusions`; `selective` if the answers have a confidence; `validation_accuracy` if validation was answered."""
@@ -151,9 +169,9 @@ def _decision_figures(
     choices: list[ThresholdChoice] = []
     if system.validation:
         figures["validation_accuracy"] = float(correct(validation, system.validation).mean())
-        if answered := confident_answers(validation, system.validation):
+        if answered := confident_answers(validation, system.validation, count_acceptable):
             choices = choose_thresholds(answered, targets, label_set.always_review)
-    if answers := confident_answers(rows, system.outputs):
+    if answers := confident_answers(rows, system.outputs, count_acceptable):
         figures["selective"] = selective_metrics(answers, costly[ANY], choices, label_set.always_review, **draws)
     return figures
 

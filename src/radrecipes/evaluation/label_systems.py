@@ -1,6 +1,6 @@
 """The systems of a label task: what each answered, with a temperature if it scores every label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,17 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """The rows that every system answers, in one order: inputs, correct labels, and the values of columns to slice by."""
+    """The rows that every system answers, in one order: inputs, correct labels, and the values of columns to slice by.
+
+    `accepted` are the labels that count as acceptable answers to each row; `None` if only the correct one does.
+    """
 
     ids: Sequence[str]
     groups: Sequence[str]
     notes: Sequence[str]
     references: Sequence[str]
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    accepted: Sequence[Collection[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,18 @@ def correct(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> np.ndarray
     return np.array([output.label == reference for output, reference in zip(outputs, rows.references, strict=True)])
 
 
-def confident_answers(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> ConfidentAnswers | None:
+def acceptable(rows: EvaluationRows, outputs: Sequence[SystemOutput]) -> np.ndarray:
+    """Mask of the rows that a system answered with an acceptable label."""
+    accepted = rows.accepted or [(reference,) for reference in rows.references]
+    return np.array([output.label in labels for output, labels in zip(outputs, accepted, strict=True)])
+
+
+def confident_answers(
+    rows: EvaluationRows, outputs: Sequence[SystemOutput], count_acceptable: bool = False
+) -> ConfidentAnswers | None:
     """What selective prediction needs of a system's answers; `None` if an answer has no confidence."""
     if any(output.confidence is None for output in outputs):
         return None
     confidences = np.array([output.confidence for output in outputs], dtype=np.float64)
-    return ConfidentAnswers([output.label for output in outputs], confidences, correct(rows, outputs), rows.groups)
+    right = (acceptable if count_acceptable else correct)(rows, outputs)
+    return ConfidentAnswers([output.label for output in outputs], confidences, right, rows.groups)

@@ -88,7 +88,8 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         "groups": metrics["groups"],
         "systems": {
             system: {
-                metric.name: _headline_over_seeds(metrics_of_seeds, system, metric.name) for metric in task.headline
+                metric.name: _headline_over_seeds(metrics_of_seeds, system, metric.name)
+                for metric in task.measured(metrics)
             }
             for system in metrics["systems"]
         },
@@ -117,7 +118,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
 def figures_to_compare(document: Mapping[str, Any]) -> list[HeadlineMetric]:
     """The headline metrics of a `metrics.json` or a result; for label tasks also the metrics of automatic answers."""
     task = task_of(document)
-    return [*task.headline, *(_DECIDED if isinstance(task, LabelTask) else ())]
+    return [*task.measured(document), *(_DECIDED if isinstance(task, LabelTask) else ())]
 
 
 def figures_of_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -199,7 +200,7 @@ def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any], task: Task) -> 
     training = manifest["training"]
     return {
         "seed": training["seed"],
-        **{metric.name: metric_value(system[metric.name]) for metric in task.headline},
+        **{metric.name: metric_value(system[metric.name]) for metric in task.measured(metrics)},
         "comparisons": metrics["comparisons"],
         **(_choices_of_seed(metrics) if isinstance(task, LabelTask) else {"guard": _outcomes(system["guard"])}),
         "mean_loss": training["mean_loss"],

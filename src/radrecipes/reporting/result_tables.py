@@ -37,7 +37,7 @@ def _is_label(document: Mapping[str, Any]) -> bool:
 
 
 def _label_lines(metrics: Mapping[str, Any]) -> list[str]:
-    columns, words = task_of(metrics).headline, task_of(metrics).words
+    columns, words = task_of(metrics).measured(metrics), task_of(metrics).words
     costs = {name: system["cost"] for name, system in metrics["systems"].items() if "cost" in system}
     heads = [f"{metric.heading:<22}" for metric in columns]
     lines = [" " * 32 + "".join([*heads, *(("training  ", f"{words.rows}/s") if costs else ())])]
@@ -146,7 +146,7 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
         task = task_of(result)
         rows = [
             (metric, {name: figures[metric.name] for name, figures in result["systems"].items()})
-            for metric in task.published[:2]
+            for metric in task.published(result)[:2]
         ]
         if decided := result.get("decisions"):
             title = f"coverage at {100 * decided['target_accuracy']:g} % target accuracy"
@@ -201,15 +201,16 @@ def _in_order(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
+    shown = task.published(*results)
     rows = [
         [result["recipe"], _system_title(task, result, system)]
-        + [_over_seeds(figures.get(metric.name), metric.digits) for metric in task.published]
+        + [_over_seeds(figures.get(metric.name), metric.digits) for metric in shown]
         for result in results
         for system, figures in result["systems"].items()
     ]
-    parts = [_markdown(["recipe", "system", *(metric.heading for metric in task.published)], rows)]
+    parts = [_markdown(["recipe", "system", *(metric.heading for metric in shown)], rows)]
     if unseen := [row for result in results for row in _unseen_rows(task, result)]:
-        parts.append(_markdown(["recipe", "rows", "system", *(metric.heading for metric in task.published)], unseen))
+        parts.append(_markdown(["recipe", "rows", "system", *(metric.heading for metric in shown)], unseen))
     if decided := [row for result in results for row in _decision_rows(result)]:
         titles = ["recipe", "system", "target accuracy", "coverage", "selective accuracy", "AURC ↓", "ECE ↓"]
         parts.append(_markdown(titles, decided))
@@ -318,7 +319,7 @@ def _unseen_rows(task: Task, result: Mapping[str, Any]) -> list[list[str]]:
     """Rows of the table on texts that do not stand in training."""
     return [
         [result["recipe"], f"{found['rows']:,} with {UNSEEN_TITLES[name]}", _system_title(task, found, system)]
-        + [_over_seeds(figures.get(metric.name), metric.digits) for metric in task.published]
+        + [_over_seeds(figures.get(metric.name), metric.digits) for metric in task.published(result)]
         for name, found in result.get("unseen", {}).items()
         for system, figures in found["systems"].items()
         if figures

@@ -48,6 +48,8 @@ class LabelTask(Task):
     headline = (
         HeadlineMetric("exact_accuracy", "exact accuracy", hub_id="accuracy"),
         HeadlineMetric("macro_f1", "macro-F1", hub_id="f1"),
+        HeadlineMetric("acceptable_accuracy", "acceptable accuracy", optional=True),
+        HeadlineMetric("acceptable_macro_f1", "acceptable macro-F1", optional=True),
         HeadlineMetric("out_of_vocabulary_rate", "out of vocabulary", lower_is_better=True),
         HeadlineMetric("semantic_similarity", "similarity", published=False),
     )

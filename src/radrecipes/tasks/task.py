@@ -19,6 +19,7 @@ class HeadlineMetric:
     Args:
         name: Its key in `metrics.json`, where it is a number or has `value`, `low` and `high`.
         published: Whether tables in documents and cards show it.
+        optional: Whether not every evaluation has it; tables show it where one does.
         largest: Its largest possible value; the smallest is 0.
         hub_id: Its id among the metrics of the Hub, if any.
     """
@@ -30,6 +31,7 @@ class HeadlineMetric:
     published: bool = True
     largest: float = 1.0
     hub_id: str | None = None
+    optional: bool = False
 
     @property
     def heading(self) -> str:
@@ -94,10 +96,14 @@ class Task(ABC):
         """The task that its datasets are prepared for; several tasks can share one."""
         return self.name
 
-    @property
-    def published(self) -> list[HeadlineMetric]:
-        """The headline metrics that documents and cards show."""
-        return [metric for metric in self.headline if metric.published]
+    def measured(self, *documents: Mapping[str, Any]) -> list[HeadlineMetric]:
+        """The headline metrics of a `metrics.json`, or of results: without optional ones that none of their systems has."""
+        systems = [system for document in documents for system in document["systems"].values() if system]
+        return [metric for metric in self.headline if not metric.optional or any(metric.name in it for it in systems)]
+
+    def published(self, *documents: Mapping[str, Any]) -> list[HeadlineMetric]:
+        """The [`measured`] metrics that documents and cards show."""
+        return [metric for metric in self.measured(*documents) if metric.published]
 
     def check_dataset(self, dataset: "PreparedDataset") -> None:
         """Reject a dataset that was prepared for another task."""

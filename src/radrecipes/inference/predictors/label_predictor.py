@@ -1,7 +1,7 @@
 """Answers of a label task, with probabilities and decisions if labels are scored."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,7 @@ class LabelPredictor(Predictor):
         groups: Sequence[str],
         dataset_digest: str,
         target_accuracy: float | None = None,
+        accepted: Sequence[Collection[str]] | None = None,
     ) -> DecisionPolicy:
         """Fit temperature and thresholds on validation rows; they decide from then on.
 
@@ -182,12 +183,16 @@ class LabelPredictor(Predictor):
             groups: Patient, order or scenario of each row.
             dataset_digest: Digest of their dataset.
             target_accuracy: Decides instead of `DEFAULT_TARGET`; it is an [`InputError`] if the rows do not support it.
+            accepted: The labels of each row that thresholds count as correct, if it is not only the reference.
         """
         names, right = self.label_set.names, self._indices(references)
         temperature = fit_temperature(scores.log_likelihoods, right)
         probabilities = label_probabilities(scores.log_likelihoods, temperature)
         best = probabilities.argmax(axis=1)
-        answers = ConfidentAnswers([names[index] for index in best], probabilities.max(axis=1), best == right, groups)
+        labels, counted = [names[index] for index in best], best == right
+        if accepted:
+            counted = np.array([label in of_row for label, of_row in zip(labels, accepted, strict=True)])
+        answers = ConfidentAnswers(labels, probabilities.max(axis=1), counted, groups)
         decisive = target_accuracy or DEFAULT_TARGET
         self.policy = DecisionPolicy(
             temperature=temperature,

@@ -142,7 +142,7 @@ def _card_data(
             metric_name=metric.title + (f" ({titles[system].lower()})" if len(systems) > 1 else ""),
         )
         for system in systems
-        for metric in task.published
+        for metric in task.published(metrics)
         if (value := metric_value(metrics["systems"][system].get(metric.name))) is not None
     ]
     has_adapter = FullModel.NAME not in manifest
@@ -159,7 +159,7 @@ def _card_data(
         **licence,
         language=[dataset.get("language", "en")],
         datasets=[dataset_id] if dataset_id else None,
-        metrics=[metric.hub_id for metric in task.published if metric.hub_id],
+        metrics=[metric.hub_id for metric in task.published(metrics) if metric.hub_id],
         tags=tags,
         model_name=repo_id.split("/")[1],
         eval_results=results,
