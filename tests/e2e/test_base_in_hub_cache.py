@@ -57,9 +57,9 @@ def test_weights_that_arrive_while_they_are_loaded_are_compared_then(changed, ca
         change_a_weight()
     load_base = models.load_base
 
-    def download_and_load(*words):
+    def download_and_load(*words, **named):
         shutil.copy("elsewhere/model.safetensors", snapshot)
-        return load_base(*words)
+        return load_base(*words, **named)
 
     monkeypatch.setattr(predictor, "load_base", download_and_load)
     done = call(*PREDICT)
@@ -73,9 +73,9 @@ def test_training_knows_the_weights_that_it_had_to_download(cache, call, monkeyp
     (snapshot / "model.safetensors").unlink()
     load_base = models.load_base
 
-    def download_and_load(*words):
+    def download_and_load(*words, **named):
         shutil.copy("elsewhere/model.safetensors", snapshot)
-        return load_base(*words)
+        return load_base(*words, **named)
 
     monkeypatch.setattr(run, "load_base", download_and_load)
     words = ("sft", "--config", RECIPE, "--output_dir", "runs/downloaded")

@@ -42,7 +42,7 @@ def adapter(workspace, recipe_of):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    weights_in(workspace / "adapter").save(model, TINY_WRITER, "0" * 40, model.state_dict())
+    weights_in(workspace / "adapter").save(model, recipe_of().model, model.state_dict())
     return workspace / "adapter"
 
 
@@ -89,7 +89,7 @@ def test_a_base_that_is_there_quantised_only_is_not_merged(recipe_of, workspace)
             shutil.copyfile(path, quantised / path.name)
     recipe = recipe_of(model_name_or_path="tiny/four")
     model = get_peft_model(models.load_base(recipe.model), lora_config(recipe.model))
-    weights_in(workspace / "adapter").save(model, "tiny/four", "0" * 40, model.state_dict())
+    weights_in(workspace / "adapter").save(model, recipe.model, model.state_dict())
     with pytest.raises(InputError, match="tiny/four: its own weights are quantised"):
         merge_adapter(recipe, workspace / "adapter", workspace / "merged")
     assert not (workspace / "merged").exists()

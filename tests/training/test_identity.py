@@ -65,4 +65,3 @@ def test_every_stage_of_a_recipe_can_be_trained():
     assert list(STAGES) == list(recipes._stage_configurations())
     for stage in STAGES.values():
         assert isinstance(stage.load_data, Callable) and isinstance(stage.make_trainer, Callable)
-        assert isinstance(stage.weights, type)

@@ -188,7 +188,7 @@ MANIFEST = {
 def test_complete_is_written_last(recipe, monkeypatch):
     folder = tried(recipe)
     with pytest.raises(TypeError):
-        run_folder.finish(folder, {"mistake": object()}, folder / "saved")
+        run_folder.finish(folder, {"mistake": object()}, folder / "unfinished" / "adapter")
     assert not run_folder.is_complete(folder)
 
     at_the_end = []
@@ -198,11 +198,11 @@ def test_complete_is_written_last(recipe, monkeypatch):
         "touch",
         lambda path: (at_the_end.append(json.loads((folder / "manifest.json").read_text())), touch(path)),
     )
-    (folder / "saved").mkdir()
-    run_folder.finish(folder, MANIFEST, folder / "saved")
+    (folder / "unfinished" / "adapter").mkdir(parents=True)
+    run_folder.finish(folder, MANIFEST, folder / "unfinished" / "adapter")
     assert at_the_end == [MANIFEST]
     assert run_folder.is_complete(folder) and run_folder.read_manifest(folder) == at_the_end[0]
-    assert (folder / "adapter").is_dir() and not (folder / "saved").exists()
+    assert (folder / "adapter").is_dir() and not (folder / "unfinished" / "adapter").exists()
 
 
 def test_an_unfinished_run_has_no_manifest_to_read(recipe):
