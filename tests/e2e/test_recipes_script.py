@@ -6,7 +6,10 @@ import pytest
 from conftest import TINY_RECIPE, run_script
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
-SHARED_RECIPES = ("protocol_lora.yaml", "report_lora.yaml")
+SHARED_RECIPES = (
+    *("protocol_full.yaml", "protocol_full_head.yaml", "protocol_head.yaml", "protocol_lora.yaml"),
+    "report_lora.yaml",
+)
 
 
 def test_list_and_check_see_every_recipe_and_name_the_broken_ones(workspace):
@@ -19,7 +22,7 @@ def test_list_and_check_see_every_recipe_and_name_the_broken_ones(workspace):
     assert (listed.returncode, listed.stderr) == (0, "")
     lines = listed.stdout.splitlines()
     assert lines[0].split() == ["recipe", "task", "method", "base", "model", "batch", "hardware", "and", "time"]
-    assert len(lines) == 5
+    assert len(lines) == 1 + len(SHARED_RECIPES) + 2
     found = next(line for line in lines if line.startswith("tiny/protocol_lora "))
     assert found.split(maxsplit=5)[1:] == ["protocol", "LoRA", "tiny/llama", "8", "Tests only, seconds"]
     assert any("cannot be read" in line and "broken.yaml" in line for line in lines)
@@ -129,10 +132,12 @@ def test_check_refuses_a_method_where_it_does_not_run(workspace, call):
     )
     checked = call("recipes", "check", "--launch", "accelerate_configs/fsdp2.yaml", "--seed", "3")
     assert checked.code == 2
-    assert re.fullmatch(r"(ok +recipes/tiny/(protocol|report)_lora.yaml: .*\n){2}", checked.stdout)
-    assert re.fullmatch(
-        r"error: recipes/tiny/protocol_8bit.yaml with fsdp2.yaml: .* use ddp.yaml, .*\n", checked.stderr
-    )
+    assert re.fullmatch(r"(ok +recipes/tiny/(protocol_full|protocol_lora|report_lora).yaml: .*\n){3}", checked.stdout)
+    refused = [
+        rf"error: recipes/tiny/{name}.yaml with fsdp2.yaml: .*use ddp.yaml.*\n"
+        for name in ("protocol_8bit", "protocol_full_head", "protocol_head")
+    ]
+    assert re.fullmatch("".join(refused), checked.stderr)
     for words in ([RECIPE, "--launch=accelerate_configs/fsdp2.yaml"], ["--launch", "accelerate_configs/ddp.yaml"]):
         assert call("recipes", "check", *words).code == 0
     missing = call("recipes", "check", RECIPE, "--launch", "none.yaml")

@@ -153,7 +153,12 @@ class FullModel(Weights):
         self.check_fit(base, model)
         with reading(self.folder):
             loaded = type(base).from_pretrained(
-                self.folder, config=base.config, dtype=base.dtype, use_safetensors=True, local_files_only=True
+                self.folder,
+                trust_remote_code=False,
+                config=base.config,
+                dtype=base.dtype,
+                use_safetensors=True,
+                local_files_only=True,
             )
         self._check_finite(loaded.state_dict().items(), self.folder)
         if is_classifier(model):
