@@ -272,7 +272,9 @@ def evaluate(
 
     output = output or folder / "evaluation"
     metrics = existing_evaluation(folder, output, dataset_digest)
-    if metrics is None or (with_base and BASE not in metrics["systems"]):
+    # A classification head has no answers without its trained weights.
+    complete = metrics and (not with_base or BASE in metrics["systems"] or metrics["decoding"]["method"] == "head")
+    if not complete:
         words = [*options, *([] if with_base else ["--skip-base"])]
         run_step(["scripts/evaluate_model.py", "--run", name or folder, "--restart", *words])
         metrics = read_json_object(output / "metrics.json")
