@@ -202,7 +202,7 @@ def _draft(kind: Kind, topics: Sequence[str], rng: random.Random) -> Draft | Non
 
 
 def _write_note(draft: Draft, style: Style, rng: random.Random) -> str:
-    """Question and history as in the other order set, and the facts before or behind them; wording is drawn before any value."""
+    """Question and history as in the other order set, and the facts before or after them; wording is drawn before any value."""
     statements = [fact.text for fact in draft.facts if fact.topic != "age"]
     age = [fact.text for fact in draft.facts if fact.topic == "age"]
     who = age[0] if age else style.patient(draft.sex, draft.age, rng)
