@@ -7,6 +7,7 @@ from written_reports import evaluated
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import over_seeds, results_path, summarise
 from radrecipes.recipe import find_recipes
+from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, summary_table, with_results
 from radrecipes.tasks import TASKS, TextTask
 
@@ -121,6 +122,12 @@ def test_costs_and_every_comparison_if_the_result_has_them():
                 "trained_on": None,
                 "answered_on": "AMD EPYC, 2 threads",
             },
+            "majority": {
+                "training_seconds": {"mean": 0.0, "sd": 0.0, "n": 2},
+                "rows_per_second": {"mean": 1234567.84, "sd": 1000.0, "n": 2},
+                "trained_on": "AMD EPYC, 2 threads",
+                "answered_on": "AMD EPYC, 2 threads",
+            },
             "fine_tuned_encoder": None,
         },
         "decisions": {
@@ -150,13 +157,15 @@ def test_costs_and_every_comparison_if_the_result_has_them():
     assert costs.splitlines()[2:] == [
         "| m/r | adapter | 480.0 ± 10.0 | 12.2 ± 0.5 | NVIDIA H100 | AMD EPYC, 2 threads |",
         "| m/r | base | – | 11.0 | – | AMD EPYC, 2 threads |",
+        "| m/r | majority | 0.0 ± 0.0 | 1,234,567.8 ± 1,000.0 | AMD EPYC, 2 threads | AMD EPYC, 2 threads |",
     ]
+    assert not find_identifiers(costs)  # a card with this table must pass the gates
     # The difference tells which of the two is better.
     expected = "against fine tuned encoder -0.020, p ≤ 0.04, against words characters svm +0.010, p ≤ 0.4; training"
     assert expected in notes.splitlines()[1]
     summary = summary_table([newer])
     assert "| exact accuracy | 0.931 ± 0.012 | 0.000 | 0.931 ± 0.012 (fine tuned encoder) |" in summary
-    assert "|  |  | answers per second | 12.2 ± 0.5 | 11.0 | – |" in summary
+    assert "|  |  | answers per second | 12.2 ± 0.5 | 11.0 | 1,234,567.8 ± 1,000.0 (majority) |" in summary
     assert "answers per second" not in summary_table([RESULT])
 
 

@@ -366,6 +366,6 @@ def _over_seeds(figure: Mapping[str, Any] | None, digits: int = 3, seeds: int | 
     """Mean and standard deviation; with `seeds`, also the number of seeds that have the metric, if not all do."""
     if figure is None:
         return "–"
-    spread = f" ± {figure['sd']:.{digits}f}" if figure["sd"] is not None else ""
+    spread = f" ± {figure['sd']:,.{digits}f}" if figure["sd"] is not None else ""
     missing = f" ({figure['n']} of {seeds} seeds)" if seeds is not None and figure["n"] < seeds else ""
-    return f"{figure['mean']:.{digits}f}{spread}{missing}"
+    return f"{figure['mean']:,.{digits}f}{spread}{missing}"
