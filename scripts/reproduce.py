@@ -150,16 +150,17 @@ def compare_first_losses(launch: str, words: Sequence[object], claim: "Claim", h
     from radrecipes.reporting.reproduction_tables import losses_table
     from radrecipes.training.run_folder import read_train_log
 
-    recorded, exact = claim.first_losses, same_arithmetic(claim.facts, here)
+    recorded = claim.first_losses
     print(f"training the first {len(recorded)} steps of seed {claim.seed}, then stopping", flush=True)
     with scratch_folder("radrecipes-smoke-") as scratch:
         output = Path(scratch, "run")
         options = ["--seed", claim.seed, "--output_dir", output, "--stop-after", len(recorded)]
-        if exact:  # elsewhere the recorded dtype may take many times as long
-            options += ["--dtype", claim.facts["base"]["dtype"]]
+        if dtype := claim.facts["base"].get("dtype"):  # in the recorded one, also where another is faster
+            options += ["--dtype", dtype]
         threads = str(claim.facts["hardware"]["threads"])
         train(launch, *words, *options, may_stop=True, OMP_NUM_THREADS=threads)
         losses = [line["loss"] for line in read_train_log(output)]
+    exact = same_arithmetic(claim.facts, here)
     same = same_losses(recorded, losses, exact)
     print(losses_table(recorded, losses, same))
     how = "bit-identical" if exact else f"the same within {LOSS_TOLERANCE:.0%}, because versions or processor differ"
