@@ -41,6 +41,7 @@ def main() -> None:
 
 def prepare_table(args: argparse.Namespace) -> None:
     """Prepare a table of texts, each with its label or target text."""
+    from radrecipes.data.example import ACCEPTABLE
     from radrecipes.data.preparation import prepare_rows, replace_test
     from radrecipes.publishing.cards.dataset_card import render_dataset_card, render_preparation_summary
 
@@ -76,6 +77,8 @@ def prepare_table(args: argparse.Namespace) -> None:
 
     # Write
     columns = "id", "group", task.input_column, task.target_column, *origin.get("slice_columns", ())
+    if args.acceptable_column:
+        columns += (ACCEPTABLE,)
     manifest = {**_common_facts(args, task.name, columns, bool(args.synthetic)), **origin, **facts}
     card = render_dataset_card(manifest)
     written = write_dataset_folder(
@@ -136,6 +139,7 @@ def _read_table(args: argparse.Namespace) -> tuple[list, dict]:
         id_column=args.id_column,
         group_column=args.group_column,
         slice_columns=args.slice_column or (),
+        acceptable_column=args.acceptable_column,
         form=form,
     )
     examples, table = source.read(), source.table
@@ -394,7 +398,7 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
         _table_examples(task, target, labels, synthetic),
     )
     parser = _add_subcommand(subcommands, task.name, description, examples, prepare_table)
-    parser.set_defaults(task=task, target_option=target, synthetic=None, slice_column=None)
+    parser.set_defaults(task=task, target_option=target, synthetic=None, slice_column=None, acceptable_column=None)
 
     origin = parser.add_mutually_exclusive_group(required=True)
     formats = "CSV, TSV, TXT, JSONL (also .gz), Excel (.xlsx), Parquet, or FHIR ServiceRequest (.ndjson)"
@@ -468,6 +472,11 @@ def _add_columns(parser: argparse.ArgumentParser, task: Task, target: str, label
             "--slice-column",
             help="for example the site or the scanner: evaluation also gives results for each of its values",
             **several,
+        )
+        columns.add_argument(
+            "--acceptable-column",
+            metavar="NAME",
+            help=f"other {task.words.answers} that would be acceptable, separated by semicolons: evaluation also counts these",
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import REPOSITORY
 
 from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.evaluation.evaluate import label_rows
 from radrecipes.tasks import TASKS, LabelTask, TaskWords, TextTask
 
 COLUMNS = ["--text-column", "order", "--label-column", "protocol"]
@@ -201,6 +202,30 @@ def test_a_column_that_cannot_be_sliced_by_is_refused(tmp_path, header, column, 
     done = prepare(tmp_path, "--source", "orders.csv", *COLUMNS, "--output", "ours", "--slice-column", column)
     assert done.returncode == 2 and done.stderr.startswith(says) and done.stderr.count("\n") == 1
     assert not (tmp_path / "ours").exists()
+
+
+def test_labels_that_are_acceptable_for_a_row_count_in_its_evaluation(tmp_path):
+    labels = sorted({label for _, _, label in ORDERS})
+    rows = [[*row, f" {labels[0].upper()};{labels[1]}; " if place % 2 else ""] for place, row in enumerate(ORDERS)]
+    write_orders(tmp_path / "orders.csv", rows, ("patient", "order", "protocol", "also"))
+    command = ["--source", "orders.csv", *COLUMNS, "--output", "ours", "--acceptable-column", "also"]
+    done = prepare(tmp_path, *command)
+    assert (done.returncode, done.stderr) == (0, "")
+    dataset = load_prepared_dataset(tmp_path / "ours")
+    assert dataset.manifest["columns"] == ["id", "group", "note", "label", "acceptable"]
+    assert "| `acceptable` | text |" in (tmp_path / "ours" / "README.md").read_text("utf-8")
+    found = label_rows(TASKS["protocol"], dataset, dataset.label_set, "test", None)
+    expected = {str(number): {row[2], *(labels[:2] if row[3] else ())} for number, row in enumerate(rows, 1)}
+    assert [set(names) for names in found.accepted] == [expected[row_id] for row_id in dataset.splits["test"]["id"]]
+
+    rows[3][3] = "CT Haed"
+    write_orders(tmp_path / "orders.csv", rows, ("patient", "order", "protocol", "also"))
+    refused = prepare(tmp_path, *command, "--overwrite")
+    assert refused.returncode == 2 and refused.stderr.startswith(
+        "error: orders.csv:8: the label set 'ours' does not know"
+    )
+    assert "did you mean 'CT Head'?" in refused.stderr and refused.stderr.count("\n") == 1
+    assert prepare(tmp_path, *command, "--overwrite", "--on-unknown-label", "drop").returncode == 0
 
 
 def broken_rows(*rows):

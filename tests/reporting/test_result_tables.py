@@ -6,8 +6,8 @@ from written_reports import evaluated
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.results import over_seeds, results_path, summarise
-from radrecipes.recipe import find_recipes
 from radrecipes.publishing.identifiers import find_identifiers
+from radrecipes.recipe import find_recipes
 from radrecipes.reporting.result_tables import BEGIN, END, metrics_table, results_table, summary_table, with_results
 from radrecipes.tasks import TASKS, TextTask
 

@@ -9,7 +9,7 @@ from radrecipes.data.audit import audit_leakage
 from radrecipes.data.dataset_folder import SPLITS
 from radrecipes.data.dropped_rows import refuse_many_dropped
 from radrecipes.data.duplicates import near_duplicate_groups
-from radrecipes.data.example import Example
+from radrecipes.data.example import ACCEPTABLE, ACCEPTABLE_SEPARATOR, Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.normalise import matching_key, normalise_note
 from radrecipes.data.splits import FRACTIONS, merge_groups, split_by_group
@@ -20,7 +20,7 @@ _LISTED_ROWS = 5
 # A group with a larger fraction of the rows leaves validation or test too small, or fills the training split.
 _LARGE_GROUP = 0.2
 _CONTROL_TOKEN = "control_token"
-_ROW_COLUMNS = ("id", "group")
+_ROW_COLUMNS = ("id", "group", ACCEPTABLE)
 # A longer text is not a label but probably the note. Labels are printed, notes never.
 _LONGEST_LABEL = 200
 # More different labels than these, and than half of the rows, are no labels either.
@@ -202,10 +202,14 @@ def _merge(
     near = near_duplicate_groups([example.inputs[input_column] for example in examples], threshold)
     groups = merge_groups(own_groups, near.tolist())
     rows: dict[tuple[str, str], dict[str, str]] = {}
+    accepted: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for example, group in zip(examples, groups, strict=True):
-        text, target = example.inputs[input_column], example.target
+        key = text, target = example.inputs[input_column], example.target
         row = {"id": example.id, "group": group, input_column: text, target_column: target, **example.slices}
-        rows.setdefault((text, target), row)
+        rows.setdefault(key, row)
+        if example.acceptable is not None:
+            accepted[key].update(dict.fromkeys(example.acceptable))
+            rows[key][ACCEPTABLE] = f"{ACCEPTABLE_SEPARATOR} ".join(accepted[key])
     return list(rows.values()), len(set(own_groups)) - len(set(groups))
 
 
@@ -322,7 +326,27 @@ def _canonicalise(
             where=unknown[0].where,
         )
     dropped["unknown_label"] += [example.where for example in unknown]
-    return [replace(example, target=name) for example, name in named if name is not None]
+    return [
+        replace(example, target=name, acceptable=_acceptable_names(example, label_set, on_unknown_label))
+        for example, name in named
+        if name is not None
+    ]
+
+
+def _acceptable_names(example: Example, label_set: LabelSet, on_unknown_label: str) -> tuple[str, ...] | None:
+    """The canonical names of the acceptable labels of a row; unknown ones are an error, or left out."""
+    if example.acceptable is None:
+        return None
+    names = [label_set.canonical(label) for label in example.acceptable]
+    if None in names and on_unknown_label == "error":
+        near = label_set.suggest(example.acceptable[names.index(None)])
+        raise InputError(
+            f"the label set {label_set.name!r} does not know a label that this row calls acceptable"
+            + (f" (did you mean {near!r}?)" if near else "")
+            + "; add it as a label or alias, or leave such names out with --on-unknown-label drop",
+            where=example.where,
+        )
+    return tuple(name for name in dict.fromkeys(names) if name not in (None, label_set.canonical(example.target)))
 
 
 def _settle_conflicts(

@@ -10,6 +10,7 @@ import pandas as pd
 from accelerate import PartialState
 
 from radrecipes.access import access_of, strictest
+from radrecipes.data.example import ACCEPTABLE, ACCEPTABLE_SEPARATOR
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.environment import describe_processor, hardware
@@ -118,12 +119,15 @@ def evaluate_labels(
 ) -> Evaluated | None:
     """Label tasks: temperatures and thresholds fitted on validation, baselines; other arguments as for [`evaluate`]."""
     task, label_set = predictor.task, predictor.label_set
-    train = _label_rows(task, dataset, label_set, "train", None)
+    train = label_rows(task, dataset, label_set, "train", None)
     validation, rows = (
-        _label_rows(task, dataset, label_set, split, options.max_rows) for split in ("validation", options.split)
+        label_rows(task, dataset, label_set, split, options.max_rows) for split in ("validation", options.split)
     )
     if options.count_acceptable and not validation.accepted:
-        raise InputError("no label of the label set names acceptable ones; leave it out", "--count-acceptable")
+        raise InputError(
+            "neither the label set nor a column of the dataset names acceptable labels; leave it out",
+            "--count-acceptable",
+        )
     answers = _model_answers(predictor, dataset, options, progress, validation, rows)
     if not is_main_process:
         return None
@@ -269,16 +273,20 @@ def _text_evaluation(task: TextTask) -> type[TextEvaluation]:
     return ImpressionEvaluation if isinstance(task, ImpressionTask) else ReportEvaluation
 
 
-def _label_rows(
+def label_rows(
     task: LabelTask, dataset: PreparedDataset, label_set: LabelSet, split: str, limit: int | None
 ) -> EvaluationRows:
+    """The rows of a split with the answers that are acceptable to each, if labels or rows name some."""
     columns = dataset.splits[split].to_dict()
     names = ("id", "group", task.input_column, task.target_column)
     slices = {name: columns[name][:limit] for name in dataset.manifest.get("slice_columns", [])}
     rows = EvaluationRows(*(columns[name][:limit] for name in names), slices)
-    if not any(label.acceptable for label in label_set.labels):
+    cells = columns[ACCEPTABLE][:limit] if ACCEPTABLE in columns else None
+    if cells is None and not any(label.acceptable for label in label_set.labels):
         return rows
-    return replace(rows, accepted=[label_set.accepted[reference] for reference in rows.references])
+    of_rows = [map(str.strip, cell.split(ACCEPTABLE_SEPARATOR)) for cell in cells or [""] * len(rows.references)]
+    pairs = zip(rows.references, of_rows, strict=True)
+    return replace(rows, accepted=[label_set.accepted[reference].union(filter(None, names)) for reference, names in pairs])
 
 
 def _access(predictor: Predictor, dataset: PreparedDataset) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radrecipes.data.example import Example
+from radrecipes.data.example import ACCEPTABLE_SEPARATOR, Example
 from radrecipes.data.sources.fhir_orders import SUFFIXES, ServiceRequestTable
 from radrecipes.data.sources.table_form import TableForm
 from radrecipes.data.sources.table_rows import open_table
@@ -47,6 +47,7 @@ class ExampleTable:
             which [`render_cells`] writes them: `{"note": {"exam": "Exam", "age": "Age"}}`.
         target: Column of the target, or several by name in the same way; [`compound_label`] joins them.
         slice_columns: Columns that evaluation slices by.
+        acceptable_column: Column of other acceptable labels, separated by semicolons.
         form: What the user says about how the table is written.
     """
 
@@ -59,11 +60,17 @@ class ExampleTable:
         id_column: str | None = None,
         group_column: str | None = None,
         slice_columns: Sequence[str] = (),
+        acceptable_column: str | None = None,
         form: TableForm | None = None,
     ):
         self._inputs, self._target = inputs, target
-        self._id, self._group, self._slices = id_column, group_column, slice_columns
-        named = [*inputs.values(), target, id_column, group_column, *slice_columns]
+        self._id, self._group, self._slices, self._acceptable = (
+            id_column,
+            group_column,
+            slice_columns,
+            acceptable_column,
+        )
+        named = [*inputs.values(), target, id_column, group_column, *slice_columns, acceptable_column]
         self._columns = list(dict.fromkeys(column for one in named for column in _columns_of(one)))
         requests = str(path).lower().endswith(SUFFIXES)
         self.table = (ServiceRequestTable if requests else open_table)(Path(path), self._columns, form)
@@ -96,6 +103,7 @@ class ExampleTable:
                 target=target,
                 where=where,
                 slices={name: " ".join(cells[name].split()) for name in self._slices},
+                acceptable=_listed(cells[self._acceptable]) if self._acceptable else None,
             )
 
     def read(self) -> list[Example]:
@@ -133,6 +141,10 @@ def compound_label(cells: Mapping[str, str]) -> str:
     """Several cells as one label, `CT Abdomen | contrast: yes`: empty if the first is, without the others that are."""
     (_, first), *others = ((name, " ".join(cell.split())) for name, cell in cells.items())
     return " | ".join([first, *(f"{name}: {cell}" for name, cell in others if cell)]) if first else ""
+
+
+def _listed(cell: str) -> tuple[str, ...]:
+    return tuple(name for part in cell.split(ACCEPTABLE_SEPARATOR) if (name := " ".join(part.split())))
 
 
 def _several(column: str | Mapping[str, str] | None) -> bool:
