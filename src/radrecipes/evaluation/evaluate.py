@@ -286,7 +286,9 @@ def label_rows(
         return rows
     of_rows = [map(str.strip, cell.split(ACCEPTABLE_SEPARATOR)) for cell in cells or [""] * len(rows.references)]
     pairs = zip(rows.references, of_rows, strict=True)
-    return replace(rows, accepted=[label_set.accepted[reference].union(filter(None, names)) for reference, names in pairs])
+    return replace(
+        rows, accepted=[label_set.accepted[reference].union(filter(None, names)) for reference, names in pairs]
+    )
 
 
 def _access(predictor: Predictor, dataset: PreparedDataset) -> str:

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,34 +11,19 @@ from scipy.special import logsumexp
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from radrecipes.errors import InputError
-from radrecipes.inference.distributed import map_batches
 from radrecipes.inference.generation import shared_prefix
+from radrecipes.inference.prompt_scorer import ROUND_TO, LabelScores, PromptScorer, padded, rows_of_cache
 from radrecipes.models.base import carries_state
 from radrecipes.models.lm_head import at_positions, lm_head_input
 
 _ROOT = 0  # the trie's root represents the prompt itself
 _PADDING = -1  # where a row has no node
 _ROW_TOKENS = 16  # nodes per row: shorter rows copy a note's keys more often, longer ones contain more padding
-_ROUND_TO = 8  # row lengths are padded to a multiple of it: oneDNN caches compiled kernels for every new shape
 _CHECKED_NOTES = 5  # scored again separately
 _SEPARATE_ROWS = 8  # sequences in a batch of labels that are scored separately, with logits at every position
 _LOOKAHEAD = 4  # the labels' first tokens are fed with the prompt if there are at most this many
 # Logits that are converted to float32 together: few on a CPU, so that they stay in its cache
 _LOGITS_AT_ONCE = {"cpu": 2_000_000, "cuda": 64_000_000}
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """Log-likelihoods of all labels for all notes.
-
-    Args:
-        log_likelihoods: Shape `(notes, labels)`, in nats, including the stop token. For a pruned label the log-likelihood of
-            its branch minus the logarithm of the number of labels in it: an upper bound on their mean.
-        left_out: Shape `(notes, labels)`, `True` for pruned labels, whose branch contains at most `left_out_mass`.
-    """
-
-    log_likelihoods: np.ndarray
-    left_out: np.ndarray
 
 
 class LabelTrie:
@@ -91,7 +75,7 @@ class LabelTrie:
         return nodes
 
 
-class LabelScorer:
+class LabelScorer(PromptScorer):
     """Scores a fixed list of labels with one model, which may be quantised, merged or a PEFT model.
 
     A model that carries a state scores each label separately: slower, once per label. Otherwise the shared prefix of all prompts
@@ -113,6 +97,7 @@ class LabelScorer:
         self.model = model
         self.pad_token_id = tokenizer.pad_token_id
         self.completions = [list(completion) for completion in completions]
+        self.labels = len(self.completions)
         self.trie = LabelTrie(self.completions)
         self.left_out_mass = left_out_mass
         # Labels in one row, and notes after one prefix, are separated by masks and caches, which such a model does not heed.
@@ -127,45 +112,16 @@ class LabelScorer:
         """Tokens of the longest prompt that fits into the model's attention window together with any label."""
         return self._window - self._longest_label
 
-    def score(
-        self,
-        prompts: Sequence[list[int]],
-        batch_size: int = 32,
-        on_progress: Callable[[int], None] | None = None,
-        distributed: bool = False,
-    ) -> LabelScores:
-        """Score every label for every prompt; equal prompts are computed once.
-
-        If `distributed`, all processes call this with the same prompts and share the batches. Raises an [`InputError`] if the
-        model's attention window is too short, or it does not support the attention mask that separates the labels of a row.
-        """
+    def _shared(self, prompts: Sequence[tuple[int, ...]]) -> tuple[int, DynamicCache | None]:
         longest = max(map(len, prompts), default=0)
         if longest > self.longest_prompt:
             raise InputError(
                 f"the model attends to {self._window} tokens at most, and the longest prompt with its label has "
                 f"{longest + self._longest_label}; set `decode: generate`"
             )
-        places: dict[tuple[int, ...], list[int]] = {}
-        for index, prompt in enumerate(prompts):
-            places.setdefault(tuple(prompt), []).append(index)
-        distinct = sorted(places, key=len, reverse=True)  # longest first: memory peaks first
-        log_likelihoods = np.empty((len(prompts), len(self.completions)))
-        left_out = np.empty(log_likelihoods.shape, dtype=bool)
-        with torch.inference_mode():
-            prefix, cache = shared_prefix(self.model, distinct)
-            self._check_once(distinct, prefix, cache)
-            batches = list(batches_of_similar_length(distinct, prefix, batch_size))
-            scored = map_batches(
-                batches,
-                lambda batch: self._score_batch(batch, prefix, cache),
-                distributed,
-                lambda batch: on_progress(sum(len(places[prompt]) for prompt in batch)) if on_progress else None,
-            )
-        for batch, scores in zip(batches, scored, strict=True):
-            for row, prompt in enumerate(batch):
-                log_likelihoods[places[prompt]] = scores.log_likelihoods[row]
-                left_out[places[prompt]] = scores.left_out[row]
-        return LabelScores(log_likelihoods, left_out)
+        prefix, cache = shared_prefix(self.model, prompts)
+        self._check_once(prompts, prefix, cache)
+        return prefix, cache
 
     def _score_batch(self, batch: Sequence[tuple[int, ...]], prefix: int, cache: DynamicCache | None) -> LabelScores:
         """Score one batch; what an unsupported model raises at its first batch becomes an [`InputError`]."""
@@ -314,7 +270,7 @@ class _BatchOfNotes:
         `wanted` contains row, position in the row and node, parents before children.
         """
         device = self.model.device
-        length = -(-max(map(len, tokens)) // _ROUND_TO) * _ROUND_TO
+        length = -(-max(map(len, tokens)) // ROUND_TO) * ROUND_TO
         nodes = padded(nodes, length, _PADDING)
         past = key_nodes.shape[1]
         key_nodes = np.concatenate([key_nodes, nodes], axis=1)
@@ -326,7 +282,7 @@ class _BatchOfNotes:
 
         # The LM head sees the wanted positions only
         index = torch.tensor([row * length + place for row, place, _ in wanted])
-        index = functional.pad(index, (0, -len(wanted) % _ROUND_TO)).to(device)
+        index = functional.pad(index, (0, -len(wanted) % ROUND_TO)).to(device)
         with lm_head_input(self.model, at_positions(index)):
             logits = self.model(
                 input_ids=torch.from_numpy(padded(tokens, length, self.scorer.pad_token_id)).to(device),
@@ -386,37 +342,3 @@ def score_separately(
             predicted = logits[row, len(prompt) - 1 : len(prompt) + len(completion) - 1].float().log_softmax(dim=-1)
             found.append(float(predicted[range(len(completion)), completion].sum()))
     return np.array(found).reshape(len(prompts), len(completions))
-
-
-def batches_of_similar_length(
-    prompts: Sequence[tuple[int, ...]], prefix: int, batch_size: int
-) -> Iterator[list[tuple[int, ...]]]:
-    """Batches of prompts of similar length: a new one begins when padding would exceed a tenth of the batch."""
-    batch, tokens = [], 0
-    for prompt in prompts:  # longest first
-        longest = len(batch[0]) - prefix if batch else 0
-        if batch and (len(batch) == batch_size or (len(batch) + 1) * longest > 1.1 * (tokens + len(prompt) - prefix)):
-            yield batch
-            batch, tokens = [], 0
-        batch.append(prompt)
-        tokens += len(prompt) - prefix
-    if batch:
-        yield batch
-
-
-def rows_of_cache(cache: DynamicCache | None, rows: Sequence[int], model: PreTrainedModel) -> DynamicCache:
-    """A new cache with copies of the given rows, in order; empty without a cache."""
-    selected = DynamicCache(config=model.config)
-    if cache is not None:
-        index = torch.tensor(rows, device=model.device)
-        for number, layer in enumerate(cache.layers):
-            selected.update(layer.keys[index], layer.values[index], number)
-    return selected
-
-
-def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> np.ndarray:
-    """Rows of at most `length` numbers as an array, filled up with `value`."""
-    filled = np.full((len(rows), length), value, dtype=np.int64)
-    for index, row in enumerate(rows):
-        filled[index, : len(row)] = row
-    return filled

@@ -25,8 +25,9 @@ from radrecipes.inference.abstention import (
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.calibration import fit_temperature, label_probabilities
 from radrecipes.inference.head_scoring import HeadScorer
-from radrecipes.inference.label_scoring import LabelScorer, LabelScores
+from radrecipes.inference.label_scoring import LabelScorer
 from radrecipes.inference.predictors.predictor import Predictor
+from radrecipes.inference.prompt_scorer import LabelScores, PromptScorer
 from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, ConfidentAnswers, choose_thresholds
 from radrecipes.models.base import check_token_ids
 from radrecipes.tasks.label_task import LabelTask
@@ -102,7 +103,7 @@ class LabelPredictor(Predictor):
         return set(self.label_set.names) - set(self.trained_label_set.names)
 
     @cached_property
-    def scorer(self) -> LabelScorer | HeadScorer:
+    def scorer(self) -> PromptScorer:
         """Scores the label set with the fine-tuned model."""
         if self.recipe.has_head:
             places = {name: index for index, name in enumerate(self.trained_label_set.names)}
