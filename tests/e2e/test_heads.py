@@ -49,12 +49,16 @@ decode: head
 """
 
 
+def use_an_encoder(workspace):
+    build_tiny_encoder(workspace / "models", "tiny/bert", max_position_embeddings=160)
+    Path(RECIPE).write_text(ENCODER_RECIPE, encoding="utf-8")
+
+
 @pytest.mark.parametrize("base", ["causal", "encoder"])
 def test_a_head_is_trained_evaluated_and_predicts(base, workspace, call):
     more, weights = DROPOUT, "adapter/adapter_model.safetensors"
     if base == "encoder":  # which has dropout of its own
-        build_tiny_encoder(workspace / "models", "tiny/bert", max_position_embeddings=160)
-        Path(RECIPE).write_text(ENCODER_RECIPE, encoding="utf-8")
+        use_an_encoder(workspace)
         more, weights = (), "model/model.safetensors"
     checked = call("recipes", "check", RECIPE)
     assert checked.code == 0 and "0 left out, 4 labels" in checked.stdout
@@ -242,18 +246,24 @@ def test_the_snippet_of_the_card_chooses_with_the_probability_of_radrecipes(merg
 
 
 @pytest.mark.slow
-def test_a_head_is_published_and_pulled(evaluated, hub):
+@pytest.mark.parametrize("base", ["causal", "encoder"])
+def test_a_head_is_published_and_pulled(base, workspace, call, hub):
+    if base == "encoder":
+        use_an_encoder(workspace)
+    assert call("sft", "--config", RECIPE, *EPOCHS).code == 0
+    assert call("evaluate_model", "--run", RUN).code == 0
     words = ("adapter", "--run", RUN, "--repo", REPO, "--tag", TAG, "--base-license", "apache-2.0")
-    done = run_script(evaluated, "scripts/publish.py", *words, HF_HUB_OFFLINE="0")
+    done = run_script(workspace, "scripts/publish.py", *words, HF_HUB_OFFLINE="0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "generation_config.json" not in hub.repo(REPO).files(TAG)
     note = ("--note", "50 yo F, chronic knee pain, r/o meniscal tear")
     here, pulled = (
-        run_script(evaluated, "scripts/predict.py", "--adapter", name, *note, HF_HUB_OFFLINE="0")
+        run_script(workspace, "scripts/predict.py", "--adapter", name, *note, HF_HUB_OFFLINE="0")
         for name in (RUN, f"{REPO}@{TAG}")
     )
     assert pulled.returncode == 0, pulled.stderr
-    assert pulled.stdout == here.stdout and pulled.stdout.startswith("MR Knee\n")
+    assert pulled.stdout == here.stdout and "\nprobability " in pulled.stdout
+    assert base == "encoder" or pulled.stdout.startswith("MR Knee\n")
 
 
 @pytest.mark.parametrize(("folder", "architecture"), [("all-minilm-l6-v2", "bert"), ("modernbert-base", "modernbert")])
