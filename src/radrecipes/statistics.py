@@ -28,20 +28,28 @@ def mean_statistic(values: Sequence[float] | np.ndarray) -> Statistic:
 
 def macro_f1_statistic(references: Sequence[str | None], predictions: Sequence[str | None]) -> Statistic:
     """The mean of F1 over the labels among the references of each resample; another prediction is a false negative."""
-    labels = sorted(set(references))
-    code_of = {label: code for code, label in enumerate(labels)}
+    from scipy import sparse
+
+    code_of = {label: code for code, label in enumerate(sorted(set(references)))}
     reference_codes = np.array([code_of[label] for label in references])
     prediction_codes = np.array([code_of.get(label, -1) for label in predictions])
-    every_label = np.arange(len(labels))
-    is_reference = (reference_codes[:, None] == every_label).astype(np.float32)
-    is_prediction = (prediction_codes[:, None] == every_label).astype(np.float32)
-    is_both = is_reference * is_prediction
+
+    def rows_of_labels(chosen: np.ndarray, codes: np.ndarray) -> "sparse.csr_array":
+        # Sparse, because a hospital has hundreds of labels and each row has one.
+        rows = np.flatnonzero(chosen)
+        ones = np.ones(len(rows), dtype=np.float32)
+        return sparse.csr_array((ones, (codes[rows], rows)), shape=(len(code_of), len(codes)))
+
+    of_reference = rows_of_labels(reference_codes >= 0, reference_codes)
+    of_prediction = rows_of_labels(prediction_codes >= 0, prediction_codes)
+    of_both = rows_of_labels(prediction_codes == reference_codes, reference_codes)
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        support = counts @ is_reference
+        counts = np.ascontiguousarray(counts.T)
+        support = (of_reference @ counts).T
         # F1 = 2 TP / (2 TP + FP + FN), and support + predicted = 2 TP + FP + FN.
-        total = support + counts @ is_prediction
-        f1 = np.divide(2 * (counts @ is_both), total, out=np.zeros_like(total), where=total > 0)
+        total = support + (of_prediction @ counts).T
+        f1 = np.divide(2 * (of_both @ counts).T, total, out=np.zeros_like(total), where=total > 0)
         present = support > 0
         return (f1.astype(np.float64) * present).sum(axis=1) / present.sum(axis=1)
 
