@@ -47,6 +47,7 @@ class LabelTrie:
                 raise InputError("two labels of the set have the same tokens, or one has none; rename one")
             self.leaves.append(node)
         self.labels_below = np.bincount(np.concatenate([self.paths[leaf] for leaf in self.leaves]))
+        self.has_children = np.array(list(map(bool, self.children)))
         # ancestors[v, w]: v attends to w, that is, w is v itself or an ancestor of it
         self.ancestors = np.zeros((len(self.tokens), len(self.tokens)), dtype=bool)
         for node, path in enumerate(self.paths):
@@ -208,16 +209,15 @@ class _BatchOfNotes:
     def _branches(self, note: int) -> list[list[int]]:
         """The chains of one note that must be fed next."""
         known = self.paths[note]
-        open_nodes = [
-            node for node in np.flatnonzero(~np.isnan(known) & ~self.fed[note]) if not self.trie.is_leaf(node)
-        ]
-        if not open_nodes:
+        open_nodes = np.flatnonzero(~np.isnan(known) & ~self.fed[note] & self.trie.has_children)
+        if not len(open_nodes):
             return []
         # The known labels bound the total mass from below. While an open branch is likelier than all of them, it is the bound
         # instead, and branches postponed because of it are examined again once it is known.
-        done = [known[leaf] for leaf in self.trie.leaves if not np.isnan(known[leaf])]
-        likeliest = max(known[node] for node in open_nodes)
-        mass = max(logsumexp(done), likeliest) if done else likeliest
+        done = known[self.trie.leaves]
+        done = done[~np.isnan(done)]
+        likeliest = known[open_nodes].max()
+        mass = max(logsumexp(done), likeliest) if len(done) else likeliest
         with np.errstate(divide="ignore"):
             least = mass + np.log(self.scorer.left_out_mass)
         return [self.trie.chain(node) for node in open_nodes if known[node] >= least]
@@ -307,15 +307,12 @@ class _BatchOfNotes:
 
     def _collect(self) -> LabelScores:
         """The log-likelihoods of the leaves; a pruned label gets an equal part of its branch."""
+        shares = self.paths - np.log(self.trie.labels_below)
+        for node, path in enumerate(self.trie.paths[1:], start=1):  # parents come before their children
+            unknown = np.isnan(shares[:, node])
+            shares[unknown, node] = shares[unknown, path[-2]]
         leaves = self.trie.leaves
-        log_likelihoods = self.paths[:, leaves]
-        left_out = np.isnan(log_likelihoods)
-        for note, label in zip(*np.nonzero(left_out), strict=True):
-            node = next(
-                node for node in reversed(self.trie.paths[leaves[label]]) if not np.isnan(self.paths[note, node])
-            )
-            log_likelihoods[note, label] = self.paths[note, node] - np.log(self.trie.labels_below[node])
-        return LabelScores(log_likelihoods, left_out)
+        return LabelScores(shares[:, leaves], np.isnan(self.paths[:, leaves]))
 
 
 def score_separately(
