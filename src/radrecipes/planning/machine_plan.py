@@ -17,9 +17,10 @@ from radrecipes.recipe import Recipe
 from radrecipes.training.construction import build_on_meta
 from radrecipes.training.trainer import collator_for, longest_row
 
-# Fraction of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured with the default
-# recipe on 2 cores: 0.44 to 0.47 in six steps, each with its own measurement of products.
-PRODUCT_FRACTION = 0.45
+# Fraction of a step that is matrix products; the rest is norms, softmax, casts, optimizer and Python. Measured on 2 cores: 0.44
+# to 0.47 in six steps of the default recipe in bfloat16 (AMD EPYC with AVX512-BF16), 0.60 over 90 steps of
+# smollm2-135m/impression_lora_openi in float32, whose products are slower (AMD EPYC with AVX2).
+PRODUCT_FRACTIONS = {"bfloat16": 0.45, "float32": 0.60}
 # Growth of a CPU process's heap in addition to the live tensors: a fraction of them for freed blocks that fit no later tensor,
 # and oneDNN's kernels, which it caches for every batch shape. Fitted to runs of the default recipes with 8 to 515 steps
 # (benchmarks/README.md). A GPU's allocator reuses its blocks.
@@ -48,7 +49,12 @@ class MachinePlan(counting.Workload):
     @property
     def seconds_per_step(self) -> float:
         """Time of the matrix products at the measured rate, divided by their fraction of a step."""
-        return self.flops_per_step / self.flops_per_second / PRODUCT_FRACTION
+        return self.flops_per_step / self.flops_per_second / self.product_fraction
+
+    @property
+    def product_fraction(self) -> float:
+        """Fraction of a step that is matrix products."""
+        return PRODUCT_FRACTIONS.get(self.compute_dtype, PRODUCT_FRACTIONS["bfloat16"])
 
     @property
     def seconds(self) -> float:
@@ -102,7 +108,7 @@ def assumptions(plan: MachinePlan) -> list[str]:
     return [
         f"products at {plan.flops_per_second / 1e9:,.0f} GFLOP/s in {plan.compute_dtype}, as just measured here; "
         "other work on the machine makes it slower",
-        f"products take {PRODUCT_FRACTION:.0%} of a step (default recipe, 2 cores); loading and saving are not included",
+        f"products take {plan.product_fraction:.0%} of a step, as measured on 2 cores; loading and saving are not included",
         f"one process; activations are the tensors of the largest batch, counted with fake tensors{'' if on_gpu else heap}",
         f"{plan.adapter_bytes // plan.trainable_parameters} bytes per trained parameter: weight, gradient, two AdamW moments",
         f"framework: {'GPU context' if on_gpu else process}",
