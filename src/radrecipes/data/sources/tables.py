@@ -64,12 +64,8 @@ class ExampleTable:
         form: TableForm | None = None,
     ):
         self._inputs, self._target = inputs, target
-        self._id, self._group, self._slices, self._acceptable = (
-            id_column,
-            group_column,
-            slice_columns,
-            acceptable_column,
-        )
+        self._id, self._group = id_column, group_column
+        self._slices, self._acceptable = slice_columns, acceptable_column
         named = [*inputs.values(), target, id_column, group_column, *slice_columns, acceptable_column]
         self._columns = list(dict.fromkeys(column for one in named for column in _columns_of(one)))
         requests = str(path).lower().endswith(SUFFIXES)
