@@ -1,4 +1,4 @@
-# make demo         train, evaluate and try the default protocol recipe on this machine's CPU
+# make demo         train, evaluate and try the recommended protocol recipe on this machine's CPU, or RECIPE=...
 # make demo-report  the same for chest X-ray reports, from a synthetic tree in MIMIC-CXR's layout on
 # make demo-publish publish the run of make demo to a Hub on this machine, pull it back, compare
 # make openi        the 3,955 real chest X-ray reports of OpenI, prepared in data/openi_reports; they stay on this machine
@@ -10,10 +10,10 @@
 # Each target installs what it needs and skips finished steps.
 
 PYTHON ?= python3.11
-RECIPE ?= recipes/smollm2-135m/protocol_lora.yaml
-RUN ?= runs/smollm2-135m/protocol_lora/seed-42
+RECIPE ?= recipes/all-minilm-l6-v2/protocol_head.yaml
+RUN ?= $(RECIPE:recipes/%.yaml=runs/%)/seed-42
 REPORT_RECIPE ?= recipes/smollm2-135m/report_lora.yaml
-REPORT_RUN ?= runs/smollm2-135m/report_lora/seed-42
+REPORT_RUN ?= $(REPORT_RECIPE:recipes/%.yaml=runs/%)/seed-42
 REPORT_TREE := runs/synthetic-mimic-cxr
 DATASET ?= data/protocol_synthetic
 # More arguments for scripts/sft.py, scripts/evaluate_model.py and scripts/publish.py, for example SFT="--num_train_epochs 2"

@@ -197,7 +197,7 @@ def make_metrics():
             else {
                 "system": "adapter",
                 "other": best,
-                "most_accurate": "adapter",
+                "as_accurate": None,
                 "on_validation": comparison(best, adapter - accuracies[best], p_value, difference_width),
                 "on_test": comparison(best, adapter - accuracies[best], p_value, difference_width),
             },

@@ -40,12 +40,13 @@ from report_trees import (
     write_text_reports,
 )
 from safetensors.torch import load_file
-from tiny_model import build_tiny_model
+from tiny_model import build_tiny_encoder, build_tiny_model
 
 from e2e.conftest import Called
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-RUN = "runs/smollm2-135m/protocol_lora/seed-42"
+ENCODER, TINY_ENCODER = "all-minilm-l6-v2/protocol_head", "tiny/encoder"
+LANGUAGE_MODEL = "smollm2-135m/protocol_lora"
 REPORT_RECIPE = "recipes/smollm2-135m/report_lora.yaml"
 REPORT_RUN = "runs/smollm2-135m/report_lora/seed-42"
 DEMO_REPORT_RUN = "runs/of-make-demo-report"
@@ -148,11 +149,12 @@ def printed():
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """A clone of stand-ins in which `make demo` and `make demo-report` ran."""
+    """A clone of stand-ins in which `make demo` ran, also for a language model, and `make demo-report`."""
     folder = tmp_path_factory.mktemp("clone") / "clone"
     build_tiny_model(folder / "models", TINY_MODEL)
     (folder / "models" / BASE).parent.mkdir(parents=True)
     shutil.copytree(folder / "models" / TINY_MODEL, folder / "models" / BASE)
+    build_tiny_encoder(folder / "models", TINY_ENCODER, max_position_embeddings=256)
     write_tiny_dataset(folder / "data" / "protocol_synthetic")
     shutil.copytree(REPOSITORY / "data" / "label_sets", folder / "data" / "label_sets")
     shutil.copytree(REPOSITORY / "data" / "report_synthetic", folder / "data" / "report_synthetic")
@@ -169,6 +171,9 @@ def demo(tmp_path_factory):
         stand_in = folder / path.relative_to(REPOSITORY)
         stand_in.parent.mkdir(parents=True, exist_ok=True)
         stand_in.write_text(recipes[path.name.partition("_")[0]], encoding="utf-8")
+    of_encoder = yaml.safe_load((REPOSITORY / "recipes" / f"{ENCODER}.yaml").read_text("utf-8"))
+    of_encoder |= {"model_name_or_path": TINY_ENCODER, "model_revision": None}
+    (folder / "recipes" / f"{ENCODER}.yaml").write_text(yaml.safe_dump(of_encoder), encoding="utf-8")
     for name in ("scripts", "accelerate_configs", "setup.cfg", "pyproject.toml", "constraints.txt", "Makefile"):
         (folder / name).symlink_to(REPOSITORY / name)
     # The environment that runs these tests, with stamps that say it is complete: `make` must not install anything here.
@@ -180,7 +185,11 @@ def demo(tmp_path_factory):
     (folder / ".venv" / ".fetched").touch()
     made = [
         subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, timeout=300)
-        for words in (["demo"], ["demo-report", "EVALUATE=--max-rows 3 --skip-base --tries 1"])
+        for words in (
+            ["demo", "EVALUATE=--encoder none"],
+            ["demo", f"RECIPE=recipes/{LANGUAGE_MODEL}.yaml"],
+            ["demo-report", "EVALUATE=--max-rows 3 --skip-base --tries 1"],
+        )
     ]
     # From here on a tiny dataset takes the place of the real one, and a run on it that of the demo's.
     shutil.rmtree(folder / "data" / "report_synthetic")
@@ -250,19 +259,21 @@ def test_the_documentation_shows_the_way_from_a_clone_to_a_report():
 
 
 @pytest.mark.slow
-def test_make_demo_trains_evaluates_and_answers(demo):
-    folder, made, _ = demo
+@pytest.mark.parametrize(("place", "recipe", "trained"), [(1, ENCODER, "model"), (2, LANGUAGE_MODEL, "adapter")])
+def test_make_demo_trains_evaluates_and_answers(place, recipe, trained, demo):
+    folder, made = demo[0], demo[place]
     assert made.returncode == 0, made.stderr
-    assert "adapter checked and saved" in made.stdout
+    assert f"{trained} checked and saved" in made.stdout
     assert "words_characters_svm" in made.stdout
-    assert f"open {RUN}/evaluation/report.html in a browser" in made.stdout.splitlines()
-    assert (folder / RUN / "evaluation" / "report.html").is_file()
+    page = f"runs/{recipe}/seed-42/evaluation/report.html"
+    assert f"open {page} in a browser" in made.stdout.splitlines()
+    assert (folder / page).is_file()
     assert "installing" not in made.stdout
 
 
 @pytest.mark.slow
 def test_make_demo_report_prepares_what_is_shipped_then_trains_evaluates_and_writes_a_checked_report(demo):
-    folder, _, made = demo
+    folder, _, _, made = demo
     assert made.returncode == 0, made.stderr
     assert "2400 synthetic reports" in made.stdout and "(access: synthetic" in made.stdout
     assert "adapter_guarded" in made.stdout and "\ncheck: ok\n" in made.stdout
@@ -348,7 +359,7 @@ def run_documented(command, words, call):
     assert words[0] == "python" and re.fullmatch(r"scripts/\w+\.py", words[1]), f"not covered: {command}"
     arguments = words[2:]
     if "RECIPE" in arguments:  # a placeholder of a usage line
-        arguments[arguments.index("RECIPE")] = "recipes/smollm2-135m/protocol_lora.yaml"
+        arguments[arguments.index("RECIPE")] = f"recipes/{LANGUAGE_MODEL}.yaml"
     if "synthetic-reports" in arguments:
         arguments += ["--patients", "150", "--studies", "300"]
     if "--seeds" in arguments:  # as few as say anything

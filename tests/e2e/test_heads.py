@@ -277,5 +277,8 @@ def test_the_recipe_of_an_encoder_runs_on_a_tiny_one(folder, architecture, works
     config = json.loads(Path("runs/encoder/model/config.json").read_text("utf-8"))
     assert config["architectures"][0].endswith("ForSequenceClassification") and len(config["id2label"]) == 4
     assert call("evaluate_model", "--run", "runs/encoder").code == 0
+    # The baseline encoder is left out where it is what was trained.
+    metrics = json.loads(Path("runs/encoder/evaluation/metrics.json").read_text("utf-8"))
+    assert ("fine_tuned_encoder" in metrics["systems"]) == (folder != "all-minilm-l6-v2")
     one = call("predict", "--adapter", "runs/encoder", "--note", "50 yo F, chronic knee pain")
     assert one.code == 0 and "probability 0." in one.stdout, one.stderr

@@ -17,7 +17,7 @@ from radrecipes.environment import describe_processor, hardware
 from radrecipes.errors import InputError
 from radrecipes.evaluation import Progress
 from radrecipes.evaluation.embeddings import TextEmbedder
-from radrecipes.evaluation.label_baselines import LabelBaselines
+from radrecipes.evaluation.label_baselines import DEFAULT_ENCODER, NO_ENCODER, LabelBaselines
 from radrecipes.evaluation.label_metrics import compute_metrics, predictions_table
 from radrecipes.evaluation.label_systems import EvaluationRows, System, scored_system
 from radrecipes.evaluation.report_metrics import ImpressionEvaluation, ReportEvaluation
@@ -45,7 +45,9 @@ class EvaluationOptions:
     target_accuracy: float | None = None
     similarity_model: str | None = None
     count_acceptable: bool = False  # labels: thresholds count acceptable answers as correct
-    encoder: str | None = None  # the encoder to fine-tune, `"none"` for none; by default all-MiniLM-L6-v2
+    encoder: str | None = (
+        None  # the encoder to fine-tune, `"none"` for none; by default all-MiniLM-L6-v2, unless it is the base
+    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ def evaluate(
     if isinstance(predictor.task, LabelTask):
         embedder = TextEmbedder(options.similarity_model)
         # Of the complete dataset, so that every model finds the same ones; now, because the encoder may be missing
-        baselines = LabelBaselines(predictor.task, dataset, embedder, options.encoder)
+        encoder = options.encoder or (
+            NO_ENCODER if predictor.recipe.model.model_name_or_path == DEFAULT_ENCODER else None
+        )
+        baselines = LabelBaselines(predictor.task, dataset, embedder, encoder)
         evaluate_family = partial(evaluate_labels, baselines=baselines, embedder=embedder)
     dataset, left_out = _readable(predictor, dataset, options)
     evaluated = evaluate_family(predictor, dataset, options, progress, is_main_process)

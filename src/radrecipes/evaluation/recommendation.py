@@ -52,20 +52,17 @@ def is_significant(comparison: Mapping[str, Any]) -> bool:
 def recommendation(
     rows: EvaluationRows, validation: EvaluationRows, systems: Mapping[str, System], draws: Mapping[str, int]
 ) -> dict[str, Any] | None:
-    """Which system to use: the most accurate on validation, or the fastest that validation cannot tell from it.
-
-    A system counts as faster if it answers at least twice as many rows per second.
+    """Which system to use: the most accurate on validation, of equals the fastest.
 
     Returns:
-        `system`; `other`, which it was chosen over: the most accurate one, or the next accurate if it is that itself;
-        `most_accurate`; and the comparison of both `on_validation` and `on_test`. `None` unless the adapter and a baseline
-        answered the validation rows.
+        `system`; `other`, the next accurate one; their comparison `on_validation` and `on_test`; `as_accurate`, the fastest of
+        the systems that are faster than the recommended one and that validation cannot tell from it, or `None`. `None` unless the
+        adapter and a baseline answered the validation rows.
     """
     asked = {name: systems[name] for name in (ADAPTER, *BASELINES) if name in systems and systems[name].validation}
     if ADAPTER not in asked or len(asked) < 2:
         return None
     accuracies = {name: correct(validation, system.validation).mean() for name, system in asked.items()}
-    most_accurate, next_accurate = sorted(accuracies, key=accuracies.get, reverse=True)[:2]
 
     def speed(name: str) -> float:
         return asked[name].facts["cost"]["rows_per_second"]
@@ -73,17 +70,12 @@ def recommendation(
     def on_validation(first: str, second: str) -> dict[str, Any]:
         return compare(validation, asked[first].validation, asked[second].validation, (first, second), draws)
 
-    faster = [
-        name
-        for name in asked
-        if speed(name) >= 2 * speed(most_accurate) and not is_significant(on_validation(name, most_accurate))
-    ]
-    system = max(faster, key=speed, default=most_accurate)
-    other = next_accurate if system == most_accurate else most_accurate
+    system, other = sorted(asked, key=lambda name: (accuracies[name], speed(name)), reverse=True)[:2]
+    faster = sorted((name for name in asked if speed(name) > speed(system)), key=speed, reverse=True)
     return {
         "system": system,
         "other": other,
-        "most_accurate": most_accurate,
+        "as_accurate": next((name for name in faster if not is_significant(on_validation(system, name))), None),
         "on_validation": on_validation(system, other),
         "on_test": compare(rows, asked[system].outputs, asked[other].outputs, (system, other), draws),
     }

@@ -21,17 +21,20 @@ def recommended_system(metrics: Mapping[str, Any], titles: Mapping[str, str] | N
     chosen, rows = metrics["recommendation"], task_of(metrics).words.rows
     if chosen is None:
         return "No system is recommended, because the answers of the model were not measured on validation."
-    system, other = ((titles or {}).get(chosen[key], chosen[key]) for key in ("system", "other"))
+    if "as_accurate" not in chosen:
+        return None
+    named = {key: (titles or {}).get(name, name) for key, name in chosen.items() if isinstance(name, str)}
     figures, figures_of_other = (metrics["systems"][chosen[key]] for key in ("system", "other"))
     difference = difference_with_interval(chosen["on_validation"]["difference_in_exact_accuracy"])
-    if chosen["system"] == chosen["most_accurate"]:
-        why = f"it is the most accurate one on validation ({difference} against {other})"
-    else:
-        why = f"validation cannot tell it from {other}, the most accurate one there ({difference}), and it is faster"
-    on_split = f"{_ACCURACY.title} on {metrics['split']} is"
+    faster = (
+        f"; {named['as_accurate']} is faster, and validation cannot tell it from the first"
+        if chosen["as_accurate"]
+        else ""
+    )
     return (
-        f"Use {system} for these {rows}: {why}; {on_split} {metric_with_interval(figures, _ACCURACY)} against "
-        f"{metric_with_interval(figures_of_other, _ACCURACY)}; {_costs(figures['cost'], figures_of_other['cost'], rows)}."
+        f"Use {named['system']} for these {rows}: it is the most accurate one on validation ({difference} against "
+        f"{named['other']}); {_ACCURACY.title} on {metrics['split']} is {metric_with_interval(figures, _ACCURACY)} against "
+        f"{metric_with_interval(figures_of_other, _ACCURACY)}; {_costs(figures['cost'], figures_of_other['cost'], rows)}{faster}."
     )
 
 

@@ -1,0 +1,92 @@
+"""Search for the best recipe: train each candidate of a YAML file, validate after every epoch, and write a table.
+
+    python benchmarks/recipe_search.py benchmarks/recipe_search.yaml
+
+The file names a task's candidates: a recipe and the fields to change. Each is trained with scripts/sft.py and measured on the
+whole validation split; test rows are never read. A finished candidate is kept in --work, so the same command continues what was
+interrupted, and a longer file costs only what is new. Writes the table next to the file, as <file>.md.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import radrecipes  # noqa: F401  (before any library: turns telemetry off)
+from radrecipes.cli import run
+from radrecipes.errors import InputError
+from radrecipes.files import read_json_object
+
+ALL_ROWS = 1_000_000
+
+
+def main() -> None:
+    """Train what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "candidates", type=Path, help="a YAML file: `metric`, and `candidates` with `recipe` and `changes`"
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/recipe_search"), help="folder of the runs")
+    args = parser.parse_args()
+
+    search = yaml.safe_load(args.candidates.read_text("utf-8"))
+    results = []
+    for number, candidate in enumerate(search["candidates"], 1):
+        print(f"candidate {number} of {len(search['candidates'])}: {describe(candidate)}", flush=True)
+        results.append(measure(candidate, search["metric"], args.work))
+    table = as_markdown(results, search["metric"])
+    args.candidates.with_suffix(".md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+def describe(candidate: Mapping[str, Any]) -> str:
+    """Its recipe and what is changed."""
+    changes = [f"{key} {value}" for key, value in (candidate.get("changes") or {}).items()]
+    return ", ".join([Path(candidate["recipe"]).with_suffix("").as_posix().removeprefix("recipes/"), *changes])
+
+
+def measure(candidate: Mapping[str, Any], metric: str, work: Path) -> dict[str, Any]:
+    """Train a candidate unless that is done; its metric after each epoch, and the training time."""
+    name = describe(candidate)
+    folder = work / "".join(letter if letter.isalnum() else "_" for letter in name)
+    changes = {"eval_strategy": "epoch", "eval_rows": ALL_ROWS, **(candidate.get("changes") or {})}
+    words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    launch = ["scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py"]
+    command = [sys.executable, *launch, "--config", candidate["recipe"], "--output_dir", folder, *words]
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
+    manifest = read_json_object(folder / "manifest.json")
+    training = manifest["training"]
+    log = training["validation"]["evaluations"]
+    if f"eval_{metric}" not in log[0]:
+        raise InputError(f"{metric} is not measured; there is {', '.join(log[0])}", str(folder))
+    return {
+        "name": name,
+        "values": [line[f"eval_{metric}"] for line in log],
+        "losses": [line["eval_loss"] for line in log],
+        "minutes": (training["seconds"] - training["validation"]["seconds"]) / 60,
+        "processor": manifest["hardware"]["processor"],
+    }
+
+
+def as_markdown(results: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """A row for each candidate, the best first."""
+    processors = ", ".join(sorted({result["processor"] for result in results}))
+    lines = [
+        f"{metric} on validation after each epoch, one seed; training time without validation on {processors}.",
+        "",
+        f"| candidate | {metric} | loss | minutes |",
+        "|---|---|---|---:|",
+    ]
+    for result in sorted(results, key=lambda result: (-max(result["values"]), min(result["losses"]))):
+        values, losses = (", ".join(f"{value:.3f}" for value in result[key]) for key in ("values", "losses"))
+        lines.append(f"| {result['name']} | {values} | {losses} | {result['minutes']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run(main)
