@@ -4,17 +4,20 @@
     python benchmarks/learning_curve.py --dataset runs/mine --sizes 100 300 all       your own
 
 Each recipe is trained with scripts/sft.py and evaluated with scripts/evaluate_model.py, which fits the baselines on the same rows.
+Of few rows the epochs of a recipe are too few steps to learn anything: --fewest-steps trains more of them.
 The rows of a size are drawn at random with the seed of the run, and smaller sizes are parts of larger ones. Validation rows, on
 which baselines, thresholds and epochs are chosen, are drawn in the same proportion, because they are labelled rows too. The test
 rows are always all.
 
 Finished runs are kept in --work, so the same command continues what was interrupted. Writes <output>.json, and the table and
-figure of it, <output>.md and <output>.svg. Nothing of the rows but counts and figures is written there.
+figure of it, <output>.md and <output>.svg. An existing <output>.json of the same dataset keeps what other commands measured, so
+that recipes can be added one at a time. Nothing of the rows but counts and figures is written there.
 """
 
 import argparse
 import io
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -41,7 +44,8 @@ from radrecipes.recipe import parse_recipe
 from radrecipes.reporting.label_page import SYSTEM_TITLES
 
 ALL = "all"
-RECIPES = ["recipes/smollm2-135m/protocol_lora.yaml"]
+RECIPES = ["recipes/all-minilm-l6-v2/protocol_head.yaml", "recipes/smollm2-135m/protocol_lora.yaml"]
+FEWEST_STEPS = 100
 # Distinguishable also in grey.
 _MARKERS = "osD^vPX*"
 
@@ -55,6 +59,13 @@ def main() -> None:
         "--sizes", nargs="+", default=["100", "300", "1000", "3000", ALL], help="numbers of training rows"
     )
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each size (default: 3)")
+    parser.add_argument(
+        "--fewest-steps",
+        type=positive,
+        default=FEWEST_STEPS,
+        help=f"a run has at least as many epochs as this many optimizer steps need (default: {FEWEST_STEPS})",
+    )
+    parser.add_argument("--encoder", help="as of scripts/evaluate_model.py: a baseline encoder, or none")
     parser.add_argument("--work", type=Path, default=Path("runs/learning_curve"), help="folder of the runs")
     parser.add_argument("--output", type=Path, default=Path("docs/learning_curve"), help="result without a suffix")
     args = parser.parse_args()
@@ -69,13 +80,12 @@ def main() -> None:
             part = args.dataset if size == rows else draw(dataset, size, seed, folder / "data")
             for recipe in args.recipes:
                 print(f"{size:,} rows, seed {seed}: {recipe}", flush=True)
-                points.append({"rows": size, "seed": seed, **measure(recipe, part, seed, folder)})
+                options = epochs(recipe, size, args.fewest_steps)
+                points += measure(recipe, part, size, seed, folder, options, args.encoder)
     result = {
         "dataset": {"name": dataset.manifest.get("name", args.dataset.name), "digest": dataset.digest},
         "test_rows": len(dataset.splits["test"]),
-        "points": summarise(points),
-        "seeds": args.seeds,
-        "processor": environment.hardware()["processor"],
+        "points": merged(args.output.with_suffix(".json"), dataset.digest, points),
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -109,24 +119,49 @@ def draw(dataset: PreparedDataset, size: int, seed: int, folder: Path) -> Path:
     return folder
 
 
-def measure(recipe: str, dataset: Path, seed: int, folder: Path) -> dict[str, Any]:
-    """Train and evaluate a recipe unless that is done; the exact accuracy of every system, and the name of the recipe's."""
+def epochs(recipe: str, rows: int, fewest_steps: int) -> list[str]:
+    """Options that give a recipe at least `fewest_steps` optimizer steps, in full epochs."""
+    read = parse_recipe(recipe)
+    steps = math.ceil(rows / read.arguments.global_batch_size)
+    return ["--num_train_epochs", str(max(read.training.num_train_epochs, math.ceil(fewest_steps / steps)))]
+
+
+def measure(
+    recipe: str, dataset: Path, rows: int, seed: int, folder: Path, options: Sequence[str], encoder: str | None
+) -> list[dict[str, Any]]:
+    """Train and evaluate a recipe unless that is done; the exact accuracy of every system."""
     name = parse_recipe(recipe).name
     trained = folder / name.replace("/", "_")
-    words = ["--dataset", dataset, "--seed", seed, "--output_dir", trained]
-    _run(
-        "scripts/launch.py",
-        "--quiet",
-        "--config_file",
-        "accelerate_configs/cpu.yaml",
-        "scripts/sft.py",
-        "--config",
-        recipe,
-        *words,
-    )
-    _run("scripts/evaluate_model.py", "--run", trained, "--dataset", dataset, "--skip-base")
+    words = ["--dataset", dataset, "--seed", seed, "--output_dir", trained, *options]
+    launch = ("scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py")
+    _run(*launch, "--config", recipe, *words)
+    named = ("--encoder", encoder) if encoder else ()
+    _run("scripts/evaluate_model.py", "--run", trained, "--dataset", dataset, "--skip-base", *named)
     systems = read_json_object(trained / "evaluation" / "metrics.json")["systems"]
-    return {"recipe": name, "accuracy": {key: found["exact_accuracy"]["value"] for key, found in systems.items()}}
+    return [
+        {
+            # Baselines do not depend on the recipe with which they were evaluated.
+            "system": name if system == ADAPTER else SYSTEM_TITLES.get(system, system),
+            "rows": rows,
+            "seed": seed,
+            "accuracy": found["exact_accuracy"]["value"],
+            "processor": environment.hardware()["processor"],
+        }
+        for system, found in systems.items()
+    ]
+
+
+def merged(path: Path, digest: str, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points, and those of an existing result of the same dataset that were not measured again, in order."""
+    found = {}
+    if path.is_file() and (earlier := read_json_object(path))["dataset"]["digest"] == digest:
+        found = {_place(point): point for point in earlier["points"]}
+    found |= {_place(point): point for point in points}
+    return [dict(found[place]) for place in sorted(found)]
+
+
+def _place(point: Mapping[str, Any]) -> tuple[str, int, int]:
+    return point["system"], point["rows"], point["seed"]
 
 
 def _run(*words: object) -> None:
@@ -136,20 +171,17 @@ def _run(*words: object) -> None:
 
 
 def summarise(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and range over seeds of each system at each size; a recipe's own system has the recipe's name."""
-    found = defaultdict(dict)
+    """Mean and range over seeds of each system at each size."""
+    found = defaultdict(list)
     for point in points:
-        for system, accuracy in point["accuracy"].items():
-            # Baselines do not depend on the recipe with which they were evaluated.
-            named = point["recipe"] if system == ADAPTER else SYSTEM_TITLES.get(system, system)
-            found[named, point["rows"]][point["seed"]] = accuracy
+        found[point["system"], point["rows"]].append(point["accuracy"])
     return [
         {
             "system": system,
             "rows": rows,
-            "accuracy": statistics.fmean(of_seeds.values()),
-            "low": min(of_seeds.values()),
-            "high": max(of_seeds.values()),
+            "accuracy": statistics.fmean(of_seeds),
+            "low": min(of_seeds),
+            "high": max(of_seeds),
         }
         for (system, rows), of_seeds in sorted(found.items())
     ]
@@ -157,12 +189,12 @@ def summarise(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def as_markdown(result: Mapping[str, Any]) -> str:
     """A table with a row for each system, the best one of the largest size first, and a column for each size."""
-    cells = {(point["system"], point["rows"]): point for point in result["points"]}
+    cells = {(point["system"], point["rows"]): point for point in summarise(result["points"])}
     sizes = sorted({rows for _, rows in cells})
     systems = sorted({system for system, _ in cells}, key=lambda system: -_accuracy(cells, system, sizes[-1]))
     lines = [
-        f"{result['dataset']['name']}: exact accuracy on all {result['test_rows']:,} test rows, mean of {result['seeds']} seeds "
-        f"(lowest to highest); {result['processor']}.",
+        f"{result['dataset']['name']}: exact accuracy on all {result['test_rows']:,} test rows, mean (lowest to highest) of "
+        f"{len({point['seed'] for point in result['points']})} seeds.",
         "",
         "| system | " + " | ".join(f"{size:,} rows" for size in sizes) + " |",
         "|---|" + "---:|" * len(sizes),
@@ -184,7 +216,7 @@ def as_svg(result: Mapping[str, Any]) -> str:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     by_system = defaultdict(list)
-    for point in result["points"]:
+    for point in summarise(result["points"]):
         by_system[point["system"]].append(point)
     for number, (system, points) in enumerate(by_system.items()):
         rows, middle = [[point[key] for point in points] for key in ("rows", "accuracy")]

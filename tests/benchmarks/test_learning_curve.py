@@ -8,6 +8,7 @@ import pytest
 from conftest import REPOSITORY
 
 from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.recipe import parse_recipe
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
@@ -40,12 +41,20 @@ def test_the_curve_has_every_system_at_every_size(workspace, monkeypatch, capfd)
         "all",
         "--seeds",
         "1",
+        "--fewest-steps",
+        "5",
         "--output",
         "out/curve",
     ]
     monkeypatch.setattr(sys, "argv", ["learning_curve.py", *words])
+    Path("out").mkdir()
+    kept = {"system": "other/recipe", "rows": 24, "seed": 1, "accuracy": 0.5}
+    digest = load_prepared_dataset("data/tiny").digest
+    Path("out/curve.json").write_text(json.dumps({"dataset": {"digest": digest}, "points": [kept]}), encoding="utf-8")
     learning_curve.main()
     points = json.loads(Path("out/curve.json").read_text("utf-8"))["points"]
+    assert kept in points
+    points.remove(kept)
     rows = {point["rows"] for point in points}
     assert len(rows) == 2 and {(point["system"], point["rows"]) for point in points} == {
         (system, size) for system in {point["system"] for point in points} for size in rows
@@ -53,3 +62,11 @@ def test_the_curve_has_every_system_at_every_size(workspace, monkeypatch, capfd)
     assert "tiny/protocol_lora" in {point["system"] for point in points}
     assert Path("out/curve.md").read_text("utf-8") in capfd.readouterr().out
     assert "tiny/protocol_lora" in Path("out/curve.svg").read_text("utf-8")
+
+
+def test_a_small_part_is_trained_for_more_epochs(workspace):
+    recipe = "recipes/tiny/protocol_lora.yaml"
+    batch = parse_recipe(recipe).arguments.global_batch_size
+    assert learning_curve.epochs(recipe, 2 * batch, 7) == ["--num_train_epochs", "4"]
+    own = parse_recipe(recipe).training.num_train_epochs
+    assert learning_curve.epochs(recipe, 1000 * batch, 7) == ["--num_train_epochs", str(own)]
