@@ -46,6 +46,8 @@ COMPARISONS = {
     "score_vs_pipeline": partial(
         ScoringComparison, "pipeline", "one pipeline() call per note, stopping at the stop token", 48
     ),
+    "head_vs_score": partial(ScoringComparison, "score", "label scoring", 256, "smollm2-135m/protocol_head"),
+    "encoder_vs_score": partial(ScoringComparison, "score", "label scoring", 256, "all-minilm-l6-v2/protocol_head"),
 }
 
 

@@ -1,6 +1,6 @@
 """Publish a run and its dataset to a small Hub on this machine, pull both into an empty cache, and compare.
 
-    python tests/demo_publish.py --run runs/smollm2-135m/protocol_lora/seed-42 --dataset data/protocol_synthetic
+    python tests/demo_publish.py --run runs/all-minilm-l6-v2/protocol_head/seed-42 --dataset data/protocol_synthetic
 
 What is started is what a user starts: publish.py, predict.py and evaluate_model.py of scripts/. Only the Hub is the tests' own.
 """
@@ -60,8 +60,9 @@ def main() -> None:
         manifest, card = (
             (pulled["model"] / name).read_text(encoding="utf-8") for name in ("manifest.json", "README.md")
         )
-        base = json.loads(manifest)["base"]
-        hub.add_model(base["model_id"], Path("models", base["model_id"]), base["revision"])
+        if (pulled["model"] / "adapter_config.json").is_file():
+            base = json.loads(manifest)["base"]
+            hub.add_model(base["model_id"], Path("models", base["model_id"]), base["revision"])
         print("\nthe snippet of the card, without radrecipes")
         (snippet,) = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
         written = python(reader, "-c", snippet, quiet=True)
