@@ -1,5 +1,6 @@
 """The sentence on the system to use."""
 
+from radrecipes.reporting.label_tables import speed
 from radrecipes.reporting.recommended_system import recommended_system
 
 
@@ -31,3 +32,9 @@ def test_without_answers_to_validation_nothing_is_recommended(make_metrics):
     assert recommended_system(older) is None
     older["recommendation"] = {"system": "majority", "other": "adapter", "most_accurate": "adapter"}
     assert recommended_system(older) is None
+
+
+def test_a_speed_has_no_more_digits_than_it_means():
+    assert [speed(rate) for rate in (None, 1.234, 12.34, 99.96, 113.4, 41_105_011.0)] == [
+        *("–", "1.2", "12.3", "100", "113", "41,100,000")
+    ]

@@ -49,10 +49,11 @@ def duration(seconds: float | None) -> str:
 
 
 def speed(rows_per_second: float | None) -> str:
-    """Rows per second with one decimal below 100; `"–"` for `None`."""
+    """Rows per second with three significant digits; `"–"` for `None`."""
     if rows_per_second is None:
         return "–"
-    return f"{rows_per_second:.1f}" if rows_per_second < 100 else f"{rows_per_second:,.0f}"
+    rounded = float(f"{rows_per_second:.3g}")
+    return f"{rounded:.1f}" if rounded < 100 else f"{rounded:,.0f}"
 
 
 def processors(costs: Iterable[Mapping[str, Any]]) -> list[str]:
