@@ -22,7 +22,7 @@ from radrecipes.inference.abstention import (
     decide,
     risk_coverage,
 )
-from radrecipes.statistics import clopper_pearson_lower_bound
+from radrecipes.statistics import clopper_pearson_lower_bound, effective_rows, intraclass_correlation
 
 answers = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=12)
 
@@ -123,6 +123,18 @@ def test_few_rows_start_where_they_can_pass_and_fewer_never_pass():
     few = choose_threshold(np.linspace(1, 0, 44), [True] * 44, independent(44), 0.95)
     assert (few.threshold, few.automatic_rows, few.accuracy, few.lower_bound) == (None, 0, None, None)
     assert few.best_supported == math.floor(0.1 ** (1 / 44) * 1000) / 1000
+
+
+def test_clustered_rows_start_where_they_can_pass():
+    # Most of three groups is wrong, and unsure of it: such errors make the surest 30 % worth too few rows for a bound of 0.95.
+    groups = np.repeat(np.arange(36), 18)
+    correct = (groups >= 3) | (np.arange(648) % 6 == 0)
+    confidences = np.random.default_rng(0).random(648) + correct
+    surest = confidences >= np.sort(confidences)[-195]
+    worth = effective_rows(np.ones(195), groups[surest], 0.9, intraclass_correlation(correct, groups))
+    assert correct[surest].all() and clopper_pearson_lower_bound(worth, worth, 0.9) < 0.95
+    choice = choose_threshold(confidences, correct, groups, 0.95)
+    assert choice.automatic_rows > 583 and choice.accuracy > 0.97
 
 
 def test_rows_of_one_group_count_for_less():

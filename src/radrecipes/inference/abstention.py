@@ -1,6 +1,7 @@
 """Selective prediction: which answers may be used automatically, and which a person must review."""
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Collection, Sequence
@@ -78,9 +79,9 @@ def choose_threshold(
     """The threshold of highest coverage whose selective accuracy is at least the target with `CONFIDENCE_LEVEL`.
 
     Thresholds are tested in sequence, from a coverage of 30 % in steps of 5 %, until the lower bound of the accuracy falls
-    below the target; the last one that passed is chosen. The confidences alone determine the sequence, so every test may use
-    the full error level (fixed-sequence testing in "Learn then Test", Angelopoulos et al., 2021). It starts later if so few
-    rows could not pass even without an error.
+    below the target; the last one that passed is chosen. The errors above a threshold do not determine the sequence, so every
+    test may use the full error level (fixed-sequence testing in "Learn then Test", Angelopoulos et al., 2021). It starts later
+    if so few rows could not pass even without an error.
 
     The bound is Clopper and Pearson's on the effective sample size of Korn and Graubard (1998). A few errors above a threshold
     cannot show how they cluster, so the intraclass correlation is also estimated from the errors of all rows and scaled to the
@@ -118,12 +119,19 @@ def choose_threshold(
             "effective_rows": worth,
         }
 
+    @functools.cache
+    def error_free_bound(count: int, least_correlation: float) -> float:
+        inside = confidences >= descending[count - 1]
+        worth = effective_rows(np.ones(inside.sum()), groups[inside], CONFIDENCE_LEVEL, least_correlation)
+        return clopper_pearson_lower_bound(worth, worth, CONFIDENCE_LEVEL)
+
     def last_that_passes(target: float) -> dict[str, Any] | None:
         # MAPIE tests such sequences too, but for independent rows only; crepes predicts label sets, not thresholds.
         least_correlation = correlation * min(1.0, _odds(1 - target) / error_odds) if error_odds > 0 else 0.0
         fewest = math.ceil(math.log(1 - CONFIDENCE_LEVEL) / math.log(target))
         found = None
-        for count in _row_counts(len(descending), fewest):
+        counts = _row_counts(len(descending), fewest)
+        for count in itertools.dropwhile(lambda count: error_free_bound(count, least_correlation) < target, counts):
             test = tested(count, least_correlation)
             if test["lower_bound"] < target:
                 break
