@@ -172,7 +172,8 @@ def demo(tmp_path_factory):
         stand_in.parent.mkdir(parents=True, exist_ok=True)
         stand_in.write_text(recipes[path.name.partition("_")[0]], encoding="utf-8")
     of_encoder = yaml.safe_load((REPOSITORY / "recipes" / f"{ENCODER}.yaml").read_text("utf-8"))
-    of_encoder |= {"model_name_or_path": TINY_ENCODER, "model_revision": None}
+    of_encoder["model_name_or_path"] = TINY_ENCODER
+    del of_encoder["model_revision"]
     (folder / "recipes" / f"{ENCODER}.yaml").write_text(yaml.safe_dump(of_encoder), encoding="utf-8")
     for name in ("scripts", "accelerate_configs", "setup.cfg", "pyproject.toml", "constraints.txt", "Makefile"):
         (folder / name).symlink_to(REPOSITORY / name)
