@@ -23,7 +23,7 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 
 # isort: split
 from measuring import BIN, run_with_peak_memory
-from scoring import RUN
+from scoring import LANGUAGE_MODEL
 from training_side import RECIPE
 
 from radrecipes.cli import positive, run
@@ -95,7 +95,14 @@ def _score() -> float:
     with tempfile.TemporaryDirectory(prefix="radrecipes-bench-") as folder:
         output = Path(folder) / "scored.json"
         run_with_peak_memory(
-            [BIN / "python", Path(__file__).with_name("scoring_side.py"), "score", RUN, _NOTES, output]
+            [
+                BIN / "python",
+                Path(__file__).with_name("scoring_side.py"),
+                "score",
+                Path("runs", LANGUAGE_MODEL, "seed-42"),
+                _NOTES,
+                output,
+            ]
         )
         return 1 / json.loads(output.read_text("utf-8"))["samples_per_second"]
 

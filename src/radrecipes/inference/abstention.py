@@ -107,10 +107,11 @@ def choose_threshold(
 
     # The search for `best_supported` asks for the same ones again and again; quantiles are slow.
     @functools.cache
-    def tested(count: int, least_correlation: float) -> dict[str, Any]:
+    def tested(count: int, least_correlation: float, error_free: bool = False) -> dict[str, Any]:
         inside = confidences >= descending[count - 1]
-        accuracy = float(correct[inside].mean())
-        worth = effective_rows(correct[inside], groups[inside], CONFIDENCE_LEVEL, least_correlation)
+        right = correct[inside] | error_free
+        accuracy = float(right.mean())
+        worth = effective_rows(right, groups[inside], CONFIDENCE_LEVEL, least_correlation)
         return {
             "threshold": float(descending[count - 1]),
             "automatic_rows": int(inside.sum()),
@@ -119,19 +120,15 @@ def choose_threshold(
             "effective_rows": worth,
         }
 
-    @functools.cache
-    def error_free_bound(count: int, least_correlation: float) -> float:
-        inside = confidences >= descending[count - 1]
-        worth = effective_rows(np.ones(inside.sum()), groups[inside], CONFIDENCE_LEVEL, least_correlation)
-        return clopper_pearson_lower_bound(worth, worth, CONFIDENCE_LEVEL)
-
     def last_that_passes(target: float) -> dict[str, Any] | None:
         # MAPIE tests such sequences too, but for independent rows only; crepes predicts label sets, not thresholds.
         least_correlation = correlation * min(1.0, _odds(1 - target) / error_odds) if error_odds > 0 else 0.0
         fewest = math.ceil(math.log(1 - CONFIDENCE_LEVEL) / math.log(target))
         found = None
         counts = _row_counts(len(descending), fewest)
-        for count in itertools.dropwhile(lambda count: error_free_bound(count, least_correlation) < target, counts):
+        for count in itertools.dropwhile(
+            lambda count: tested(count, least_correlation, True)["lower_bound"] < target, counts
+        ):
             test = tested(count, least_correlation)
             if test["lower_bound"] < target:
                 break
