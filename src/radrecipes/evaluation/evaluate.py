@@ -45,9 +45,7 @@ class EvaluationOptions:
     target_accuracy: float | None = None
     similarity_model: str | None = None
     count_acceptable: bool = False  # labels: thresholds count acceptable answers as correct
-    encoder: str | None = (
-        None  # the encoder to fine-tune, `"none"` for none; by default all-MiniLM-L6-v2, unless it is the base
-    )
+    encoder: str | None = None  # to fine-tune, or "none"; by default all-MiniLM-L6-v2, unless it was trained from that
 
 
 @dataclass(frozen=True)
