@@ -102,11 +102,11 @@ def _size(word: str, rows: int) -> int:
     return int(word)
 
 
-def draw(dataset: PreparedDataset, size: int, seed: int, folder: Path) -> Path:
-    """Write a dataset with `size` training rows and as large a share of the validation rows; the test rows are all."""
+def draw(dataset: PreparedDataset, size: int, seed: int, folder: Path, validation_share: float | None = None) -> Path:
+    """Write a dataset with `size` training rows and, unless stated, as large a share of the validation rows; all test rows."""
     if folder.is_dir():
         return folder
-    share = size / len(dataset.splits["train"])
+    share = size / len(dataset.splits["train"]) if validation_share is None else validation_share
     splits = {name: split.data.table for name, split in dataset.splits.items()}
     for name, count in (("train", size), ("validation", max(1, round(share * len(dataset.splits["validation"]))))):
         places = np.sort(np.random.default_rng([seed, SPLITS.index(name)]).permutation(len(splits[name]))[:count])

@@ -2,7 +2,8 @@
 
     python benchmarks/recipe_search.py benchmarks/recipe_search.yaml
 
-The file names a task's candidates: a recipe and the fields to change. Each is trained with scripts/sft.py and measured on the
+The file names a task's candidates: a recipe, the fields to change, and how many training rows to draw, if not all: many candidates
+can be compared on few rows, and the best of them on all (successive halving). Each is trained with scripts/sft.py and measured on the
 whole validation split; test rows are never read. A finished candidate is kept in --work, so the same command continues what was
 interrupted, and a longer file costs only what is new. Writes the table next to the file, as <file>.md.
 """
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from learning_curve import draw
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
+from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.files import read_json_object
+from radrecipes.recipe import parse_recipe
 
 ALL_ROWS = 1_000_000
 
@@ -44,8 +48,9 @@ def main() -> None:
 
 
 def describe(candidate: Mapping[str, Any]) -> str:
-    """Its recipe and what is changed."""
-    changes = [f"{key} {value}" for key, value in (candidate.get("changes") or {}).items()]
+    """Its recipe, what is changed, and the rows if not all."""
+    changes = [f"{key} {' '.join(value) if isinstance(value, list) else value}" for key, value in (candidate.get("changes") or {}).items()]
+    changes += [f"{candidate['rows']:,} rows"] if "rows" in candidate else []
     return ", ".join([Path(candidate["recipe"]).with_suffix("").as_posix().removeprefix("recipes/"), *changes])
 
 
@@ -56,6 +61,10 @@ def measure(candidate: Mapping[str, Any], metric: str, work: Path) -> dict[str, 
     changes = {"eval_strategy": "epoch", "eval_rows": ALL_ROWS, **(candidate.get("changes") or {})}
     words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
     launch = ["scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py"]
+    if "rows" in candidate:
+        dataset = load_prepared_dataset(Path(parse_recipe(candidate["recipe"]).arguments.dataset))
+        part = work / f"{dataset.folder.name}_{candidate['rows']}"
+        words += ["--dataset", str(draw(dataset, candidate["rows"], seed=1, folder=part, validation_share=1.0))]
     command = [sys.executable, *launch, "--config", candidate["recipe"], "--output_dir", folder, *words]
     if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)

@@ -3,7 +3,7 @@
     python scripts/recipes.py list
     python scripts/recipes.py check                                   # all recipes, or the given ones
     python scripts/recipes.py inspect recipes/smollm2-135m/protocol_lora.yaml --rows 2
-    python scripts/recipes.py check --launch accelerate_configs/fsdp2.yaml   # does each method run there?
+    python scripts/recipes.py check recipes/smollm2-135m/protocol_lora.yaml --launch accelerate_configs/fsdp2.yaml
     python scripts/recipes.py plan recipes/smollm2-135m/protocol_lora.yaml --lora_r 8
     python scripts/recipes.py plan recipes/smollm2-135m/protocol_lora.yaml --gpu h100 --config fsdp2 --processes 8
 
