@@ -2,10 +2,10 @@
 
     python benchmarks/recipe_search.py benchmarks/recipe_search.yaml
 
-The file names a task's candidates: a recipe, the fields to change, and how many training rows to draw, if not all: many candidates
-can be compared on few rows, and the best of them on all (successive halving). Each is trained with scripts/sft.py and measured on the
-whole validation split; test rows are never read. A finished candidate is kept in --work, so the same command continues what was
-interrupted, and a longer file costs only what is new. Writes the table next to the file, as <file>.md.
+The file names candidates: a recipe, the fields to change, and how many training rows to draw, if not all. So many candidates
+can be compared on few rows, and the best of them on all (successive halving). Each is trained with scripts/sft.py and measured on
+the whole validation split; test rows are never read. A finished candidate is kept in --work, so the same command continues what
+was interrupted, and a longer file costs only what is new. Writes the table next to the file, as <file>.md.
 """
 
 import argparse
@@ -49,7 +49,10 @@ def main() -> None:
 
 def describe(candidate: Mapping[str, Any]) -> str:
     """Its recipe, what is changed, and the rows if not all."""
-    changes = [f"{key} {' '.join(value) if isinstance(value, list) else value}" for key, value in (candidate.get("changes") or {}).items()]
+    changes = [
+        f"{key} {' '.join(value) if isinstance(value, list) else value}"
+        for key, value in (candidate.get("changes") or {}).items()
+    ]
     changes += [f"{candidate['rows']:,} rows"] if "rows" in candidate else []
     return ", ".join([Path(candidate["recipe"]).with_suffix("").as_posix().removeprefix("recipes/"), *changes])
 

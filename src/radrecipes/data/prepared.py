@@ -48,7 +48,7 @@ class PreparedDataset:
 
 
 def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
-    """Load a prepared dataset without a cache, each file with the sha256 of the manifest; closed data make this process private."""
+    """Load a prepared dataset, each file with the sha256 of the manifest; restricted data make the process private."""
     # Takes most of a second to import, which would delay --help.
     from datasets import Dataset
 

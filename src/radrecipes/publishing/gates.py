@@ -94,7 +94,7 @@ class ReleaseFacts:
         access: Access class of the released data or of the training data.
         visibility: `"private"` (only members), `"gated"` (users whom the owner approves) or `"public"`.
         source_licences: Licences of base model and data, by name.
-        rows: Texts that a release of closed data must not quote: every input, and every answer that is not a label.
+        rows: Texts that a release of restricted data must not quote: every input, and every answer that is not a label.
         reference: The release itself, `org/name@tag`, which looks like an email address.
         memory: From [`~publishing.memorisation.VerbatimOverlap`], if measured.
         base_template: Chat template of the base model; an identical text in the release is not searched for identifiers.
@@ -244,7 +244,7 @@ def _card(folder: Path, facts: ReleaseFacts) -> GateResult:
 
 
 def _quotes(texts: Sequence[ReleaseText], facts: ReleaseFacts) -> GateResult:
-    """No sentence of closed data in any text: no example on the card, no prediction among the metrics."""
+    """No sentence of restricted data in any text: no example on the card, no prediction among the metrics."""
     if may_show(facts.access):
         return GateResult("quotes", f"skipped: {facts.access} data may be quoted")
     lines = [
@@ -396,7 +396,7 @@ def _licence(facts: ReleaseFacts) -> GateResult:
 
 
 def _memory(facts: ReleaseFacts, acknowledged: bool) -> GateResult:
-    """How much the model recites its training texts; cannot be acknowledged for a public model trained on closed data."""
+    """How much the model recites its training texts; cannot be acknowledged for a public model trained on restricted data."""
     if facts.task is None:
         return GateResult("memory", "skipped: a dataset is not a model")
     if isinstance(facts.task, LabelTask):

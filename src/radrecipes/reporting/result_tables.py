@@ -162,7 +162,8 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
             start = (task.words.title, result["recipe"]) if number == 0 else ("", "")
             cells.append([*start, metric.heading, ours, base, _best_baseline(result, systems, metric)])
     table = _markdown(["task", "recipe", "metric", "fine-tuned", "base model", "best baseline"], cells)
-    return f"{table}\n\nMean ± standard deviation over seeds, on test rows not seen in training."
+    note = "Mean ± standard deviation over seeds, on test studies and scenarios that are not in training; their texts may be."
+    return f"{table}\n\n{note}"
 
 
 def _best_baseline(result: Mapping[str, Any], systems: Mapping[str, Mapping[str, Any]], metric: HeadlineMetric) -> str:

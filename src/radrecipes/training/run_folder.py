@@ -210,7 +210,7 @@ def remove_leftovers(folder: Path) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished run, or of a release of one; an [`InputError`] if the folder is neither.
 
-    A run on closed data makes this process private, see [`~access.protect`].
+    A run on restricted data makes this process private, see [`~access.protect`].
     """
     if not is_complete(folder) and not is_release(folder):
         raise InputError("no finished run here (COMPLETE is missing); train first with scripts/sft.py", str(folder))
