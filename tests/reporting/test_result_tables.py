@@ -42,7 +42,7 @@ def test_table_shows_spread_and_the_worst_p_value():
     assert "| m/r | adapter | 0.931 ± 0.012 | 0.931 ± 0.012 | 0.931 ± 0.012 |" in table
     assert "| m/r | base | 0.000 |" in table
     # Rounded up: p ≤ 0.003 would be false.
-    assert "; exact McNemar test in every seed against tfidf logistic regression p ≤ 0.004; training" in table
+    assert "| m/r | tfidf logistic regression | – | ≤ 0.004 | 2 of 2 |" in table
     assert "training 7.0 minutes (first seed), 3.4 GiB, 2 cores" in table
 
 
@@ -79,16 +79,18 @@ def test_decisions_and_the_test_against_the_best_baseline_if_the_result_has_them
             for row, p_value in zip(RESULT["seeds"], (0.149, 0.01), strict=True)
         ],
     }
-    accuracies, decisions, notes = results_table([RESULT, scored]).split("\n\n")
+    accuracies, decisions, compared, _, _ = results_table([RESULT, scored]).split("\n\n")
     assert len(accuracies.splitlines()) == 2 + 4
     assert decisions.splitlines()[2:] == [
         "| m/r | adapter | 95 % | 0.862 ± 0.010 | 0.862 ± 0.010 | 0.862 ± 0.010 | 0.021 ± 0.002 |",
         "| m/r | tfidf linear svm | 95 % | 0.410 ± 0.580 | 0.970 (1 of 2 seeds) | – | – |",
     ]
     assert len({line.count("|") for line in decisions.splitlines()}) == 1
-    older, newer = notes.splitlines()
-    assert "svm" not in older
-    assert "against tfidf linear svm p ≤ 0.2, against tfidf logistic regression p ≤ 0.004;" in newer
+    assert compared.splitlines()[2:] == [
+        "| m/r | tfidf logistic regression | – | ≤ 0.004 | 2 of 2 |",
+        "| m/r | tfidf linear svm | – | ≤ 0.2 | 1 of 2 |",
+        "| m/r | tfidf logistic regression | – | ≤ 0.004 | 2 of 2 |",
+    ]
     # A recipe that generates has neither, nor has a result that was recorded earlier.
     generated = {**scored, "calibration": None, "decisions": None}
     assert "coverage" not in results_table([RESULT, generated])
@@ -99,7 +101,11 @@ def pair(second, difference, p_value):
         "first": "adapter",
         "second": second,
         "p_value": p_value,
-        "difference_in_exact_accuracy": {"value": difference},
+        "difference_in_exact_accuracy": {
+            "value": difference,
+            "low": difference - p_value / 10,
+            "high": difference + 0.01,
+        },
     }
 
 
@@ -151,7 +157,7 @@ def test_costs_and_every_comparison_if_the_result_has_them():
             for seed, p_value in ((1, 0.2), (2, 0.4))
         ],
     }
-    accuracies, decisions, costs, notes = results_table([RESULT, newer]).split("\n\n")
+    accuracies, decisions, costs, compared, _, _ = results_table([RESULT, newer]).split("\n\n")
     assert "| m/r | fine tuned encoder | 0.931 ± 0.012 |" in accuracies
     assert decisions.splitlines()[-1].endswith("| 0.950 ± 0.010 | 0.950 ± 0.010 |")
     assert costs.splitlines()[2:] == [
@@ -160,9 +166,11 @@ def test_costs_and_every_comparison_if_the_result_has_them():
         "| m/r | majority | 0.0 ± 0.0 | 1,234,567.8 ± 1,000.0 | AMD EPYC, 2 threads | AMD EPYC, 2 threads |",
     ]
     assert not find_identifiers(costs)  # a card with this table must pass the gates
-    # The difference tells which of the two is better.
-    expected = "against fine tuned encoder -0.020, p ≤ 0.04, against words characters svm +0.010, p ≤ 0.4; training"
-    assert expected in notes.splitlines()[1]
+    # The difference tells which of the two is better; the interval spans those of both seeds.
+    assert compared.splitlines()[3:] == [
+        "| m/r | fine tuned encoder | -0.020 (-0.023 to -0.010) | ≤ 0.04 | 2 of 2 |",
+        "| m/r | words characters svm | +0.010 (-0.030 to +0.020) | ≤ 0.4 | 0 of 2 |",
+    ]
     summary = summary_table([newer])
     assert "| exact accuracy | 0.931 ± 0.012 | 0.000 | 0.931 ± 0.012 (fine tuned encoder) |" in summary
     assert "|  |  | answers per second | 12.2 ± 0.5 | 11.0 | 1,234,567.8 ± 1,000.0 (majority) |" in summary
@@ -300,10 +308,12 @@ def test_reports_and_protocols_have_tables_of_their_own(written):
     pairs = [pair for row in result["seeds"] for pair in row["comparisons"] if pair["second"] == best]
     guarded = [pair["difference"] for pair in pairs if pair["first"] == "adapter_guarded"]
     low, high = min(pair["low"] for pair in guarded), max(pair["high"] for pair in guarded)
-    against = f"ROUGE-L against {best.replace('_', ' ')} "
-    assert f"adapter guarded: {against}{sum(p['value'] for p in guarded) / 2:+.3f} ({low:+.3f} to {high:+.3f})" in note
-    assert f"; adapter: {against}" in note and "with text not in training" in note
-    assert "most frequent" not in note
+    compared = next(part for part in alone.split("\n\n") if "compared with" in part)
+    against = f"{best.replace('_', ' ')} | ROUGE-L"
+    mean = sum(pair["value"] for pair in guarded) / 2
+    assert f"| adapter guarded | {against} | all | {mean:+.3f} ({low:+.3f} to {high:+.3f}) |" in compared
+    assert f"| adapter | {against} | all |" in compared and f"| {against} | text not in training |" in compared
+    assert "most frequent" not in compared
     # Without groups, as in OpenI, no patients are named.
     assert "60 studies not seen in training" in results_table([{**result, "groups": 60}])
     assert "passed at the first attempt" in note

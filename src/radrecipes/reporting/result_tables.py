@@ -16,6 +16,7 @@ from radrecipes.tasks import TASKS, HeadlineMetric, LabelTask, Task, metric_valu
 
 # As many as a wide terminal has room for
 _SYSTEMS_PER_BLOCK = 5
+SIGNIFICANT = 0.05
 # Of the costs of a system
 _COSTS = (
     HeadlineMetric("training_seconds", "seconds of training", digits=1, lower_is_better=True),
@@ -218,6 +219,23 @@ def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
     if costs := [row for result in results for row in _cost_rows(result)]:
         titles = ["recipe", "system", *(metric.heading for metric in _COSTS), "trained on", "answered on"]
         parts.append(_markdown(titles, costs))
+    if any(_is_label(result) for result in results):
+        titles = [
+            "recipe",
+            "compared with",
+            "difference in exact accuracy",
+            "largest p (exact McNemar)",
+            "seeds with p < 0.05",
+        ]
+        compared = [row for result in results for row in _label_comparison_rows(result)]
+    else:
+        titles = ["recipe", "system", "compared with", "metric", "rows", "difference"]
+        compared = [row for result in results for row in _text_comparison_rows(result)]
+    if compared:
+        parts.append(
+            _markdown(titles, compared)
+            + "\n\nMean difference over seeds, and an interval that spans those of all seeds."
+        )
     parts += [table for result in results for table in _slice_tables(task, result)]
     return "\n\n".join([*parts, "\n".join(map(_note, results))])
 
@@ -256,36 +274,50 @@ def _note(result: Mapping[str, Any]) -> str:
     seeds = ", ".join(str(row["seed"]) for row in result["seeds"])
     # Every row its own group: the source names no groups.
     groups = f" of {result['groups']} {words.groups}" if result["groups"] < result["rows"] else ""
-    tests = _mcnemar_tests(result) if _is_label(result) else _differences(result)
     return (
-        f"{result['recipe']}: {result['rows']:,} {words.rows}{groups} not seen in training; seeds {seeds}; "
-        f"mean ± standard deviation over seeds{tests}; "
+        f"- {result['recipe']}: {result['rows']:,} {words.rows}{groups} not seen in training; seeds {seeds}; "
+        f"mean ± standard deviation over seeds{_guard_shares(result)}; "
         f"training {result['seeds'][0]['seconds'] / 60:.1f} minutes (first seed), {result['peak_memory_gib']:.1f} GiB, "
         f"{result['hardware']['cores']} cores ({result['hardware']['processor']})."
     )
 
 
-def _mcnemar_tests(result: Mapping[str, Any]) -> str:
-    """Systems that the fine-tuned model was tested against, each with its mean difference and largest p-value over seeds."""
+def _guard_shares(result: Mapping[str, Any]) -> str:
+    """Of guarded texts: how many passed at which attempt; nothing for labels."""
+    if _is_label(result):
+        return ""
+    guard = [row["guard"] for row in result["seeds"]]
+    total = sum(sum(decided.values()) for decided in guard)
+    first, later = (100 * sum(decided[way] for decided in guard) / total for way in ("first_try", "later_try"))
+    replaced = 100 * sum(decided["template"] for decided in guard) / total
+    return f"; {first:.1f} % passed at the first attempt, {later:.1f} % later, {replaced:.1f} % were replaced"
+
+
+def _label_comparison_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each system that the fine-tuned model was compared with: mean difference, widest interval, largest p-value."""
     of_systems: dict[str, list[Mapping[str, Any]]] = {}
     for row in result["seeds"]:
         # Older results have two of the pairs, under names of their own.
-        for pair in row.get("comparisons") or [row.get(f"against_{name}") for name in ("best_baseline", "linear")]:
-            if pair and pair["second"] != BASE and pair not in of_systems.get(pair["second"], []):
-                of_systems.setdefault(pair["second"], []).append(pair)
+        pairs = row.get("comparisons") or [row.get(f"against_{name}") for name in ("best_baseline", "linear")]
+        for name, pair in {pair["second"]: pair for pair in pairs if pair}.items():
+            if name != BASE:
+                of_systems.setdefault(name, []).append(pair)
     # Round up, otherwise `≤` would not hold.
     up = Context(prec=1, rounding=ROUND_CEILING)
-    tests = []
-    for name, pairs in of_systems.items():
-        p_value = float(up.create_decimal(repr(float(max(pair["p_value"] for pair in pairs)))))
-        mean = fmean(pair["difference_in_exact_accuracy"]["value"] for pair in pairs) if "costs" in result else None
-        difference = "" if mean is None else f"{mean:+.3f}, "
-        tests.append(f"against {name.replace('_', ' ')} {difference}p ≤ {p_value:g}")
-    return f"; exact McNemar test in every seed {', '.join(tests)}" if tests else ""
+    return [
+        [
+            result["recipe"],
+            name.replace("_", " "),
+            _widest([pair["difference_in_exact_accuracy"] for pair in pairs]) if "costs" in result else "–",
+            f"≤ {float(up.create_decimal(repr(float(max(pair['p_value'] for pair in pairs))))):g}",
+            f"{sum(pair['p_value'] < SIGNIFICANT for pair in pairs)} of {len(pairs)}",
+        ]
+        for name, pairs in of_systems.items()
+    ]
 
 
-def _differences(result: Mapping[str, Any]) -> str:
-    """Differences to the best baseline and between both texts of the model, with the widest intervals over seeds."""
+def _text_comparison_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each pair of the best baseline and both texts of the model, and each kind of rows."""
     task, best = task_of(result), (result.get("best_baseline") or {}).get("name")
     titles = {metric.name: metric.title for metric in task.headline}
     by_pair: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
@@ -295,25 +327,18 @@ def _differences(result: Mapping[str, Any]) -> str:
                 continue
             for name, part in [("", pair), *pair.get("unseen", {}).items()]:
                 if part:
-                    key = pair["first"], pair["second"], pair["figure"], name
+                    key = pair["first"], pair["second"], titles[pair["figure"]], UNSEEN_TITLES.get(name, "all")
                     by_pair.setdefault(key, []).append(part["difference"])
-    by_system: dict[str, list[str]] = {}
-    for (first, second, metric, name), differences in by_pair.items():
-        by_system.setdefault(first, []).append(
-            f"{titles[metric]} against {second.replace('_', ' ')} "
-            f"{fmean(found['value'] for found in differences):+.3f} "
-            f"({min(found['low'] for found in differences):+.3f} to {max(found['high'] for found in differences):+.3f})"
-            + (f" with {UNSEEN_TITLES[name]}" if name else "")
-        )
-    compared = "; ".join(f"{name.replace('_', ' ')}: {', '.join(words)}" for name, words in by_system.items())
-    guard = [row["guard"] for row in result["seeds"]]
-    total = sum(sum(decided.values()) for decided in guard)
-    first, later = (100 * sum(decided[way] for decided in guard) / total for way in ("first_try", "later_try"))
-    replaced = 100 * sum(decided["template"] for decided in guard) / total
-    return (
-        f"; {compared}, intervals spanning those of all seeds"
-        f"; {first:.1f} % passed at the first attempt, {later:.1f} % later, {replaced:.1f} % were replaced"
-    )
+    return [
+        [result["recipe"], *(name.replace("_", " ") for name in (first, second)), metric, rows, _widest(found)]
+        for (first, second, metric, rows), found in by_pair.items()
+    ]
+
+
+def _widest(differences: Sequence[Mapping[str, float]]) -> str:
+    """The mean of differences over seeds, and an interval that spans those of all seeds."""
+    low, high = min(found["low"] for found in differences), max(found["high"] for found in differences)
+    return f"{fmean(found['value'] for found in differences):+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _unseen_rows(task: Task, result: Mapping[str, Any]) -> list[list[str]]:
