@@ -4,11 +4,15 @@
 
 The file names candidates: a recipe, the fields to change, and how many training rows to draw, if not all. So many candidates
 can be compared on few rows, and the best of them on all (successive halving). Each is trained with scripts/sft.py and measured on
-the whole validation split; test rows are never read. A finished candidate is kept in --work, so the same command continues what
-was interrupted, and a longer file costs only what is new. Writes the table next to the file, as <file>.md.
+the whole validation split; test rows are never read. The results are written next to the file, as <file>.json, and their table as
+<file>.md. A candidate that is in <file>.json is not trained again unless its recipe changed, and an interrupted one continues: a
+longer file costs only what is new.
 """
 
 import argparse
+import hashlib
+import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,14 +26,14 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
-from radrecipes.files import read_json_object
+from radrecipes.files import read_json, read_json_object
 from radrecipes.recipe import parse_recipe
 
 ALL_ROWS = 1_000_000
 
 
 def main() -> None:
-    """Train what is missing, then write the table."""
+    """Train what is missing; write the results after each candidate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "candidates", type=Path, help="a YAML file: `metric`, and `candidates` with `recipe` and `changes`"
@@ -38,13 +42,18 @@ def main() -> None:
     args = parser.parse_args()
 
     search = yaml.safe_load(args.candidates.read_text("utf-8"))
-    results = []
+    path = args.candidates.with_suffix(".json")
+    results = {(found["name"], found["recipe"]): found for found in read_json(path)} if path.is_file() else {}
     for number, candidate in enumerate(search["candidates"], 1):
         print(f"candidate {number} of {len(search['candidates'])}: {describe(candidate)}", flush=True)
-        results.append(measure(candidate, search["metric"], args.work))
-    table = as_markdown(results, search["metric"])
-    args.candidates.with_suffix(".md").write_text(table, encoding="utf-8")
-    print(table)
+        key = describe(candidate), hashlib.sha256(Path(candidate["recipe"]).read_bytes()).hexdigest()
+        if key not in results:
+            results[key] = {"name": key[0], "recipe": key[1], **measure(candidate, search["metric"], args.work)}
+            path.write_text(json.dumps(list(results.values()), indent=2) + "\n", encoding="utf-8")
+            args.candidates.with_suffix(".md").write_text(
+                as_markdown(list(results.values()), search["metric"]), encoding="utf-8"
+            )
+    print(as_markdown(list(results.values()), search["metric"]))
 
 
 def describe(candidate: Mapping[str, Any]) -> str:
@@ -59,8 +68,7 @@ def describe(candidate: Mapping[str, Any]) -> str:
 
 def measure(candidate: Mapping[str, Any], metric: str, work: Path) -> dict[str, Any]:
     """Train a candidate unless that is done; its metric after each epoch, and the training time."""
-    name = describe(candidate)
-    folder = work / "".join(letter if letter.isalnum() else "_" for letter in name)
+    folder = work / "".join(letter if letter.isalnum() else "_" for letter in describe(candidate))
     changes = {"eval_strategy": "epoch", "eval_rows": ALL_ROWS, **(candidate.get("changes") or {})}
     words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
     launch = ["scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py"]
@@ -77,7 +85,7 @@ def measure(candidate: Mapping[str, Any], metric: str, work: Path) -> dict[str, 
     if f"eval_{metric}" not in log[0]:
         raise InputError(f"{metric} is not measured; there is {', '.join(log[0])}", str(folder))
     return {
-        "name": name,
+        "rows": candidate.get("rows"),
         "values": [line[f"eval_{metric}"] for line in log],
         "losses": [line["eval_loss"] for line in log],
         "minutes": (training["seconds"] - training["validation"]["seconds"]) / 60,
@@ -86,7 +94,7 @@ def measure(candidate: Mapping[str, Any], metric: str, work: Path) -> dict[str, 
 
 
 def as_markdown(results: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """A row for each candidate, the best first."""
+    """A row for each candidate: those of all rows first, then the best."""
     processors = ", ".join(sorted({result["processor"] for result in results}))
     lines = [
         f"{metric} on validation after each epoch, one seed; training time without validation on {processors}.",
@@ -94,7 +102,11 @@ def as_markdown(results: Sequence[Mapping[str, Any]], metric: str) -> str:
         f"| candidate | {metric} | loss | minutes |",
         "|---|---|---|---:|",
     ]
-    for result in sorted(results, key=lambda result: (-max(result["values"]), min(result["losses"]))):
+    order = sorted(
+        results,
+        key=lambda result: (-(result["rows"] or math.inf), -max(result["values"]), min(result["losses"])),
+    )
+    for result in order:
         values, losses = (", ".join(f"{value:.3f}" for value in result[key]) for key in ("values", "losses"))
         lines.append(f"| {result['name']} | {values} | {losses} | {result['minutes']:.1f} |")
     return "\n".join(lines) + "\n"

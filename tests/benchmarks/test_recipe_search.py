@@ -1,5 +1,6 @@
 """A search trains each candidate once and ranks them by validation."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,8 +29,12 @@ def test_the_table_ranks_candidates_and_finished_ones_are_kept(workspace, monkey
     }
     best, other = (max(map(float, row[1].split(", "))) for row in rows)
     assert best >= other and sorted(len(row[1].split(", ")) for row in rows) == [1, 2]
+    Path("search.json").unlink()  # the runs are kept as well
     weights = [path.stat().st_mtime_ns for path in Path("runs/recipe_search").rglob("adapter_model.safetensors")]
     recipe_search.main()
     assert len(weights) >= 2 and Path("search.md").read_text("utf-8") == table
     kept = [path.stat().st_mtime_ns for path in Path("runs/recipe_search").rglob("adapter_model.safetensors")]
     assert kept == weights
+    shutil.rmtree("runs/recipe_search")
+    recipe_search.main()
+    assert not Path("runs/recipe_search").exists() and Path("search.md").read_text("utf-8") == table

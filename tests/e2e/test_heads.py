@@ -266,7 +266,14 @@ def test_a_head_is_published_and_pulled(base, workspace, call, hub):
     assert base == "encoder" or pulled.stdout.startswith("MR Knee\n")
 
 
-@pytest.mark.parametrize(("folder", "architecture"), [("all-minilm-l6-v2", "bert"), ("modernbert-base", "modernbert")])
+@pytest.mark.parametrize(
+    ("folder", "architecture"),
+    [
+        ("all-minilm-l6-v2", "bert"),
+        ("bioclinical-modernbert-base", "modernbert"),
+        ("modernbert-base", "modernbert"),
+    ],
+)
 def test_the_recipe_of_an_encoder_runs_on_a_tiny_one(folder, architecture, workspace, call):
     recipe = REPOSITORY / "recipes" / folder / "protocol_head.yaml"
     name = yaml.safe_load(recipe.read_text("utf-8"))["model_name_or_path"]

@@ -33,7 +33,10 @@ from radrecipes.training.collators import IGNORED
 from radrecipes.training.data import load_training_data
 
 # They have tests of their own, encoders in test_heads.py.
-MEASURED = ("all-minilm-l6-v2", "biogpt", "biogpt-large", "modernbert-base", "smollm2-135m", "smollm2-360m")
+MEASURED = (
+    *("all-minilm-l6-v2", "bioclinical-modernbert-base", "biogpt", "biogpt-large", "modernbert-base"),
+    *("smollm2-135m", "smollm2-360m"),
+)
 RECIPES = [path for path in find_recipes(REPOSITORY / "recipes") if path.parent.name not in MEASURED]
 SEPARATE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FUSED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")

@@ -35,6 +35,7 @@ PUBLISHED = {
     "HuggingFaceTB/SmolLM3-3B": 3.08,
     "HuggingFaceTB/SmolLM2-360M-Instruct": 0.362,
     "answerdotai/ModernBERT-base": 0.149,
+    "thomas-sounack/BioClinical-ModernBERT-base": 0.149,
     "sentence-transformers/all-MiniLM-L6-v2": 0.0227,
     "microsoft/biogpt": 0.347,
     "microsoft/BioGPT-Large": 1.57,

@@ -37,6 +37,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "HuggingFaceTB/SmolLM3-3B": _shape("smollm3", 128_256, 2048, 11_008, 36, 16, 4, True),
     "HuggingFaceTB/SmolLM2-360M-Instruct": _shape("llama", 49_152, 960, 2560, 32, 15, 5, True),
     "answerdotai/ModernBERT-base": _shape("modernbert", 50_368, 768, 1152, 22, 12),
+    "thomas-sounack/BioClinical-ModernBERT-base": _shape("modernbert", 50_368, 768, 1152, 22, 12),
     "sentence-transformers/all-MiniLM-L6-v2": _shape("bert", 30_522, 384, 1536, 6, 12),
     "microsoft/biogpt": _shape("biogpt", 42_384, 1024, 4096, 24, 16),
     "microsoft/BioGPT-Large": _shape("biogpt", 57_717, 1600, 6400, 48, 25, max_position_embeddings=2048),
