@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from radrecipes.data.sources.table_rows import column_problem
 from radrecipes.data.sources.text_tables import DAMAGED_GZIP, SURROGATE, json_object, text_lines
 from radrecipes.errors import InputError
 from radrecipes.files import MIB, ROW_LIMIT, unpacked
@@ -25,10 +26,13 @@ def json_header(path: Path) -> list[str]:
     return header
 
 
-def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str] | str]]:
-    """Place of every object, and its cells by column, empty where it has none, or what is wrong with it."""
+def json_rows(path: Path, columns: Sequence[str], sparse: bool = True) -> Iterator[tuple[str, dict[str, str] | str]]:
+    """Place of every object, and its cells by column, or what is wrong with it; without `sparse` it must have all columns."""
     for where, value in json_objects(path):
-        yield where, value if isinstance(value, str) else json_cells(value, columns)
+        if isinstance(value, dict):
+            problem = None if sparse else column_problem(list(value), columns, "this object")
+            value = problem or json_cells(value, columns)
+        yield where, value
 
 
 def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:

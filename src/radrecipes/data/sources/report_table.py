@@ -1,11 +1,11 @@
 """Reads reports from tables and JSON: columns of sections, or one column of complete reports."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from radrecipes.data.sources.json_records import ARRAYS, LINES, json_header, json_rows
-from radrecipes.data.sources.records import USUAL_NAMES, find_columns, to_report, usual_column
+from radrecipes.data.sources.records import USUAL_NAMES, Columns, find_columns, to_report, usual_column
 from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource
 from radrecipes.data.sources.table_form import TableForm
 from radrecipes.data.sources.table_rows import open_table
@@ -27,6 +27,7 @@ class ReportTable(ReportSource):
     official_split = True
     options = (*(f"{role}_column" for role in USUAL_NAMES), *_FORM)
     shared = ("columns",)
+    sparse = True  # an object of a JSON file may lack a column: its cell is empty
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class ReportTable(ReportSource):
             named = [column for column in chosen.values() if column]
             self._table = open_table(self._path, named or None, form, _LIKELY)
             header = self._table.header
-        self.columns = find_columns(header, chosen, str(path), official_split=official_split)
+        self.columns = self.find_columns(header, chosen, official_split)
         self.count = sum(1 for _ in self.items())
         if not self.count:
             raise InputError("the file has no rows below its header; give a table with rows", str(path))
@@ -67,7 +68,7 @@ class ReportTable(ReportSource):
             self.said.append(
                 "no column of the patient: every report counts as a patient of its own; see --group-column"
             )
-        if not official_split and (stated := usual_column(header, "split")):
+        if self.official_split and not official_split and (stated := usual_column(header, "split")):
             self.said.append(f"the split in column {stated!r} is not used; keep it with --split official")
 
     @classmethod
@@ -77,10 +78,14 @@ class ReportTable(ReportSource):
         form = TableForm(**{name: options[name] for name in _FORM})
         return cls(root, columns=columns, form=form, official_split=options["split"] == "official")
 
+    def find_columns(self, header: Sequence[str], chosen: Mapping[str, str | None], official_split: bool) -> Columns:
+        """The columns of a record, see [`~data.sources.records.find_columns`]."""
+        return find_columns(header, chosen, str(self._path), official_split=official_split)
+
     def items(self) -> Iterator[tuple]:
         """Number and place of every row, and its cells or what is wrong with it."""
         columns = self.columns.named
-        rows = self._table.rows(columns) if self._table else json_rows(self._path, columns)
+        rows = self._table.rows(columns) if self._table else json_rows(self._path, columns, self.sparse)
         for number, (where, cells) in enumerate(rows, start=1):
             yield number, f"{self._path.name}:{where.rpartition(':')[2]}", cells
 
