@@ -87,7 +87,7 @@ def test_any_labels_come_back(tmp_path_factory, labels, ending):
         (
             {**GOOD, "completion": "\ud800"},
             "unreadable_row",
-            "column 'completion' contains a broken character; save the file as UTF-8",
+            "column 'completion' contains a broken Unicode character; remove it",
         ),
         ({**GOOD, "completion": 7}, "empty_report", ""),
         ({**GOOD, "completion": " \n"}, "empty_report", ""),
