@@ -58,16 +58,11 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
         bos_token_id=tokenizer.bos_token_id, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
     )
 
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    owned_folder.remove(unfinished, "model")
-    unfinished.mkdir(parents=True)
-    owned_folder.mark(unfinished, "model")
-    _save(model, unfinished)
-    tokenizer.save_pretrained(unfinished)
-    origin = {"model_id": model_id, "dequantised_from": gguf_file.name, "sha256": sha256}
-    (unfinished / "ORIGIN.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-    owned_folder.remove(folder, "model")
-    unfinished.rename(folder)
+    with owned_folder.complete_folder(folder, "model") as unfinished:
+        _save(model, unfinished)
+        tokenizer.save_pretrained(unfinished)
+        origin = {"model_id": model_id, "dequantised_from": gguf_file.name, "sha256": sha256}
+        (unfinished / "ORIGIN.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
