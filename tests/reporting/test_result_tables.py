@@ -207,14 +207,6 @@ def test_terminal_table_of_generated_answers_and_of_an_older_evaluation(make_met
     assert "adapter − base" in metrics_table(older)
 
 
-def test_an_older_evaluation_has_one_calibration_that_of_the_adapter(make_metrics):
-    older = make_metrics()
-    older["calibration"] = older["systems"]["adapter"]["calibration"]
-    for system in older["systems"].values():
-        system.pop("calibration", None)
-    assert "expected calibration error: 0.081, after temperature 1.44 0.021" in metrics_table(older)
-
-
 def test_only_the_marked_part_of_a_document_changes():
     document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     made = with_results(document, results_table([RESULT]), "x.md")
@@ -242,15 +234,16 @@ def written():
     runs = []
     for seed, options in ((42, {"base_rows": 40}), (1, {"without": ("base",), "flawless": True})):
         metrics, _ = evaluated(**options)
-        training = {"seed": seed, "mean_loss": 0.5, "seconds": 60.0, "peak_memory_gib": 2.0, "trainable_parameters": 7}
+        training = {"seed": seed, "mean_loss": 0.5, "first_losses": [2.0], "seconds": 60.0}
+        training |= {"peak_memory_gib": 2.0, "trainable_parameters": 7}
         manifest = {
-            "recipe": {"name": "m/report", "fields": {"task": "report", "seed": seed}},
+            "recipe": {"name": "m/report", "fields": {"task": "report", "seed": seed}, "resolved": {}},
             "training": training,
             "hardware": {"cores": 2, "processor": "AMD EPYC"},
             **{part: {"weights_sha256": "b", "digest": "d", "sha256": "p"} for part in ("base", "data", "prompt")},
-            **{part: {} for part in ("packages", "code")},
+            **{part: {} for part in ("packages", "code", "constraints_sha256", "determinism")},
         }
-        runs.append((manifest, metrics))
+        runs.append((manifest, metrics | {"code": {}}))
     return runs, summarise(runs, "command")
 
 

@@ -12,7 +12,7 @@ _ACCURACY = HeadlineMetric("exact_accuracy", "exact accuracy")
 
 
 def recommended_system(metrics: Mapping[str, Any], titles: Mapping[str, str] | None = None) -> str | None:
-    """Which system to use, why, and what it costs; `None` if an older version wrote the metrics.
+    """Which system to use, why, and what it costs; `None` for a text task.
 
     `titles` names the systems, which otherwise have their names in `metrics.json`.
     """
@@ -21,8 +21,6 @@ def recommended_system(metrics: Mapping[str, Any], titles: Mapping[str, str] | N
     chosen, rows = metrics["recommendation"], task_of(metrics).words.rows
     if chosen is None:
         return "No system is recommended, because the answers of the model were not measured on validation."
-    if "as_accurate" not in chosen:
-        return None
     named = {key: (titles or {}).get(name, name) for key, name in chosen.items() if isinstance(name, str)}
     figures, figures_of_other = (metrics["systems"][chosen[key]] for key in ("system", "other"))
     difference = difference_with_interval(chosen["on_validation"]["difference_in_exact_accuracy"])

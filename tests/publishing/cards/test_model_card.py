@@ -34,6 +34,7 @@ def manifest_of(task="protocol", seed=42, access="synthetic", digest="d" * 64, *
             "name": "smollm2-135m/protocol_lora",
             "digest": "a" * 64,
             "fields": {**RESULTS["fields"], "task": task, "seed": seed, **fields},
+            "resolved": {},
         },
         "base": dict(RESULTS["base"]),
         "data": {**RESULTS["data"], "access": access, "digest": digest},
@@ -233,8 +234,9 @@ def test_an_evaluation_of_another_seed_or_task_is_refused(make_metrics):
 
 
 def test_result_of_written_reports(make_metrics):
-    metrics = metrics_of("report", make_metrics)
-    manifest = manifest_of("report")
+    metrics = metrics_of("report", make_metrics) | {"code": {}}
+    manifest = manifest_of("report") | {"constraints_sha256": "c", "determinism": {}}
+    manifest["training"]["first_losses"] = [2.0]
     text = render_model_card(manifest, metrics, **RELEASE, results=summarise([(manifest, metrics)], "command"))
     assert "of which this model is seed 42" in text
 
