@@ -165,8 +165,7 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
     from radrecipes.owned_folder import complete_folder
     from radrecipes.recipe import header
     from radrecipes.reporting.page import write_page
-    from radrecipes.reporting.recommended_system import recommended_system
-    from radrecipes.reporting.result_tables import metrics_table
+    from radrecipes.reporting.result_tables import metrics_table, recommended_system
     from radrecipes.training import run_folder
 
     with complete_folder(output, "evaluation") as unfinished:

@@ -30,7 +30,7 @@ from radrecipes.evaluation.reproduction import (
 )
 from radrecipes.evaluation.results import figures_of_metrics, figures_of_seed, over_seeds, summarise
 from radrecipes.models.weights import weights_in
-from radrecipes.reporting.reproduction_tables import differences_lines, losses_table, verdicts_table
+from radrecipes.reporting.result_tables import differences_lines, losses_table, verdicts_table
 from radrecipes.tasks import TASKS, HeadlineMetric
 
 # From most to least likely to explain another result.
