@@ -102,7 +102,6 @@ def main() -> None:
             print(f"{output} exists already; --restart evaluates again")
         return
     check_replaceable(output, "evaluation")
-    check_replaceable(_unfinished(output), "evaluation")
     if place == folder:
         check_writable(weights_folder(folder))  # for the thresholds
     with _locked(output) if processes.is_main_process else contextlib.nullcontext():
@@ -162,35 +161,28 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
 
 def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_policy: bool) -> None:
     """Write the files of an evaluation, and its policy into the folder of the run's weights."""
-    from radrecipes import owned_folder
     from radrecipes.environment import code_version
+    from radrecipes.owned_folder import complete_folder
     from radrecipes.recipe import header
     from radrecipes.reporting.page import write_page
-    from radrecipes.reporting.recommended_system import recommended_system
-    from radrecipes.reporting.result_tables import metrics_table
+    from radrecipes.reporting.result_tables import metrics_table, recommended_system
     from radrecipes.training import run_folder
 
-    # Into another folder, then renamed, so that the output is complete or absent
-    unfinished = _unfinished(output)
-    owned_folder.remove(unfinished, "evaluation")
-    unfinished.mkdir(parents=True)
-    owned_folder.mark(unfinished, "evaluation")
-    evaluated.predictions.to_parquet(unfinished / "predictions.parquet", index=False)
-    write_page(
-        unfinished,
-        metrics=evaluated.metrics,
-        predictions=evaluated.predictions,
-        title=header(folder / "recipe.yaml").split(". ")[0],
-        dataset_manifest=dataset_manifest,
-        run_manifest=run_folder.read_manifest(folder),
-        train_log=run_folder.read_train_log(folder),
-    )
-    metrics = json.dumps(evaluated.metrics | {"code": code_version()}, indent=2) + "\n"
-    (unfinished / "metrics.json").write_text(metrics, encoding="utf-8")
-    if evaluated.policy and keep_policy:
-        evaluated.policy.save(run_folder.weights_folder(folder))
-    owned_folder.remove(output, "evaluation")
-    unfinished.rename(output)
+    with complete_folder(output, "evaluation") as unfinished:
+        evaluated.predictions.to_parquet(unfinished / "predictions.parquet", index=False)
+        write_page(
+            unfinished,
+            metrics=evaluated.metrics,
+            predictions=evaluated.predictions,
+            title=header(folder / "recipe.yaml").split(". ")[0],
+            dataset_manifest=dataset_manifest,
+            run_manifest=run_folder.read_manifest(folder),
+            train_log=run_folder.read_train_log(folder),
+        )
+        metrics = json.dumps(evaluated.metrics | {"code": code_version()}, indent=2) + "\n"
+        (unfinished / "metrics.json").write_text(metrics, encoding="utf-8")
+        if evaluated.policy and keep_policy:
+            evaluated.policy.save(run_folder.weights_folder(folder))
     print(metrics_table(evaluated.metrics))
     for split, ids in evaluated.left_out.items():
         more = ", …" if len(ids) > _LISTED_ROWS else ""
@@ -198,10 +190,6 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
     print(f"report: {output / 'report.html'}")
     if recommended := recommended_system(evaluated.metrics):
         print(recommended)
-
-
-def _unfinished(output: Path) -> Path:
-    return output.with_name(output.name + ".unfinished")
 
 
 @contextlib.contextmanager

@@ -45,7 +45,9 @@ def parse_args() -> argparse.Namespace:
     source.add_argument(
         "--text", "--note", help="one input of the run's task, for example the text of an order; --note is an alias"
     )
-    source.add_argument("--input", metavar="FILE", help="CSV, TSV, TXT, JSONL (also .gz), Excel (.xlsx) or Parquet")
+    source.add_argument(
+        "--input", metavar="FILE", help="CSV, TSV, TXT, JSON, JSONL (also .gz), Excel (.xlsx) or Parquet"
+    )
     parser.add_argument(
         "--text-column",
         nargs="+",

@@ -401,7 +401,7 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     parser.set_defaults(task=task, target_option=target, synthetic=None, slice_column=None, acceptable_column=None)
 
     origin = parser.add_mutually_exclusive_group(required=True)
-    formats = "CSV, TSV, TXT, JSONL (also .gz), Excel (.xlsx), Parquet, or FHIR ServiceRequest (.ndjson)"
+    formats = "CSV, TSV, TXT, JSON, JSONL (also .gz), Excel (.xlsx), Parquet, or FHIR ServiceRequest (.ndjson)"
     origin.add_argument("--source", type=Path, metavar="FILE", help=formats)
     if synthetic:
         _add_generator(parser, origin, words.rows, synthetic)

@@ -1,6 +1,7 @@
 """Errors that a user can fix, each with the exit code that the scripts return for it."""
 
 import reprlib
+from collections.abc import Iterable
 
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 80
@@ -25,6 +26,14 @@ def shown(text: object, longest: int = 200) -> str:
     """Text from outside for a message: one line, cut, with control characters escaped."""
     escaped = one_line(" ".join(str(text)[: 4 * longest].split()))
     return escaped if len(escaped) <= longest else escaped[:longest] + "…"
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float, of_parts: bool = False) -> str | None:
+    """The known name that is most like an unknown one, `None` below `cutoff` (of 100); `of_parts` also compares parts of names."""
+    from rapidfuzz import fuzz, process
+
+    match = process.extractOne(name, list(known), scorer=fuzz.WRatio if of_parts else fuzz.ratio, score_cutoff=cutoff)
+    return match[0] if match else None
 
 
 class RadrecipesError(Exception):

@@ -252,6 +252,12 @@ def copy_mode(source: Path, target: Path) -> None:
     target.chmod(source.stat().st_mode & 0o777 & ~umask)
 
 
+def share_safetensors(folder: Path, like: str) -> None:
+    """Give tensors the permissions of a file in their folder: safetensors lets only the owner read them, whatever the umask."""
+    for path in folder.rglob("*.safetensors"):
+        shutil.copymode(folder / like, path)
+
+
 def write_atomically(path: Path, content: str | Callable[[Path], None]) -> None:
     """Replace a file with a text, or with what a function writes to a path; a kill leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}")

@@ -4,7 +4,8 @@ import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from radrecipes.errors import InputError, quoted
@@ -90,6 +91,38 @@ def remove(folder: Path, kind: str) -> None:
     """Remove a folder, see [`check_replaceable`]."""
     check_replaceable(folder, kind)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def complete_folder(folder: Path, kind: str | None = None) -> Iterator[Path]:
+    """Yield a new folder that becomes `folder` at the end, or is removed after an error; it replaces only a folder of its kind."""
+    target = Path(os.path.realpath(folder))  # `resolve` raises for a loop of links
+    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only the owner can read.
+    temporary = target.parent / f"{target.name}.{os.getpid()}.unfinished"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot be made ({error.strerror}); choose another place", where=str(folder)) from None
+    try:
+        if kind:
+            mark(temporary, kind)
+        yield temporary
+        if kind:
+            check_replaceable(folder, kind)  # again, after the work
+        # A rename cannot replace a folder with files, so the old one is moved aside, and back if the new one fails.
+        aside = target.parent / f"{target.name}.{os.getpid()}.replaced"
+        replaced = kind is not None and target.exists()
+        if replaced:
+            os.rename(target, aside)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if replaced:
+                os.rename(aside, target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _content_of(entry: Path, kind: str) -> str | None:

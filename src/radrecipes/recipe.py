@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rapidfuzz import process
 
-from radrecipes.errors import InputError, quoted, shown
+from radrecipes.errors import InputError, nearest, quoted, shown
 from radrecipes.files import BoundedLoader, compose_yaml, read_text
 from radrecipes.hub.reference import is_local_path
 from radrecipes.secrets import refuse_secrets
@@ -438,8 +437,8 @@ def _known_fields() -> dict[str, tuple[tuple[type, ...], Sequence[str] | None]]:
 def _unknown_key(key: str, where: str) -> InputError:
     if key in _REFUSED:
         return InputError(f"`{key}` is not allowed in a recipe: {_REFUSED[key]}", where)
-    match = process.extractOne(key, sorted(RECIPE_FIELDS), score_cutoff=60)
-    hint = f"; did you mean `{match[0]}`?" if match else "; see docs/recipes.md"
+    near = nearest(key, sorted(RECIPE_FIELDS), 60, of_parts=True)
+    hint = f"; did you mean `{near}`?" if near else "; see docs/recipes.md"
     return InputError(f"unknown key `{shown(key)}`{hint}", where)
 
 
@@ -462,8 +461,8 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         raise InputError(f"`{key}` must be {wanted}, not {quoted(value)} ({type(value).__name__})", where)
     for item in value if isinstance(value, list) else [value]:
         if choices and item is not None and item not in choices:
-            match = process.extractOne(str(item), [str(choice) for choice in choices], score_cutoff=50)
-            hint = f"did you mean `{match[0]}`? " if match else ""
+            near = nearest(str(item), map(str, choices), 50, of_parts=True)
+            hint = f"did you mean `{near}`? " if near else ""
             listed = ", ".join(map(str, choices)) if len(choices) <= 12 else f"{len(choices)} choices"
             raise InputError(f"`{key}: {shown(item)}` is not one of its choices; {hint}({listed})", where)
     if isinstance(value, float) and not math.isfinite(value):

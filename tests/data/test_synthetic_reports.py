@@ -13,7 +13,7 @@ from statistics import mean
 
 import pytest
 
-from radrecipes.data.synthetic_reports.bank import SECTIONS, load_bank
+from radrecipes.data.synthetic_reports.bank import load_bank
 from radrecipes.data.synthetic_reports.generator import write_synthetic_tree
 from radrecipes.data.synthetic_reports.layout import write_report
 from radrecipes.data.synthetic_reports.patients import fill_gaps, follow_patient
@@ -24,6 +24,7 @@ from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, SUPPORT_
 from radrecipes.radiology.sections import split_sections
 
 PATIENTS, STUDIES = 600, 1600
+SECTIONS = ("findings", "impression")
 CHEXPERT, NEGBIO, SPLIT = (f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("chexpert", "negbio", "split"))
 # A word that every sentence about an observation contains; a requirement for the bank, not for the labeller.
 NAMED_BY = {

@@ -125,11 +125,6 @@ def edit_results(workspace, **changes):
     edit_json(workspace / RESULTS, **changes)
 
 
-def forget_losses(workspace):
-    rows = json.loads((workspace / RESULTS).read_text("utf-8"))["seeds"]
-    edit_results(workspace, seeds=[{key: row[key] for key in row if key != "first_losses"} for row in rows])
-
-
 def keep_one_seed(workspace):
     edit_results(workspace, seeds=json.loads((workspace / RESULTS).read_text("utf-8"))["seeds"][:1])
 
@@ -140,7 +135,6 @@ def keep_one_seed(workspace):
         (lambda w: (w / RESULTS).unlink(), (RECIPE,), "is missing, so there is nothing to compare with"),
         (lambda w: (w / RESULTS).write_text("{", "utf-8"), (RECIPE,), "is not a result over seeds"),
         (keep_one_seed, (RECIPE,), "a single recorded seed gives no prediction interval"),
-        (forget_losses, (RECIPE, "--smoke"), "has no losses of the first steps"),
         (lambda w: None, (RECIPE, "--seed", "1"), "--seed: 1 is a recorded seed"),
         (lambda w: None, (RECIPE, "--dataset", "data/none"), "no such dataset folder"),
         (lambda w: None, (RECIPE, "--dataset", "data/openi_reports"), "make it with `make openi`"),

@@ -30,7 +30,7 @@ from radrecipes.evaluation.reproduction import (
 )
 from radrecipes.evaluation.results import figures_of_metrics, figures_of_seed, over_seeds, summarise
 from radrecipes.models.weights import weights_in
-from radrecipes.reporting.reproduction_tables import differences_lines, losses_table, verdicts_table
+from radrecipes.reporting.result_tables import differences_lines, losses_table, verdicts_table
 from radrecipes.tasks import TASKS, HeadlineMetric
 
 # From most to least likely to explain another result.
@@ -42,7 +42,7 @@ QUANTILES = {2: 12.706205, 3: 4.302653, 4: 3.182446, 5: 2.776445, 6: 2.570582}
 def facts():
     """What a run was made of, with an entry of every part."""
     return {
-        "recipe": {"fields": {"learning_rate": 1e-3, "lora_r": 16, "seed": 42, "dataset": "data/x"}},
+        "recipe": {"resolved": {"learning_rate": 1e-3, "lora_r": 16, "seed": 42, "dataset": "data/x"}},
         "data": {"digest": "d", "rows": {"train": 8, "test": 2}, "splits_sha256": {"train": "t"}, "folder": "data/x"},
         "prompt": {"sha256": "p", "chat_template_sha256": "c"},
         "base": {"weights_sha256": "w", "dtype": "bfloat16"},
@@ -112,7 +112,7 @@ def test_one_change_is_named_with_both_values(path):
         assert found == []
         return
     (one,) = found
-    assert one.field == ".".join(part for part in path if part != "fields")
+    assert one.field == ".".join(part for part in path if part != "resolved")
     assert one.now == "other" and one.before != "other"
     assert one.decisive == (path[0] in PARTS[:3] or path == ("base", "weights_sha256"))
     assert f"{one.field}: {one.before} before, other now" in differences_lines(found)
@@ -131,31 +131,22 @@ def test_what_only_one_side_knows_is_a_difference_of_recipes_only():
     older = facts()
     del older["determinism"], older["prompt"]["chat_template_sha256"], older["packages"]["trl"]
     assert differences(older, facts()) == [] and differences(facts(), older) == []
-    more = with_change(facts(), ("recipe", "fields", "weight_decay"), 0.1)
+    more = with_change(facts(), ("recipe", "resolved", "weight_decay"), 0.1)
     (one,) = differences(facts(), more)
     assert (one.field, one.before, one.now, one.decisive) == ("recipe.weight_decay", None, 0.1, True)
     (one,) = differences(more, facts())
     assert (one.before, one.now) == (0.1, None)
 
 
-def test_a_default_that_changed_is_found_if_defaults_were_written_out():
+def test_a_default_that_changed_is_found():
     before, now = facts(), facts()
     for document, decay in ((before, 0.0), (now, 0.1)):
-        written_out = document["recipe"]["fields"] | {
-            "weight_decay": decay,
-            "use_cpu": decay == 0.0,
-            "save_steps": decay,
-        }
-        document["recipe"]["resolved"] = written_out
+        document["recipe"]["resolved"] |= {"weight_decay": decay, "use_cpu": decay == 0.0, "save_steps": decay}
     assert [one.field for one in differences(before, now)] == ["recipe.weight_decay"]
-    del before["recipe"]["resolved"]
-    assert differences(before, now) == []
 
 
 def test_facts_of_a_run_and_of_a_result_are_of_one_form():
     manifest, metrics = run_of(42, 0.9)
-    manifest["recipe"]["resolved"] = {"task": "protocol", "seed": 42, "lora_r": 8}
-    manifest |= {"constraints_sha256": "c", "determinism": {"threads": 2}}
     of_run, of_result = facts_of(manifest), facts_of(summarise([(manifest, metrics)], "command"))
     assert differences(of_run, of_result) == []
     assert of_run.keys() == of_result.keys() and "resolved" in of_result["recipe"]
@@ -274,7 +265,7 @@ def run(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
     weights = weights_in(tmp_path / "adapter").sha256
     manifest = {
-        "recipe": {"digest": "r", "fields": {}}, "base": {"weights_sha256": "b"}, "prompt": {"sha256": "p"},
+        "recipe": {"digest": "r", "fields": {}, "resolved": {}}, "base": {"weights_sha256": "b"}, "prompt": {"sha256": "p"},
         "data": {"digest": "d", "rows": {"test": 8}, "label_set_sha256": None}, "adapter": {"sha256": weights},
     }  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

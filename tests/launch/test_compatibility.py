@@ -17,7 +17,6 @@ from radrecipes.launch.compatibility import (
     INT8_HEAD,
     LORA,
     LORA_HEAD,
-    METHODS,
     TABLE,
     Verdict,
 )
@@ -33,6 +32,7 @@ WORDS = {
     INT4: ("--load_in_4bit", "true", "--dtype", "bfloat16"),
 }
 HEADS = {FULL_HEAD: FULL, LORA_HEAD: LORA, INT8_HEAD: INT8, INT4_HEAD: INT4}
+METHODS = (*WORDS, *HEADS)
 
 
 def test_every_method_has_a_verdict_under_every_shipped_configuration():

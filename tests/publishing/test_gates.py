@@ -532,6 +532,23 @@ def test_paths_of_a_machine_stop_in_yaml_json_and_notes_of_weights(adapter, path
     assert not any(path in str(finding) for finding in found)
 
 
+@pytest.mark.parametrize("path", ["`/lustre/data/orders`", "C:\\Users\\someone", "~/data", "file:///data"])
+def test_a_card_names_no_absolute_path_at_all(adapter, path):
+    with (adapter / "README.md").open("a", encoding="utf-8") as card:
+        card.write(f"\nTrained on {path}.\n")
+    assert {finding.file for finding in closed(adapter, facts())["paths"]} == {"README.md"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://huggingface.co/org/name/tree/main", "positive/negative/uncertain", "1/2/2026", "w/o contrast", "</b>"],
+)
+def test_what_only_resembles_a_path_passes_in_a_card(adapter, text):
+    with (adapter / "README.md").open("a", encoding="utf-8") as card:
+        card.write(f"\nTrained on ({text}).\n")
+    assert "paths" not in closed(adapter, facts())
+
+
 @pytest.mark.parametrize(
     "text", ["data/tiny", "https://huggingface.co/data/x", "models/org/name", "r/o", "a </data/> b"]
 )

@@ -43,7 +43,10 @@ def run(tmp_path, monkeypatch):
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     parsed = parse_recipe(folder / "recipe.yaml")
     manifest = {
-        "recipe": {"name": "tiny/protocol_lora", "digest": parsed.digest, "fields": parsed.fields},
+        "recipe": {
+            **{"name": "tiny/protocol_lora", "digest": parsed.digest, "fields": parsed.fields},
+            "resolved": parsed.resolved,
+        },
         "data": {
             "folder": str(dataset),
             "digest": DIGEST,
@@ -134,9 +137,7 @@ def test_results_over_seeds_are_released_if_the_run_is_one_of_them(run, tmp_path
     assert "results.json" not in other.files
 
 
-def test_a_manifest_with_defaults_written_out_names_no_path_either(run):
-    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
-    edit_json(run / "manifest.json", recipe={**manifest["recipe"], "resolved": manifest["recipe"]["fields"]})
+def test_the_defaults_in_a_manifest_name_no_path_either(run):
     recipe = read_finished_run(run).manifest["recipe"]
     assert recipe["resolved"]["dataset"] == recipe["fields"]["dataset"] == "data/orders"
     assert recipe["resolved"]["chat_template_path"] == recipe["fields"]["chat_template_path"] == "own.jinja"

@@ -177,7 +177,7 @@ def test_start_removes_a_link_and_not_what_it_leads_to_and_leaves_foreign_files(
 
 # Everything that is compared when a run is used
 MANIFEST = {
-    "recipe": {"digest": "r", "fields": {}},
+    "recipe": {"digest": "r", "fields": {}, "resolved": {}},
     "base": {"weights_sha256": None, "model_id": "tiny/llama"},
     "data": {"digest": "d", "rows": {}, "label_set_sha256": None},
     "prompt": {"sha256": "p"},
@@ -219,6 +219,7 @@ def test_an_unfinished_run_has_no_manifest_to_read(recipe):
         ("[]", " must contain one JSON object"),
         ("{}", " does not record recipe.digest"),
         (json.dumps(MANIFEST | {"prompt": "sha256"}), " does not record prompt.sha256"),
+        (json.dumps(MANIFEST | {"recipe": {"digest": "r", "fields": {}}}), " does not record recipe.resolved"),
         (
             json.dumps(MANIFEST | {"adapter": {"tensors": 3}}),
             " does not record adapter.sha256, so the run cannot be verified",

@@ -1,10 +1,7 @@
 """Writes the folder of a prepared dataset: a Parquet file per split, the label set, the card and the manifest."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +38,7 @@ def write_dataset_folder(
     """
     folder = Path(folder)
     check_output_folder(folder, overwrite)
-    with complete_folder(folder, "dataset") as temporary:
+    with owned_folder.complete_folder(folder, "dataset") as temporary:
         written = {**manifest, "format_version": FORMAT_VERSION, "splits": {}}
         for split in SPLITS:
             table, path = splits[split], temporary / f"{split}.parquet"
@@ -84,35 +81,3 @@ def dataset_digest(manifest: Mapping[str, Any]) -> str:
     if "label_set" in manifest:
         lines.append(f"{LABEL_SET_FILE} {manifest['label_set']['sha256']}\n")
     return text_sha256("".join(lines))
-
-
-@contextmanager
-def complete_folder(folder: Path, kind: str | None = None) -> Iterator[Path]:
-    """Yield a new folder that becomes `folder` at the end, or is removed after an error; it replaces only a folder of its kind."""
-    target = Path(os.path.realpath(folder))  # `resolve` raises for a loop of links
-    # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only the owner can read.
-    temporary = target.parent / f".{target.name}.{os.getpid()}.partial"
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot be made ({error.strerror}); choose another --output", where=str(folder)) from None
-    try:
-        if kind:
-            owned_folder.mark(temporary, kind)
-        yield temporary
-        if kind:
-            owned_folder.check_replaceable(folder, kind)  # again, after the work
-        # A rename cannot replace a folder with files, so the old one is moved aside, and back if the new one fails.
-        aside = target.parent / f".{target.name}.{os.getpid()}.replaced"
-        replaced = kind is not None and target.exists()
-        if replaced:
-            os.rename(target, aside)
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            if replaced:
-                os.rename(aside, target)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

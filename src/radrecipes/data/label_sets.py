@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 import yaml
-from rapidfuzz import fuzz, process
 
 from radrecipes.data.normalise import matching_key
-from radrecipes.errors import InputError, quoted, shown
+from radrecipes.errors import InputError, nearest, quoted, shown
 from radrecipes.files import YAML_LIMIT, compose_yaml, read_text
 from radrecipes.models.control_tokens import control_token_in
 
@@ -149,10 +148,8 @@ class LabelSet:
 
     def suggest(self, text: str) -> str | None:
         """Canonical name of the known spelling closest to an unknown one, or `None` if none is close."""
-        match = process.extractOne(
-            matching_key(text), list(self._name_by_key), scorer=fuzz.ratio, score_cutoff=_SUGGESTION_SCORE
-        )
-        return self._name_by_key[match[0]] if match else None
+        near = nearest(matching_key(text), self._name_by_key, _SUGGESTION_SCORE)
+        return None if near is None else self._name_by_key[near]
 
     @cached_property
     def _label_by_name(self) -> dict[str, Label]:
@@ -251,8 +248,8 @@ def _mapping(node: yaml.Node, what: str, allowed: Sequence[str], required: Seque
     for key_node, value in node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "(not text)"
         if key not in allowed:
-            near = process.extractOne(key, allowed, scorer=fuzz.ratio, score_cutoff=_SUGGESTION_SCORE)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(allowed)}"
+            near = nearest(key, allowed, _SUGGESTION_SCORE)
+            hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(allowed)}"
             raise _error(key_node, f"unknown key {quoted(key)} in {what}; {hint}")
         if key in found:
             raise _error(key_node, f"key {key!r} occurs twice in {what}; remove one")

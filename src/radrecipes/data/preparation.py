@@ -200,7 +200,7 @@ def _merge(
     # Join groups before merging duplicates: a text that two patients share puts all rows of both into one group.
     own_groups = [example.group for example in examples]
     near = near_duplicate_groups([example.inputs[input_column] for example in examples], threshold)
-    groups = merge_groups(own_groups, near.tolist())
+    groups = merge_groups(own_groups, near)
     rows: dict[tuple[str, str], dict[str, str]] = {}
     accepted: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for example, group in zip(examples, groups, strict=True):

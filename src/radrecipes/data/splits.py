@@ -1,29 +1,25 @@
 """Splits rows by group, each label spread as evenly as its groups allow."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 FRACTIONS = {"train": 0.75, "validation": 0.10, "test": 0.15}
 
 
-def merge_groups(groups: Sequence[str], other_groups: Sequence[Hashable]) -> list[str]:
+def merge_groups(groups: Sequence[str], other_groups: Sequence[int]) -> list[str]:
     """Join two groupings: rows that share a group in either get the alphabetically first of their `groups`."""
-    # Each group points to an alphabetically earlier one that it was joined with; the first points to itself.
-    joined = {group: group for group in groups}
-
-    def first_of(group: str) -> str:
-        while joined[group] != group:
-            joined[group] = joined[joined[group]]
-            group = joined[group]
-        return group
-
-    first_with: dict[Hashable, str] = {}
-    for group, other in zip(groups, other_groups, strict=True):
-        early, late = sorted((first_of(group), first_of(first_with.setdefault(other, group))))
-        joined[late] = early
-    return [first_of(group) for group in groups]
+    names, own = np.unique(np.array(groups, dtype=object), return_inverse=True)
+    _, other = np.unique(other_groups, return_inverse=True)
+    # A row is an edge between its two groups.
+    size = len(names) + len(own)
+    graph = sparse.coo_matrix((np.ones(len(own)), (own, len(names) + other)), shape=(size, size))
+    _, joined = connected_components(graph, directed=False)
+    _, first, place = np.unique(joined[: len(names)], return_index=True, return_inverse=True)
+    return names[first[place][own]].tolist()
 
 
 def split_by_group(groups: Sequence[str], labels: Sequence[str], seed: int = 0) -> list[str]:

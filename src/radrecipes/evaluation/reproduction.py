@@ -59,7 +59,7 @@ class Claim:
     results: dict[str, Any]  # over seeds
     facts: dict[str, Any]  # what it was made from, see [`facts_of`]
     seed: int  # the recorded seed that `first_losses` are from
-    first_losses: list[float] | None  # None if an older run did not record them
+    first_losses: list[float]
     run: Path | None  # a recorded run or a pulled release whose evaluation can be repeated
     run_name: str | None  # its name for `scripts/evaluate_model.py`
     metrics: dict[str, float | None]  # published for this run
@@ -133,9 +133,9 @@ def find_dataset(claim: Claim, named: str | None = None) -> PreparedDataset:
 
 
 def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run or a result was made from, in one form: `fields` and `resolved` of its recipe, and other parts of a manifest."""
-    recipe = document if "fields" in document else document["recipe"]
-    facts = {"recipe": {key: recipe[key] for key in ("fields", "resolved") if key in recipe}}
+    """What a run or a result was made from, in one form: `resolved` of its recipe, and other parts of a manifest."""
+    recipe = document if "resolved" in document else document["recipe"]
+    facts = {"recipe": {"resolved": recipe["resolved"]}}
     return facts | {part: document[part] for part in _PARTS[1:] if document.get(part) is not None}
 
 
@@ -151,8 +151,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
 
     Manifests of different versions record different facts, so one that only one side has counts only if it is of the recipe.
     """
-    kind = "resolved" if all("resolved" in facts["recipe"] for facts in (before, now)) else "fields"
-    fields = diff_values(*(without(facts["recipe"][kind], NOT_OF_REPRODUCTION) for facts in (before, now)))
+    fields = diff_values(*(without(facts["recipe"]["resolved"], NOT_OF_REPRODUCTION) for facts in (before, now)))
     changed = {f"recipe.{name}": values for name, values in fields.items()}
     for part in _PARTS[1:]:
         known, found = _flat(part, before.get(part)), _flat(part, now.get(part))
@@ -285,7 +284,7 @@ def _claim_of_recipe(path: Path) -> Claim:
         results,
         facts_of(results),
         first["seed"],
-        first.get("first_losses"),
+        first["first_losses"],
         run,
         str(run) if run else None,
         metrics,
@@ -310,7 +309,7 @@ def _claim_of_release(name: str) -> Claim:
         results,
         facts_of(manifest),
         manifest["training"]["seed"],
-        manifest["training"].get("first_losses"),
+        manifest["training"]["first_losses"],
         folder,
         name,
         figures_of_metrics(read_json_object(folder / "metrics.json")),
@@ -322,7 +321,7 @@ def _read_results(path: Path) -> dict[str, Any]:
     try:
         results = read_json(path)
         # Everything that is read from it later
-        facts_of(results), figures_over_seeds(results), results["seeds"][0]["seed"]
+        facts_of(results), figures_over_seeds(results), [results["seeds"][0][key] for key in ("seed", "first_losses")]
     except (InputError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError("is not a result over seeds; record it again", str(path)) from error
     return results

@@ -81,7 +81,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
     return {
         "recipe": recipe["name"],
         "fields": fields,
-        **({"resolved": without(recipe["resolved"], NOT_OF_RESULT)} if "resolved" in recipe else {}),
+        "resolved": without(recipe["resolved"], NOT_OF_RESULT),
         "task": metrics["task"],
         "split": metrics["split"],
         "rows": metrics["rows"],
@@ -108,8 +108,7 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
         "trainable_parameters": first["training"]["trainable_parameters"],
         "packages": first["packages"],
         "hardware": first["hardware"],
-        # Manifests of older runs lack these.
-        **{key: first[key] for key in ("constraints_sha256", "determinism") if key in first},
+        **{key: first[key] for key in ("constraints_sha256", "determinism")},
         "code": first["code"],
         "command": command,
     }
@@ -159,8 +158,7 @@ def code_of_seeds(results: Mapping[str, Any]) -> dict[str, list[str]]:
     done: dict[str, list[str]] = {}
     for row in results["seeds"]:
         for step in ("training", "evaluation"):
-            # Older results lack it.
-            code = row.get(f"{step}_code") or {}
+            code = row[f"{step}_code"]
             name = (code.get("commit") or "unknown")[:12] + (" (changed)" if code.get("changed") else "")
             done.setdefault(name, []).append(f"{step} of {row['seed']}")
     return done
@@ -204,12 +202,12 @@ def _seed_row(manifest: dict[str, Any], metrics: dict[str, Any], task: Task) -> 
         "comparisons": metrics["comparisons"],
         **(_choices_of_seed(metrics) if isinstance(task, LabelTask) else {"guard": _outcomes(system["guard"])}),
         "mean_loss": training["mean_loss"],
-        **{key: training[key] for key in ("first_losses",) if key in training},
+        "first_losses": training["first_losses"],
         "seconds": training["seconds"],
         "hardware": manifest["hardware"],
         "adapter_sha256": metrics.get("adapter_sha256"),
         "training_code": manifest["code"],
-        "evaluation_code": metrics.get("code"),
+        "evaluation_code": metrics["code"],
     }
 
 
@@ -287,11 +285,9 @@ def _about_labels(metrics_of_seeds: Sequence[dict[str, Any]], seeds: Sequence[di
     }
 
 
-def _cost_over_seeds(systems: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Means of training time and speed, and the processors of the first seed; `None` if an older version evaluated."""
-    costs = [system["cost"] for system in systems if "cost" in system]
-    if not costs:
-        return None
+def _cost_over_seeds(systems: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means of training time and speed, and the processors of the first seed."""
+    costs = [system["cost"] for system in systems]
     figures = {key: _over_some([cost[key] for cost in costs]) for key in ("training_seconds", "rows_per_second")}
     return figures | {key: costs[0][key] for key in ("trained_on", "answered_on")}
 
@@ -299,8 +295,6 @@ def _cost_over_seeds(systems: Sequence[Mapping[str, Any]]) -> dict[str, Any] | N
 def _slices_over_seeds(metrics_of_seeds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Exact accuracy of every system by the columns that the dataset states; `None` for slices with too few rows."""
     by_seed = [metrics.get("slices_by_column", []) for metrics in metrics_of_seeds]
-    if not all(by_seed):  # an evaluation by an older version has none
-        return []
     return [
         {
             **{key: rows[0][key] for key in ("slice", "value", "rows", "groups")},

@@ -13,14 +13,13 @@ from radrecipes.access import may_show
 from radrecipes.errors import InputError
 from radrecipes.evaluation.baselines import fit_nearest_neighbour, majority_class
 from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.label_systems import ADAPTER, BASE
 from radrecipes.evaluation.slices import FEWEST_ROWS, unseen_masks
 from radrecipes.inference.answers import MODEL, WrittenText
 from radrecipes.statistics import Statistic, bootstrap_interval, mean_statistic
 from radrecipes.tasks.text_task import Check, TextTask, rouge_l
 
-ADAPTER = "adapter"
 ADAPTER_GUARDED = "adapter_guarded"
-BASE = "base"
 MOST_FREQUENT = "most_frequent"
 NEAREST = "nearest_neighbour"
 # The text of the row itself: what the checks say of texts that people wrote.

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.utils.sha import git_hash
 
+from radrecipes.files import read_bytes
 from radrecipes.hub.connection import RETRY, WAITS, RepoInfo, Repository, RepoType
 from radrecipes.hub.reference import check_repo_id, check_tag
-from radrecipes.hub.release_files import HUB_FILE, difference_of, git_blob_id, release_files, sha256_of_files
+from radrecipes.hub.release_files import HUB_FILE, LARGEST_TEXT, difference_of, release_files, sha256_of_files
 
 
 @dataclass(frozen=True)
@@ -206,5 +208,5 @@ def _remote_difference(info: RepoInfo, folder: Path, files: Mapping[str, str]) -
             continue
         found[file.rfilename] = file.blob_id if file.lfs is None else file.lfs.sha256
         if file.lfs is None and file.rfilename in files:
-            expected[file.rfilename] = git_blob_id(folder / file.rfilename)
+            expected[file.rfilename] = git_hash(read_bytes(folder / file.rfilename, LARGEST_TEXT))
     return difference_of(found, expected)

@@ -1,7 +1,5 @@
 """The files of a release, and whether they are those that its manifest lists."""
 
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from huggingface_hub.hf_api import RepoFile
 
 from radrecipes.errors import InputError, quoted, shown
-from radrecipes.files import MIB, file_sha256, open_regular, read_json
+from radrecipes.files import MIB, file_sha256, read_json
 
 MANIFEST_FILE = "manifest.json"
 RELEASE_FORMAT = 1
@@ -88,13 +86,6 @@ def sha256_of_files(folder: Path) -> dict[str, str]:
     """Path to sha256 of every file in a folder except the Hub's own."""
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: file_sha256(path) for name, path in paths.items() if name != HUB_FILE}
-
-
-def git_blob_id(path: Path) -> str:
-    """The sha1 under which git stores the file."""
-    with open_regular(path) as file:
-        digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
-        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _published_facts(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from radrecipes.recipe import Recipe
 # As `Recipe.method` names them.
 FULL, LORA, INT8, INT4 = "full fine-tuning", "LoRA", "LoRA, 8-bit base", "QLoRA, 4-bit base"
 FULL_HEAD, LORA_HEAD, INT8_HEAD, INT4_HEAD = (f"{method}, head" for method in (FULL, LORA, INT8, INT4))
-METHODS = (FULL, LORA, INT8, INT4, FULL_HEAD, LORA_HEAD, INT8_HEAD, INT4_HEAD)
 # File under accelerate_configs/ -> engine, and whether it runs on the CPU.
 CONFIGURATIONS = {
     "cpu": (Engine.ONE_PROCESS, True),

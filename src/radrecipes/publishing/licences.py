@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from rapidfuzz import process
 
-from radrecipes.errors import InputError
+from radrecipes.errors import InputError, nearest
 
 _BY_TERMS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 # By base model of the recipes.
@@ -19,8 +18,8 @@ def check_licence(licence: str, where: str) -> None:
     """Raise an [`InputError`] unless a licence is one of the Hub's identifiers: lower-case, and not all of SPDX."""
     if licence in HUB_LICENCES:
         return
-    match = process.extractOne(str(licence).lower(), sorted(HUB_LICENCES), score_cutoff=75)
-    hint = f"did you mean `{match[0]}`?" if match else "write `other` and name it in `license_name`"
+    near = nearest(str(licence).lower(), sorted(HUB_LICENCES), 75, of_parts=True)
+    hint = f"did you mean `{near}`?" if near else "write `other` and name it in `license_name`"
     raise InputError(f"`{licence}` is not a licence identifier of the Hub; {hint}", where)
 
 

@@ -210,11 +210,9 @@ def _sealed(folder: Path, kind: str, repo: str, tag: str, manifest: Mapping[str,
 
 def _published_facts(facts: Mapping[str, Any], published: Recipe) -> dict[str, Any]:
     """What a manifest says about its recipe, adapted to the recipe as published."""
-    facts = {**facts, "digest": published.digest, "fields": published.fields}
-    if "resolved" in facts:
-        places = {key: published.fields[key] for key in ("dataset", "chat_template_path") if key in published.fields}
-        facts["resolved"] = {**facts["resolved"], **places}
-    return facts
+    places = {key: published.fields[key] for key in ("dataset", "chat_template_path") if key in published.fields}
+    resolved = {**facts["resolved"], **places}
+    return {**facts, "digest": published.digest, "fields": published.fields, "resolved": resolved}
 
 
 def _published_recipe(recipe: Recipe) -> Recipe:

@@ -4,9 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from rapidfuzz import fuzz, process
-
-from radrecipes.errors import InputError
+from radrecipes.errors import InputError, nearest
 
 NO_FINDING = "No Finding"
 SUPPORT_DEVICES = "Support Devices"
@@ -59,8 +57,8 @@ def observation_name(text: str, where: str | None = None) -> str:
     key = " ".join(text.split()).casefold()
     if key in _BY_KEY:
         return _BY_KEY[key]
-    near = process.extractOne(key, list(_BY_KEY), scorer=fuzz.ratio, score_cutoff=60)
-    hint = f"did you mean {_BY_KEY[near[0]]!r}?" if near else f"choose one of {', '.join(OBSERVATIONS)}"
+    near = nearest(key, _BY_KEY, 60)
+    hint = f"did you mean {_BY_KEY[near]!r}?" if near else f"choose one of {', '.join(OBSERVATIONS)}"
     raise InputError(f"no observation has this name; {hint}", where)
 
 

@@ -13,7 +13,7 @@ from radrecipes.evaluation.recommendation import is_significant
 from radrecipes.reporting import label_tables
 from radrecipes.reporting.confusion_matrix import confusion_matrix
 from radrecipes.reporting.figures import reliability_svg, risk_coverage_svg
-from radrecipes.reporting.recommended_system import recommended_system
+from radrecipes.reporting.result_tables import recommended_system
 from radrecipes.tasks import TASKS
 
 TEMPLATE = "label_page.html.jinja"

@@ -33,9 +33,7 @@ def best_baseline(metrics: Mapping[str, Any]) -> str | None:
 
 def calibration(metrics: Mapping[str, Any], system: str = ADAPTER) -> Mapping[str, Any] | None:
     """The temperature of a system with its calibration before and after it; `None` if its answers have no probability."""
-    found = metrics["systems"].get(system, {}).get("calibration")
-    # Older evaluations have only that of the fine-tuned model.
-    return found or (metrics.get("calibration") if system == ADAPTER else None)
+    return metrics["systems"].get(system, {}).get("calibration")
 
 
 def duration(seconds: float | None) -> str:

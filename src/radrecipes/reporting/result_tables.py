@@ -1,10 +1,10 @@
-"""Tables of results in plain text and Markdown, generated from result files."""
+"""Tables of results in plain text and Markdown: of evaluations, of recorded results and of their reproduction."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Context
 from itertools import groupby
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.label_systems import ADAPTER, BASE
@@ -14,6 +14,9 @@ from radrecipes.reporting.label_tables import calibration, decisions, duration, 
 from radrecipes.reporting.text_page import UNSEEN_TITLES
 from radrecipes.tasks import TASKS, HeadlineMetric, LabelTask, Task, metric_value
 
+if TYPE_CHECKING:  # it loads models
+    from radrecipes.evaluation.reproduction import Difference, Verdict
+
 # As many as a wide terminal has room for
 _SYSTEMS_PER_BLOCK = 5
 SIGNIFICANT = 0.05
@@ -22,6 +25,9 @@ _COSTS = (
     HeadlineMetric("training_seconds", "seconds of training", digits=1, lower_is_better=True),
     HeadlineMetric("rows_per_second", "answers per second", digits=1),
 )
+_ACCURACY = HeadlineMetric("exact_accuracy", "exact accuracy")
+# Longer values of a difference are truncated; digests differ well before that.
+_LONGEST_VALUE = 60
 BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
 
 
@@ -395,3 +401,81 @@ def _over_seeds(figure: Mapping[str, Any] | None, digits: int = 3, seeds: int | 
     spread = f" ± {figure['sd']:,.{digits}f}" if figure["sd"] is not None else ""
     missing = f" ({figure['n']} of {seeds} seeds)" if seeds is not None and figure["n"] < seeds else ""
     return f"{figure['mean']:,.{digits}f}{spread}{missing}"
+
+
+def recommended_system(metrics: Mapping[str, Any], titles: Mapping[str, str] | None = None) -> str | None:
+    """One sentence: which system to use for a label task's data, why, and what it costs; `None` for a text task.
+
+    `titles` names the systems, which otherwise have their names in `metrics.json`.
+    """
+    if "recommendation" not in metrics:
+        return None
+    chosen, rows = metrics["recommendation"], task_of(metrics).words.rows
+    if chosen is None:
+        return "No system is recommended, because the answers of the model were not measured on validation."
+    named = {key: (titles or {}).get(name, name) for key, name in chosen.items() if isinstance(name, str)}
+    figures, figures_of_other = (metrics["systems"][chosen[key]] for key in ("system", "other"))
+    difference = difference_with_interval(chosen["on_validation"]["difference_in_exact_accuracy"])
+    faster = (
+        f"; {named['as_accurate']} is faster, and validation cannot tell it from the first"
+        if chosen["as_accurate"]
+        else ""
+    )
+    return (
+        f"Use {named['system']} for these {rows}: it is the most accurate one on validation ({difference} against "
+        f"{named['other']}); {_ACCURACY.title} on {metrics['split']} is {metric_with_interval(figures, _ACCURACY)} against "
+        f"{metric_with_interval(figures_of_other, _ACCURACY)}; {_costs(figures['cost'], figures_of_other['cost'], rows)}{faster}."
+    )
+
+
+def _costs(cost: Mapping[str, Any], of_other: Mapping[str, Any], rows: str) -> str:
+    """Training time and speed of two systems; the processor once if all were measured on the same one."""
+    same = processors([cost, of_other])
+
+    def on(name: str) -> str:
+        return f" ({name})" if len(same) > 1 else ""
+
+    training, answers = (
+        [f"{number(part[key])}{on(part[processor])}" for part in (cost, of_other)]
+        for key, number, processor in (
+            ("training_seconds", duration, "trained_on"),
+            ("rows_per_second", speed, "answered_on"),
+        )
+    )
+    return (
+        f"it was trained in {training[0]} and answers {answers[0]} {rows} per second, the other {training[1]} and "
+        f"{answers[1]}" + (f" ({same[0]})" if len(same) == 1 else "")
+    )
+
+
+def verdicts_table(verdicts: Sequence["Verdict"], published: str) -> str:
+    """One row per metric: the published value, the accepted range, the new value, and `PASS` or `FAIL`."""
+    lines = [f"{'':<24}{published:<16}{'expected range':<20}{'now':<10}".rstrip()]
+    for verdict in verdicts:
+        # One decimal more than in the READMEs, to show on which side of the edge of its range a metric is.
+        digits = verdict.metric.digits + 1
+        mean, now = ("–" if value is None else f"{value:.{digits}f}" for value in (verdict.published, verdict.now))
+        unknown = "nothing to compare" if verdict.published is None else "any value"
+        band = unknown if verdict.low is None else f"{verdict.low:.{digits}f} to {verdict.high:.{digits}f}"
+        words = {True: "PASS", False: "FAIL", None: "–"}[verdict.passed]
+        lines.append(f"{verdict.metric.title:<24}{mean:<16}{band:<20}{now:<10}{words}")
+    return "\n".join(lines)
+
+
+def losses_table(recorded: Sequence[float], now: Sequence[float], same: Sequence[bool]) -> str:
+    """Losses of the first steps against the recorded ones, one row per step; `now` may be shorter."""
+    lines = [f"{'step':>4} {'recorded':>12} {'now':>12} {'difference':>12}"]
+    for step, (before, right) in enumerate(zip(recorded, same, strict=True)):
+        found = f"{now[step]:>12.7g} {now[step] - before:>12.2g}" if step < len(now) else f"{'–':>12} {'–':>12}"
+        lines.append(f"{step + 1:>4} {before:>12.7g} {found} {'PASS' if right else 'FAIL'}")
+    return "\n".join(lines)
+
+
+def differences_lines(differences: Sequence["Difference"]) -> str:
+    """A line for each field that differs, in the given order, with both values."""
+    return "\n".join(f"  {one.field}: {_value(one.before)} before, {_value(one.now)} now" for one in differences)
+
+
+def _value(value: object) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from radrecipes.environment import peak_memory_gib
 from radrecipes.errors import FullDiskError, InputError, NoCheckpointError, RadrecipesError
-from radrecipes.files import file_sha256, parse_json, read_text, sync, sync_tree, text_sha256
+from radrecipes.files import file_sha256, parse_json, read_text, share_safetensors, sync, sync_tree, text_sha256
 
 FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"
@@ -172,10 +172,7 @@ def seal(
     }
     manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read, or the digest would differ
     (written / MANIFEST).write_text(_sealed(manifest), encoding="utf-8")
-    for path in written.rglob(
-        "*.safetensors"
-    ):  # safetensors lets only the owner read what it writes, whatever the umask
-        shutil.copymode(written / MANIFEST, path)
+    share_safetensors(written, MANIFEST)
     sync_tree(written)
     target = folder_of(run, step)
     shutil.rmtree(target, ignore_errors=True)  # an invalid one from an earlier attempt

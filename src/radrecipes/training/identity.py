@@ -16,8 +16,6 @@ NOT_OF_RESULT = (*NOT_DECISIVE, "seed")
 # ... between a recorded result and a run that reproduces it; the chat template, too, is compared by digest, and the dtype may be
 # another machine's faster one: the manifest says which it was.
 NOT_OF_REPRODUCTION = (*NOT_OF_RESULT, *_OF_THE_MACHINE, "dataset", "dtype", "chat_template_path")
-# What older checkpoints do not record, because there was only one choice.
-_UNRECORDED = {"engine": Engine.DDP}
 # Checkpoints of these engines can be read only by the same number of processes.
 _FIXED_PROCESSES = (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
 
@@ -36,11 +34,6 @@ def identity_of(facts: Mapping[str, Any], launch: LaunchSpec) -> dict[str, Any]:
         "processes": launch.processes,
         "engine": Engine.DDP if launch.engine == Engine.ONE_PROCESS else launch.engine,
     }
-
-
-def diff_identities(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """[`diff_values`] between the identity in a checkpoint and that of this run."""
-    return diff_values({**_UNRECORDED, "base.dtype": now["base.dtype"], **before}, now)
 
 
 def changeable_parts(identity: Mapping[str, Any]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from radrecipes.files import (
 from radrecipes.models.weights import KINDS, LoraAdapter, Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import PARTS, checkpoints
-from radrecipes.training.identity import changeable_parts, diff_identities, diff_values, recipe_fields
+from radrecipes.training.identity import changeable_parts, diff_values, recipe_fields
 
 COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
@@ -36,12 +36,12 @@ _LOCK = "LOCK"
 _RECIPE = "recipe.yaml"
 # What a manifest must record, so that a run can be verified before it is used
 _RECORDED = (
-    *("recipe.digest", "recipe.fields", "base.weights_sha256", "data.digest", "data.rows", "data.label_set_sha256"),
-    "prompt.sha256",
+    *("recipe.digest", "recipe.fields", "recipe.resolved", "base.weights_sha256", "prompt.sha256"),
+    *("data.digest", "data.rows", "data.label_set_sha256"),
 )
 # Of all others it is a text.
 _KINDS = {
-    **dict.fromkeys(("recipe.fields", "data.rows"), dict),
+    **dict.fromkeys(("recipe.fields", "recipe.resolved", "data.rows"), dict),
     **dict.fromkeys(("base.weights_sha256", "data.label_set_sha256"), str | None),
 }
 # All that a run leaves if it is killed before it has written its recipe.
@@ -117,12 +117,12 @@ def check_finished(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def recorded_dtype(folder: Path) -> str | None:
-    """The dtype that the newest valid checkpoint was computed in; `None` without a checkpoint, or if it records none.
+    """The dtype that the newest valid checkpoint was computed in; `None` without a checkpoint.
 
     A [`NoCheckpointError`] if there are checkpoints but none is valid.
     """
     newest = checkpoints.find_last_valid(folder).newest
-    return newest.identity.get("base.dtype") if newest else None
+    return newest.identity["base.dtype"] if newest else None
 
 
 def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collection[str]) -> checkpoints.Resumption:
@@ -135,7 +135,7 @@ def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collecti
     found = checkpoints.find_last_valid(folder)
     if not found.newest:
         return found
-    changed = diff_identities(found.newest.identity, identity)
+    changed = diff_values(found.newest.identity, identity)
     _check_allowed(changed, allowed, folder, changeable_parts(identity))
     _check_log(folder, found.step)
     return replace(found, changed=changed)

@@ -223,7 +223,10 @@ def test_a_missing_csv_is_named(tree):
             r":9: the row has 15 fields, the header 16; ",
         ),
         (lambda text: text.replace("50000001", "5.0e7"), r":3: column 'study_id' is not an integer"),
-        (lambda text: text.replace("50000001", '"50000001'), r":\d+: the row is broken"),
+        (
+            lambda text: text.replace("50000001", '"50000001'),
+            r":\d+: a quote is not closed in the row that starts here; down",
+        ),
         (lambda text: "", r":1: column 'study_id' is missing"),
     ],
 )

@@ -1,5 +1,6 @@
 import gzip
 import json
+import pickle
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,8 @@ def write(folder, *rows, name="pairs.jsonl"):
 
 def read_all(path, **columns):
     source = ReportPairs(path, **columns)
-    return [source.read(item) for item in source.items()]
+    other_process = pickle.loads(pickle.dumps(source))
+    return [other_process.read(item) for item in source.items()]
 
 
 def test_prompts_become_observations_and_completions_sections(tmp_path):
@@ -70,11 +72,24 @@ def test_any_labels_come_back(tmp_path_factory, labels, ending):
 @pytest.mark.parametrize(
     ("row", "reason", "hint"),
     [
-        ('{"prompt": ', "unreadable_json", "write one object per line"),
-        ("[1]", "unreadable_json", "write one object per line"),
-        ({"prompt": "Edema: 1"}, "unreadable_json", "column 'completion' is missing or is not text"),
-        ({**GOOD, "completion": 7}, "unreadable_json", "column 'completion' is missing or is not text"),
-        ({**GOOD, "completion": "\ud800"}, "not_utf8", "column 'completion' contains a broken character"),
+        ('{"prompt": ', "unreadable_row", "not valid JSON (Expecting value); write one object per line"),
+        ("[1]", "unreadable_row", "must be a JSON object with the columns as keys"),
+        (
+            {"prompt": "Edema: 1"},
+            "unreadable_row",
+            "no column 'completion' among the 1 of this object; it has 'prompt'",
+        ),
+        (
+            {**GOOD, "completion": {}},
+            "unreadable_row",
+            "column 'completion' contains dict, not text; name another column",
+        ),
+        (
+            {**GOOD, "completion": "\ud800"},
+            "unreadable_row",
+            "column 'completion' contains a broken Unicode character; remove it",
+        ),
+        ({**GOOD, "completion": 7}, "empty_report", ""),
         ({**GOOD, "completion": " \n"}, "empty_report", ""),
         ({**GOOD, "completion": "..."}, "empty_report", ""),
         (
@@ -113,16 +128,16 @@ def test_a_bad_line_is_rejected_with_a_hint_that_quotes_nothing(tmp_path, row, r
 def test_a_line_in_another_encoding_and_an_empty_group_are_rejected(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(b'{"prompt": "Edema: 1", "completion": "\xe9"}\n' + json.dumps({**GOOD, "mrn": " "}).encode())
-    assert [report.reason for report in read_all(path, group_column="mrn")] == ["not_utf8", "empty_group"]
+    assert [report.reason for report in read_all(path, group_column="mrn")] == ["unreadable_row", "empty_group"]
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"none.jsonl: no such file; give a .jsonl"):
+    with pytest.raises(InputError, match=r"none.jsonl: no such file; check the path"):
         ReportPairs(tmp_path / "none.jsonl")
     (tmp_path / "pairs.csv").write_text("prompt,completion\n")
     with pytest.raises(InputError, match=r"pairs.csv: must be a .jsonl or .jsonl.gz file"):
         ReportPairs(tmp_path / "pairs.csv")
-    with pytest.raises(InputError, match=r"pairs.jsonl: the file has no lines"):
+    with pytest.raises(InputError, match=r"pairs.jsonl: contains no JSON object"):
         ReportPairs(write(tmp_path, ""))
     packed = write(tmp_path, *[{**GOOD, "id": number} for number in range(999)], name="pairs.jsonl.gz")
     packed.write_bytes(packed.read_bytes()[:-40])

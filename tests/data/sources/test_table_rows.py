@@ -260,7 +260,7 @@ UNCERTAIN = "a.csv:2: is not UTF-8; save the file as UTF-8, or name its encoding
         ("a.csv", TEXT.encode(), {"skip_rows": 1}, "no column 'order'"),
         ("a.csv", TEXT.encode(), {"skip_rows": 9}, "the file is empty"),
         ("a.csv", TEXT.encode(), {"sheet": "2"}, "a text file does not take --sheet"),
-        ("a.jsonl", b"{}", {"skip_footer": 1}, "JSONL does not take --skip-footer"),
+        ("a.jsonl", b"{}", {"skip_footer": 1}, "JSON does not take --skip-footer"),
         ("a.parquet", b"PAR1", {"encoding": "utf-8"}, "Parquet does not take --encoding"),
         ("a.xlsx", b"PK\x03\x04", {"delimiter": ";"}, "an Excel file does not take --delimiter"),
     ],
@@ -360,3 +360,9 @@ def test_json_and_parquet_have_headers_too(tmp_path):
     (tmp_path / "a.jsonl").write_bytes((json.dumps({"a": "é"}, ensure_ascii=False) + "\n").encode("utf-16"))
     table = open_table(tmp_path / "a.jsonl")
     assert [cells for _, cells in table.rows(["a"])] == [{"a": "é"}] and table.said == "a.jsonl: utf-16"
+    (tmp_path / "a.json").write_bytes(json.dumps([{"a": "é"}, {"b": 1}], ensure_ascii=False).encode("utf-16"))
+    table = open_table(tmp_path / "a.json", sparse=True)
+    assert [cells for _, cells in table.rows(["a"])] == [{"a": "é"}, {"a": ""}] and table.header == ["a", "b"]
+    (tmp_path / "a.json").write_bytes(json.dumps([{"a": "é"}], ensure_ascii=False).encode("utf-16")[:-1])
+    with pytest.raises(InputError, match=r"a.json: is not utf-16; save the file as UTF-8, or name its encoding"):
+        open_table(tmp_path / "a.json")

@@ -20,7 +20,9 @@ def read(path, **columns):
     return ExampleTable(path, inputs={"note": "text"}, target="label", **columns).read()
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "A.CSV", "a.jsonl", "a.jsonl.gz", "a.parquet"])
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.tsv", "a.csv.gz", "A.CSV", "a.jsonl", "a.jsonl.gz", "a.json", "a.parquet"]
+)
 def test_every_format_gives_the_same_examples(tmp_path, name):
     rows = [
         {"patient": "p1", "text": "r/o PE, s/p THR", "label": "CT Chest", "key": "k1", "age": "7"},
@@ -32,6 +34,8 @@ def test_every_format_gives_the_same_examples(tmp_path, name):
     else:
         if "jsonl" in name:
             text = "".join(json.dumps(row) + "\n" for row in rows)
+        elif "json" in name:
+            text = json.dumps(rows)
         else:
             buffer = io.StringIO()
             writer = csv.DictWriter(buffer, list(rows[0]), delimiter="\t" if "tsv" in name else ",")
@@ -46,7 +50,8 @@ def test_every_format_gives_the_same_examples(tmp_path, name):
     ]
     plain = read(path)
     assert [(e.id, e.group) for e in plain] == [("1", "1"), ("2", "2")]
-    assert plain[1].where == f"{path}:{'row 2' if 'parquet' in name else '2' if 'jsonl' in name else '3'}"
+    place = {"a.parquet": "row 2", "a.json": "object 2"}.get(name, "2" if "jsonl" in name else "3")
+    assert plain[1].where == f"{path}:{place}"
 
 
 cells = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=12)

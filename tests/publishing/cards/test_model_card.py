@@ -34,6 +34,7 @@ def manifest_of(task="protocol", seed=42, access="synthetic", digest="d" * 64, *
             "name": "smollm2-135m/protocol_lora",
             "digest": "a" * 64,
             "fields": {**RESULTS["fields"], "task": task, "seed": seed, **fields},
+            "resolved": {},
         },
         "base": dict(RESULTS["base"]),
         "data": {**RESULTS["data"], "access": access, "digest": digest},
@@ -233,8 +234,9 @@ def test_an_evaluation_of_another_seed_or_task_is_refused(make_metrics):
 
 
 def test_result_of_written_reports(make_metrics):
-    metrics = metrics_of("report", make_metrics)
-    manifest = manifest_of("report")
+    metrics = metrics_of("report", make_metrics) | {"code": {}}
+    manifest = manifest_of("report") | {"constraints_sha256": "c", "determinism": {}}
+    manifest["training"]["first_losses"] = [2.0]
     text = render_model_card(manifest, metrics, **RELEASE, results=summarise([(manifest, metrics)], "command"))
     assert "of which this model is seed 42" in text
 
@@ -397,10 +399,6 @@ def broken(card, old, new):
         ("## Licence\n", "## Licence\n\n### Base\n\n## Licence\n", "the section under this heading is empty"),
         ("Not a medical device", "[More Information Needed]", "the placeholder `More Information Needed`"),
         ("Not a medical device", "{{ warning }}", "the placeholder `{{`"),
-        ("`protocol_synthetic`", "`/srv/data/protocol_synthetic`", r"README\.md:\d+: contains what looks like a path"),
-        ("`protocol_synthetic`", "C:\\Users\\someone", "looks like a path"),
-        ("`protocol_synthetic`", "~/data", "looks like a path"),
-        ("`protocol_synthetic`", "file:///data", "looks like a path"),
     ],
 )
 def test_a_card_that_the_hub_or_a_reader_could_not_use_is_refused(old, new, message, make_metrics):
@@ -408,21 +406,6 @@ def test_a_card_that_the_hub_or_a_reader_could_not_use_is_refused(old, new, mess
     check_card(card)
     with pytest.raises(InputError, match=message):
         check_card(broken(card, old, new))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "https://huggingface.co/org/name/tree/main",
-        "positive/negative/uncertain",
-        "1/2/2026",
-        "r/o PE, w/o contrast",
-        "</b>",
-    ],
-)
-def test_what_only_resembles_a_path_is_none(text, make_metrics):
-    card = card_of("protocol", make_metrics)
-    check_card(broken(card, "Not a medical device", f"Not a medical device ({text})"))
 
 
 def test_headings_in_code_are_not_headings_and_sections_of_sections_are_full(make_metrics):

@@ -2,69 +2,41 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from radrecipes.data.sources.text_tables import DAMAGED_GZIP, SURROGATE, json_object, text_lines
+from radrecipes.data.sources.text_tables import (
+    DAMAGED_GZIP,
+    NOT_IN,
+    UTF_8,
+    codec,
+    json_object,
+    line_problem,
+    text_lines,
+)
 from radrecipes.errors import InputError
 from radrecipes.files import MIB, ROW_LIMIT, unpacked
 
-LINES, ARRAYS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), (".json", ".json.gz")
-# Objects whose keys are the header: a key without a value is often left out.
-_FIRST = 100
+_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 
 
-def json_header(path: Path) -> list[str]:
-    """The keys of the first objects, in the order in which they come."""
-    first = islice(json_objects(path), _FIRST)
-    header = list(dict.fromkeys(key for _, value in first if isinstance(value, dict) for key in value))
-    if not header:
-        raise InputError("contains no JSON object with columns as keys; give one object for each report", str(path))
-    return header
-
-
-def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str] | str]]:
-    """Place of every object, and its cells by column, empty where it has none, or what is wrong with it."""
-    for where, value in json_objects(path):
-        yield where, value if isinstance(value, str) else json_cells(value, columns)
-
-
-def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def json_objects(path: Path, encoding: str = UTF_8) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """Place and content of every object, or what is wrong with it."""
-    if path.name.lower().endswith(LINES):
-        for number, line in enumerate(text_lines(path), start=1):
+    if path.name.lower().endswith(_LINES):
+        for number, line in enumerate(text_lines(path, encoding), start=1):
             if line.strip():
-                yield f"{path}:{number}", json_object(line)
+                yield f"{path}:{number}", line_problem(line, encoding) or json_object(line)
         return
     try:
-        with unpacked(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape") as text:
+        with unpacked(path) as binary, io.TextIOWrapper(binary, codec(encoding), errors="surrogateescape") as text:
             for number, value in enumerate(_elements(text, str(path)), start=1):
                 found = value if isinstance(value, dict) else "is not an object with columns as keys"
                 yield f"{path}:object {number}", found
     except DAMAGED_GZIP:
         raise InputError("is not a complete gzip file; copy it again", str(path)) from None
-
-
-def json_cells(row: dict[str, Any], columns: Sequence[str]) -> dict[str, str] | str:
-    """The cells of an object as texts, or what is wrong with one of them."""
-    cells = {}
-    for column in columns:
-        value = row.get(column)
-        # pandas writes NaN for an empty cell, and integers as decimals if one is missing.
-        if isinstance(value, float):
-            value = None if value != value else int(value) if value.is_integer() else value
-        if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-            value = "" if value is None else str(value)
-        if isinstance(value, list) and all(isinstance(part, str) for part in value):
-            value = "\n".join(value)
-        if not isinstance(value, str):
-            return f"column {column!r} contains {type(value).__name__}, not text; name another column"
-        if SURROGATE.search(value):
-            return f"column {column!r} contains a broken character; save the file as UTF-8"
-        cells[column] = value
-    return cells
+    except UnicodeError:
+        raise InputError(NOT_IN.format(encoding), str(path)) from None
 
 
 def _elements(text: io.TextIOWrapper, where: str) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 Layout and label values: https://physionet.org/content/mimic-cxr/ and https://physionet.org/content/mimic-cxr-jpg/.
 """
 
-import csv
 import gzip
 import hashlib
 import io
@@ -27,7 +26,7 @@ from radrecipes.data.sources.report_source import (
     ReportSource,
     read_report,
 )
-from radrecipes.data.sources.text_tables import RowLines, text_lines
+from radrecipes.data.sources.text_tables import delimited_rows
 from radrecipes.errors import InputError
 from radrecipes.files import MIB, bounded, file_sha256, open_regular, read_json_object
 from radrecipes.radiology.exams import exam_in
@@ -167,10 +166,10 @@ class MimicCxr(ReportSource):
         known: dict[tuple[str, ...], str] = {}
         found: _Stated = {}
         # In the split file a study occurs once for each of its images.
-        for line, (study, patient, *values) in _csv_rows(path, ("study_id", "subject_id", *columns)):
+        for where, (study, patient, *values) in _csv_rows(path, ("study_id", "subject_id", *columns)):
             key = tuple(values)
             if key not in known:
-                known[key] = meaning(key, f"{path}:{line}")
+                known[key] = meaning(key, where)
             if found.setdefault(study, (known[key], patient)) != (known[key], patient):
                 found[study] = (_CONFLICT, patient)
         return found
@@ -199,35 +198,27 @@ def _labels_as_stated(values: tuple[str, ...], where: str) -> str:
     return format_observations(labels) if labels else NOTHING_MENTIONED
 
 
-def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    def error(problem: str, line: int) -> InputError:
-        return InputError(problem, f"{path}:{line}")
-
-    line, again = 1, "download the file again"
+def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Place of every row, and its cells in these columns; the first two are integers."""
+    again = "download the file again"
     try:
-        lines = RowLines(text_lines(path))
-        reader = csv.reader(lines, strict=True)
-        header = [_column(name) for name in next(reader, [])]
+        rows = delimited_rows(path, ",")
+        _, names, _ = next(rows, ("", [], None))
+        header = [_column(name) for name in names]
         for column in columns:
             if header.count(column) != 1:
                 problem = "is missing" if column not in header else "occurs twice"
-                raise error(f"column {column!r} {problem} in the header; {again}", 1)
-        positions, width = [header.index(column) for column in columns], len(header)
-        wanted = itemgetter(*positions)
-        for fields in reader:
-            lines.begin_row()
-            line = reader.line_num
-            if not fields:
-                continue
-            if len(fields) != width:
-                raise error(f"the row has {len(fields)} fields, the header {width}; {again}", line)
-            for position in positions[:2]:
-                if not (fields[position].isdecimal() and fields[position].isascii()):
+                raise InputError(f"column {column!r} {problem} in the header; {again}", f"{path}:1")
+        wanted = itemgetter(*map(header.index, columns))
+        for where, fields, problem in rows:
+            if problem:
+                raise InputError(f"{problem.partition(';')[0]}; {again}", where)
+            cells = wanted(fields)
+            for column, cell in zip(columns[:2], cells, strict=False):
+                if not (cell.isdecimal() and cell.isascii()):
                     advice = "save the file without changing its numbers"
-                    raise error(f"column {header[position]!r} is not an integer; {advice}", line)
-            yield line, wanted(fields)
-    except csv.Error as problem:
-        raise error(f"the row is broken ({problem}); {again}", line + 1) from None
+                    raise InputError(f"column {column!r} is not an integer; {advice}", where)
+            yield where, cells
     except OSError as problem:
         raise InputError(f"cannot be read ({problem.strerror}); check its permissions", str(path)) from None
 

@@ -47,6 +47,7 @@ class Columns:
     group: str | None = None
     exam: str | None = None
     split: str | None = None
+    prompt: str | None = None
 
     @property
     def named(self) -> list[str]:

@@ -21,7 +21,7 @@ DROP_REASONS = {
     "truncated": "the compressed file ends too early or is damaged",
     "not_utf8": "the text is not UTF-8",
     "unreadable_xml": "the XML is not well-formed",
-    "unreadable_json": "the line is not a JSON object with the columns as text",
+    "unreadable_json": "the line is not a DiagnosticReport that can be read",
     "unreadable_row": "the row cannot be read",
     "unreadable_prompt": "the prompt is not a list of observations",
     "duplicate_study": "an earlier report has the same study id",

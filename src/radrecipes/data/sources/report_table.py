@@ -1,11 +1,10 @@
 """Reads reports from tables and JSON: columns of sections, or one column of complete reports."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from radrecipes.data.sources.json_records import ARRAYS, LINES, json_header, json_rows
-from radrecipes.data.sources.records import USUAL_NAMES, find_columns, to_report, usual_column
+from radrecipes.data.sources.records import USUAL_NAMES, Columns, find_columns, to_report, usual_column
 from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource
 from radrecipes.data.sources.table_form import TableForm
 from radrecipes.data.sources.table_rows import open_table
@@ -27,6 +26,7 @@ class ReportTable(ReportSource):
     official_split = True
     options = (*(f"{role}_column" for role in USUAL_NAMES), *_FORM)
     shared = ("columns",)
+    sparse = True  # an object of a JSON file may lack a column: its cell is empty
 
     def __init__(
         self,
@@ -43,31 +43,26 @@ class ReportTable(ReportSource):
             form: How a text or Excel table is written; what it does not say is detected.
             official_split: Take the split that a column states.
         """
-        self._path, self._table = Path(path), None
-        chosen = columns or {}
-        if self._path.name.lower().endswith((*LINES, *ARRAYS)):
-            if not self._path.is_file():
-                raise InputError("no such file; check the path", str(path))
-            if form:
-                form.refuse(_FORM, "JSON", self._path)
-            header = json_header(self._path)
-        else:
-            named = [column for column in chosen.values() if column]
-            self._table = open_table(self._path, named or None, form, _LIKELY)
-            header = self._table.header
-        self.columns = find_columns(header, chosen, str(path), official_split=official_split)
+        self._path, chosen = Path(path), columns or {}
+        named = [column for column in chosen.values() if column]
+        self._table = open_table(self._path, named or None, form, _LIKELY, self.sparse)
+        header = self._table.header
+        if not header:
+            raise InputError(
+                "contains no JSON object with columns as keys; give one object for each report", str(path)
+            )
+        self.columns = self.find_columns(header, chosen, official_split)
         self.count = sum(1 for _ in self.items())
         if not self.count:
             raise InputError("the file has no rows below its header; give a table with rows", str(path))
-        facts = self._table.facts if self._table else {}
-        self.files = [{"file": self._path.name, "sha256": file_sha256(self._path), **facts}]
+        self.files = [{"file": self._path.name, "sha256": file_sha256(self._path), **self._table.facts}]
         self.rejected = []
-        self.said = [text for text in (self._table.said if self._table else "", self.columns.said) if text]
+        self.said = [text for text in (self._table.said, self.columns.said) if text]
         if not self.columns.group:
             self.said.append(
                 "no column of the patient: every report counts as a patient of its own; see --group-column"
             )
-        if not official_split and (stated := usual_column(header, "split")):
+        if self.official_split and not official_split and (stated := usual_column(header, "split")):
             self.said.append(f"the split in column {stated!r} is not used; keep it with --split official")
 
     @classmethod
@@ -77,11 +72,14 @@ class ReportTable(ReportSource):
         form = TableForm(**{name: options[name] for name in _FORM})
         return cls(root, columns=columns, form=form, official_split=options["split"] == "official")
 
+    def find_columns(self, header: Sequence[str], chosen: Mapping[str, str | None], official_split: bool) -> Columns:
+        """The columns of a record, see [`~data.sources.records.find_columns`]."""
+        return find_columns(header, chosen, str(self._path), official_split=official_split)
+
     def items(self) -> Iterator[tuple]:
         """Number and place of every row, and its cells or what is wrong with it."""
         columns = self.columns.named
-        rows = self._table.rows(columns) if self._table else json_rows(self._path, columns)
-        for number, (where, cells) in enumerate(rows, start=1):
+        for number, (where, cells) in enumerate(self._table.rows(columns, columns), start=1):
             yield number, f"{self._path.name}:{where.rpartition(':')[2]}", cells
 
     def read(self, item: tuple) -> Report | RejectedReport:

@@ -1,4 +1,4 @@
-"""Reads any table (CSV, TSV, TXT, JSONL, Excel, Parquet) row by row: cells by the names of their columns."""
+"""Reads any table (CSV, TSV, TXT, JSON, JSONL, Excel, Parquet) row by row: cells by the names of their columns."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time, timedelta
 from decimal import Decimal
+from itertools import islice
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rapidfuzz import fuzz, process
 from radrecipes.data.csv_cells import unguarded
 from radrecipes.data.parquet import iterate_rows, open_parquet
 from radrecipes.data.sources import excel
+from radrecipes.data.sources.json_records import json_objects
 from radrecipes.data.sources.table_form import (
     MOST_TITLE_ROWS,
     TableForm,
@@ -33,16 +35,16 @@ from radrecipes.data.sources.text_tables import (
     RawRow,
     delimited_rows,
     detect_encoding,
-    json_object,
-    line_problem,
-    text_lines,
 )
 from radrecipes.errors import InputError
 from radrecipes.files import open_regular
 
 # What the name of a file promises.
 _USUAL_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
-SUFFIXES = ".csv, .tsv, .txt, .jsonl (each also with .gz), .xlsx or .parquet"
+_JSON = (".json", ".jsonl", ".ndjson")
+SUFFIXES = ".csv, .tsv, .txt, .json, .jsonl (each also with .gz), .xlsx or .parquet"
+# Objects of a JSON file whose keys are its header.
+_FIRST_OBJECTS = 100
 # A column that is named in an error is as similar as this to the one that the user wrote.
 _NEAR, _SHOWN = 80, 6
 # Names that columns of orders and reports often have. An error may show them, because they cannot be the cell of a patient.
@@ -60,7 +62,7 @@ class Table(ABC):
     """A table that [`open_table`] has found readable.
 
     Attributes:
-        header: Names of the columns in the order of the file; of a JSONL file, the keys of its first object.
+        header: Names of the columns in the order of the file; of a JSON file, the keys of its first objects.
         facts: How the table is written, for the manifest: only what differs from a plain file in UTF-8 with its header in the
             first line. `footer_rows` is known when the rows were read.
     """
@@ -94,7 +96,7 @@ class Table(ABC):
 
         Args:
             columns: The columns to read, by default all; an [`InputError`] if the header does not have one.
-            values: Columns that may also contain decimal numbers, truth values and dates, which become texts.
+            values: Columns that may also contain decimal numbers, truth values, dates and lists of texts, which become texts.
         """
 
     def _left_out(self, rows: int) -> None:
@@ -110,7 +112,11 @@ class Table(ABC):
 
 
 def open_table(
-    path: str | Path, columns: Sequence[str] | None = None, form: TableForm | None = None, likely: Collection[str] = ()
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    form: TableForm | None = None,
+    likely: Collection[str] = (),
+    sparse: bool = False,
 ) -> Table:
     """Open a table and find its header; an [`InputError`] if that is not certain, or a column is missing.
 
@@ -118,10 +124,11 @@ def open_table(
     left out, and totals and counts below the last row. [`Table.said`] tells what was found.
 
     Args:
-        path: A `.csv`, `.tsv`, `.txt` or `.jsonl` file, also gzipped, or a `.xlsx` or `.parquet` file.
+        path: A `.csv`, `.tsv`, `.txt`, `.json` or `.jsonl` file, also gzipped, or a `.xlsx` or `.parquet` file.
         columns: Columns that the header must have, by which it is found; `None` if they are not known.
         form: What the user says about the file.
         likely: If `columns` is `None`: lower-case names, of which the header has at least one.
+        sparse: Whether an object of a JSON file may lack a column, whose cell is then empty.
     """
     path, form = Path(path), form or TableForm()
     kind = _kind(path)
@@ -132,9 +139,9 @@ def open_table(
         form.refuse(("delimiter", "encoding"), "an Excel file", path)
         return _ExcelTable(path, columns, form, likely)
     form.refuse(("sheet",), "a text file", path)
-    if kind == ".jsonl":
-        form.refuse(("delimiter", "skip_rows", "skip_footer"), "JSONL", path)
-        return _JsonTable(path, form)
+    if kind in _JSON:
+        form.refuse(("delimiter", "skip_rows", "skip_footer"), "JSON", path)
+        return _JsonTable(path, form, sparse)
     return _TextTable(path, columns, form, likely, _USUAL_DELIMITERS[kind])
 
 
@@ -156,7 +163,7 @@ def _kind(path: Path) -> str:
         )
     if kind in _USUAL_DELIMITERS and start.startswith(b"PK\x03\x04"):
         raise InputError("is an Excel file or an archive in spite of its name; rename it to .xlsx", where=str(path))
-    if kind in (*_USUAL_DELIMITERS, ".jsonl") or name.endswith((".parquet", ".xlsx")):
+    if kind in (*_USUAL_DELIMITERS, *_JSON) or name.endswith((".parquet", ".xlsx")):
         return kind
     raise InputError(f"the format is not clear from the name; it must end with {SUFFIXES}", where=str(path))
 
@@ -262,28 +269,21 @@ class _ExcelTable(Table):
 
 
 class _JsonTable(Table):
-    def __init__(self, path: Path, form: TableForm):
+    def __init__(self, path: Path, form: TableForm, sparse: bool):
         super().__init__(path)
+        self._sparse = sparse
         self._encoding = form.encoding or detect_encoding(path, single_byte=False)
         if self._encoding != UTF_8:
             self.facts["encoding"] = self._encoding
-        first = next((self._object(line) for _, line in self._lines()), None)
-        self.header = list(first) if isinstance(first, dict) else []
-
-    def _lines(self) -> Iterator[tuple[str, str]]:
-        for number, line in enumerate(text_lines(self.path, self._encoding), start=1):
-            if line.strip():
-                yield f"{self.path}:{number}", line
-
-    def _object(self, line: str) -> dict[str, Any] | str:
-        return line_problem(line, self._encoding) or json_object(line)
+        first = islice(json_objects(path, self._encoding), _FIRST_OBJECTS)
+        self.header = list(dict.fromkeys(key for _, row in first if isinstance(row, dict) for key in row))
 
     def rows(self, columns: Sequence[str] | None = None, values: Collection[str] = ()) -> Iterator[Row]:
-        for where, line in self._lines():
-            row = self._object(line)
+        for where, row in json_objects(self.path, self._encoding):
             if isinstance(row, dict):
                 wanted = list(row) if columns is None else columns
-                row = column_problem(list(row), wanted, "this object") or _cells(row, wanted, values)
+                problem = None if self._sparse else column_problem(list(row), wanted, "this object")
+                row = problem or _cells(row, wanted, values)
             yield where, row
 
 
@@ -323,7 +323,7 @@ def _header_test(columns: Sequence[str] | None, likely: Collection[str]) -> Call
 def _cells(row: Mapping[str, Any], columns: Sequence[str], values: Collection[str]) -> dict[str, str] | str:
     cells = {}
     for column in columns:
-        value = "" if row[column] is None else row[column]
+        value = "" if row.get(column) is None else row[column]
         # Identifiers are often integers; any other type is probably the wrong column.
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
@@ -348,6 +348,8 @@ def _as_text(value: Any) -> Any:
         return str(value).lower()
     if isinstance(value, float):
         return "" if isnan(value) else f"{value:.15g}"
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
     return str(value) if isinstance(value, date | time | timedelta | Decimal) else value
 
 

@@ -22,6 +22,7 @@ _TOO_LONG = "the row is too long"
 DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 SURROGATE = re.compile("[\ud800-\udfff]")
 UTF_8 = "utf-8"
+NOT_IN = "is not {}; save the file as UTF-8, or name its encoding with --encoding"
 # Bytes of the beginning that show UTF-16 without a byte order mark.
 _BEGINNING = 4096
 # What cp1252 makes of a text in another single-byte encoding: a capital after a small letter, three accented letters in a
@@ -89,11 +90,18 @@ def check_encoding(name: str) -> None:
         ) from None
 
 
+def codec(encoding: str) -> str:
+    """The codec that reads an encoding: for UTF-8 the one that leaves out a byte order mark."""
+    return "utf-8-sig" if codecs.lookup(encoding).name == UTF_8 else encoding
+
+
 def text_lines(path: Path, encoding: str = UTF_8) -> Iterator[str]:
     """Lines of a text file, also gzipped, each with its line end."""
     # Undecodable bytes become lone surrogates, so that their line can be named.
-    encoding = "utf-8-sig" if codecs.lookup(encoding).name == UTF_8 else encoding
-    with unpacked(path) as binary, io.TextIOWrapper(binary, encoding, errors="surrogateescape", newline="") as lines:
+    with (
+        unpacked(path) as binary,
+        io.TextIOWrapper(binary, codec(encoding), errors="surrogateescape", newline="") as lines,
+    ):
         number = 0
         try:
             for number, line in enumerate(bounded_lines(lines, str(path)), start=1):  # noqa: B007 (named in the error)
@@ -101,10 +109,7 @@ def text_lines(path: Path, encoding: str = UTF_8) -> Iterator[str]:
         except DAMAGED_GZIP:
             raise InputError("is not a complete gzip file; copy it again", f"{path}:{number + 1}") from None
         except UnicodeError:
-            raise InputError(
-                f"is not {encoding}; save the file as UTF-8, or name its encoding with --encoding",
-                f"{path}:{number + 1}",
-            ) from None
+            raise InputError(NOT_IN.format(encoding), f"{path}:{number + 1}") from None
 
 
 def line_problem(line: str, encoding: str = UTF_8) -> str | None:

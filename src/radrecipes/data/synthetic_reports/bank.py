@@ -9,8 +9,6 @@ import yaml
 
 from radrecipes.radiology.observations import Labels, Status
 
-SECTIONS = ("findings", "impression")
-
 
 @dataclass(frozen=True)
 class Combination:

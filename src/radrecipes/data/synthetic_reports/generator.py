@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from radrecipes.data.dataset_folder import complete_folder
 from radrecipes.data.synthetic_reports.layout import write_report
 from radrecipes.data.synthetic_reports.patients import follow_patient
 from radrecipes.data.synthetic_reports.writing import combine_labels
 from radrecipes.errors import InputError
+from radrecipes.owned_folder import complete_folder
 from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Labels, Status, findings_present
 
 MOST_STUDIES = 8

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from trl import ModelConfig
 
 from radrecipes.errors import InputError, shown
-from radrecipes.files import read_json_object
+from radrecipes.files import read_json_object, share_safetensors
 from radrecipes.models.base import is_classifier, load_config, weight_files, weight_files_digest
 from radrecipes.models.classification_head import keep_head_in_float32
 from radrecipes.models.compute_dtype import compute_dtype
@@ -89,9 +88,7 @@ class FullModel(Weights):
         config.architectures = [type(trained).__name__.removeprefix("FSDP")]  # FSDP2 gives the class another name
         config.save_pretrained(self.folder)
         save_torch_state_dict(tensors, self.folder, metadata={"format": "pt"})
-        # safetensors lets only the owner read what it writes, whatever the umask.
-        for file in self._files():
-            shutil.copymode(self.folder / self.CONFIG, file)
+        share_safetensors(self.folder, self.CONFIG)
 
     def verify(
         self,

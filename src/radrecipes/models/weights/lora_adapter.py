@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from trl import ModelConfig, get_peft_config
 
 from radrecipes.errors import InputError, shown
-from radrecipes.files import file_sha256, read_json_object
+from radrecipes.files import file_sha256, read_json_object, share_safetensors
 from radrecipes.models.classification_head import HEAD_NAMES
 from radrecipes.models.weights.weights import Weights, reading
 
@@ -86,8 +85,7 @@ class LoraAdapter(Weights):
         trained.save_pretrained(
             self.folder, state_dict=state_dict, safe_serialization=True, save_embedding_layers=False
         )
-        # safetensors lets only the owner read what it writes, whatever the umask.
-        shutil.copymode(self.folder / self.CONFIG, self.folder / self.TENSORS)
+        share_safetensors(self.folder, self.CONFIG)
         # PEFT's card is mostly empty headings; publishing writes the real one.
         (self.folder / "README.md").unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ _CHANGES = {
     "deidentified": "de-identification mark removed or rewritten",
     "details": "side or measurement removed",
 }
-# What each change did, by its key in the manifest; older manifests lack them.
+# What each change did, by its key in the manifest.
 _EFFECTS = {"labels_changed": "changed the labels", "findings_lost": "removed a finding"}
 
 
@@ -50,7 +50,7 @@ def render_report_dataset_card(manifest: Mapping[str, Any]) -> str:
 
 def recognised_share(manifest: Mapping[str, Any]) -> float | None:
     """Of the sentences, the fraction that the labelling rules recognise; `None` if they labelled none."""
-    sentences = manifest.get("sentences") or {"labelled": 0}
+    sentences = manifest["sentences"]
     return sentences["recognised"] / sentences["labelled"] if sentences["labelled"] else None
 
 
@@ -78,7 +78,7 @@ def render_report_summary(manifest: Mapping[str, Any]) -> str:
     for name, count in rows["changed"].items():
         counts.append((f"  shortened: {_CHANGES[name]}", count))
         for key, meaning in _EFFECTS.items():
-            if number := rows.get(key, {}).get(name):
+            if number := rows[key].get(name):
                 counts.append((f"    {meaning}", number))
     width = max(len(name) for name, _ in counts) + 2
     lines = [f"{name:<{width}}{count:>9}" for name, count in counts]
