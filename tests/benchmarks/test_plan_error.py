@@ -12,5 +12,7 @@ import plan_error
 
 def test_the_table_is_that_of_the_results():
     document = plan_error.DOCUMENT.read_text("utf-8")
-    assert plan_error.with_table(document, json.loads(plan_error.RESULTS.read_text("utf-8"))) == document
-    assert plan_error.with_table(document, {"short_runs": {}}) != document
+    found = json.loads(plan_error.RESULTS.read_text("utf-8"))
+    names = ("plan error", "plan_error.py")
+    assert plan_error.with_table(document, *names, plan_error.table(found)) == document
+    assert plan_error.with_table(document, *names, plan_error.table({"short_runs": {}})) != document
