@@ -3,11 +3,11 @@
     python benchmarks/threshold_simulation.py                  six minutes on an idle core
     python benchmarks/threshold_simulation.py --draws 100      a first impression
 
-Rows of a group share their error rate: it is drawn from a beta distribution with the stated intraclass correlation. Confidences are
-informative, that is, the error rate falls with the square of the confidence's rank, and all answers together are right in four points
-less than the target; or they are uninformative and the accuracy is half a point below the target, so that any threshold is one too
-many. A draw fails if the true accuracy above its threshold is below the target: a level of 90 % allows that in 10 % of the draws. The
-table is printed, and written into README.md.
+Rows of a group share their error rate: it is drawn from a beta distribution with the stated intraclass correlation. Confidences
+are informative, that is, the error rate falls with the square of the confidence's rank, and all answers together are right in
+four points less than the target; or they are uninformative and the accuracy is half a point below the target, so that any
+threshold is one too many. A draw fails if the true accuracy above its threshold is below the target: a level of 90 % allows that
+in 10 % of the draws. The table is printed, and written into README.md.
 """
 
 import argparse
