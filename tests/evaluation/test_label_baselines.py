@@ -4,16 +4,19 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tiny_model import build_tiny_encoder
+from trl import ModelConfig
 
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.data.table_cache import SCORES
 from radrecipes.errors import InputError
 from radrecipes.evaluation import fine_tuned_encoder, label_baselines
 from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.fine_tuned_encoder import FineTunedEncoder, longest_input
 from radrecipes.evaluation.label_baselines import (
     BASELINES,
     EMBEDDING,
@@ -28,6 +31,8 @@ from radrecipes.evaluation.label_baselines import (
     MajorityClass,
     WordsCharactersSvm,
 )
+from radrecipes.inference.head_scoring import HeadScorer
+from radrecipes.inference.prompt_scorer import LabelScores
 from radrecipes.tasks import TASKS
 
 NOTES = {
@@ -147,20 +152,27 @@ def test_the_round_with_the_best_validation_is_kept(encoder, monkeypatch):
     # The second round is worse than the first, so the third never begins.
     accuracies = iter([0.75, 0.5, 1.0])
     right = [CLASSES.index(label) for label in VALIDATION.labels]
-    real = fine_tuned_encoder.predict_logits
     states = []
 
-    def rigged(model, tokenizer, rows):
-        if len(rows) != len(right):
-            return real(model, tokenizer, rows)
-        states.append(model.classifier.bias.detach().clone())
-        wrong = round(len(right) * (1 - next(accuracies)))
-        return np.eye(3)[[*[(place + 1) % 3 for place in right[:wrong]], *right[wrong:]]]
+    class Rigged(HeadScorer):
+        def score(self, prompts):
+            states.append(self.model.classifier.bias.detach().clone())
+            wrong = round(len(right) * (1 - next(accuracies)))
+            answers = [*[(place + 1) % 3 for place in right[:wrong]], *right[wrong:]]
+            return LabelScores(np.eye(3)[answers], np.zeros((len(right), 3), dtype=bool))
 
-    monkeypatch.setattr(fine_tuned_encoder, "predict_logits", rigged)
+    monkeypatch.setattr(fine_tuned_encoder, "HeadScorer", Rigged)
     baseline = fitted(EncoderBaseline(encoder, CLASSES))
     kept = baseline._encoder._model.classifier.bias
     assert len(states) == 2 and kept.equal(states[0]) and not kept.equal(states[1])
+
+
+def test_a_text_that_is_too_long_loses_its_end(encoder):
+    baseline = FineTunedEncoder(ModelConfig(model_name_or_path=encoder, dtype="float32"), CLASSES)
+    # 64 positions, of which two are special tokens
+    long, cut, shorter = baseline.score(["knee " * 500, "knee " * 62, "knee " * 61])
+    assert np.array_equal(long, cut) and not np.array_equal(cut, shorter)
+    assert longest_input(SimpleNamespace(model_max_length=10**30), SimpleNamespace()) is None
 
 
 def test_an_encoder_that_cannot_be_loaded_is_one_line(tmp_path, monkeypatch):

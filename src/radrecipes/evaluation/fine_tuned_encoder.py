@@ -1,27 +1,21 @@
 """A baseline of label tasks: all weights of an encoder, fine-tuned with a linear head and stopped on the validation split."""
 
-import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
-from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 from trl import ModelConfig
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation import Progress
+from radrecipes.inference.head_scoring import HeadScorer
 from radrecipes.models.base import inference_device, load_base, load_config, load_tokenizer, weights_digest
-from radrecipes.models.sequence_classifier import (
-    batches_by_length,
-    longest_input,
-    padded_batch,
-    predict_logits,
-    token_ids,
-)
+from radrecipes.training.sampler import SimilarLengthSampler
 from radrecipes.training.token_cache import cache_key
 
 BATCH_SIZE = 16
@@ -33,8 +27,8 @@ LEARNING_RATE, WIDTH = 2e-4, 384
 LABEL_SMOOTHING = 0.05
 WARMUP = 0.06  # fraction of the steps
 SEED = 0
-# Batches whose rows are sorted by length together, so that there is little padding and still a random order.
-_POOL = 50
+# Of what a tokenizer says if it has no limit
+_UNLIMITED = 10**9
 
 
 class FineTunedEncoder:
@@ -83,20 +77,20 @@ class FineTunedEncoder:
         steps = math.ceil(len(rows) / BATCH_SIZE)
         epochs = math.ceil(FEWEST_STEPS / steps)
         optimizer, schedule = self._optimizer(ROUNDS * epochs * steps)
-        order, device = np.random.default_rng(SEED), self._model.device
+        order, device = SimilarLengthSampler([len(row) for row in rows], BATCH_SIZE, SEED), self._model.device
         best, kept = -1.0, {}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(SEED)
             for number in range(1, ROUNDS + 1):
                 with progress(f"encoder, round {number}", epochs * len(rows)) as advance:
-                    for places in itertools.chain(*(_shuffled_batches(rows, order) for _ in range(epochs))):
+                    for places in _batches(order, range((number - 1) * epochs, number * epochs)):
                         self._backward([rows[place] for place in places], targets[places])
                         optimizer.step()
                         schedule.step()
                         optimizer.zero_grad()
                         advance(len(places))
-                logits = predict_logits(self._model, self._tokenizer, validation_rows)
-                accuracy = float(np.mean(logits.argmax(axis=1) == right)) if np.isfinite(logits).all() else -1.0
+                scores = self._scores(validation_rows)
+                accuracy = float(np.mean(scores.argmax(axis=1) == right)) if np.isfinite(scores).all() else -1.0
                 if accuracy <= best:
                     break
                 best, self.settings["epochs"] = accuracy, number * epochs
@@ -115,24 +109,35 @@ class FineTunedEncoder:
     def _backward(self, rows: Sequence[list[int]], targets: torch.Tensor) -> None:
         """The gradient of a batch."""
         self._model.train()
-        logits = self._model(**padded_batch(self._tokenizer, rows, self._model.device)).logits.float()
+        batch = self._tokenizer.pad({"input_ids": list(rows)}, return_tensors="pt").to(self._model.device)
+        logits = self._model(**batch).logits.float()
         F.cross_entropy(logits, targets.to(logits.device), label_smoothing=LABEL_SMOOTHING).backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
-        """Logits of shape `(texts, classes)`."""
-        return predict_logits(self._model, self._tokenizer, self._rows(texts))
+        """Log-probabilities of shape `(texts, classes)`."""
+        return self._scores(self._rows(texts))
+
+    def _scores(self, rows: Sequence[list[int]]) -> np.ndarray:
+        self._model.eval()
+        return HeadScorer(self._model, self._tokenizer, range(len(self._classes))).score(rows).log_likelihoods
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
-        return token_ids(self._tokenizer, texts, self._longest)
+        """Token ids with the model's own special tokens; a text that is too long loses its end."""
+        options = {"truncation": True, "max_length": self._longest} if self._longest else {}
+        encoded = self._tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, **options)
+        return encoded["input_ids"]
 
 
-def _shuffled_batches(rows: Sequence[list[int]], order: np.random.Generator) -> Iterator[list[int]]:
-    """Places of the rows in batches of similar length, in random order."""
-    shuffled, batches = order.permutation(len(rows)), []
-    for start in range(0, len(rows), _POOL * BATCH_SIZE):
-        pool = shuffled[start : start + _POOL * BATCH_SIZE].tolist()
-        lengths = [len(rows[place]) for place in pool]
-        batches += [[pool[place] for place in batch] for batch in batches_by_length(lengths, BATCH_SIZE)]
-    for number in order.permutation(len(batches)):
-        yield batches[number]
+def longest_input(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int | None:
+    """Tokens that the model reads at most; `None` if neither the tokenizer nor the model has a limit."""
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    return min((int(limit) for limit in limits if limit and limit < _UNLIMITED), default=None)
+
+
+def _batches(order: SimilarLengthSampler, epochs: Iterable[int]) -> Iterator[list[int]]:
+    """Places of the rows of each batch, epoch after epoch."""
+    for epoch in epochs:
+        order.set_epoch(epoch)
+        places = list(order)
+        yield from (places[start : start + BATCH_SIZE] for start in range(0, len(places), BATCH_SIZE))

@@ -33,7 +33,7 @@ from radrecipes.evaluation import Progress, embeddings, fine_tuned_encoder
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.fine_tuned_encoder import FineTunedEncoder
 from radrecipes.files import file_sha256, text_sha256
-from radrecipes.models import sequence_classifier
+from radrecipes.inference import head_scoring, prompt_scorer
 from radrecipes.tasks import LabelTask
 
 MAJORITY = "majority"
@@ -51,7 +51,7 @@ _SCORED = ("validation", "test")
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "sentence-transformers", "tokenizers", "torch", "transformers")
 _CODE = [
     Path(__file__),
-    *(Path(module.__file__) for module in (embeddings, fine_tuned_encoder, sequence_classifier)),
+    *(Path(module.__file__) for module in (embeddings, fine_tuned_encoder, head_scoring, prompt_scorer)),
 ]
 
 
