@@ -3,7 +3,8 @@
     python benchmarks/growth_side.py evaluation 300 50000
 
 Orders are generated, and so are the labels and the scores of the two systems that are evaluated: what a stage costs does not
-depend on who is right. The model is the real SmolLM2-135M-Instruct, with a random head where one would have to be trained.
+depend on who is right. Labels are scored by the adapter of RECIPE, for its own labels and generated ones that are added to them;
+the head is a random one on the same base model.
 """
 
 import itertools
@@ -14,6 +15,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off, and sets how threads wait)
 
@@ -25,19 +27,22 @@ from radrecipes.data.example import Example
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.preparation import prepare_rows
 from radrecipes.data.synthetic_protocol.generator import generate_orders
+from radrecipes.errors import InputError
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.label_baselines import SVM
 from radrecipes.evaluation.label_metrics import compute_metrics, predictions_table
 from radrecipes.evaluation.label_systems import ADAPTER, EvaluationRows, scored_system
 from radrecipes.inference.head_scoring import HeadScorer
 from radrecipes.inference.label_scoring import LabelScorer
+from radrecipes.inference.predictors import LabelPredictor
 from radrecipes.models import base as models
 from radrecipes.recipe import parse_recipe
 from radrecipes.reporting.page import write_page
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_completions, render_prompts
+from radrecipes.training.run_folder import is_complete
 
-RECIPE = "recipes/smollm2-135m/protocol_lora.yaml"
+RECIPE, RUN = "recipes/smollm2-135m/protocol_lora.yaml", Path("runs/smollm2-135m/protocol_lora/seed-42")
 TASK = TASKS["protocol"]
 NOTES = 64  # that a model answers
 TEST_FRACTION, VALIDATION_FRACTION = 0.15, 0.10
@@ -159,26 +164,27 @@ def evaluation(labels: int, rows: int) -> dict[str, float]:
 
 
 def scoring(labels: int, rows: int) -> dict[str, float]:
-    """Label scoring of the untuned model, which spreads its probability more widely than a fine-tuned one."""
-    recipe, tokenizer, prompts = _prompts()
-    model = models.load_base(recipe.model, dtype=torch.float32)
-    stops = models.stop_token_ids(tokenizer)
-    completions = render_completions(TASK, label_names(labels), tokenizer, recipe.arguments.prompt_style, stops)
-    return _by_rate(LabelScorer(model, tokenizer, completions, left_out_mass=1e-3), prompts, rows)
+    """Label scoring by a fine-tuned adapter, which knows the first labels of the list."""
+    if not is_complete(RUN):
+        raise InputError(f"no finished run; train it first: make demo RECIPE={RECIPE}", str(RUN))
+    predictor = LabelPredictor(RUN, load_policy=False)
+    own = predictor.label_set.names
+    names = [*own, *(name for name in label_names(labels) if name not in own)][:labels]
+    completions = render_completions(TASK, names, predictor.tokenizer, predictor.style, predictor.stops)
+    return _by_rate(LabelScorer(predictor.model, predictor.tokenizer, completions), predictor.prompts(_notes()), rows)
 
 
 def head(labels: int, rows: int) -> dict[str, float]:
     """A classification head with random weights."""
-    recipe, tokenizer, prompts = _prompts()
+    recipe = parse_recipe(RECIPE)
+    tokenizer = models.load_tokenizer(recipe.model)
+    prompts = render_prompts(TASK, _notes(), tokenizer, recipe.arguments.prompt_style)
     model = models.load_base(recipe.model, labels=label_names(labels), dtype=torch.float32)
     return _by_rate(HeadScorer(model, tokenizer, range(labels)), prompts, rows)
 
 
-def _prompts() -> tuple:
-    recipe = parse_recipe(RECIPE)
-    tokenizer = models.load_tokenizer(recipe.model)
-    notes = [{"note": row["note"]} for row in generate_orders(1, NOTES)]
-    return recipe, tokenizer, render_prompts(TASK, notes, tokenizer, recipe.arguments.prompt_style)
+def _notes() -> list[dict[str, str]]:
+    return [{"note": row["note"]} for row in generate_orders(1, NOTES)]
 
 
 def _by_rate(scorer: LabelScorer | HeadScorer, prompts: list[list[int]], rows: int) -> dict[str, float]:

@@ -63,7 +63,8 @@ def main() -> None:
     result = {"dataset": dataset.manifest.get("name", args.dataset.name), "recipe": recipe.name, "runs": found}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    args.output.with_suffix(".md").write_text(as_markdown(result), encoding="utf-8")
+    page = f"# How well are labels chosen that were added after training?\n\n{as_markdown(result)}"
+    args.output.with_suffix(".md").write_text(page, encoding="utf-8")
     print(as_markdown(result))
 
 

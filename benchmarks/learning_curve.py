@@ -73,7 +73,7 @@ def main() -> None:
     dataset = load_prepared_dataset(args.dataset)
     rows = len(dataset.splits["train"])
     sizes = sorted({_size(word, rows) for word in args.sizes})
-    points = []
+    points, result = [], {}
     for size in sizes:
         for seed in range(1, args.seeds + 1):
             folder = args.work / args.dataset.name / str(size) / f"seed-{seed}"
@@ -82,16 +82,21 @@ def main() -> None:
                 print(f"{size:,} rows, seed {seed}: {recipe}", flush=True)
                 options = epochs(recipe, size, args.fewest_steps)
                 points += measure(recipe, part, size, seed, folder, options, args.encoder)
-    result = {
-        "dataset": {"name": dataset.manifest.get("name", args.dataset.name), "digest": dataset.digest},
-        "test_rows": len(dataset.splits["test"]),
-        "points": merged(args.output.with_suffix(".json"), dataset.digest, points),
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    args.output.with_suffix(".md").write_text(as_markdown(result), encoding="utf-8")
-    args.output.with_suffix(".svg").write_text(as_svg(result), encoding="utf-8")
+                result = {
+                    "dataset": {"name": dataset.manifest.get("name", args.dataset.name), "digest": dataset.digest},
+                    "test_rows": len(dataset.splits["test"]),
+                    "points": merged(args.output.with_suffix(".json"), dataset.digest, points),
+                }
+                write(result, args.output)
     print(as_markdown(result))
+
+
+def write(result: Mapping[str, Any], output: Path) -> None:
+    """The result, its page and its figure; after every run, so that nothing is lost if the next one is interrupted."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    output.with_suffix(".md").write_text(as_document(result, output.with_suffix(".svg").name), encoding="utf-8")
+    output.with_suffix(".svg").write_text(as_svg(result), encoding="utf-8")
 
 
 def _size(word: str, rows: int) -> int:
@@ -185,6 +190,24 @@ def summarise(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for (system, rows), of_seeds in sorted(found.items())
     ]
+
+
+def as_document(result: Mapping[str, Any], figure: str) -> str:
+    """The page of a result: figure, table, and how it was measured."""
+    processors = ", ".join(sorted({point["processor"] for point in result["points"]}))
+    return "\n".join(
+        [
+            f"# How many labelled rows does it take? {result['dataset']['name']}",
+            "",
+            f"![Exact accuracy of each system over the number of training rows, on a logarithmic scale]({figure})",
+            "",
+            as_markdown(result),
+            "The rows of a size are drawn at random, with validation rows in proportion; all sizes are tested on the same rows.",
+            "Recipes train for their own number of epochs, or for more where the rows are too few for a hundred steps.",
+            f"`benchmarks/learning_curve.py` writes this page, and makes one for your own dataset. Trained on {processors}.",
+            "",
+        ]
+    )
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def test_the_curve_has_every_system_at_every_size(workspace, monkeypatch, capfd)
     ]
     monkeypatch.setattr(sys, "argv", ["learning_curve.py", *words])
     Path("out").mkdir()
-    kept = {"system": "other/recipe", "rows": 24, "seed": 1, "accuracy": 0.5}
+    kept = {"system": "other/recipe", "rows": 24, "seed": 1, "accuracy": 0.5, "processor": "another"}
     digest = load_prepared_dataset("data/tiny").digest
     Path("out/curve.json").write_text(json.dumps({"dataset": {"digest": digest}, "points": [kept]}), encoding="utf-8")
     learning_curve.main()
@@ -60,7 +60,11 @@ def test_the_curve_has_every_system_at_every_size(workspace, monkeypatch, capfd)
         (system, size) for system in {point["system"] for point in points} for size in rows
     }
     assert "tiny/protocol_lora" in {point["system"] for point in points}
-    assert Path("out/curve.md").read_text("utf-8") in capfd.readouterr().out
+    page = Path("out/curve.md").read_text("utf-8")
+    assert "(curve.svg)" in page and "another" in page
+    assert [line for line in page.splitlines() if line.startswith("|")] == [
+        line for line in capfd.readouterr().out.splitlines() if line.startswith("| ") or line.startswith("|-")
+    ][-page.count("\n|") :]
     assert "tiny/protocol_lora" in Path("out/curve.svg").read_text("utf-8")
 
 
