@@ -13,8 +13,6 @@ Finished runs are kept in --work, so the same command continues what was interru
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
+from learning_curve import run_script
 
 from radrecipes.cli import positive, run
 from radrecipes.data.dataset_folder import write_dataset_folder
@@ -48,7 +47,7 @@ def main() -> None:
     parser.add_argument("--labels", type=positive, default=4, help="labels that are held out (default: 4)")
     parser.add_argument("--seeds", type=positive, default=3, help="runs, each with labels of its own (default: 3)")
     parser.add_argument("--work", type=Path, default=Path("runs/held_out_labels"), help="folder of the runs")
-    parser.add_argument("--output", type=Path, default=Path("docs/held_out_labels"), help="result without a suffix")
+    parser.add_argument("--output", type=Path, default=Path("docs/held-out-labels"), help="result without a suffix")
     args = parser.parse_args()
 
     dataset, recipe = load_prepared_dataset(args.dataset), parse_recipe(args.recipe)
@@ -105,9 +104,9 @@ def measure(recipe: str, dataset: PreparedDataset, held_out: Sequence[str], seed
     """Train without the labels, evaluate with them; how often the right label is the first, and among the first three."""
     part, trained, output = write_without(dataset, held_out, folder / "data"), folder / "run", folder / "evaluation"
     launch = ["scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py"]
-    _run(*launch, "--config", recipe, "--dataset", part, "--seed", seed, "--output_dir", trained)
+    run_script(*launch, "--config", recipe, "--dataset", part, "--seed", seed, "--output_dir", trained)
     evaluate = ["scripts/evaluate_model.py", "--run", trained, "--dataset", dataset.folder, "--output", output]
-    _run(*evaluate, "--skip-base", "--encoder", "none")
+    run_script(*evaluate, "--skip-base", "--encoder", "none")
     answers = pd.read_parquet(output / "predictions.parquet")
     columns = (answers[f"{ADAPTER}_top{place}_label"] for place in range(1, TOP + 1))
     top = [(column == answers["reference"]).fillna(False).to_numpy(dtype=int) for column in columns]
@@ -120,12 +119,6 @@ def measure(recipe: str, dataset: PreparedDataset, held_out: Sequence[str], seed
         }
         for name, rows in (("new_labels", new), ("trained_labels", ~new))
     }
-
-
-def _run(*words: object) -> None:
-    done = subprocess.run([sys.executable, *map(str, words)], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:

@@ -67,7 +67,7 @@ def main() -> None:
     )
     parser.add_argument("--encoder", help="as of scripts/evaluate_model.py: a baseline encoder, or none")
     parser.add_argument("--work", type=Path, default=Path("runs/learning_curve"), help="folder of the runs")
-    parser.add_argument("--output", type=Path, default=Path("docs/learning_curve"), help="result without a suffix")
+    parser.add_argument("--output", type=Path, default=Path("docs/learning-curve"), help="result without a suffix")
     args = parser.parse_args()
 
     dataset = load_prepared_dataset(args.dataset)
@@ -136,13 +136,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Train and evaluate a recipe unless that is done; the exact accuracy of every system."""
     name = parse_recipe(recipe).name
-    trained = folder / name.replace("/", "_")
-    words = ["--dataset", dataset, "--seed", seed, "--output_dir", trained, *options]
-    launch = ("scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py")
-    _run(*launch, "--config", recipe, *words)
-    named = ("--encoder", encoder) if encoder else ()
-    _run("scripts/evaluate_model.py", "--run", trained, "--dataset", dataset, "--skip-base", *named)
-    systems = read_json_object(trained / "evaluation" / "metrics.json")["systems"]
+    trained = train(recipe, dataset, seed, folder, options)
+    systems = evaluate(trained, dataset, trained / "evaluation", encoder)["systems"]
     return [
         {
             # Baselines do not depend on the recipe with which they were evaluated.
@@ -154,6 +149,24 @@ def measure(
         }
         for system, found in systems.items()
     ]
+
+
+def train(recipe: str, dataset: Path, seed: int, folder: Path, options: Sequence[str] = ()) -> Path:
+    """Train a recipe unless that is done; its run folder, in `folder`."""
+    trained = folder / parse_recipe(recipe).name.replace("/", "_")
+    words = ["--dataset", dataset, "--seed", seed, "--output_dir", trained, *options]
+    launch = ("scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py")
+    run_script(*launch, "--config", recipe, *words)
+    return trained
+
+
+def evaluate(trained: Path, dataset: Path, output: Path, encoder: str | None) -> dict[str, Any]:
+    """Evaluate a run unless that is done; its metrics."""
+    named = ("--encoder", encoder) if encoder else ()
+    run_script(
+        "scripts/evaluate_model.py", "--run", trained, "--dataset", dataset, "--output", output, "--skip-base", *named
+    )
+    return read_json_object(output / "metrics.json")
 
 
 def merged(path: Path, digest: str, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -169,7 +182,8 @@ def _place(point: Mapping[str, Any]) -> tuple[str, int, int]:
     return point["system"], point["rows"], point["seed"]
 
 
-def _run(*words: object) -> None:
+def run_script(*words: object) -> None:
+    """Run a script; its error ends this command, too."""
     done = subprocess.run([sys.executable, *map(str, words)], check=False)
     if done.returncode:
         sys.exit(done.returncode)

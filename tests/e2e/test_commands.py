@@ -351,9 +351,11 @@ def run_documented(command, words, call):
         launch = launch_command_parser().parse_args(words[2:])
         assert yaml.safe_load(Path(launch.config_file).read_text("utf-8"))["num_machines"] == 1
         words = ["python", launch.training_script, *launch.training_script_args]
-    if words[1] == "benchmarks/labeller_quality.py":
+    if words[1].startswith("benchmarks/"):
+        if words[1] == "benchmarks/learning_curve.py":  # one small run
+            words += ["--recipes", f"recipes/{LANGUAGE_MODEL}.yaml", "--sizes", "all", "--seeds", "1"]
         done = subprocess.run(
-            [sys.executable, REPOSITORY / words[1], *words[2:]], capture_output=True, text=True, timeout=120
+            [sys.executable, REPOSITORY / words[1], *words[2:]], capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         return

@@ -1,0 +1,124 @@
+"""What remains of accuracy, and of the promise of a threshold, on orders that another hospital writes?
+
+    python benchmarks/other_style.py
+
+Each recipe is trained on the shipped orders, in the folders of learning_curve.py, and tested twice: on their test split, and on the
+same scenarios in the generator's second style, of which training and validation contain nothing. Baselines are fitted on the same
+rows. Writes <output>.json and its table, <output>.md. Finished runs are kept, so that an interrupted command continues.
+"""
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import radrecipes  # noqa: F401  (before any library: turns telemetry off)
+
+# isort: split
+from learning_curve import FEWEST_STEPS, RECIPES, epochs, evaluate, run_script, train
+
+from radrecipes import environment
+from radrecipes.cli import positive, run
+from radrecipes.data.prepared import load_prepared_dataset
+from radrecipes.evaluation.label_systems import ADAPTER
+from radrecipes.recipe import parse_recipe
+from radrecipes.reporting.label_page import SYSTEM_TITLES
+
+DATASET = Path("data/protocol_synthetic")
+TARGET = 0.95
+
+
+def main() -> None:
+    """Train and evaluate what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, help="recipes of label tasks to train")
+    parser.add_argument("--seeds", type=positive, default=3, help="runs of each recipe (default: 3)")
+    parser.add_argument("--encoder", help="as of scripts/evaluate_model.py: a baseline encoder, or none")
+    parser.add_argument("--other", type=Path, default=Path("runs/second_style"), help="the orders in the other style")
+    parser.add_argument("--work", type=Path, default=Path("runs/learning_curve"), help="folder of the runs")
+    parser.add_argument("--output", type=Path, default=Path("docs/other-style"), help="result without a suffix")
+    args = parser.parse_args()
+
+    if not args.other.is_dir():
+        words = ("--synthetic", "--test-style", "second", "--output", args.other)
+        run_script("scripts/prepare_data.py", "protocol", *words)
+    rows = len(load_prepared_dataset(DATASET).splits["train"])
+    points = []
+    for seed in range(1, args.seeds + 1):
+        for recipe in args.recipes:
+            print(f"seed {seed}: {recipe}", flush=True)
+            folder = args.work / DATASET.name / str(rows) / f"seed-{seed}"
+            trained = train(recipe, DATASET, seed, folder, epochs(recipe, rows, FEWEST_STEPS))
+            for style, dataset, name in (("same", DATASET, "evaluation"), ("other", args.other, "evaluation-other")):
+                metrics = evaluate(trained, dataset, trained / name, args.encoder)
+                points += points_of(metrics, parse_recipe(recipe).name, style, seed)
+    result = {"processor": environment.hardware()["processor"], "points": points}
+    write(result, args.output)
+    print(as_markdown(result))
+
+
+def write(result: Mapping[str, Any], output: Path) -> None:
+    """The result, and its page."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    page = f"# What remains on orders that another hospital writes?\n\n{as_markdown(result)}"
+    output.with_suffix(".md").write_text(page, encoding="utf-8")
+
+
+def points_of(metrics: Mapping[str, Any], recipe: str, style: str, seed: int) -> list[dict[str, Any]]:
+    """Accuracy of every system, and what its threshold for the target gives."""
+    points = []
+    for name, system in metrics["systems"].items():
+        (at_target,) = [row for row in system["selective"]["thresholds"] if row["target_accuracy"] == TARGET]
+        tested = at_target["test"]
+        points.append(
+            {
+                "system": recipe if name == ADAPTER else SYSTEM_TITLES.get(name, name),
+                "style": style,
+                "seed": seed,
+                "accuracy": system["exact_accuracy"]["value"],
+                "coverage": tested and tested["coverage"]["value"],
+                "selective_accuracy": tested and tested["accuracy"] and tested["accuracy"]["value"],
+            }
+        )
+    return points
+
+
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """A row for each system, the most accurate in its own style first; the mean over seeds, lowest to highest."""
+    found = defaultdict(dict)
+    for point in result["points"]:
+        for figure in ("accuracy", "coverage", "selective_accuracy"):
+            found[point["system"]].setdefault((figure, point["style"]), {})[point["seed"]] = point[figure]
+    seeds = len({point["seed"] for point in result["points"]})
+    lines = [
+        f"Exact accuracy on the test orders, and what the threshold for {TARGET:.0%}, fitted on validation orders in the style of",
+        f"training, gives on those in the other style: mean (lowest to highest) of {seeds} seeds on {result['processor']}.",
+        "",
+        "| system | accuracy, same style | other style | answered automatically, other style | of these right |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    columns = (("accuracy", "same"), ("accuracy", "other"), ("coverage", "other"), ("selective_accuracy", "other"))
+    for system, figures in sorted(found.items(), key=lambda item: -_mean(item[1][columns[0]])):
+        lines.append(f"| {system} | {' | '.join(_cell(figures[column]) for column in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _values(of_seeds: Mapping[int, float | None]) -> list[float]:
+    return [value for value in of_seeds.values() if value is not None]
+
+
+def _mean(of_seeds: Mapping[int, float | None]) -> float:
+    return statistics.fmean(_values(of_seeds) or [0.0])
+
+
+def _cell(of_seeds: Mapping[int, float | None]) -> str:
+    values = _values(of_seeds)
+    return f"{_mean(of_seeds):.3f} ({min(values):.3f} to {max(values):.3f})" if values else "–"
+
+
+if __name__ == "__main__":
+    run(main)
