@@ -265,7 +265,7 @@ def as_svg(result: Mapping[str, Any]) -> str:
     axes.minorticks_off()
     axes.set(xlabel="training rows", ylabel="exact accuracy on the test rows")
     axes.grid(axis="y", linewidth=0.5, alpha=0.5)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=2)
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
