@@ -88,12 +88,10 @@ def choose_threshold(
     error rate under test, assuming the same relative spread between groups. The larger design effect counts.
 
     If every row is its own group and the rows are a random sample, the accuracy above the threshold is at least the target in
-    `CONFIDENCE_LEVEL` of all such samples. With larger groups this is approximate. In simulations at a level of 0.9 (36 groups
-    of 18 rows, beta-binomial errors, correlations of 0.1 to 0.4, targets of 0.90 to 0.98) it failed in at most 5 % of the
-    samples with informative confidences; with uninformative ones and an accuracy just below the target in 2 to 9 % (12 % at a
-    target of 0.98 and a correlation of 0.4), and with only 20 groups of 32 rows in up to 18 %: do not trust thresholds from
-    fewer than 30 groups. Nothing is guaranteed for notes from another distribution, for single labels, or for `best_supported`,
-    which is found by search.
+    `CONFIDENCE_LEVEL` of all such samples. With larger groups this is approximate: in `benchmarks/threshold_simulation.py` it
+    failed in at most 8 % of the samples with informative confidences, and in the hardest setting with uninformative ones in
+    10 % of those of 36 groups and 16 % of those of 20. Do not trust thresholds from fewer than 30 groups. Nothing is guaranteed
+    for notes from another distribution, for single labels, or for `best_supported`, which is found by search.
     """
     confidences, correct = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=bool)
     groups = np.asarray(groups)
