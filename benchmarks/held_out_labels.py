@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
-from learning_curve import run_script
+from measuring import evaluate_run, train_recipe
 
 from radrecipes.cli import positive, run
 from radrecipes.data.dataset_folder import write_dataset_folder
@@ -103,10 +103,8 @@ def write_without(dataset: PreparedDataset, held_out: Sequence[str], folder: Pat
 def measure(recipe: str, dataset: PreparedDataset, held_out: Sequence[str], seed: int, folder: Path) -> dict[str, Any]:
     """Train without the labels, evaluate with them; how often the right label is the first, and among the first three."""
     part, trained, output = write_without(dataset, held_out, folder / "data"), folder / "run", folder / "evaluation"
-    launch = ["scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py"]
-    run_script(*launch, "--config", recipe, "--dataset", part, "--seed", seed, "--output_dir", trained)
-    evaluate = ["scripts/evaluate_model.py", "--run", trained, "--dataset", dataset.folder, "--output", output]
-    run_script(*evaluate, "--skip-base", "--encoder", "none")
+    train_recipe(recipe, part, seed, trained)
+    evaluate_run(trained, dataset.folder, output, encoder="none")
     answers = pd.read_parquet(output / "predictions.parquet")
     columns = (answers[f"{ADAPTER}_top{place}_label"] for place in range(1, TOP + 1))
     top = [(column == answers["reference"]).fillna(False).to_numpy(dtype=int) for column in columns]

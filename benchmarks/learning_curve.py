@@ -17,10 +17,7 @@ that recipes can be added one at a time. Nothing of the rows but counts and figu
 import argparse
 import io
 import json
-import math
 import statistics
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +29,7 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from measuring import at_least, evaluate_run, merged, train_recipe
 
 from radrecipes import environment
 from radrecipes.cli import positive, run
@@ -73,6 +71,10 @@ def main() -> None:
     dataset = load_prepared_dataset(args.dataset)
     rows = len(dataset.splits["train"])
     sizes = sorted({_size(word, rows) for word in args.sizes})
+    path = args.output.with_suffix(".json")
+    earlier = read_json_object(path) if path.is_file() else {}
+    # What was measured on another dataset belongs to another page.
+    earlier = earlier["points"] if earlier.get("dataset", {}).get("digest") == dataset.digest else []
     points, result = [], {}
     for size in sizes:
         for seed in range(1, args.seeds + 1):
@@ -80,12 +82,12 @@ def main() -> None:
             part = args.dataset if size == rows else draw(dataset, size, seed, folder / "data")
             for recipe in args.recipes:
                 print(f"{size:,} rows, seed {seed}: {recipe}", flush=True)
-                options = epochs(recipe, size, args.fewest_steps)
+                options = at_least(args.fewest_steps, recipe, size)
                 points += measure(recipe, part, size, seed, folder, options, args.encoder)
                 result = {
                     "dataset": {"name": dataset.manifest.get("name", args.dataset.name), "digest": dataset.digest},
                     "test_rows": len(dataset.splits["test"]),
-                    "points": merged(args.output.with_suffix(".json"), dataset.digest, points),
+                    "points": merged(earlier, points, ("system", "rows", "seed")),
                 }
                 write(result, args.output)
     print(as_markdown(result))
@@ -124,20 +126,13 @@ def draw(dataset: PreparedDataset, size: int, seed: int, folder: Path, validatio
     return folder
 
 
-def epochs(recipe: str, rows: int, fewest_steps: int) -> list[str]:
-    """Options that give a recipe at least `fewest_steps` optimizer steps, in full epochs."""
-    read = parse_recipe(recipe)
-    steps = math.ceil(rows / read.arguments.global_batch_size)
-    return ["--num_train_epochs", str(max(read.training.num_train_epochs, math.ceil(fewest_steps / steps)))]
-
-
 def measure(
     recipe: str, dataset: Path, rows: int, seed: int, folder: Path, options: Sequence[str], encoder: str | None
 ) -> list[dict[str, Any]]:
     """Train and evaluate a recipe unless that is done; the exact accuracy of every system."""
     name = parse_recipe(recipe).name
-    trained = train(recipe, dataset, seed, folder, options)
-    systems = evaluate(trained, dataset, trained / "evaluation", encoder)["systems"]
+    trained = train_recipe(recipe, dataset, seed, folder / name.replace("/", "_"), options)
+    systems = evaluate_run(trained, dataset, trained / "evaluation", encoder)["systems"]
     return [
         {
             # Baselines do not depend on the recipe with which they were evaluated.
@@ -149,44 +144,6 @@ def measure(
         }
         for system, found in systems.items()
     ]
-
-
-def train(recipe: str, dataset: Path, seed: int, folder: Path, options: Sequence[str] = ()) -> Path:
-    """Train a recipe unless that is done; its run folder, in `folder`."""
-    trained = folder / parse_recipe(recipe).name.replace("/", "_")
-    words = ["--dataset", dataset, "--seed", seed, "--output_dir", trained, *options]
-    launch = ("scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py")
-    run_script(*launch, "--config", recipe, *words)
-    return trained
-
-
-def evaluate(trained: Path, dataset: Path, output: Path, encoder: str | None) -> dict[str, Any]:
-    """Evaluate a run unless that is done; its metrics."""
-    named = ("--encoder", encoder) if encoder else ()
-    run_script(
-        "scripts/evaluate_model.py", "--run", trained, "--dataset", dataset, "--output", output, "--skip-base", *named
-    )
-    return read_json_object(output / "metrics.json")
-
-
-def merged(path: Path, digest: str, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The points, and those of an existing result of the same dataset that were not measured again, in order."""
-    found = {}
-    if path.is_file() and (earlier := read_json_object(path))["dataset"]["digest"] == digest:
-        found = {_place(point): point for point in earlier["points"]}
-    found |= {_place(point): point for point in points}
-    return [dict(found[place]) for place in sorted(found)]
-
-
-def _place(point: Mapping[str, Any]) -> tuple[str, int, int]:
-    return point["system"], point["rows"], point["seed"]
-
-
-def run_script(*words: object) -> None:
-    """Run a script; its error ends this command, too."""
-    done = subprocess.run([sys.executable, *map(str, words)], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 def summarise(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

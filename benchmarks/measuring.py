@@ -1,6 +1,7 @@
-"""What the comparisons share: a command with the peak memory of its processes, and the results file."""
+"""What the benchmarks share: run a script, train and evaluate a recipe, watch the memory of a command, keep results."""
 
 import json
+import math
 import os
 import platform
 import resource
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import psutil
 
 from radrecipes import environment
 from radrecipes.errors import InputError
+from radrecipes.files import read_json_object
+from radrecipes.recipe import parse_recipe
 
 BIN = Path(sys.executable).parent
 RESULTS = Path(__file__).parent / "results.json"
@@ -97,3 +101,40 @@ def run_with_peak_memory(command: list) -> tuple[float, str]:
     if process.returncode:
         raise RuntimeError(f"{command[:3]} failed:\n{printed[-2000:]}")
     return peak / 2**30, printed
+
+
+def run_script(*words: object) -> None:
+    """Run a script; its error ends this command, too."""
+    done = subprocess.run([sys.executable, *map(str, words)], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def train_recipe(recipe: str, dataset: Path, seed: int, folder: Path, options: Sequence[object] = ()) -> Path:
+    """Train a recipe into a run folder unless that is done; returns the folder."""
+    launch = ("scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py")
+    run_script(*launch, "--config", recipe, "--dataset", dataset, "--seed", seed, "--output_dir", folder, *options)
+    return folder
+
+
+def evaluate_run(trained: Path, dataset: Path, output: Path, encoder: str | None = None) -> dict[str, Any]:
+    """Evaluate a run without the untuned base model unless that is done; its metrics. `encoder` as of evaluate_model.py."""
+    named = ("--encoder", encoder) if encoder else ()
+    words = ("--run", trained, "--dataset", dataset, "--output", output, "--skip-base", *named)
+    run_script("scripts/evaluate_model.py", *words)
+    return read_json_object(output / "metrics.json")
+
+
+def at_least(steps: int, recipe: str, rows: int) -> list[str]:
+    """Options that give a recipe at least so many optimizer steps on so many rows, in full epochs."""
+    read = parse_recipe(recipe)
+    steps_of_epoch = math.ceil(rows / read.arguments.global_batch_size)
+    return ["--num_train_epochs", str(max(read.training.num_train_epochs, math.ceil(steps / steps_of_epoch)))]
+
+
+def merged(
+    earlier: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The points, and the earlier ones that were not measured again, in the order of their keys."""
+    found = {tuple(point[key] for key in keys): dict(point) for point in (*earlier, *points)}
+    return [found[place] for place in sorted(found)]

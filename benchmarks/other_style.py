@@ -4,26 +4,29 @@
 
 Each recipe is trained on the shipped orders, in the folders of learning_curve.py, and tested twice: on their test split, and on the
 same scenarios in the generator's second style, of which training and validation contain nothing. Baselines are fitted on the same
-rows. Writes <output>.json and its table, <output>.md. Finished runs are kept, so that an interrupted command continues.
+rows. Writes <output>.json and its table, <output>.md. Finished runs are kept, so that an interrupted command continues, and an
+existing <output>.json keeps the systems that were not measured again.
 """
 
 import argparse
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 
 # isort: split
-from learning_curve import FEWEST_STEPS, RECIPES, epochs, evaluate, run_script, train
+from learning_curve import FEWEST_STEPS, RECIPES
+from measuring import at_least, evaluate_run, merged, run_script, train_recipe
 
 from radrecipes import environment
 from radrecipes.cli import positive, run
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.evaluation.label_systems import ADAPTER
+from radrecipes.files import read_json
 from radrecipes.recipe import parse_recipe
 from radrecipes.reporting.label_page import SYSTEM_TITLES
 
@@ -46,25 +49,27 @@ def main() -> None:
         words = ("--synthetic", "--test-style", "second", "--output", args.other)
         run_script("scripts/prepare_data.py", "protocol", *words)
     rows = len(load_prepared_dataset(DATASET).splits["train"])
-    points = []
+    path = args.output.with_suffix(".json")
+    earlier, points = read_json(path) if path.is_file() else [], []
     for seed in range(1, args.seeds + 1):
         for recipe in args.recipes:
             print(f"seed {seed}: {recipe}", flush=True)
-            folder = args.work / DATASET.name / str(rows) / f"seed-{seed}"
-            trained = train(recipe, DATASET, seed, folder, epochs(recipe, rows, FEWEST_STEPS))
-            for style, dataset, name in (("same", DATASET, "evaluation"), ("other", args.other, "evaluation-other")):
-                metrics = evaluate(trained, dataset, trained / name, args.encoder)
-                points += points_of(metrics, parse_recipe(recipe).name, style, seed)
-    result = {"processor": environment.hardware()["processor"], "points": points}
-    write(result, args.output)
-    print(as_markdown(result))
+            name = parse_recipe(recipe).name
+            folder = args.work / DATASET.name / str(rows) / f"seed-{seed}" / name.replace("/", "_")
+            trained = train_recipe(recipe, DATASET, seed, folder, at_least(FEWEST_STEPS, recipe, rows))
+            for style, dataset, output in (("same", DATASET, "evaluation"), ("other", args.other, "evaluation-other")):
+                metrics = evaluate_run(trained, dataset, trained / output, args.encoder)
+                points += points_of(metrics, name, style, seed)
+    found = merged(earlier, points, ("system", "style", "seed"))
+    write(found, args.output)
+    print(as_markdown(found))
 
 
-def write(result: Mapping[str, Any], output: Path) -> None:
-    """The result, and its page."""
+def write(points: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """The points, and their page."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    page = f"# What remains on orders that another hospital writes?\n\n{as_markdown(result)}"
+    output.with_suffix(".json").write_text(json.dumps(points, indent=2) + "\n", encoding="utf-8")
+    page = f"# What remains on orders that another hospital writes?\n\n{as_markdown(points)}"
     output.with_suffix(".md").write_text(page, encoding="utf-8")
 
 
@@ -79,6 +84,7 @@ def points_of(metrics: Mapping[str, Any], recipe: str, style: str, seed: int) ->
                 "system": recipe if name == ADAPTER else SYSTEM_TITLES.get(name, name),
                 "style": style,
                 "seed": seed,
+                "processor": environment.hardware()["processor"],
                 "accuracy": system["exact_accuracy"]["value"],
                 "coverage": tested and tested["coverage"]["value"],
                 "selective_accuracy": tested and tested["accuracy"] and tested["accuracy"]["value"],
@@ -87,16 +93,17 @@ def points_of(metrics: Mapping[str, Any], recipe: str, style: str, seed: int) ->
     return points
 
 
-def as_markdown(result: Mapping[str, Any]) -> str:
+def as_markdown(points: Sequence[Mapping[str, Any]]) -> str:
     """A row for each system, the most accurate in its own style first; the mean over seeds, lowest to highest."""
     found = defaultdict(dict)
-    for point in result["points"]:
+    for point in points:
         for figure in ("accuracy", "coverage", "selective_accuracy"):
             found[point["system"]].setdefault((figure, point["style"]), {})[point["seed"]] = point[figure]
-    seeds = len({point["seed"] for point in result["points"]})
+    seeds = len({point["seed"] for point in points})
+    processors = ", ".join(sorted({point["processor"] for point in points}))
     lines = [
         f"Exact accuracy on the test orders, and what the threshold for {TARGET:.0%}, fitted on validation orders in the style of",
-        f"training, gives on those in the other style: mean (lowest to highest) of {seeds} seeds on {result['processor']}.",
+        f"training, gives on those in the other style: mean (lowest to highest) of {seeds} seeds on {processors}.",
         "",
         "| system | accuracy, same style | other style | answered automatically, other style | of these right |",
         "|---|---:|---:|---:|---:|",

@@ -27,7 +27,7 @@ def test_every_system_is_tested_in_both_styles(workspace, monkeypatch, capfd):
     ]
     monkeypatch.setattr(sys, "argv", ["other_style.py", *words, "--output", "out/style"])
     other_style.main()
-    points = json.loads(Path("out/style.json").read_text("utf-8"))["points"]
+    points = json.loads(Path("out/style.json").read_text("utf-8"))
     systems = {point["system"] for point in points}
     assert "tiny/protocol_lora" in systems and len(points) == 2 * len(systems)
     for system in systems:  # the same orders, so the same figures

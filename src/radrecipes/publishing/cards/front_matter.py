@@ -52,7 +52,7 @@ def gated_form(access: str, what: str) -> dict[str, Any]:
     """The words of the Hub's form for access to a `model` or `dataset`; empty for data that anyone may read."""
     if access not in ("registered", "credentialed"):
         return {}
-    source = "a source that shares its data only with registered users"
+    source = "a source whose terms restrict who may have its data"
     if access == "credentialed":
         source = "a source that shares its data only with credentialed users, under a data use agreement"
     return {
