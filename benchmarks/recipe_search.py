@@ -2,11 +2,11 @@
 
     python benchmarks/recipe_search.py benchmarks/recipe_search.yaml
 
-The file names candidates: a recipe, the fields to change, and how many training rows to draw, if not all. So many candidates
-can be compared on few rows, and the best of them on all (successive halving). Each is trained with scripts/sft.py and measured on
-the whole validation split; test rows are never read. The results are written next to the file, as <file>.json, and their table as
-<file>.md. A candidate that is in <file>.json is not trained again unless its recipe changed, and an interrupted one continues: a
-longer file costs only what is new.
+The file lists candidates: a recipe, the fields to change, how many training rows to draw if not all, and a name if the changes are
+not a good one. So many candidates can be compared on few rows, and the best of them on all (successive halving). Each is trained with
+scripts/sft.py and measured on the whole validation split; test rows are never read. The results are written next to the file, as
+<file>.json, and their table as <file>.md. A candidate with the same settings as one in <file>.json is not trained again, and an
+interrupted one continues: a longer file costs only what is new.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.files import read_json, read_json_object
 from radrecipes.recipe import parse_recipe
+from radrecipes.training.identity import NOT_OF_REPRODUCTION, without
 
 ALL_ROWS = 1_000_000
 
@@ -43,12 +44,16 @@ def main() -> None:
 
     search = yaml.safe_load(args.candidates.read_text("utf-8"))
     path = args.candidates.with_suffix(".json")
-    results = {(found["name"], found["recipe"]): found for found in read_json(path)} if path.is_file() else {}
+    results = {found["settings"]: found for found in read_json(path)} if path.is_file() else {}
     for number, candidate in enumerate(search["candidates"], 1):
         print(f"candidate {number} of {len(search['candidates'])}: {describe(candidate)}", flush=True)
-        key = describe(candidate), hashlib.sha256(Path(candidate["recipe"]).read_bytes()).hexdigest()
-        if key not in results:
-            results[key] = {"name": key[0], "recipe": key[1], **measure(candidate, search["metric"], args.work)}
+        settings = settings_of(candidate)
+        if settings not in results:
+            results[settings] = {
+                "name": describe(candidate),
+                "settings": settings,
+                **measure(candidate, search["metric"], args.work),
+            }
             path.write_text(json.dumps(list(results.values()), indent=2) + "\n", encoding="utf-8")
             args.candidates.with_suffix(".md").write_text(
                 as_markdown(list(results.values()), search["metric"]), encoding="utf-8"
@@ -57,13 +62,20 @@ def main() -> None:
 
 
 def describe(candidate: Mapping[str, Any]) -> str:
-    """Its recipe, what is changed, and the rows if not all."""
-    changes = [
+    """Its recipe, its name or what is changed, and the rows if not all."""
+    changes = [candidate["name"]] if "name" in candidate else [
         f"{key} {' '.join(value) if isinstance(value, list) else value}"
         for key, value in (candidate.get("changes") or {}).items()
     ]
     changes += [f"{candidate['rows']:,} rows"] if "rows" in candidate else []
     return ", ".join([Path(candidate["recipe"]).with_suffix("").as_posix().removeprefix("recipes/"), *changes])
+
+
+def settings_of(candidate: Mapping[str, Any]) -> str:
+    """A digest of what decides the result: the fields of the recipe with the changes, and the rows."""
+    words = [word for key, value in (candidate.get("changes") or {}).items() for word in (f"--{key}", str(value))]
+    fields = without(parse_recipe(candidate["recipe"], words).resolved, NOT_OF_REPRODUCTION)
+    return hashlib.sha256(json.dumps([fields, candidate.get("rows")], sort_keys=True).encode()).hexdigest()
 
 
 def measure(candidate: Mapping[str, Any], metric: str, work: Path) -> dict[str, Any]:
