@@ -3,9 +3,9 @@
     python benchmarks/recipe_search.py benchmarks/recipe_search.yaml
 
 The file lists candidates: a recipe, the fields to change, how many training rows to draw if not all, and a name if the changes are
-not a good one. So many candidates can be compared on few rows, and the best of them on all (successive halving). Each is trained with
-scripts/sft.py and measured on the whole validation split; test rows are never read. The results are written next to the file, as
-<file>.json, and their table as <file>.md. A candidate with the same settings as one in <file>.json is not trained again, and an
+not a good one. So many candidates can be compared on few rows, and the best of them on all (successive halving). Each is trained
+with scripts/sft.py and measured on the whole validation split; test rows are never read. The results are written next to the file,
+as <file>.json, and their table as <file>.md. A candidate with the same settings as one in <file>.json is not trained again, and an
 interrupted one continues: a longer file costs only what is new.
 """
 
@@ -63,10 +63,14 @@ def main() -> None:
 
 def describe(candidate: Mapping[str, Any]) -> str:
     """Its recipe, its name or what is changed, and the rows if not all."""
-    changes = [candidate["name"]] if "name" in candidate else [
-        f"{key} {' '.join(value) if isinstance(value, list) else value}"
-        for key, value in (candidate.get("changes") or {}).items()
-    ]
+    changes = (
+        [candidate["name"]]
+        if "name" in candidate
+        else [
+            f"{key} {' '.join(value) if isinstance(value, list) else value}"
+            for key, value in (candidate.get("changes") or {}).items()
+        ]
+    )
     changes += [f"{candidate['rows']:,} rows"] if "rows" in candidate else []
     return ", ".join([Path(candidate["recipe"]).with_suffix("").as_posix().removeprefix("recipes/"), *changes])
 

@@ -84,10 +84,9 @@ def main() -> None:
     args = parse_args()
     from radrecipes.files import check_writable, read_json_object
     from radrecipes.inference.distributed import join_processes
-    from radrecipes.inference.predictors import is_reference, run_of
     from radrecipes.owned_folder import check_replaceable
     from radrecipes.reporting.result_tables import metrics_table
-    from radrecipes.training.run_folder import weights_folder
+    from radrecipes.training.run_folder import is_reference, run_of, weights_folder
 
     # The processes synchronise after every system, so a lost one is noticed by then
     processes = join_processes(longest_wait=timedelta(minutes=30))
@@ -114,19 +113,19 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
     from radrecipes.errors import InputError
     from radrecipes.evaluation.evaluate import EvaluationOptions, evaluate
     from radrecipes.hub.pull import pull
-    from radrecipes.inference.predictors import is_reference, load_predictor, run_of
+    from radrecipes.inference.predictors import load_predictor
     from radrecipes.training import run_folder
 
     # Data: the rows that the run was split from
     manifest = run_folder.read_manifest(folder)
     source = args.dataset or manifest["data"]["folder"]
-    dataset = load_prepared_dataset(pull(source, "dataset") if is_reference(source) else source)
+    dataset = load_prepared_dataset(pull(source, "dataset") if run_folder.is_reference(source) else source)
     own = dataset.digest == manifest["data"]["digest"]
     if not own and not args.dataset:
         raise InputError(
             "the dataset changed since training, so its test rows may have been trained on; train again", str(folder)
         )
-    run_of(folder)[2].check_dataset(dataset)
+    run_folder.run_of(folder)[2].check_dataset(dataset)
 
     # Answers of all systems; the first process computes the metrics
     predictor = load_predictor(

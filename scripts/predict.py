@@ -133,7 +133,7 @@ def predict_one(args: argparse.Namespace, log) -> None:
     from transformers.utils import logging as transformers_logging
 
     from radrecipes.data.example import Example
-    from radrecipes.inference.predictors import run_of
+    from radrecipes.training.run_folder import run_of
 
     inputs = run_of(args.adapter)[2].read_input(args.text, "--text")
     if log:
@@ -170,7 +170,7 @@ def _reading(args: argparse.Namespace) -> tuple:
     """How the rows of the table are read: arguments of `iterate_inputs`."""
     from radrecipes.data.sources.table_form import TableForm
     from radrecipes.inference.prediction_stream import input_columns
-    from radrecipes.inference.predictors import run_of
+    from radrecipes.training.run_folder import run_of
 
     folder, _, task = run_of(args.adapter)
     return task, input_columns(folder, task, args.text_column), args.id_column, TableForm(**table_form(args))

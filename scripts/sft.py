@@ -24,6 +24,7 @@ from radrecipes.cli import positive, run
 from radrecipes.training import PARTS
 
 if TYPE_CHECKING:  # these take seconds, which would delay `--help`
+    from radrecipes.recipe import Recipe
     from radrecipes.training.interruption import StopRequests
 
 
@@ -59,6 +60,7 @@ def main() -> None:
 
 def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "StopRequests") -> None:
     """Train one recipe, or what is left of it."""
+    from radrecipes.inference.drafts import GroupWriter
     from radrecipes.inference.validation import task_metrics
     from radrecipes.launch import compatibility, settings, spec
     from radrecipes.models.compute_dtype import AUTO
@@ -80,12 +82,16 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
     settings.check_settings(os.environ, recipe.training.bf16, recipe.training.tf32)
     compatibility.check(recipe, compatibility.configuration_of(launch))
 
+    if recipe.arguments.stage == "rejection":
+        write_missing_drafts(recipe, args)
     with open_run(recipe, launch, args.restart, args.allow_change) as opened:
         say = print if opened.is_main_process else _say_nothing
         if opened.is_finished:
             say(f"{opened.folder} contains this run, finished; nothing to do (--restart trains from scratch)")
             return
-        trainer = make_trainer(opened, stop, _tell, task_metrics(recipe, opened.data) if recipe.validates else None)
+        metrics = task_metrics(recipe, opened.data) if recipe.validates else None
+        write = GroupWriter(recipe, opened.data) if recipe.arguments.stage == "grpo" else None
+        trainer = make_trainer(opened, stop, _tell, metrics, write)
         if not trainer.is_sharded:
             check_layout(trainer)
         check_metrics(trainer)
@@ -97,6 +103,24 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
         weights = weights_to_train(recipe.model, opened.folder)
         say(f"{weights.NAME} checked and saved: {weights.folder}")
         close(trainer)
+
+
+def write_missing_drafts(recipe: "Recipe", args: argparse.Namespace) -> None:
+    """Let the run that the recipe continues from write texts to the training prompts, those that are not there yet."""
+    from tqdm import tqdm
+
+    from radrecipes.inference.drafts import write_drafts
+    from radrecipes.training import run_folder
+    from radrecipes.training.data import load_training_data
+    from radrecipes.training.drafts import drafts_of
+
+    run_folder.check_can_hold(recipe, args.restart, args.allow_change)
+    if run_folder.is_complete(recipe.output_dir) and not args.restart:
+        return
+    data = load_training_data(recipe, keep=True)
+    drafts = drafts_of(recipe, data)
+    with tqdm(total=len(drafts.places), desc="drafts", unit="prompt", initial=drafts.done) as progress:
+        write_drafts(recipe, data, drafts, progress.update)
 
 
 def _tell(line: str) -> None:

@@ -16,6 +16,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from radrecipes import recipe as recipe_module
 from radrecipes.errors import InputError
 from radrecipes.recipe import RecipeArguments, find_recipes, header, parse_recipe, summarise_recipe
+from radrecipes.stage_configs import GrpoConfig
 
 SHIPPED = REPOSITORY / "recipes" / "smollm2-135m" / "protocol_lora.yaml"
 BASE = """\
@@ -103,6 +104,57 @@ def test_newer_fields_are_part_of_resolved_only_if_they_are_not_the_default(writ
     assert named.resolved == recipe.resolved and "stage" not in recipe.resolved
     assert not {key for key in recipe.resolved if key.startswith(("eval_", "early_", "per_device_eval", "load_best"))}
     assert "`stage: dpo` is not one of its choices" in refusal(write(BASE), "--stage", "dpo")
+
+
+STAGE = ("--task", "report", "--dataset", "data/tiny_reports")
+
+
+def test_a_stage_has_fields_of_its_own(write):
+    started = (*STAGE, "--start_from", "runs/x")
+    grpo = parse_recipe(
+        write(BASE), [*started, "--stage", "grpo", "--reward_weights", "[1, 0.5, 2]", "--max_new_tokens", "24"]
+    )
+    assert isinstance(grpo.training, GrpoConfig) and grpo.training.reward_weights == [1, 0.5, 2]
+    assert grpo.training.max_completion_length == 24 and grpo.training.max_length == 256
+    rejection = parse_recipe(write(BASE), [*started, "--stage", "rejection", "--num_generations", "3"])
+    assert (rejection.training.num_generations, rejection.training.temperature) == (3, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--num_generations", "4"),
+            "`num_generations` is for `stage: rejection and grpo`, and this recipe's is sft; remove the key",
+        ),
+        (
+            (*STAGE, "--stage", "grpo"),
+            "`stage: grpo` continues from a model that writes already; name its recipe or run",
+        ),
+        (
+            ("--stage", "rejection", "--start_from", "x"),
+            "learns from texts, and task protocol chooses a label; remove the key",
+        ),
+        (
+            (*STAGE, "--stage", "grpo", "--start_from", "x", "--label_smoothing_factor", "0.1"),
+            "is for `stage: sft and rejection`",
+        ),
+        (
+            (*STAGE, "--stage", "grpo", "--start_from", "x", "--num_generations", "1"),
+            "`num_generations` must be 2 or more",
+        ),
+        (
+            (*STAGE, "--stage", "grpo", "--start_from", "x", "--num_generations", "3"),
+            "must be a multiple of num_generations 3",
+        ),
+        (
+            (*STAGE, "--stage", "grpo", "--start_from", "x", "--reward_weights", "[a]"),
+            "`reward_weights` must be a list of numbers",
+        ),
+    ],
+)
+def test_fields_that_a_stage_cannot_use_are_refused(write, words, message):
+    assert message in refusal(write(BASE), *words)
 
 
 def test_a_summary_says_what_the_recipe_says():

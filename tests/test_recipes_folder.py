@@ -126,11 +126,8 @@ def test_the_table_of_models_says_what_the_recipes_say():
         assert method.split("; ") == sorted({recipe.method for recipe in recipes})
         assert tasks.split(", ") == sorted({recipe.arguments.task for recipe in recipes})
         styles = {(recipe.arguments.prompt_style, bool(recipe.training.chat_template_path)) for recipe in recipes}
-        assert styles == {
-            {"plain": ("plain", False), "project template": ("chat", True), "the input alone": ("input", False)}.get(
-                prompt, ("chat", False)
-            )
-        }
+        others = {"plain": ("plain", False), "project template": ("chat", True), "the input alone": ("input", False)}
+        assert styles == {others.get(one, ("chat", False)) for one in prompt.split("; ")}
 
 
 def test_every_template_is_one_of_some_recipe_and_was_read_for_identifiers():

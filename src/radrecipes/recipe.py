@@ -46,6 +46,8 @@ class RecipeArguments:
         max_dropped_fraction: Largest fraction of training rows that may be dropped because they exceed `max_length`.
         eval_rows: Rows of the validation split that each evaluation during training reads, spread evenly; by default
             [`LABEL_ROWS`] or [`TEXT_ROWS`].
+        start_from: Weights to continue from: a recipe, whose run with the same seed is meant, a run folder, or a release on the
+            Hub, `org/name@v1.0`.
         loraplus_lr_ratio: LoRA+ (Hayou et al. 2024): the B matrices learn this many times as fast as the A matrices.
         early_stopping_patience: End training after this many evaluations in a row without a better one.
     """
@@ -61,6 +63,7 @@ class RecipeArguments:
     max_dropped_fraction: float = 0.005
     eval_rows: int | None = None
     early_stopping_patience: int | None = None
+    start_from: str | None = None
     loraplus_lr_ratio: float | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +72,7 @@ class RecipeArguments:
             self.decode = "score" if _predicts_label(self.task) else "generate"
 
 
-# Fields of TRL's ModelConfig and SFTConfig that a recipe may set.
+# Fields of TRL's ModelConfig and of its stages' configurations that a recipe may set.
 _TRL_FIELDS = """
     model_name_or_path model_revision dtype attn_implementation
     use_peft lora_r lora_alpha lora_dropout lora_target_modules use_rslora use_dora
@@ -84,6 +87,7 @@ _TRL_FIELDS = """
     eval_strategy eval_steps per_device_eval_batch_size load_best_model_at_end metric_for_best_model label_smoothing_factor
     output_dir run_name save_strategy save_steps
     report_to project disable_tqdm log_level log_level_replica log_on_each_node
+    num_generations temperature beta epsilon reward_weights use_vllm vllm_mode vllm_gpu_memory_utilization
 """.split()  # noqa: SIM905  (one field per line would be long)
 RECIPE_FIELDS = frozenset([*_TRL_FIELDS, *(entry.name for entry in fields(RecipeArguments))])
 # Why a recipe must not set a field that users might expect, and what to do instead.
@@ -131,8 +135,9 @@ _POSITIVE = (
     *("global_batch_size", "per_device_train_batch_size", "max_new_tokens", "max_length"),
     *("lora_r", "lora_alpha", "loraplus_lr_ratio", "learning_rate", "num_train_epochs"),
     *("eval_steps", "per_device_eval_batch_size", "eval_rows", "early_stopping_patience"),
+    *("num_generations", "temperature", "epsilon", "vllm_gpu_memory_utilization"),
 )
-_NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm", "neftune_noise_alpha")
+_NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm", "neftune_noise_alpha", "beta")
 _FRACTIONS = ("max_dropped_fraction", "lora_dropout", "label_smoothing_factor")
 # Fields without effect unless the recipe validates during training.
 _OF_VALIDATION = (
@@ -142,9 +147,23 @@ _OF_VALIDATION = (
 # Default rows of an evaluation during training, for tasks that choose a label and for those that write text.
 LABEL_ROWS, TEXT_ROWS = 256, 32
 # Fields of ours that are newer than some records, which must compare equal: absent at their default.
-_NEWER = {"stage": _STAGE, "eval_rows": None, "early_stopping_patience": None, "loraplus_lr_ratio": None}
+_NEWER = {
+    "stage": _STAGE,
+    **dict.fromkeys(("eval_rows", "early_stopping_patience", "start_from", "loraplus_lr_ratio")),
+}
+# The stages in which the model writes texts that are judged, and the fields that only these, or only some of them, have.
+_WRITING_STAGES = ("rejection", "grpo")
+_OF_STAGES = {
+    **dict.fromkeys(("num_generations", "temperature"), _WRITING_STAGES),
+    **dict.fromkeys(
+        ("beta", "epsilon", "reward_weights", "use_vllm", "vllm_mode", "vllm_gpu_memory_utilization"), ("grpo",)
+    ),
+    **dict.fromkeys(("label_smoothing_factor", "neftune_noise_alpha", "activation_offloading"), ("sft", "rejection")),
+}
 # Ends the name of a method that trains a classification head.
 HEAD = ", head"
+# Lists of numbers; others are lists of names.
+_NUMBERS = ("reward_weights",)
 # What a head has no use for.
 _NOT_OF_A_HEAD = ("max_new_tokens", "activation_offloading", "completion_only_loss")
 # What only an adapter has.
@@ -243,6 +262,8 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = (), auto_dtype: st
     values, places = _read_yaml(path)
     from trl import ModelConfig, TrlParser
 
+    from radrecipes.stage_configs import CONFIGS
+
     for key, value in _read_overrides(overrides).items():
         values[key] = value
         places[key] = f"--{key}"
@@ -250,7 +271,7 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = (), auto_dtype: st
     _check_required(checked, path)
     _check_together(checked, places, path)
 
-    configuration = _stage_configurations()[checked.get("stage", _STAGE)]
+    configuration = CONFIGS[checked.get("stage", _STAGE)]
     parser = TrlParser((RecipeArguments, configuration, ModelConfig), allow_abbrev=False)
     dtype = _dtype(checked, auto_dtype)
     left_over = parser.set_defaults_with_config(**{**_OUR_DEFAULTS, **checked, **dtype, **_derived(checked, **dtype)})
@@ -379,17 +400,12 @@ def _value_of(key: str, node: yaml.Node) -> Any:
     return BoundedLoader("").construct_object(node, deep=True)
 
 
-def _stage_configurations() -> dict[str, type]:
-    """TRL's configuration class of each stage; the trainer of each is in `training/stages.py`."""
-    from trl import SFTConfig
-
-    return {"sft": SFTConfig}
-
-
 def _trl_fields() -> set[str]:
     from trl import ModelConfig
 
-    return {entry.name for kind in (*_stage_configurations().values(), ModelConfig) for entry in fields(kind)}
+    from radrecipes.stage_configs import CONFIGS
+
+    return {entry.name for kind in (*CONFIGS.values(), ModelConfig) for entry in fields(kind)}
 
 
 @functools.cache
@@ -398,14 +414,14 @@ def _known_fields() -> dict[str, tuple[tuple[type, ...], Sequence[str] | None]]:
     from transformers.integrations import INTEGRATION_TO_CALLBACK
     from trl import ModelConfig
 
+    from radrecipes.stage_configs import CONFIGS
     from radrecipes.tasks import TASKS
 
-    stages = _stage_configurations()
     ours = {
         "prompt_style": ["chat", "plain", "input"],
         "batch_layout": ["shared_prefix", "padded"],
         "decode": ["score", "generate", "head"],
-        "stage": list(stages),
+        "stage": list(CONFIGS),
         "save_strategy": ["no", "steps", "epoch"],  # the best one needs an evaluation during training
         "task": sorted(TASKS),
         "report_to": ["none", "all", *INTEGRATION_TO_CALLBACK],
@@ -418,7 +434,7 @@ def _known_fields() -> dict[str, tuple[tuple[type, ...], Sequence[str] | None]]:
         ],
     }
     known = {}
-    for dataclass_type in (RecipeArguments, *stages.values(), ModelConfig):
+    for dataclass_type in (RecipeArguments, *CONFIGS.values(), ModelConfig):
         hints = typing.get_type_hints(dataclass_type)
         for entry in fields(dataclass_type):
             if entry.name in RECIPE_FIELDS:
@@ -455,9 +471,10 @@ def _check_field(key: str, value: Any, where: str) -> Any:
             raise InputError(f"`{key}` is a field of TRL that recipes do not support; remove the key", where)
         raise _unknown_key(key, where)
     kinds, choices = _known_fields()[key]
-    fits, value = _fit(kinds, value)
+    fits, value = _fit(kinds, value, (int, float) if key in _NUMBERS else (str,))
     if not fits:
-        wanted = " or ".join(dict.fromkeys(_TYPE_NAMES[kind] for kind in kinds))
+        names = {**_TYPE_NAMES, list: "a list of numbers"} if key in _NUMBERS else _TYPE_NAMES
+        wanted = " or ".join(dict.fromkeys(names[kind] for kind in kinds))
         raise InputError(f"`{key}` must be {wanted}, not {quoted(value)} ({type(value).__name__})", where)
     for item in value if isinstance(value, list) else [value]:
         if choices and item is not None and item not in choices:
@@ -494,7 +511,7 @@ def _check_field(key: str, value: Any, where: str) -> Any:
     return value
 
 
-def _fit(kinds: Sequence[type], value: Any) -> tuple[bool, Any]:
+def _fit(kinds: Sequence[type], value: Any, items_are: tuple[type, ...]) -> tuple[bool, Any]:
     """Whether a YAML value is of one of these types, and the value with numbers converted (YAML 1.1 reads `1e-3` as text)."""
     if float in kinds and not isinstance(value, bool | list | dict | None):
         try:
@@ -504,7 +521,7 @@ def _fit(kinds: Sequence[type], value: Any) -> tuple[bool, Any]:
     if list in kinds and str not in kinds and isinstance(value, str):
         return True, [value]  # TRL accepts one name for a list, for example `all-linear`
     items = value if isinstance(value, list) else ()
-    return type(value) in kinds and all(isinstance(item, str) for item in items), value
+    return type(value) in kinds and all(type(item) in items_are for item in items), value
 
 
 def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path) -> None:
@@ -549,10 +566,43 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
     if checked.get("loraplus_lr_ratio") and "adamw" not in checked.get("optim", "adamw"):
         raise wrong("optim", "LoRA+ was only tried with AdamW; remove the key, or `loraplus_lr_ratio`")
     _check_validation(checked, wrong)
+    _check_stage(checked, wrong)
     batch, micro = _batch_sizes(checked)
     if batch % micro:
         key = "per_device_train_batch_size" if "per_device_train_batch_size" in places else "global_batch_size"
         raise wrong(key, f"global_batch_size {batch} is not a multiple of per_device_train_batch_size {micro}")
+
+
+def _check_stage(checked: dict[str, Any], wrong: Callable[[str, str], InputError]) -> None:
+    """Reject fields that the stage does not use, and what a stage in which the model writes cannot do without."""
+    stage = checked.get("stage", _STAGE)
+    for key in checked:
+        if stage not in (stages := _OF_STAGES.get(key, (stage,))):
+            raise wrong(
+                key, f"`{key}` is for `stage: {' and '.join(stages)}`, and this recipe's is {stage}; remove the key"
+            )
+    if stage not in _WRITING_STAGES:
+        return
+    if _predicts_label(checked["task"]):
+        raise wrong(
+            "stage", f"`stage: {stage}` learns from texts, and task {checked['task']} chooses a label; remove the key"
+        )
+    if not checked.get("start_from"):
+        raise wrong(
+            "stage",
+            f"`stage: {stage}` continues from a model that writes already; name its recipe or run in `start_from`",
+        )
+    batch, generations = _batch_sizes(checked)[0], checked.get("num_generations", 8)
+    if generations < 2:
+        raise wrong(
+            "num_generations",
+            "`num_generations` must be 2 or more: the texts of a prompt are compared with each other",
+        )
+    if stage == "grpo" and batch % generations:
+        raise wrong(
+            "global_batch_size",
+            f"global_batch_size {batch} must be a multiple of num_generations {generations}, a group of texts",
+        )
 
 
 def _check_validation(checked: dict[str, Any], wrong: Callable[[str, str], InputError]) -> None:
@@ -633,4 +683,12 @@ def _derived(checked: dict[str, Any], dtype: str | None = None) -> dict[str, Any
         "use_cpu": parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available(),
         "per_device_train_batch_size": _batch_sizes(checked)[1],
         **_validation_defaults(checked),
+        **(_grpo_fields(checked) if checked.get("stage") == "grpo" else {}),
     }
+
+
+def _grpo_fields(checked: dict[str, Any]) -> dict[str, Any]:
+    """The length of a text, and all texts of a step written at once, before it."""
+    batch, micro = _batch_sizes(checked)
+    longest = checked.get("max_new_tokens", RecipeArguments.max_new_tokens)
+    return {"max_completion_length": longest, "gradient_accumulation_steps": batch // micro}

@@ -14,7 +14,6 @@ from tiny_model import build_tiny_tokenizer
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError
 from radrecipes.inference.abstention import DecisionPolicy
-from radrecipes.inference.predictors import run_of
 from radrecipes.models.weights import lora_config, weights_in
 from radrecipes.publishing.release import (
     assemble_dataset,
@@ -24,6 +23,7 @@ from radrecipes.publishing.release import (
     texts_of_rows,
 )
 from radrecipes.recipe import parse_recipe
+from radrecipes.training.run_folder import run_of
 
 DIGEST = "d" * 64
 # What training and evaluation write and a reader does not need.

@@ -59,31 +59,34 @@ def test_metrics_of_reports_are_those_of_texts_and_of_observations():
     }
 
 
-@pytest.mark.parametrize(("text", "reward"), [("CT Head", 1.0), (" CT Head\n", 1.0), ("ct head", 0.0), ("MR", 0.0)])
-def test_a_label_is_rewarded_if_it_is_the_right_one(text, reward):
-    assert TASKS["protocol"].reward({"note": "r/o bleed", "label": "CT Head"}, text) == reward
-
-
-def test_a_text_is_rewarded_by_its_overlap_with_the_reference():
+def test_a_text_is_rewarded_for_passing_its_check_and_for_its_overlap_with_the_reference():
     row = {"source": "Kein Pneumothorax.", "english": "No pneumothorax is seen."}
-    assert Translation().reward(row, "No pneumothorax is seen.") == 1.0
+    assert Translation().rewards(row, "No pneumothorax is seen.", True) == {"passes": 1.0, "likeness": 1.0}
     # Two of two words are in common, and two of four: F1 2/3.
-    assert Translation().reward(row, "no Pneumothorax") == pytest.approx(2 / 3)
-    assert Translation().reward(row, "") == 0.0
-
-
-def test_a_text_that_its_check_refuses_is_worth_nothing():
+    assert Translation().rewards(row, "no Pneumothorax", False) == {"passes": 0.0, "likeness": pytest.approx(2 / 3)}
+    assert Translation().rewards(row, "", True)["likeness"] == 0.0
     row = {"source": "Kein Pneumothorax.", "english": "No pneumothorax."}
-    assert Shouting().reward(row, "No pneumothorax.") == 0.0
-    assert Shouting().reward(row, "NO PNEUMOTHORAX.") == 1.0
+    assert [Shouting().rewards(row, text, True)["passes"] for text in ("No pneumothorax.", "NO PNEUMOTHORAX.")] == [
+        0,
+        1,
+    ]
 
 
-def test_a_report_is_rewarded_only_if_it_agrees_with_its_request():
-    task = TASKS["report"]
-    assert task.reward(REPORT_ROW, task.target(REPORT_ROW)) == 1.0
-    assert task.reward(REPORT_ROW, "FINDINGS: No pleural effusion.\nIMPRESSION: Normal.") == 0.0
-    assert 0.0 < task.reward(REPORT_ROW, task.fallback(task.inputs(REPORT_ROW))) < 1.0
-    assert TASKS["impression"].reward(REPORT_ROW, "Pleural effusion.") == 1.0
+def test_a_report_is_rewarded_for_each_observation_that_it_states_as_requested():
+    task, row = TASKS["report"], {**REPORT_ROW, "observations": "Edema: positive; Pleural Effusion: positive"}
+
+    def labels(findings, impression="Edema."):
+        return task.rewards(row, task.compose(findings, impression), True)["labels"]
+
+    assert tuple(task.rewards(row, "", True)) == task.reward_names == ("passes", "labels", "likeness")
+    assert labels("There is edema. There is a pleural effusion.") == 1.0
+    assert labels("There is edema.") == 0.5  # one of two
+    assert labels("There is edema. No pleural effusion.") == 0.5
+    assert labels("There is edema. There is a pleural effusion. There is a pneumothorax.") == pytest.approx(2 / 3)
+    assert labels("There is a pneumothorax.", "Pneumothorax.") == 0.0
+    target = task.rewards(REPORT_ROW, task.target(REPORT_ROW), True)
+    assert target == {"passes": 1.0, "labels": 1.0, "likeness": 1.0}
+    assert task.rewards(REPORT_ROW, task.target(REPORT_ROW), stopped=False)["passes"] == 0.0
 
 
 def test_by_default_a_text_task_accepts_every_text_and_has_no_fallback():

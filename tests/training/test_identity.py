@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from radrecipes import recipe as recipes
 from radrecipes.launch.spec import Engine, LaunchSpec
+from radrecipes.stage_configs import CONFIGS
 from radrecipes.training import PARTS
 from radrecipes.training.identity import (
     NOT_OF_REPRODUCTION,
@@ -56,6 +56,6 @@ def test_every_value_belongs_to_a_part_that_can_be_allowed(engine):
 
 
 def test_every_stage_of_a_recipe_can_be_trained():
-    assert list(STAGES) == list(recipes._stage_configurations())
+    assert list(STAGES) == list(CONFIGS)
     for stage in STAGES.values():
         assert isinstance(stage.load_data, Callable) and isinstance(stage.make_trainer, Callable)

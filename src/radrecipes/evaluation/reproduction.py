@@ -25,7 +25,6 @@ from radrecipes.evaluation.results import (
 from radrecipes.files import read_json, read_json_object
 from radrecipes.hub.pull import pull
 from radrecipes.inference.abstention import COVERAGE_STEP
-from radrecipes.inference.predictors import is_reference, run_of
 from radrecipes.models.base import load_tokenizer
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.tasks import HeadlineMetric
@@ -114,13 +113,13 @@ def read_claim(name: str) -> Claim:
 
     Raises an [`InputError`] if there is no such recipe or release, or it has no results over seeds.
     """
-    return _claim_of_release(name) if is_reference(name) else _claim_of_recipe(Path(name))
+    return _claim_of_release(name) if run_folder.is_reference(name) else _claim_of_recipe(Path(name))
 
 
 def find_dataset(claim: Claim, named: str | None = None) -> PreparedDataset:
     """The named dataset, a folder or `org/name@tag`; by default the recipe's folder, or what the release's manifest names."""
     if named:
-        return load_prepared_dataset(pull(named, "dataset") if is_reference(named) else named)
+        return load_prepared_dataset(pull(named, "dataset") if run_folder.is_reference(named) else named)
     folder = Path(claim.recipe.arguments.dataset)
     if claim.data_repo:
         here = load_prepared_dataset(folder) if folder.is_dir() else None
@@ -305,7 +304,7 @@ def _claim_of_release(name: str) -> Claim:
     data = manifest["data"]
     return Claim(
         name,
-        run_of(folder)[1],
+        run_folder.run_of(folder)[1],
         results,
         facts_of(manifest),
         manifest["training"]["seed"],

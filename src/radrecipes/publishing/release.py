@@ -16,7 +16,6 @@ from radrecipes.evaluation.results import RESULTS_FILE, results_fit, results_pat
 from radrecipes.files import file_sha256, parse_json, read_json, read_text
 from radrecipes.hub.release_files import RELEASE_FORMAT
 from radrecipes.inference.abstention import POLICY_FILE, DecisionPolicy
-from radrecipes.inference.predictors import run_of
 from radrecipes.models.base import write_decoding
 from radrecipes.models.weights import LoraAdapter, Weights
 from radrecipes.publishing.project_json import METRICS_FILE, schema_errors
@@ -94,7 +93,7 @@ def is_allowed(kind: str, name: str) -> bool:
 
 def read_finished_run(folder: str | Path) -> FinishedRun:
     """Read a run that can be published: finished, evaluated on its whole test split, and with unchanged files."""
-    folder, recipe, task = run_of(folder)
+    folder, recipe, task = run_folder.run_of(folder)
     manifest = run_folder.read_manifest(folder)
     weights = run_folder.weights_of(folder)
     weights.check(recipe.model)

@@ -30,6 +30,7 @@ class ReportCheck:
 
     Args:
         reasons: Why it is rejected, for example `contradicts Pneumothorax`; quotes no word of the report.
+        wrong_labels: Observations that are missing, contradicted, hedged otherwise or invented.
         missing_sections: Sections without header or without text.
         repeated: A header occurs twice, or a section repeats itself as in [`repeats_itself`].
         details: Sides and measurements, which no request contains.
@@ -37,6 +38,7 @@ class ReportCheck:
     """
 
     reasons: list[str]
+    wrong_labels: int
     missing_sections: tuple[str, ...]
     repeated: bool
     earlier_study: bool
@@ -117,7 +119,8 @@ def check_report(
     reasons = [f"{what} {name}" for what, names in found.items() for name in names]
     reasons += [f"no {name} section" for name in missing_sections]
     reasons += [flaw for flaw, present in flaws.items() if present]
-    return ReportCheck(reasons, tuple(missing_sections), repeated, earlier_study, tuple(details), written)
+    wrong = sum(map(len, found.values()))
+    return ReportCheck(reasons, wrong, tuple(missing_sections), repeated, earlier_study, tuple(details), written)
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:

@@ -67,7 +67,3 @@ class LabelTask(Task):
     def read_output(self, text: str, label_set: LabelSet) -> str | None:
         """The canonical label that a generated text (without its stop token) names; `None` if none."""
         return label_set.canonical(text)
-
-    def reward(self, row: Mapping[str, Any], text: str) -> float:
-        """1 for the canonical name of the correct label, otherwise 0; an alias is not what training teaches."""
-        return float(text.strip() == self.target(row))

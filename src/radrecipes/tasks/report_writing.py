@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from radrecipes.radiology.consistency import FINDINGS, IMPRESSION, ReportCheck, check_report, read_sections
-from radrecipes.radiology.observations import Labels, parse_observations
+from radrecipes.radiology.observations import Labels, Status, parse_observations
 from radrecipes.radiology.template_writer import write_report
 from radrecipes.tasks.task import HeadlineMetric
-from radrecipes.tasks.text_task import TextTask
+from radrecipes.tasks.text_task import TextTask, rouge_l
 
 
 class ReportWritingTask(TextTask):
     """A task on prepared reports; with `states_all` a text must state all that is requested positive or uncertain."""
 
     dataset_task = "report"
+    reward_names = ("passes", "labels", "likeness")
     output_column = "report"
     fallback_writer = "the template writer"
     headline = (
@@ -35,6 +36,19 @@ class ReportWritingTask(TextTask):
     def categories(self, row: Mapping[str, Any]) -> list[str]:
         """The observations, each with its status."""
         return [f"{name}: {status}" for name, status in parse_observations(row["observations"]).items()]
+
+    def rewards(self, row: Mapping[str, Any], text: str, stopped: bool) -> dict[str, float]:
+        """See [`TextTask`]; `labels` is the fraction of observations, requested or stated, that the text states as requested."""
+        request = self.request(self.inputs(row))
+        check = self.check_against(request, text)
+        stated = {
+            name for found in (request, check.written) for name, status in found.items() if status != Status.NEGATIVE
+        }
+        return {
+            "passes": float(stopped and not check.reasons),
+            "labels": max(0.0, 1.0 - check.wrong_labels / max(len(stated), 1)),
+            "likeness": rouge_l(self.reference(row), self.comparable(text)),
+        }
 
     @abstractmethod
     def compose(self, findings: str, impression: str) -> str:

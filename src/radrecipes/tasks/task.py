@@ -140,7 +140,3 @@ class Task(ABC):
         if not cleaned:
             raise InputError(f"the {self.input_column} is empty; remove the row or give it a text", where)
         return {self.input_column: cleaned}
-
-    @abstractmethod
-    def reward(self, row: Mapping[str, Any], text: str) -> float:
-        """Quality of a generated text for a dataset row, from 0 to 1, for reinforcement learning."""

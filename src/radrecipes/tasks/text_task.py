@@ -35,6 +35,8 @@ class TextTask(Task):
         HeadlineMetric("bleu", "BLEU", digits=1, largest=100.0, hub_id="bleu"),
         HeadlineMetric("never_stopped_rate", "never stopped", lower_is_better=True),
     )
+    # Whether the text stops and its check accepts it, and ROUGE-L against the row's own
+    reward_names: tuple[str, ...] = ("passes", "likeness")
     output_column = "answer"
     fallback_writer: str | None = None
 
@@ -58,11 +60,13 @@ class TextTask(Task):
         """The text of a dataset row that [`comparable`] texts are compared with."""
         return self.comparable(self.target(row))
 
-    def reward(self, row: Mapping[str, Any], text: str) -> float:
-        """ROUGE-L against the reference; 0 if the check rejects the text."""
-        if self.check(self.inputs(row), text).reasons:
-            return 0.0
-        return rouge_l(self.reference(row), self.comparable(text))
+    def rewards(self, row: Mapping[str, Any], text: str, stopped: bool) -> dict[str, float]:
+        """How good a generated text for a dataset row is, from 0 to 1 in each of [`reward_names`]."""
+        check = self.check(self.inputs(row), text)
+        return {
+            "passes": float(stopped and not check.reasons),
+            "likeness": rouge_l(self.reference(row), self.comparable(text)),
+        }
 
 
 def rouge_l(reference: str, text: str) -> float:

@@ -4,9 +4,10 @@ import hashlib
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +32,7 @@ from radrecipes.recipe import Recipe
 from radrecipes.statistics import spread_evenly
 from radrecipes.tasks import TASKS, rendering
 from radrecipes.tasks.rendering import (
+    RenderedExample,
     check_answers,
     check_prompts,
     prompt_template_digest,
@@ -81,7 +83,7 @@ class TrainingData:
     """A verified dataset, the base model's tokenizer with its stop tokens, and the training split as token ids.
 
     `validation` is `None` unless the recipe validates. With a classification head there are no stop tokens, and the last token of
-    each row has a label: the index in `labels`.
+    each row has a label: the index in `labels`. `drafts` is what the manifest records of drafts among the rows.
     """
 
     dataset: PreparedDataset
@@ -90,6 +92,17 @@ class TrainingData:
     rows: TokenisedRows
     validation: ValidationRows | None = None
     labels: list[str] | None = None
+    drafts: dict[str, Any] | None = None
+
+    @property
+    def places(self) -> list[int]:
+        """Indices in the training split of its rows that are not too long."""
+        left_out = {number - 1 for number in self.rows.too_long}
+        return [place for place in range(len(self.dataset.splits["train"])) if place not in left_out]
+
+    def examples(self) -> Dataset:
+        """The rows of the training split that are not too long."""
+        return self.dataset.splits["train"].select(self.places)
 
     def prompt_and_answer(self, number: int) -> tuple[str, str]:
         """A training row as text: the prompt, which carries no loss, and the answer with its stop token, or the label."""
@@ -159,6 +172,39 @@ def load_training_data(recipe: Recipe, max_dropped_fraction: float | None = None
     validation = validation_rows(sample, render(sample, task, tokenizer, style), recipe.training.max_length)
     check_readable(validation.rows)
     return TrainingData(dataset, tokenizer, stops, rows, validation, labels)
+
+
+def with_examples(
+    data: TrainingData,
+    names: Sequence[str],
+    examples: Sequence[RenderedExample],
+    max_length: int,
+    drafts: dict[str, Any],
+) -> TrainingData:
+    """Training data with further examples after its rows, except those longer than `max_length`."""
+    fitting = [
+        (name, it)
+        for name, it in zip(names, examples, strict=True)
+        if len(it.prompt_ids) + len(it.completion_ids) <= max_length
+    ]
+    rows, before = data.rows, data.rows.rows.data.table
+    columns = zip(*(_masked(example) for _, example in fitting), strict=True) if fitting else ((), ())
+    arrays = [pa.array(column, pa.list_(pa.int32())) for column in columns]
+    indices = pa.array(range(len(before), len(before) + len(fitting)), pa.int32())
+    table = pa.concat_tables([before, pa.table([*arrays, indices], schema=before.schema)])
+    lengths, scored = (
+        pc.list_value_length(table["input_ids"]),
+        sum(len(example.completion_ids) for _, example in fitting),
+    )
+    together = TokenisedRows(
+        Dataset(table),
+        [*rows.ids, *(name for name, _ in fitting)],
+        rows.too_long,
+        pc.max(lengths).as_py(),
+        pc.sum(lengths).as_py(),
+        rows.scored_tokens + scored,
+    )
+    return replace(data, rows=together, drafts=drafts)
 
 
 def sample_validation(split: Dataset, wanted: int) -> Dataset:
@@ -243,10 +289,7 @@ def render_rows(
     def render(rows: Dataset) -> list[tuple[list[int], list[int]]]:
         inputs, targets = [task.inputs(row) for row in rows], [task.target(row) for row in rows]
         examples = render_examples(task, inputs, targets, tokenizer, style, stops, rows["id"][:])
-        return [
-            (example.prompt_ids + example.completion_ids, [IGNORED] * len(example.prompt_ids) + example.completion_ids)
-            for example in examples
-        ]
+        return [_masked(example) for example in examples]
 
     return _rendered(split, render)
 
@@ -276,6 +319,11 @@ def _rendered(split: Dataset, render: Callable[[Dataset], list[tuple[list[int], 
         columns = zip(*render(split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))), strict=True)
         batches.append(pa.record_batch([pa.array(column, pa.list_(pa.int32())) for column in columns], schema))
     return pa.Table.from_batches(batches, schema)
+
+
+def _masked(example: RenderedExample) -> tuple[list[int], list[int]]:
+    """Its token ids, and its labels, where the prompt carries no loss."""
+    return example.prompt_ids + example.completion_ids, [IGNORED] * len(example.prompt_ids) + example.completion_ids
 
 
 def _answers(split: Dataset, task: Task) -> list[str]:

@@ -9,13 +9,13 @@ from radrecipes.training import PARTS
 
 # Fields of a recipe that depend on the machine.
 _OF_THE_MACHINE = ("bf16", "use_cpu")
-# Fields that do not count ... between attempts of one run; data are compared by digest, so their location is irrelevant.
-NOT_OF_RUN = (*NOT_DECISIVE, *_OF_THE_MACHINE, "dataset")
+# Fields that do not count ... between attempts of one run; data and weights are compared by digest, not by their place.
+NOT_OF_RUN = (*NOT_DECISIVE, *_OF_THE_MACHINE, "dataset", "start_from")
 # ... between the seeds of one result.
 NOT_OF_RESULT = (*NOT_DECISIVE, "seed")
 # ... between a recorded result and a run that reproduces it; the chat template, too, is compared by digest, and the dtype may be
 # another machine's faster one: the manifest says which it was.
-NOT_OF_REPRODUCTION = (*NOT_OF_RESULT, *_OF_THE_MACHINE, "dataset", "dtype", "chat_template_path")
+NOT_OF_REPRODUCTION = (*NOT_OF_RESULT, *_OF_THE_MACHINE, "dataset", "dtype", "chat_template_path", "start_from")
 # Checkpoints of these engines can be read only by the same number of processes.
 _FIXED_PROCESSES = (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
 
@@ -31,6 +31,7 @@ def identity_of(facts: Mapping[str, Any], launch: LaunchSpec) -> dict[str, Any]:
         "base.weights_sha256": facts["base"]["weights_sha256"],
         "base.dtype": facts["base"]["dtype"],
         "prompt.sha256": facts["prompt"]["sha256"],
+        **{f"start.{key}": value for key, value in facts.get("start", {}).items()},
         "processes": launch.processes,
         "engine": Engine.DDP if launch.engine == Engine.ONE_PROCESS else launch.engine,
     }

@@ -22,12 +22,14 @@ from radrecipes.training import checkpoints, run_folder
 from radrecipes.training.construction import building, check_construction
 from radrecipes.training.data import TrainingData
 from radrecipes.training.divergence import DivergenceGuard
+from radrecipes.training.grpo_trainer import Writer
 from radrecipes.training.identity import identity_of
 from radrecipes.training.interruption import StopRequests
 from radrecipes.training.layout_check import ChecksLayout
 from radrecipes.training.manifest import describe_run, made_of
 from radrecipes.training.sharded import SavesTrainedWeights
 from radrecipes.training.stages import stage_of
+from radrecipes.training.start import find_start
 from radrecipes.training.trainer import RunTrainer, TrainLog, divide_batch, longest_row, save_and_verify
 from radrecipes.training.validation import VALIDATION_LOG, TaskMetrics, validation_callbacks
 
@@ -152,19 +154,23 @@ def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collect
 
 
 def make_trainer(
-    run: Run, stop: StopRequests, tell: Callable[[str], None], task_metrics: TaskMetrics | None = None
+    run: Run,
+    stop: StopRequests,
+    tell: Callable[[str], None],
+    task_metrics: TaskMetrics | None = None,
+    write: Writer | None = None,
 ) -> RunTrainer:
     """The trainer of a run's stage, with the callbacks of every stage: divergence, logs, validation, stop requests, checkpoints.
 
     In the first process, `tell` gets a line about each loss spike and each evaluation. `task_metrics` are measured in every
-    evaluation unless the model is sharded. An [`InputError`] if the recipe does not fit the base model, or accelerate runs another
-    engine than requested.
+    evaluation unless the model is sharded; `write` writes the texts of a stage that learns from them. An [`InputError`] if the
+    recipe does not fit the base model, or accelerate runs another engine than requested.
     """
-    rows, validation = run.data.rows, run.data.validation
+    rows, start = run.data.rows, find_start(run.recipe)  # parsing its recipe would reset the trainer's state
     with building(run.recipe):
-        trainer = run.stage.make_trainer(
-            run.recipe, run.base, run.data.tokenizer, rows.rows, validation and validation.rows
-        )
+        trainer = run.stage.make_trainer(run.recipe, run.base, run.data, write)
+    if start:
+        start.weights.put_into(trainer.model)
     trainer.loraplus_lr_ratio = run.recipe.arguments.loraplus_lr_ratio
     trainer.task_metrics = None if trainer.is_sharded else task_metrics
     check_engine(run.launch, trainer.accelerator)

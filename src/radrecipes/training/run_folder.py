@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CHAT_TEMPLATE_FILE
+
 from radrecipes import owned_folder
 from radrecipes.access import access_of, protect
 from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
@@ -24,8 +26,10 @@ from radrecipes.files import (
     sync_tree,
     write_atomically,
 )
+from radrecipes.hub.pull import pull
 from radrecipes.models.weights import KINDS, LoraAdapter, Weights, weights_in
 from radrecipes.recipe import Recipe, parse_recipe
+from radrecipes.tasks import TASKS, Task
 from radrecipes.training import PARTS, checkpoints
 from radrecipes.training.identity import changeable_parts, diff_values, recipe_fields
 
@@ -205,6 +209,31 @@ def remove_leftovers(folder: Path) -> None:
     if (folder / _LOCK).exists() or (folder / checkpoints.FOLDER).exists():
         with contextlib.suppress(OutputInUseError), locked(folder):  # its holder is removing them now
             shutil.rmtree(folder / checkpoints.FOLDER, ignore_errors=True)
+
+
+def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
+    """The folder of a run, its recipe and its task; loads no weights.
+
+    `run` is a finished run, the folder of its weights, or a release on the Hub, `org/name@v1.0`, which is pulled and verified. A
+    chat template that the recipe names is read from the run's tokenizer: the file may have changed since, and a release does
+    not contain it.
+    """
+    folder = pull(str(run)) if is_reference(run) else Path(run)
+    if any((folder / kind.CONFIG).is_file() for kind in KINDS) and not is_release(folder):
+        folder = folder.parent
+    manifest = read_manifest(folder)
+    recipe = parse_recipe(folder / "recipe.yaml")
+    if recipe.digest != manifest["recipe"]["digest"]:
+        raise InputError("is not the recipe that was trained; restore it, or train again", str(folder / "recipe.yaml"))
+    kept = weights_folder(folder) / CHAT_TEMPLATE_FILE
+    if recipe.training.chat_template_path and kept.is_file():
+        recipe.training.chat_template_path = str(kept)
+    return folder, recipe, TASKS[recipe.arguments.task]
+
+
+def is_reference(name: str | Path) -> bool:
+    """Whether this names a release on the Hub rather than a local folder."""
+    return isinstance(name, str) and "@" in name and not Path(name).exists()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,15 +1,18 @@
 """Training stages, which a recipe's fields `stage` and `decode` select; the rest of this package serves every stage.
 
-A new stage needs an entry here and in `recipe.py`, which parses its configuration class. GRPO, for example, needs a trainer with
-`rows_of_step` and `is_sharded` as in [`RunTrainer`], data of prompts, and the task's reward. What a stage trains, an adapter or all
-weights, follows from the recipe: [`~models.weights.weights_to_train`].
+A new stage needs an entry here, and its configuration class in `stage_configs.py`. What a stage trains, an adapter or all weights,
+follows from the recipe: [`~models.weights.weights_to_train`].
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
 from radrecipes.recipe import Recipe
 from radrecipes.training.data import TrainingData, load_training_data
+from radrecipes.training.drafts import load_with_drafts
+from radrecipes.training.grpo_trainer import Writer, grpo_trainer
 from radrecipes.training.head_trainer import head_trainer
 from radrecipes.training.trainer import RunTrainer, sft_trainer
 
@@ -19,11 +22,21 @@ class Stage:
     """How a stage loads its data (from a recipe; the flag writes the token cache) and makes its trainer."""
 
     load_data: Callable[..., TrainingData]
-    make_trainer: Callable[..., RunTrainer]
+    make_trainer: Callable[[Recipe, PreTrainedModel, TrainingData, Writer | None], RunTrainer]
 
 
-STAGES = {"sft": Stage(load_training_data, sft_trainer)}
-_HEAD = Stage(load_training_data, head_trainer)
+def _supervised(make: Callable[..., RunTrainer]) -> Callable[..., RunTrainer]:
+    return lambda recipe, base, data, write: make(
+        recipe, base, data.tokenizer, data.rows.rows, data.validation and data.validation.rows
+    )
+
+
+STAGES = {
+    "sft": Stage(load_training_data, _supervised(sft_trainer)),
+    "rejection": Stage(load_with_drafts, _supervised(sft_trainer)),
+    "grpo": Stage(load_training_data, grpo_trainer),
+}
+_HEAD = Stage(load_training_data, _supervised(head_trainer))
 
 
 def stage_of(recipe: Recipe) -> Stage:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -38,6 +39,7 @@ from radrecipes.models.classification_head import output_layer
 from radrecipes.models.lm_head import at_positions, lm_head_input
 from radrecipes.models.weights import Weights, lora_config
 from radrecipes.recipe import Recipe
+from radrecipes.stage_configs import GrpoConfig
 from radrecipes.training.checkpoints import InvalidCheckpointError, Progress, verify
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
 from radrecipes.training.interruption import StopRequests
@@ -62,6 +64,8 @@ def divide_batch(recipe: Recipe, processes: int) -> None:
         )
     args.per_device_train_batch_size = micro
     args.gradient_accumulation_steps = batch // processes // micro
+    if isinstance(args, GrpoConfig):  # all texts of a step are written before it
+        args.steps_per_generation, args.generation_batch_size = args.gradient_accumulation_steps, batch
 
 
 class RunTrainer(Trainer):
@@ -82,6 +86,11 @@ class RunTrainer(Trainer):
         self.resumes_fsdp1 = False
         self.rows_of_step = RowsOfStep()
         self.add_callback(self.rows_of_step)
+
+    @property
+    def validation_collator(self) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
+        """What makes a batch of validation rows."""
+        return self.data_collator
 
     @property
     def is_sharded(self) -> bool:
@@ -191,17 +200,11 @@ class RunTrainer(Trainer):
             super()._load_best_model()
 
 
-class CompletionTrainer(RunTrainer, SFTTrainer):
-    """[`~trl.SFTTrainer`] that projects only scored positions onto the vocabulary, on every device.
+class LanguageModelTrainer(RunTrainer):
+    """A [`RunTrainer`] of a model that writes: it scores completions, and only their positions reach the vocabulary.
 
     TRL's fused head needs Triton; without it TRL scores all positions, over 90 % of which are masked in protocol labelling.
     """
-
-    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        """Use the rows as they are; TRL would copy them twice, in the first process and in the others."""
-        if args.world_size == 1 or dataset_name == "eval":
-            return dataset
-        return with_empty_row(dataset, processing_class.pad_token_id)
 
     def scored(self, labels: torch.Tensor) -> torch.Tensor:
         """The token ids that the model learns to write."""
@@ -214,6 +217,16 @@ class CompletionTrainer(RunTrainer, SFTTrainer):
         forward_inputs = {key: value for key, value in inputs.items() if key not in ("labels", "index")}
         with lm_head_input(self.accelerator.unwrap_model(model), at_positions(scored_positions(scored))):
             return model(**forward_inputs, use_cache=False)
+
+
+class CompletionTrainer(LanguageModelTrainer, SFTTrainer):
+    """[`~trl.SFTTrainer`] that projects only scored positions onto the vocabulary, on every device."""
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        """Use the rows as they are; TRL would copy them twice, in the first process and in the others."""
+        if args.world_size == 1 or dataset_name == "eval":
+            return dataset
+        return with_empty_row(dataset, processing_class.pad_token_id)
 
 
 class RowsOfStep(TrainerCallback):

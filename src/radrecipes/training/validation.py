@@ -63,7 +63,7 @@ def mean_loss(trainer: "RunTrainer") -> float:
     for first in range(0, len(batches), state.num_processes):
         own = first + state.process_index
         # A process without a batch takes part in the forward pass, which a sharded model needs.
-        batch = trainer.data_collator(batches[min(own, len(batches) - 1)])
+        batch = trainer.validation_collator(batches[min(own, len(batches) - 1)])
         inputs = {key: value.to(trainer.args.device) for key, value in batch.items()}
         total, tokens, _ = trainer.summed_loss(trainer.model_wrapped, inputs)
         if own < len(batches):

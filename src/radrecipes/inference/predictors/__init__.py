@@ -5,11 +5,12 @@ from typing import Any
 
 from radrecipes.errors import InputError
 from radrecipes.inference.predictors.label_predictor import LabelPredictor
-from radrecipes.inference.predictors.predictor import Predictor, is_reference, run_of
+from radrecipes.inference.predictors.predictor import Predictor
 from radrecipes.inference.predictors.text_predictor import TextPredictor
 from radrecipes.tasks import LabelTask
+from radrecipes.training.run_folder import run_of
 
-__all__ = ["LabelPredictor", "Predictor", "TextPredictor", "is_reference", "load_predictor", "run_of"]
+__all__ = ["LabelPredictor", "Predictor", "TextPredictor", "load_predictor"]
 
 
 def load_predictor(

@@ -12,11 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import CHAT_TEMPLATE_FILE
 
 from radrecipes.data.example import Example
 from radrecipes.errors import InputError
-from radrecipes.hub.pull import pull
 from radrecipes.inference import vllm_engine
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.generation import Sampling, generate, places_by_room
@@ -30,36 +28,8 @@ from radrecipes.models.base import (
     stop_token_ids,
     weights_digest,
 )
-from radrecipes.models.weights import KINDS
-from radrecipes.recipe import Recipe, parse_recipe
-from radrecipes.tasks import TASKS, Task
 from radrecipes.tasks.rendering import prompt_template_digest, prompts_with_control_tokens, render_prompts
 from radrecipes.training import run_folder
-
-
-def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
-    """The folder of a run, its recipe and its task; loads no weights.
-
-    `run` is a finished run, the folder of its weights, or a release on the Hub, `org/name@v1.0`, which is pulled and verified. A
-    chat template that the recipe names is read from the run's tokenizer: the file may have changed since, and a release does
-    not contain it.
-    """
-    folder = pull(str(run)) if is_reference(run) else Path(run)
-    if any((folder / kind.CONFIG).is_file() for kind in KINDS) and not run_folder.is_release(folder):
-        folder = folder.parent
-    manifest = run_folder.read_manifest(folder)
-    recipe = parse_recipe(folder / "recipe.yaml")
-    if recipe.digest != manifest["recipe"]["digest"]:
-        raise InputError("is not the recipe that was trained; restore it, or train again", str(folder / "recipe.yaml"))
-    kept = run_folder.weights_folder(folder) / CHAT_TEMPLATE_FILE
-    if recipe.training.chat_template_path and kept.is_file():
-        recipe.training.chat_template_path = str(kept)
-    return folder, recipe, TASKS[recipe.arguments.task]
-
-
-def is_reference(name: str | Path) -> bool:
-    """Whether this names a release on the Hub rather than a local folder."""
-    return isinstance(name, str) and "@" in name and not Path(name).exists()
 
 
 class Predictor(ABC):
@@ -82,7 +52,7 @@ class Predictor(ABC):
     has_base = True  # whether the base model can answer without fine-tuning
 
     def __init__(self, folder: str | Path, allow_other_weights: bool = False, engine: str = "transformers"):
-        self.folder, self.recipe, self.task = run_of(folder)
+        self.folder, self.recipe, self.task = run_folder.run_of(folder)
         self.weights = run_folder.weights_of(self.folder)
         self.manifest = run_folder.read_manifest(self.folder)
         self.engine = engine

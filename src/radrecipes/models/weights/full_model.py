@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from trl import ModelConfig
@@ -161,6 +162,16 @@ class FullModel(Weights):
         if is_classifier(model):
             keep_head_in_float32(loaded)
         return loaded.eval()
+
+    def put_into(self, model: PreTrainedModel) -> None:
+        """See [`Weights`]."""
+        own = _to_save(model, {})
+        for file in self._files():
+            with reading(file):
+                tensors = load_file(file)
+            self._check_finite(tensors.items(), file)
+            for name, tensor in tensors.items():
+                own[name].data.copy_(tensor)
 
     def untuned(self, model: PreTrainedModel) -> contextlib.AbstractContextManager:
         """See [`Weights`]."""

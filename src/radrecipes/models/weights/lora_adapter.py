@@ -157,12 +157,16 @@ class LoraAdapter(Weights):
         """See [`Weights`]."""
         self.check(model)
         adapted = self.check_fit(base, model)
+        self.put_into(adapted)
+        return adapted.eval()
+
+    def put_into(self, model: PeftModel) -> None:
+        """See [`Weights`]."""
         path = self.folder / self.TENSORS
         with reading(path):
             tensors = load_file(path)
         self._check_finite(tensors.items(), path)
-        set_peft_model_state_dict(adapted, tensors)
-        return adapted.eval()
+        set_peft_model_state_dict(model, tensors)
 
     def untuned(self, model: PeftModel) -> contextlib.AbstractContextManager:
         """See [`Weights`]."""

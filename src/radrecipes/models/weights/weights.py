@@ -83,6 +83,10 @@ class Weights(ABC):
         """
 
     @abstractmethod
+    def put_into(self, model: torch.nn.Module) -> None:
+        """Give a model that is to be trained these weights, in its own precision."""
+
+    @abstractmethod
     def untuned(self, model: PreTrainedModel) -> contextlib.AbstractContextManager:
         """A context in which a model answers like the base model: one from [`load`], or if not `needs_base` the base model."""
 

@@ -1,0 +1,126 @@
+"""The stages that learn from texts of the model itself, by the real scripts: rejection sampling and GRPO."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import TINY_REPORT_RECIPE
+from sft_faults import Script, all_of, before, die, losses_of, set_value, two_ranks
+
+from e2e.conftest import files_in
+from radrecipes.data.parquet import read_table
+
+START = "recipes/tiny/report_lora.yaml"
+REJECTION, GRPO = (f"recipes/tiny/report_{stage}.yaml" for stage in ("rejection", "grpo"))
+RUNS = Path("runs/tiny")
+OF_STAGES = f"start_from: {START}\nnum_generations: 8\ntemperature: 1.0\n"
+
+
+@pytest.fixture(scope="module")
+def started(shared_workspace, build_once):
+    """A run of the tiny report recipe, to continue from."""
+
+    def build(folder: Path) -> Path:
+        trained = Script(
+            shared_workspace, "scripts/sft.py", "--config", START, "--output_dir", folder, "--num_train_epochs", "10"
+        )
+        assert trained.end().code == 0, trained.stderr
+        return folder
+
+    return build_once("started", build)
+
+
+@pytest.fixture
+def stages(workspace, started):
+    """A workspace with recipes of both stages and the run that they continue from."""
+    for path, stage in ((REJECTION, "rejection"), (GRPO, "grpo")):
+        text = TINY_REPORT_RECIPE.replace("report_lora", f"report_{stage}") + f"stage: {stage}\n{OF_STAGES}"
+        Path(path).write_text(text, encoding="utf-8")
+    shutil.copytree(started, RUNS / "report_lora/seed-42")
+    return workspace
+
+
+def small_parts(*faults):
+    """Drafts of 16 prompts in a part, and other faults."""
+    return partial(all_of, partial(set_value, "radrecipes.training.drafts", "PROMPTS_OF_A_PART", 16), *faults)
+
+
+def drafts_in(run: Path) -> pa.Table:
+    """All drafts in a run's folder."""
+    return pa.concat_tables([read_table(path) for path in sorted(run.glob("drafts/*/part-*.parquet"))])
+
+
+def manifest_of(run: Path) -> dict:
+    return json.loads((run / "manifest.json").read_text("utf-8"))
+
+
+@pytest.mark.slow
+def test_rejection_trains_on_the_texts_that_pass_and_a_killed_sampling_continues(stages, call):
+    words = ("scripts/sft.py", "--config", REJECTION)
+    killed = Script(
+        stages, *words, fault=small_parts(partial(before, "radrecipes.inference.drafts", "write_part", die, 3))
+    )
+    assert killed.end().code != 0
+    written = {path: path.read_bytes() for path in RUNS.glob("report_lora/seed-42/drafts/*/part-*.parquet")}
+    assert len(written) == 2
+    done = Script(stages, *words, fault=small_parts()).end()
+    assert done.code == 0, done.stderr
+    assert {path: path.read_bytes() for path in written} == written
+
+    manifest, started = manifest_of(RUNS / "report_rejection/seed-42"), manifest_of(RUNS / "report_lora/seed-42")
+    drafts = drafts_in(RUNS / "report_lora/seed-42")
+    assert len(drafts) == 8 * 48 and set(drafts.column_names) >= {
+        "place",
+        "text",
+        "stopped",
+        "passes",
+        "labels",
+        "likeness",
+    }
+    facts = manifest["training"]["drafts"]
+    assert facts["written"] == len(drafts) and facts["passed_rate"] == round(
+        sum(drafts["passes"].to_pylist()) / len(drafts), 4
+    )
+    assert 0 < facts["kept"] <= 48 and manifest["training"]["rows"] == 48 + facts["kept"]
+    assert manifest["start"]["weights_sha256"] == started["adapter"]["sha256"]
+    # It continues: the first loss is what the start ended with, not that of an untrained adapter.
+    assert losses_of(RUNS / "report_rejection/seed-42")[0] < losses_of(RUNS / "report_lora/seed-42")[0] / 2
+    assert "nothing to do" in call("sft", "--config", REJECTION).stdout
+
+    # Another machine's processes share the work, and write the same.
+    shutil.rmtree(RUNS / "report_lora/seed-42/drafts")
+    both = two_ranks(stages, *words, "--output_dir", "runs/two", faults={0: small_parts(), 1: small_parts()})
+    assert [script.end().code for script in both] == [0, 0], both[0].stderr
+    assert drafts_in(RUNS / "report_lora/seed-42").equals(drafts)
+    assert losses_of(Path("runs/two")) == pytest.approx(losses_of(RUNS / "report_rejection/seed-42"), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_grpo_resumes_to_the_same_adapter_and_its_rewards_are_logged(stages, call):
+    # 48 prompts, one in a step: the second epoch begins at step 49.
+    words = ("--config", GRPO, "--max_steps", "52", "--save_steps", "25", "--reward_weights", "[1.0, 0.5, 0.5]")
+    words = (*words, "--max_new_tokens", "24", "--learning_rate", "1e-3")
+    whole = call("sft", *words, "--output_dir", "runs/whole")
+    assert whole.code == 0, whole.stderr
+    killed = Script(
+        stages,
+        "scripts/sft.py",
+        *words,
+        fault=partial(before, "radrecipes.inference.drafts", "GroupWriter.__call__", die, 51),
+    ).end()
+    assert killed.code != 0
+    resumed = call("sft", *words)
+    assert resumed.code == 0 and "resuming after step 50" in resumed.stdout, resumed.stderr
+    run = RUNS / "report_grpo/seed-42"
+    assert files_in(run / "adapter") == files_in(Path("runs/whole/adapter"))
+    log = [json.loads(line) for line in (run / "train_log.jsonl").read_text("utf-8").splitlines()]
+    assert (
+        len(log) == 52
+        and {"reward", "rewards/passes/mean", "rewards/labels/mean", "rewards/likeness/mean"} <= log[0].keys()
+    )
+    assert (
+        manifest_of(run)["start"]["weights_sha256"] == manifest_of(RUNS / "report_lora/seed-42")["adapter"]["sha256"]
+    )
