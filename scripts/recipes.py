@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import fraction, positive, run
@@ -25,6 +26,10 @@ from radrecipes.launch.settings import check_settings, settings_from_arguments
 from radrecipes.launch.spec import arguments_from_file, spec_from_arguments
 from radrecipes.planning.gpus import GPUS, find_gpu
 from radrecipes.recipe import find_recipes, parse_recipe, summarise_recipe
+
+if TYPE_CHECKING:
+    from radrecipes.recipe import Recipe
+    from radrecipes.training.data import TrainingData
 
 # torch and libraries based on it are imported by the functions that need them, so that `list` and `--help` are fast.
 
@@ -111,6 +116,8 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
         shown = 0
     for number in range(min(shown, len(rows.rows))):
         print(f"example {number + 1}; {data.explain_example()}\n{data.example(number)}\n")
+    if recipe.learns_from_own_texts and shown:
+        print_rewarded(recipe, data, count=3)
 
     # Tokens and lengths
     lengths = training_data.summarise_lengths([len(ids) for ids in rows.rows["input_ids"]])
@@ -140,6 +147,20 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
             print(f"{name:18} " + ", ".join(f"{category} ({count})" for category, count in entries))
 
 
+def print_rewarded(recipe: "Recipe", data: "TrainingData", count: int) -> None:
+    """Print texts that the starting run writes to the first example, with their rewards; why not if it is not there."""
+    from radrecipes.inference.drafts import write_rewarded
+
+    try:
+        written = write_rewarded(recipe, data, data.places[0], count)
+    except InputError as error:
+        print(f"no text with its rewards is shown: {error}\n")
+        return
+    print(f"{count} texts to example 1, written by {recipe.arguments.start_from}, with their rewards:\n")
+    for text, rewards in written:
+        print(", ".join(f"{name} {value:.2f}" for name, value in rewards.items()), text, sep="\n", end="\n\n")
+
+
 def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a recipe costs on this machine, or on GPUs that need not be available."""
     recipe = parse_recipe(args.recipe, overrides, auto_dtype="bfloat16" if args.gpu else None)
@@ -160,6 +181,8 @@ def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         found = machine_plan.make_plan(recipe, basis)
         lines = machine_plan.describe(found, recipe)
     lines += validation_plan.describe(recipe, basis, found)
+    if recipe.learns_from_own_texts:
+        lines.append("not counted  the texts that the model writes, which take longer than learning from them")
     if basis.note:
         print(f"note         {basis.note}")
     print("\n".join(lines))

@@ -37,6 +37,7 @@ from radrecipes.errors import InputError, InterruptedRunError
 if TYPE_CHECKING:  # these take seconds to load
     from radrecipes.data.prepared import PreparedDataset
     from radrecipes.evaluation.reproduction import Claim, Difference, Verdict
+    from radrecipes.recipe import Recipe
 
 INTERRUPTED = InterruptedRunError.exit_code
 
@@ -87,6 +88,7 @@ def record(args: argparse.Namespace) -> None:
     runs = []
     for number, (seed, recipe) in enumerate(recipes.items(), 1):
         print(f"seed {seed} ({number} of {len(seeds)})", flush=True)
+        train_start(args.launch, recipe, seed)
         train(args.launch, "--config", args.recipe, "--seed", seed)
         manifest = read_manifest(recipe.output_dir)
         runs.append((manifest, evaluate(recipe.output_dir, manifest["data"]["digest"], with_base=number == 1)))
@@ -149,6 +151,7 @@ def compare_first_losses(launch: str, words: Sequence[object], claim: "Claim", h
     from radrecipes.training.run_folder import read_train_log
 
     recorded = claim.first_losses
+    train_start(launch, claim.recipe, claim.seed)
     print(f"training the first {len(recorded)} steps of seed {claim.seed}, then stopping", flush=True)
     with scratch_folder("radrecipes-smoke-") as scratch:
         output = Path(scratch, "run")
@@ -211,6 +214,7 @@ def train_new_seed(
     from radrecipes.evaluation.reproduction import compare_new_seed
     from radrecipes.reporting.result_tables import verdicts_table
 
+    train_start(launch, claim.recipe, seed)
     print(f"training with seed {seed}", flush=True)
     train(launch, *words, "--seed", seed, "--output_dir", output)
     metrics = evaluate(output, dataset.digest, with_base=False)
@@ -246,6 +250,17 @@ def _print_differences(title: str, differences: Sequence["Difference"]) -> None:
 
     if differences:
         print(f"{title}:\n{differences_lines(differences)}")
+
+
+def train_start(launch: str, recipe: "Recipe", seed: int) -> None:
+    """Train the recipe that another one continues from, with the same seed, unless that is done."""
+    from radrecipes.recipe import parse_recipe
+
+    start = recipe.arguments.start_from
+    if start and start.endswith(".yaml"):
+        train_start(launch, parse_recipe(start), seed)
+        print(f"{recipe.name} continues from {start}, seed {seed}", flush=True)
+        train(launch, "--config", start, "--seed", seed)
 
 
 def train(launch: str, *words: object, may_stop: bool = False, **environment: str) -> None:

@@ -218,6 +218,11 @@ class Recipe:
         return self.arguments.decode == "head"
 
     @property
+    def learns_from_own_texts(self) -> bool:
+        """Whether its stage is one in which the model writes texts that are judged."""
+        return self.arguments.stage in _WRITING_STAGES
+
+    @property
     def digest(self) -> str:
         """sha256 of the fields that affect the result; key order and the notation of numbers (`1e-3`, `0.001`) do not matter.
 

@@ -39,6 +39,7 @@ def stages(workspace, started):
     for path, stage in ((REJECTION, "rejection"), (GRPO, "grpo")):
         text = TINY_REPORT_RECIPE.replace("report_lora", f"report_{stage}") + f"stage: {stage}\n{OF_STAGES}"
         Path(path).write_text(text, encoding="utf-8")
+    Path(START).write_text(TINY_REPORT_RECIPE.replace("num_train_epochs: 1", "num_train_epochs: 10"), encoding="utf-8")
     shutil.copytree(started, RUNS / "report_lora/seed-42")
     return workspace
 
@@ -124,3 +125,33 @@ def test_grpo_resumes_to_the_same_adapter_and_its_rewards_are_logged(stages, cal
     assert (
         manifest_of(run)["start"]["weights_sha256"] == manifest_of(RUNS / "report_lora/seed-42")["adapter"]["sha256"]
     )
+
+
+@pytest.mark.slow
+def test_inspect_shows_texts_with_rewards_and_the_page_their_course(stages, call):
+    shown = call("recipes", "inspect", GRPO, "--rows", "1")
+    assert shown.code == 0 and shown.stdout.count("\npasses ") == 3 and "labels 1.00, likeness 1.00" in shown.stdout
+    assert call("sft", "--config", GRPO, "--max_steps", "4").code == 0
+    run = RUNS / "report_grpo/seed-42"
+    assert call("evaluate_model", "--run", run, "--skip-base").code == 0
+    page = (run / "evaluation/report.html").read_text("utf-8")
+    assert "Line chart of the training rewards" in page and "Mean reward of the texts" in page
+
+    shutil.rmtree(RUNS / "report_lora")
+    shown = call("recipes", "inspect", REJECTION, "--rows", "1")
+    assert shown.code == 0 and "no text with its rewards is shown" in shown.stdout and "stop tokens" in shown.stdout
+    refused = call("sft", "--config", REJECTION)
+    assert refused.code == 2 and "report_lora/seed-42 is not a finished run; train it first" in refused.stderr
+
+
+@pytest.mark.slow
+def test_record_trains_what_each_seed_continues_from(stages, call):
+    Path(GRPO).write_text(Path(GRPO).read_text("utf-8") + "max_steps: 3\n", encoding="utf-8")
+    recorded = call("reproduce", "record", GRPO, "--seeds", "2")
+    assert recorded.code == 0, recorded.stderr
+    starts = [manifest_of(RUNS / f"report_lora/seed-{seed}")["adapter"]["sha256"] for seed in (42, 1)]
+    continued = [manifest_of(RUNS / f"report_grpo/seed-{seed}")["start"]["weights_sha256"] for seed in (42, 1)]
+    assert continued == starts and len(set(starts)) == 2
+    assert [
+        row["seed"] for row in json.loads(Path(GRPO).with_suffix(".results.json").read_text("utf-8"))["seeds"]
+    ] == [42, 1]

@@ -1,7 +1,8 @@
 """Writes texts to training prompts: the drafts of the stage `rejection`, and the groups of texts of the stage `grpo`."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -12,6 +13,7 @@ from radrecipes.inference.predictors import TextPredictor
 from radrecipes.recipe import Recipe
 from radrecipes.training.data import TrainingData
 from radrecipes.training.drafts import Drafts, write_part
+from radrecipes.training.start import find_start
 from radrecipes.training.validation import evaluation_mode
 
 # Texts that are generated together
@@ -26,25 +28,40 @@ def write_drafts(recipe: Recipe, data: TrainingData, drafts: Drafts, on_progress
     state = PartialState()
     missing = [part for part in enumerate(drafts.parts) if not part[1][0].is_file()]
     if missing:
-        predictor, split, args = TextPredictor(drafts.start.folder), data.dataset.splits["train"], recipe.training
+        predictor, split = TextPredictor(drafts.start.folder), data.dataset.splits["train"]
         for number, (path, places) in missing[state.process_index :: state.num_processes]:
             rows = [split[place] for place in places]
-            texts = generate_ids(
-                predictor.model,
-                predictor.tokenizer,
-                predictor.readable_prompts([predictor.task.inputs(row) for row in rows]),
-                predictor.stops,
-                recipe.arguments.max_new_tokens,
-                BATCH,
-                Sampling(args.temperature, seed=args.seed * 1_000_003 + number),
-                samples=args.num_generations,
+            texts = _write(
+                recipe, predictor, rows, recipe.training.seed * 1_000_003 + number, recipe.training.num_generations
             )
-            written = [[as_text(ids, predictor.stops, predictor.tokenizer) for ids in of_row] for of_row in texts]
-            write_part(
-                path, predictor.task, rows, places, [[(it.text, it.stopped) for it in of_row] for of_row in written]
-            )
+            write_part(path, predictor.task, rows, places, texts)
             on_progress(len(places))
     state.wait_for_everyone()
+
+
+def write_rewarded(recipe: Recipe, data: TrainingData, place: int, count: int) -> list[tuple[str, dict[str, float]]]:
+    """Texts that the starting run of a recipe writes to the prompt of a training row, with their rewards."""
+    predictor, row = TextPredictor(find_start(recipe).folder), data.dataset.splits["train"][place]
+    (texts,) = _write(recipe, predictor, [row], recipe.training.seed, count)
+    return [(text, predictor.task.rewards(row, text, stopped)) for text, stopped in texts]
+
+
+def _write(
+    recipe: Recipe, predictor: TextPredictor, rows: Sequence[Mapping[str, Any]], seed: int, count: int
+) -> list[list[tuple[str, bool]]]:
+    """Texts to the prompts of rows, so many to each, and whether they stopped."""
+    texts = generate_ids(
+        predictor.model,
+        predictor.tokenizer,
+        predictor.readable_prompts([predictor.task.inputs(row) for row in rows]),
+        predictor.stops,
+        recipe.arguments.max_new_tokens,
+        BATCH,
+        Sampling(recipe.training.temperature, seed),
+        samples=count,
+    )
+    written = [[as_text(ids, predictor.stops, predictor.tokenizer) for ids in of_row] for of_row in texts]
+    return [[(it.text, it.stopped) for it in of_row] for of_row in written]
 
 
 class GroupWriter:

@@ -211,6 +211,8 @@ def check(recipe: Recipe, configuration: str) -> None:
             raise InputError(f"`{key}: {recipe.resolved[key]}` fails there; use another{entry.reported}", where)
     if recipe.arguments.loraplus_lr_ratio and CONFIGURATIONS[configuration][0] in _DIVIDES_MODEL:
         raise InputError("`loraplus_lr_ratio` was not tried under FSDP and ZeRO; remove it, or use ddp.yaml", where)
+    if recipe.arguments.start_from and CONFIGURATIONS[configuration][0] in _DIVIDES_MODEL:
+        raise InputError("`start_from` was not tried under FSDP and ZeRO; use ddp.yaml", where)
     metric, (engine, _) = recipe.training.metric_for_best_model, CONFIGURATIONS[configuration]
     if engine in _DIVIDES_MODEL and metric and metric.removeprefix("eval_") != "loss":
         raise InputError(

@@ -51,12 +51,13 @@ def loss_curve_svg(
 ) -> str | None:
     """Training loss over optimizer steps; `None` if fewer than two entries of `train_log.jsonl` have a finite loss.
 
-    With `validation` of a run's manifest also the validation loss, the step whose weights were kept, and in a panel below the
+    Of a stage that learns from rewards they are shown instead: its loss says nothing. With `validation` of a run's manifest also the validation loss, the step whose weights were kept, and in a panel below the
     metrics that `titles` names.
     """
     steps, losses = _series(train_log, "loss")
     if len(steps) < 2:
         return None
+    rewards = [key for key in train_log[-1] if key.startswith("rewards/") and key.endswith("/mean")]
     evaluations = validation["evaluations"] if validation else ()
     measured = {title: _series(evaluations, f"eval_{name}") for name, title in (titles or {}).items()}
     measured = {title: series for title, series in measured.items() if series.size}
@@ -65,9 +66,13 @@ def loss_curve_svg(
         1 + bool(measured), sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + bool(measured)]
     )
     above = panels[0, 0]
-    _draw_losses(above, steps, losses)
+    if rewards:
+        _draw_rewards(above, train_log, rewards)
+    else:
+        _draw_losses(above, steps, losses)
     if len(evaluations):
-        above.plot(*_series(evaluations, "eval_loss"), color=CONTRAST, marker="o", markersize=4, label="validation")
+        if not rewards:
+            above.plot(*_series(evaluations, "eval_loss"), color=CONTRAST, marker="o", markersize=4, label="validation")
         kept = validation["kept_step"]
         above.axvline(kept, color=INK, linewidth=1.2, linestyle=":", label=f"step {kept:,}, whose weights were kept")
     for (title, series), dashes in zip(measured.items(), itertools.cycle(("-", "--"))):
@@ -75,7 +80,7 @@ def loss_curve_svg(
     if measured:
         panels[1, 0].axvline(kept, color=INK, linewidth=1.2, linestyle=":")
         panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1))
-    above.set_ylabel("loss per token")
+    above.set_ylabel("mean reward" if rewards else "loss per token")
     panels[-1, 0].set_xlabel("optimizer step")
     for axes in panels.ravel():
         axes.legend()
@@ -99,6 +104,15 @@ def _draw_losses(axes: Axes, steps: np.ndarray, losses: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
+
+
+def _draw_rewards(axes: Axes, train_log: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """The running mean of each reward over optimizer steps."""
+    window = max(1, len(train_log) // 10)
+    for key, dashes in zip(keys, itertools.cycle(("-", "--", ":", "-."))):
+        steps, values = (np.convolve(row, np.ones(window) / window, mode="valid") for row in _series(train_log, key))
+        axes.plot(steps, values, dashes, color=ACCENT, linewidth=2, label=key.split("/")[1])
+    axes.set_ylim(0, 1.02)
 
 
 @matplotlib.rc_context(_STYLE)

@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from radrecipes import environment
 from radrecipes.data.prepared import PreparedDataset
-from radrecipes.errors import InputError
 from radrecipes.files import text_sha256
 from radrecipes.models.base import is_text_part, weights_digest
 from radrecipes.models.compute_dtype import compute_dtype
@@ -17,7 +16,6 @@ from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import prompt_template_digest
 from radrecipes.training.data import ValidationRows
 from radrecipes.training.run_folder import read_train_log
-from radrecipes.training.start import find_start
 from radrecipes.training.validation import evaluations
 
 if TYPE_CHECKING:
@@ -34,11 +32,6 @@ def made_of(recipe: Recipe, dataset: PreparedDataset, tokenizer: PreTrainedToken
     """
     style, model = recipe.arguments.prompt_style, recipe.model
     template = tokenizer.chat_template if style == "chat" else None
-    prompt_sha256, start = prompt_template_digest(TASKS[recipe.arguments.task], tokenizer, style), find_start(recipe)
-    if start and start.prompt_sha256 != prompt_sha256:
-        raise InputError(
-            "was trained with another prompt or chat template; use the same in both recipes", str(start.folder)
-        )
     return {
         "recipe": {"name": recipe.name, "digest": recipe.digest, "fields": recipe.fields, "resolved": recipe.resolved},
         "base": {
@@ -59,10 +52,9 @@ def made_of(recipe: Recipe, dataset: PreparedDataset, tokenizer: PreTrainedToken
         },
         "prompt": {
             "style": style,
-            "sha256": prompt_sha256,
+            "sha256": prompt_template_digest(TASKS[recipe.arguments.task], tokenizer, style),
             "chat_template_sha256": text_sha256(template) if template else None,
         },
-        **({"start": start.facts} if start else {}),
     }
 
 

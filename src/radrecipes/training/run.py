@@ -50,7 +50,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, launch: LaunchSpec, data: TrainingData, stack: contextlib.ExitStack):
         self.recipe, self.launch, self.data = recipe, launch, data
-        self.folder, self.stage = recipe.output_dir, stage_of(recipe)
+        self.folder, self.stage, self.continues = recipe.output_dir, stage_of(recipe), find_start(recipe)
         self.is_finished = False
         self._state = recipe.training.distributed_state
         self.is_main_process = self._state.is_main_process
@@ -128,6 +128,9 @@ class Run:
 
     def _identify(self) -> None:
         self.facts = made_of(self.recipe, self.data.dataset, self.data.tokenizer)
+        if self.continues:
+            self.continues.check_prompt(self.facts["prompt"]["sha256"])
+            self.facts["start"] = self.continues.facts
         self.identity = identity_of(self.facts, self.launch)
 
 
@@ -166,11 +169,11 @@ def make_trainer(
     evaluation unless the model is sharded; `write` writes the texts of a stage that learns from them. An [`InputError`] if the
     recipe does not fit the base model, or accelerate runs another engine than requested.
     """
-    rows, start = run.data.rows, find_start(run.recipe)  # parsing its recipe would reset the trainer's state
+    rows = run.data.rows
     with building(run.recipe):
         trainer = run.stage.make_trainer(run.recipe, run.base, run.data, write)
-    if start:
-        start.weights.put_into(trainer.model)
+    if run.continues:
+        run.continues.weights.put_into(trainer.model)
     trainer.loraplus_lr_ratio = run.recipe.arguments.loraplus_lr_ratio
     trainer.task_metrics = None if trainer.is_sharded else task_metrics
     check_engine(run.launch, trainer.accelerator)

@@ -18,6 +18,13 @@ class Start:
     weights: Weights
     prompt_sha256: str
 
+    def check_prompt(self, sha256: str) -> None:
+        """Refuse another prompt than that of its training, of which the weights know nothing."""
+        if self.prompt_sha256 != sha256:
+            raise InputError(
+                "was trained with another prompt or chat template; use the same in both recipes", str(self.folder)
+            )
+
     @property
     def facts(self) -> dict[str, Any]:
         """What the manifest of the run that continues it records."""
