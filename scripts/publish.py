@@ -4,8 +4,8 @@ r"""Check a finished run or a prepared dataset and publish it to the Hub; reposi
         --repo your-org/protocol-minilm --tag v1.0 --dry-run
     python scripts/publish.py adapter --run runs/all-minilm-l6-v2/protocol_head/seed-42 \
         --repo your-org/protocol-minilm --tag v1.0
-    python scripts/publish.py adapter --run runs/all-minilm-l6-v2/protocol_head/seed-42 \
-        --repo your-org/protocol-minilm-merged --tag v1.0 --merge
+    python scripts/publish.py adapter --run runs/smollm2-135m/protocol_lora/seed-42 \
+        --repo your-org/protocol-smollm2-merged --tag v1.0 --merge
     python scripts/publish.py dataset --dataset data/protocol_synthetic \
         --repo your-org/protocol-synthetic --tag v1.0 --acknowledge identifiers
 

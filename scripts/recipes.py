@@ -115,7 +115,8 @@ def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
         print(f"no example is shown, because texts of {data.dataset.access} datasets are never printed")
         shown = 0
     for number in range(min(shown, len(rows.rows))):
-        print(f"example {number + 1}; {data.explain_example()}\n{data.example(number)}\n")
+        explanation = data.explain_example(learns=recipe.arguments.stage != "grpo")
+        print(f"example {number + 1}; {explanation}\n{data.example(number)}\n")
     if recipe.learns_from_own_texts and shown:
         print_rewarded(recipe, data, count=3)
 

@@ -150,6 +150,8 @@ def compare_first_losses(launch: str, words: Sequence[object], claim: "Claim", h
     from radrecipes.reporting.result_tables import losses_table
     from radrecipes.training.run_folder import read_train_log
 
+    if claim.recipe.arguments.stage == "grpo":
+        raise InputError("compares losses, which say nothing of `stage: grpo`; run the whole check", "--smoke")
     recorded = claim.first_losses
     train_start(launch, claim.recipe, claim.seed)
     print(f"training the first {len(recorded)} steps of seed {claim.seed}, then stopping", flush=True)
@@ -258,7 +260,10 @@ def train_start(launch: str, recipe: "Recipe", seed: int) -> None:
 
     start = recipe.arguments.start_from
     if start and start.endswith(".yaml"):
-        train_start(launch, parse_recipe(start), seed)
+        earlier = parse_recipe(start)
+        if recipe.path.resolve() in (earlier.path.resolve(), Path(earlier.arguments.start_from or "").resolve()):
+            raise InputError(f"{start} continues from this recipe again", f"{recipe.path}: start_from")
+        train_start(launch, earlier, seed)
         print(f"{recipe.name} continues from {start}, seed {seed}", flush=True)
         train(launch, "--config", start, "--seed", seed)
 

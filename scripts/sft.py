@@ -111,14 +111,18 @@ def write_missing_drafts(recipe: "Recipe", args: argparse.Namespace) -> None:
 
     from radrecipes.inference.drafts import write_drafts
     from radrecipes.training import run_folder
+    from radrecipes.training.construction import check_construction
     from radrecipes.training.data import load_training_data
     from radrecipes.training.drafts import drafts_of
+    from radrecipes.training.manifest import made_of
 
     run_folder.check_can_hold(recipe, args.restart, args.allow_change)
     if run_folder.is_complete(recipe.output_dir) and not args.restart:
         return
+    check_construction(recipe)
     data = load_training_data(recipe, keep=True)
     drafts = drafts_of(recipe, data)
+    drafts.start.check_fits(made_of(recipe, data.dataset, data.tokenizer))
     with tqdm(total=len(drafts.places), desc="drafts", unit="prompt", initial=drafts.done) as progress:
         write_drafts(recipe, data, drafts, progress.update)
 

@@ -28,7 +28,7 @@ _CONTENTS = {
             (".recipe.yaml", ".manifest.json", ".train_log.jsonl", ".validation_log.jsonl", ".diverged.json"), _FILE
         ),
         **dict.fromkeys(("COMPLETE", "LOCK"), _FILE),
-        **dict.fromkeys(("adapter", "model", "checkpoints"), _TREE),
+        **dict.fromkeys(("adapter", "model", "checkpoints", "drafts"), _TREE),
         "evaluation*": "evaluation",
         ".evaluation*.LOCK": _FILE,  # of an evaluation that was killed
     },

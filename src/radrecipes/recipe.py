@@ -36,7 +36,7 @@ class RecipeArguments:
 
     Args:
         prompt_style: `"chat"` uses the tokenizer's chat template, `"plain"` is for base models without one, `"input"` is the
-            input alone, for encoders.
+            input alone, for heads.
         global_batch_size: Examples per optimizer step over all processes; gradient accumulation follows from it.
         batch_layout: `"shared_prefix"` puts several examples in one row after their shared prefix, so that neither
             padding nor the repeated prefix is computed; `"padded"` is one example per row, for models whose attention
@@ -87,7 +87,7 @@ _TRL_FIELDS = """
     eval_strategy eval_steps per_device_eval_batch_size load_best_model_at_end metric_for_best_model label_smoothing_factor
     output_dir run_name save_strategy save_steps
     report_to project disable_tqdm log_level log_level_replica log_on_each_node
-    num_generations temperature beta epsilon reward_weights use_vllm vllm_mode vllm_gpu_memory_utilization
+    num_generations temperature reward_weights
 """.split()  # noqa: SIM905  (one field per line would be long)
 RECIPE_FIELDS = frozenset([*_TRL_FIELDS, *(entry.name for entry in fields(RecipeArguments))])
 # Why a recipe must not set a field that users might expect, and what to do instead.
@@ -135,9 +135,9 @@ _POSITIVE = (
     *("global_batch_size", "per_device_train_batch_size", "max_new_tokens", "max_length"),
     *("lora_r", "lora_alpha", "loraplus_lr_ratio", "learning_rate", "num_train_epochs"),
     *("eval_steps", "per_device_eval_batch_size", "eval_rows", "early_stopping_patience"),
-    *("num_generations", "temperature", "epsilon", "vllm_gpu_memory_utilization"),
+    *("num_generations", "temperature"),
 )
-_NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm", "neftune_noise_alpha", "beta")
+_NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm", "neftune_noise_alpha")
 _FRACTIONS = ("max_dropped_fraction", "lora_dropout", "label_smoothing_factor")
 # Fields without effect unless the recipe validates during training.
 _OF_VALIDATION = (
@@ -155,9 +155,7 @@ _NEWER = {
 _WRITING_STAGES = ("rejection", "grpo")
 _OF_STAGES = {
     **dict.fromkeys(("num_generations", "temperature"), _WRITING_STAGES),
-    **dict.fromkeys(
-        ("beta", "epsilon", "reward_weights", "use_vllm", "vllm_mode", "vllm_gpu_memory_utilization"), ("grpo",)
-    ),
+    "reward_weights": ("grpo",),
     **dict.fromkeys(("label_smoothing_factor", "neftune_noise_alpha", "activation_offloading"), ("sft", "rejection")),
 }
 # Ends the name of a method that trains a classification head.
@@ -523,7 +521,7 @@ def _fit(kinds: Sequence[type], value: Any, items_are: tuple[type, ...]) -> tupl
             return True, float(value)
         except (TypeError, ValueError, OverflowError):
             return False, value
-    if list in kinds and str not in kinds and isinstance(value, str):
+    if list in kinds and str in items_are and str not in kinds and isinstance(value, str):
         return True, [value]  # TRL accepts one name for a list, for example `all-linear`
     items = value if isinstance(value, list) else ()
     return type(value) in kinds and all(type(item) in items_are for item in items), value
@@ -597,6 +595,11 @@ def _check_stage(checked: dict[str, Any], wrong: Callable[[str, str], InputError
             "stage",
             f"`stage: {stage}` continues from a model that writes already; name its recipe or run in `start_from`",
         )
+    from radrecipes.tasks import TASKS
+
+    weights, names = checked.get("reward_weights"), TASKS[checked["task"]].reward_names
+    if weights is not None and (len(weights) != len(names) or not all(map(math.isfinite, weights))):
+        raise wrong("reward_weights", f"`reward_weights` must be {len(names)} finite numbers, for {', '.join(names)}")
     batch, generations = _batch_sizes(checked)[0], checked.get("num_generations", 8)
     if generations < 2:
         raise wrong(

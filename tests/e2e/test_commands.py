@@ -45,7 +45,7 @@ from tiny_model import build_tiny_encoder, build_tiny_model
 from e2e.conftest import Called
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ENCODER, TINY_ENCODER = "all-minilm-l6-v2/protocol_head", "tiny/encoder"
+ENCODER, ENCODER_BASE = "all-minilm-l6-v2/protocol_head", "sentence-transformers/all-MiniLM-L6-v2"
 LANGUAGE_MODEL = "smollm2-135m/protocol_lora"
 REPORT_RECIPE = "recipes/smollm2-135m/report_lora.yaml"
 REPORT_RUN = "runs/smollm2-135m/report_lora/seed-42"
@@ -154,7 +154,7 @@ def demo(tmp_path_factory):
     build_tiny_model(folder / "models", TINY_MODEL)
     (folder / "models" / BASE).parent.mkdir(parents=True)
     shutil.copytree(folder / "models" / TINY_MODEL, folder / "models" / BASE)
-    build_tiny_encoder(folder / "models", TINY_ENCODER, max_position_embeddings=256)
+    build_tiny_encoder(folder / "models", ENCODER_BASE, max_position_embeddings=256)
     write_tiny_dataset(folder / "data" / "protocol_synthetic")
     shutil.copytree(REPOSITORY / "data" / "label_sets", folder / "data" / "label_sets")
     shutil.copytree(REPOSITORY / "data" / "report_synthetic", folder / "data" / "report_synthetic")
@@ -171,10 +171,7 @@ def demo(tmp_path_factory):
         stand_in = folder / path.relative_to(REPOSITORY)
         stand_in.parent.mkdir(parents=True, exist_ok=True)
         stand_in.write_text(recipes[path.name.partition("_")[0]], encoding="utf-8")
-    of_encoder = yaml.safe_load((REPOSITORY / "recipes" / f"{ENCODER}.yaml").read_text("utf-8"))
-    of_encoder["model_name_or_path"] = TINY_ENCODER
-    del of_encoder["model_revision"]
-    (folder / "recipes" / f"{ENCODER}.yaml").write_text(yaml.safe_dump(of_encoder), encoding="utf-8")
+    shutil.copy(REPOSITORY / "recipes" / f"{ENCODER}.yaml", folder / "recipes" / f"{ENCODER}.yaml")
     for name in ("scripts", "accelerate_configs", "setup.cfg", "pyproject.toml", "constraints.txt", "Makefile"):
         (folder / name).symlink_to(REPOSITORY / name)
     # The environment that runs these tests, with stamps that say it is complete: `make` must not install anything here.

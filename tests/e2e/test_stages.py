@@ -155,3 +155,23 @@ def test_record_trains_what_each_seed_continues_from(stages, call):
     assert [
         row["seed"] for row in json.loads(Path(GRPO).with_suffix(".results.json").read_text("utf-8"))["seeds"]
     ] == [42, 1]
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_refused_before_any_text_is_written(stages, call):
+    own = RUNS / "report_lora/seed-42"
+
+    def refusal(*words):
+        refused = call("sft", "--config", REJECTION, *words)
+        assert refused.code == 2 and refused.stderr.startswith("error: "), refused.stderr
+        assert not list(own.glob("drafts/*/*.parquet"))
+        return refused.stderr
+
+    assert "has another lora_target_modules" in refusal("--lora_target_modules", "[q_proj]")
+    assert "names the folder of this run; set another --output_dir" in refusal("--output_dir", str(own), "--restart")
+    assert "has another task (report) than this recipe (impression)" in refusal("--task", "impression")
+    assert "is not a finished run; train it first" in refusal("--seed", "7")
+    manifest = manifest_of(own)
+    manifest["data"]["access"] = "credentialed"
+    (own / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert "was trained on credentialed data, of which it may repeat a text" in refusal()

@@ -5,7 +5,7 @@ import torch
 from tiny_model import build_tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from radrecipes.inference.generation import generate, shared_prefix
+from radrecipes.inference.generation import Sampling, as_text, generate, generate_ids, shared_prefix
 from radrecipes.models.base import carries_state
 
 STOPS = [2]
@@ -127,3 +127,22 @@ def test_generation_settings_of_the_model_are_not_used(model, tokenizer, prompts
     monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
     found = generate(model, tokenizer, prompts, STOPS, MOST_TOKENS, 4)
     assert [answer.text for answer in found] == [text for text, _, _ in naive]
+
+
+@pytest.mark.parametrize("prefix", [0, 9])
+def test_several_texts_to_a_prompt_are_those_that_it_gets_alone(model, tokenizer, prompts, prefix):
+    prompts = [list(range(10, 10 + prefix)) + prompt for prompt in prompts]
+    found = generate_ids(model, tokenizer, prompts, STOPS, MOST_TOKENS, batch_size=6, samples=3)
+    expected = one_at_a_time(model, tokenizer, prompts)
+    for texts, (text, stopped, tokens) in zip(found, expected, strict=True):
+        assert len(texts) == 3 and texts[0] == texts[1] == texts[2] and len(texts[0]) == tokens
+        written = as_text(texts[0], STOPS, tokenizer)
+        assert (written.text, written.stopped) == (text, stopped)
+
+
+def test_sampled_texts_to_a_prompt_differ_and_are_repeatable(model, tokenizer, prompts):
+    first, again = (
+        generate_ids(model, tokenizer, prompts[:3], STOPS, MOST_TOKENS, sampling=Sampling(2.0, seed=5), samples=4)
+        for _ in range(2)
+    )
+    assert first == again and all(len({tuple(text) for text in texts}) > 1 for texts in first)

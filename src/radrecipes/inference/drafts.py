@@ -1,13 +1,18 @@
 """Writes texts to training prompts: the drafts of the stage `rejection`, and the groups of texts of the stage `grpo`."""
 
+import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from radrecipes.errors import OutputInUseError
+from radrecipes.files import LockedError, check_writable, lock
 from radrecipes.inference.generation import Sampling, as_text, generate_ids
 from radrecipes.inference.predictors import TextPredictor
 from radrecipes.recipe import Recipe
@@ -26,22 +31,41 @@ def write_drafts(recipe: Recipe, data: TrainingData, drafts: Drafts, on_progress
     `on_progress` gets the number of prompts of each part that this process wrote.
     """
     state = PartialState()
-    missing = [part for part in enumerate(drafts.parts) if not part[1][0].is_file()]
-    if missing:
-        predictor, split = TextPredictor(drafts.start.folder), data.dataset.splits["train"]
-        for number, (path, places) in missing[state.process_index :: state.num_processes]:
+    # Every process takes its share of all parts, so that a part which is written meanwhile does not shift the shares.
+    own = list(enumerate(drafts.parts))[state.process_index :: state.num_processes]
+    missing = [(number, path, places) for number, (path, places) in own if not path.is_file()]
+    with _locked(drafts.folder) if state.is_main_process else contextlib.nullcontext():
+        if missing:
+            predictor, split = TextPredictor(drafts.start.folder), data.dataset.splits["train"]
+        for number, path, places in missing:
             rows = [split[place] for place in places]
-            texts = _write(
-                recipe, predictor, rows, recipe.training.seed * 1_000_003 + number, recipe.training.num_generations
+            seed = recipe.training.seed * 1_000_003 + number
+            write_part(
+                path,
+                predictor.task,
+                rows,
+                places,
+                _write(recipe, predictor, rows, seed, recipe.training.num_generations),
             )
-            write_part(path, predictor.task, rows, places, texts)
             on_progress(len(places))
-    state.wait_for_everyone()
+        state.wait_for_everyone()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let only one job write drafts into a folder; an [`OutputInUseError`] if another one does."""
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock(folder / "LOCK", wait=False):
+            yield
+    except LockedError as error:
+        raise OutputInUseError(f"{folder}: another run writes the same texts ({error}); wait for it") from None
 
 
 def write_rewarded(recipe: Recipe, data: TrainingData, place: int, count: int) -> list[tuple[str, dict[str, float]]]:
     """Texts that the starting run of a recipe writes to the prompt of a training row, with their rewards."""
-    predictor, row = TextPredictor(find_start(recipe).folder), data.dataset.splits["train"][place]
+    predictor, row = TextPredictor(find_start(recipe, data.dataset).folder), data.dataset.splits["train"][place]
     (texts,) = _write(recipe, predictor, [row], recipe.training.seed, count)
     return [(text, predictor.task.rewards(row, text, stopped)) for text, stopped in texts]
 
@@ -50,12 +74,13 @@ def _write(
     recipe: Recipe, predictor: TextPredictor, rows: Sequence[Mapping[str, Any]], seed: int, count: int
 ) -> list[list[tuple[str, bool]]]:
     """Texts to the prompts of rows, so many to each, and whether they stopped."""
+    prompts = predictor.readable_prompts([predictor.task.inputs(row) for row in rows])
     texts = generate_ids(
         predictor.model,
         predictor.tokenizer,
-        predictor.readable_prompts([predictor.task.inputs(row) for row in rows]),
+        prompts,
         predictor.stops,
-        recipe.arguments.max_new_tokens,
+        int(min(recipe.arguments.max_new_tokens, predictor.positions - max(map(len, prompts)))),
         BATCH,
         Sampling(recipe.training.temperature, seed),
         samples=count,
@@ -77,6 +102,7 @@ class GroupWriter:
         if any(size != samples for _, size in groups):  # the group of another process begins or ends here
             groups, samples = [(prompt, 1) for prompt in prompts], 1
         own_settings = model.generation_config
+        positions = getattr(model.config, "max_position_embeddings", None) or math.inf
         try:
             with evaluation_mode(model), torch.no_grad():
                 texts = generate_ids(
@@ -84,7 +110,7 @@ class GroupWriter:
                     self.data.tokenizer,
                     [prompt for prompt, _ in groups],
                     self.data.stops,
-                    self.recipe.arguments.max_new_tokens,
+                    int(min(self.recipe.arguments.max_new_tokens, positions - max(map(len, prompts)))),
                     BATCH,
                     Sampling(self.recipe.training.temperature, seed),
                     samples=samples,

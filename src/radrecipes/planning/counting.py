@@ -105,7 +105,9 @@ class Workload:
 
 def count_workload(recipe: Recipe, rows: Dataset, model: PreTrainedModel) -> Workload:
     """Steps, tokens and parameters; `model` is from [`~training.construction.build_on_meta`]."""
-    args, steps_per_epoch = recipe.training, math.ceil(len(rows) / recipe.arguments.global_batch_size)
+    args = recipe.training
+    texts = args.num_generations if recipe.arguments.stage == "grpo" else 1  # to each prompt
+    steps_per_epoch = math.ceil(len(rows) * texts / recipe.arguments.global_batch_size)
     trained, total = count_parameters(model)
     return Workload(
         rows=len(rows),

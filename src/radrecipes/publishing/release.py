@@ -209,7 +209,11 @@ def _sealed(folder: Path, kind: str, repo: str, tag: str, manifest: Mapping[str,
 
 def _published_facts(facts: Mapping[str, Any], published: Recipe) -> dict[str, Any]:
     """What a manifest says about its recipe, adapted to the recipe as published."""
-    places = {key: published.fields[key] for key in ("dataset", "chat_template_path") if key in published.fields}
+    places = {
+        key: published.fields[key]
+        for key in ("dataset", "chat_template_path", "start_from")
+        if key in published.fields
+    }
     resolved = {**facts["resolved"], **places}
     return {**facts, "digest": published.digest, "fields": published.fields, "resolved": resolved}
 
@@ -217,7 +221,7 @@ def _published_facts(facts: Mapping[str, Any], published: Recipe) -> dict[str, A
 def _published_recipe(recipe: Recipe) -> Recipe:
     """The recipe without local paths: a dataset elsewhere becomes `data/<name>`, a chat template its file name."""
     fields = {key: value for key, value in recipe.fields.items() if key not in _PLACES}
-    for key, prefix in (("dataset", "data/"), ("chat_template_path", "")):
+    for key, prefix in (("dataset", "data/"), ("chat_template_path", ""), ("start_from", "runs/")):
         place = Path(fields.get(key) or "")
         if place.is_absolute() or place.parts[:1] in (("..",), ("~",)):
             fields[key] = f"{prefix}{place.name}"

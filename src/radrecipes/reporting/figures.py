@@ -51,8 +51,8 @@ def loss_curve_svg(
 ) -> str | None:
     """Training loss over optimizer steps; `None` if fewer than two entries of `train_log.jsonl` have a finite loss.
 
-    Of a stage that learns from rewards they are shown instead: its loss says nothing. With `validation` of a run's manifest also the validation loss, the step whose weights were kept, and in a panel below the
-    metrics that `titles` names.
+    Of a stage that learns from rewards these are shown instead, as its loss says nothing. With `validation` of a run's manifest
+    also the validation loss, the step whose weights were kept, and in a panel below the metrics that `titles` names.
     """
     steps, losses = _series(train_log, "loss")
     if len(steps) < 2:
@@ -72,7 +72,9 @@ def loss_curve_svg(
         _draw_losses(above, steps, losses)
     if len(evaluations):
         if not rewards:
-            above.plot(*_series(evaluations, "eval_loss"), color=CONTRAST, marker="o", markersize=4, label="validation")
+            above.plot(
+                *_series(evaluations, "eval_loss"), color=CONTRAST, marker="o", markersize=4, label="validation"
+            )
         kept = validation["kept_step"]
         above.axvline(kept, color=INK, linewidth=1.2, linestyle=":", label=f"step {kept:,}, whose weights were kept")
     for (title, series), dashes in zip(measured.items(), itertools.cycle(("-", "--"))):

@@ -56,6 +56,7 @@ def write_page(
         leakage=dataset_manifest.get("leakage_audit", {}).get(metrics["split"]),
         run_manifest=run_manifest,
         validation=validation,
+        learns_from_rewards=any("reward" in entry for entry in train_log),
         validation_titles={"loss": "loss", **titles},
         **page.values(metrics, predictions, access),
     )

@@ -118,8 +118,10 @@ class TrainingData:
         prompt, answer = self.prompt_and_answer(number)
         return f"{prompt} ⟦{answer}⟧" if self.labels else f"{prompt}⟦{answer}⟧"
 
-    def explain_example(self) -> str:
-        """What the brackets of [`example`] mean."""
+    def explain_example(self, learns: bool = True) -> str:
+        """What the brackets of [`example`] mean; without `learns` they are what the model's own texts are compared with."""
+        if not learns:
+            return "the model writes in place of ⟦…⟧, with which its reward for likeness compares"
         if self.labels:
             return "the head learns to choose ⟦…⟧"
         stop = self.tokenizer.decode(self.rows.rows[0]["input_ids"][-1:])
@@ -204,7 +206,7 @@ def with_examples(
         pc.sum(lengths).as_py(),
         rows.scored_tokens + scored,
     )
-    return replace(data, rows=together, drafts=drafts)
+    return replace(data, rows=together, drafts={**drafts, "kept": len(fitting)})
 
 
 def sample_validation(split: Dataset, wanted: int) -> Dataset:

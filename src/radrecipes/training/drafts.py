@@ -14,19 +14,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from radrecipes import radiology, tasks
 from radrecipes.data.parquet import read_table
 from radrecipes.errors import InputError
-from radrecipes.files import write_atomically
+from radrecipes.files import file_sha256, write_atomically
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_examples
 from radrecipes.tasks.text_task import TextTask
+from radrecipes.training import run_folder
 from radrecipes.training.data import TrainingData, load_training_data, with_examples
 from radrecipes.training.start import Start, find_start
 
 FOLDER = "drafts"
 # Prompts of a part, which is written at once and not again.
 PROMPTS_OF_A_PART = 64
+# What decides the rewards of a text.
+_JUDGING_CODE = tuple(Path(package.__file__).parent for package in (tasks, radiology))
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,17 @@ class Drafts:
 
 def drafts_of(recipe: Recipe, data: TrainingData) -> Drafts:
     """The drafts that a recipe of the stage `rejection` trains on, whether they are written already or not."""
-    start, places = find_start(recipe), data.places
+    start, places, args = find_start(recipe, data.dataset), data.places, recipe.training
+    judges = sorted(path for folder in _JUDGING_CODE for path in folder.rglob("*") if path.suffix in (".py", ".yaml"))
     settings = [
-        *(start.weights.sha256, start.prompt_sha256, data.dataset.digest, recipe.arguments.max_new_tokens, places),
-        *(recipe.training.num_generations, recipe.training.temperature, recipe.training.seed),
+        *(start.weights.sha256, start.manifest["prompt"]["sha256"], recipe.model.dtype, data.dataset.digest, places),
+        *(recipe.arguments.max_new_tokens, args.num_generations, args.temperature, args.seed, PROMPTS_OF_A_PART),
+        *map(file_sha256, judges),
     ]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    return Drafts(start, start.folder / FOLDER / key[:16], places)
+    # A release is read-only.
+    parent = Path("runs", FOLDER) if run_folder.is_release(start.folder) else start.folder / FOLDER
+    return Drafts(start, parent / key[:16], places)
 
 
 def write_part(
@@ -141,11 +149,10 @@ def load_with_drafts(recipe: Recipe, max_dropped_fraction: float | None = None, 
         data.stops,
         [row["id"] for row in rows],
     )
-    return with_examples(
-        data, [f"{row['id']} draft" for row in rows], examples, recipe.training.max_length, facts_of(table, len(kept))
-    )
+    names = [f"{row['id']} draft" for row in rows]
+    return with_examples(data, names, examples, recipe.training.max_length, facts_of(table))
 
 
-def facts_of(drafts: pa.Table, kept: int) -> dict[str, Any]:
-    """What the manifest records: how many drafts were written, the fraction that passes, and how many are trained on."""
-    return {"written": len(drafts), "passed_rate": round(pc.mean(drafts["passes"]).as_py(), 4), "kept": kept}
+def facts_of(drafts: pa.Table) -> dict[str, Any]:
+    """What the manifest records of drafts: how many there are, and the fraction that passes."""
+    return {"written": len(drafts), "passed_rate": round(pc.mean(drafts["passes"]).as_py(), 4)}

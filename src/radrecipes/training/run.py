@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, set_seed
 
 from radrecipes.access import may_show
 from radrecipes.data.dataset_folder import LABEL_SET_FILE
-from radrecipes.errors import OutputInUseError
+from radrecipes.errors import InputError, OutputInUseError
 from radrecipes.launch import peer_watchdog
 from radrecipes.launch.spec import LaunchSpec, check_engine
 from radrecipes.models.base import load_base, training_dtype
@@ -20,7 +20,7 @@ from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
 from radrecipes.training import checkpoints, run_folder
 from radrecipes.training.construction import building, check_construction
-from radrecipes.training.data import TrainingData
+from radrecipes.training.data import TrainingData, load_training_data
 from radrecipes.training.divergence import DivergenceGuard
 from radrecipes.training.grpo_trainer import Writer
 from radrecipes.training.identity import identity_of
@@ -29,7 +29,7 @@ from radrecipes.training.layout_check import ChecksLayout
 from radrecipes.training.manifest import describe_run, made_of
 from radrecipes.training.sharded import SavesTrainedWeights
 from radrecipes.training.stages import stage_of
-from radrecipes.training.start import find_start
+from radrecipes.training.start import Start, find_start
 from radrecipes.training.trainer import RunTrainer, TrainLog, divide_batch, longest_row, save_and_verify
 from radrecipes.training.validation import VALIDATION_LOG, TaskMetrics, validation_callbacks
 
@@ -50,7 +50,8 @@ class Run:
 
     def __init__(self, recipe: Recipe, launch: LaunchSpec, data: TrainingData, stack: contextlib.ExitStack):
         self.recipe, self.launch, self.data = recipe, launch, data
-        self.folder, self.stage, self.continues = recipe.output_dir, stage_of(recipe), find_start(recipe)
+        self.folder, self.stage = recipe.output_dir, stage_of(recipe)
+        self.continues: Start | None = None
         self.is_finished = False
         self._state = recipe.training.distributed_state
         self.is_main_process = self._state.is_main_process
@@ -60,6 +61,14 @@ class Run:
         """Check that the finished run in the folder is this one, and remove what it left."""
         self._identify()
         run_folder.check_finished(self.folder, self.identity)
+        with contextlib.suppress(InputError):  # what it continued from may be gone
+            self.continues = find_start(self.recipe, self.data.dataset)
+        recorded = run_folder.read_manifest(self.folder).get("start")
+        if self.continues and self.continues.facts != recorded:
+            raise InputError(
+                f"continued from other weights than {self.continues.folder} has now; --restart trains it again",
+                str(self.folder),
+            )
         if self.is_main_process:
             run_folder.remove_leftovers(self.folder)
         self.is_finished = True
@@ -67,6 +76,7 @@ class Run:
     def load(self, restart: bool, allowed: Collection[str]) -> None:
         """Find what cannot be built, lock the folder in the first process, load the base model, and find the last checkpoint."""
         check_construction(self.recipe)
+        self.continues = find_start(self.recipe, self.data.dataset)
         if self.is_main_process:
             self.killed = self._stack.enter_context(run_folder.locked(self.folder))
         set_seed(self.recipe.training.seed)  # a new head is random
@@ -98,7 +108,8 @@ class Run:
         if resumed.newest:
             lines.append(f"resuming after step {resumed.step} ({resumed.newest.folder})")
         if may_show(dataset.access):
-            lines.append(f"One training example; {self.data.explain_example()}:\n{self.data.example(0)}")
+            explanation = self.data.explain_example(learns=self.recipe.arguments.stage != "grpo")
+            lines.append(f"One training example; {explanation}:\n{self.data.example(0)}")
         else:
             lines.append(f"no example is shown, because texts of {dataset.access} datasets are never printed")
         in_loss = f"{rows.scored_tokens:,} of {rows.tokens:,} tokens are in the loss"
@@ -129,7 +140,7 @@ class Run:
     def _identify(self) -> None:
         self.facts = made_of(self.recipe, self.data.dataset, self.data.tokenizer)
         if self.continues:
-            self.continues.check_prompt(self.facts["prompt"]["sha256"])
+            self.continues.check_fits(self.facts)
             self.facts["start"] = self.continues.facts
         self.identity = identity_of(self.facts, self.launch)
 
@@ -148,8 +159,10 @@ def open_run(recipe: Recipe, launch: LaunchSpec, restart: bool, allowed: Collect
         stack.enter_context(peer_watchdog.watched())
         run_folder.check_can_hold(recipe, restart, allowed)
         divide_batch(recipe, recipe.training.distributed_state.num_processes)
-        run = Run(recipe, launch, stage_of(recipe).load_data(recipe, keep=True), stack)
-        if run_folder.is_complete(run.folder) and not restart:
+        is_complete = run_folder.is_complete(recipe.output_dir) and not restart
+        load = load_training_data if is_complete else stage_of(recipe).load_data  # drafts may be gone by then
+        run = Run(recipe, launch, load(recipe, keep=True), stack)
+        if is_complete:
             run.check_finished()
         else:
             run.load(restart, allowed)

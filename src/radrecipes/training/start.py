@@ -1,10 +1,13 @@
 """The weights that a run continues from, which its recipe names in `start_from`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radrecipes.errors import InputError, shown
+from radrecipes.access import access_of, strictest
+from radrecipes.data.prepared import PreparedDataset
+from radrecipes.errors import InputError
 from radrecipes.models.weights import Weights
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import run_folder
@@ -16,14 +19,19 @@ class Start:
 
     folder: Path
     weights: Weights
-    prompt_sha256: str
+    manifest: Mapping[str, Any]
 
-    def check_prompt(self, sha256: str) -> None:
-        """Refuse another prompt than that of its training, of which the weights know nothing."""
-        if self.prompt_sha256 != sha256:
+    def check_fits(self, facts: Mapping[str, Any]) -> None:
+        """Refuse what the weights were not trained for: `facts` are those of the run that continues them."""
+        (own_prompt, own_base), (prompt, base) = (
+            (it["prompt"]["sha256"], it["base"]["weights_sha256"]) for it in (self.manifest, facts)
+        )
+        if own_prompt != prompt:
             raise InputError(
                 "was trained with another prompt or chat template; use the same in both recipes", str(self.folder)
             )
+        if None not in (own_base, base) and own_base != base:
+            raise InputError("was trained on other weights of the base model; restore them", str(self.folder))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -31,7 +39,7 @@ class Start:
         return {"weights_sha256": self.weights.sha256}
 
 
-def find_start(recipe: Recipe) -> Start | None:
+def find_start(recipe: Recipe, dataset: PreparedDataset) -> Start | None:
     """The run that a recipe continues from, if it names one; an [`InputError`] if it is not finished or does not fit."""
     named = recipe.arguments.start_from
     if not named:
@@ -47,15 +55,30 @@ def find_start(recipe: Recipe) -> Start | None:
                 where,
             )
     folder, trained, _ = run_folder.run_of(named)
-    model = recipe.model
-    if (trained.model.model_name_or_path, trained.model.model_revision) != (
-        model.model_name_or_path,
-        model.model_revision,
+    if folder.resolve() == recipe.output_dir.resolve():
+        raise InputError("names the folder of this run; set another --output_dir", where)
+    manifest = run_folder.read_manifest(folder)
+    for part, found, wanted in (
+        ("task", trained.arguments.task, recipe.arguments.task),
+        ("base model", *(f"{it.model.model_name_or_path} at {it.model.model_revision}" for it in (trained, recipe))),
+        ("decode", *(("head" if it.has_head else "text") for it in (trained, recipe))),
+        ("lora_target_modules", trained.model.lora_target_modules, recipe.model.lora_target_modules),
+        *([("label set", manifest["data"]["label_set_sha256"], label_set_of(dataset))] if recipe.has_head else []),
     ):
+        if found != wanted:
+            raise InputError(f"{folder} has another {part} ({found}) than this recipe ({wanted})", where)
+    access = access_of(manifest)
+    if strictest(access, dataset.access) != dataset.access:
         raise InputError(
-            f"{folder} was trained from {shown(trained.model.model_name_or_path, 100)}, not from this base model",
+            f"{folder} was trained on {access} data, of which it may repeat a text, and this recipe's data are {dataset.access}; "
+            f"prepare them with --access {access}",
             where,
         )
     weights = run_folder.weights_of(folder)
-    weights.check(model)
-    return Start(folder, weights, run_folder.read_manifest(folder)["prompt"]["sha256"])
+    weights.check(recipe.model)
+    return Start(folder, weights, manifest)
+
+
+def label_set_of(dataset: PreparedDataset) -> str | None:
+    """The digest of a dataset's label set, as a run's manifest records it."""
+    return dataset.manifest.get("label_set", {}).get("sha256")

@@ -146,7 +146,8 @@ def _card_data(
         if (value := metric_value(metrics["systems"][system].get(metric.name))) is not None
     ]
     has_adapter = FullModel.NAME not in manifest
-    tags = ["radiology", "medical", *task.words.tags, "trl", "sft", *(["lora"] if has_adapter else [])]
+    stage = "grpo" if manifest["recipe"].get("resolved", {}).get("stage") == "grpo" else "sft"
+    tags = ["radiology", "medical", *task.words.tags, "trl", stage, *(["lora"] if has_adapter else [])]
     is_model = merged or not has_adapter
     if not is_model:
         tags += ["transformers", f"base_model:adapter:{base}"]  # PEFT's own tags, by which the Hub lists adapters
