@@ -137,7 +137,8 @@ def test_only_what_may_not_be_open_asks_before_it_is_given_out(manifest, access)
     assert bool(gated) is (access in ("registered", "credentialed"))
     if gated:
         assert gated == {f"extra_gated_{part}" for part in ("heading", "prompt", "fields", "button_content")}
-        assert "checkbox" in data["extra_gated_fields"].values() and access in data["extra_gated_prompt"]
+        assert "checkbox" in data["extra_gated_fields"].values()
+        assert ("credentialed users" in data["extra_gated_prompt"]) is (access == "credentialed")
 
 
 def test_a_licence_that_the_hub_does_not_list_has_a_name(manifest):
