@@ -262,11 +262,12 @@ def test_shipped_data_names_no_person(name):
     assert set(kinds) - {"name"} <= SHIPPED[name]
 
 
-def test_cards_of_this_repository_pass():
+def test_cards_and_recipes_of_this_repository_pass():
     paths = [
         REPOSITORY / "README.md",
         *(REPOSITORY / "data").glob("*/README.md"),
         *(REPOSITORY / "recipes").rglob("*.md"),
+        *(REPOSITORY / "recipes").rglob("*.yaml"),
     ]
     # A release, `your-org/name@v1.0`, is written as the address of a mailbox is; the gate is told which is its own.
     texts = {path: re.sub(r"your-org/[\w-]+@v[\d.]+", "", path.read_text(encoding="utf-8")) for path in paths}
