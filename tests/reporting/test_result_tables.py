@@ -333,16 +333,16 @@ def test_summary_is_one_table_with_the_base_model_and_the_best_baseline(written)
     _, result = written
     head, rule, *rows = summary_table([result, RESULT]).split("\n\n")[0].splitlines()
     assert head == "| task | recipe | metric | fine-tuned | base model | best baseline |"
-    assert {line.count("|") for line in (rule, *rows)} == {7} and len(rows) == 5
+    assert {line.count("|") for line in (rule, *rows)} == {7} and len(rows) == 4
     assert rows[0] == "| Protocols from orders | m/r | exact accuracy | 0.931 ± 0.012 | 0.000 | – |"
     guarded = result["systems"]["adapter_guarded"]["passed_rate"]
-    assert f"| m/report | passes all checks | {guarded['mean']:.3f} ± {guarded['sd']:.3f} | 0.000 | " in rows[2]
+    assert f"| m/report | passes all checks | {guarded['mean']:.3f} ± {guarded['sd']:.3f} | 0.000 | " in rows[1]
     # Whichever was best on validation, in every row.
-    assert rows[3].endswith(f"({result['best_baseline']['name'].replace('_', ' ')}) |")
+    assert rows[2].endswith(f"({result['best_baseline']['name'].replace('_', ' ')}) |")
     other = summary_table([{**result, "best_baseline": {"name": "most_frequent", "validation_rouge_l": 0.1}}])
     assert other.count("(most frequent)") == 3
     unseen = result["unseen"]["text"]["systems"]["adapter_guarded"]["rouge_l"]
-    assert f"| ROUGE-L, text not in training | {unseen['mean']:.3f} ± {unseen['sd']:.3f} | " in rows[4]
+    assert f"| ROUGE-L, text not in training | {unseen['mean']:.3f} ± {unseen['sd']:.3f} | " in rows[3]
     # An older result has neither.
     older = {key: result[key] for key in result if key not in ("best_baseline", "unseen")}
     assert "(template writer) |" in summary_table([older]) and " with text not in training |" not in results_table(
