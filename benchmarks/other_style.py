@@ -11,7 +11,7 @@ existing <output>.json keeps the systems that were not measured again.
 import argparse
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def as_markdown(points: Sequence[Mapping[str, Any]]) -> str:
     for point in points:
         for figure in ("accuracy", "coverage", "selective_accuracy"):
             found[point["system"]].setdefault((figure, point["style"]), {})[point["seed"]] = point[figure]
-    seeds = len({point["seed"] for point in points})
+    seeds = max(Counter((point["system"], point["style"]) for point in points).values())
     processors = ", ".join(sorted({point["processor"] for point in points}))
     lines = [
         f"Exact accuracy on the test orders, and what the threshold for {TARGET:.0%}, fitted on validation orders in the style of",
