@@ -26,7 +26,7 @@ BATCH = 32
 
 
 def write_drafts(recipe: Recipe, data: TrainingData, drafts: Drafts, on_progress: Callable[[int], None]) -> None:
-    """Write the parts of drafts that are missing. The processes of a job share them; a part is the same whoever writes it.
+    """Write the parts of drafts that are missing. The processes of a job share them, and every process would write the same.
 
     `on_progress` gets the number of prompts of each part that this process wrote.
     """
