@@ -12,8 +12,9 @@ Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, rep
 a temperature and the thresholds for automatic answers on the validation split and stores them next to the trained weights, where
 scripts/predict.py finds them. For labels the last line says which system to use for these data. Fitting their baselines takes
 minutes; the scores are cached in the dataset's folder, as .scores/, where the evaluations of other seeds find them. Texts are
-evaluated with and without the guard; the untuned base model, which seldom stops, is evaluated on a sample. A classification head
-has no untuned base model to compare with. An existing evaluation is only shown; --restart evaluates again.
+evaluated with and without the guard, reports also by a second labeller, which takes minutes to train; the untuned base model, which
+seldom stops, is evaluated on a sample. A classification head has no untuned base model to compare with. An existing evaluation is
+only shown; --restart evaluates again.
 
 Exit codes: 0 evaluated, or the existing evaluation was shown, 1 memory or disk ran out, 2 wrong input; nothing was written.
 """
@@ -65,6 +66,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--encoder",
         help="labels: encoder to fine-tune as a baseline, by Hub name or folder, or none (default: all-MiniLM-L6-v2)",
+    )
+    parser.add_argument(
+        "--judges",
+        nargs="+",
+        metavar="JUDGE",
+        help="reports: encoder, a second labeller that shares no rule with the first (default); metrics of RadEval, such as"
+        " radgraph; or none",
     )
     parser.add_argument(
         "--output",
@@ -148,6 +156,7 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
         args.similarity_model,
         args.count_acceptable,
         args.encoder,
+        args.judges,
     )
     progress = partial(_progress, hidden=not processes.is_main_process)
     evaluated = evaluate(predictor, dataset, options, progress, processes.is_main_process)

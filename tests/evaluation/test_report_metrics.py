@@ -101,6 +101,15 @@ def test_the_reference_scored_against_itself_is_perfect():
             assert value(figures[name]) == 0.0
 
 
+def test_sentences_of_the_template_writer_are_counted():
+    template = TASKS["report"].fallback({"observations": format_observations(REQUEST)})
+    assert value(figures_of(template)["template_sentence_rate"]) == 1.0
+    own = "FINDINGS: Something else is written here.\nIMPRESSION: Nothing of it."
+    assert value(figures_of(own)["template_sentence_rate"]) == 0.0
+    mixed = value(figures_of(f"{template} Something else is written here.")["template_sentence_rate"])
+    assert 0.5 < mixed < 1.0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "figure"),
     [

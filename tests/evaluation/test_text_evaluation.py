@@ -78,6 +78,8 @@ def test_metrics_of_every_system_without_observations():
         "passed_rate",
         "never_stopped_rate",
         "mean_generated_tokens",
+        "mean_words",
+        "distinct_2",
     }
     # One is empty, and one was cut off.
     assert measured["passed_rate"]["value"] == pytest.approx(1 / 3)
@@ -110,6 +112,14 @@ def test_the_table_has_input_and_reference_only_if_they_may_be_shown():
     assert shown["adapter_check"].tolist()[:2] == ["ok", "empty"] and shown["adapter_check"].isna()[2]
     assert shown["reference"].tolist() == [explanation for _, explanation in PAIRS]
     assert list(rows.table(systems, checks, "credentialed")) == ["row", "adapter_check", "adapter_stopped"]
+
+
+def test_a_system_with_few_different_sentences_shows_in_distinct_2():
+    rows = rows_of()
+    texts = [WrittenText("It is torn here."), WrittenText("it is torn"), WrittenText("Alone.")]
+    measured = metrics_of(rows, {ADAPTER: texts, ADAPTER_GUARDED: texts})["systems"][ADAPTER]
+    # it-is and is-torn occur twice, torn-here once.
+    assert measured["distinct_2"] == pytest.approx(3 / 5) and measured["mean_words"] == pytest.approx(8 / 3)
 
 
 def test_unseen_texts_have_the_figures_of_their_rows_alone():

@@ -1,22 +1,20 @@
 import re
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radrecipes.evaluation.encoder_labeller import LABELLED_TEXTS
 from radrecipes.radiology import labeller
 from radrecipes.radiology.labeller import label_report, recognises
 from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Status, format_observations, parse_observations
 
 SENTENCES = [
     (group, sentence, labels)
-    for group, rows in yaml.safe_load(
-        Path(__file__).with_name("labelled_sentences.yaml").read_text(encoding="utf-8")
-    ).items()
+    for group, rows in yaml.safe_load((LABELLED_TEXTS / "sentences.yaml").read_text(encoding="utf-8")).items()
     for sentence, labels in rows
 ]
 

@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
 
+from radrecipes.evaluation.encoder_labeller import LABELLED_TEXTS, read_labelled
 from radrecipes.radiology.observations import (
     NO_FINDING,
     OBSERVATIONS,
@@ -13,7 +13,6 @@ from radrecipes.radiology.observations import (
     Status,
     findings_present,
     format_observations,
-    parse_observations,
 )
 from radrecipes.statistics import precision_recall_f1
 
@@ -28,8 +27,8 @@ IMPLAUSIBLE = {
 
 def real_phrasing(name="real_phrasing"):
     """For each kind its texts, each with its labels as `Labels`."""
-    kinds = yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
-    return {kind: [(text, parse_observations(labels)) for text, labels in rows] for kind, rows in kinds.items()}
+    folder = LABELLED_TEXTS if name == "real_phrasing" else Path(__file__).parent
+    return read_labelled(folder / f"{name}.yaml")
 
 
 def test_texts_are_well_formed():

@@ -295,8 +295,8 @@ def test_reports_and_protocols_have_tables_of_their_own(written):
     alone = results_table([result])
     head, rule, *rows = alone.split("\n\n")[0].splitlines()
     assert head == (
-        "| recipe | system | passes all checks | ROUGE-L | BLEU | label recall | label precision | contradictions ↓ | "
-        "invented positives ↓ | never stopped ↓ |"
+        "| recipe | system | passes all checks | ROUGE-L | BLEU | distinct-2 | template sentences ↓ | label recall | "
+        "label precision | contradictions ↓ | invented positives ↓ | never stopped ↓ |"
     )
     assert {line.count("|") for line in (rule, *rows)} == {head.count("|")}
     assert len(rows) == 6

@@ -157,6 +157,7 @@ def test_every_section_is_there_and_linked(write):
         "unseen",
         "guard",
         "failures",
+        "language",
         "consistency",
         "observations",
         "training",
@@ -226,7 +227,7 @@ def test_base_may_be_missing_or_have_written_less(write):
     assert "without fine-tuning" not in write(without=("base",))
     words = words_of(write(base_rows=17))
     assert "17 of the studies only" in words
-    assert words.count("of the studies only") == 4
+    assert words.count("of the studies only") == 5
     assert "without fine-tuning passed in 0.0 %" in words
 
 

@@ -50,12 +50,15 @@ def test_the_names_in_recipes_lead_to_the_tasks():
 
 def test_metrics_of_reports_are_those_of_texts_and_of_observations():
     text, report = ([metric.name for metric in kind.headline] for kind in (TextTask, ReportWritingTask))
-    assert text == ["passed_rate", "rouge_l", "bleu", "never_stopped_rate"]
+    assert text == ["passed_rate", "rouge_l", "bleu", "distinct_2", "never_stopped_rate"]
     assert set(report) - set(text) == {
         "label_recall",
         "label_precision",
         "contradiction_rate",
         "invented_positive_rate",
+        "template_sentence_rate",
+        "judge_label_recall",
+        "judge_contradiction_rate",
     }
 
 

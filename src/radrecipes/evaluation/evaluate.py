@@ -17,9 +17,11 @@ from radrecipes.environment import describe_processor, hardware
 from radrecipes.errors import InputError
 from radrecipes.evaluation import Progress
 from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.encoder_labeller import EncoderLabeller
 from radrecipes.evaluation.label_baselines import DEFAULT_ENCODER, NO_ENCODER, LabelBaselines
 from radrecipes.evaluation.label_metrics import compute_metrics, predictions_table
 from radrecipes.evaluation.label_systems import EvaluationRows, System, scored_system
+from radrecipes.evaluation.radeval_metrics import RadEvalMetrics
 from radrecipes.evaluation.report_metrics import ImpressionEvaluation, ReportEvaluation
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, TextEvaluation
 from radrecipes.inference.abstention import DecisionPolicy
@@ -30,6 +32,8 @@ from radrecipes.statistics import spread_evenly
 from radrecipes.tasks import LabelTask, ReportWritingTask, TextTask
 from radrecipes.tasks.impression import ImpressionTask
 
+# A second labeller of reports; other judges are metrics of RadEval.
+JUDGE, NO_JUDGE = "encoder", "none"
 # The untuned base model seldom stops, so each of its texts takes as long as possible: a sample shows what it can do.
 BASE_TEXTS = 64
 
@@ -46,6 +50,7 @@ class EvaluationOptions:
     similarity_model: str | None = None
     count_acceptable: bool = False  # labels: thresholds count acceptable answers as correct
     encoder: str | None = None  # to fine-tune, or "none"; by default all-MiniLM-L6-v2, unless it was trained from that
+    judges: Sequence[str] | None = None  # reports: JUDGE, metrics of RadEval, or "none"; by default JUDGE
 
 
 @dataclass(frozen=True)
@@ -226,9 +231,11 @@ def evaluate_texts(
     for name in (*of_labels, *([] if kind.needs_embedder else ["similarity_model"])):
         if getattr(options, name):
             raise InputError("is for tasks that choose a label; leave it out", f"--{name.replace('_', '-')}")
-    # Before the work, because the model may be missing
-    embedder = TextEmbedder(options.similarity_model) if kind.needs_embedder else None
     rows = kind(task, dataset.splits[options.split].to_list()[: options.max_rows])
+    # Before the work, because a model may be missing
+    embedder = TextEmbedder(options.similarity_model) if kind.needs_embedder else None
+    if is_main_process:
+        _appoint(rows, options.judges)
     inputs = rows.inputs
 
     def written(title: str, asked: Sequence[Mapping[str, str]], write: Callable) -> Any:
@@ -253,6 +260,8 @@ def evaluate_texts(
     baselines = train.baselines(validation, embedder)
     systems |= baselines.write(rows) | of_base
     checks = rows.checks(systems)
+    if isinstance(rows, ReportEvaluation) and rows.labeller:
+        rows.labeller.fit(progress)
     metrics = rows.metrics(
         systems,
         checks,
@@ -268,6 +277,21 @@ def evaluate_texts(
         baseline_settings=baselines.settings,
     )
     return Evaluated(metrics, rows.table(systems, checks, _access(predictor, dataset)))
+
+
+def _appoint(rows: TextEvaluation, judges: Sequence[str] | None) -> None:
+    """Load the judges of reports."""
+    if not isinstance(rows, ReportEvaluation):
+        if judges:
+            raise InputError("is for tasks that write reports; leave it out", "--judges")
+        return
+    chosen = dict.fromkeys((JUDGE,) if judges is None else judges)
+    if NO_JUDGE in chosen and len(chosen) > 1:
+        raise InputError(f"{NO_JUDGE} excludes others; leave it out", "--judges")
+    if JUDGE in chosen:
+        rows.labeller = EncoderLabeller()
+    if metrics := [name for name in chosen if name not in (JUDGE, NO_JUDGE)]:
+        rows.radeval = RadEvalMetrics(metrics)
 
 
 def _text_evaluation(task: TextTask) -> type[TextEvaluation]:

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import cohen_kappa_score
 
 from radrecipes.evaluation.embeddings import TextEmbedder
+from radrecipes.evaluation.encoder_labeller import EncoderLabeller
+from radrecipes.evaluation.radeval_metrics import RadEvalMetrics
 from radrecipes.evaluation.report_baselines import (
     NEGATIVE,
     POSITIVE,
@@ -25,6 +28,7 @@ from radrecipes.radiology.observations import (
     findings_present,
     format_observations,
 )
+from radrecipes.radiology.sentences import split_sentences
 from radrecipes.statistics import Statistic, mean_statistic, precision_recall_f1
 from radrecipes.tasks.report_writing import ReportWritingTask
 
@@ -55,6 +59,9 @@ class ReportEvaluation(TextEvaluation):
         "never_stopped_rate",
     )
     task: ReportWritingTask
+    # What judges the texts in addition to the check
+    labeller: EncoderLabeller | None = None
+    radeval: RadEvalMetrics | None = None
 
     def __init__(self, task: ReportWritingTask, rows: Sequence[Mapping[str, Any]]):
         super().__init__(task, rows)
@@ -84,6 +91,47 @@ class ReportEvaluation(TextEvaluation):
     def _check(self, place: int, text: str) -> ReportCheck:
         return self.task.check_against(self.requests[place], text)
 
+    def _style(
+        self, places: Sequence[int], written: Sequence[str], checks: Sequence[ReportCheck], draws: Mapping[str, int]
+    ) -> dict[str, Any]:
+        interval = self._interval(places, draws)
+        sentences = [split_sentences(text) for text in written]
+        templates = [
+            set(split_sentences(self.task.comparable(self.task.fallback(self.inputs[place])))) for place in places
+        ]
+        of_template = [
+            sum(sentence in of_row for sentence in of_text)
+            for of_text, of_row in zip(sentences, templates, strict=True)
+        ]
+        found = super()._style(places, written, checks, draws)
+        if any(sentences):
+            found["template_sentence_rate"] = interval(ratio_statistic(of_template, list(map(len, sentences))))
+        if self.labeller:
+            found |= self._judged(places, written, checks, interval)
+        if self.radeval:
+            found["radeval"] = self.radeval([self.references[place] for place in places], written)
+        return found
+
+    def _judged(
+        self, places: Sequence[int], written: Sequence[str], checks: Sequence[ReportCheck], interval: Interval
+    ) -> dict[str, Any]:
+        """What the second labeller says of texts, and how far it agrees with the first."""
+        judged = label_states(self.labeller.label(written))
+        requested = label_states([self.requests[place] for place in places])
+        wanted, said = requested == POSITIVE, judged == POSITIVE
+        flipped = (wanted & (judged == NEGATIVE)) | ((requested == NEGATIVE) & said)
+        first = label_states([check.written for check in checks])
+        recall = interval(ratio_statistic((wanted & said).sum(axis=1), wanted.sum(axis=1))) if wanted.any() else None
+        one_status = len({*first.ravel(), *judged.ravel()}) == 1  # leaves nothing to agree on beyond chance
+        return {
+            "judge_label_recall": recall,
+            "judge_contradiction_rate": interval(mean_statistic(flipped.any(axis=1))),
+            "judge_kappa": None if one_status else float(cohen_kappa_score(first.ravel(), judged.ravel())),
+        }
+
+    def _about_judges(self) -> dict[str, Any]:
+        return {"judge": self.labeller.facts} if self.labeller else {}
+
     def _row_columns(self, showable: bool) -> dict[str, list[str]]:
         columns = {"observations": self.keys}
         if showable:
@@ -91,8 +139,8 @@ class ReportEvaluation(TextEvaluation):
         return columns
 
     def _specific(self, places: Sequence[int], checks: Sequence[ReportCheck], interval: Interval) -> dict[str, Any]:
-        requested = label_states([self.requests[place] for place in places])
         written = label_states([check.written for check in checks])
+        requested = label_states([self.requests[place] for place in places])
         requested_positive, written_positive = requested == POSITIVE, written == POSITIVE
         normal = OBSERVATIONS.index(NO_FINDING)
         # Nothing on the list is present, yet No Finding is blank (emphysema): whether the text may say it is not known.

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,10 @@ class TextEvaluation:
         baselines = [name for name in systems if name not in (ADAPTER, ADAPTER_GUARDED, BASE, REFERENCE)]
         pairs = [(ADAPTER_GUARDED, other) for other in (*baselines, ADAPTER)] + [(ADAPTER, best)]
         found = {name: measured(name, everywhere) for name in systems}
+        for name, texts in systems.items():
+            places = np.flatnonzero(~np.isnan(rouge[name])).tolist()
+            written = [self.task.comparable(texts[place].text) for place in places]
+            found[name] |= self._style(places, written, [checks[name][place] for place in places], draws)
         if ADAPTER_GUARDED in systems:
             found[ADAPTER_GUARDED]["guard"] = self._guard_counts(systems[ADAPTER_GUARDED], checks[ADAPTER_GUARDED])
         return {
@@ -178,6 +183,7 @@ class TextEvaluation:
             "unseen": {name: on_slice(mask) for name, mask in unseen.items()},
             "best_baseline": dict(best_baseline) if best_baseline else None,
             "baseline_settings": dict(baseline_settings or {}),
+            **self._about_judges(),
             "comparisons": [
                 self._comparison(rouge, pair, unseen, draws) for pair in pairs if all(name in systems for name in pair)
             ],
@@ -225,13 +231,9 @@ class TextEvaluation:
         draws: Mapping[str, int],
     ) -> dict[str, Any]:
         """The metrics of one system over the rows at these indices."""
-        groups = [self.groups[place] for place in places]
+        interval = self._interval(places, draws)
         asked, found = [texts[place] for place in places], [checks[place] for place in places]
         written = [self.task.comparable(text.text) for text in asked]
-
-        def interval(statistic: Statistic) -> dict[str, float]:
-            return bootstrap_interval(statistic, groups, **draws)
-
         return {
             "rows": len(places),
             "rouge_l": interval(mean_statistic(rouge[places])),
@@ -243,12 +245,32 @@ class TextEvaluation:
             "mean_generated_tokens": float(np.mean([text.generated_tokens for text in asked])),
         }
 
+    def _interval(self, places: Sequence[int], draws: Mapping[str, int]) -> Interval:
+        groups = [self.groups[place] for place in places]
+        return lambda statistic: bootstrap_interval(statistic, groups, **draws)
+
     def _check(self, place: int, text: str) -> Check:
         return self.task.check(self.inputs[place], text)
+
+    def _about_judges(self) -> dict[str, Any]:
+        """What `metrics.json` says of the judges."""
+        return {}
 
     def _specific(self, places: Sequence[int], checks: Sequence[Check], interval: Interval) -> dict[str, Any]:
         """Additional metrics of one system, over the rows at these indices."""
         return {}
+
+    def _style(
+        self, places: Sequence[int], written: Sequence[str], checks: Sequence[Check], draws: Mapping[str, int]
+    ) -> dict[str, Any]:
+        """Metrics of all texts of one system, which slices do not have: of its language, and by other judges than the check."""
+        words = [text.lower().split() for text in written]
+        pairs = [pair for of_text in words for pair in pairwise(of_text)]
+        return {
+            "mean_words": float(np.mean([len(of_text) for of_text in words])),
+            # Distinct-2 (Li et al., 2016): it falls when a model writes the same few sentences
+            "distinct_2": len(set(pairs)) / max(len(pairs), 1),
+        }
 
     def _row_columns(self, showable: bool) -> dict[str, list[str]]:
         if not showable:

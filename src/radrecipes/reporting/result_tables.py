@@ -113,7 +113,7 @@ def _text_block(metrics: Mapping[str, Any], systems: Mapping[str, Mapping[str, A
     for start in range(0, len(names), _SYSTEMS_PER_BLOCK):
         block = names[start : start + _SYSTEMS_PER_BLOCK]
         lines.append(" " * 22 + "".join(f"{name:<22}" for name in block).rstrip())
-        for metric in task_of(metrics).headline:
+        for metric in task_of(metrics).measured(metrics):
             cells = [metric_with_interval(systems[name], metric) for name in block]
             lines.append(f"{metric.heading:<22}" + "".join(f"{cell:<22}" for cell in cells).rstrip())
         lines.append("")

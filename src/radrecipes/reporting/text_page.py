@@ -49,6 +49,15 @@ _FAILURES = {
     "missing_section_rate": "Lacks a section",
     "never_stopped_rate": "Never stops",
 }
+# What the checks do not see; an older evaluation has none of it.
+_LANGUAGE = {
+    "mean_words": "Words in a text",
+    "distinct_2": "Distinct-2",
+    "template_sentence_rate": "Sentences of the template writer",
+    "judge_label_recall": "Label recall, second labeller",
+    "judge_contradiction_rate": "Contradicts a finding, second labeller",
+    "judge_kappa": "Cohen's kappa of both labellers",
+}
 _GUARD_OUTCOMES = {
     "first_try": "Accepted at the first attempt",
     "later_try": "Accepted at a later attempt",
@@ -89,6 +98,8 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
         "reasons": dict(list(guard["reasons"].items())[:_MOST_REASONS]),
         "falls_back": task.fallback_writer is not None,
         "failures": _failures(systems),
+        "language": {key: title for key, title in _LANGUAGE.items() if all(key in it for it in systems.values())},
+        "radeval": list(systems[ADAPTER].get("radeval", {})),
         "checks_reports": isinstance(task, ReportWritingTask),
         "states_all": isinstance(task, ReportWritingTask) and task.states_all,
         "may_show_texts": may_show_texts,

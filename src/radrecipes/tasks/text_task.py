@@ -33,6 +33,7 @@ class TextTask(Task):
         HeadlineMetric("passed_rate", "passes all checks"),
         HeadlineMetric("rouge_l", "ROUGE-L", hub_id="rouge"),
         HeadlineMetric("bleu", "BLEU", digits=1, largest=100.0, hub_id="bleu"),
+        HeadlineMetric("distinct_2", "distinct-2", optional=True),
         HeadlineMetric("never_stopped_rate", "never stopped", lower_is_better=True),
     )
     # Whether the text stops and its check accepts it, and ROUGE-L against the row's own
