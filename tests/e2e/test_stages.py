@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import TINY_REPORT_RECIPE
+from conftest import TINY_REPORT_RECIPE, trains_all_weights
 from sft_faults import Script, all_of, before, die, losses_of, set_value, two_ranks
 
 from e2e.conftest import files_in
@@ -174,3 +174,21 @@ def test_what_does_not_fit_is_refused_before_any_text_is_written(stages, call):
     manifest["data"]["access"] = "credentialed"
     (own / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     assert "was trained on credentialed data, of which it may repeat a text" in refusal()
+
+
+@pytest.mark.slow
+def test_all_weights_pass_through_both_stages(stages, call):
+    for path in (START, REJECTION, GRPO):
+        Path(path).write_text(trains_all_weights(Path(path).read_text("utf-8")), encoding="utf-8")
+    of_all = ("--learning_rate", "3e-3")
+    base, better, last = "runs/base", "runs/better", "runs/last"
+    for words in (
+        ("--config", START, "--output_dir", base),
+        ("--config", REJECTION, "--start_from", base, "--output_dir", better),
+        ("--config", GRPO, "--start_from", better, "--output_dir", last, "--max_steps", "2"),
+    ):
+        done = call("sft", *words, *of_all)
+        assert done.code == 0, done.stderr
+    for run, start in ((better, base), (last, better)):
+        assert manifest_of(Path(run))["start"]["weights_sha256"] == manifest_of(Path(start))["model"]["sha256"]
+        assert files_in(Path(run, "model")) != files_in(Path(start, "model"))

@@ -159,9 +159,6 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> str:
             title = f"coverage at {100 * decided['target_accuracy']:g} % target accuracy"
             coverage = {name: figures["coverage"] for name, figures in decided["systems"].items()}
             rows.append((HeadlineMetric("coverage", title), coverage))
-        if costs := result.get("costs"):
-            answering = _COSTS[-1]
-            rows.append((answering, {name: cost and cost[answering.name] for name, cost in costs.items()}))
         for name, found in result.get("unseen", {}).items():
             metric = HeadlineMetric("rouge_l", f"ROUGE-L, {UNSEEN_TITLES[name]}")
             rows.append((metric, {system: cells and cells["rouge_l"] for system, cells in found["systems"].items()}))
