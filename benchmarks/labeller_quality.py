@@ -3,18 +3,20 @@
     python benchmarks/labeller_quality.py                        the held-out texts, and OpenI if `make openi` was run
     python benchmarks/labeller_quality.py --openi FOLDER         OpenI elsewhere: the folder or the archive
     python benchmarks/labeller_quality.py --csv labelled.csv     reports and labels of your own; nothing is stored
+    python benchmarks/labeller_quality.py --encoder              the second labeller of evaluations, which is trained first
 
 The table (CSV, TSV or .xlsx) has a column `text`, or `findings` and `impression`, and columns with the names of the 14
 observations: 1 positive, 0 negative, -1 uncertain, blank not mentioned, as in the files of CheXpert and MIMIC-CXR-JPG.
 """
 
 import argparse
+import contextlib
 import re
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +24,6 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 
 # isort: split
 import numpy as np
-import yaml
 from measuring import DOCUMENT, RESULTS, read_results, store_result, with_table
 
 from radrecipes.cli import run
@@ -30,6 +31,7 @@ from radrecipes.data.sources.openi import ARCHIVE, OpenI
 from radrecipes.data.sources.report_source import RejectedReport
 from radrecipes.data.sources.table_rows import open_table
 from radrecipes.errors import InputError
+from radrecipes.evaluation.encoder_labeller import EncoderLabeller, read_labelled
 from radrecipes.radiology import labeller
 from radrecipes.radiology.observations import (
     NO_FINDING,
@@ -37,7 +39,6 @@ from radrecipes.radiology.observations import (
     Labels,
     Status,
     observation_name,
-    parse_observations,
 )
 from radrecipes.statistics import bootstrap_interval, precision_recall_f1
 
@@ -85,22 +86,26 @@ def main() -> None:
         metavar="PATH",
         help=f"folder or archive (default: {OPENI.relative_to(REPOSITORY)})",
     )
+    parser.add_argument(
+        "--encoder", action="store_true", help="measure the encoder that judges reports in evaluations"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: benchmarks/results.json")
     args = parser.parse_args()
+    name, label = ("encoder", trained_encoder()) if args.encoder else ("labeller", label_timed)
     if args.csv:
-        print(status_table(measure_labels(*read_table(args.csv))))
+        print(status_table(measure_labels(*read_table(args.csv), label=label)))
         return
     openi = read_openi(args.openi or OPENI) if args.openi or OPENI.exists() else None
     entries = []
     if HELDOUT.exists():
-        entries.append({"name": "labeller_heldout", **measure_labels(read_heldout())})
+        entries.append({"name": f"{name}_heldout", **measure_labels(read_heldout(), label=label)})
         print(f"held-out texts\n{status_table(entries[0])}\n")
     else:
         print(f"held-out texts: skipped; there is no {HELDOUT.relative_to(REPOSITORY)}")
     if openi is None:
         print("OpenI: skipped; run `make openi`, or give --openi")
     else:
-        entries.append({"name": "labeller_openi", **measure_headings(openi)})
+        entries.append({"name": f"{name}_openi", **measure_headings(openi, label)})
         print(f"OpenI's headings\n{heading_table(entries[-1])}")
     for entry in entries:
         store_result(entry, args.output)
@@ -110,8 +115,7 @@ def main() -> None:
 
 def read_heldout() -> list[LabelledReport]:
     """The invented texts that no rule was written against, by kind."""
-    kinds = yaml.safe_load(HELDOUT.read_text(encoding="utf-8"))
-    return [LabelledReport((text,), parse_observations(labels)) for rows in kinds.values() for text, labels in rows]
+    return [LabelledReport((text,), labels) for rows in read_labelled(HELDOUT).values() for text, labels in rows]
 
 
 def read_table(path: Path) -> tuple[list[LabelledReport], list[str]]:
@@ -179,9 +183,11 @@ def read_openi(path: Path) -> list[tuple[tuple[str, str], list[str]]]:
     return found
 
 
-def measure_labels(reports: Sequence[LabelledReport], names: Sequence[str] = OBSERVATIONS) -> dict[str, Any]:
+def measure_labels(
+    reports: Sequence[LabelledReport], names: Sequence[str] = OBSERVATIONS, label: "Labeller | None" = None
+) -> dict[str, Any]:
     """The labeller against labels of these observations: scores of each with each status, of all pairs, of the uncertain ones."""
-    read, milliseconds = label_timed([report.sections for report in reports])
+    read, milliseconds = (label or label_timed)([report.sections for report in reports])
     read = [{name: status for name, status in labels.items() if name in names} for labels in read]
     right, given, wanted = Counter(), Counter(), Counter()
     for report, labels in zip(reports, read, strict=True):
@@ -218,13 +224,15 @@ def measure_labels(reports: Sequence[LabelledReport], names: Sequence[str] = OBS
     }
 
 
-def measure_headings(reports: Sequence[tuple[tuple[str, str], list[str]]]) -> dict[str, Any]:
+def measure_headings(
+    reports: Sequence[tuple[tuple[str, str], list[str]]], label: "Labeller | None" = None
+) -> dict[str, Any]:
     """The labeller against headings, which name what is present or possible; what none names is not thereby absent.
 
     Found is a heading whose observation is positive or uncertain. Wrong for certain is a positive in a report whose only
     heading is `normal`; a positive without a heading in another report may be right, and counts in `strict_precision` only.
     """
-    read, milliseconds = label_timed([sections for sections, _ in reports])
+    read, milliseconds = (label or label_timed)([sections for sections, _ in reports])
     counts = {name: Counter() for name in HEADINGS}
     normal = Counter()
     for (_, headings), labels in zip(reports, read, strict=True):
@@ -268,6 +276,29 @@ def label_timed(texts: Sequence[tuple[str, ...]]) -> tuple[list[Labels], float]:
         labels.append(labeller.label_report(*text))
         seconds.append(time.process_time() - began)
     return labels, round(1000 * statistics.median(seconds), 3)
+
+
+# Labels of each text, and the milliseconds that a text takes
+Labeller = Callable[[Sequence[tuple[str, ...]]], tuple[list[Labels], float]]
+
+
+def trained_encoder() -> Labeller:
+    """The second labeller of evaluations, after training; its time is the mean, of distinct sentences."""
+    encoder = EncoderLabeller()
+
+    @contextlib.contextmanager
+    def progress(title: str, rows: int) -> Iterator[Callable[[int], None]]:
+        print(f"{title} ({rows:,} texts)", file=sys.stderr, flush=True)
+        yield lambda count: None
+
+    encoder.fit(progress)
+
+    def label(texts: Sequence[tuple[str, ...]]) -> tuple[list[Labels], float]:
+        began = time.process_time()
+        labels = encoder.label([" ".join(text) for text in texts])
+        return labels, round(1000 * (time.process_time() - began) / len(texts), 3)
+
+    return label
 
 
 def status_table(entry: dict[str, Any]) -> str:
@@ -341,6 +372,14 @@ def with_tables(document: str, results: dict[str, dict[str, Any]]) -> str:
         counts += (scores["in_normal"], scores["elsewhere"])
         figures = [shown(scores[figure]) for figure in ("precision", "recall", "f1", "strict_precision")]
         lines.append(f"| {name} | {' | '.join(map(str, counts))} | {' | '.join(figures)} |")
+    if "encoder_heldout" in results:
+        invented, real = results["encoder_heldout"]["all"], results["encoder_openi"]["all"]
+        lines += [
+            "",
+            f"The second labeller, an encoder: F1 {shown(invented['f1'])} [{shown(invented['low'])}, {shown(invented['high'])}] on the"
+            f" same invented texts; on OpenI precision {shown(real['precision'])}, recall {shown(real['recall'])}, F1"
+            f" {shown(real['f1'])}, strict precision {shown(real['strict_precision'])}.",
+        ]
     return with_table(document, "labeller quality", "labeller_quality.py", "\n".join(lines))
 
 
