@@ -376,8 +376,8 @@ def with_tables(document: str, results: dict[str, dict[str, Any]]) -> str:
         invented, real = results["encoder_heldout"]["all"], results["encoder_openi"]["all"]
         lines += [
             "",
-            f"The second labeller, an encoder: F1 {shown(invented['f1'])} [{shown(invented['low'])}, {shown(invented['high'])}] on the"
-            f" same invented texts; on OpenI precision {shown(real['precision'])}, recall {shown(real['recall'])}, F1"
+            f"The second labeller, an encoder: F1 {shown(invented['f1'])} [{shown(invented['low'])}, {shown(invented['high'])}] on"
+            f" the same invented texts; on OpenI precision {shown(real['precision'])}, recall {shown(real['recall'])}, F1"
             f" {shown(real['f1'])}, strict precision {shown(real['strict_precision'])}.",
         ]
     return with_table(document, "labeller quality", "labeller_quality.py", "\n".join(lines))

@@ -75,7 +75,9 @@ def test_a_labeller_that_reads_by_the_rules_has_their_figures(monkeypatch):
         assert system["judge_kappa"] in (None, pytest.approx(1.0))
     assert metrics["systems"]["adapter"]["judge_kappa"] and metrics["systems"]["base"]["judge_kappa"] is None
     # One that never finds anything agrees with nothing that the rules found.
-    monkeypatch.setattr(ReportEvaluation, "labeller", SimpleNamespace(label=lambda texts: [{} for _ in texts], facts={}))
+    monkeypatch.setattr(
+        ReportEvaluation, "labeller", SimpleNamespace(label=lambda texts: [{} for _ in texts], facts={})
+    )
     blind = evaluated("report")[0]["systems"]["adapter"]
     assert blind["judge_label_recall"]["value"] == blind["judge_kappa"] == 0.0
 

@@ -92,9 +92,14 @@ class ReportEvaluation(TextEvaluation):
         return self.task.check_against(self.requests[place], text)
 
     def _style(
-        self, places: Sequence[int], written: Sequence[str], checks: Sequence[ReportCheck], draws: Mapping[str, int]
+        self,
+        texts: Sequence[WrittenText],
+        checks: Sequence[ReportCheck],
+        places: Sequence[int],
+        draws: Mapping[str, int],
     ) -> dict[str, Any]:
         interval = self._interval(places, draws)
+        written = [self.task.comparable(texts[place].text) for place in places]
         sentences = [split_sentences(text) for text in written]
         templates = [
             set(split_sentences(self.task.comparable(self.task.fallback(self.inputs[place])))) for place in places
@@ -103,11 +108,11 @@ class ReportEvaluation(TextEvaluation):
             sum(sentence in of_row for sentence in of_text)
             for of_text, of_row in zip(sentences, templates, strict=True)
         ]
-        found = super()._style(places, written, checks, draws)
+        found = super()._style(texts, checks, places, draws)
         if any(sentences):
             found["template_sentence_rate"] = interval(ratio_statistic(of_template, list(map(len, sentences))))
         if self.labeller:
-            found |= self._judged(places, written, checks, interval)
+            found |= self._judged(places, written, [checks[place] for place in places], interval)
         if self.radeval:
             found["radeval"] = self.radeval([self.references[place] for place in places], written)
         return found

@@ -143,11 +143,11 @@ class TextEvaluation:
         draws = {"resamples": resamples, "seed": seeds["bootstrap"]}
         unseen, best = unseen or {}, (best_baseline or {}).get("name")
         rouge = {name: self._rouge(texts) for name, texts in systems.items()}
-        everywhere = np.ones(len(self.rows), dtype=bool)
 
-        def measured(name: str, mask: np.ndarray) -> dict[str, Any]:
-            asked = mask & ~np.isnan(rouge[name])
-            return self._measure(systems[name], checks[name], rouge[name], np.flatnonzero(asked).tolist(), draws)
+        def measured(name: str, mask: np.ndarray | bool = True, style: bool = False) -> dict[str, Any]:
+            places = np.flatnonzero(mask & ~np.isnan(rouge[name])).tolist()
+            found = self._measure(systems[name], checks[name], rouge[name], places, draws)
+            return found | (self._style(systems[name], checks[name], places, draws) if style else {})
 
         def on_slice(mask: np.ndarray) -> dict[str, Any]:
             few = {name: (mask & ~np.isnan(scores)).sum() < FEWEST_ROWS for name, scores in rouge.items()}
@@ -162,11 +162,7 @@ class TextEvaluation:
 
         baselines = [name for name in systems if name not in (ADAPTER, ADAPTER_GUARDED, BASE, REFERENCE)]
         pairs = [(ADAPTER_GUARDED, other) for other in (*baselines, ADAPTER)] + [(ADAPTER, best)]
-        found = {name: measured(name, everywhere) for name in systems}
-        for name, texts in systems.items():
-            places = np.flatnonzero(~np.isnan(rouge[name])).tolist()
-            written = [self.task.comparable(texts[place].text) for place in places]
-            found[name] |= self._style(places, written, [checks[name][place] for place in places], draws)
+        found = {name: measured(name, style=True) for name in systems}
         if ADAPTER_GUARDED in systems:
             found[ADAPTER_GUARDED]["guard"] = self._guard_counts(systems[ADAPTER_GUARDED], checks[ADAPTER_GUARDED])
         return {
@@ -261,10 +257,10 @@ class TextEvaluation:
         return {}
 
     def _style(
-        self, places: Sequence[int], written: Sequence[str], checks: Sequence[Check], draws: Mapping[str, int]
+        self, texts: Sequence[WrittenText], checks: Sequence[Check], places: Sequence[int], draws: Mapping[str, int]
     ) -> dict[str, Any]:
-        """Metrics of all texts of one system, which slices do not have: of its language, and by other judges than the check."""
-        words = [text.lower().split() for text in written]
+        """Metrics of one system over the rows at these indices that slices do not have: language, and other judges."""
+        words = [self.task.comparable(texts[place].text).lower().split() for place in places]
         pairs = [pair for of_text in words for pair in pairwise(of_text)]
         return {
             "mean_words": float(np.mean([len(of_text) for of_text in words])),

@@ -25,7 +25,9 @@ class ReportWritingTask(TextTask):
         HeadlineMetric("label_precision", "label precision", hub_id="precision"),
         HeadlineMetric("judge_label_recall", "label recall, second labeller", optional=True),
         HeadlineMetric("contradiction_rate", "contradictions", lower_is_better=True),
-        HeadlineMetric("judge_contradiction_rate", "contradictions, second labeller", lower_is_better=True, optional=True),
+        HeadlineMetric(
+            "judge_contradiction_rate", "contradictions, second labeller", lower_is_better=True, optional=True
+        ),
         HeadlineMetric("invented_positive_rate", "invented positives", lower_is_better=True),
         TextTask.headline[-1],
     )
