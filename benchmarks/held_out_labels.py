@@ -123,8 +123,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     """A row for the labels that were held out, and one for the others: the mean over the runs, lowest to highest."""
     runs = result["runs"]
     lines = [
-        f"{result['dataset']}, {result['recipe']}: {len(runs[0]['held_out'])} labels held out in each of {len(runs)} runs, others "
-        "every time; mean (lowest to highest).",
+        f"{result['dataset']}, {result['recipe']}: {len(runs[0]['held_out'])} labels held out in {len(runs)} runs, others every "
+        "time; mean (lowest to highest).",
         "",
         f"| test rows | right label first | among the first {TOP} |",
         "|---|---:|---:|",

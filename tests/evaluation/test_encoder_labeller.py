@@ -10,11 +10,10 @@ from written_reports import evaluated
 from radrecipes.errors import InputError
 from radrecipes.evaluation import encoder_labeller, fine_tuned_encoder
 from radrecipes.evaluation.encoder_labeller import EncoderLabeller, labelled_texts
-from radrecipes.evaluation.evaluate import EvaluationOptions, _appoint
+from radrecipes.evaluation.evaluate import _appoint, _check_judges
 from radrecipes.evaluation.report_metrics import ReportEvaluation
-from radrecipes.evaluation.text_evaluation import TextEvaluation
 from radrecipes.radiology.labeller import label_report
-from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, SUPPORT_DEVICES, Status
+from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Status
 from radrecipes.tasks import TASKS
 
 LEARNED = {
@@ -32,7 +31,7 @@ def silent(title, rows):
     yield lambda count: None
 
 
-def test_it_learns_every_status_of_every_observation():
+def test_it_learns_every_status_of_every_observation(tmp_path, monkeypatch):
     texts = labelled_texts()
     assert texts == labelled_texts()
     known = {(name, status) for labels in texts.values() for name, status in labels.items()}
@@ -41,7 +40,9 @@ def test_it_learns_every_status_of_every_observation():
     assert asked <= known
     assert texts["The heart is enlarged."] == {"Cardiomegaly": Status.POSITIVE}
     assert texts["Possible cardiomegaly."] == {"Cardiomegaly": Status.UNCERTAIN}
-    assert texts["No acute cardiopulmonary process."].get(SUPPORT_DEVICES) is None
+    # The impression of the template writer names no device, whatever its status.
+    monkeypatch.setattr(encoder_labeller, "LABELLED_TEXTS", tmp_path)
+    assert labelled_texts()["No acute cardiopulmonary process."] == {}
 
 
 def test_it_labels_sentence_by_sentence(tmp_path, monkeypatch):
@@ -55,8 +56,8 @@ def test_it_labels_sentence_by_sentence(tmp_path, monkeypatch):
     texts = ["The heart is enlarged. Maybe some edema.", "The heart is normal. The lungs are clear.", ""]
     assert labeller.label(texts) == [
         {"Cardiomegaly": Status.POSITIVE, "Edema": Status.UNCERTAIN},
-        {"Cardiomegaly": Status.NEGATIVE, NO_FINDING: Status.POSITIVE},
-        {NO_FINDING: Status.POSITIVE},
+        {"Cardiomegaly": Status.NEGATIVE},
+        {},
     ]
     # Present over possible over absent, whatever the order
     assert labeller.label(["The heart is normal. Maybe some edema. No edema. The heart is enlarged."]) == [
@@ -70,8 +71,8 @@ def test_a_labeller_that_reads_by_the_rules_has_their_figures(monkeypatch):
     metrics, _ = evaluated("report")
     assert metrics["judge"] == {"encoder": "rules"}
     for system in metrics["systems"].values():
-        assert system["judge_label_recall"] == system["label_recall"]
-        assert system["judge_contradiction_rate"] == system["contradiction_rate"]
+        assert system["judge_finding_recall"] == system["finding_recall"]
+        assert system["judge_contradiction_rate"]["value"] <= system["contradiction_rate"]["value"]
         assert system["judge_kappa"] in (None, pytest.approx(1.0))
     assert metrics["systems"]["adapter"]["judge_kappa"] and metrics["systems"]["base"]["judge_kappa"] is None
     # One that never finds anything agrees with nothing that the rules found.
@@ -79,18 +80,20 @@ def test_a_labeller_that_reads_by_the_rules_has_their_figures(monkeypatch):
         ReportEvaluation, "labeller", SimpleNamespace(label=lambda texts: [{} for _ in texts], facts={})
     )
     blind = evaluated("report")[0]["systems"]["adapter"]
-    assert blind["judge_label_recall"]["value"] == blind["judge_kappa"] == 0.0
+    assert blind["judge_finding_recall"]["value"] == blind["judge_kappa"] == 0.0
 
 
 def test_judges_are_for_reports_and_none_excludes_others():
-    reports, texts = ReportEvaluation(TASKS["report"], []), TextEvaluation(TASKS["report"], [])
-    _appoint(reports, ["none"])
-    assert reports.labeller is reports.radeval is None
-    for rows, judges, message in (
-        (texts, ["encoder"], "is for tasks that write reports"),
-        (reports, ["none", "encoder"], "none excludes others"),
-        (reports, ["radfact_ct"], "radeval cannot be imported|sends reports to a remote service"),
+    for task, judges, message in (
+        ("protocol", ["encoder"], "is for tasks that write reports"),
+        ("report", ["none", "encoder"], "none excludes others"),
     ):
         with pytest.raises(InputError, match=message):
-            _appoint(rows, judges)
-    assert EvaluationOptions().judges is None
+            _check_judges(TASKS[task], judges)
+    rows = ReportEvaluation(TASKS["report"], [])
+    _appoint(rows, ["none"])
+    assert rows.labeller is rows.radeval is None
+    _appoint(rows, None)
+    assert rows.labeller.facts["encoder"].endswith("all-MiniLM-L6-v2") and rows.radeval is None
+    with pytest.raises(InputError, match=r"second labeller failed .* --judges none"):
+        EncoderLabeller("none/such")

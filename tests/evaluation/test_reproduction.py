@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_results import deciding_run, run_of
+from written_reports import evaluated
 
 from radrecipes.errors import InputError
 from radrecipes.evaluation.reproduction import (
@@ -322,3 +323,19 @@ def test_a_table_shows_what_must_lie_where():
     shown = verdicts_table([*rows, Verdict(figure, None, None, None, 0.5)], "published").splitlines()
     assert [line.split()[-1] for line in shown[1:]] == ["PASS", "FAIL", "FAIL", "–"]
     assert "0.8500 to 0.9500" in shown[1]
+
+
+def test_metrics_that_one_of_two_evaluations_lacks_are_not_compared():
+    metrics, _ = evaluated("report")
+    older = copy.deepcopy(metrics)
+    for system in older["systems"].values():
+        del system["distinct_2"]
+    figures = figures_of_metrics(older)
+    assert "distinct_2" in figures_of_metrics(metrics) and "distinct_2" not in figures
+    claim = Claim("x", None, {}, {}, 1, None, Path("run"), "run", figures)
+    found = verdicts_by_name(compare_same_weights(claim, metrics))
+    assert "distinct_2" not in found and found["rouge_l"].passed
+    recorded = {name: over_seeds([figure, figure]) for name, figure in figures_of_metrics(metrics).items()}
+    result = {"task": "report", "systems": {"adapter_guarded": recorded}, "seeds": [{}, {}]}
+    found = verdicts_by_name(compare_new_seed(result, older))
+    assert "distinct_2" not in found and found["rouge_l"].passed

@@ -57,7 +57,7 @@ def test_metrics_of_reports_are_those_of_texts_and_of_observations():
         "contradiction_rate",
         "invented_positive_rate",
         "template_sentence_rate",
-        "judge_label_recall",
+        "judge_finding_recall",
         "judge_contradiction_rate",
     }
 

@@ -4,8 +4,9 @@ It is an encoder that learns sentences labelled by construction, those of the sy
 invented sentences in the phrasing of real reports, labelled by hand.
 """
 
+import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import yaml
 
 from radrecipes.data.synthetic_reports.patients import follow_patient
 from radrecipes.data.synthetic_reports.writing import Writer
+from radrecipes.errors import InputError
 from radrecipes.evaluation import Progress
 from radrecipes.evaluation.embeddings import DEFAULT_MODEL
 from radrecipes.evaluation.fine_tuned_encoder import FineTunedEncoder
@@ -22,7 +24,7 @@ from radrecipes.radiology.observations import (
     OBSERVATIONS,
     Labels,
     Status,
-    derive_no_finding,
+    findings_present,
     parse_observations,
     strongest,
 )
@@ -39,12 +41,13 @@ _VALIDATION = 10  # every tenth text
 class EncoderLabeller:
     """Labels reports as [`~radiology.labeller.label_report`] does, sentence by sentence, with a head for each observation.
 
-    `encoder` is a Hub name or a folder, by default all-MiniLM-L6-v2. Raises an [`InputError`] if it cannot be loaded.
+    Raises an [`InputError`] if the encoder cannot be loaded or trained.
     """
 
-    def __init__(self, encoder: str | None = None):
+    def __init__(self, encoder: str = DEFAULT_MODEL):
         classes = [f"{name}: {status or 'not mentioned'}" for name in _ASKED for status in _STATUSES]
-        self._encoder = FineTunedEncoder(encoder or DEFAULT_MODEL, classes, questions=len(_ASKED))
+        with _advised():
+            self._encoder = FineTunedEncoder(encoder, classes, questions=len(_ASKED))
         self._labels: dict[str, Labels] = {}
 
     @property
@@ -58,10 +61,11 @@ class EncoderLabeller:
         random.Random(_SEED).shuffle(texts)
         held, learned = texts[::_VALIDATION], [text for place, text in enumerate(texts) if place % _VALIDATION]
         arguments = [part for rows in (learned, held) for part in ([text for text, _ in rows], _answers(rows))]
-        self._encoder.fit(*arguments, progress)
+        with _advised():
+            self._encoder.fit(*arguments, progress)
 
     def label(self, texts: Sequence[str]) -> list[Labels]:
-        """What each text states; each distinct sentence is read once."""
+        """What each text states, without No Finding, which is no statement of a sentence; each distinct sentence is read once."""
         of_texts = [split_sentences(text) for text in texts]
         new = sorted({sentence for sentences in of_texts for sentence in sentences} - self._labels.keys())
         if new:
@@ -71,9 +75,18 @@ class EncoderLabeller:
                 for sentence, places in zip(new, found.tolist(), strict=True)
             }
         return [
-            derive_no_finding(strongest(label for sentence in sentences for label in self._labels[sentence].items()))
+            strongest(label for sentence in sentences for label in self._labels[sentence].items())
             for sentences in of_texts
         ]
+
+
+@contextlib.contextmanager
+def _advised() -> Iterator[None]:
+    """Say how to evaluate without this labeller."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"the second labeller failed ({error}); leave it out with --judges none") from error
 
 
 def _answers(rows: Sequence[tuple[str, Mapping[str, Status]]]) -> np.ndarray:
@@ -94,7 +107,8 @@ def labelled_texts() -> dict[str, Labels]:
     for name in _ASKED:
         for status in Status:
             findings, impression = write_report({name: status})
-            texts |= {findings: {name: status}, impression: {name: status} if status != Status.NEGATIVE else {}}
+            # An impression names what is present or possible, except devices.
+            texts |= {findings: {name: status}, impression: {name: status} if findings_present({name: status}) else {}}
     for path in sorted(LABELLED_TEXTS.glob("*.yaml")):
         texts |= {text: labels for rows in read_labelled(path).values() for text, labels in rows}
     texts.pop("", None)

@@ -79,6 +79,7 @@ def evaluate(
     metrics and returns the result, the others return `None`.
     """
     predictor.task.check_dataset(dataset)
+    _check_judges(predictor.task, options.judges)
     evaluate_family: Callable = evaluate_texts
     if isinstance(predictor.task, LabelTask):
         embedder = TextEmbedder(options.similarity_model)
@@ -234,7 +235,7 @@ def evaluate_texts(
     rows = kind(task, dataset.splits[options.split].to_list()[: options.max_rows])
     # Before the work, because a model may be missing
     embedder = TextEmbedder(options.similarity_model) if kind.needs_embedder else None
-    if is_main_process:
+    if isinstance(rows, ReportEvaluation):
         _appoint(rows, options.judges)
     inputs = rows.inputs
 
@@ -279,15 +280,16 @@ def evaluate_texts(
     return Evaluated(metrics, rows.table(systems, checks, _access(predictor, dataset)))
 
 
-def _appoint(rows: TextEvaluation, judges: Sequence[str] | None) -> None:
-    """Load the judges of reports."""
-    if not isinstance(rows, ReportEvaluation):
-        if judges:
-            raise InputError("is for tasks that write reports; leave it out", "--judges")
-        return
-    chosen = dict.fromkeys((JUDGE,) if judges is None else judges)
-    if NO_JUDGE in chosen and len(chosen) > 1:
+def _check_judges(task: TextTask | LabelTask, judges: Sequence[str] | None) -> None:
+    if judges and not isinstance(task, ReportWritingTask):
+        raise InputError("is for tasks that write reports; leave it out", "--judges")
+    if judges and NO_JUDGE in judges and len(set(judges)) > 1:
         raise InputError(f"{NO_JUDGE} excludes others; leave it out", "--judges")
+
+
+def _appoint(rows: ReportEvaluation, judges: Sequence[str] | None) -> None:
+    """Load the judges of reports."""
+    chosen = dict.fromkeys((JUDGE,) if judges is None else judges)
     if JUDGE in chosen:
         rows.labeller = EncoderLabeller()
     if metrics := [name for name in chosen if name not in (JUDGE, NO_JUDGE)]:

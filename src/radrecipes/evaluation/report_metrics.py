@@ -29,6 +29,7 @@ from radrecipes.radiology.observations import (
     format_observations,
 )
 from radrecipes.radiology.sentences import split_sentences
+from radrecipes.radiology.template_writer import write_report
 from radrecipes.statistics import Statistic, mean_statistic, precision_recall_f1
 from radrecipes.tasks.report_writing import ReportWritingTask
 
@@ -102,7 +103,8 @@ class ReportEvaluation(TextEvaluation):
         written = [self.task.comparable(texts[place].text) for place in places]
         sentences = [split_sentences(text) for text in written]
         templates = [
-            set(split_sentences(self.task.comparable(self.task.fallback(self.inputs[place])))) for place in places
+            set(split_sentences(self.task.comparable(self.task.compose(*write_report(self.requests[place])))))
+            for place in places
         ]
         of_template = [
             sum(sentence in of_row for sentence in of_text)
@@ -120,16 +122,22 @@ class ReportEvaluation(TextEvaluation):
     def _judged(
         self, places: Sequence[int], written: Sequence[str], checks: Sequence[ReportCheck], interval: Interval
     ) -> dict[str, Any]:
-        """What the second labeller says of texts, and how far it agrees with the first."""
-        judged = label_states(self.labeller.label(written))
-        requested = label_states([self.requests[place] for place in places])
+        """What the second labeller, which does not read No Finding, says of texts, and how far it agrees with the first."""
+        findings = [place for place, name in enumerate(OBSERVATIONS) if name != NO_FINDING]
+        judged, requested, first = (
+            label_states(labels)[:, findings]
+            for labels in (
+                self.labeller.label(written),
+                [self.requests[place] for place in places],
+                [check.written for check in checks],
+            )
+        )
         wanted, said = requested == POSITIVE, judged == POSITIVE
         flipped = (wanted & (judged == NEGATIVE)) | ((requested == NEGATIVE) & said)
-        first = label_states([check.written for check in checks])
         recall = interval(ratio_statistic((wanted & said).sum(axis=1), wanted.sum(axis=1))) if wanted.any() else None
         one_status = len({*first.ravel(), *judged.ravel()}) == 1  # leaves nothing to agree on beyond chance
         return {
-            "judge_label_recall": recall,
+            "judge_finding_recall": recall,
             "judge_contradiction_rate": interval(mean_statistic(flipped.any(axis=1))),
             "judge_kappa": None if one_status else float(cohen_kappa_score(first.ravel(), judged.ravel())),
         }

@@ -178,11 +178,12 @@ def prediction_interval(recorded: Mapping[str, Any] | None, smallest: float) -> 
 def compare_new_seed(results: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Verdict]:
     """The metrics of a run with a new seed against the prediction intervals of the recorded seeds.
 
-    A metric that some recorded seeds lack, such as selective accuracy at a coverage of 0, counts only if the new run has it.
+    A metric that some recorded seeds lack, such as selective accuracy at a coverage of 0, counts only if the new run has it, and
+    an optional one only if both evaluations have it.
     """
     recorded, found = figures_over_seeds(results), figures_of_metrics(metrics)
     verdicts = []
-    for metric in figures_to_compare(results):
+    for metric in (metric for metric in figures_to_compare(results) if metric.name in found):
         over, now = recorded[metric.name], found[metric.name]
         interval = prediction_interval(over, tolerance(metric))
         if over and over["n"] < len(results["seeds"]) and now is None:
@@ -192,10 +193,10 @@ def compare_new_seed(results: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
 
 
 def compare_same_weights(claim: Claim, metrics: Mapping[str, Any]) -> list[Verdict]:
-    """The metrics of the published weights, evaluated again, against the published ones."""
+    """The metrics of the published weights, evaluated again, against the published ones; optional ones if both have them."""
     found = figures_of_metrics(metrics)
     verdicts = []
-    for metric in figures_to_compare(metrics):
+    for metric in (metric for metric in figures_to_compare(metrics) if metric.name in claim.metrics):
         published, reach = claim.metrics[metric.name], tolerance(metric)
         interval = None if published is None else (published - reach, published + reach)
         verdicts.append(_verdict(metric, published, interval, found[metric.name]))

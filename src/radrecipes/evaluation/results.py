@@ -115,9 +115,10 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
 
 
 def figures_to_compare(document: Mapping[str, Any]) -> list[HeadlineMetric]:
-    """The headline metrics of a `metrics.json` or a result; for label tasks also the metrics of automatic answers."""
+    """The reproduced metrics of a `metrics.json` or a result; for label tasks also the metrics of automatic answers."""
     task = task_of(document)
-    return [*task.measured(document), *(_DECIDED if isinstance(task, LabelTask) else ())]
+    measured = [metric for metric in task.measured(document) if metric.reproduced]
+    return [*measured, *(_DECIDED if isinstance(task, LabelTask) else ())]
 
 
 def figures_of_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -230,7 +231,7 @@ def _about_texts(metrics_of_seeds: Sequence[dict[str, Any]], task: Task) -> dict
                         metric.name: _headline_over_seeds(
                             [m["unseen"][name] for m in metrics_of_seeds], system, metric.name
                         )
-                        for metric in task.headline
+                        for metric in task.measured(found)
                     }
                     for system, figures in found["systems"].items()
                 },

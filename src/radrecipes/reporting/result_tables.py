@@ -113,7 +113,7 @@ def _text_block(metrics: Mapping[str, Any], systems: Mapping[str, Mapping[str, A
     for start in range(0, len(names), _SYSTEMS_PER_BLOCK):
         block = names[start : start + _SYSTEMS_PER_BLOCK]
         lines.append(" " * 22 + "".join(f"{name:<22}" for name in block).rstrip())
-        for metric in task_of(metrics).measured(metrics):
+        for metric in task_of(metrics).measured({"systems": systems}):
             cells = [metric_with_interval(systems[name], metric) for name in block]
             lines.append(f"{metric.heading:<22}" + "".join(f"{cell:<22}" for cell in cells).rstrip())
         lines.append("")
@@ -215,7 +215,9 @@ def _task_table(task: Task, results: Sequence[Mapping[str, Any]]) -> str:
         for system, figures in result["systems"].items()
     ]
     parts = [_markdown(["recipe", "system", *(metric.heading for metric in shown)], rows)]
-    if unseen := [row for result in results for row in _unseen_rows(task, result)]:
+    slices = [found for result in results for found in result.get("unseen", {}).values()]
+    shown = task.published(*slices)
+    if unseen := [row for result in results for row in _unseen_rows(task, result, shown)]:
         parts.append(_markdown(["recipe", "rows", "system", *(metric.heading for metric in shown)], unseen))
     if decided := [row for result in results for row in _decision_rows(result)]:
         titles = ["recipe", "system", "target accuracy", "coverage", "selective accuracy", "AURC ↓", "ECE ↓"]
@@ -345,11 +347,11 @@ def _widest(differences: Sequence[Mapping[str, float]]) -> str:
     return f"{fmean(found['value'] for found in differences):+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _unseen_rows(task: Task, result: Mapping[str, Any]) -> list[list[str]]:
+def _unseen_rows(task: Task, result: Mapping[str, Any], shown: Sequence[HeadlineMetric]) -> list[list[str]]:
     """Rows of the table on texts that do not stand in training."""
     return [
         [result["recipe"], f"{found['rows']:,} with {UNSEEN_TITLES[name]}", _system_title(task, found, system)]
-        + [_over_seeds(figures.get(metric.name), metric.digits) for metric in task.published(result)]
+        + [_over_seeds(figures.get(metric.name), metric.digits) for metric in shown]
         for name, found in result.get("unseen", {}).items()
         for system, figures in found["systems"].items()
         if figures

@@ -54,7 +54,7 @@ _LANGUAGE = {
     "mean_words": "Words in a text",
     "distinct_2": "Distinct-2",
     "template_sentence_rate": "Sentences of the template writer",
-    "judge_label_recall": "Label recall, second labeller",
+    "judge_finding_recall": "Finding recall, second labeller",
     "judge_contradiction_rate": "Contradicts a finding, second labeller",
     "judge_kappa": "Cohen's kappa of both labellers",
 }
