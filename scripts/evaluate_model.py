@@ -12,8 +12,8 @@ Writes evaluation/ into the run's folder: metrics.json, predictions.parquet, rep
 a temperature and the thresholds for automatic answers on the validation split and stores them next to the trained weights, where
 scripts/predict.py finds them. For labels the last line says which system to use for these data. Fitting their baselines takes
 minutes; the scores are cached in the dataset's folder, as .scores/, where the evaluations of other seeds find them. Texts are
-evaluated with and without the guard, reports also by a second labeller, which takes minutes to train; the untuned base model, which
-seldom stops, is evaluated on a sample. A classification head has no untuned base model to compare with. An existing evaluation is
+evaluated with and without the guard, reports also by a second labeller; the untuned base model, which seldom stops, is evaluated on
+a sample. A classification head has no untuned base model to compare with. An existing evaluation is
 only shown; --restart evaluates again.
 
 Exit codes: 0 evaluated, or the existing evaluation was shown, 1 memory or disk ran out, 2 wrong input; nothing was written.
@@ -71,7 +71,7 @@ def parse_args() -> argparse.Namespace:
         "--judges",
         nargs="+",
         metavar="JUDGE",
-        help="reports: encoder, a second labeller that shares no rule with the first (default); metrics of RadEval, such as"
+        help="reports: labeller, a second one that shares no rule with the first (default); metrics of RadEval, such as"
         " radgraph; or none",
     )
     parser.add_argument(

@@ -94,7 +94,7 @@ _MAY_READ_RAW = {
     "src/radrecipes/data/sources/excel.py": "archives whose content is bounded before",
     "src/radrecipes/data/sources/openi.py": "an archive, through `unpacked`",
     "src/radrecipes/radiology/labeller.py": "part of the package",
-    "src/radrecipes/evaluation/encoder_labeller.py": "part of the package",
+    "src/radrecipes/evaluation/linear_labeller.py": "part of the package",
     "src/radrecipes/publishing/licences.py": "part of the package",
     "src/radrecipes/publishing/name_model.py": "part of a package of constraints.txt",
     "src/radrecipes/publishing/vocabulary.py": "part of the package, and of one of constraints.txt",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from tiny_model import build_tiny_encoder
+from trl import ModelConfig
 
 from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.data.table_cache import SCORES
@@ -167,7 +168,7 @@ def test_the_round_with_the_best_validation_is_kept(encoder, monkeypatch):
 
 
 def test_a_text_that_is_too_long_loses_its_end(encoder):
-    baseline = FineTunedEncoder(encoder, CLASSES)
+    baseline = FineTunedEncoder(ModelConfig(model_name_or_path=encoder, dtype="float32"), CLASSES)
     # 64 positions, of which two are special tokens
     long, cut, shorter = baseline.score(["knee " * 500, "knee " * 62, "knee " * 61])
     assert np.array_equal(long, cut) and not np.array_equal(cut, shorter)

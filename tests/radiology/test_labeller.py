@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radrecipes.evaluation.encoder_labeller import LABELLED_TEXTS
+from radrecipes.evaluation.linear_labeller import LABELLED_TEXTS
 from radrecipes.radiology import labeller
 from radrecipes.radiology.labeller import label_report, recognises
 from radrecipes.radiology.observations import NO_FINDING, OBSERVATIONS, Status, format_observations, parse_observations

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from radrecipes.evaluation.encoder_labeller import LABELLED_TEXTS, read_labelled
+from radrecipes.evaluation.linear_labeller import LABELLED_TEXTS, read_labelled
 from radrecipes.radiology.observations import (
     NO_FINDING,
     OBSERVATIONS,

@@ -17,10 +17,10 @@ from radrecipes.environment import describe_processor, hardware
 from radrecipes.errors import InputError
 from radrecipes.evaluation import Progress
 from radrecipes.evaluation.embeddings import TextEmbedder
-from radrecipes.evaluation.encoder_labeller import EncoderLabeller
 from radrecipes.evaluation.label_baselines import DEFAULT_ENCODER, NO_ENCODER, LabelBaselines
 from radrecipes.evaluation.label_metrics import compute_metrics, predictions_table
 from radrecipes.evaluation.label_systems import EvaluationRows, System, scored_system
+from radrecipes.evaluation.linear_labeller import LinearLabeller
 from radrecipes.evaluation.radeval_metrics import RadEvalMetrics
 from radrecipes.evaluation.report_metrics import ImpressionEvaluation, ReportEvaluation
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, TextEvaluation
@@ -33,7 +33,7 @@ from radrecipes.tasks import LabelTask, ReportWritingTask, TextTask
 from radrecipes.tasks.impression import ImpressionTask
 
 # A second labeller of reports; other judges are metrics of RadEval.
-JUDGE, NO_JUDGE = "encoder", "none"
+JUDGE, NO_JUDGE = "labeller", "none"
 # The untuned base model seldom stops, so each of its texts takes as long as possible: a sample shows what it can do.
 BASE_TEXTS = 64
 
@@ -261,8 +261,6 @@ def evaluate_texts(
     baselines = train.baselines(validation, embedder)
     systems |= baselines.write(rows) | of_base
     checks = rows.checks(systems)
-    if isinstance(rows, ReportEvaluation) and rows.labeller:
-        rows.labeller.fit(progress)
     metrics = rows.metrics(
         systems,
         checks,
@@ -291,7 +289,7 @@ def _appoint(rows: ReportEvaluation, judges: Sequence[str] | None) -> None:
     """Load the judges of reports."""
     chosen = dict.fromkeys((JUDGE,) if judges is None else judges)
     if JUDGE in chosen:
-        rows.labeller = EncoderLabeller()
+        rows.labeller = LinearLabeller()
     if metrics := [name for name in chosen if name not in (JUDGE, NO_JUDGE)]:
         rows.radeval = RadEvalMetrics(metrics)
 

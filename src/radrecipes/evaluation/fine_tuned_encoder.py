@@ -1,9 +1,8 @@
-"""All weights of an encoder, fine-tuned with a linear head and stopped on validation: a baseline, and a labeller of reports."""
+"""A baseline of label tasks: all weights of an encoder, fine-tuned with a linear head and stopped on the validation split."""
 
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,18 +34,13 @@ _UNLIMITED = 10**9
 class FineTunedEncoder:
     """An encoder of the Hub, of `models/<org>/<name>/`, of an installed package or of a folder, and what fine-tuning makes of it.
 
-    It answers one question about a text, or several with the same number of classes each. Raises an [`InputError`] if it cannot be
-    loaded. `settings` has the hyperparameters once it is fitted.
+    Raises an [`InputError`] if it cannot be loaded. `settings` has the hyperparameters once it is fitted.
     """
 
-    def __init__(self, name: str, classes: Sequence[str], questions: int = 1):
-        folder = Path(name).expanduser()
-        # A folder must never be looked up on the Hub; its name, never its path, identifies it in a result.
-        source, self.name = (str(folder.absolute()), folder.name) if folder.is_dir() else (name, name)
-        self._source = ModelConfig(model_name_or_path=source, dtype="float32")
-        self._classes, self._questions = list(classes), questions
-        self._tokenizer = load_tokenizer(self._source)
-        self._longest = longest_input(self._tokenizer, load_config(self._source))
+    def __init__(self, model: ModelConfig, classes: Sequence[str]):
+        self._source, self._classes = model, list(classes)
+        self._tokenizer = load_tokenizer(model)
+        self._longest = longest_input(self._tokenizer, load_config(model))
         self._model = self._load()
         width = getattr(self._model.config.get_text_config(), "hidden_size", WIDTH)
         self.settings: dict[str, Any] = {"learning_rate": LEARNING_RATE * WIDTH / width}
@@ -70,17 +64,16 @@ class FineTunedEncoder:
     def fit(
         self,
         texts: Sequence[str],
-        answers: np.ndarray,
+        labels: Sequence[str],
         validation_texts: Sequence[str],
-        validation_answers: np.ndarray,
+        validation_labels: Sequence[str],
         progress: Progress,
     ) -> None:
-        """Train for up to `ROUNDS` rounds, until one is not better than the one before it; the best on validation is kept.
-
-        Answers have shape `(texts, questions)` and number the classes of their question; on validation -1 is never right.
-        """
-        rows, targets = self._rows(texts), torch.tensor(answers)
+        """Train for up to `ROUNDS` rounds, until one is not better than the one before it; the best on validation is kept."""
+        index = {label: place for place, label in enumerate(self._classes)}
+        rows, targets = self._rows(texts), torch.tensor([index[label] for label in labels])
         validation_rows = self._rows(validation_texts)
+        right = np.array([index.get(label, -1) for label in validation_labels])
         steps = math.ceil(len(rows) / BATCH_SIZE)
         epochs = math.ceil(FEWEST_STEPS / steps)
         optimizer, schedule = self._optimizer(ROUNDS * epochs * steps)
@@ -97,8 +90,7 @@ class FineTunedEncoder:
                         optimizer.zero_grad()
                         advance(len(places))
                 scores = self._scores(validation_rows)
-                right = scores.argmax(axis=2) == validation_answers
-                accuracy = float(np.mean(right)) if np.isfinite(scores).all() else -1.0
+                accuracy = float(np.mean(scores.argmax(axis=1) == right)) if np.isfinite(scores).all() else -1.0
                 if accuracy <= best:
                     break
                 best, self.settings["epochs"] = accuracy, number * epochs
@@ -118,18 +110,17 @@ class FineTunedEncoder:
         """The gradient of a batch."""
         self._model.train()
         batch = self._tokenizer.pad({"input_ids": list(rows)}, return_tensors="pt").to(self._model.device)
-        logits = self._model(**batch).logits.float().unflatten(1, (self._questions, -1)).flatten(0, 1)
-        F.cross_entropy(logits, targets.flatten().to(logits.device), label_smoothing=LABEL_SMOOTHING).backward()
+        logits = self._model(**batch).logits.float()
+        F.cross_entropy(logits, targets.to(logits.device), label_smoothing=LABEL_SMOOTHING).backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
-        """Scores of shape `(texts, questions, classes of a question)`; of one question they are log-probabilities."""
+        """Log-probabilities of shape `(texts, classes)`."""
         return self._scores(self._rows(texts))
 
     def _scores(self, rows: Sequence[list[int]]) -> np.ndarray:
         self._model.eval()
-        scores = HeadScorer(self._model, self._tokenizer, range(len(self._classes))).score(rows).log_likelihoods
-        return scores.reshape(len(rows), self._questions, -1)
+        return HeadScorer(self._model, self._tokenizer, range(len(self._classes))).score(rows).log_likelihoods
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with the model's own special tokens; a text that is too long loses its end."""

@@ -23,6 +23,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion
 from sklearn.svm import LinearSVC
+from trl import ModelConfig
 
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.data.table_cache import SCORES, cached_table
@@ -214,21 +215,20 @@ class EncoderBaseline(Baseline):
     on_cpu = False
 
     def __init__(self, name: str, classes: Sequence[str]):
-        self._encoder = FineTunedEncoder(name, classes)
-        self._index = {label: place for place, label in enumerate(classes)}
-        self.facts, self.settings = {"model": self._encoder.digest}, {"model": self._encoder.name}
+        folder = Path(name).expanduser()
+        # A folder must never be looked up on the Hub; its name, never its path, identifies it in a result.
+        source, shown = (str(folder.absolute()), folder.name) if folder.is_dir() else (name, name)
+        self._encoder = FineTunedEncoder(ModelConfig(model_name_or_path=source, dtype="float32"), classes)
+        self.facts, self.settings = {"model": self._encoder.digest}, {"model": shown}
 
     def fit(self, train: LabelledTexts, validation: LabelledTexts, progress: Progress) -> None:
         """See [`Baseline`]."""
-        answers, validation_answers = (
-            np.array([[self._index.get(label, -1)] for label in split.labels]) for split in (train, validation)
-        )
-        self._encoder.fit(train.texts, answers, validation.texts, validation_answers, progress)
+        self._encoder.fit(train.texts, train.labels, validation.texts, validation.labels, progress)
         self.settings |= self._encoder.settings
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
         """See [`Baseline`]."""
-        return self._encoder.score(texts)[:, 0]
+        return self._encoder.score(texts)
 
 
 class LabelBaselines:

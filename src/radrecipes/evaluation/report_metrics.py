@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
 from radrecipes.evaluation.embeddings import TextEmbedder
-from radrecipes.evaluation.encoder_labeller import EncoderLabeller
+from radrecipes.evaluation.linear_labeller import LinearLabeller
 from radrecipes.evaluation.radeval_metrics import RadEvalMetrics
 from radrecipes.evaluation.report_baselines import (
     NEGATIVE,
@@ -61,7 +61,7 @@ class ReportEvaluation(TextEvaluation):
     )
     task: ReportWritingTask
     # What judges the texts in addition to the check
-    labeller: EncoderLabeller | None = None
+    labeller: LinearLabeller | None = None
     radeval: RadEvalMetrics | None = None
 
     def __init__(self, task: ReportWritingTask, rows: Sequence[Mapping[str, Any]]):
@@ -141,9 +141,6 @@ class ReportEvaluation(TextEvaluation):
             "judge_contradiction_rate": interval(mean_statistic(flipped.any(axis=1))),
             "judge_kappa": None if one_status else float(cohen_kappa_score(first.ravel(), judged.ravel())),
         }
-
-    def _about_judges(self) -> dict[str, Any]:
-        return {"judge": self.labeller.facts} if self.labeller else {}
 
     def _row_columns(self, showable: bool) -> dict[str, list[str]]:
         columns = {"observations": self.keys}

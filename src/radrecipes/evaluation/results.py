@@ -115,10 +115,9 @@ def summarise(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], command: st
 
 
 def figures_to_compare(document: Mapping[str, Any]) -> list[HeadlineMetric]:
-    """The reproduced metrics of a `metrics.json` or a result; for label tasks also the metrics of automatic answers."""
+    """The headline metrics of a `metrics.json` or a result; for label tasks also the metrics of automatic answers."""
     task = task_of(document)
-    measured = [metric for metric in task.measured(document) if metric.reproduced]
-    return [*measured, *(_DECIDED if isinstance(task, LabelTask) else ())]
+    return [*task.measured(document), *(_DECIDED if isinstance(task, LabelTask) else ())]
 
 
 def figures_of_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:

@@ -179,7 +179,6 @@ class TextEvaluation:
             "unseen": {name: on_slice(mask) for name, mask in unseen.items()},
             "best_baseline": dict(best_baseline) if best_baseline else None,
             "baseline_settings": dict(baseline_settings or {}),
-            **self._about_judges(),
             "comparisons": [
                 self._comparison(rouge, pair, unseen, draws) for pair in pairs if all(name in systems for name in pair)
             ],
@@ -247,10 +246,6 @@ class TextEvaluation:
 
     def _check(self, place: int, text: str) -> Check:
         return self.task.check(self.inputs[place], text)
-
-    def _about_judges(self) -> dict[str, Any]:
-        """What `metrics.json` says of the judges."""
-        return {}
 
     def _specific(self, places: Sequence[int], checks: Sequence[Check], interval: Interval) -> dict[str, Any]:
         """Additional metrics of one system, over the rows at these indices."""

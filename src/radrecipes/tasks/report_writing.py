@@ -23,15 +23,9 @@ class ReportWritingTask(TextTask):
         HeadlineMetric("template_sentence_rate", "template sentences", lower_is_better=True, optional=True),
         HeadlineMetric("label_recall", "label recall", hub_id="recall"),
         HeadlineMetric("label_precision", "label precision", hub_id="precision"),
-        HeadlineMetric("judge_finding_recall", "recall, encoder", optional=True, reproduced=False),
+        HeadlineMetric("judge_finding_recall", "recall, 2nd labeller", optional=True),
         HeadlineMetric("contradiction_rate", "contradictions", lower_is_better=True),
-        HeadlineMetric(
-            "judge_contradiction_rate",
-            "contradicts, encoder",
-            lower_is_better=True,
-            optional=True,
-            reproduced=False,
-        ),
+        HeadlineMetric("judge_contradiction_rate", "contradictions, 2nd", lower_is_better=True, optional=True),
         HeadlineMetric("invented_positive_rate", "invented positives", lower_is_better=True),
         TextTask.headline[-1],
     )

@@ -20,7 +20,6 @@ class HeadlineMetric:
         name: Its key in `metrics.json`, where it is a number or has `value`, `low` and `high`.
         published: Whether tables in documents and cards show it.
         optional: Whether not every evaluation has it; tables show it where one does.
-        reproduced: Whether a reproduction compares it.
         largest: Its largest possible value; the smallest is 0.
         hub_id: Its id among the metrics of the Hub, if any.
     """
@@ -33,7 +32,6 @@ class HeadlineMetric:
     largest: float = 1.0
     hub_id: str | None = None
     optional: bool = False
-    reproduced: bool = True
 
     @property
     def heading(self) -> str:

@@ -1,23 +1,21 @@
-"""A second labeller of reports that shares no rule with the first, so that what was trained on the rules is not judged by them.
+"""A second labeller of reports that shares no rule with the first, so that texts which please the rules are judged by others too.
 
-It is an encoder that learns sentences labelled by construction, those of the synthetic reports and of the template writer, and
-invented sentences in the phrasing of real reports, labelled by hand.
+It learns sentences labelled by construction, those of the synthetic reports and of the template writer, and invented sentences in
+the phrasing of real reports, labelled by hand.
 """
 
-import contextlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import FeatureUnion
+from sklearn.svm import LinearSVC
 
 from radrecipes.data.synthetic_reports.patients import follow_patient
 from radrecipes.data.synthetic_reports.writing import Writer
-from radrecipes.errors import InputError
-from radrecipes.evaluation import Progress
-from radrecipes.evaluation.embeddings import DEFAULT_MODEL
-from radrecipes.evaluation.fine_tuned_encoder import FineTunedEncoder
 from radrecipes.radiology.details import without_details
 from radrecipes.radiology.observations import (
     NO_FINDING,
@@ -35,41 +33,34 @@ LABELLED_TEXTS = Path(__file__).with_name("labelled_texts")
 _ASKED = tuple(name for name in OBSERVATIONS if name != NO_FINDING)
 _STATUSES = (None, *Status)  # not mentioned, or one of them
 _STUDIES, _SEED = 2000, 0
-_VALIDATION = 10  # every tenth text
+# Chosen on a tenth of the texts: F1 0.938, with C = 1 0.929
+_C = 10.0
 
 
-class EncoderLabeller:
-    """Labels reports as [`~radiology.labeller.label_report`] does, sentence by sentence, with a head for each observation.
+class LinearLabeller:
+    """A support vector machine for each observation, on words and characters of a sentence; made in seconds."""
 
-    Raises an [`InputError`] if the encoder cannot be loaded or trained.
-    """
-
-    def __init__(self, encoder: str = DEFAULT_MODEL):
-        classes = [f"{name}: {status or 'not mentioned'}" for name in _ASKED for status in _STATUSES]
-        with _advised():
-            self._encoder = FineTunedEncoder(encoder, classes, questions=len(_ASKED))
+    def __init__(self):
+        words = TfidfVectorizer(ngram_range=(1, 4), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        self._features = FeatureUnion([("words", words), ("characters", characters)])
+        texts = labelled_texts()
+        vectors = self._features.fit_transform(texts)
+        self._classifiers = {
+            name: LinearSVC(C=_C, random_state=_SEED, max_iter=10_000).fit(
+                vectors, [_STATUSES.index(labels.get(name)) for labels in texts.values()]
+            )
+            for name in _ASKED
+        }
         self._labels: dict[str, Labels] = {}
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """Name and hyperparameters of the encoder."""
-        return {"encoder": self._encoder.name, **self._encoder.settings}
-
-    def fit(self, progress: Progress) -> None:
-        """Learn the labelled texts but every tenth, on which it is chosen when to stop."""
-        texts = list(labelled_texts().items())
-        random.Random(_SEED).shuffle(texts)
-        held, learned = texts[::_VALIDATION], [text for place, text in enumerate(texts) if place % _VALIDATION]
-        arguments = [part for rows in (learned, held) for part in ([text for text, _ in rows], _answers(rows))]
-        with _advised():
-            self._encoder.fit(*arguments, progress)
 
     def label(self, texts: Sequence[str]) -> list[Labels]:
         """What each text states, without No Finding, which is no statement of a sentence; each distinct sentence is read once."""
         of_texts = [split_sentences(text) for text in texts]
         new = sorted({sentence for sentences in of_texts for sentence in sentences} - self._labels.keys())
         if new:
-            found = self._encoder.score(new).argmax(axis=2)
+            vectors = self._features.transform(new)
+            found = np.column_stack([classifier.predict(vectors) for classifier in self._classifiers.values()])
             self._labels |= {
                 sentence: {name: _STATUSES[place] for name, place in zip(_ASKED, places, strict=True) if place}
                 for sentence, places in zip(new, found.tolist(), strict=True)
@@ -78,19 +69,6 @@ class EncoderLabeller:
             strongest(label for sentence in sentences for label in self._labels[sentence].items())
             for sentences in of_texts
         ]
-
-
-@contextlib.contextmanager
-def _advised() -> Iterator[None]:
-    """Say how to evaluate without this labeller."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"the second labeller failed ({error}); leave it out with --judges none") from error
-
-
-def _answers(rows: Sequence[tuple[str, Mapping[str, Status]]]) -> np.ndarray:
-    return np.array([[_STATUSES.index(labels.get(name)) for name in _ASKED] for _, labels in rows])
 
 
 def labelled_texts() -> dict[str, Labels]:
