@@ -79,7 +79,7 @@ def labelled_texts() -> dict[str, Labels]:
         for study in follow_patient(4, rng):
             studies += 1
             for statement in (part for section in Writer(study, rng).write_both() for part in section):
-                # As it stands, and as it stands in a prepared dataset
+                # As written, and as cleaned for a prepared dataset
                 for text in (statement.text, without_details(statement.text)):
                     texts[text] = statement.stated
     for name in _ASKED:

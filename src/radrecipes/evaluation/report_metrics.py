@@ -111,8 +111,8 @@ class ReportEvaluation(TextEvaluation):
             for of_text, of_row in zip(sentences, templates, strict=True)
         ]
         found = super()._style(texts, checks, places, draws)
-        if any(sentences):
-            found["template_sentence_rate"] = interval(ratio_statistic(of_template, list(map(len, sentences))))
+        rate = interval(ratio_statistic(of_template, list(map(len, sentences)))) if any(sentences) else None
+        found["template_sentence_rate"] = rate
         if self.labeller:
             found |= self._judged(places, written, [checks[place] for place in places], interval)
         if self.radeval:
