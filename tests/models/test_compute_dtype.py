@@ -1,8 +1,15 @@
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from radrecipes.models import compute_dtype as module
-from radrecipes.models.compute_dtype import compute_dtype, describe_choice, measure_products, measured_rates
+from radrecipes.models.compute_dtype import (
+    compute_dtype,
+    describe_choice,
+    linear_weights_cast,
+    measure_products,
+    measured_rates,
+)
 
 
 def test_a_stated_dtype_is_obeyed_whatever_the_processor(monkeypatch):
@@ -36,3 +43,26 @@ def test_both_dtypes_are_measured_without_random_numbers():
 
 def test_a_measured_rate_is_that_of_the_products():
     assert 1e8 < measure_products(torch.float32, 128, (256, 512), seconds=0.05) < 1e16
+
+
+def test_weights_cast_once_compute_the_same_bits_and_come_back():
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 64,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True)).eval()
+    before = {module: dict(module._parameters) for module in model.modules()}
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(ids).logits
+        with linear_weights_cast(model):
+            assert {module.weight.dtype for module in linear} == {torch.bfloat16}
+            assert model.get_input_embeddings().weight.dtype == torch.float32  # tied to the LM head, and not autocast
+            assert torch.equal(model(ids).logits, expected)
+    assert all(module._parameters[name] is weight for module, kept in before.items() for name, weight in kept.items())
+    with linear_weights_cast(model):
+        assert {module.weight.dtype for module in linear} == {torch.float32}

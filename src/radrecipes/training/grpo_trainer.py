@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from radrecipes.models.compute_dtype import linear_weights_cast
 from radrecipes.models.weights import lora_config
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
@@ -103,7 +104,7 @@ def grpo_trainer(recipe: Recipe, model: PreTrainedModel, data: TrainingData, wri
         # The seed follows from the step, so that a resumed run writes the same texts.
         seed = (args.seed * 1_000_003 + trainer.state.global_step) * trainer.accelerator.num_processes
         unwrapped = trainer.accelerator.unwrap_model(trainer.model)
-        with trainer.accelerator.autocast():
+        with trainer.accelerator.autocast(), linear_weights_cast(unwrapped):
             written = write(unwrapped, batch, seed + trainer.accelerator.process_index)
         return {"prompt_ids": batch, "completion_ids": written, "logprobs": None}
 

@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from radrecipes.files import write_atomically
+from radrecipes.models.compute_dtype import linear_weights_cast
 from radrecipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def measure(trainer: "RunTrainer") -> dict[str, float]:
         found = {"loss": mean_loss(trainer)}
         if trainer.task_metrics:
             # PEFT generates with the base model, whose forward pass accelerate has not put under autocast.
-            with trainer.accelerator.autocast():
+            with trainer.accelerator.autocast(), linear_weights_cast(trainer.model):
                 found |= trainer.task_metrics(trainer.model, trainer.args.per_device_eval_batch_size)
     return {**found, "runtime": round(time.monotonic() - began, 3)}
 
