@@ -5,7 +5,7 @@ import torch
 from tiny_model import build_tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from radrecipes.inference.generation import Sampling, as_text, generate, generate_ids, shared_prefix
+from radrecipes.inference.generation import DrawToken, Sampling, as_text, generate, generate_ids, shared_prefix
 from radrecipes.models.base import carries_state
 
 STOPS = [2]
@@ -146,3 +146,14 @@ def test_sampled_texts_to_a_prompt_differ_and_are_repeatable(model, tokenizer, p
         for _ in range(2)
     )
     assert first == again and all(len({tuple(text) for text in texts}) > 1 for texts in first)
+
+
+def test_tokens_are_drawn_with_their_probabilities():
+    torch.manual_seed(0)
+    logits = torch.tensor([2.0, -torch.inf, 0.0, 1.0, -3.0, -torch.inf])
+    kept = DrawToken(temperature=0.7)(None, logits.repeat(100_000, 1))
+    assert torch.equal(kept.exp().sum(1), torch.ones(len(kept)))  # exactly one of each
+    expected = (logits / 0.7).softmax(0)
+    counts = torch.bincount(kept.argmax(1), minlength=6)
+    assert counts[[1, 5]].sum() == 0
+    assert torch.allclose(counts / len(kept), expected, atol=5 * 0.5 / len(kept) ** 0.5)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.distributed import map_batches
@@ -22,6 +22,25 @@ class Sampling:
 
     temperature: float
     seed: int
+
+
+class DrawToken(LogitsProcessor):
+    """Leaves one token to each text, drawn from its distribution at a temperature, so that greedy decoding takes it.
+
+    The draw is an inverse transform with one random number a text. `torch.multinomial` draws one for each token of the vocabulary,
+    which is a quarter of the time on a CPU.
+    """
+
+    def __init__(self, temperature: float):
+        self.temperature = temperature
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """`scores` of shape `(texts, vocabulary)`: 0 for the drawn token, otherwise -inf."""
+        cumulative = (scores.float() / self.temperature).softmax(-1).cumsum(-1)
+        # Times the last sum, which rounding leaves a little beside 1
+        at = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, at, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
 def generate(
@@ -72,8 +91,7 @@ def generate_ids(
     Returns:
         For each prompt the token ids of its completions, each with its stop token if it has one.
     """
-    temperature = {"temperature": sampling.temperature, "top_k": 0} if sampling else {}
-    settings = decoding(tokenizer, stops, max_new_tokens, **temperature)
+    settings = decoding(tokenizer, stops, max_new_tokens)
     # Otherwise Transformers fills unset fields from the model's own settings, for example a repetition penalty.
     model.generation_config = settings
     if sampling:
@@ -98,6 +116,7 @@ def generate_ids(
                 attention_mask=attention_mask,
                 past_key_values=batch_cache,
                 generation_config=settings,
+                logits_processor=[DrawToken(sampling.temperature)] if sampling else [],
             )
         rows = [_up_to_stop(row.tolist(), stops) for row in completed[:, input_ids.shape[1] :]]
         return [rows[start : start + samples] for start in range(0, len(rows), samples)]

@@ -146,13 +146,10 @@ def separate_padding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -
     raise InputError("the tokenizer has no special token for padding besides its stop token")
 
 
-def decoding(
-    tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], max_new_tokens: int, **sampling: Any
-) -> GenerationConfig:
-    """How answers are generated: greedily unless `sampling` says otherwise, up to a stop token."""
+def decoding(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], max_new_tokens: int) -> GenerationConfig:
+    """How answers are generated: greedily, up to a stop token."""
     return GenerationConfig(
-        do_sample=bool(sampling),
-        **sampling,
+        do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=list(stops),
         pad_token_id=tokenizer.pad_token_id,
