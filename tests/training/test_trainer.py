@@ -25,6 +25,7 @@ from radrecipes.training.interruption import StopRequests
 from radrecipes.training.layout_check import check_layout
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
+FULL_RECIPE = "recipes/tiny/protocol_full.yaml"
 _SIZE = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -90,9 +91,9 @@ def rows_of(examples):
     return Dataset.from_dict({key: [example[key] for example in examples] for key in ("input_ids", "labels")})
 
 
-def trainer_for(model, examples, *overrides, kind=training.sft_trainer):
-    """A trainer of the tiny recipe, every B matrix random: with B = 0 no gradient would reach A."""
-    recipe = parse_recipe(RECIPE, ["--output_dir", "runs/test", *overrides])
+def trainer_for(model, examples, *overrides, kind=training.sft_trainer, recipe=RECIPE):
+    """A trainer of a tiny recipe, every B matrix random: with B = 0 no gradient would reach A."""
+    recipe = parse_recipe(recipe, ["--output_dir", "runs/test", *overrides])
     training.divide_batch(recipe, 1)
     trainer = kind(recipe, model, build_tiny_tokenizer(), rows_of(examples))
     source = torch.Generator().manual_seed(2)
@@ -422,6 +423,17 @@ def test_a_bfloat16_recipe_runs_under_autocast_with_a_float32_adapter(workspace)
     expected = float(naive_loss(reference.model, examples).detach())
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=0.03)
     assert {weight.dtype for name, weight in trainer.model.named_parameters() if "lora_" in name} == {torch.float32}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_all_weights_in_bfloat16_are_checked_as_they_are_trained(attention, workspace):
+    """The weights are in float32 and the mask in bfloat16, which SDPA takes under autocast only."""
+    examples, options = random_examples(), ("--dtype", "bfloat16", "--max_steps", "1")
+    trainer = trainer_for(tiny_architecture("llama", attention), examples, *options, recipe=FULL_RECIPE)
+    check_layout(trainer)
+    training.train(trainer, None, StopRequests())
+    expected = float(naive_loss(tiny_architecture("llama"), examples).detach())
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

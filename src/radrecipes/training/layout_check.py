@@ -52,7 +52,7 @@ def check_layout(trainer: RunTrainer) -> None:
     if not isinstance(trainer.data_collator, SharedPrefixCollator):
         return
     try:
-        with _row_by_row(trainer.model_wrapped), torch.no_grad(), trainer.compute_loss_context_manager():
+        with _row_by_row(trainer.model_wrapped), torch.no_grad(), trainer.accelerator.autocast():
             found = _largest_differences(trainer, _probes(trainer.train_dataset))
     except (RuntimeError, TypeError, ValueError, AttributeError, MemoryError) as error:
         if is_out_of_memory(error):
