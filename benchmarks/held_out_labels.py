@@ -122,8 +122,9 @@ def measure(recipe: str, dataset: PreparedDataset, held_out: Sequence[str], seed
 def as_markdown(result: Mapping[str, Any]) -> str:
     """A row for the labels that were held out, and one for the others: the mean over the runs, lowest to highest."""
     runs = result["runs"]
+    count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
     lines = [
-        f"{result['dataset']}, {result['recipe']}: {len(runs[0]['held_out'])} labels held out in {len(runs)} runs, others every "
+        f"{result['dataset']}, {result['recipe']}: {len(runs[0]['held_out'])} labels held out in {count}, others every "
         "time; mean (lowest to highest).",
         "",
         f"| test rows | right label first | among the first {TOP} |",

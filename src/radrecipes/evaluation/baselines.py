@@ -9,6 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import pairwise_distances_argmin_min
 
 from radrecipes.errors import InputError
+from radrecipes.evaluation.tfidf import words
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class NearestNeighbour:
 
 def fit_nearest_neighbour(train_notes: Sequence[str], train_labels: Sequence[str]) -> NearestNeighbour:
     """Index the training notes; raises an [`InputError`] if no note contains a word."""
-    # Single letters and digits carry meaning in orders ("L knee", "T 2"), so words of one character count.
-    vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    vectoriser = words()
     try:
         matrix = vectoriser.fit_transform(train_notes)
     except ValueError as error:

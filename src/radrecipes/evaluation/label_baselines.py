@@ -19,9 +19,7 @@ import numpy as np
 import pyarrow as pa
 from sklearn.base import ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import FeatureUnion
 from sklearn.svm import LinearSVC
 from trl import ModelConfig
 
@@ -29,7 +27,7 @@ from radrecipes.data.prepared import PreparedDataset
 from radrecipes.data.table_cache import SCORES, cached_table
 from radrecipes.environment import describe_processor, hardware
 from radrecipes.errors import InputError
-from radrecipes.evaluation import Progress, embeddings, fine_tuned_encoder
+from radrecipes.evaluation import Progress, embeddings, fine_tuned_encoder, tfidf
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.fine_tuned_encoder import FineTunedEncoder
 from radrecipes.files import file_sha256, text_sha256
@@ -51,7 +49,7 @@ _SCORED = ("validation", "test")
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "sentence-transformers", "tokenizers", "torch", "transformers")
 _CODE = [
     Path(__file__),
-    *(Path(module.__file__) for module in (embeddings, fine_tuned_encoder, head_scoring, prompt_scorer)),
+    *(Path(module.__file__) for module in (embeddings, fine_tuned_encoder, head_scoring, prompt_scorer, tfidf)),
 ]
 
 
@@ -171,10 +169,7 @@ class WordsCharactersSvm(LinearClassifier):
 
     def __init__(self):
         super().__init__(partial(LinearSVC, random_state=0), _SVM_CS)
-        # Single letters and digits carry meaning in orders ("L knee", "T 2"), so words of one character count.
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-        self._features = FeatureUnion([("words", words), ("characters", characters)])
+        self._features = tfidf.words_and_characters()
 
     def fit_vectors(self, texts: Sequence[str]) -> Any:
         """See [`LinearClassifier`]."""

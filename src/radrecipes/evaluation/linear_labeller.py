@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.pipeline import FeatureUnion
 from sklearn.svm import LinearSVC
 
 from radrecipes.data.synthetic_reports.patients import follow_patient
 from radrecipes.data.synthetic_reports.writing import Writer
+from radrecipes.evaluation.tfidf import words_and_characters
 from radrecipes.radiology.details import without_details
 from radrecipes.radiology.observations import (
     NO_FINDING,
@@ -41,9 +40,7 @@ class LinearLabeller:
     """A support vector machine for each observation, on words and characters of a sentence; made in seconds."""
 
     def __init__(self):
-        words = TfidfVectorizer(ngram_range=(1, 4), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-        self._features = FeatureUnion([("words", words), ("characters", characters)])
+        self._features = words_and_characters(most_words=4)
         texts = labelled_texts()
         vectors = self._features.fit_transform(texts)
         self._classifiers = {
