@@ -172,6 +172,8 @@ def _token(path: str | None) -> str | None:
 def _bound(host: str, port: int, option: str) -> socket.socket:
     """A socket of that address, which does not accept connections yet."""
     try:
+        if port > 65535:  # the system would leave out its first bits
+            raise OverflowError
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import hmac
-import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import pydantic_core
-from prometheus_client import generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,12 +28,11 @@ from radrecipes.inference.prediction_stream import LONGEST_INPUT
 from radrecipes.inference.predictors import LabelPredictor
 from radrecipes.serving import fhir
 from radrecipes.serving.documentation import openapi, page
-from radrecipes.serving.engine import BusyError, Engine, RefusedError, UnansweredError
+from radrecipes.serving.engine import LOGGER, BusyError, Engine, RefusedError, UnansweredError
 from radrecipes.serving.hl7 import MllpServer
-from radrecipes.serving.metrics import CONTENT_TYPE
 
-LOGGER = logging.getLogger("radrecipes.serving")
 BODY_SECONDS = 20
+_NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'"}
 _OPEN = ("/healthz",)  # without a token, for probes
 # The model's one worker is at most this far behind.
 _RETRY = {"Retry-After": "1"}
@@ -103,17 +101,9 @@ class Api:
             Route("/v1/report", text, methods=["POST"]),
             Route("/fhir/ServiceRequest", self.fhir if self.labels else label, methods=["POST"]),
             Route("/healthz", self.health),
-            Route(
-                "/metrics",
-                lambda request: Response(generate_latest(self.engine.metrics.registry), 200, None, CONTENT_TYPE),
-            ),
-            Route("/openapi.json", lambda request: JSONResponse(self.openapi)),
-            Route(
-                "/docs",
-                lambda request: HTMLResponse(
-                    page(self.openapi), headers={"Content-Security-Policy": "default-src 'none'"}
-                ),
-            ),
+            Route("/metrics", lambda _: Response(self.engine.metrics.as_text(), media_type=CONTENT_TYPE_LATEST)),
+            Route("/openapi.json", lambda _: JSONResponse(self.openapi)),
+            Route("/docs", lambda _: HTMLResponse(page(self.openapi), headers=_NO_SCRIPTS)),
         ]
 
     def _other(self, path: str) -> Callable[[Request], Awaitable[Response]]:
@@ -284,7 +274,7 @@ def make_app(engine: Engine, limits: Limits, mllp_socket: Any = None) -> ASGIApp
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        mllp = MllpServer(engine, limits.body_bytes, LOGGER.info)
+        mllp = MllpServer(engine, limits.body_bytes)
         if mllp_socket:
             await mllp.start(mllp_socket)
         yield

@@ -11,15 +11,16 @@ from pydantic.json_schema import models_json_schema
 
 import radrecipes
 
-_ERRORS = {
-    "400": "The body is not valid JSON in UTF-8.",
-    "401": "The bearer token is missing or wrong, if the server has one.",
-    "408": "The body did not arrive in time.",
-    "413": "The body is too large.",
-    "415": "The content type is wrong.",
-    "422": "A field is wrong; `field` names it.",
-    "429": "Too many requests in this minute.",
-    "503": "Too many requests wait, or the server stops; send the request again.",
+_ERRORS = (
+    "400 not JSON in UTF-8, 401 token missing or wrong, 404 not a route of this run, 405 wrong method, 408 body too slow, "
+    "413 body too large, 415 wrong content type, 422 a wrong field, 429 too many requests in this minute, "
+    "503 too many requests wait, or the server cannot answer at present: send it again"
+)
+_SEEN = {
+    "/healthz": ("Whether requests are answered; needs no token.", "application/json"),
+    "/metrics": ("Metrics for Prometheus.", "text/plain"),
+    "/openapi.json": ("This document.", "application/json"),
+    "/docs": ("This document as a page.", "text/html"),
 }
 
 
@@ -27,36 +28,21 @@ def openapi(
     order: type[BaseModel], orders: type[BaseModel], columns: pa.Schema, max_orders: int, labels: bool
 ) -> dict[str, Any]:
     """The OpenAPI document of a run that chooses labels, or writes texts, with the `columns` of its answers."""
-    _, schema = models_json_schema(
-        [(order, "validation"), (orders, "validation")], ref_template="#/components/schemas/{model}"
-    )
-    schemas = schema["$defs"]
+    template = "#/components/schemas/{model}"
+    schemas = models_json_schema([(order, "validation"), (orders, "validation")], ref_template=template)[1]["$defs"]
     schemas["Orders"]["properties"]["orders"] |= {"minItems": 1, "maxItems": max_orders}
     kinds = {column.name: "number" if pa.types.is_floating(column.type) else "string" for column in columns}
     schemas["Answer"] = _object({name: {"type": [kind, "null"]} for name, kind in kinds.items()})
     schemas["Answers"] = _object({"answers": {"type": "array", "items": _schema("Answer")}})
     schemas["Error"] = _object({"error": {"type": "string"}, "field": {"type": ["string", "null"]}})
-    schemas["Resource"] = {
-        "type": "object",
-        "properties": {"resourceType": {"type": "string"}},
-        "required": ["resourceType"],
-    }
-    asked, given = (
-        {"oneOf": [_schema(name) for name in names]} for names in (("Order", "Orders"), ("Answer", "Answers"))
-    )
-    answer = _post("The answers to one input, or to several.", "application/json", asked, given, _schema("Error"))
-    paths = {"/v1/predict" if labels else "/v1/report": answer}
+    schemas["Resource"] = _object({"resourceType": {"type": "string"}})
+    asked = {"oneOf": [_schema("Order"), _schema("Orders")]}
+    given = {"oneOf": [_schema("Answer"), _schema("Answers")]}
+    what = "Answers to one input, or to several: all are answered or none."
+    posts = {"/v1/predict" if labels else "/v1/report": (what, "application/json", asked, given, _schema("Error"))}
     if labels:
-        what = "A proposal, or a task for a person, for a FHIR R4 ServiceRequest or a Bundle of them."
-        resource = _schema("Resource")
-        paths["/fhir/ServiceRequest"] = _post(what, "application/fhir+json", resource, resource, resource)
-    for path, what, media in (
-        ("/healthz", "Whether requests are answered.", "application/json"),
-        ("/metrics", "Metrics for Prometheus.", "text/plain"),
-        ("/openapi.json", "This document.", "application/json"),
-        ("/docs", "This document as a page.", "text/html"),
-    ):
-        paths[path] = {"get": {"summary": what, "responses": {"200": {"description": "OK", "content": {media: {}}}}}}
+        what = "For a FHIR R4 ServiceRequest, or a Bundle of them: a proposal, or a task for a person."
+        posts["/fhir/ServiceRequest"] = (what, "application/fhir+json", *[_schema("Resource")] * 3)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -64,7 +50,8 @@ def openapi(
             "version": radrecipes.__version__,
             "description": "Answers are drafts for review by a person; this is not a medical device.",
         },
-        "paths": paths,
+        "paths": {path: {"post": _post(*facts)} for path, facts in posts.items()}
+        | {path: {"get": {"summary": what, "responses": _ok(media, {})}} for path, (what, media) in _SEEN.items()},
         "components": {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "security": [{"token": []}, {}],
     }
@@ -78,33 +65,23 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def _post(what: str, media: str, asked: Any, given: Any, error: Any) -> dict[str, Any]:
-    def content(schema: Any) -> dict[str, Any]:
-        return {media: {"schema": schema}}
+def _ok(media: str, schema: Any) -> dict[str, Any]:
+    return {"200": {"description": "OK", "content": {media: {"schema": schema}}}}
 
-    errors = {status: {"description": why, "content": content(error)} for status, why in _ERRORS.items()}
-    return {
-        "post": {
-            "summary": what,
-            "requestBody": {"required": True, "content": content(asked)},
-            "responses": {"200": {"description": "OK", "content": content(given)}, **errors},
-        }
-    }
+
+def _post(what: str, media: str, asked: Any, given: Any, error: Any) -> dict[str, Any]:
+    body = {"required": True, "content": {media: {"schema": asked}}}
+    errors = {"default": {"description": _ERRORS, "content": {media: {"schema": error}}}}
+    return {"summary": what, "requestBody": body, "responses": _ok(media, given) | errors}
 
 
 def page(document: Mapping[str, Any]) -> str:
     """An OpenAPI document as HTML, without scripts and without anything from elsewhere."""
-    parts = [
-        f"<h1>{document['info']['title']} {document['info']['version']}</h1><p>{document['info']['description']}</p>"
-    ]
-    for path, methods in document["paths"].items():
-        for method, facts in methods.items():
-            parts.append(f"<h2>{method.upper()} {html.escape(path)}</h2><p>{html.escape(facts['summary'])}</p>")
-            shown = {name: facts[name] for name in ("requestBody", "responses") if name in facts}
-            parts.append(_code(shown))
-    parts.append(f"<h2>Schemas</h2>{_code(document['components']['schemas'])}")
+    parts = [f"<h1>radrecipes {document['info']['version']}</h1><p>{document['info']['description']}</p>"]
+    routes = {
+        f"{method.upper()} {path}": it for path, all_of in document["paths"].items() for method, it in all_of.items()
+    }
+    for title, content in {**routes, "Schemas": document["components"]["schemas"]}.items():
+        shown = html.escape(json.dumps(content, indent=2))
+        parts.append(f"<h2>{title}</h2><p>{content.get('summary', '')}</p><pre>{shown}</pre>")
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>radrecipes</title>{''.join(parts)}</html>"
-
-
-def _code(value: Any) -> str:
-    return f"<pre>{html.escape(json.dumps(value, indent=2, ensure_ascii=False))}</pre>"

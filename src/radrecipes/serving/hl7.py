@@ -11,14 +11,15 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from radrecipes.data.example import Example
 from radrecipes.data.sources.hl7 import field, unescaped
 from radrecipes.errors import InputError
-from radrecipes.serving.engine import BusyError, Engine, RefusedError, UnansweredError
+from radrecipes.serving.engine import LOGGER, BusyError, Engine, RefusedError, UnansweredError
 
 IDLE_SECONDS = 300
 _START, _END = b"\x0b", b"\x1c\r"
@@ -122,24 +123,30 @@ async def answer(data: bytes, engine: Engine) -> tuple[str, str]:
     """The acknowledgement of a message and its code; a `ValueError` if the message has no header that can be read."""
     text = data.decode("utf-8", errors="replace")
     message = Message(text)
+    rows, orders = [], []
     try:
         if "\ufffd" in text or field(message.head, 18) not in ("", "ASCII", "UNICODE UTF-8"):
             raise RejectedError("AR", _DATA_TYPE, "MSH^1^18", "the character set must be UTF-8")
         orders = message.orders()
         if len(orders) > engine.max_batch:
             raise RejectedError("AE", _SEGMENT_SEQUENCE, "OBR", f"at most {engine.max_batch} orders a message")
-        rows = await asyncio.wrap_future(engine.submit(_read(orders, message, engine))) if orders else []
+        if orders:
+            rows = await asyncio.wrap_future(engine.submit(_read(orders, message, engine)))
     except RejectedError as error:
-        return message.acknowledgement(error.code, (), error), error.code
+        problem = error
     except RefusedError as error:
-        found = RejectedError("AE", _DATA_TYPE, orders[error.place].place, str(error))
-        return message.acknowledgement("AE", (), found), "AE"
+        problem = RejectedError("AE", _DATA_TYPE, orders[error.place].place, str(error))
     except (BusyError, UnansweredError) as error:
-        return message.acknowledgement("AR", (), RejectedError("AR", _INTERNAL, "", f"{error}; send it again")), "AR"
-    return message.acknowledgement("AA", rows), "AA"
+        problem = RejectedError("AR", _INTERNAL, "", f"{error}; send it again")
+    except Exception as error:  # a traceback could contain the client's text
+        LOGGER.error("internal error: %s", type(error).__name__)
+        problem = RejectedError("AR", _INTERNAL, "", "internal error")
+    else:
+        return message.acknowledgement("AA", rows), "AA"
+    return message.acknowledgement(problem.code, (), problem), problem.code
 
 
-def _read(orders: Sequence[_Order], message: Message, engine: Engine) -> list:
+def _read(orders: Sequence[_Order], message: Message, engine: Engine) -> list[Example]:
     examples = []
     for order in orders:
         lines = (unescaped(line, message.separators).strip() for line in order.lines)
@@ -153,8 +160,8 @@ def _read(orders: Sequence[_Order], message: Message, engine: Engine) -> list:
 class MllpServer:
     """Listens for MLLP frames of at most `largest` bytes; a connection is closed after `idle` seconds without one."""
 
-    def __init__(self, engine: Engine, largest: int, log: Callable[[str], None], idle: float = IDLE_SECONDS):
-        self._engine, self._largest, self._log, self._idle = engine, largest, log, idle
+    def __init__(self, engine: Engine, largest: int, idle: float = IDLE_SECONDS):
+        self._engine, self._largest, self._idle = engine, largest, idle
         self._answering: set[asyncio.Task] = set()
 
     async def start(self, sock: socket.socket) -> None:
@@ -188,6 +195,6 @@ class MllpServer:
         text, code = await answer(message, self._engine)
         seconds = time.perf_counter() - began
         self._engine.metrics.count_request("mllp", "MLLP", code, seconds)
-        self._log(f"MLLP {code} {1000 * seconds:.0f} ms")
+        LOGGER.info("MLLP %s %.0f ms", code, 1000 * seconds)
         writer.write(_START + text.encode() + _END)
         await writer.drain()

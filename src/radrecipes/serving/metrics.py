@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 
 class Metrics:
@@ -28,6 +26,10 @@ class Metrics:
         self.answers = Counter(
             "answers", "Answers: auto, NEEDS_REVIEW, or the writer of a text.", ("decision",), **own
         )
+
+    def as_text(self) -> bytes:
+        """What `GET /metrics` answers, of the type `CONTENT_TYPE_LATEST`."""
+        return generate_latest(self.registry)
 
     def count_request(self, route: str, method: str, status: str, seconds: float) -> None:
         """Count a request that was answered or refused."""
