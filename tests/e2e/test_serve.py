@@ -479,8 +479,5 @@ def test_a_run_that_writes_reports(shared_workspace, tmp_path):
             assert row == {name: cell or None for name, cell in answer.items()}
         assert server.ask("/v1/report", {"text": f"Edema {MARK}"})[0] == 422
         assert server.ask("/v1/predict", orders[0])[:1] == server.ask("/fhir/ServiceRequest", orders[0])[:1] == (404,)
-        assert server.metric('answers_total{decision="template"}') + 0 >= 1 or server.metric(
-            'answers_total{decision="model"}'
-        )
         assert server.end() == 0 and MARK not in server.text
     assert verify(tmp_path / "log").entries == 2
