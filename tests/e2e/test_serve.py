@@ -334,6 +334,13 @@ def test_wrong_arguments_end_before_any_request(finished_copy, call, words, said
     assert len(last) == 1 and last[0].startswith(f"error: {said}") and "Traceback" not in done.stderr
 
 
+def test_a_port_in_use_is_one_line(finished, served, call, monkeypatch):
+    monkeypatch.chdir(finished.workspace)
+    done = call("serve", "--adapter", RUN, "--port", served.port)
+    said = f"error: --port {served.port}: cannot listen on 127.0.0.1 (Address already in use); choose another\n"
+    assert (done.code, done.stdout, done.stderr) == (2, "", said)
+
+
 def test_a_missing_package_is_one_line(finished, call, monkeypatch):
     monkeypatch.chdir(finished.workspace)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
