@@ -44,7 +44,7 @@ class Server:
                 stderr=stream,
                 env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             )
-        while not (found := re.search(r"^serving .* at http://127\.0\.0\.1:(\d+)\n", self.text, re.MULTILINE)):
+        while not (found := re.search(r"^serving .* at http://[\d.]+:(\d+)\n", self.text, re.MULTILINE)):
             assert self.process.poll() is None, self.text
             time.sleep(0.05)
         self.port = int(found[1])
@@ -372,7 +372,7 @@ def test_a_token_and_a_limit_of_requests(finished, tmp_path):
     token = "t0k-" + "x" * 40
     (tmp_path / "token").write_text(token)
     (tmp_path / "token").chmod(0o600)
-    words = ("--adapter", RUN, "--token-file", tmp_path / "token", "--requests-per-minute", 40)
+    words = ("--adapter", RUN, "--token-file", tmp_path / "token", "--requests-per-minute", 50, "--host", "0.0.0.0")
     with serving(finished.workspace, tmp_path, *words) as server:
         for authorization in (
             None,
@@ -386,7 +386,11 @@ def test_a_token_and_a_limit_of_requests(finished, tmp_path):
             for path, body in (("/v1/predict", {"text": NOTE}), ("/metrics", None), ("/docs", None)):
                 status, sent, answer = server.ask(path, body, **headers)
                 assert (status, sent["www-authenticate"], answer["field"]) == (401, "Bearer", "Authorization")
+        # A path in the Host header is not the path
+        for host in ("127.0.0.1/healthz?", "127.0.0.1/healthz#", "[::1"):
+            assert server.ask("/v1/predict", {"text": NOTE}, Host=host)[0] == 401
         right = {"Authorization": f"Bearer {token}"}
+        assert server.ask("/healthz", Host="[::1")[0] == 200
         assert server.ask("/v1/predict", {"text": NOTE}, **right)[0] == 200
         statuses = [server.ask("/v1/predict", {}, **right)[0] for _ in range(25)]
         # A new minute may begin meanwhile

@@ -103,8 +103,8 @@ SECRET = "Quillfeather"
         ({"resourceType": "Bundle", "entry": SECRET}, "Bundle.entry"),
         ({"resourceType": "Bundle", "entry": [SECRET, {"resource": {"resourceType": SECRET}}]}, "Bundle.entry"),
         (
-            {"resourceType": "Bundle", "entry": [{}, {"resource": {**ORDER, "intent": [SECRET]}}]},
-            "Bundle.entry[1].resource.intent",
+            {"resourceType": "Bundle", "entry": [{}, SECRET, {"resource": {**ORDER, "intent": [SECRET]}}]},
+            "Bundle.entry[2].resource.intent",
         ),
     ],
 )

@@ -37,15 +37,8 @@ _OPEN = ("/healthz",)  # without a token, for probes
 # The model's one worker is at most this far behind.
 _RETRY = {"Retry-After": "1"}
 # Types of issues of an OperationOutcome
-_ISSUES = {
-    401: "login",
-    404: "not-found",
-    405: "not-supported",
-    413: "too-long",
-    415: "not-supported",
-    429: "throttled",
-}
-_ISSUES |= {500: "exception", 503: "transient"}
+_ISSUES = {401: "login", 404: "not-found", 405: "not-supported", 413: "too-long", 415: "not-supported"}
+_ISSUES |= {429: "throttled", 500: "exception", 503: "transient"}
 
 
 class Order(BaseModel):
@@ -168,9 +161,8 @@ class Api:
         too_large = ProblemError(
             413, f"the body has more than {self.limits.body_bytes:,} bytes", headers={"Connection": "close"}
         )
-        if (
-            int(request.headers.get("content-length", 0)) > self.limits.body_bytes
-        ):  # h11 has checked that it is a number
+        # h11 has checked that it is a number
+        if int(request.headers.get("content-length", 0)) > self.limits.body_bytes:
             raise too_large
         body = bytearray()
         try:
@@ -208,7 +200,7 @@ def _refuse(request: Request, error: Exception) -> Response:
         message = f"the method must be {allowed}" if status == 405 else "no such route; see /docs"
     else:
         status, message, field, headers = 500, "internal error", None, None
-    if request.url.path.startswith("/fhir/"):
+    if request.scope["path"].startswith("/fhir/"):
         body = fhir.outcome(message, field, _ISSUES.get(status, "invalid"))
         return JSONResponse(body, status, headers, media_type=fhir.MEDIA_TYPE)
     return JSONResponse({"error": message, "field": field}, status, headers)
@@ -249,7 +241,8 @@ class _Gate:
         LOGGER.info("%s %s %s %.0f ms", method, route, status, 1000 * seconds)
 
     def _refused(self, request: Request) -> ProblemError | None:
-        if request.url.path in _OPEN:
+        # Not `request.url`, which contains what the client wrote into the Host header.
+        if request.scope["path"] in _OPEN:
             return None
         if self.limits.requests_per_minute:
             minute, second = divmod(int(time.monotonic()), 60)

@@ -55,12 +55,11 @@ def read_orders(body: Any, trained_columns: Sequence[str] | None) -> list[FhirOr
     if kind != "Bundle":
         raise FhirError("must be ServiceRequest or Bundle", "resourceType")
     entries = body.get("entry")
-    resources = [it.get("resource") for it in entries if isinstance(it, dict)] if isinstance(entries, list) else []
-    orders = [
-        _read_order(resource, f"Bundle.entry[{number}].resource", trained_columns)
-        for number, resource in enumerate(resources)
-        if isinstance(resource, dict) and resource.get("resourceType") == "ServiceRequest"
-    ]
+    orders = []
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        resource = entry.get("resource") if isinstance(entry, dict) else None
+        if isinstance(resource, dict) and resource.get("resourceType") == "ServiceRequest":
+            orders.append(_read_order(resource, f"Bundle.entry[{number}].resource", trained_columns))
     if not orders:
         raise FhirError("must contain a ServiceRequest", "Bundle.entry")
     return orders
@@ -92,14 +91,9 @@ def _validate(kind: type[BaseModel], resource: dict[str, Any], path: str) -> Non
         unknown = found["type"] == "extra_forbidden"
         if unknown or place[-1:] == ["root"]:  # an unknown name is the client's own text
             place.pop()
-        raise FhirError(
-            "has an element that FHIR R4 does not define"
-            if unknown
-            else "is required"
-            if found["type"].endswith("missing")
-            else "does not have the form that FHIR R4 defines",
-            path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place),
-        ) from None
+        path += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+        wrong = "is required" if found["type"].endswith("missing") else "does not have the form that FHIR R4 defines"
+        raise FhirError("has an element that FHIR R4 does not define" if unknown else wrong, path) from None
     except Exception:  # of fhir.resources, for example a KeyError for an unknown kind of contained resource
         raise FhirError("does not have the form that FHIR R4 defines", path) from None
 

@@ -1,9 +1,8 @@
 r"""HL7 v2 orders (ORM^O01, OMI^O23) over MLLP, answered in their acknowledgement.
 
 The text of an order is OBR-4.2 (name of the procedure), OBR-31 (reason, each repetition's text or else its code) and NTE-3 of
-the NTE segments directly after the OBR, each on a line. Messages are split as in `data/sources/hl7.py`, which says
-why hl7apy is not used;
-in addition it writes `\.br\` back as `\E\.br\E\`.
+the NTE segments directly after the OBR, each on a line. Messages are split as in `data/sources/hl7.py`, which says why hl7apy
+is not used; it also writes `\.br\` back as `\E\.br\E\`.
 """
 
 import asyncio
