@@ -1,4 +1,4 @@
-"""The HTTP interface: routes, validation, errors as JSON, and what stands before every route."""
+"""The HTTP interface: routes, validation, errors as JSON, and the checks before every route."""
 
 import asyncio
 import contextlib
