@@ -358,6 +358,9 @@ def run_documented(command, words, call):
         return
     assert words[0] == "python" and re.fullmatch(r"scripts/\w+\.py", words[1]), f"not covered: {command}"
     arguments = words[2:]
+    if words[1] == "scripts/serve.py":
+        serve_and_stop(words[1], *arguments)
+        return
     if "RECIPE" in arguments:  # a placeholder of a usage line
         arguments[arguments.index("RECIPE")] = f"recipes/{LANGUAGE_MODEL}.yaml"
     if "synthetic-reports" in arguments:
@@ -382,6 +385,15 @@ def run_documented(command, words, call):
         return
     assert done.code == 0, f"{command}\n{done.stderr}"
     assert done.stdout.strip(), f"{command} said nothing"
+
+
+def serve_and_stop(*words):
+    """Start a server on a free port, and stop it once it serves."""
+    command = [sys.executable, *words, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout.readline().startswith("serving runs/")
+        server.terminate()
+    assert server.returncode == 0
 
 
 def test_the_runner_reads_blocks_as_a_shell_does_and_refuses_what_it_does_not_know(call):

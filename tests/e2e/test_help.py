@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "publish": ["adapter", "dataset"],
     "recipes": ["list", "check", "inspect", "plan"],
     "reproduce": ["record", "check"],
+    "serve": [],
     "sft": [],
 }
 

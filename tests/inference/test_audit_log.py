@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from radrecipes.data.example import Example
 from radrecipes.errors import InputError
+from radrecipes.inference import audit_log
 from radrecipes.inference.audit_log import NO_ENTRY, AuditLog, BrokenLogError, verify
 
 PREDICTOR = SimpleNamespace(adapter_sha256="a" * 64, prompt_sha256="b" * 64, task=SimpleNamespace(input_column="note"))
@@ -333,3 +334,72 @@ def test_ids_of_any_kind_keep_the_chain_intact(tmp_path):
     assert verify(log.path).entries == 2 * len(ids)
     assert [json.loads(line)["id"] for line in lines_of(log.path)] == ids + ids
     naive_chain(lines_of(Path(log.path)))
+
+
+class Counted:
+    """The bytes that a scan reads of a log."""
+
+    def __init__(self, monkeypatch):
+        self.bytes, scan = 0, audit_log._scan
+
+        def counted(stream, path, prediction="", known=None):
+            found = scan(stream, path, prediction, known)
+            self.bytes += path.stat().st_size - (known.size if known else 0)
+            return found
+
+        monkeypatch.setattr(audit_log, "_scan", counted)
+
+
+def test_many_appends_read_only_what_others_appended(tmp_path, monkeypatch):
+    log, other = AuditLog(tmp_path / "log"), AuditLog(tmp_path / "log")
+    entries = entries_of(log, 2)
+    log.append_new(entries)
+    one = log.path.stat().st_size
+    read = Counted(monkeypatch)
+    for _ in range(20):
+        log.append_new(entries)
+    assert read.bytes == 0
+    other.append(entries_of(other, 3), "other")  # reads all
+    read.bytes = 0
+    appended = log.append_new(entries)
+    assert one < read.bytes < 2 * one
+    assert (appended.rows, verify(log.path).entries, verify(log.path).head) == (2, 47, appended.head)
+    assert naive_chain(lines_of(log.path)) == appended.head
+    assert len({json.loads(line)["prediction"] for line in lines_of(log.path)}) == 23
+
+
+@pytest.mark.parametrize("cut", [1, 40, 10_000])
+def test_an_append_after_another_writer_was_killed_or_the_log_was_exchanged_reads_it_again(tmp_path, cut):
+    log, other = AuditLog(tmp_path / "log"), AuditLog(tmp_path / "log")
+    log.append_new(entries_of(log, 2))
+    other.append_new(entries_of(other, 12))
+    content = log.path.read_bytes()
+    log.path.write_bytes(content[:-cut] if cut < len(content) else b"")
+    appended = log.append_new(entries_of(log, 1))
+    left = content.count(b"\n") - 1 + (cut == 1) if cut < len(content) else 0
+    assert verify(log.path).entries == left + 1 and appended.torn == (cut == 40)
+    assert log.append_new(entries_of(log, 1)).head == verify(log.path).head == naive_chain(lines_of(log.path))
+    log.path.write_bytes(b"x" * len(log.path.read_bytes()))
+    with pytest.raises(InputError, match="is not an audit log"):
+        log.append_new(entries_of(log, 1))
+    assert set(log.path.read_bytes()) == set(b"x")
+
+
+def append_new_some(path, begin):
+    begin.wait(30)
+    log = AuditLog(path)
+    for _ in range(20):
+        log.append_new(entries_of(log, 3))
+
+
+def test_processes_that_append_many_times_share_one_chain(tmp_path):
+    path, context = tmp_path / "log.jsonl", multiprocessing.get_context("fork")
+    begin = context.Event()
+    processes = [context.Process(target=append_new_some, args=(path, begin)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    begin.set()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 3
+    assert verify(path).entries == 3 * 20 * 3 and naive_chain(lines_of(path)) == verify(path).head

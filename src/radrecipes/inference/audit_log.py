@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from uuid import uuid4
 
 from radrecipes.data.example import Example
 from radrecipes.errors import InputError, RadrecipesError
@@ -88,6 +89,7 @@ class AuditLog:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.key_path = self.path.with_name(self.path.name + ".key")
+        self._known: _Scanned | None = None  # after the last `append_new`
 
     def check_usable(self, others: Iterable[str | Path] = ()) -> None:
         """Raise an [`InputError`] if the log could not be appended to, or is one of the `others`; writes nothing."""
@@ -141,20 +143,39 @@ class AuditLog:
         """
         with lock(_lock_path(self.path)), _open_private(self.path, "r+b") as stream:
             found = _scan(stream, self.path, prediction)
-            stream.seek(found.size)
-            if found.unfinished_end:
-                stream.write(b"\n")
-            elif found.torn:
-                stream.truncate()
-            number, head, row = found.entries, found.head, 0
-            for row, entry in enumerate(entries, start=1):
-                if row > found.rows:
-                    number += 1
-                    line, head = _chained(number, prediction, row, entry, head)
-                    stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
-        return Appended(self.path, row, head, found.torn)
+            return self._append(stream, found, entries, prediction)[0]
+
+    def append_new(self, entries: Sequence[dict[str, Any]]) -> Appended:
+        """As [`append`] for a new prediction, without reading again what this object has read: for many appends.
+
+        Only what other processes appended since then is read, if the log still has its last known entry in its place.
+        """
+        with lock(_lock_path(self.path)), _open_private(self.path, "r+b") as stream:
+            found = _scan(stream, self.path, known=self._known if _continues(stream, self._known) else None)
+            appended, self._known = self._append(stream, found, entries, uuid4().hex)
+        return appended
+
+    def _append(
+        self, stream: BinaryIO, found: "_Scanned", entries: Iterable[dict[str, Any]], prediction: str
+    ) -> tuple[Appended, "_Scanned"]:
+        """Repair the end of a scanned log and append to it; also what a scan would now find."""
+        stream.seek(found.size)
+        size, line = found.size, found.last
+        if found.unfinished_end:
+            size += stream.write(b"\n")
+            line += b"\n"
+        elif found.torn:
+            stream.truncate()
+        number, head, row = found.entries, found.head, 0
+        for row, entry in enumerate(entries, start=1):
+            if row > found.rows:
+                number += 1
+                line, head = _chained(number, prediction, row, entry, head)
+                size += stream.write(line)
+        stream.flush()
+        os.fsync(stream.fileno())
+        now = _Scanned(number, head, 0, size, line, torn=False, unfinished_end=False)
+        return Appended(self.path, row, head, found.torn), now
 
     def _key(self) -> bytes:
         """The key; created on first use, which is before the first entry."""
@@ -232,15 +253,25 @@ class _Scanned:
     head: str
     rows: int  # entries of the requested prediction
     size: int
+    last: bytes  # the last entry
     torn: bool  # an incomplete entry follows
     unfinished_end: bool  # the last entry lacks only its newline
 
 
-def _scan(stream: BinaryIO, path: Path, prediction: str = "") -> _Scanned:
-    # Only the last entry's number and hash are checked; `verify` checks the rest.
+def _continues(stream: BinaryIO, known: _Scanned | None) -> bool:
+    """Whether a log still has the last entry of an earlier scan where it was."""
+    if known is None:
+        return False
+    stream.seek(known.size - len(known.last))
+    return stream.read(len(known.last)) == known.last
+
+
+def _scan(stream: BinaryIO, path: Path, prediction: str = "", known: _Scanned | None = None) -> _Scanned:
+    # Only the last entry's number and hash are checked; `verify` checks the rest. What is `known` is not read again.
     mark = f',"prediction":"{prediction}",'.encode()
-    entries = rows = size = 0
-    last = rest = b""
+    entries, size, last = (known.entries, known.size, known.last) if known else (0, 0, b"")
+    rows, rest = 0, b""
+    stream.seek(size)
     for line in stream:
         if not line.endswith(b"\n"):
             rest = line
@@ -260,18 +291,18 @@ def _scan(stream: BinaryIO, path: Path, prediction: str = "") -> _Scanned:
             )
         head = match[5].decode()
     if not rest:
-        return _Scanned(entries, head, rows, size, torn=False, unfinished_end=False)
+        return _Scanned(entries, head, rows, size, last, torn=False, unfinished_end=False)
     match = _intact(rest + b"\n")
     if match and match[4].decode() == head:
         rows += mark in rest
-        return _Scanned(entries + 1, match[5].decode(), rows, size + len(rest), torn=False, unfinished_end=True)
+        return _Scanned(entries + 1, match[5].decode(), rows, size + len(rest), rest, torn=False, unfinished_end=True)
     # A file of another kind, given by mistake, must not lose its last line.
     start = f'{{"number":{entries + 1},"time":"'.encode()
     if not rest.startswith(start[: len(rest)]):
         raise InputError(
             "is not an audit log: its last line is not an entry; choose another --audit-log", f"{path}:{entries + 1}"
         )
-    return _Scanned(entries, head, rows, size, torn=True, unfinished_end=False)
+    return _Scanned(entries, head, rows, size, last, torn=True, unfinished_end=False)
 
 
 def _chained(number: int, prediction: str, row: int, entry: dict[str, Any], previous: str) -> tuple[bytes, str]:
