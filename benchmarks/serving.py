@@ -1,7 +1,7 @@
 """Orders a second and latency of `scripts/serve.py`, in turn with the rate of `scripts/predict.py` on the same orders.
 
     python benchmarks/serving.py                                 the recommended recipe's run; two minutes
-    python benchmarks/serving.py --run runs/x --seconds 3 --note "next to a training"
+    python benchmarks/serving.py --run runs/x --seconds 3 --batch-size 32 --note "next to a training"
 
 Each round answers the orders in batches of 32, as a table is answered (without loading the model), and then sends them one at a
 time from 1, 8 and 32 clients, each with a connection of its own, to one server with an audit log. The table has the median of the
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="data/protocol_synthetic", help="orders: its test split")
     parser.add_argument("--seconds", type=positive, default=10, help="of each measurement (default: 10)")
     parser.add_argument("--rounds", type=positive, default=3, help="(default: 3)")
+    parser.add_argument("--batch-size", type=positive, default=1, help="of the server (default: 1)")
     parser.add_argument("--note", default="", help="what else ran, for the table")
     args = parser.parse_args()
     if not is_complete(args.run):
@@ -52,7 +53,16 @@ def main() -> None:
     rows = load_prepared_dataset(args.dataset).splits["test"].select(range(256))
     texts = [row[predictor.task.input_column] for row in rows]
     with tempfile.TemporaryDirectory() as folder:
-        words = ("--adapter", args.run, "--port", "0", "--audit-log", Path(folder, "log"))
+        words = (
+            "--adapter",
+            args.run,
+            "--port",
+            "0",
+            "--audit-log",
+            Path(folder, "log"),
+            "--batch-size",
+            args.batch_size,
+        )
         command = [sys.executable, "scripts/serve.py", *map(str, words)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
             port = int(server.stdout.readline().rpartition(":")[2])
@@ -65,6 +75,7 @@ def main() -> None:
                 print(json.dumps(measured), flush=True)
             server.terminate()
     name = f"{predictor.recipe.model.model_name_or_path}, {predictor.decode}, {str(predictor.model.dtype)[6:]}"
+    name += f", server's batch size {args.batch_size}"
     store_result({"name": name, "note": args.note, "seconds": args.seconds, "rounds": rounds}, RESULTS)
     lines = [table(entry) for entry in read_results(RESULTS).values()]
     print(lines[-1])

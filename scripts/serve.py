@@ -48,6 +48,14 @@ def parse_args() -> argparse.Namespace:
         "--max-batch", type=positive, default=32, help="orders in a request, and in a micro-batch (default: 32)"
     )
     parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="orders that the model reads together: with 1 an answer does not depend on what others ask; more are faster under "
+        "load, but change the last digits (default: 1)",
+    )
+    parser.add_argument(
         "--max-body-bytes", type=positive, default=2**20, help="largest request or HL7 message (default: 1 MiB)"
     )
     parser.add_argument(
@@ -105,7 +113,7 @@ def main() -> None:
         target_accuracy=args.target_accuracy,
         tries=args.tries,
     )
-    engine = Engine(predictor, log, args.max_batch, Metrics())
+    engine = Engine(predictor, log, args.max_batch, Metrics(), args.batch_size)
     engine.start()
     hosts = ("localhost", "127.0.0.1", "::1", "[::1]", args.host) if loopback else ("*",)
     limits = Limits(args.max_body_bytes, args.requests_per_minute, token, hosts)

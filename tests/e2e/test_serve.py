@@ -356,14 +356,17 @@ def test_a_table_of_many_rows_has_the_answers_of_predict(finished_copy, call, tm
     table = ("--adapter", RUN, "--input", "many.csv", "--text-column", "order", "--id-column", "mrn", "--output")
     for batch in ("1", "32"):
         assert call("predict", *table, f"out{batch}.csv", "--batch-size", batch).code == 0
-    with serving(finished_copy, tmp_path, "--adapter", RUN) as server, ThreadPoolExecutor(8) as clients:
-        orders = [{"id": str(number), "text": text} for number, text in enumerate(texts)]
-        answers = list(clients.map(lambda order: server.ask("/v1/predict", order)[2], orders))
-    # In float32 batches differ by less than the sixth digit shows
-    for batch in ("1", "32"):
-        for row, answer in zip(predicted_rows(Path(f"out{batch}.csv")), answers, strict=True):
-            assert {name: answer[name] for name in ("id", "label", "decision", "reason")}.items() <= row.items()
-            assert abs(row["probability"] - answer["probability"]) < 2e-6
+    orders = [{"id": str(number), "text": text} for number, text in enumerate(texts)]
+    for number in ("1", "16"):  # that the model reads together
+        served = serving(finished_copy, tmp_path, "--adapter", RUN, "--batch-size", number)
+        with served as server, ThreadPoolExecutor(8) as clients:
+            assert server.ask("/v1/predict", {"text": "x" * 20_001})[0] == 422  # refuses nobody else
+            answers = list(clients.map(lambda order: server.ask("/v1/predict", order)[2], orders))
+        # In float32 batches differ by less than the sixth digit shows
+        for batch in ("1", "32"):
+            for row, answer in zip(predicted_rows(Path(f"out{batch}.csv")), answers, strict=True):
+                assert {name: answer[name] for name in ("id", "label", "decision", "reason")}.items() <= row.items()
+                assert abs(row["probability"] - answer["probability"]) < 2e-6
 
 
 @pytest.mark.slow

@@ -38,12 +38,19 @@ class RefusedError(RadrecipesError):
 class Engine:
     """Answers requests in the order in which they come, each with all of its rows or none.
 
-    Every row is scored in a pass of its own: in a batch, rounding depends on the other rows, and an order would get another
-    probability with every load. What is together in a micro-batch is its entries in the audit log, written with one flush.
+    The entries of a micro-batch are written to the audit log with one flush.
+
+    Args:
+        max_batch: Rows in a request, and in a micro-batch.
+        batch_size: Rows that the model reads together. With 1 an answer does not depend on what others ask; more are faster under
+            load, but rounding then depends on the other rows.
     """
 
-    def __init__(self, predictor: Predictor, log: AuditLog | None, max_batch: int, metrics: Metrics):
+    def __init__(
+        self, predictor: Predictor, log: AuditLog | None, max_batch: int, metrics: Metrics, batch_size: int = 1
+    ):
         self.predictor, self.log, self.max_batch, self.metrics = predictor, log, max_batch, metrics
+        self.batch_size = batch_size
         self._jobs: deque[tuple[list[Example], Future]] = deque()
         self._waiting = 0  # rows
         self._changed = threading.Condition()
@@ -109,18 +116,18 @@ class Engine:
             return taken
 
     def _answer(self, jobs: Sequence[tuple[list[Example], Future]]) -> None:
+        jobs = [job for job in jobs if not self._refused(*job)]
         answered, answers = [], []
-        for orders, done in jobs:
+        for together in [[job] for job in jobs] if self.batch_size == 1 else [jobs]:
             try:
-                answers += [self._answer_alone(place, order) for place, order in enumerate(orders)]
-                answered.append((orders, done))
-            except RefusedError as error:
-                done.set_exception(error)
+                answers += self._answers([order.inputs for orders, _ in together for order in orders])
+                answered += together
             except (
                 Exception
             ) as error:  # the next request may succeed, for example after one that needs too much memory
                 LOGGER.error("the model failed: %s", type(error).__name__)
-                done.set_exception(UnansweredError("the model failed"))
+                for _, done in together:
+                    done.set_exception(UnansweredError("the model failed"))
         if not answered:
             return
         examples = [order for orders, _ in answered for order in orders]
@@ -139,7 +146,15 @@ class Engine:
         for orders, done in answered:
             done.set_result([rows.pop() for _ in orders])
 
-    def _answer_alone(self, place: int, order: Example) -> Any:
-        if reason := self.predictor.refusals([order.inputs])[0]:
-            raise RefusedError(place, reason)
-        return self.predictor.answer([order.inputs], batch_size=1)[0]
+    def _refused(self, orders: Sequence[Example], done: Future) -> bool:
+        """Whether an order cannot be answered, which the request is told."""
+        reasons = self.predictor.refusals([order.inputs for order in orders])
+        place = next((place for place, reason in enumerate(reasons) if reason), None)
+        if place is not None:
+            done.set_exception(RefusedError(place, reasons[place]))
+        return place is not None
+
+    def _answers(self, inputs: Sequence[dict[str, str]]) -> list[Any]:
+        if self.batch_size > 1:
+            return self.predictor.answer(inputs, self.batch_size)
+        return [self.predictor.answer([alone], batch_size=1)[0] for alone in inputs]
