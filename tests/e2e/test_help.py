@@ -23,12 +23,14 @@ SUBCOMMANDS = {
     "audit_log": ["verify"],
     "evaluate_model": [],
     "launch": [],
+    "monitor": [],
     "predict": [],
     "prepare_data": ["protocol", "report", "synthetic-reports"],
     "prepare_model": [],
     "publish": ["adapter", "dataset"],
     "recipes": ["list", "check", "inspect", "plan"],
     "reproduce": ["record", "check"],
+    "review": [],
     "sft": [],
 }
 
