@@ -18,6 +18,7 @@ Exit codes: 0 ended, 1 memory or disk ran out, 2 wrong input.
 """
 
 import argparse
+import contextlib
 import getpass
 import secrets
 import socket
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.access import protect
-from radrecipes.cli import add_table_form, fraction, non_negative, positive, run, table_form
+from radrecipes.cli import add_table_form, non_negative, positive, run, table_form
 from radrecipes.errors import InputError, shown
 from radrecipes.files import file_sha256
 
@@ -58,12 +59,6 @@ def parse_args() -> argparse.Namespace:
         metavar="N",
         help="automatic rows to mix in: a number, or auto for an interval of 3 points to either side (default: 0)",
     )
-    parser.add_argument(
-        "--target-accuracy",
-        type=fraction,
-        default=0.95,
-        help="accuracy that the sample is to show (default: 0.95)",
-    )
     parser.add_argument("--port", type=positive, default=0, help="of 127.0.0.1 (default: any that is free)")
     texts = parser.add_argument_group("texts that the answers do not have")
     texts.add_argument("--input", type=Path, metavar="FILE", help="the table that was predicted")
@@ -78,63 +73,65 @@ def main() -> None:
     """Read the answers, then serve the page until Ctrl-C."""
     args = parse_args()
     protect(None)  # the class of the orders is unknown
-    from radrecipes.data.label_sets import LabelSet
-    from radrecipes.review.journal import Journal
-    from radrecipes.review.rows import fewest_without_error, read_rows, sample_size
+    from radrecipes.review.rows import read_rows, sample_size, with_texts
 
+    if args.input and not args.text_column:
+        raise InputError("--input needs --text-column, the column of the texts", "command line")
     if args.sample == "auto":
-        args.sample = sample_size(args.target_accuracy)
+        args.sample = sample_size()
     digest = file_sha256(args.answers) if args.answers.is_file() else ""
-    rows, names = read_rows(args.answers, digest, args.sample, _orders(args))
-    label_set = LabelSet.load(args.label_set) if args.label_set else None
-    if label_set and (unknown := sorted(name for name in names if name not in label_set.names)):
-        raise InputError(f"lacks {len(unknown)} labels of the answers, first {unknown[0]!r}", args.label_set)
-    journal = Journal(args.output or args.answers.with_name("corrections.csv"), digest)
-    app, listener, token = _page(args, rows, journal, names, label_set)
+    rows, labels = read_rows(args.answers, digest, args.sample, has_texts=not args.input)
+    if args.input:
+        from radrecipes.data.sources.table_form import TableForm
 
-    from radrecipes.review.server import serve
-
-    if args.sample:
-        fewest, wide = fewest_without_error(args.target_accuracy), sample_size(args.target_accuracy)
-        print(
-            f"{args.sample:,} automatic rows are mixed in; {fewest:,} without an error show {args.target_accuracy:.0%} with 95 % "
-            f"confidence, {wide:,} measure it to 3 points"
-        )
-    print(f"{len(rows):,} rows to review; decisions go to {journal.corrections}; Ctrl-C ends")
-    print(f"open http://127.0.0.1:{listener.getsockname()[1]}/?token={token}", flush=True)
-    serve(app, listener)
-    with journal.updated():
-        print(f"{len(journal.decided):,} reviewed; decisions are in {journal.corrections}")
+        form = TableForm(**table_form(args))
+        rows = with_texts(rows, args.input, args.text_column, args.id_column, args.group_column, form)
+    serve(args, rows, labels, digest)
 
 
-def _page(args: argparse.Namespace, rows: list, journal, names: set[str], label_set) -> tuple:
-    """The application on a port of its own, after the last errors that can be found before it is shown."""
+def serve(args: argparse.Namespace, rows: list, labels: set[str], digest: str) -> None:
+    """Show the page, after the last errors that can be found before it."""
     try:
-        from radrecipes.review.server import Review, application, named_labels
+        import uvicorn
+
+        from radrecipes.review.server import Review, application
     except ModuleNotFoundError as error:
         raise InputError(f"needs {error.name}; install the extra: pip install 'radrecipes[serve]'", "review") from None
-    review = Review(rows, journal, named_labels(names, label_set), shown(args.reviewer or getpass.getuser()))
+    from radrecipes.review.journal import Journal
+
+    journal = Journal(args.output or args.answers.with_name("corrections.csv"), digest)
+    review = Review(rows, journal, _labels(args.label_set, labels), shown(args.reviewer or getpass.getuser()))
     try:
         listener = socket.create_server(("127.0.0.1", args.port))
     except (OSError, OverflowError):
         raise InputError("cannot be opened; choose another one, or leave it out", f"--port {args.port}") from None
     journal.start()
-    if journal.decided:
-        journal.write_table()
     token, port = secrets.token_urlsafe(24), listener.getsockname()[1]
-    return application(review, token, port, args.answers.name), listener, token
+    app = application(review, token, port, args.answers.name)
+    if args.sample:
+        print(
+            f"{args.sample:,} automatic rows are mixed in: 59 without an error show an accuracy of 95 % with 95 % confidence"
+        )
+    print(f"{len(rows):,} rows to review; decisions go to {journal.corrections}; Ctrl-C ends")
+    print(f"open http://127.0.0.1:{port}/?token={token}", flush=True)
+    # Without a line for each request.
+    config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, server_header=False)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+    with journal.updated():
+        print(f"{len(journal.decided):,} reviewed; decisions are in {journal.corrections}")
 
 
-def _orders(args: argparse.Namespace):
-    """Where the texts are, if the answers do not have them."""
-    from radrecipes.data.sources.table_form import TableForm
-    from radrecipes.review.rows import Orders
+def _labels(path: str | None, of_answers: set[str]) -> dict[str, tuple[str, ...]]:
+    """The labels that may be chosen, with their other spellings."""
+    from radrecipes.data.label_sets import LabelSet
 
-    if args.input is None:
-        return None
-    if not args.text_column:
-        raise InputError("--input needs --text-column, the column of the texts", "command line")
-    return Orders(args.input, args.text_column, args.id_column, args.group_column, TableForm(**table_form(args)))
+    if path is None:
+        return dict.fromkeys(sorted(of_answers), ())
+    labels = {label.name: label.aliases for label in LabelSet.load(path).labels}
+    if unknown := sorted(of_answers - labels.keys()):
+        raise InputError(f"lacks {len(unknown)} labels of the answers, first {unknown[0]!r}", path)
+    return labels
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ CLAIM_SECONDS = 600
 class Journal:
     """The decisions on one file of answers, `<corrections>.journal`: the first line names the answers, each other one is an event.
 
-    An event is a claim (a window shows the row), its release, a decision, or its withdrawal. A line that a killed process did not finish was
-    never confirmed; the next process removes it. A decision contains its row of the table of corrections, so that the table can be
-    made from any process. Read `decided` and `holder` only within [`updated`].
+    An event is a claim (a window shows the row), its release, a decision, or its withdrawal. A line that a killed process did not
+    finish was never confirmed; the next process removes it. A decision contains its row of the table of corrections, so that any
+    process can write the table. Call the other methods within [`updated`].
 
     Attributes:
         decided: The decision of each decided row by its id, the latest last.
@@ -53,7 +53,7 @@ class Journal:
                 write_atomically(self.path, header)
                 sync(self.path.parent)
         with self.updated():
-            pass
+            self.write_table()  # a process may have been killed before it did
 
     @property
     def _lock(self) -> Path:
@@ -103,6 +103,9 @@ class Journal:
     def write_table(self) -> None:
         """Replace the table of corrections by that of all decided rows, in the order of the decisions."""
         rows = [entry["row"] for entry in self.decided.values()]
+        if not rows:
+            self.corrections.unlink(missing_ok=True)
+            return
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         writer.writeheader()

@@ -1,9 +1,8 @@
 """The page and its requests: which row a window shows, and what becomes of a decision."""
 
-import contextlib
 import json
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +19,7 @@ from starlette.routing import Route
 from radrecipes.errors import InputError, RadrecipesError
 from radrecipes.inference.abstention import AUTO
 from radrecipes.review.journal import Journal
-from radrecipes.review.rows import CONFIDENCE, Row
+from radrecipes.review.rows import Row
 from radrecipes.statistics import clopper_pearson_interval
 
 ACCEPTED, CHANGED = "accepted", "changed"
@@ -104,7 +103,7 @@ class Review:
         records = [self.journal.decided[row.id]["row"] for row in self.rows if row.id in self.journal.decided]
         sampled = [record["decision"] == ACCEPTED for record in records if record["sampled"] == "yes"]
         counts = {name: sum(record["decision"] == name for record in records) for name in (ACCEPTED, CHANGED)}
-        interval = clopper_pearson_interval(sum(sampled), len(sampled), CONFIDENCE) if sampled else None
+        interval = clopper_pearson_interval(sum(sampled), len(sampled)) if sampled else None
         return {**counts, "sampled": len(sampled), "sampled_right": sum(sampled), "interval": interval}
 
     def _record(self, row: Row, label: str, comment: str) -> dict[str, str]:
@@ -221,19 +220,3 @@ def _asked(review: Review, action: str, values: Mapping[str, Any]) -> Callable[[
     if action in ("previous", "next"):
         return partial(review.move, window, place, -1 if action == "previous" else 1)
     return partial({"open": review.open, "close": review.close, "skip": review.skip}[action], window, place)
-
-
-def serve(app: Starlette, listener: Any) -> None:
-    """Answer requests until the process is interrupted; no line of a request is logged."""
-    import uvicorn
-
-    config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, server_header=False)
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-def named_labels(names: Collection[str], label_set: Any = None) -> dict[str, tuple[str, ...]]:
-    """The labels that may be chosen with their other spellings: those of a label set, or those of the answers."""
-    if label_set is None:
-        return dict.fromkeys(sorted(names), ())
-    return {label.name: label.aliases for label in label_set.labels}
