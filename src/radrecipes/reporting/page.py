@@ -46,7 +46,7 @@ def write_page(
     figures = {name: svg for name, svg in figures.items() if svg is not None}
     access = strictest(dataset_manifest.get("access"), access_of(run_manifest))
     keys = dict.fromkeys([*_IMPORTANT, *dataset_manifest])
-    html = _render(
+    html = render(
         page.TEMPLATE,
         figures,
         title=title,
@@ -69,8 +69,8 @@ def write_page(
     return path
 
 
-def _render(template: str, figures: Mapping[str, str], **values: Any) -> str:
-    """The HTML of a page; `template` extends `page.html.jinja`, `figures` are SVG documents by name."""
+def render(template: str, figures: Mapping[str, str], **values: Any) -> str:
+    """The HTML of a page; `template` extends `page.html.jinja`, `figures` are SVG documents by name, `values` have a `title`."""
     environment = Environment(
         loader=PackageLoader("radrecipes.reporting"),
         # Always on: notes, reports and labels are untrusted text.

@@ -16,9 +16,11 @@ from radrecipes.inference.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.statistics import clopper_pearson_interval
 
 TOP = ("top_1", "top_2", "top_3")
-_NEEDED = ("id", "label", "probability", "decision")
+# What a person did with the label of the model
+ACCEPTED, CHANGED = "accepted", "changed"
+NEEDED = ("id", "label", "probability", "decision")
 # Columns of scripts/predict.py; any other one is the kept text.
-_ANSWER_COLUMNS = {*_NEEDED, "reason", *TOP, *(f"{name}_probability" for name in TOP)}
+ANSWER_COLUMNS = {*NEEDED, "reason", *TOP, *(f"{name}_probability" for name in TOP)}
 # A sample is to measure this accuracy of the automatic answers, and its 95 % interval as narrow as this to either side.
 TARGET, HALF_WIDTH = 0.95, 0.03
 
@@ -50,8 +52,8 @@ def read_rows(path: Path, digest: str, sample: int, has_texts: bool) -> tuple[li
         sample: How many automatic rows are among them; all if there are fewer.
         has_texts: Whether the file must have the texts of the rows.
     """
-    table = open_table(path, _NEEDED)
-    others = [name for name in table.header if name not in _ANSWER_COLUMNS]
+    table = open_table(path, NEEDED)
+    others = [name for name in table.header if name not in ANSWER_COLUMNS]
     if has_texts and len(others) != 1:
         raise InputError(
             "has no texts; name the table that was predicted with --input orders.csv --text-column NAME --id-column NAME, or "
@@ -76,7 +78,7 @@ def read_rows(path: Path, digest: str, sample: int, has_texts: bool) -> tuple[li
 def _answers(table: Table, text_columns: Sequence[str]) -> Iterator[Row]:
     top = [name for name in TOP if name in table.header]
     seen: set[str] = set()
-    for where, cells in table.rows((*_NEEDED, *top, *text_columns), values=("probability",)):
+    for where, cells in table.rows((*NEEDED, *top, *text_columns), values=("probability",)):
         if isinstance(cells, str):
             raise InputError(cells, where)
         if cells["id"] in seen:

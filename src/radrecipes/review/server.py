@@ -19,10 +19,9 @@ from starlette.routing import Route
 from radrecipes.errors import InputError, RadrecipesError
 from radrecipes.inference.abstention import AUTO
 from radrecipes.review.journal import Journal
-from radrecipes.review.rows import Row
+from radrecipes.review.rows import ACCEPTED, CHANGED, Row
 from radrecipes.statistics import clopper_pearson_interval
 
-ACCEPTED, CHANGED = "accepted", "changed"
 _HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 _LONGEST = 2000  # characters of a comment
 _LARGEST = 64 * 1024  # bytes of a request
