@@ -13,7 +13,7 @@ from radrecipes.files import write_atomically
 from radrecipes.monitoring.answers import Answers, reviewed
 from radrecipes.monitoring.checks import Check, Monitor
 from radrecipes.reporting.figures import windows_svg
-from radrecipes.reporting.page import render
+from radrecipes.reporting.html import render
 from radrecipes.statistics import clopper_pearson_interval
 
 # Title, whether the values are shares, and what the effect is.
@@ -83,7 +83,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> tuple[Path, Path]:
                 "interval": [_interval(window["sampled"]) if name == "accuracy" else None for window in windows],
             }
         )
-    figures = {"windows": windows_svg([window["name"] for window in windows], panels)}
+    figures = {"windows": windows_svg(panels)}
     alarms = [window for window in windows if window["alarm"]]
     html = render(
         "monitor_page.html.jinja", figures, title="Monitoring", titles=TITLES, names=names, alarms=alarms, **result
