@@ -39,6 +39,7 @@ from report_trees import (
     write_report_table,
     write_text_reports,
 )
+from review_server import ReviewServer
 from safetensors.torch import load_file
 from tiny_model import build_tiny_encoder, build_tiny_model
 
@@ -214,9 +215,45 @@ def columns_of(words):
     return named
 
 
+def write_predicted(commands):
+    """The answers and corrections that review and monitoring read, unless a command of the document writes them."""
+    written = {options_of(shlex.split(command)).get("--output") for command in commands}
+    for words in map(shlex.split, commands):
+        if words[1:2] not in (["scripts/review.py"], ["scripts/monitor.py"]):
+            continue
+        read = {options_of(words).get("--input")}
+        for name in words[2:]:
+            if not re.fullmatch(r"\w+\.(csv|jsonl)", name) or name in written | read or Path(name).exists():
+                continue
+            rows = []
+            for number in range(600):
+                label = list(QUESTIONS)[number % 2]
+                row = {"id": f"p{number}", "note": f"{20 + number % 60} yo, {QUESTIONS[label]}", "label": label}
+                row |= {"probability": 0.5, "decision": "NEEDS_REVIEW" if number % 20 == 0 else "auto", "top_1": label}
+                if name == "corrections.csv":
+                    row |= {"decision": "accepted", "sampled": "yes"}
+                if name.endswith(".jsonl"):
+                    row |= {"time": f"2024-01-{1 + number // 30:02}T12:00:00+00:00"}
+                rows.append(row)
+            if name.endswith(".jsonl"):
+                Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            else:
+                pd.DataFrame(rows).to_csv(name, index=False)
+
+
+def review_all(words):
+    """Run the review that a document shows, and decide every row."""
+    # Of a document without one of its own; here the table has to be that of this review.
+    Path("corrections.csv").unlink(missing_ok=True)
+    with ReviewServer(*words, cwd=Path.cwd()) as server:
+        server.decide_all(lambda row: list(QUESTIONS)[int(row["id"].strip("p")) % 2])
+        assert server.stop()[0] == 0
+
+
 def write_tables(commands):
     """The tables and label sets that a document's commands read, each with the columns that any command names."""
     columns, notes = {}, {}
+    write_predicted(commands)
     for command in commands:
         words = shlex.split(command)
         options = options_of(words)
@@ -357,6 +394,9 @@ def run_documented(command, words, call):
         assert done.returncode == 0, done.stderr
         return
     assert words[0] == "python" and re.fullmatch(r"scripts/\w+\.py", words[1]), f"not covered: {command}"
+    if words[1] == "scripts/review.py":
+        review_all(words[2:])
+        return
     arguments = words[2:]
     if "RECIPE" in arguments:  # a placeholder of a usage line
         arguments[arguments.index("RECIPE")] = f"recipes/{LANGUAGE_MODEL}.yaml"
