@@ -76,6 +76,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(folder, call):
     assert not Path("monitor").exists()
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_process_without_the_libraries_of_training(folder):
     done = run_script(folder, "-X", "importtime", "scripts/monitor.py", "quiet.csv", "--reference", "reference.csv")
     assert done.returncode == 0 and Path("monitor/monitor.html").is_file()

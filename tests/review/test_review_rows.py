@@ -175,7 +175,12 @@ def test_what_a_killed_process_left_is_continued_and_its_unfinished_line_removed
 def test_files_of_others_are_not_continued(tmp_path):
     review_of(tmp_path)
     journal = tmp_path / "corrections.csv.journal"
-    for content, said in ((b"{}\n", "not a journal"), (b"id,label\n", "not valid JSON"), (b"[1]\n", "not a journal")):
+    for content, said in (
+        (b"{}\n", "not a journal"),
+        (b"id,label\n", "not valid JSON"),
+        (b"[1]\n", "not a journal"),
+        (b'{"event": "claim"}\n', "not a journal"),
+    ):
         journal.write_bytes(content)
         with pytest.raises(InputError, match=said):
             review_of(tmp_path)

@@ -28,11 +28,11 @@ def test_only_the_printed_address_opens_the_page_and_nothing_leaves_this_machine
         assert server.post("open", headers={"origin": "http://127.0.0.1:1"})[0] == 403
         assert server.post("open", headers={"host": "evil.example"})[0] == 400
         for action, values in (
-            ("decide", {"id": "A0", "label": "No such"}), ("decide", {"id": "B", "label": LABELS[0]}), ("open", {"place": 99}),
+            ("decide", {"id": "A0", "label": "No such"}), ("decide", {"id": "B", "label": LABELS[0]}), ("undo", {"id": []}),
             ("none", {}), ("open", {"window": 5}), ("open", {"window": "x" * 70_000}),
         ):  # fmt: skip
             assert server.post(action, **values)[0] == 400, action
-        status, view = server.post("open", headers={"origin": server.url})
+        status, view = server.post("open", headers={"origin": server.url}, place=99)
         assert status == 200 and view["row"]["id"] == "A0"
         server.post("decide", id="A0", label=LABELS[0])
         code, out, err = server.stop()
@@ -42,6 +42,7 @@ def test_only_the_printed_address_opens_the_page_and_nothing_leaves_this_machine
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 def test_two_processes_one_of_them_killed_review_every_row_once(tmp_path):
     write_answers(tmp_path / "answers.csv", rows=60, automatic=0)
     confirmed, refused, lost = [], [], set()

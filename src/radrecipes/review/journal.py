@@ -16,6 +16,8 @@ from radrecipes.files import bounded_lines, check_writable, lock, open_regular, 
 
 # A row that a window has shown for this long without a decision is shown to others again.
 CLAIM_SECONDS = 600
+# The events, and what they have apart from id, window and time
+_KEYS = {"claim": (), "release": (), "decision": ("row",), "undo": ()}
 
 
 class Journal:
@@ -116,7 +118,10 @@ class Journal:
         entry = parse_json(line.decode("utf-8", "replace"), str(self.path), "restore the journal")
         if not self._size and isinstance(entry, dict) and entry.get("answers_sha256") not in (None, self._answers):
             raise InputError("belongs to another file of answers; choose another --output", str(self.path))
-        if not isinstance(entry, dict) or not {"event", "answers_sha256"} & entry.keys():
+        if not isinstance(entry, dict) or not (
+            "answers_sha256" in entry
+            or {"id", "window", "time", *_KEYS.get(entry.get("event"), ["?"])} <= entry.keys()
+        ):
             raise InputError("is not a journal of corrections; choose another --output", str(self.path))
         return entry
 

@@ -206,16 +206,15 @@ async def _values(request: Request) -> dict[str, Any]:
 
 def _asked(review: Review, action: str, values: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
     """What a request asks for, after its values were checked."""
-    window, place = values["window"], values.get("place")
-    if place is not None and place not in range(len(review.rows)):
-        raise ValueError
+    window, place, row_id = values["window"], values.get("place"), values.get("id")
+    if type(place) is not int or not 0 <= place < len(review.rows):  # a tab may remember one of other answers
+        place = None
     if action == "decide":
-        if values["label"] not in review.labels or values["id"] not in review.places:
+        if values["label"] not in review.labels or row_id not in review.places:
             raise ValueError
-        comment = str(values.get("comment", ""))[:_LONGEST]
-        return partial(review.decide, window, values["id"], values["label"], comment)
+        return partial(review.decide, window, row_id, values["label"], str(values.get("comment", ""))[:_LONGEST])
     if action == "undo":
-        return partial(review.undo, window, place, values.get("id"))
+        return partial(review.undo, window, place, row_id if row_id in review.places else None)
     if action in ("previous", "next"):
         return partial(review.move, window, place, -1 if action == "previous" else 1)
     return partial({"open": review.open, "close": review.close, "skip": review.skip}[action], window, place)
