@@ -243,8 +243,9 @@ def write_predicted(commands):
 
 def review_all(words):
     """Run the review that a document shows, and decide every row."""
-    # Of a document without one of its own; here the table has to be that of this review.
-    Path("corrections.csv").unlink(missing_ok=True)
+    # A stand-in for another command, or of another example: here it has to be that of this review.
+    for name in ("corrections.csv", "corrections.csv.journal"):
+        Path(name).unlink(missing_ok=True)
     with ReviewServer(*words, cwd=Path.cwd()) as server:
         server.decide_all(lambda row: list(QUESTIONS)[int(row["id"].strip("p")) % 2])
         assert server.stop()[0] == 0
@@ -267,6 +268,7 @@ def write_tables(commands):
         if "--csv" in options:
             Path(options["--csv"]).write_text("text,Edema\nThere is edema.,1\nNo edema in the chest.,0\n", "utf-8")
         if "--label-set" in options and not Path(options["--label-set"]).exists():
+            Path(options["--label-set"]).parent.mkdir(parents=True, exist_ok=True)
             labels = [{"name": name} for name in QUESTIONS]
             Path(options["--label-set"]).write_text(yaml.safe_dump({"name": "ours", "version": 1, "labels": labels}))
     for name, header in columns.items():
