@@ -35,7 +35,7 @@ FETCHED := $(VENV)/.fetched
 DEEPSPEED := $(VENV)/.deepspeed
 BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: demo demo-report demo-publish openi test test-all bench fuzz lint install model clean
+.PHONY: demo demo-report demo-publish openi test test-all chromium bench fuzz lint install model clean
 .DELETE_ON_ERROR:
 
 demo: model
@@ -82,8 +82,13 @@ $(OPENI_ARCHIVE): | $(INSTALLED)
 test: model $(DEEPSPEED)
 	@$(BIN)/python -m pytest $(or $(TESTS),-m "not slow" $(IN_PARALLEL))
 
-test-all: test
+test-all: test chromium
 	@$(BIN)/python -m pytest -m slow $(IN_PARALLEL)
+
+# For the tests of the review page, which are skipped without it; installed only where root and apt can.
+chromium:
+	@command -v chromium chromium-browser google-chrome > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
+		apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium > /dev/null; } || true
 
 bench: model
 	@$(BIN)/python benchmarks/run.py

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 class Page(HTMLParser):
     """Elements, attributes and text of a page; fails on tags that are not closed in order."""
 
-    VOID = ("meta", "input", "br", "path", "rect", "circle", "use")
+    VOID = ("meta", "link", "input", "br", "path", "rect", "circle", "use")
 
     def __init__(self, html):
         super().__init__()

@@ -20,6 +20,8 @@ VERBS = {
     "evaluate": ("evaluate_model", "evaluate a trained model, or the base model, on a test split"),
     "predict": ("predict", "predict labels or write texts for new rows"),
     "serve": ("serve", "answer over HTTP, FHIR and HL7 with a model that stays loaded"),
+    "review": ("review", "review predicted rows on a local page; decisions become training rows"),
+    "monitor": ("monitor", "compare answers of current orders with those of a reference period"),
     "publish": ("publish", "publish a model or a dataset on the Hugging Face Hub"),
     "reproduce": ("reproduce", "train and evaluate again, and compare with recorded results"),
     "audit-log": ("audit_log", "verify the audit log of predictions"),

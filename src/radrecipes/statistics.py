@@ -125,6 +125,13 @@ def clopper_pearson_lower_bound(successes: float, rows: float, confidence: float
     return float(beta.ppf(1 - confidence, successes, rows - successes + 1))
 
 
+def clopper_pearson_interval(successes: float, rows: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact two-sided confidence interval of a proportion (Clopper and Pearson, 1934)."""
+    one_sided = (1 + confidence) / 2
+    low = clopper_pearson_lower_bound(successes, rows, one_sided)
+    return low, 1 - clopper_pearson_lower_bound(rows - successes, rows, one_sided)
+
+
 def intraclass_correlation(values: Sequence[float] | np.ndarray, groups: Sequence[str] | np.ndarray) -> float:
     """Intraclass correlation by analysis of variance (Donner, 1986), 0 to 1; 0.0 if it cannot be estimated."""
     values = np.asarray(values, dtype=np.float64)

@@ -39,6 +39,7 @@ from report_trees import (
     write_report_table,
     write_text_reports,
 )
+from review_server import ReviewServer
 from safetensors.torch import load_file
 from tiny_model import build_tiny_encoder, build_tiny_model
 
@@ -214,9 +215,46 @@ def columns_of(words):
     return named
 
 
+def write_predicted(commands):
+    """The answers and corrections that review and monitoring read, unless a command of the document writes them."""
+    written = {options_of(shlex.split(command)).get("--output") for command in commands}
+    for words in map(shlex.split, commands):
+        if words[1:2] not in (["scripts/review.py"], ["scripts/monitor.py"]):
+            continue
+        read = {options_of(words).get("--input")}
+        for name in words[2:]:
+            if not re.fullmatch(r"\w+\.(csv|jsonl)", name) or name in written | read or Path(name).exists():
+                continue
+            rows = []
+            for number in range(80 if words[1] == "scripts/review.py" else 600):  # as many as there are orders
+                label = list(QUESTIONS)[number % 2]
+                row = {"id": f"p{number}", "note": f"{20 + number % 60} yo, {QUESTIONS[label]}", "label": label}
+                row |= {"probability": 0.5, "decision": "NEEDS_REVIEW" if number % 20 == 0 else "auto", "top_1": label}
+                if name == "corrections.csv":
+                    row |= {"decision": "accepted", "sampled": "yes"}
+                if name.endswith(".jsonl"):
+                    row |= {"time": f"2024-01-{1 + number // 30:02}T12:00:00+00:00"}
+                rows.append(row)
+            if name.endswith(".jsonl"):
+                Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            else:
+                pd.DataFrame(rows).to_csv(name, index=False)
+
+
+def review_all(words):
+    """Run the review that a document shows, and decide every row."""
+    # A stand-in for another command, or of another example: here it has to be that of this review.
+    for name in ("corrections.csv", "corrections.csv.journal"):
+        Path(name).unlink(missing_ok=True)
+    with ReviewServer(*words, cwd=Path.cwd()) as server:
+        server.decide_all(lambda row: list(QUESTIONS)[int(row["id"].strip("p")) % 2])
+        assert server.stop()[0] == 0
+
+
 def write_tables(commands):
     """The tables and label sets that a document's commands read, each with the columns that any command names."""
     columns, notes = {}, {}
+    write_predicted(commands)
     for command in commands:
         words = shlex.split(command)
         options = options_of(words)
@@ -230,6 +268,7 @@ def write_tables(commands):
         if "--csv" in options:
             Path(options["--csv"]).write_text("text,Edema\nThere is edema.,1\nNo edema in the chest.,0\n", "utf-8")
         if "--label-set" in options and not Path(options["--label-set"]).exists():
+            Path(options["--label-set"]).parent.mkdir(parents=True, exist_ok=True)
             labels = [{"name": name} for name in QUESTIONS]
             Path(options["--label-set"]).write_text(yaml.safe_dump({"name": "ours", "version": 1, "labels": labels}))
     for name, header in columns.items():
@@ -357,6 +396,9 @@ def run_documented(command, words, call):
         assert done.returncode == 0, done.stderr
         return
     assert words[0] == "python" and re.fullmatch(r"scripts/\w+\.py", words[1]), f"not covered: {command}"
+    if words[1] == "scripts/review.py":
+        review_all(words[2:])
+        return
     arguments = words[2:]
     if words[1] == "scripts/serve.py":
         serve_and_stop(words[1], *arguments)

@@ -17,8 +17,9 @@ from radrecipes.evaluation.label_baselines import BASELINES, MAJORITY, SVM
 from radrecipes.evaluation.label_metrics import compute_metrics, predictions_table
 from radrecipes.evaluation.label_systems import ADAPTER, BASE, EvaluationRows, System
 from radrecipes.inference.answers import SystemOutput
+from radrecipes.reporting.html import p_value
 from radrecipes.reporting.label_page import SYSTEM_TITLES
-from radrecipes.reporting.page import grid, p_value, write_page
+from radrecipes.reporting.page import grid, write_page
 from radrecipes.reporting.result_tables import metrics_table
 
 LABELS = [

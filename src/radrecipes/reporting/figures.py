@@ -227,6 +227,39 @@ def failure_rates_svg(
     return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
+def windows_svg(panels: Sequence[Mapping[str, Any]]) -> str:
+    """A panel for each measure over the windows: a line of `values` (`None` for a gap), one of what they are compared with.
+
+    A panel has a `title`, `values`, `references`, `alarms` (truth values, drawn as crosses), `interval` (pairs, or `None`), and
+    `percent`.
+    """
+    figure = Figure(figsize=(_WIDTH, 2.1 * math.ceil(len(panels) / 2)))
+    grid = figure.subplots(math.ceil(len(panels) / 2), 2, sharex=True, squeeze=False)
+    for axes, panel in zip(grid.ravel(), panels, strict=False):
+        values = np.array(panel["values"], dtype=float)
+        places = 1 + np.arange(len(values))
+        axes.plot(places, np.array(panel["references"], dtype=float), color=FAINT, linewidth=1.4, linestyle="--")
+        axes.plot(places, values, color=ACCENT, linewidth=1.6, marker="o", markersize=4)
+        for place, pair in zip(places, panel["interval"], strict=True):
+            if pair:
+                axes.vlines(place, *pair, color=ACCENT, linewidth=1.2)
+        alarms = np.array(panel["alarms"], dtype=bool)
+        axes.plot(places[alarms], values[alarms], "X", color=CONTRAST, markersize=10)
+        axes.set_title(panel["title"], fontsize=10.5, loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(y=0.25)
+        if panel["percent"]:
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -0.02), min(high, 1.04))
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+    for axes in grid[-1]:
+        axes.set_xlabel("window")
+    for axes in figure.axes[len(panels) :]:
+        axes.set_axis_off()
+    return _svg(figure)
+
+
 def _curve(selective: Mapping[str, Any], rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Coverage and accuracy, starting where at least `_FEWEST_ROWS` rows are answered."""
     coverage, accuracy = (np.array(selective["curve"][key]) for key in ("coverage", "accuracy"))

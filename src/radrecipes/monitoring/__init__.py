@@ -1,0 +1,1 @@
+"""Whether current orders and answers still resemble those of a reference period."""
