@@ -4,7 +4,8 @@ r"""Review predicted orders on a page in your browser: each row with NEEDS_REVIE
     python scripts/review.py answers_with_text.csv --sample auto --label-set data/our_orders/label_set.yaml
 
 The first form reads the texts from the table that was predicted; the second one from answers of `predict.py --keep-text`. With
---sample some automatic answers, drawn at random, are among the rows, unmarked, to measure how many of them are right.
+--sample some automatic answers, drawn at random, are among the rows, unmarked, to measure how many of them are right; no row shows
+its probabilities then.
 
 Open the address that the command prints; it is valid on this machine while the command runs, which Ctrl-C ends. Every decision is
 on disk before it is shown as saved. The same command continues. Several windows, and several of these commands, may work on one
@@ -100,7 +101,8 @@ def serve(args: argparse.Namespace, rows: list, labels: set[str], digest: str) -
     from radrecipes.review.journal import Journal
 
     journal = Journal(args.output or args.answers.with_name("corrections.csv"), digest)
-    review = Review(rows, journal, _labels(args.label_set, labels), shown(args.reviewer or getpass.getuser()))
+    reviewer = shown(args.reviewer or getpass.getuser())
+    review = Review(rows, journal, _labels(args.label_set, labels), reviewer, blind=bool(args.sample))
     try:
         listener = socket.create_server(("127.0.0.1", args.port))
     except (OSError, OverflowError):

@@ -25,7 +25,7 @@ def review_of(folder, reviewer="first", sample=0):
     if not path.exists():
         write_answers(path)
     journal = Journal(folder / "corrections.csv", file_sha256(path))
-    review = Review(rows_of(path, sample), journal, dict.fromkeys(LABELS, ()), reviewer)
+    review = Review(rows_of(path, sample), journal, dict.fromkeys(LABELS, ()), reviewer, blind=bool(sample))
     journal.start()
     return review
 
@@ -46,8 +46,14 @@ def test_rows_that_need_review_come_with_a_sample_that_is_the_same_each_time_and
     assert list(map(len, samples.values())) == [15, 30, 60, 60]
     write_answers(path, rows=61, automatic=51)
     assert [row.id for row in rows_of(path, 5)] != samples[5]
-    for row in rows_of(path, 5):  # the order of the candidates does not give away what the model chose
-        assert list(row.candidates) == sorted(row.candidates) and row.label in row.candidates
+
+
+def test_labels_come_with_probabilities_unless_automatic_rows_are_among_them(tmp_path):
+    shown = review_of(tmp_path).open("one", None)["row"]
+    assert shown["candidates"] == [*zip(LABELS, ("0.5", "0.3", "0.1"), strict=False)]
+    # Neither order nor probabilities give away what the model chose, and which rows are automatic.
+    blind = review_of(tmp_path, sample=2).open("two", None)["row"]
+    assert blind["candidates"] == [(label, "") for label in sorted(LABELS[1:4])]
 
 
 def test_the_sample_measures_the_target_to_three_points():

@@ -27,13 +27,15 @@ TARGET, HALF_WIDTH = 0.95, 0.03
 
 @dataclass(frozen=True)
 class Row:
-    """A predicted row; `texts` are the cells that were read, by the columns of a training table."""
+    """A predicted row; `candidates` are the most probable labels with their probabilities, from the most probable one; `texts` are
+    the cells that were read, by the columns of a training table.
+    """
 
     id: str
     label: str  # the model's
     probability: str
     decision: str
-    candidates: tuple[str, ...]
+    candidates: Mapping[str, str]
     texts: Mapping[str, str] = field(default_factory=dict)
     group: str = ""
 
@@ -78,7 +80,8 @@ def read_rows(path: Path, digest: str, sample: int, has_texts: bool) -> tuple[li
 def _answers(table: Table, text_columns: Sequence[str]) -> Iterator[Row]:
     top = [name for name in TOP if name in table.header]
     seen: set[str] = set()
-    for where, cells in table.rows((*NEEDED, *top, *text_columns), values=("probability",)):
+    numbers = [f"{name}_probability" for name in top if f"{name}_probability" in table.header]
+    for where, cells in table.rows((*NEEDED, *top, *numbers, *text_columns), values=("probability", *numbers)):
         if isinstance(cells, str):
             raise InputError(cells, where)
         if cells["id"] in seen:
@@ -86,8 +89,7 @@ def _answers(table: Table, text_columns: Sequence[str]) -> Iterator[Row]:
         if cells["decision"] not in (AUTO, NEEDS_REVIEW):
             raise InputError(f"the decision is neither {AUTO} nor {NEEDS_REVIEW}; predict again", where)
         seen.add(cells["id"])
-        # In alphabetical order, so that the model's first choice is not known before the person's.
-        candidates = tuple(sorted({cells[name] for name in top} - {""}))
+        candidates = {cells[name]: cells.get(f"{name}_probability", "") for name in top if cells[name]}
         texts = {name: cells[name] for name in text_columns}
         yield Row(cells["id"], cells["label"], cells["probability"], cells["decision"], candidates, texts)
 

@@ -39,10 +39,18 @@ class Review:
         journal: Started, of the same answers.
         labels: Names that may be chosen, each with its other spellings.
         reviewer: Who decides; written next to each decision.
+        blind: Show a row's labels in alphabetical order and without probabilities, which would tell automatic rows from others.
     """
 
-    def __init__(self, rows: Sequence[Row], journal: Journal, labels: Mapping[str, Sequence[str]], reviewer: str):
-        self.rows, self.journal, self.labels, self.reviewer = rows, journal, labels, reviewer
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        journal: Journal,
+        labels: Mapping[str, Sequence[str]],
+        reviewer: str,
+        blind: bool = False,
+    ):
+        self.rows, self.journal, self.labels, self.reviewer, self.blind = rows, journal, labels, reviewer, blind
         self.places = {row.id: place for place, row in enumerate(rows)}
         own = self._record(replace(rows[0], texts={}, group="group"), "", "")
         if taken := sorted(own.keys() & rows[0].texts.keys()):
@@ -140,7 +148,8 @@ class Review:
         if row:
             earlier = decided.get(row.id, {}).get("row")
             shown = ("label", "reviewer", "time", "comment")
-            view["row"] = {"id": row.id, "text": row.text, "candidates": row.candidates}
+            candidates = [(label, "") for label in sorted(row.candidates)] if self.blind else [*row.candidates.items()]
+            view["row"] = {"id": row.id, "text": row.text, "candidates": candidates}
             view["row"]["earlier"] = earlier and {name: earlier[name] for name in shown}
         return view | ({"summary": self.summary()} if reviewed == len(self.rows) else {})
 
@@ -169,7 +178,9 @@ def application(review: Review, token: str, port: int, title: str) -> Starlette:
         policy = f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
         policy += "; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         labels = [[name, *others] for name, others in review.labels.items()]
-        html = page.render(nonce=nonce, title=title, reviewer=review.reviewer, labels=labels, longest=_LONGEST)
+        html = page.render(
+            nonce=nonce, title=title, reviewer=review.reviewer, blind=review.blind, labels=labels, longest=_LONGEST
+        )
         return HTMLResponse(html, headers={**_HEADERS, "Content-Security-Policy": policy})
 
     async def act(request: Request) -> Response:
