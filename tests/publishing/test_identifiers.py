@@ -210,6 +210,7 @@ def test_one_long_line_takes_no_more_than_its_length(text):
         ("89 yo F with a 9.1 x 9.3 cm mass at T9/10, strength 4/5.", []),
         ("See https://huggingface.co/org/name and https://arxiv.org/abs/2106.09685.", []),
         ("Commit 12fd25f77366fa6b3b4b768ec3050bf629380bac, 134,515,008 parameters, version 1.16.0.", []),
+        ("cpu family 6, model 207, stepping 2, cache size 307200 KB", []),
         (
             "| dtype of the base model | bfloat16 |, vocab_size: 128256, NVIDIA A100-SXM4-80GB, AMD Ryzen Threadripper",
             [],
