@@ -188,9 +188,10 @@ def pip(*words: object, may_lack: bool = False) -> str | None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return None
-    lacking = re.search(r"No matching distribution found for (\S+)", done.stderr)
+    # Of the project itself, or of what it needs.
+    lacking = re.search(r"No matching distribution found for (\S+)|requested \(constraint\) (\S+)", done.stderr)
     if may_lack and lacking:
-        return lacking[1]
+        return lacking[1] or lacking[2]
     lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["failed"]
     raise InputError(f"{shown(lines[-1])}; command: {shown(' '.join(map(quote, command[2:6])))} ...", "pip")
 

@@ -24,14 +24,14 @@ PLATFORMS = {
 def has_wheel(pinned: str, python: str, tags: list[str]) -> bool:
     """Whether the index has a wheel of exactly this version for one of the tags, or for every platform."""
     name, version = pinned.split("==")
-    command = [sys.executable, "-m", "pip", "index", "versions", name, "--pre", "--only-binary=:all:"]
+    command = [sys.executable, "-m", "pip", "index", "versions", name, "-vv", "--pre"]
     command += ["--python-version", python, "--implementation", "cp"]
     command += [word for tag in tags for word in ("--platform", tag)]
     done = subprocess.run(command, capture_output=True, text=True)
-    listed = re.search(r"^Available versions: (.+)$", done.stdout, re.MULTILINE)
-    if not listed and "No matching distribution" not in done.stderr:
+    if not done.stdout and "No matching distribution" not in done.stderr:
         sys.exit(done.stderr)
-    return bool(listed) and version in listed[1].split(", ")
+    # What pip skips for this Python and these tags is not a found link; --only-binary has no effect here.
+    return bool(re.search(rf"Found link \S+-{re.escape(version)}-\S+\.whl", done.stdout + done.stderr))
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ def _extra_with(module: str) -> str | None:
     except PackageNotFoundError:  # run from a checkout that is not installed
         return None
     # A package may have a longer name than its module: cyclonedx-python-lib.
-    found = (re.fullmatch(rf"{name}\b[^;]*;.*extra == ['\"]([a-z]+)['\"].*", line) for line in lines)
+    found = (re.fullmatch(rf"{name}\b[^;\[]*;.*extra == ['\"]([a-z]+)['\"].*", line) for line in lines)
     return next((match[1] for match in found if match), None)
 
 

@@ -21,13 +21,15 @@ HEAVY = {
 }
 SUBCOMMANDS = {
     "audit_log": ["verify"],
+    "bundle": [],
+    "completion": [],
     "evaluate_model": [],
     "launch": [],
     "predict": [],
     "prepare_data": ["protocol", "report", "synthetic-reports"],
     "prepare_model": [],
     "publish": ["adapter", "dataset"],
-    "recipes": ["list", "check", "inspect", "plan"],
+    "recipes": ["list", "cp", "check", "inspect", "plan"],
     "reproduce": ["record", "check"],
     "sft": [],
 }
