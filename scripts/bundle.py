@@ -96,7 +96,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Collect everything in a folder that appears when it is complete."""
     args = parse_args()
-    import cyclonedx  # noqa: F401  (missing ones are named before any work)
+    check_writable(args.output)
+    if args.output.exists():
+        raise InputError("exists already; choose another folder, or remove it", str(args.output))
+    import cyclonedx  # noqa: F401  (a missing package is named before any work)
 
     from radrecipes.data.prepared import load_prepared_dataset
     from radrecipes.models.base import folder_on_this_machine
@@ -104,9 +107,6 @@ def main() -> None:
     from radrecipes.recipe import parse_recipe
     from radrecipes.training.run_folder import is_complete, run_of
 
-    check_writable(args.output)
-    if args.output.exists():
-        raise InputError("exists already; choose another folder, or remove it", str(args.output))
     recipe = parse_recipe(args.recipe)
     dataset = load_prepared_dataset(
         recipe.arguments.dataset
@@ -184,12 +184,14 @@ def collect_wheels(args: argparse.Namespace, folder: Path) -> list[Path]:
 
 def pip(*words: object, may_lack: bool = False) -> str | None:
     """Run pip; with `may_lack` returns the requirement for which it found no wheel."""
-    command = [sys.executable, "-m", "pip", *map(str, words), "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", *map(str, words), "--progress-bar", "off", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return None
     # Of the project itself, or of what it needs.
-    lacking = re.search(r"No matching distribution found for (\S+)|requested \(constraint\) (\S+)", done.stderr)
+    lacking = re.search(
+        r"No matching distribution found for (\S+)|requested \(constraint\) (\S+)", done.stdout + done.stderr
+    )
     if may_lack and lacking:
         return lacking[1] or lacking[2]
     lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["failed"]
