@@ -1,6 +1,6 @@
 r"""Write one folder that installs, trains and predicts on a machine without a network.
 
-    python scripts/bundle.py --recipe recipes/smollm2-135m/protocol_lora.yaml --output runs/bundle
+    radrecipes bundle --recipe recipes/smollm2-135m/protocol_lora.yaml --output runs/bundle
     python scripts/bundle.py --recipe recipes/smollm2-135m/protocol_lora.yaml --run runs/smollm2-135m/protocol_lora/seed-42 \
         --output runs/bundle-with-run --no-dependencies
 
@@ -16,14 +16,17 @@ Exit codes: 0 written, 1 memory or disk ran out, 2 wrong input or no wheel; no f
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from email.parser import HeaderParser
 from pathlib import Path
 from shlex import quote
+from unittest import mock
 from zipfile import ZipFile
 
 import radrecipes
@@ -161,7 +164,7 @@ def collect_wheels(args: argparse.Namespace, folder: Path) -> list[Path]:
     else:
         if not (ROOT / "setup.cfg").is_file():
             raise InputError("name the project's wheel; it is only built in a checkout", "--wheel")
-        pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
+        build_wheel(folder)
     (own,) = folder.iterdir()
     links = [word for place in (folder, args.find_links) if place for word in ("--find-links", place)]
     pinned = [*links, "--constraint", ROOT / "constraints.txt"]
@@ -180,6 +183,15 @@ def collect_wheels(args: argparse.Namespace, folder: Path) -> list[Path]:
         if not any(folder.glob(f"{re.split('[^A-Za-z0-9]', missing)[0]}*-none-any.whl")):
             raise InputError(f"there is no wheel of {missing}, and one that is built here runs only here", "pip")
     return sorted(folder.glob("*.whl"))
+
+
+def build_wheel(folder: Path) -> None:
+    """The wheel of this checkout; what setuptools leaves goes elsewhere, because a next build would take files from there."""
+    with tempfile.TemporaryDirectory() as left:
+        settings = Path(left, "settings.cfg")
+        settings.write_text(f"[build]\nbuild_base = {left}\n[egg_info]\negg_base = {left}\n", encoding="utf-8")
+        with mock.patch.dict(os.environ, DIST_EXTRA_CONFIG=str(settings)):
+            pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
 
 
 def pip(*words: object, may_lack: bool = False) -> str | None:

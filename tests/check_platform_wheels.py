@@ -2,7 +2,7 @@
 
     python tests/check_platform_wheels.py [--python 3.11 3.12 3.13]
 
-Prints the table of docs/installation.md. `make platforms` runs it: about twenty minutes.
+Prints the table of docs/installation.md. `make platforms` runs it: about half an hour.
 """
 
 import argparse

@@ -120,16 +120,6 @@ def test_an_installed_wheel_lists_copies_prepares_trains_and_predicts_from_an_em
     assert json.loads(Path(RUN, "manifest.json").read_text("utf-8"))["data"]["folder"] == "data/protocol_synthetic"
     assert "probability" in run(command, "predict", "--adapter", RUN, "--text", "chronic knee pain")[0]
 
-    launch = (
-        "launch",
-        "--quiet",
-        "--config_file",
-        "accelerate_configs/cpu.yaml",
-        "scripts/sft.py",
-        "--config",
-        RECIPE,
-    )
-    assert "nothing to do" in run(command, *launch, *TEN_STEPS)[0]
     assert "copy it first" in run(command, "reproduce", "record", RECIPE, code=2)[1]
 
 
@@ -151,8 +141,12 @@ def test_a_bundle_installs_trains_and_predicts_without_a_network(wheel, empty, t
     os.chdir(bundle)
     assert "installed" in run(*alone, "sh", "install.sh")[0]
     command = Path(".venv/bin/radrecipes").absolute()
-    said, shown = run(*alone, command, "train", "--config", RECIPE, *TEN_STEPS)
-    assert "adapter checked and saved" in said and "comes with radrecipes" not in shown
+    launch = ("launch", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py", "--config", RECIPE)
+    said, shown = run(*alone, command, *launch, *TEN_STEPS)
+    assert "adapter checked and saved" in said
+    for name in ("accelerate_configs/cpu.yaml", "scripts/sft.py"):
+        assert f"{name} is not in this folder; taking the one that comes with radrecipes" in shown
+    assert f"{RECIPE} is not" not in shown and "data/protocol_synthetic is not" not in shown
     assert "probability" in run(*alone, command, "predict", "--adapter", RUN, "--text", "chronic knee pain")[0]
 
     (bundle / RECIPE).write_text("changed")
