@@ -6,7 +6,7 @@
 # make test-all     make test, then the slow ones: every kill, every engine, every recipe; half an hour more on two cores
 # make bench        measure speed side by side with the usual alternatives
 # make fuzz         give damaged and hostile files to the scripts for MINUTES minutes; what fails is kept in runs/fuzz
-# make platforms    which pinned packages have no wheel on Linux, macOS or Windows; asks the package index for half an hour
+# make platforms    which pinned packages have no wheel on Linux, macOS or Windows; asks the package index
 # make lint         style, and the direction of imports
 # Each target installs what it needs and skips finished steps.
 

@@ -1,55 +1,57 @@
 """Which pinned packages have no wheel on a platform: asks the package index with pip, and downloads nothing.
 
-    python tests/check_platform_wheels.py [--python 3.11 3.12 3.13]
+    python tests/check_platform_wheels.py
 
-Prints the table of docs/installation.md. `make platforms` runs it: about half an hour.
+Prints the table of docs/installation.md; `make platforms` runs it.
 """
 
-import argparse
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
+from packaging.utils import parse_wheel_filename
+
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
-# Platform -> the tags of wheels that pip may take there.
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+# Platform -> the names in tags of the wheels that pip takes there.
 PLATFORMS = {
-    "Linux x86-64": [f"manylinux_2_{minor}_x86_64" for minor in range(5, 40)] + ["manylinux2014_x86_64"],
-    "Linux arm64": [f"manylinux_2_{minor}_aarch64" for minor in range(17, 40)] + ["manylinux2014_aarch64"],
-    "macOS arm64": ["macosx_15_0_arm64"],
+    "Linux x86-64": ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 40))],
+    "Linux arm64": ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 40))],
+    "macOS arm64": list(mac_platforms((15, 0), "arm64")),
     "Windows x86-64": ["win_amd64"],
 }
 
 
-def has_wheel(pinned: str, python: str, tags: list[str]) -> bool:
-    """Whether the index has a wheel of exactly this version for one of the tags, or for every platform."""
+def wheels_of(pinned: str) -> set[Tag]:
+    """The tags of all wheels of exactly this version."""
     name, version = pinned.split("==")
     command = [sys.executable, "-m", "pip", "index", "versions", name, "-vv", "--pre"]
-    command += ["--python-version", python, "--implementation", "cp"]
-    command += [word for tag in tags for word in ("--platform", tag)]
     done = subprocess.run(command, capture_output=True, text=True)
-    if not done.stdout and "No matching distribution" not in done.stderr:
+    if done.returncode:
         sys.exit(done.stderr)
-    # What pip skips for this Python and these tags is not a found link; --only-binary has no effect here.
-    return bool(re.search(rf"Found link \S+-{re.escape(version)}-\S+\.whl", done.stdout + done.stderr))
+    # What fits this machine is a found link, and the rest a skipped one.
+    files = re.findall(r"Found link \S+/([^/\s#]+\.whl)|Skipping link: \S.*?: \S+/([^/\s#]+\.whl)", done.stdout)
+    found = [parse_wheel_filename(first or second) for first, second in files if f"-{version}-" in (first or second)]
+    return set().union(*(tags for _, _, _, tags in found))
 
 
 def main() -> None:
     """Print one row for each platform and Python."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", nargs="+", default=["3.11", "3.12", "3.13"], metavar="VERSION")
-    args = parser.parse_args()
     lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
-    pinned = [line for line in lines if line and not line.startswith("#")]
-    compiled = [line for line in pinned if not has_wheel(line, args.python[-1], ["none"])]
-    print(f"{len(pinned) - len(compiled)} of {len(pinned)} pinned packages have one wheel for every platform.")
-    print(f"Of the other {len(compiled)}:")
-    print("\n| platform | Python | with a wheel | without |\n|---|---|---|---|")
-    for platform, tags in PLATFORMS.items():
-        for python in args.python:
-            without = [line for line in compiled if not has_wheel(line, python, tags)]
+    pinned = {line: wheels_of(line) for line in lines if line and not line.startswith("#")}
+    print("| platform | Python | pinned packages with a wheel | without |\n|---|---|---|---|")
+    for platform, names in PLATFORMS.items():
+        for python in PYTHONS:
+            fits = {
+                *cpython_tags(python, platforms=names),
+                *compatible_tags(python, f"cp{python[0]}{python[1]}", names),
+            }
+            without = [line for line, tags in pinned.items() if not tags & fits]
+            version = ".".join(map(str, python))
             print(
-                f"| {platform} | {python} | {len(compiled) - len(without)} | {', '.join(without) or '-'} |", flush=True
+                f"| {platform} | {version} | {len(pinned) - len(without)} of {len(pinned)} | {', '.join(without) or '-'} |"
             )
 
 
