@@ -6,6 +6,7 @@
 # make test-all     make test, then the slow ones: every kill, every engine, every recipe; half an hour more on two cores
 # make bench        measure speed side by side with the usual alternatives
 # make fuzz         give damaged and hostile files to the scripts for MINUTES minutes; what fails is kept in runs/fuzz
+# make platforms    which pinned packages have no wheel on Linux, macOS or Windows; asks the package index
 # make lint         style, and the direction of imports
 # Each target installs what it needs and skips finished steps.
 
@@ -35,7 +36,7 @@ FETCHED := $(VENV)/.fetched
 DEEPSPEED := $(VENV)/.deepspeed
 BASE := models/HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: demo demo-report demo-publish openi test test-all chromium bench fuzz lint install model clean
+.PHONY: demo demo-report demo-publish openi test test-all chromium bench fuzz platforms lint install model clean
 .DELETE_ON_ERROR:
 
 demo: model
@@ -96,12 +97,15 @@ bench: model
 fuzz: $(INSTALLED)
 	@$(BIN)/python tests/fuzz/fuzz.py --minutes $(MINUTES)
 
+platforms: $(INSTALLED)
+	@$(BIN)/python tests/check_platform_wheels.py
+
 lint: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+$(INSTALLED): setup.cfg setup.py pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (two minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools

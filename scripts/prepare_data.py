@@ -21,9 +21,8 @@ from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.data.sources.report_source import ReportSource
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256
+from radrecipes.shipped import ROOT
 from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -102,7 +101,7 @@ def _label_set(args: argparse.Namespace, examples: list, origin: dict) -> Any:
 
     file = args.label_set
     if args.synthetic:
-        file = file or REPOSITORY / args.task.synthetic[args.synthetic].label_set
+        file = file or ROOT / args.task.synthetic[args.synthetic].label_set
     if file:
         label_set = LabelSet.load(file)
     else:

@@ -1,6 +1,7 @@
 """Look at recipes before training: list them, check them, see what they train on, estimate what they cost.
 
     python scripts/recipes.py list
+    python scripts/recipes.py cp smollm2-135m/protocol_lora runs/mine.yaml   # a copy to change
     python scripts/recipes.py check                                   # all recipes, or the given ones
     python scripts/recipes.py inspect recipes/smollm2-135m/protocol_lora.yaml --rows 2
     python scripts/recipes.py check recipes/smollm2-135m/protocol_lora.yaml --launch accelerate_configs/fsdp2.yaml
@@ -21,11 +22,13 @@ from typing import TYPE_CHECKING
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import fraction, positive, run
 from radrecipes.errors import InputError
+from radrecipes.files import YAML_LIMIT, check_writable, read_text, write_atomically
 from radrecipes.launch import compatibility
 from radrecipes.launch.settings import check_settings, settings_from_arguments
 from radrecipes.launch.spec import arguments_from_file, spec_from_arguments
-from radrecipes.planning.gpus import GPUS, find_gpu
+from radrecipes.planning.gpus import GPUS, did_you_mean, find_gpu
 from radrecipes.recipe import find_recipes, parse_recipe, summarise_recipe
+from radrecipes.shipped import ROOT
 
 if TYPE_CHECKING:
     from radrecipes.recipe import Recipe
@@ -95,8 +98,30 @@ def all_recipes() -> list[Path]:
     """All recipes under `recipes/`; an error if there are none."""
     paths = find_recipes(RECIPES_FOLDER)
     if not paths:
-        raise InputError(f"no recipes under {RECIPES_FOLDER}/; run this in the repository's folder")
+        raise InputError(f"no recipes under {RECIPES_FOLDER}/; run this in another folder")
     return paths
+
+
+def copy(name: str, target: Path) -> None:
+    """Copy a recipe that comes with the project, and say what to change."""
+    known = {"/".join(path.with_suffix("").parts[-2:]): path for path in find_recipes(ROOT / RECIPES_FOLDER)}
+    wanted = name.removeprefix("recipes/").removesuffix(".yaml")
+    if wanted not in known:
+        raise InputError(f"no such recipe; {did_you_mean(wanted, known)}", name)
+    if target.suffix not in (".yaml", ".yml"):
+        raise InputError("the name of a recipe ends with .yaml", str(target))
+    check_writable(target)
+    if target.exists():
+        raise InputError("exists already; choose another name, or remove it", str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, read_text(known[wanted], YAML_LIMIT))
+    print(
+        f"wrote {target}. Its runs go to runs/{target.resolve().parent.name}/{target.stem}/. What most users change:"
+    )
+    print("  dataset               the folder that `radrecipes prepare` wrote")
+    print("  model_name_or_path    another base model, with its model_revision; max_length counts its tokens")
+    print("  learning_rate, num_train_epochs, global_batch_size")
+    print(f"then: radrecipes recipes check {quote(str(target))}")
 
 
 def inspect(path: Path, shown: int, overrides: Sequence[str]) -> None:
@@ -194,7 +219,12 @@ def make_parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     """The script's parser, and the one for what `check` takes in addition to recipes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="all recipes under recipes/")
+    commands.add_parser(
+        "list", help="all recipes under recipes/ or, if there is none, those that come with the project"
+    )
+    copier = commands.add_parser("cp", help="copy a recipe that comes with the project, to change it")
+    copier.add_argument("name", metavar="RECIPE", help="for example smollm2-135m/protocol_lora")
+    copier.add_argument("target", type=Path, metavar="FILE", help="the file to write, *.yaml")
     launching = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     launching.add_argument(
         "--launch", metavar="FILE", help="also check that the method runs under this accelerate configuration"
@@ -240,10 +270,10 @@ def main() -> None:
     """Run one subcommand."""
     parser, launching = make_parsers()
     args, overrides = parser.parse_known_args()
-    if args.command == "list":
+    if args.command in ("list", "cp"):
         if overrides:
-            raise InputError(f"list takes no arguments: {' '.join(overrides)}")
-        list_recipes()
+            raise InputError(f"{args.command} takes no such arguments: {' '.join(overrides)}")
+        list_recipes() if args.command == "list" else copy(args.name, args.target)
     elif args.command == "check":
         # argparse would treat the value of an override as another RECIPE
         _, words = launching.parse_known_args(sys.argv[sys.argv.index("check") + 1 :])

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import non_negative, positive, run
 from radrecipes.errors import InputError, InterruptedRunError
+from radrecipes.shipped import find_shipped
 
 if TYPE_CHECKING:  # these take seconds to load
     from radrecipes.data.prepared import PreparedDataset
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # these take seconds to load
     from radrecipes.recipe import Recipe
 
 INTERRUPTED = InterruptedRunError.exit_code
+SIGNALS = (getattr(signal, "SIGHUP", signal.SIGINT), signal.SIGINT, signal.SIGTERM)  # Windows has no SIGHUP
 
 
 def main() -> None:
@@ -83,6 +85,11 @@ def record(args: argparse.Namespace) -> None:
     from radrecipes.reporting.result_tables import results_table, summary_table, with_results
     from radrecipes.training.run_folder import read_manifest
 
+    if not Path(args.recipe).exists() and find_shipped(args.recipe).exists():
+        raise InputError(
+            f"results are written next to the recipe; copy it first: radrecipes recipes cp {args.recipe} FILE",
+            args.recipe,
+        )
     seeds = seeds_to_record(args.seeds)
     recipes = {seed: parse_recipe(args.recipe, ["--seed", str(seed)]) for seed in seeds}
     runs = []
@@ -304,7 +311,7 @@ def run_step(words: Sequence[object], accepted: Sequence[int] = (0,), **environm
 
     A step that such a signal killed before it could stop cleanly counts as interrupted, too.
     """
-    command = [sys.executable, *map(str, words)]
+    command = [sys.executable, *map(str, (find_shipped(words[0]), *words[1:]))]
     # In its own session, so that Ctrl-C in a terminal reaches it only once, through this process.
     step = subprocess.Popen(command, start_new_session=True, env=os.environ | environment)
     forwarded: set[int] = set()
@@ -313,7 +320,7 @@ def run_step(words: Sequence[object], accepted: Sequence[int] = (0,), **environm
         forwarded.add(number)
         step.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
         code = step.wait()
     finally:

@@ -117,38 +117,53 @@ def test_a_verb_is_its_script():
         assert verb.stdout == script.stdout
         renamed = re.sub(r"(^usage: |^|: )recipes.py ", r"\1radrecipes recipes ", script.stderr, flags=re.MULTILINE)
         assert verb.stderr.split() == renamed.split()
-    assert "usage: radrecipes evaluate [-h]" in radrecipes("evaluate_model", "--help").stdout
+    for name, verb in (("evaluate_model", "evaluate"), ("sft", "train"), ("prepare-data", "prepare")):
+        assert f"usage: radrecipes {verb} [-h]" in radrecipes(name, "--help").stdout
 
 
 def test_an_unknown_verb_is_one_line():
-    ended = radrecipes("train")
+    ended = radrecipes("tune")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("error: radrecipes: unknown verb `train`; use one of recipes, ")
-
-
-def test_an_installed_package_finds_the_scripts_that_its_wheel_put_below_share(monkeypatch, tmp_path, capsys):
-    checkout, shared = cli._SCRIPT_FOLDERS
-    assert checkout == REPOSITORY / "scripts" and shared == Path(sys.prefix, "share/radrecipes/scripts")
-    settings = ConfigParser()
-    settings.read(REPOSITORY / "setup.cfg", encoding="utf-8")
-    assert settings["options.data_files"][str(shared.relative_to(sys.prefix))].split() == ["scripts/*.py"]
-
-    (tmp_path / "recipes.py").write_text("from radrecipes.cli import run\nrun(lambda: print('here'))\n", "utf-8")
-    monkeypatch.setattr(cli, "_SCRIPT_FOLDERS", (tmp_path / "none", tmp_path))
-    monkeypatch.setattr("sys.argv", ["radrecipes", "recipes"])
-    cli.main()
-    assert capsys.readouterr() == ("here\n", "")
+    assert ended.stderr.startswith("error: radrecipes: unknown verb `tune`; use one of recipes, ")
 
 
 def test_a_script_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cli, "_SCRIPT_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["radrecipes", "sft"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err == (
-        "error: radrecipes: scripts/sft.py is missing; run it from a checkout, or install the package again\n"
-    )
+    assert capsys.readouterr().err == ("error: radrecipes: scripts/sft.py is missing; install the package again\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("bitsandbytes.nn", "train"), ("cyclonedx", "bundle"), ("spacy", "publish")]
+)
+def test_a_package_of_an_extra_that_is_missing_is_one_line(module, extra, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: declared_requirements())
+    with pytest.raises(SystemExit) as ended:
+        run(raising(ModuleNotFoundError("gone", name=module)))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f'error: {module} is not installed; pip install "radrecipes[{extra}]"\n'
+
+
+def declared_requirements():
+    """As the metadata of a wheel gives the extras of setup.cfg."""
+    settings = ConfigParser()
+    settings.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    extras = settings["options.extras_require"].items()
+    lines = ((line.partition(";"), extra) for extra, text in extras for line in text.split("\n") if line)
+    return [
+        f"{name}; ({marker.strip()}) and extra == '{extra}'" if marker else f"{name}; extra == '{extra}'"
+        for (name, _, marker), extra in lines
+    ]
+
+
+def test_a_missing_package_of_no_extra_is_a_defect(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: declared_requirements())
+    for module in ("torch", "spac", "radrecipes.none"):
+        with pytest.raises(ModuleNotFoundError):
+            run(raising(ModuleNotFoundError("gone", name=module)))
 
 
 def test_a_file_that_fails_during_the_work_is_one_line(tmp_path, capsys):

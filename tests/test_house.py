@@ -110,6 +110,7 @@ _MAY_READ_RAW = {
     "src/radrecipes/models/template_probe.py": "what its parent process sends",
     "src/radrecipes/launch/peer_watchdog.py": "the state of this run's processes",
     "src/radrecipes/training/trainer.py": "writes",
+    "scripts/bundle.py": "wheels that pip has just downloaded and read",
     "scripts/publish.py": "a card that it has written",
     "scripts/reproduce.py": "a README of this project",
 }

@@ -7,16 +7,16 @@ import re
 import sys
 import types
 from collections.abc import Callable
-from pathlib import Path
 
 from radrecipes.errors import InputError, InterruptedRunError, RadrecipesError, one_line
+from radrecipes.shipped import ROOT
 
 # Verb -> script, and what it does.
 VERBS = {
     "recipes": ("recipes", "list, check and inspect recipes, and plan what they cost"),
-    "prepare-data": ("prepare_data", "make a dataset from a table of orders or a folder of reports"),
+    "prepare": ("prepare_data", "make a dataset from a table of orders or a folder of reports"),
     "prepare-model": ("prepare_model", "put the default base model into models/"),
-    "sft": ("sft", "fine-tune a model with a recipe"),
+    "train": ("sft", "fine-tune a model with a recipe"),
     "evaluate": ("evaluate_model", "evaluate a trained model, or the base model, on a test split"),
     "predict": ("predict", "predict labels or write texts for new rows"),
     "serve": ("serve", "answer over HTTP, FHIR and HL7 with a model that stays loaded"),
@@ -26,9 +26,11 @@ VERBS = {
     "reproduce": ("reproduce", "train and evaluate again, and compare with recorded results"),
     "audit-log": ("audit_log", "verify the audit log of predictions"),
     "launch": ("launch", "start a script on one or several processes, like `accelerate launch`"),
+    "bundle": ("bundle", "write a folder that installs, trains and predicts without a network"),
+    "completion": ("completion", "print a script that completes these commands in a shell"),
 }
-# In a checkout; or where a wheel installs them (`data_files` in setup.cfg).
-_SCRIPT_FOLDERS = (Path(__file__).parents[2] / "scripts", Path(sys.prefix) / "share" / "radrecipes" / "scripts")
+# Names of scripts, and earlier names of verbs.
+_ALIASES = {"prepare-data": "prepare", "sft": "train", "evaluate-model": "evaluate"}
 
 
 def main() -> None:
@@ -49,15 +51,18 @@ def _run_verb() -> None:
         )
         return
     verb = verb.replace("_", "-")
-    verb = "evaluate" if verb == "evaluate-model" else verb
+    verb = _ALIASES.get(verb, verb)
     if verb not in VERBS:
         raise InputError(f"unknown verb `{verb}`; use one of {', '.join(VERBS)}", "radrecipes")
+    run_script(verb, words)
+
+
+def run_script(verb: str, words: list[str]) -> None:
+    """Run the script of a verb in this process, as Python runs a file."""
     name, _ = VERBS[verb]
-    script = next((found for folder in _SCRIPT_FOLDERS if (found := folder / f"{name}.py").is_file()), None)
-    if script is None:
-        raise InputError(
-            f"scripts/{name}.py is missing; run it from a checkout, or install the package again", "radrecipes"
-        )
+    script = ROOT / "scripts" / f"{name}.py"
+    if not script.is_file():
+        raise InputError(f"scripts/{name}.py is missing; install the package again", "radrecipes")
     sys.argv = [f"radrecipes {verb}", *words]
     sys.path[0] = str(script.parent)  # as Python does for a script
     # Not `runpy.run_path`, which sets sys.argv[0], and so the program's name in `--help`, to the file.
@@ -103,6 +108,12 @@ def run(main: Callable[[], None]) -> None:
             # Stopping a run is not an error.
             print(f"{'' if isinstance(error, InterruptedRunError) else 'error: '}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = _extra_with(error.name or "")
+        if extra is None:
+            raise
+        print(f'error: {error.name} is not installed; pip install "radrecipes[{extra}]"', file=sys.stderr)
+        sys.exit(InputError.exit_code)
     except OSError as error:
         # Of the file system or the network, which can fail at any time; without a file it is not clear of what.
         if error.filename is None or error.strerror is None:
@@ -112,6 +123,20 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _extra_with(module: str) -> str | None:
+    """The extra of setup.cfg that installs a module; `None` if none does."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    name = re.sub(r"[._]+", "-", module.partition(".")[0])
+    try:
+        lines = requires("radrecipes") or ()
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return None
+    # A package may have a longer name than its module: cyclonedx-python-lib.
+    found = (re.fullmatch(rf"{name}\b[^;\[]*;.*extra == ['\"]([a-z]+)['\"].*", line) for line in lines)
+    return next((match[1] for match in found if match), None)
 
 
 def positive(text: str) -> int:

@@ -4,8 +4,8 @@ import contextlib
 import functools
 import os
 import platform
-import resource
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,11 +15,11 @@ from radrecipes.files import file_sha256
 
 # Packages that affect a result: training, preparation, prompts and metrics.
 _PACKAGES = """
-    accelerate bitsandbytes datasets evaluate huggingface-hub jinja2 numpy openpyxl pandas peft pyarrow rapidfuzz rouge-score
+    accelerate datasets evaluate huggingface-hub jinja2 numpy openpyxl pandas peft pyarrow rapidfuzz rouge-score
     sacrebleu sacremoses safetensors scikit-learn scipy sentence-transformers tokenizers torch transformers trl
 """.split()  # noqa: SIM905  (one package per line would be long)
 # These affect a result only if installed and used.
-_OPTIONAL_PACKAGES = ("deepspeed", "flash-attn", "kernels", "radeval", "triton", "vllm")
+_OPTIONAL_PACKAGES = ("bitsandbytes", "deepspeed", "flash-attn", "kernels", "radeval", "triton", "vllm")
 # With these values of `CUBLAS_WORKSPACE_CONFIG` cuBLAS is deterministic even with several streams (cuBLAS documentation).
 _DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")
 
@@ -137,7 +137,14 @@ def peak_memory_gib() -> float:
         import torch
 
         return round(torch.cuda.max_memory_allocated() / 2**30, 3)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+    if sys.platform == "win32":  # has no `resource`
+        import psutil
+
+        return round(psutil.Process().memory_info().peak_wset / 2**30, 3)
+    import resource
+
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 3)
 
 
 def _on_gpu() -> bool:

@@ -6,10 +6,12 @@ limit, and an [`InputError`] that names the limit. `tests/test_house.py` finds r
 
 import contextlib
 import errno
+import functools
 import gzip
 import hashlib
 import io
 import json
+import operator
 import os
 import shutil
 import socket
@@ -41,13 +43,18 @@ _DEEPEST = 64
 _LARGEST_INTEGER = 10**40
 
 
+# Not every system has every flag; Windows alone has O_BINARY.
+_NAMES_OF_FLAGS = ("O_RDONLY", "O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
+_READ_FLAGS = functools.reduce(operator.or_, (getattr(os, name, 0) for name in _NAMES_OF_FLAGS))
+
+
 class LockedError(Exception):
     """Another process holds a lock; the message is that process, as `process <pid> on <host>`."""
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> io.FileIO:
     """Open a regular file unbuffered; a device or pipe is an [`InputError`], without `follow` a link an [`OSError`] (`ELOOP`)."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    flags = _READ_FLAGS if follow else _READ_FLAGS | getattr(os, "O_NOFOLLOW", 0)
     try:
         descriptor = os.open(path, flags)
     except ValueError:  # a NUL in the name
@@ -286,12 +293,15 @@ def check_writable(path: str | Path) -> None:
         raise InputError(f"cannot be written: {place} is {what}; choose another place", where)
     if not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
         raise InputError(f"cannot be written: {place} is read-only, or not yours; choose another place", where)
-    if any(len(os.fsencode(name)) > os.pathconf(place, "PC_NAME_MAX") for name in missing):
+    longest = os.pathconf(place, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    if any(len(os.fsencode(name)) > longest for name in missing):
         raise InputError("cannot be written: the name is too long; choose a shorter one", shown(where))
 
 
 def sync(path: Path) -> None:
-    """Flush one file or folder to disk."""
+    """Flush one file or folder to disk; Windows cannot open a folder."""
+    if os.name == "nt" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -345,11 +355,14 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
         # One that was made a moment ago may not be locked yet.
         with contextlib.suppress(LockedError, OSError):
             facts = left.lstat()
-            if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and facts.st_mtime < time.time() - 60:
+            if stat.S_ISDIR(facts.st_mode) and facts.st_uid == _USER and facts.st_mtime < time.time() - 60:
                 with lock(left / "LOCK", wait=False):
                     shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix) as folder, lock(Path(folder, "LOCK")):
         yield Path(folder)
+
+
+_USER = os.getuid() if hasattr(os, "getuid") else 0  # st_uid is 0 on Windows
 
 
 def _read_holder(path: Path) -> str:

@@ -23,6 +23,7 @@ from radrecipes.errors import InputError, nearest, quoted, shown
 from radrecipes.files import BoundedLoader, compose_yaml, read_text
 from radrecipes.hub.reference import is_local_path
 from radrecipes.secrets import refuse_secrets
+from radrecipes.shipped import find_shipped
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
@@ -261,7 +262,7 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = (), auto_dtype: st
     Duplicate, unknown and refused keys, wrong types, values outside the choices, and fields that contradict each other
     are errors. `model.dtype` of `dtype: auto` is `auto_dtype`, by default the faster one of this machine.
     """
-    path = Path(path)
+    path = find_shipped(path)
     values, places = _read_yaml(path)
     from trl import ModelConfig, TrlParser
 
@@ -292,7 +293,7 @@ def summarise_recipe(path: str | Path) -> tuple[str, ...]:
 
     TRL is not imported: the names of the keys are checked, their values are not.
     """
-    path = Path(path)
+    path = find_shipped(path)
     values, places = _read_yaml(path)
     for key in values:
         if key not in RECIPE_FIELDS:
@@ -307,12 +308,12 @@ def summarise_recipe(path: str | Path) -> tuple[str, ...]:
 
 def find_recipes(root: str | Path = "recipes") -> list[Path]:
     """All recipe files under `root`, at any depth, sorted."""
-    return sorted(Path(root).rglob("*.yaml"))
+    return sorted(find_shipped(root).rglob("*.yaml"))
 
 
 def header(path: str | Path) -> str:
     """The first comment line of a recipe: what it is, where it runs, how long it takes; empty if none."""
-    lines = read_text(path, _LONGEST).splitlines()
+    lines = read_text(find_shipped(path), _LONGEST).splitlines()
     return lines[0].lstrip("#").strip() if lines and lines[0].startswith("#") else ""
 
 

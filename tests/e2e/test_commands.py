@@ -60,6 +60,7 @@ ONLY_CHECKED = (
     "make openi",
     "make install",
     "make model",
+    "make platforms",
 )
 # Commands that write nothing: if several documents name one, it runs once.
 ONLY_PRINTS = re.compile(

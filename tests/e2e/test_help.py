@@ -21,6 +21,8 @@ HEAVY = {
 }
 SUBCOMMANDS = {
     "audit_log": ["verify"],
+    "bundle": [],
+    "completion": [],
     "evaluate_model": [],
     "launch": [],
     "monitor": [],
@@ -28,7 +30,7 @@ SUBCOMMANDS = {
     "prepare_data": ["protocol", "report", "synthetic-reports"],
     "prepare_model": [],
     "publish": ["adapter", "dataset"],
-    "recipes": ["list", "check", "inspect", "plan"],
+    "recipes": ["list", "cp", "check", "inspect", "plan"],
     "reproduce": ["record", "check"],
     "review": [],
     "serve": [],

@@ -106,7 +106,9 @@ def test_a_launch_spec_finds_its_column():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_terminal_gets_a_line_for_each_configuration(method):
-    lines = compatibility.describe(method)
+    lines, others = compatibility.describe(method)[:-2], compatibility.describe(method)[-2:]
+    assert [line.split()[:2] for line in others] == [["mps", "expected"], ["xpu", "expected"]]
+    assert all("not measured" in line and ("bitsandbytes" in line) == ("-bit" in method) for line in others)
     assert [line.split()[0] for line in lines] == list(CONFIGURATIONS)
     assert [line.split()[1] for line in lines] == [TABLE[method, name].verdict for name in CONFIGURATIONS]
 

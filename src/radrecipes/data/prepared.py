@@ -12,6 +12,7 @@ from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.parquet import read_table
 from radrecipes.errors import InputError, quoted
 from radrecipes.files import file_sha256, read_json
+from radrecipes.shipped import find_shipped
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +53,7 @@ def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
     # Takes most of a second to import, which would delay --help.
     from datasets import Dataset
 
-    folder = Path(folder)
+    folder = find_shipped(folder)
     if not folder.is_dir():
         command = f"`{MADE_BY[str(folder)]}`" if str(folder) in MADE_BY else "scripts/prepare_data.py"
         raise InputError(f"no such dataset folder; make it with {command}", where=str(folder))

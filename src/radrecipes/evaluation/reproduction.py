@@ -27,6 +27,7 @@ from radrecipes.hub.pull import pull
 from radrecipes.inference.abstention import COVERAGE_STEP
 from radrecipes.models.base import load_tokenizer
 from radrecipes.recipe import Recipe, parse_recipe
+from radrecipes.shipped import ROOT, find_shipped
 from radrecipes.tasks import HeadlineMetric
 from radrecipes.training import run_folder
 from radrecipes.training.identity import NOT_OF_REPRODUCTION, diff_values, without
@@ -113,14 +114,14 @@ def read_claim(name: str) -> Claim:
 
     Raises an [`InputError`] if there is no such recipe or release, or it has no results over seeds.
     """
-    return _claim_of_release(name) if run_folder.is_reference(name) else _claim_of_recipe(Path(name))
+    return _claim_of_release(name) if run_folder.is_reference(name) else _claim_of_recipe(find_shipped(name))
 
 
 def find_dataset(claim: Claim, named: str | None = None) -> PreparedDataset:
     """The named dataset, a folder or `org/name@tag`; by default the recipe's folder, or what the release's manifest names."""
     if named:
         return load_prepared_dataset(pull(named, "dataset") if run_folder.is_reference(named) else named)
-    folder = Path(claim.recipe.arguments.dataset)
+    folder = find_shipped(claim.recipe.arguments.dataset)
     if claim.data_repo:
         here = load_prepared_dataset(folder) if folder.is_dir() else None
         if here and here.digest == claim.facts["data"]["digest"]:
@@ -252,7 +253,7 @@ def existing_evaluation(run: Path, folder: Path, dataset_digest: str) -> dict[st
     return metrics if fits and metrics.get("adapter_sha256") == run_folder.weights_of(run).sha256 else None
 
 
-def code_digest(scripts: Path = Path("scripts")) -> str:
+def code_digest(scripts: Path = ROOT / "scripts") -> str:
     """sha256 over the files of this package and of the scripts; unlike the commit it includes uncommitted changes."""
     digest = hashlib.sha256()
     for root in (Path(__file__).parents[1], scripts):

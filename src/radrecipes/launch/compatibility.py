@@ -23,6 +23,8 @@ CONFIGURATIONS = {
     "zero2": (Engine.ZERO2, False),
     "zero3": (Engine.ZERO3, False),
 }
+# PyTorch's names of devices that nothing here was measured on; accelerate chooses them for single_gpu.yaml.
+OTHER_DEVICES = {"mps": "Apple", "xpu": "Intel"}
 _DIVIDES_MODEL = (Engine.FSDP1, Engine.FSDP2, Engine.ZERO2, Engine.ZERO3)
 GPU_CONFIGURATIONS = tuple(name for name, (_, on_cpu) in CONFIGURATIONS.items() if not on_cpu)
 
@@ -229,4 +231,7 @@ def describe(method: str) -> list[str]:
         entry = TABLE[method, name]
         reason = ", ".join(entry.tests) if entry.verdict == Verdict.PROVED else f"{entry.note}{entry.reported}"
         lines.append(f"{name:<13}{entry.verdict:<10}{reason}")
+    quantised = "; whether bitsandbytes computes there depends on its version" if "-bit" in method else ""
+    for device, maker in OTHER_DEVICES.items():
+        lines.append(f"{device:<13}{Verdict.EXPECTED:<10}as single_gpu, on a GPU of {maker}; not measured{quantised}")
     return lines

@@ -31,6 +31,7 @@ from radrecipes.launch.spec import (
     check_gpus,
     spec_from_arguments,
 )
+from radrecipes.shipped import find_shipped
 
 # Tells the script that no parent process swallows its signals or its exit code.
 LAUNCHER_VARIABLE = "RADRECIPES_LAUNCHER"
@@ -41,7 +42,7 @@ INTERRUPTED = InterruptedRunError.exit_code
 # Seconds until torch kills workers that were asked to stop. Its default is 30, but a checkpoint may take longer;
 # schedulers often grant five minutes.
 _SHUTDOWN_VARIABLE, _SHUTDOWN_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "280"
-_FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT))  # Windows has no SIGHUP
 # torch's agent sets it for its workers only, not for helper processes that look for GPUs.
 _WORKER_VARIABLE = "TORCHELASTIC_RUN_ID"
 # How long torch's agent may take to end after its last worker.
@@ -69,8 +70,14 @@ def launch(args: argparse.Namespace) -> Outcome:
     workers that still run after `TORCH_ELASTIC_SHUTDOWN_TIMEOUT` seconds (default: 280) are killed. A signal that was ignored,
     as under nohup, stays ignored. `args` are parsed by `accelerate.commands.launch.launch_command_parser()`.
     """
+    if os.name == "nt":
+        raise InputError(
+            "does not run on Windows; use `radrecipes train` for one process, or `accelerate launch`", "launch"
+        )
     if args.config_file is not None:
+        args.config_file = str(find_shipped(args.config_file))
         check_file(args.config_file)
+    args.training_script = str(find_shipped(args.training_script))
     os.environ[LAUNCHER_VARIABLE] = "1"
     os.environ.setdefault(_SHUTDOWN_VARIABLE, _SHUTDOWN_SECONDS)
     _set_torch_options(args)

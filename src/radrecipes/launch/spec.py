@@ -17,6 +17,7 @@ import yaml
 
 from radrecipes.errors import InputError, shown
 from radrecipes.files import YAML_LIMIT, compose_yaml, read_text
+from radrecipes.shipped import find_shipped
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -84,6 +85,7 @@ def arguments_from_file(path: str | Path) -> argparse.Namespace:
     """The `accelerate launch` arguments that a configuration file stands for; nothing is started."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
+    path = find_shipped(path)
     check_file(path)
     # Without an explicit number of threads accelerate prints a warning.
     words = ["--config_file", str(path), "--num_cpu_threads_per_process", "1", "scripts/sft.py"]

@@ -39,6 +39,7 @@ from radrecipes.hub.connection import problem_with_model
 from radrecipes.hub.reference import is_local_path
 from radrecipes.models.classification_head import HEAD_NAMES, describe_labels, keep_head_in_float32
 from radrecipes.models.compute_dtype import compute_dtype
+from radrecipes.shipped import find_shipped
 
 MODELS_FOLDER = Path("models")
 # Base models that an installed package contains in its folder `model`; its own code is not run.
@@ -109,7 +110,7 @@ def load_tokenizer(model: ModelConfig, chat_template_path: str | None = None) ->
             raise ValueError("model_max_length is not a number")
     if chat_template_path:
         try:
-            tokenizer.chat_template = read_text(chat_template_path, MIB)
+            tokenizer.chat_template = read_text(find_shipped(chat_template_path), MIB)
         except OSError as error:
             raise InputError(f"chat_template_path: no such file {chat_template_path}") from error
     if tokenizer.eos_token_id is not None:  # an encoder needs no end token
@@ -213,6 +214,8 @@ def load_base(
     text = _text_config(complete)
     given = {} if text is complete else {"key_mapping": TEXT_PART_KEYS}
     quantization = get_quantization_config(model)
+    if quantization:
+        import bitsandbytes  # noqa: F401  (of the extra [train]: the error names it)
     if labels is not None:
         describe_labels(text, labels)
     loader = _auto_class(model, text, with_head=labels is not None)

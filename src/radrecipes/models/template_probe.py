@@ -5,22 +5,29 @@ shows, because both renderings must be equal.
 """
 
 import json
-import resource
 import sys
 
 
 def main() -> None:
     """Read a request from standard input and write what was found, both as JSON."""
     request = json.load(sys.stdin)
-    for kind, limit in ((resource.RLIMIT_AS, request["memory"]), (resource.RLIMIT_CPU, request["seconds"])):
-        resource.setrlimit(kind, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        _limit(request)
     sys.path.insert(0, request["packages"])
     try:
         answer = _render(request)
     except (MemoryError, OverflowError):  # a range beyond the sandbox's own limit is an OverflowError
         answer = {"over_limit": True}
     print(json.dumps(answer))
+
+
+def _limit(request: dict) -> None:
+    """Memory and processor time of this process; other systems enforce neither, or lack `resource`."""
+    import resource
+
+    for kind, limit in ((resource.RLIMIT_AS, request["memory"]), (resource.RLIMIT_CPU, request["seconds"])):
+        resource.setrlimit(kind, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _render(request: dict) -> dict:

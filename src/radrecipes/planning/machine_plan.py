@@ -7,6 +7,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
+from radrecipes.launch.compatibility import OTHER_DEVICES
 from radrecipes.models.base import attention_for
 from radrecipes.models.classification_head import output_layer
 from radrecipes.models.compute_dtype import compute_dtype, measure_products
@@ -105,7 +106,14 @@ def assumptions(plan: MachinePlan) -> list[str]:
     on_gpu = torch.cuda.is_available()
     heap = f", plus {HEAP_FRACTION:.0%} and up to {MAX_KERNEL_BYTES / 2**30:g} GiB for a CPU's heap"
     process = "this process with its libraries loaded, and what quantising a base model leaves in the heap"
+    device = torch.accelerator.current_accelerator()
+    unmeasured = device is not None and device.type in OTHER_DEVICES
     return [
+        *(
+            [f"time and memory are those of the processor: plans for {device.type} were not measured"]
+            if unmeasured
+            else []
+        ),
         f"products at {plan.flops_per_second / 1e9:,.0f} GFLOP/s in {plan.compute_dtype}, as just measured here; "
         "other work on the machine makes it slower",
         f"products take {plan.product_fraction:.0%} of a step, as measured on 2 cores; loading and saving are not included",

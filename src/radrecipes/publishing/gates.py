@@ -28,6 +28,7 @@ from radrecipes.publishing.project_json import METRICS_FILE, digests, schema_of
 from radrecipes.publishing.release import ADAPTER_CONFIG, is_allowed
 from radrecipes.publishing.release_texts import LONGEST_LINE, VOCABULARIES, ReleaseText, names_of, read_release
 from radrecipes.secrets import find_secrets
+from radrecipes.shipped import ROOT
 from radrecipes.tasks import LabelTask, Task
 from radrecipes.text_span import TextSpan
 
@@ -36,8 +37,7 @@ VISIBILITIES = ("private", "gated", "public")
 LONGEST_RUN = 24
 # More new entries in a vocabulary than a person looks at.
 MOST_NEW_ENTRIES = 1_000
-# Present in a checkout; an installed package has none, so templates are searched.
-_CHAT_TEMPLATES = Path(__file__).parents[3] / "recipes" / "chat_templates"
+_CHAT_TEMPLATES = ROOT / "recipes" / "chat_templates"
 # Encoded bytes, also wrapped at 76 characters, cannot be inspected.
 _ENCODED = re.compile(r"[A-Za-z0-9+/]{72}")
 # Markup of comments, lists, quotations and JSON around the words of a line.

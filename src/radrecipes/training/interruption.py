@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import sys
 import time
 from types import FrameType
 
@@ -14,7 +15,7 @@ from transformers import TrainerCallback
 from radrecipes.errors import InterruptedRunError
 
 # A closing terminal, Ctrl-C, and what schedulers send before their time limit.
-SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+SIGNALS = (getattr(signal, "SIGHUP", signal.SIGINT), signal.SIGINT, signal.SIGTERM)  # Windows has no SIGHUP
 # A second Ctrl-C ends at once. Within these seconds it counts as the first: the terminal and the launcher both deliver it.
 _SECONDS_BETWEEN = 2.0
 _PR_SET_PDEATHSIG = 1
@@ -96,5 +97,5 @@ def stop_with_launcher() -> None:
     """
     below_agent = "TORCHELASTIC_RUN_ID" in os.environ
     below_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "RADRECIPES_LAUNCHER" not in os.environ
-    if below_agent or below_accelerate:
+    if (below_agent or below_accelerate) and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -6,12 +6,12 @@ the examples before; one that ignores the mask or the positions reads too much, 
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from bitsandbytes.nn import Linear8bitLt
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -79,9 +79,9 @@ def check_layout(trainer: RunTrainer) -> None:
 @contextlib.contextmanager
 def _row_by_row(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode in which bitsandbytes computes each row of a batch by itself."""
-    thresholds = {}
+    thresholds, bitsandbytes = {}, sys.modules.get("bitsandbytes")  # not there unless the base is quantised
     for module in model.modules():
-        if isinstance(module, Linear8bitLt):
+        if bitsandbytes and isinstance(module, bitsandbytes.nn.Linear8bitLt):
             # Otherwise an outlier in one example changes how all others of the batch are rounded, in every layout.
             thresholds[module], module.state.threshold = module.state.threshold, 0.0
     try:

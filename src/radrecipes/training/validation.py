@@ -5,6 +5,7 @@
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
-from bitsandbytes.nn import Linear4bit
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, TrainerState
 from transformers.trainer_utils import IntervalStrategy
 
@@ -76,9 +76,10 @@ def mean_loss(trainer: "RunTrainer") -> float:
 @contextlib.contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode of a model that is trained further."""
+    bitsandbytes = sys.modules.get("bitsandbytes")  # not there unless the base is quantised
     model.eval()
     for module in model.modules():
-        if isinstance(module, Linear4bit):
+        if bitsandbytes and isinstance(module, bitsandbytes.nn.Linear4bit):
             # Eval mode would permanently repack a 4-bit layer's weights for AVX512-BF16, and a packed layer passes no gradient.
             module.train()
     try:
