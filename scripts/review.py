@@ -92,13 +92,10 @@ def main() -> None:
 
 def serve(args: argparse.Namespace, rows: list, labels: set[str], digest: str) -> None:
     """Show the page, after the last errors that can be found before it."""
-    try:
-        import uvicorn
+    import uvicorn
 
-        from radrecipes.review.server import Review, application
-    except ModuleNotFoundError as error:
-        raise InputError(f"needs {error.name}; install the extra: pip install 'radrecipes[serve]'", "review") from None
     from radrecipes.review.journal import Journal
+    from radrecipes.review.server import Review, application
 
     journal = Journal(args.output or args.answers.with_name("corrections.csv"), digest)
     reviewer = shown(args.reviewer or getpass.getuser())

@@ -17,7 +17,6 @@ Exit codes: 0 stopped by SIGTERM or SIGINT after answering what was accepted, 1 
 """
 
 import argparse
-import importlib.util
 import ipaddress
 import logging
 import re
@@ -30,7 +29,6 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import fraction, non_negative, positive, run
 from radrecipes.errors import InputError
 
-_PACKAGES = ("starlette", "uvicorn", "prometheus_client", "fhir")
 _SHORTEST_TOKEN = 32
 
 
@@ -82,8 +80,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Check everything, load the model, serve."""
     args = parse_args()
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
-        raise InputError(f'serving needs {", ".join(missing)}; install it with pip install "radrecipes[serve]"')
     token = _token(args.token_file)
     loopback = _is_loopback(args.host)
     if not loopback and not token:

@@ -346,7 +346,7 @@ def test_a_missing_package_is_one_line(finished, call, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     done = call("serve", "--adapter", RUN)
     assert (done.code, done.stdout) == (2, "")
-    assert done.stderr == 'error: serving needs prometheus_client; install it with pip install "radrecipes[serve]"\n'
+    assert done.stderr == 'error: prometheus_client is not installed; pip install "radrecipes[serve]"\n'
 
 
 @pytest.mark.slow

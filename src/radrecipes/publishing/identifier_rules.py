@@ -195,7 +195,10 @@ _PUBLIC_HOSTS = (
     r"|opensource\.org|creativecommons\.org|spdx\.org|wikipedia\.org|nih\.gov|physionet\.org|openreview\.net|aclanthology\.org"
     r"|acr\.org|rsna\.org|radlex\.org|loinc\.org|radiopaedia\.org|who\.int|readthedocs\.io|localhost|127\.0\.0\.1)"
 )
-_UNIT_BEHIND = r"(?!\s?(?:parameters|tokens|bytes|[KM]i?B\b|rows|steps|examples|words|characters|x\b|mm|cm|mL|mg|weeks|months|days|hours|%))"
+_UNITS = (
+    r"parameters|tokens|bytes|[KM]i?B\b|rows|steps|examples|words|characters|x\b|mm|cm|mL|mg|weeks|months|days|hours|%"
+)
+_UNIT_BEHIND = rf"(?!\s?(?:{_UNITS}))"
 
 # Keys of configurations before a large number.
 _NOT_A_COUNT = "".join(
