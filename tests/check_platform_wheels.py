@@ -17,7 +17,11 @@ CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 # Platform -> the names in tags of the wheels that pip takes there.
 PLATFORMS = {
-    "Linux x86-64": ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 40))],
+    "Linux x86-64": [
+        "manylinux1_x86_64",
+        "manylinux2014_x86_64",
+        *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 40)),
+    ],
     "Linux arm64": ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 40))],
     "macOS arm64": list(mac_platforms((15, 0), "arm64")),
     "Windows x86-64": ["win_amd64"],
