@@ -341,14 +341,6 @@ def test_a_port_in_use_is_one_line(finished, served, call, monkeypatch):
     assert (done.code, done.stdout, done.stderr) == (2, "", said)
 
 
-def test_a_missing_package_is_one_line(finished, call, monkeypatch):
-    monkeypatch.chdir(finished.workspace)
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    done = call("serve", "--adapter", RUN)
-    assert (done.code, done.stdout) == (2, "")
-    assert done.stderr == 'error: prometheus_client is not installed; pip install "radrecipes[serve]"\n'
-
-
 @pytest.mark.slow
 def test_a_table_of_many_rows_has_the_answers_of_predict(finished_copy, call, tmp_path):
     texts = [f"{20 + n} yo {'MF'[n % 2]}, r/o bleed" + ", hx of fall" * (n % 9) for n in range(96)]
