@@ -138,8 +138,13 @@ def test_a_script_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("bitsandbytes.nn", "train"), ("cyclonedx", "bundle"), ("spacy", "publish"), ("uvicorn", "serve")]
-    + [("prometheus_client", "serve"), ("fhir.resources", "serve")],
+    [
+        ("bitsandbytes.nn", "train"),
+        ("cyclonedx", "bundle"),
+        ("spacy", "publish"),
+        ("prometheus_client", "serve"),
+        ("fhir.resources", "serve"),
+    ],
 )
 def test_a_package_of_an_extra_that_is_missing_is_one_line(module, extra, monkeypatch, capsys):
     monkeypatch.setattr("importlib.metadata.requires", lambda name: declared_requirements())
