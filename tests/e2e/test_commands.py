@@ -174,7 +174,15 @@ def demo(tmp_path_factory):
         stand_in.parent.mkdir(parents=True, exist_ok=True)
         stand_in.write_text(recipes[path.name.partition("_")[0]], encoding="utf-8")
     shutil.copy(REPOSITORY / "recipes" / f"{ENCODER}.yaml", folder / "recipes" / f"{ENCODER}.yaml")
-    for name in ("scripts", "accelerate_configs", "setup.cfg", "pyproject.toml", "constraints.txt", "Makefile"):
+    for name in (
+        "scripts",
+        "accelerate_configs",
+        "setup.cfg",
+        "setup.py",
+        "pyproject.toml",
+        "constraints.txt",
+        "Makefile",
+    ):
         (folder / name).symlink_to(REPOSITORY / name)
     # The environment that runs these tests, with stamps that say it is complete: `make` must not install anything here.
     (folder / ".venv").mkdir()

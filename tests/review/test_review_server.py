@@ -62,10 +62,12 @@ def test_two_processes_one_of_them_killed_review_every_row_once(tmp_path):
             threading.Thread(target=work, args=(server, f"w{n}"))
             for n, server in enumerate((kept, killed, kept, killed))
         ]
-        for thread in threads:
-            thread.start()
-        while len(confirmed) < 20:
-            threads[0].join(0.01)
+        # The one that is killed begins, so that it has stored something.
+        for starting, enough in ((threads[1::2], 5), (threads[::2], 20)):
+            for thread in starting:
+                thread.start()
+            while len(confirmed) < enough:
+                threads[1].join(0.01)
         killed.kill()
         for thread in threads:
             thread.join()
