@@ -24,10 +24,12 @@ from radrecipes.inference.audit_log import AuditLog, text_digest, verify
 
 JSON, FHIR = "application/json", "application/fhir+json"
 # In every text that a test sends; nothing but the model may see it.
-MARK = "Quillfeather"
-NOTE = f"44 yo F, chronic knee pain, r/o meniscal tear, seen by {MARK}"
+MARK = "qzvmark"
+NOTE = f"44 yo F, chronic knee pain, r/o meniscal tear, {MARK}"
 LARGEST, BATCH = 20_000, 4
 REPORT_RUN = "runs/tiny/report_lora/seed-42"
+
+pytestmark = pytest.mark.slow  # a server of its own
 
 
 class Server:
@@ -163,7 +165,7 @@ WRONG = [
     ("/v1/predict", b"{", {}, 400, None),
     ("/v1/predict", b"", {}, 400, None),
     ("/v1/predict", b'{"text": "\xff"}', {}, 400, None),
-    ("/v1/predict", b'{"text": "\\ud800 Quillfeather"}', {}, 400, None),
+    ("/v1/predict", b'{"text": "\\ud800 qzvmark"}', {}, 400, None),
     ("/v1/predict", b'{"text": NaN}', {}, 400, None),
     ("/v1/predict", b"[" * 5000, {}, 400, None),
     ("/v1/predict", [MARK], {}, 422, None),
@@ -341,7 +343,6 @@ def test_a_port_in_use_is_one_line(finished, served, call, monkeypatch):
     assert (done.code, done.stdout, done.stderr) == (2, "", said)
 
 
-@pytest.mark.slow
 def test_a_table_of_many_rows_has_the_answers_of_predict(finished_copy, call, tmp_path):
     texts = [f"{20 + n} yo {'MF'[n % 2]}, r/o bleed" + ", hx of fall" * (n % 9) for n in range(96)]
     Path("many.csv").write_text("mrn,order\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(texts)))
@@ -361,7 +362,6 @@ def test_a_table_of_many_rows_has_the_answers_of_predict(finished_copy, call, tm
                 assert abs(row["probability"] - answer["probability"]) < 2e-6
 
 
-@pytest.mark.slow
 def test_a_token_and_a_limit_of_requests(finished, tmp_path):
     token = "t0k-" + "x" * 40
     (tmp_path / "token").write_text(token)
@@ -395,7 +395,6 @@ def test_a_token_and_a_limit_of_requests(finished, tmp_path):
         assert token not in server.text
 
 
-@pytest.mark.slow
 def test_a_stopped_server_answers_what_it_accepted(finished, tmp_path):
     words = ("--adapter", RUN, "--audit-log", tmp_path / "log", "--max-batch", "2")
     with serving(finished.workspace, tmp_path, *words) as server:
@@ -427,7 +426,6 @@ def test_a_stopped_server_answers_what_it_accepted(finished, tmp_path):
             server.ask("/healthz")
 
 
-@pytest.mark.slow
 def test_no_answer_is_lost_by_a_kill(finished, tmp_path):
     log, answered = tmp_path / "log", {}
     with serving(finished.workspace, tmp_path, "--adapter", RUN, "--audit-log", log) as server:
@@ -456,7 +454,6 @@ def test_no_answer_is_lost_by_a_kill(finished, tmp_path):
     assert AuditLog(log).append_new([]).head == verify(log).head
 
 
-@pytest.mark.slow
 def test_a_run_that_writes_reports(shared_workspace, tmp_path, call, monkeypatch):
     workspace = tmp_path / "workspace"
     workspace.mkdir()

@@ -34,7 +34,7 @@ def watched(*args, **options):
 torch.distributed.destroy_process_group = watched
 runpy.run_path("scripts/sft.py", run_name="__main__")
 """
-SECRET = "Mrs Quillfeather of Lantern Lane"
+SECRET = "Mrs qzvmark of Lantern Lane"
 
 
 def test_the_run_folder_contains_what_is_documented_and_nothing_else(finished):
@@ -330,12 +330,12 @@ def test_notes_of_credentialed_data_appear_nowhere(workspace, call):
         said += [done.stdout, done.stderr]
     for shown in (said[0], said[2]):
         assert "no example is shown, because texts of credentialed datasets are never printed" in shown
-    assert "Quillfeather" not in "".join(said)
+    assert "qzvmark" not in "".join(said)
     for name, content in files_in(workspace / "runs").items():
-        assert b"Quillfeather" not in content, name
+        assert b"qzvmark" not in content, name
     predictions = pd.read_parquet(f"{RUN}/evaluation/predictions.parquet")
     assert not [name for name in predictions if name in ("note", "id", "group") or name.endswith("_text")]
-    assert "Quillfeather" not in predictions.to_json()
+    assert "qzvmark" not in predictions.to_json()
     # Whatever the umask was, only the owner reads them: the run, the token cache, a table of answers.
     os.umask(0o022)
     Path("in.csv").write_text("note\nknee pain\n", encoding="utf-8")

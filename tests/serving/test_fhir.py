@@ -82,7 +82,7 @@ def test_what_needs_review_is_a_task_with_the_most_probable_labels():
     assert "input" not in fhir.answer(read(ORDER), {"label": None, "answer": "?"}, LABELS)
 
 
-SECRET = "Quillfeather"
+SECRET = "qzvmark"
 
 
 @pytest.mark.parametrize(
