@@ -1,10 +1,12 @@
-"""The page of scripts/review.py in Chromium, by keys, as a person uses it."""
+"""Pages in Chromium: that of scripts/review.py by keys, as a person uses it, and how an evaluation begins."""
 
 import csv
 import shutil
 
 import pytest
 from review_server import ReviewServer, write_answers
+
+from e2e.conftest import RUN
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -174,3 +176,12 @@ def contrast(*colours):
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         luminance.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
     return (max(luminance) + 0.05) / (min(luminance) + 0.05)
+
+
+def test_an_evaluation_begins_with_a_figure_beside_its_sentence(browser, finished):
+    page = browser.new_page(viewport={"width": 1100, "height": 800})
+    page.goto((finished.workspace / RUN / "evaluation" / "report.html").as_uri())
+    figure, whole = (page.locator(name).bounding_box() for name in (".headline .figure", ".headline"))
+    assert page.locator(".recommended").count() == 1 and figure["width"] < whole["width"] / 3
+    assert page.locator(".headline p").first.bounding_box()["width"] > whole["width"] * 0.6
+    page.close()
