@@ -4,6 +4,7 @@ import csv
 import shutil
 
 import pytest
+from playwright.sync_api import sync_playwright
 from review_server import ReviewServer, write_answers
 
 from e2e.conftest import RUN
@@ -18,8 +19,7 @@ FOCUSED = "document.activeElement.id"
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    with playwright.sync_playwright() as running:
+    with sync_playwright() as running:
         started = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
         started.close()

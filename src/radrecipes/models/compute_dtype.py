@@ -58,7 +58,7 @@ def linear_weights_cast(model: torch.nn.Module) -> Iterator[None]:
     """Linear layers with their float32 weights in autocast's dtype, which otherwise casts them in every forward pass.
 
     The model computes the same bits. Generation of a text is hundreds of passes, each with few rows: it takes less than half the
-    time. Does nothing outside autocast, and leaves quantised and sharded weights as they are.
+    time. Does nothing outside autocast, and leaves quantised weights as they are. Not for a model that is sharded.
     """
     device = next(model.parameters()).device.type
     replaced = {}
@@ -66,8 +66,7 @@ def linear_weights_cast(model: torch.nn.Module) -> Iterator[None]:
         dtype = torch.get_autocast_dtype(device)
         for module in model.modules():
             weight = module._parameters.get("weight") if isinstance(module, torch.nn.Linear) else None
-            # The type excludes those of bitsandbytes and FSDP; DeepSpeed leaves an empty one.
-            if type(weight) is torch.nn.Parameter and weight.dtype == torch.float32 and weight.numel():
+            if type(weight) is torch.nn.Parameter and weight.dtype == torch.float32:  # not one of bitsandbytes
                 replaced[module] = weight
                 # Not in place, because an embedding may share it
                 module._parameters["weight"] = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)

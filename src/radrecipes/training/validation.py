@@ -50,7 +50,9 @@ def measure(trainer: "RunTrainer") -> dict[str, float]:
         found = {"loss": mean_loss(trainer)}
         if trainer.task_metrics:
             # PEFT generates with the base model, whose forward pass accelerate has not put under autocast.
-            with trainer.accelerator.autocast(), linear_weights_cast(trainer.model):
+            # A sharded model replaces its weights itself in every forward pass.
+            cast = contextlib.nullcontext() if trainer.is_sharded else linear_weights_cast(trainer.model)
+            with trainer.accelerator.autocast(), cast:
                 found |= trainer.task_metrics(trainer.model, trainer.args.per_device_eval_batch_size)
     return {**found, "runtime": round(time.monotonic() - began, 3)}
 
