@@ -1,4 +1,4 @@
-r"""Write one folder that installs, trains and predicts on a machine without a network.
+r"""Write one folder that installs, trains, predicts and serves on a machine without a network.
 
     radrecipes bundle --recipe recipes/smollm2-135m/protocol_lora.yaml --output runs/bundle
     python scripts/bundle.py --recipe recipes/smollm2-135m/protocol_lora.yaml --run runs/smollm2-135m/protocol_lora/seed-42 \
@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from email.parser import HeaderParser
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 from unittest import mock
 from zipfile import ZipFile
 
@@ -34,6 +35,11 @@ from radrecipes.cli import run
 from radrecipes.errors import InputError, shown
 from radrecipes.files import YAML_LIMIT, check_writable, file_sha256, read_text
 from radrecipes.shipped import ROOT, find_shipped
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
+
+    from radrecipes.data.prepared import PreparedDataset
 
 INSTALL = """\
 #!/bin/sh
@@ -168,7 +174,7 @@ def collect_wheels(args: argparse.Namespace, folder: Path) -> list[Path]:
     (own,) = folder.iterdir()
     links = [word for place in (folder, args.find_links) if place for word in ("--find-links", place)]
     pinned = [*links, "--constraint", ROOT / "constraints.txt"]
-    words = ["--only-binary=:all:", "--dest", folder, *pinned, f"{own}[train]"]
+    words = ["--only-binary=:all:", "--dest", folder, *pinned, f"{own}[train,serve]"]
     words += ["--python-version", args.python] if args.python else []
     words += [word for tag in args.platform or () for word in ("--platform", tag)]
     built: set[str] = set()
@@ -231,31 +237,18 @@ def write_texts(folder: Path, wheels: list[Path], places: dict[str, str], python
     )
 
 
-def write_sbom(folder: Path, wheels: list[Path], model_id: str, dataset) -> None:
+def write_sbom(folder: Path, wheels: list[Path], model_id: str, dataset: "PreparedDataset") -> None:
     """A CycloneDX list of the wheels, the base model and the dataset."""
-    from cyclonedx.model import HashAlgorithm, HashType
-    from cyclonedx.model.bom import Bom
-    from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.model.license import DisjunctiveLicense
-    from cyclonedx.output.json import JsonV1Dot6
-    from packageurl import PackageURL
+    from radrecipes.publishing import components
 
-    def components() -> Iterator[Component]:
+    def of_bundle() -> "Iterator[Component]":
         for path in wheels:
-            it = metadata(path)
-            purl = PackageURL("pypi", name=re.sub(r"[-_.]+", "-", it["name"]).lower(), version=it["version"])
-            yield Component(
-                name=it["name"], version=it["version"], purl=purl, bom_ref=str(purl), type=ComponentType.LIBRARY,
-                licenses=[DisjunctiveLicense(name=it["licence"])] if it["licence"] else None,
-                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=file_sha256(path))],
-            )  # fmt: skip
+            yield components.package(**metadata(path), sha256=file_sha256(path))
         for path in sorted((folder / "models" / model_id).rglob("*.safetensors")):
-            hashes = [HashType(alg=HashAlgorithm.SHA_256, content=file_sha256(path))]
-            yield Component(name=f"{model_id}/{path.name}", type=ComponentType.MACHINE_LEARNING_MODEL, hashes=hashes)
-        yield Component(name=dataset.folder.name, version=dataset.digest, type=ComponentType.DATA)
+            yield components.model(f"{model_id}/{path.name}", sha256=file_sha256(path))
+        yield components.dataset(dataset.folder.name, dataset.digest)
 
-    text = JsonV1Dot6(Bom(components=list(components()))).output_as_string(indent=2)
-    (folder / "sbom.cdx.json").write_text(text + "\n", encoding="utf-8")
+    components.write_components(folder / "sbom.cdx.json", of_bundle())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ network. A release is uploaded only if every finding is fixed or acknowledged wi
 back, and tagged last. Run the same command again to continue an interrupted upload; a complete release does not change. The
 token is the one of `hf auth login`, or HF_TOKEN.
 
+--sbom writes, beside the release, what it was made with: packages, base model and dataset, as a CycloneDX list.
+
 --merge merges the adapter into its base model, in the recipe's dtype and never into a quantised one, and publishes a model that
 needs neither PEFT nor the base model; its answers are compared with the adapter's first.
 
@@ -34,7 +36,7 @@ from tqdm import tqdm
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
 from radrecipes.errors import InputError
-from radrecipes.files import scratch_folder
+from radrecipes.files import check_writable, scratch_folder
 from radrecipes.publishing import ACKNOWLEDGEMENTS
 
 if TYPE_CHECKING:
@@ -48,6 +50,10 @@ _SHOWN = 20  # findings shown per gate; --dry-run shows all
 def main() -> None:
     """Assemble the release, check it with every gate, and publish it."""
     args = _arguments()
+    if sbom := getattr(args, "sbom", None):
+        import cyclonedx  # noqa: F401  (a missing package is named before any work)
+
+        check_writable(sbom)
     from radrecipes.data.dataset_folder import CARD_FILE
     from radrecipes.hub.publish import publish_folder
     from radrecipes.publishing.gates import check_release
@@ -75,6 +81,8 @@ def main() -> None:
                 print(f"{'':<12} and {len(result.findings) - len(shown)} more; --dry-run shows all")
         if closed := [result.gate for result in results if not result.passed]:
             raise InputError(f"stopped by: {', '.join(closed)}; nothing left this machine", release.repo)
+        if sbom:
+            _write_sbom(release, sbom)
         if args.dry_run:
             print(f"{release.repo}@{release.tag} can be published; nothing was sent, because of --dry-run")
             return
@@ -155,6 +163,21 @@ def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "
     return release, facts
 
 
+def _write_sbom(release: "Release", path: Path) -> None:
+    from radrecipes.files import read_json
+    from radrecipes.hub.release_files import MANIFEST_FILE
+    from radrecipes.publishing import components
+
+    made_with = components.components_of_run(read_json(release.folder / MANIFEST_FILE))
+    weights = [
+        components.model(f"{release.repo}/{name}", release.tag, sha256)
+        for name, sha256 in release.files.items()
+        if name.endswith(".safetensors")
+    ]
+    components.write_components(path, [*weights, *made_with])
+    print(f"{path}: {len(weights) + len(made_with)} components")
+
+
 def _base_texts(base: str, revision: str | None) -> dict[str, Any]:
     """What of a release may equal the base model's: its chat template and its vocabulary."""
     from radrecipes.models.base import folder_on_this_machine, own_chat_template
@@ -231,6 +254,7 @@ def _arguments() -> argparse.Namespace:
     adapter = kinds.add_parser("adapter", help="a finished and evaluated run")
     adapter.add_argument("--run", required=True, help="folder of the run")
     adapter.add_argument("--merge", action="store_true", help="publish the merged model instead of the adapter")
+    adapter.add_argument("--sbom", type=Path, metavar="FILE", help="list of components to write, for example sbom.cdx.json")
     adapter.add_argument("--dataset", help="folder of the run's dataset, if it was moved")
     adapter.add_argument(
         "--dataset-repo",

@@ -149,6 +149,26 @@ def test_a_dry_run_shows_files_hashes_gates_and_card_and_sends_nothing(finished_
     assert call("publish", *ADAPTER, "--dry-run").stdout == shown.stdout  # deterministic to the byte
 
 
+def test_a_list_of_components_is_written_beside_a_release(finished_copy, call):
+    manifest = json.loads((finished_copy / RUN / "manifest.json").read_text("utf-8"))
+    done = call("publish", *ADAPTER, "--dry-run", "--sbom", "sbom.cdx.json")
+    assert done.code == 0, done.stdout + done.stderr
+    listed = json.loads(Path("sbom.cdx.json").read_text("utf-8"))
+    assert (listed["bomFormat"], listed["specVersion"]) == ("CycloneDX", "1.6")
+    found = {it["name"]: it for it in listed["components"]}
+    assert len(listed["components"]) == len(found)
+    versions = {name: version for name, version in manifest["packages"].items() if name != "python"}
+    assert {name: it["version"] for name, it in found.items() if it["type"] == "library"} == versions
+    assert found["torch"]["purl"].startswith("pkg:pypi/torch@")
+    assert found[TINY_MODEL]["version"] == manifest["base"]["revision"]
+    assert found["tiny"] == {"name": "tiny", "type": "data", "version": manifest["data"]["digest"]} | {
+        "bom-ref": found["tiny"]["bom-ref"]
+    }
+    weights = (finished_copy / RUN / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert found[f"{REPO}/adapter_model.safetensors"]["hashes"] == [{"alg": "SHA-256", "content": sha256(weights)}]
+    assert call("publish", *ADAPTER, "--dry-run", "--sbom", "nowhere/such/sbom.json").code == 0  # folders are made
+
+
 def test_dates_in_the_chat_template_of_the_base_pass_and_one_more_stops(finished_copy, call):
     own, released = Path("models", TINY_MODEL, "chat_template.jinja"), Path(RUN, "adapter", "chat_template.jinja")
     dated = "{{ 'Today Date: 26 Jul 2024' }}\n" + own.read_text("utf-8")

@@ -19,6 +19,19 @@ RECIPE = "recipes/smollm2-135m/protocol_lora.yaml"
 RUN = "runs/smollm2-135m/protocol_lora/seed-42"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEN_STEPS = ("--max_steps", "10", "--save_strategy", "no", "--max_dropped_fraction", "1", "--dtype", "float32")
+# Asks a server in a namespace whose only interface, the loopback, is still down.
+SERVE_AND_ASK = """
+import fcntl, re, socket, struct, subprocess, sys, urllib.request
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    is_up = struct.pack("16sh", b"lo", 1)
+    fcntl.ioctl(any_socket, 0x8914, is_up)  # SIOCSIFFLAGS
+command = [sys.argv[1], "serve", "--adapter", sys.argv[2], "--port", "0"]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    address = re.search(r"http://\\S+", server.stdout.readline())[0]
+    request = urllib.request.Request(f"{address}/v1/predict", b'{"text": "chronic knee pain"}', {"Content-Type": "application/json"})
+    print(urllib.request.urlopen(request, timeout=60).read().decode())
+    server.terminate()
+"""
 pytestmark = pytest.mark.slow
 
 
@@ -123,7 +136,7 @@ def test_an_installed_wheel_lists_copies_prepares_trains_and_predicts_from_an_em
     assert "copy it first" in run(command, "reproduce", "record", RECIPE, code=2)[1]
 
 
-def test_a_bundle_installs_trains_and_predicts_without_a_network(wheel, empty, tmp_path, call):
+def test_a_bundle_installs_trains_predicts_and_serves_without_a_network(wheel, empty, tmp_path, call):
     (empty / "scripts").symlink_to(REPOSITORY / "scripts")
     bundle = tmp_path / "bundle"
     done = call("bundle", "--recipe", RECIPE, "--wheel", wheel, "--no-dependencies", "--output", bundle)
@@ -148,6 +161,8 @@ def test_a_bundle_installs_trains_and_predicts_without_a_network(wheel, empty, t
         assert f"{name} is not in this folder; taking the one that comes with radrecipes" in shown
     assert f"{RECIPE} is not" not in shown and "data/protocol_synthetic is not" not in shown
     assert "probability" in run(*alone, command, "predict", "--adapter", RUN, "--text", "chronic knee pain")[0]
+    if alone:
+        assert "probability" in run(*alone, ".venv/bin/python", "-c", SERVE_AND_ASK, command, RUN)[0]
 
     (bundle / RECIPE).write_text("changed")
     run("sh", "install.sh", code=1)
