@@ -28,7 +28,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.cli import add_table_form, positive, run, table_form
+from radrecipes.cli import add_answer_options, add_table_form, positive, run, table_form
 from radrecipes.errors import InputError
 from radrecipes.inference import ENGINES
 
@@ -86,23 +86,12 @@ def _add_answering(parser: argparse.ArgumentParser) -> None:
         default=2048,
         help="rows per saved chunk; at most this many are repeated after a kill (default: 2048)",
     )
-    parser.add_argument("--label-set", metavar="FILE", help="labels: a label set that adds labels to the run's")
-    parser.add_argument(
-        "--target-accuracy",
-        type=float,
-        help="labels: use the threshold for this accuracy (default: that of the evaluation)",
-    )
-    parser.add_argument("--tries", type=positive, help="texts: attempts before the fallback text is used (default: 4)")
+    add_answer_options(parser)
     parser.add_argument(
         "--engine",
         choices=ENGINES,
         default="transformers",
         help="vllm only generates; scored labels need transformers (default: transformers)",
-    )
-    parser.add_argument(
-        "--allow-other-weights",
-        action="store_true",
-        help="use the base model even if its weights differ from those in training",
     )
     parser.add_argument(
         "--restart", action="store_true", help="discard the unfinished work on this output and start again"

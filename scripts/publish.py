@@ -254,7 +254,9 @@ def _arguments() -> argparse.Namespace:
     adapter = kinds.add_parser("adapter", help="a finished and evaluated run")
     adapter.add_argument("--run", required=True, help="folder of the run")
     adapter.add_argument("--merge", action="store_true", help="publish the merged model instead of the adapter")
-    adapter.add_argument("--sbom", type=Path, metavar="FILE", help="list of components to write, for example sbom.cdx.json")
+    adapter.add_argument(
+        "--sbom", type=Path, metavar="FILE", help="list of components to write, for example sbom.cdx.json"
+    )
     adapter.add_argument("--dataset", help="folder of the run's dataset, if it was moved")
     adapter.add_argument(
         "--dataset-repo",

@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.cli import fraction, non_negative, positive, run
+from radrecipes.cli import add_answer_options, non_negative, positive, run
 from radrecipes.errors import InputError
 
 _SHORTEST_TOKEN = 32
@@ -62,18 +62,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--mllp-port", type=non_negative, metavar="PORT", help="labels: HL7 v2 orders, on 127.0.0.1 only"
     )
-    parser.add_argument("--label-set", metavar="FILE", help="labels: a label set that adds labels to the run's")
-    parser.add_argument(
-        "--target-accuracy",
-        type=fraction,
-        help="labels: use the threshold for this accuracy (default: that of the evaluation)",
-    )
-    parser.add_argument("--tries", type=positive, help="texts: attempts before the fallback text is used (default: 4)")
-    parser.add_argument(
-        "--allow-other-weights",
-        action="store_true",
-        help="use the base model even if its weights differ from those in training",
-    )
+    add_answer_options(parser)
     return parser.parse_args()
 
 

@@ -160,6 +160,22 @@ def fraction(text: str) -> float:
     return float(text)
 
 
+def add_answer_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide how a finished run answers, to scripts that load one."""
+    parser.add_argument("--label-set", metavar="FILE", help="labels: a label set that adds labels to the run's")
+    parser.add_argument(
+        "--target-accuracy",
+        type=fraction,
+        help="labels: use the threshold for this accuracy (default: that of the evaluation)",
+    )
+    parser.add_argument("--tries", type=positive, help="texts: attempts before the fallback text is used (default: 4)")
+    parser.add_argument(
+        "--allow-other-weights",
+        action="store_true",
+        help="use the base model even if its weights differ from those in training",
+    )
+
+
 # How a table is written, by the names of the fields of `data.sources.table_form.TableForm`.
 _TABLE_FORM = (
     ("delimiter", str, "CHARACTER", "between the cells of a text file: a character, or comma, semicolon, tab or pipe"),

@@ -28,7 +28,8 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
 command = [sys.argv[1], "serve", "--adapter", sys.argv[2], "--port", "0"]
 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
     address = re.search(r"http://\\S+", server.stdout.readline())[0]
-    request = urllib.request.Request(f"{address}/v1/predict", b'{"text": "chronic knee pain"}', {"Content-Type": "application/json"})
+    order, kind = b'{"text": "chronic knee pain"}', {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/v1/predict", order, kind)
     print(urllib.request.urlopen(request, timeout=60).read().decode())
     server.terminate()
 """

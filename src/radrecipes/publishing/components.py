@@ -36,9 +36,7 @@ def model(name: str, revision: str | None = None, sha256: str | None = None) -> 
     """A model on the Hub with its revision, or one of its files with its sha256."""
     from cyclonedx.model.component import Component, ComponentType
 
-    return Component(
-        name=name, version=revision, type=ComponentType.MACHINE_LEARNING_MODEL, hashes=_hashes(sha256)
-    )
+    return Component(name=name, version=revision, type=ComponentType.MACHINE_LEARNING_MODEL, hashes=_hashes(sha256))
 
 
 def dataset(name: str, digest: str) -> "Component":
