@@ -1,6 +1,8 @@
 """A served model as its clients see it: the real script over HTTP and MLLP, next to the answers of scripts/predict.py."""
 
+import base64
 import csv
+import hashlib
 import json
 import os
 import re
@@ -297,12 +299,13 @@ def test_the_interface_describes_itself(served):
     for path, methods in document["paths"].items():
         assert served.ask(path, None if "get" in methods else {})[0] in (200, 422)
     headers, page = served.ask("/docs")[1:]
-    assert (
-        b"POST /v1/predict" in page
-        and b"<script" not in page
-        and b"http" not in page.replace(b"&quot;http&quot;", b"")
-    )
-    assert headers["content-security-policy"] == "default-src 'none'"
+    page = page.decode()
+    for shown in ("POST /v1/predict", *document["components"]["schemas"], *answer, "429", "localhost:PORT/v1/predict"):
+        assert shown in page
+    assert "<script" not in page and "http:" not in page and "https:" not in page
+    (style,) = re.findall("<style>(.*)</style>", page)
+    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert headers["content-security-policy"] == f"default-src 'none'; style-src 'sha256-{allowed}'"
 
 
 def test_another_host_header_is_refused(served):

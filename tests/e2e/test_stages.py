@@ -128,6 +128,21 @@ def test_grpo_resumes_to_the_same_adapter_and_its_rewards_are_logged(stages, cal
 
 
 @pytest.mark.slow
+def test_grpo_in_two_processes_shares_the_texts_and_resumes_to_the_same_adapter(stages):
+    words = ("scripts/sft.py", "--config", GRPO, "--max_steps", "4", "--save_steps", "2", "--learning_rate", "1e-3")
+    for run, stops in (("runs/two", ()), ("runs/stopped", ("--stop-after", "2")), ("runs/stopped", ())):
+        both = [script.end() for script in two_ranks(stages, *words, "--output_dir", run, *stops)]
+        assert [script.code for script in both] == [75 if stops else 0] * 2, both[0].stderr + both[1].stderr
+    whole, resumed = Path("runs/two"), Path("runs/stopped")
+    assert files_in(whole / "adapter") == files_in(resumed / "adapter")
+    log = [json.loads(line) for line in (whole / "train_log.jsonl").read_text("utf-8").splitlines()]
+    assert len(log) == 4 and all(0 <= line["rewards/passes/mean"] <= 1 for line in log)
+    # One prompt with its eight texts is a step of either number of processes.
+    facts = manifest_of(whole)["training"]
+    assert facts["processes"] == 2 and facts["per_device_batch_size"] * facts["accumulation_steps"] == 4
+
+
+@pytest.mark.slow
 def test_inspect_shows_texts_with_rewards_and_the_page_their_course(stages, call):
     shown = call("recipes", "inspect", GRPO, "--rows", "1")
     assert shown.code == 0 and shown.stdout.count("\npasses ") == 3 and "labels 1.00, likeness 1.00" in shown.stdout

@@ -1,7 +1,9 @@
 """The HTTP interface: routes, validation, errors as JSON, and the checks before every route."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import hmac
 import time
 from collections import Counter
@@ -27,12 +29,13 @@ from radrecipes.errors import InputError
 from radrecipes.inference.prediction_stream import LONGEST_INPUT
 from radrecipes.inference.predictors import LabelPredictor
 from radrecipes.serving import fhir
-from radrecipes.serving.documentation import openapi, page
+from radrecipes.serving.documentation import STYLE, openapi, page
 from radrecipes.serving.engine import LOGGER, BusyError, Engine, RefusedError, UnansweredError
 from radrecipes.serving.hl7 import MllpServer
 
 BODY_SECONDS = 20
-_NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'"}
+_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+_NO_SCRIPTS = {"Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'"}
 _OPEN = ("/healthz",)  # without a token, for probes
 # The model's one worker is at most this far behind.
 _RETRY = {"Retry-After": "1"}

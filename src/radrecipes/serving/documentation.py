@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,11 @@ from pydantic.json_schema import models_json_schema
 
 import radrecipes
 
+STYLE = (
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;margin:0}main{max-width:50rem;margin:auto;padding:1rem}"
+    "h2{font-size:1.1rem;margin:2rem 0 .25rem}p{margin:.25rem 0}pre{overflow-x:auto;padding:.75rem;border:1px solid}"
+    "table{border-collapse:collapse}th,td{text-align:left;vertical-align:top;padding:.25rem 1rem .25rem 0;border-bottom:1px solid}"
+)
 _ERRORS = (
     "400 not JSON in UTF-8, 401 token missing or wrong, 404 not a route of this run, 405 wrong method, 408 body too slow, "
     "413 body too large, 415 wrong content type, 422 a wrong field, 429 too many requests in this minute, "
@@ -77,11 +82,48 @@ def _post(what: str, media: str, asked: Any, given: Any, error: Any) -> dict[str
 
 def page(document: Mapping[str, Any]) -> str:
     """An OpenAPI document as HTML, without scripts and without anything from elsewhere."""
-    parts = [f"<h1>radrecipes {document['info']['version']}</h1><p>{document['info']['description']}</p>"]
-    routes = {
-        f"{method.upper()} {path}": it for path, all_of in document["paths"].items() for method, it in all_of.items()
-    }
-    for title, content in {**routes, "Schemas": document["components"]["schemas"]}.items():
-        shown = html.escape(json.dumps(content, indent=2))
-        parts.append(f"<h2>{title}</h2><p>{content.get('summary', '')}</p><pre>{shown}</pre>")
-    return f"<!doctype html><html lang=en><meta charset=utf-8><title>radrecipes</title>{''.join(parts)}</html>"
+    info, schemas = document["info"], document["components"]["schemas"]
+    parts = [f"<h1>radrecipes {info['version']}</h1><p>{info['description']}</p>"]
+    for path, methods in document["paths"].items():
+        for method, facts in methods.items():
+            parts.append(f"<h2>{method.upper()} {path}</h2><p>{facts['summary']}</p>")
+            if "requestBody" in facts:
+                (media,) = facts["requestBody"]["content"]
+                parts.append(f"<pre>{html.escape(_curl(path, media))}</pre>")
+    refused = (line.partition(" ") for line in _ERRORS.split(", "))
+    parts.append(f"<h2>Errors</h2>{_table(('status', 'meaning'), ((code, what) for code, _, what in refused))}")
+    for name, schema in schemas.items():
+        needed = schema.get("required", ())
+        fields = (
+            (field, "yes" if field in needed else "no", _kind(facts)) for field, facts in schema["properties"].items()
+        )
+        parts.append(f"<h2>{name}</h2>{_table(('field', 'required', 'type'), fields)}")
+    parts.append("<p>Complete and for programs: <a href=/openapi.json>openapi.json</a></p>")
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><style>{STYLE}</style>"
+    return f"<!doctype html><html lang=en>{head}<title>radrecipes</title><main>{''.join(parts)}</main></html>"
+
+
+def _curl(path: str, media: str) -> str:
+    """A request to try, for a server on this machine without a token."""
+    body = {"resourceType": "ServiceRequest"} if "fhir" in media else {"text": "your order"}
+    return f"curl -H 'Content-Type: {media}' -d '{json.dumps(body)}' localhost:PORT{path}"
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """The type of a field, with its limits."""
+    if branches := schema.get("anyOf"):
+        return " or ".join(map(_kind, branches))
+    if "$ref" in schema:
+        return schema["$ref"].rpartition("/")[2]
+    kind = schema.get("type", "any")
+    if kind == "array":
+        return f"list of {schema.get('minItems', 0)} to {schema.get('maxItems', 'any')} {_kind(schema['items'])}"
+    kind = kind if isinstance(kind, str) else " or ".join(kind)
+    longest = schema.get("maxLength")
+    return f"{kind}, at most {longest:,} characters" if longest else kind
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    cells = (("th", head), *(("td", row) for row in rows))
+    lines = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in cells)
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
