@@ -110,10 +110,15 @@ def run_script(*words: object) -> None:
         sys.exit(done.returncode)
 
 
+def launch_training(*words: object) -> None:
+    """Run scripts/sft.py on the CPU with these arguments."""
+    launch = ("scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml")
+    run_script(*launch, "scripts/sft.py", *words)
+
+
 def train_recipe(recipe: str, dataset: Path, seed: int, folder: Path, options: Sequence[object] = ()) -> Path:
     """Train a recipe into a run folder unless that is done; returns the folder."""
-    launch = ("scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py")
-    run_script(*launch, "--config", recipe, "--dataset", dataset, "--seed", seed, "--output_dir", folder, *options)
+    launch_training("--config", recipe, "--dataset", dataset, "--seed", seed, "--output_dir", folder, *options)
     return folder
 
 

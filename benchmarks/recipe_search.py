@@ -13,14 +13,13 @@ import argparse
 import hashlib
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from learning_curve import draw
+from measuring import launch_training
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
@@ -87,14 +86,11 @@ def measure(candidate: Mapping[str, Any], metric: str, work: Path) -> dict[str, 
     folder = work / "".join(letter if letter.isalnum() else "_" for letter in describe(candidate))
     changes = {"eval_strategy": "epoch", "eval_rows": ALL_ROWS, **(candidate.get("changes") or {})}
     words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
-    launch = ["scripts/launch.py", "--quiet", "--config_file", "accelerate_configs/cpu.yaml", "scripts/sft.py"]
     if "rows" in candidate:
         dataset = load_prepared_dataset(Path(parse_recipe(candidate["recipe"]).arguments.dataset))
         part = work / f"{dataset.folder.name}_{candidate['rows']}"
         words += ["--dataset", str(draw(dataset, candidate["rows"], seed=1, folder=part, validation_share=1.0))]
-    command = [sys.executable, *launch, "--config", candidate["recipe"], "--output_dir", folder, *words]
-    if code := subprocess.run(command, check=False).returncode:
-        sys.exit(code)
+    launch_training("--config", candidate["recipe"], "--output_dir", folder, *words)
     manifest = read_json_object(folder / "manifest.json")
     training = manifest["training"]
     log = training["validation"]["evaluations"]
