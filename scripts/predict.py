@@ -40,7 +40,6 @@ _OPTIONS_IN_STATE += ("audit_log",)  # and what is logged
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--adapter", required=True, metavar="RUN", help="folder of a finished run, or org/name@v1.0")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--text", "--note", help="one input of the run's task, for example the text of an order; --note is an alias"

@@ -60,7 +60,7 @@ def main() -> None:
 
     with scratch_folder("radrecipes-release-") as scratch:
         # The release, on this machine only
-        make = _model_release if args.what == "adapter" else _dataset_release
+        make = _dataset_release if args.what == "dataset" else _model_release
         release, facts = make(args, Path(scratch, "release"))
         print(f"{release.repo}@{release.tag} ({release.kind})")
         for name, sha256 in release.files.items():
@@ -251,7 +251,7 @@ def _visibility(args: argparse.Namespace) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="what", required=True, metavar="{adapter,dataset}")
-    adapter = kinds.add_parser("adapter", help="a finished and evaluated run")
+    adapter = kinds.add_parser("adapter", aliases=["model"], help="a finished and evaluated run")
     adapter.add_argument("--run", required=True, help="folder of the run")
     adapter.add_argument("--merge", action="store_true", help="publish the merged model instead of the adapter")
     adapter.add_argument(

@@ -35,7 +35,6 @@ _SHORTEST_TOKEN = 32
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--adapter", required=True, metavar="RUN", help="folder of a finished run, or org/name@v1.0")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=non_negative, default=8000, help="0 takes a free one (default: 8000)")
     parser.add_argument("--token-file", metavar="FILE", help="every request but /healthz needs the token in it")

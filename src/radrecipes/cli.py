@@ -161,7 +161,9 @@ def fraction(text: str) -> float:
 
 
 def add_answer_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that decide how a finished run answers, to scripts that load one."""
+    """Add the options that name a finished run and decide how it answers."""
+    about = "folder of a finished run, or org/name@v1.0"
+    parser.add_argument("--adapter", "--run", required=True, metavar="RUN", help=about)
     parser.add_argument("--label-set", metavar="FILE", help="labels: a label set that adds labels to the run's")
     parser.add_argument(
         "--target-accuracy",
