@@ -25,7 +25,6 @@ import argparse
 import contextlib
 from datetime import timedelta
 from pathlib import Path
-from uuid import uuid4
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import add_answer_options, add_table_form, positive, run, table_form
@@ -59,9 +58,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", metavar="FILE", help="the file to write, .csv, .jsonl or .parquet")
     parser.add_argument(
         "--keep-text",
-        "--keep-note",
         action="store_true",
-        help="copy the input into the output (default: id only); --keep-note is an alias",
+        help="copy the input into the output (default: id only)",
     )
     parser.add_argument(
         "--plain-csv",
@@ -135,7 +133,7 @@ def predict_one(args: argparse.Namespace, log) -> None:
     if log:  # first, so that no answer is shown that is not in the log
         one = [Example(id="1", group="1", inputs=inputs, target="")]
         table = predictor.answers_table(one, answers, keep_input=False)
-        appended = log.append(log.entries(one, table, predictor), uuid4().hex)
+        appended = log.append_new(log.entries(one, table, predictor))
     print(predictor.as_text(answers[0]))
     if log:
         print(appended.as_text())

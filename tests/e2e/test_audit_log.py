@@ -45,7 +45,7 @@ def rows_of(output):
 @pytest.mark.slow
 def test_a_prediction_killed_while_it_works_and_while_it_logs_leaves_one_entry_a_row(finished_copy, call):
     rejected = write_orders("orders.csv", 120)
-    arguments = words("out.csv", "--chunk-rows", "15", "--keep-note", "--audit-log", LOG)
+    arguments = words("out.csv", "--chunk-rows", "15", "--keep-text", "--audit-log", LOG)
     process = start(finished_copy, *arguments)
     watch(process, "out.csv", 2)
     assert process.poll() is None, "it must be killed while it works"

@@ -137,14 +137,14 @@ def test_every_input_and_output_format_gives_the_same_answers(finished_copy, cal
     frame.to_json("orders.jsonl", orient="records", lines=True)
     frame.to_parquet("orders.parquet")
     for source in ("orders.csv", "orders.tsv", "orders.csv.gz", "orders.jsonl", "orders.parquet"):
-        done = call("predict", *words(f"{source}.out.csv", "--keep-note", source=source))
+        done = call("predict", *words(f"{source}.out.csv", "--keep-text", source=source))
         assert done.code == 0, done.stderr
         assert Path(f"{source}.out.csv").read_bytes() == Path("orders.csv.out.csv").read_bytes()
         assert "rejected" not in done.stdout and not list(finished_copy.glob("*.rejects.csv"))
     expected = pd.read_csv("orders.csv.out.csv", dtype={"id": str})
     assert expected["note"].tolist() == frame["order"].tolist()
     for suffix in (".jsonl", ".parquet"):
-        assert call("predict", *words(f"out{suffix}", "--keep-note")).code == 0
+        assert call("predict", *words(f"out{suffix}", "--keep-text")).code == 0
         if suffix == ".jsonl":
             found = pd.DataFrame([json.loads(line) for line in Path("out.jsonl").read_text("utf-8").splitlines()])
         else:
@@ -290,7 +290,7 @@ def other_adapter():
         (more_orders, (), "another input)"),
         (other_adapter, (), "another adapter, label set, threshold or --tries)"),
         (more_labels, ("--label-set", "labels.yaml"), "another adapter, label set, threshold or --tries)"),
-        (lambda: None, ("--keep-note",), "another --keep-text)"),
+        (lambda: None, ("--keep-text",), "another --keep-text)"),
         (lambda: None, ("--batch-size", "4"), "another --batch-size)"),
         (lambda: None, ("--chunk-rows", "10"), "another --chunk-rows)"),
         (lambda: None, ("--audit-log", "log.jsonl"), "another --audit-log)"),

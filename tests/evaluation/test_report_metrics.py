@@ -388,8 +388,6 @@ def test_figures_without_anything_to_count_are_left_out_and_wrong_shapes_are_ref
     assert value(figures["passed_rate"]) == 1.0
     with pytest.raises(InputError, match="no rows"):
         metrics_of(rows_of([]), {})
-    with pytest.raises(ValueError, match="2 texts for 1 rows"):
-        metrics_of(rows, {ADAPTER: [WrittenText(text)] * 2})
 
 
 @pytest.mark.slow

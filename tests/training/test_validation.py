@@ -27,7 +27,7 @@ from radrecipes.data.prepared import load_prepared_dataset
 from radrecipes.errors import InputError, NoCheckpointError, OutOfMemoryError
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.label_scoring import score_separately
-from radrecipes.inference.validation import label_metrics, prompts_of, task_metrics, text_metrics
+from radrecipes.inference.validation import label_metrics, task_metrics, text_metrics
 from radrecipes.models import base as models
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
@@ -35,7 +35,7 @@ from radrecipes.tasks.rendering import render_completions
 from radrecipes.training import trainer as training
 from radrecipes.training.checkpoints import Progress, SealsCheckpoints, unfinished_folder
 from radrecipes.training.collators import PaddedCollator
-from radrecipes.training.data import load_training_data, sample_validation, validation_rows
+from radrecipes.training.data import load_training_data, prompts_of, sample_validation, validation_rows
 from radrecipes.training.interruption import StopRequests
 from radrecipes.training.validation import EvaluatesEpochs, StopsEarly, check_metrics, evaluations
 
@@ -105,7 +105,9 @@ def test_the_accuracy_is_that_of_each_label_alone(workspace):
     trainer.train()
     names = data.dataset.label_set.names
     completions = render_completions(TASKS["protocol"], names, data.tokenizer, "chat", data.stops)
-    scores = score_separately(trainer.model.eval(), data.tokenizer.pad_token_id, prompts_of(data), completions)
+    scores = score_separately(
+        trainer.model.eval(), data.tokenizer.pad_token_id, prompts_of(data.validation.rows), completions
+    )
     right = [names.index(row["label"]) for row in data.validation.examples]
     assert trainer.evaluate()["eval_exact_accuracy"] == np.mean(scores.argmax(axis=1) == right)
 

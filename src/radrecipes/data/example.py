@@ -24,8 +24,3 @@ class Example:
     where: str = ""
     slices: Mapping[str, str] = field(default_factory=dict)
     acceptable: tuple[str, ...] | None = None
-
-    @property
-    def line(self) -> str:
-        """`17`, or `row 17` for Parquet."""
-        return self.where.rpartition(":")[2]

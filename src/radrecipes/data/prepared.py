@@ -43,6 +43,11 @@ class PreparedDataset:
         return self.manifest["access"]
 
     @property
+    def label_set_sha256(self) -> str | None:
+        """The digest of its label set, if it has one."""
+        return self.manifest.get("label_set", {}).get("sha256")
+
+    @property
     def digest(self) -> str:
         """sha256 over the split files and the label set."""
         return self.manifest["digest"]

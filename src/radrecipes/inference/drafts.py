@@ -101,20 +101,16 @@ class GroupWriter:
         samples = groups[0][1]
         if any(size != samples for _, size in groups):  # the group of another process begins or ends here
             groups, samples = [(prompt, 1) for prompt in prompts], 1
-        own_settings = model.generation_config
         positions = getattr(model.config, "max_position_embeddings", None) or math.inf
-        try:
-            with evaluation_mode(model), torch.no_grad():
-                texts = generate_ids(
-                    model,
-                    self.data.tokenizer,
-                    [prompt for prompt, _ in groups],
-                    self.data.stops,
-                    int(min(self.recipe.arguments.max_new_tokens, positions - max(map(len, prompts)))),
-                    BATCH,
-                    Sampling(self.recipe.training.temperature, seed),
-                    samples=samples,
-                )
-        finally:
-            model.generation_config = own_settings
+        with evaluation_mode(model), torch.no_grad():
+            texts = generate_ids(
+                model,
+                self.data.tokenizer,
+                [prompt for prompt, _ in groups],
+                self.data.stops,
+                int(min(self.recipe.arguments.max_new_tokens, positions - max(map(len, prompts)))),
+                BATCH,
+                Sampling(self.recipe.training.temperature, seed),
+                samples=samples,
+            )
         return list(itertools.chain.from_iterable(texts))

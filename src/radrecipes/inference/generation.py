@@ -1,12 +1,13 @@
 """Batched generation up to a stop token, with a shared prefix computed once."""
 
+import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.distributed import map_batches
@@ -92,8 +93,6 @@ def generate_ids(
         For each prompt the token ids of its completions, each with its stop token if it has one.
     """
     settings = decoding(tokenizer, stops, max_new_tokens)
-    # Otherwise Transformers fills unset fields from the model's own settings, for example a repetition penalty.
-    model.generation_config = settings
     if sampling:
         torch.manual_seed(sampling.seed)
     prefix, cache = shared_prefix(model, prompts)
@@ -130,7 +129,7 @@ def generate_ids(
         batches += [group[start : start + at_once] for start in range(0, len(group), at_once)]
     on_done = (lambda batch: on_progress(len(batch))) if on_progress else None
     # The last position is a strided slice, for which torch would copy the LM head once per row: 40 % of the time on a CPU.
-    with lm_head_input(model, torch.Tensor.contiguous):
+    with _generation_config(model, settings), lm_head_input(model, torch.Tensor.contiguous):
         completed = map_batches(batches, complete, distributed and not sampling, on_done)
     answers = dict(zip(order, itertools.chain.from_iterable(completed), strict=True))
     return [answers[index] for index in range(len(prompts))]
@@ -202,6 +201,20 @@ def as_text(token_ids: Sequence[int], stops: Sequence[int], tokenizer: PreTraine
     stopped = bool(token_ids) and token_ids[-1] in stops
     text = tokenizer.decode(token_ids[:-1] if stopped else token_ids, skip_special_tokens=True).strip()
     return WrittenText(text, stopped, len(token_ids))
+
+
+@contextlib.contextmanager
+def _generation_config(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """Replace a model's own settings for a while.
+
+    Transformers fills unset fields from them, for example a repetition penalty; a checkpoint of all weights saves them.
+    """
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _up_to_stop(token_ids: list[int], stops: Sequence[int]) -> list[int]:

@@ -169,7 +169,7 @@ def write_rejects(rows: Iterator[Example | RejectedRow], refused: Iterator[Rejec
         writer = csv.writer(stream)
         writer.writerow(["line", "reason"])
         for row in rows:
-            if next_refused and row.line == next_refused.line:
+            if next_refused and row.where == next_refused.where:
                 row, next_refused = next_refused, next(refused, None)
             if isinstance(row, RejectedRow):
                 writer.writerow([row.line, row.reason])

@@ -18,8 +18,7 @@ from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS, LabelTask, TextTask
 from radrecipes.tasks.rendering import render_completions
 from radrecipes.tasks.text_task import rouge_l
-from radrecipes.training.collators import IGNORED
-from radrecipes.training.data import TrainingData
+from radrecipes.training.data import TrainingData, prompts_of
 from radrecipes.training.validation import TaskMetrics
 
 
@@ -43,7 +42,7 @@ class ScoredLabels:
         completions = render_completions(task, names, data.tokenizer, recipe.arguments.prompt_style, data.stops)
         ids = itertools.chain.from_iterable(completions)
         check_token_ids(ids, load_config(recipe.model), recipe.model.model_name_or_path)
-        self.prompts = prompts_of(data)
+        self.prompts = prompts_of(data.validation.rows)
         self.right = [names.index(task.target(row)) for row in data.validation.examples]
         # The best of n labels has at least 1/n of the probability: it is in none of the branches that this prunes.
         self.options = {"completions": completions, "left_out_mass": 0.1 / len(names)}
@@ -84,7 +83,7 @@ class WrittenAnswers:
 
     def __init__(self, recipe: Recipe, data: TrainingData, judge: Callable[[Sequence[WrittenText]], dict[str, float]]):
         self.data, self.judge = data, judge
-        self.prompts = prompts_of(data)
+        self.prompts = prompts_of(data.validation.rows)
         self.longest = recipe.arguments.max_new_tokens
         self.positions = getattr(load_config(recipe.model), "max_position_embeddings", None) or math.inf
 
@@ -99,14 +98,11 @@ class WrittenAnswers:
     def _write(
         self, model: PreTrainedModel, prompts: list[list[int]], batch_size: int, longest: int
     ) -> list[WrittenText]:
-        own_settings, written = model.generation_config, {}
-        try:
-            for room, places in places_by_room(prompts, longest, self.positions).items():
-                of_room = [prompts[place] for place in places]
-                parts = model, self.data.tokenizer, of_room, self.data.stops, room, batch_size
-                written.update(zip(places, generate(*parts, distributed=True), strict=True))
-        finally:
-            model.generation_config = own_settings  # a checkpoint of all weights would save others with them
+        written = {}
+        for room, places in places_by_room(prompts, longest, self.positions).items():
+            of_room = [prompts[place] for place in places]
+            parts = model, self.data.tokenizer, of_room, self.data.stops, room, batch_size
+            written.update(zip(places, generate(*parts, distributed=True), strict=True))
         return [written[place] for place in range(len(prompts))]
 
 
@@ -127,11 +123,3 @@ def text_metrics(task: TextTask, rows: Sequence[dict], texts: Sequence[WrittenTe
             text.stopped and not task.check(task.inputs(row), text.text).reasons for row, text in pairs
         ),
     }
-
-
-def prompts_of(data: TrainingData) -> list[list[int]]:
-    """Token ids of the sample's prompts: everything before the first scored token."""
-    return [
-        [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
-        for row in data.validation.rows
-    ]

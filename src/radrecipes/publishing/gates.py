@@ -18,7 +18,6 @@ from radrecipes.data.dataset_folder import CARD_FILE, MANIFEST_FILE
 from radrecipes.errors import InputError
 from radrecipes.files import read_bytes, read_json, read_json_object, read_text
 from radrecipes.hub.release_files import LARGEST_RELEASE
-from radrecipes.publishing import ACKNOWLEDGEMENTS
 from radrecipes.publishing.cards.card_checks import check_card
 from radrecipes.publishing.cards.front_matter import gated_form
 from radrecipes.publishing.identifiers import find_identifiers
@@ -32,7 +31,6 @@ from radrecipes.shipped import ROOT
 from radrecipes.tasks import LabelTask, Task
 from radrecipes.text_span import TextSpan
 
-VISIBILITIES = ("private", "gated", "public")
 # A model recites if it repeats this many consecutive training tokens that are not in prompt, base model output or common.
 LONGEST_RUN = 24
 # More new entries in a vocabulary than a person looks at.
@@ -126,13 +124,9 @@ def check_release(
     """Inspect a release with every gate; publish only if every result has `passed`.
 
     Args:
-        acknowledgements: The members of `ACKNOWLEDGEMENTS` that the user gave.
+        acknowledgements: The members of `publishing.ACKNOWLEDGEMENTS` that the user gave.
         progress: Shows the progress of the slow part, the search for identifiers; for example `tqdm`.
     """
-    if facts.visibility not in VISIBILITIES:
-        raise ValueError(f"no visibility: {facts.visibility!r}")
-    if unknown := set(acknowledgements) - set(ACKNOWLEDGEMENTS):
-        raise ValueError(f"no acknowledgements: {sorted(unknown)}")
     names = names_of(folder)
     texts, unreadable = read_release(folder)
     return [

@@ -189,7 +189,7 @@ def _texts(task: Task, inputs: Sequence[dict[str, str]], style: str) -> list[str
 
 def _written(question: str, style: str) -> str:
     """A question without a chat template."""
-    return question if style == "input" else plain_prompt(question)
+    return question if style == "input" else f"{question}\nAnswer:"
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
@@ -202,8 +202,3 @@ def write_question(task: Task, inputs: dict[str, str], style: str) -> str:
     """The user's turn of style `"chat"`, or the complete prompt of the other styles."""
     (text,) = _texts(task, [inputs], style)
     return text if style == "chat" else _written(text, style)
-
-
-def plain_prompt(question: str) -> str:
-    """A question in style `"plain"`, for base models without a chat template."""
-    return f"{question}\nAnswer:"

@@ -328,6 +328,14 @@ def _masked(example: RenderedExample) -> tuple[list[int], list[int]]:
     return example.prompt_ids + example.completion_ids, [IGNORED] * len(example.prompt_ids) + example.completion_ids
 
 
+def prompts_of(rows: Dataset) -> list[list[int]]:
+    """Token ids of the prompts of tokenised rows: everything before the first scored token."""
+    return [
+        [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
+        for row in rows
+    ]
+
+
 def _answers(split: Dataset, task: Task) -> list[str]:
     return [task.target(row) for row in split]
 

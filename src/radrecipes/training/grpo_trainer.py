@@ -14,8 +14,7 @@ from radrecipes.models.compute_dtype import linear_weights_cast
 from radrecipes.models.weights import lora_config
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
-from radrecipes.training.collators import IGNORED
-from radrecipes.training.data import TrainingData
+from radrecipes.training.data import TrainingData, prompts_of
 from radrecipes.training.trainer import LanguageModelTrainer, check_trainable, collator_for, show_loss
 
 # Writes a text to each prompt, given as token ids: the model, the prompts, a seed.
@@ -95,10 +94,7 @@ def grpo_trainer(recipe: Recipe, model: PreTrainedModel, data: TrainingData, wri
     args, rewards = recipe.training, Rewards(recipe, data)
     model.generation_config.eos_token_id = list(data.stops)
     rows = data.rows.rows
-    prompts = [
-        [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
-        for row in rows
-    ]
+    prompts = prompts_of(rows)
 
     def rollout(batch: list[list[int]], trainer: GrpoTrainer) -> dict[str, Any]:
         # The seed follows from the step, so that a resumed run writes the same texts.

@@ -63,7 +63,7 @@ def find_start(recipe: Recipe, dataset: PreparedDataset) -> Start | None:
         ("base model", *(f"{it.model.model_name_or_path} at {it.model.model_revision}" for it in (trained, recipe))),
         ("decode", *(("head" if it.has_head else "text") for it in (trained, recipe))),
         ("lora_target_modules", trained.model.lora_target_modules, recipe.model.lora_target_modules),
-        *([("label set", manifest["data"]["label_set_sha256"], label_set_of(dataset))] if recipe.has_head else []),
+        *([("label set", manifest["data"]["label_set_sha256"], dataset.label_set_sha256)] if recipe.has_head else []),
     ):
         if found != wanted:
             raise InputError(f"{folder} has another {part} ({found}) than this recipe ({wanted})", where)
@@ -77,8 +77,3 @@ def find_start(recipe: Recipe, dataset: PreparedDataset) -> Start | None:
     weights = run_folder.weights_of(folder)
     weights.check(recipe.model)
     return Start(folder, weights, manifest)
-
-
-def label_set_of(dataset: PreparedDataset) -> str | None:
-    """The digest of a dataset's label set, as a run's manifest records it."""
-    return dataset.manifest.get("label_set", {}).get("sha256")

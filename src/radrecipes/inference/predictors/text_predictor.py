@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from radrecipes.errors import InputError
 from radrecipes.inference.answers import MODEL, TEMPLATE, WrittenText
 from radrecipes.inference.generation import Sampling
 from radrecipes.inference.guard import GuardedText, guard_texts
@@ -36,8 +35,6 @@ class TextPredictor(Predictor):
         tries: int = DEFAULT_TRIES,
     ):
         super().__init__(folder, allow_other_weights, engine)
-        if tries < 1:
-            raise InputError(f"must be 1 or more, not {tries}", "--tries")
         self.tries = tries
         self._load_model()
 
