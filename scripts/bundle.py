@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING
 from unittest import mock
 from zipfile import ZipFile
 
+import yaml
+
 import radrecipes
 from radrecipes.cli import run
 from radrecipes.errors import InputError, shown
@@ -47,11 +49,12 @@ INSTALL = """\
 set -eu
 cd "$(dirname "$0")"
 if command -v sha256sum > /dev/null; then sha256sum -c SHA256SUMS > /dev/null; else shasum -a 256 -c SHA256SUMS > /dev/null; fi
-test -x .venv/bin/python || "${{PYTHON:-python{python}}}" -m venv .venv
+test -x .venv/bin/python || "${{PYTHON:-python{python}}}" -m venv {venv}.venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --require-hashes \\
     --find-links wheels --requirement requirements.txt
 {check}echo "installed. Next: . .venv/bin/activate && radrecipes train --config {recipe}"
 """
+CHECK = ".venv/bin/python -m pip check\n"
 README = """\
 # radrecipes without a network
 
@@ -108,10 +111,12 @@ def main() -> None:
     check_writable(args.output)
     if args.output.exists():
         raise InputError("exists already; choose another folder, or remove it", str(args.output))
+    if args.wheel and not args.wheel.is_file():
+        raise InputError("no such file", f"--wheel {args.wheel}")
     import cyclonedx  # noqa: F401  (a missing package is named before any work)
 
     from radrecipes.data.prepared import load_prepared_dataset
-    from radrecipes.models.base import folder_on_this_machine
+    from radrecipes.models.base import folder_on_this_machine, weights_digest
     from radrecipes.owned_folder import complete_folder
     from radrecipes.recipe import parse_recipe
     from radrecipes.training.run_folder import is_complete, run_of
@@ -122,13 +127,21 @@ def main() -> None:
     )  # compares its files, and makes what follows private if it is closed
     model_id = recipe.model.model_name_or_path
     base = folder_on_this_machine(model_id, recipe.model.model_revision)
-    if base is None:
+    if weights_digest(model_id, recipe.model.model_revision) is None:
         raise InputError(
             f"its base model {model_id} is not on this machine; download it to models/{model_id}/", args.recipe
         )
-    trained = run_of(args.run)[0] if args.run else None
+    if recipe.arguments.start_from:
+        raise InputError(
+            "continues from another run, which a bundle does not contain; bundle that run, and train here", args.recipe
+        )
+    trained, of_run, _ = run_of(args.run) if args.run else (None, recipe, None)
     if trained and not is_complete(trained):
         raise InputError("is not a finished run", str(args.run))
+    if of_run.model.model_name_or_path != model_id:
+        raise InputError(
+            f"was trained from {of_run.model.model_name_or_path}, the recipe from {model_id}", str(args.run)
+        )
 
     places = {"recipe": f"recipes/{recipe.name}.yaml", "dataset": f"data/{dataset.folder.name}"}
     places["run"] = f"runs/{'/'.join(trained.resolve().parts[-3:])}" if trained else "RUN"
@@ -150,10 +163,11 @@ def main() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         text = read_text(recipe.path, YAML_LIMIT)
         for key, place in changes.items():
-            text = re.sub(rf"(?m)^{key}:\s*\S+", f"{key}: {place}", text)
+            line = yaml.safe_dump({key: place}, allow_unicode=True, width=1000).strip()
+            text = re.sub(rf"(?m)^{key}:.*$", lambda _, line=line: line, text)
         target.write_text(text, encoding="utf-8")
         write_texts(folder, wheels, places, python, args.no_dependencies)
-        write_sbom(folder, wheels, model_id, dataset)
+        write_sbom(folder, wheels, dataset)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         sums = "".join(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
         (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
@@ -230,22 +244,23 @@ def write_texts(folder: Path, wheels: list[Path], places: dict[str, str], python
     facts = {path: metadata(path) for path in wheels}
     lines = [f"{it['name']}=={it['version']} --hash=sha256:{file_sha256(path)}\n" for path, it in facts.items()]
     (folder / "requirements.txt").write_text("".join(lines), encoding="utf-8")
-    check = "" if alone else ".venv/bin/python -m pip check\n"
-    (folder / "install.sh").write_text(INSTALL.format(python=python, check=check, **places), encoding="utf-8")
+    # Without wheels of other packages the environment has those that the other machine's Python has.
+    facts = {"check": "", "venv": "--system-site-packages "} if alone else {"check": CHECK, "venv": ""}
+    (folder / "install.sh").write_text(INSTALL.format(python=python, **facts, **places), encoding="utf-8")
     (folder / "README.md").write_text(
         README.format(version=radrecipes.__version__, python=python, **places), encoding="utf-8"
     )
 
 
-def write_sbom(folder: Path, wheels: list[Path], model_id: str, dataset: "PreparedDataset") -> None:
-    """A CycloneDX list of the wheels, the base model and the dataset."""
+def write_sbom(folder: Path, wheels: list[Path], dataset: "PreparedDataset") -> None:
+    """A CycloneDX list of the wheels, the weights and the dataset."""
     from radrecipes.publishing import components
 
     def of_bundle() -> "Iterator[Component]":
         for path in wheels:
             yield components.package(**metadata(path), sha256=file_sha256(path))
-        for path in sorted((folder / "models" / model_id).rglob("*.safetensors")):
-            yield components.model(f"{model_id}/{path.name}", sha256=file_sha256(path))
+        for path in sorted(folder.rglob("*.safetensors")):  # of the base model and of the run
+            yield components.model(path.relative_to(folder).as_posix(), sha256=file_sha256(path))
         yield components.dataset(dataset.folder.name, dataset.digest)
 
     components.write_components(folder / "sbom.cdx.json", of_bundle())

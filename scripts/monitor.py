@@ -61,6 +61,8 @@ def main() -> None:
     from radrecipes.monitoring.checks import FEWEST_REFERENCE, Monitor
 
     check_writable(args.output)
+    if args.output.exists() and not args.output.is_dir():
+        raise InputError("is a file; name a folder, which is made if it does not exist", f"--output {args.output}")
     reference, _ = read_answers(args.reference)
     if len(reference) < FEWEST_REFERENCE:
         raise InputError(f"has {len(reference)} orders; at least {FEWEST_REFERENCE} are needed", "--reference")

@@ -94,11 +94,12 @@ def serve(args: argparse.Namespace, rows: list, labels: set[str], digest: str) -
     """Show the page, after the last errors that can be found before it."""
     import uvicorn
 
+    from radrecipes.inference.abstention import AUTO
     from radrecipes.review.journal import Journal
     from radrecipes.review.server import Review, application
 
     journal = Journal(args.output or args.answers.with_name("corrections.csv"), digest)
-    reviewer = shown(args.reviewer or getpass.getuser())
+    reviewer = shown(args.reviewer or _user())
     review = Review(rows, journal, _labels(args.label_set, labels), reviewer, blind=bool(args.sample))
     try:
         listener = socket.create_server(("127.0.0.1", args.port))
@@ -108,8 +109,9 @@ def serve(args: argparse.Namespace, rows: list, labels: set[str], digest: str) -
     token, port = secrets.token_urlsafe(24), listener.getsockname()[1]
     app = application(review, token, port, args.answers.name)
     if args.sample:
+        sampled = sum(row.decision == AUTO for row in rows)
         print(
-            f"{args.sample:,} automatic rows are mixed in: 59 without an error show an accuracy of 95 % with 95 % confidence"
+            f"{sampled:,} automatic rows are mixed in: 59 without an error show an accuracy of 95 % with 95 % confidence"
         )
     print(f"{len(rows):,} rows to review; decisions go to {journal.corrections}; Ctrl-C ends")
     print(f"open http://127.0.0.1:{port}/?token={token}", flush=True)
@@ -119,6 +121,14 @@ def serve(args: argparse.Namespace, rows: list, labels: set[str], digest: str) -
         uvicorn.Server(config).run(sockets=[listener])
     with journal.updated():
         print(f"{len(journal.decided):,} reviewed; decisions are in {journal.corrections}")
+
+
+def _user() -> str:
+    """The name of the system's user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in a container
+        raise InputError("the system does not name its user; write who decides", "--reviewer") from None
 
 
 def _labels(path: str | None, of_answers: set[str]) -> dict[str, tuple[str, ...]]:

@@ -79,11 +79,18 @@ def main() -> None:
     from radrecipes.serving.engine import Engine
     from radrecipes.serving.metrics import Metrics
     from radrecipes.tasks import LabelTask
-    from radrecipes.training.run_folder import run_of
+    from radrecipes.training.run_folder import read_manifest, run_of
 
-    task = run_of(args.adapter)[2]
-    if args.mllp_port is not None and not isinstance(task, LabelTask):
-        raise InputError(f"the task {task.name} writes text; orders need a run that chooses labels", "--mllp-port")
+    folder, _, task = run_of(args.adapter)
+    if args.mllp_port is not None:
+        if not isinstance(task, LabelTask):
+            raise InputError(f"the task {task.name} writes text; orders need a run that chooses labels", "--mllp-port")
+        if columns := read_manifest(folder)["data"].get("input_columns"):
+            raise InputError(
+                f"the run reads the columns {', '.join(columns)}, which HL7 v2 does not have", "--mllp-port"
+            )
+        if args.mllp_port == args.port != 0:
+            raise InputError("is also --port; choose another", f"--mllp-port {args.port}")
     log = AuditLog(args.audit_log) if args.audit_log else None
     if log:
         log.check_usable()
@@ -110,7 +117,10 @@ def _serve(app, http: socket.socket, mllp: socket.socket | None, adapter: str) -
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
+            try:
+                await super().startup(sockets)
+            except OSError as error:  # another server began to listen since this one was bound
+                raise InputError(f"cannot listen ({error.strerror}); choose another", "--port") from None
             host, port = http.getsockname()[:2]
             print(f"serving {adapter} at http://{f'[{host}]' if ':' in host else host}:{port}")
             if mllp:
@@ -170,7 +180,7 @@ def _bound(host: str, port: int, option: str) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no such port"
         raise InputError(f"cannot listen on {host} ({reason}); choose another", f"{option} {port}") from None
     return bound

@@ -59,6 +59,10 @@ def test_wrong_input_is_one_line_and_writes_nothing(folder, call):
         (("quiet.csv", "--reference", "small.csv"), "error: --reference: has 20 orders; at least 50 are needed\n"),
         (("none.csv", "--reference", "reference.csv"), "error: none.csv: no such file; check the path\n"),
         (
+            ("quiet.csv", "--reference", "reference.csv", "--output", "small.csv"),
+            "error: --output small.csv: is a file; name a folder, which is made if it does not exist\n",
+        ),
+        (
             ("quiet.csv", "--reference", "reference.csv", "--per", "week"),
             "error: --per: a file has no column `time`; give",
         ),

@@ -313,6 +313,11 @@ def test_another_host_header_is_refused(served):
     assert served.ask("/healthz", Host=f"localhost:{served.port}")[2] == {"status": "ok"}
 
 
+def test_a_proxy_needs_a_token(served):
+    status, _, answer = served.ask("/v1/predict", {"text": NOTE}, **{"X-Forwarded-For": "10.0.0.7"})
+    assert status == 401 and "--token-file" in answer["error"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -324,6 +329,8 @@ def test_another_host_header_is_refused(served):
         (("--audit-log", "none/log"), "none/log: the folder of the audit log does not exist"),
         (("--port", "99999"), "--port 99999: cannot listen on 127.0.0.1 (no such port)"),
         (("--host", "192.0.2.1", "--token-file", "good"), "--port 8000: cannot listen on 192.0.2.1 (Cannot assign"),
+        (("--host", "a..b", "--token-file", "good"), "--port 8000: cannot listen on a..b ("),
+        (("--mllp-port", "8000"), "--mllp-port 8000: is also --port; choose another"),
         (("--adapter", "runs/none"), "runs/none: "),
         (("--target-accuracy", "0.5"), "decision_policy.json: target accuracy 0.5 was not fitted"),
         (("--tries", "2"), "--tries: the task protocol chooses a label and does not take this option"),
@@ -337,6 +344,25 @@ def test_wrong_arguments_end_before_any_request(finished_copy, call, words, said
     assert done.code == 2 and done.stdout == "", done.stderr
     last = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(last) == 1 and last[0].startswith(f"error: {said}") and "Traceback" not in done.stderr
+
+
+def test_a_run_that_read_columns_does_not_answer_messages_without_them(finished_copy, call):
+    path = Path(RUN, "manifest.json")
+    manifest = json.loads(path.read_text("utf-8"))
+    manifest["data"]["input_columns"] = ["exam", "indication"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    refused = call("serve", "--adapter", RUN, "--mllp-port", "0")
+    assert refused.code == 2 and "reads the columns exam, indication, which HL7 v2 does not have" in refused.stderr
+    with serving(finished_copy, finished_copy, "--adapter", RUN) as server:
+        order = {
+            "resourceType": "ServiceRequest",
+            "id": "o",
+            "status": "active",
+            "intent": "order",
+            "subject": {"reference": "P/1"},
+        }
+        status, _, answer = server.ask("/fhir/ServiceRequest", order, kind=FHIR)
+        assert status == 404 and "(exam, indication)" in answer["issue"][0]["diagnostics"]
 
 
 def test_a_port_in_use_is_one_line(finished, served, call, monkeypatch):

@@ -146,7 +146,8 @@ def test_a_bundle_installs_trains_predicts_and_serves_without_a_network(wheel, e
     assert hashlib.sha256(sums).hexdigest() in done.stdout
     components = {it["name"]: it for it in json.loads((bundle / "sbom.cdx.json").read_text("utf-8"))["components"]}
     assert components["radrecipes"]["hashes"][0]["content"] == hashlib.sha256(wheel.read_bytes()).hexdigest()
-    assert f"{BASE}/model.safetensors" in components and "protocol_synthetic" in components
+    assert f"models/{BASE}/model.safetensors" in components and "protocol_synthetic" in components
+    assert "-m venv --system-site-packages .venv" in (bundle / "install.sh").read_text("utf-8")
 
     make_environment(bundle / ".venv", tmp_path / "packages")
     alone = ["unshare", "--map-root-user", "--net"]
@@ -177,6 +178,29 @@ def test_a_bundle_that_cannot_be_made_leaves_nothing(empty, tmp_path, call):
     assert not (tmp_path / "bundle").exists()
     (tmp_path / "bundle").mkdir()
     assert "exists already" in call("bundle", "--recipe", RECIPE, "--output", tmp_path / "bundle").stderr
+
+
+def test_parts_that_do_not_belong_together_are_refused(finished_copy, call, tmp_path):
+    def refusal(*words):
+        refused = call("bundle", *words, "--output", tmp_path / "bundle")
+        assert refused.code == 2 and not (tmp_path / "bundle").exists()
+        return refused.stderr
+
+    recipe = Path("recipes/tiny/protocol_lora.yaml")
+    assert "--wheel none.whl: no such file" in refusal("--recipe", recipe, "--wheel", "none.whl")
+    assert "continues from another run" in refusal("--recipe", write_like(recipe, "start_from: runs/x\n"))
+    other = write_like(recipe, "", TINY_MODEL, "tiny/writer")
+    said = refusal("--recipe", other, "--run", "runs/tiny/protocol_lora/seed-42")
+    assert f"was trained from {TINY_MODEL}, the recipe from tiny/writer" in said
+    Path("models", TINY_MODEL, "model.safetensors").unlink()  # config and tokenizer are still there
+    assert f"{TINY_MODEL} is not on this machine" in refusal("--recipe", recipe)
+
+
+def write_like(recipe, more, old="", new=""):
+    """A recipe next to another one, with a change."""
+    path = recipe.with_name("changed.yaml")
+    path.write_text(recipe.read_text("utf-8").replace(old or more, new or more) + more, encoding="utf-8")
+    return path
 
 
 def test_every_module_can_be_imported_without_what_only_linux_has():

@@ -125,6 +125,15 @@ def test_what_is_no_answer_is_an_error_with_its_line(tmp_path, row):
         read_answers([path])
 
 
+def test_the_line_that_is_being_written_to_a_log_is_left_out(tmp_path):
+    path, line = tmp_path / "log.jsonl", '{"id": "A1", "label": "CT Head", "probability": 0.9, "decision": "auto"}'
+    path.write_text(f"{line}\n{line[:30]}", encoding="utf-8")
+    assert len(read_answers([path])[0]) == 1
+    path.write_text(f"{line[:30]}\n{line}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"log\.jsonl:1: "):
+        read_answers([path])
+
+
 def test_corrections_are_counted_by_window_and_sampled_answers_tested_against_the_target(tmp_path):
     window, header = drawn(3, 400), "id,note,label,decision,sampled"
     rows = [f"3-{n},knee,MR Knee,{'changed' if n < 20 else 'accepted'},yes" for n in range(100)]

@@ -125,6 +125,35 @@ def test_a_row_is_shown_to_one_window_and_decided_once(tmp_path, monkeypatch):
     assert one.open("four", None)["row"]["id"] == "A1", "a row that nobody decides becomes free"
 
 
+def test_a_decision_counts_as_saved_once_it_is_in_the_journal(tmp_path, monkeypatch):
+    review = review_of(tmp_path)
+    first, second = review.rows[:2]
+    review.open("one", None)
+
+    def is_open_elsewhere(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("radrecipes.review.journal.write_atomically", is_open_elsewhere)
+        said = review.decide("one", first.id, LABELS[0], "")["said"]
+    assert said.startswith(f"Saved: {LABELS[0]} for {first.id}. corrections.csv cannot be written (Permission denied)")
+    assert first.id in review_of(tmp_path).journal.decided
+    review.decide("one", second.id, LABELS[0], "half a sign: \ud800")
+    assert [row["id"] for row in table(tmp_path)] == [first.id, second.id]
+    assert table(tmp_path)[1]["comment"] == "half a sign: ?"
+
+
+def test_texts_of_fhir_orders_are_found(tmp_path):
+    path = tmp_path / "answers.csv"
+    write_answers(path, rows=2, automatic=0, text=False)
+    orders = [
+        {"resourceType": "ServiceRequest", "id": f"A{n}", "reasonCode": [{"text": f"pain {n}"}]} for n in range(2)
+    ]
+    (tmp_path / "orders.ndjson").write_text("".join(json.dumps(order) + "\n" for order in orders), encoding="utf-8")
+    rows = with_texts(rows_of(path, has_texts=False), tmp_path / "orders.ndjson", ["reasonCode"], "id")
+    assert [row.texts for row in rows] == [{"reasonCode": "pain 0"}, {"reasonCode": "pain 1"}]
+
+
 def test_undo_opens_a_row_again_and_the_rest_is_kept(tmp_path):
     review = review_of(tmp_path)
     for row, label in (("A0", "CT Head"), ("A1", "MR Knee"), ("A2", "CT Head")):

@@ -32,6 +32,8 @@ def test_only_the_printed_address_opens_the_page_and_nothing_leaves_this_machine
             ("none", {}), ("open", {"window": 5}), ("open", {"window": "x" * 70_000}),
         ):  # fmt: skip
             assert server.post(action, **values)[0] == 400, action
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            server.opener.open(urllib.request.Request(f"{server.url}/open", b"[" * 60_000))
         status, view = server.post("open", headers={"origin": server.url}, place=99)
         assert status == 200 and view["row"]["id"] == "A0"
         server.post("decide", id="A0", label=LABELS[0])

@@ -69,7 +69,9 @@ def test_the_text_is_the_procedure_the_reason_and_the_notes_of_the_order():
     assert code == "AA"
     lines = ("CT chest & abdomen", "cough \n fever", "R07", "second", "line one", "line two", "line three")
     assert seen == [("P1", "\n".join(lines))]
-    assert segments[0].startswith(r"MSH|^~\&|RAD|North|RIS|North^1.2^ISO|") and segments[0].endswith("|P|2.5")
+    assert segments[0].startswith(r"MSH|^~\&|RAD|North|RIS|North^1.2^ISO|") and segments[0].endswith(
+        "|P|2.5||||||UNICODE UTF-8"
+    )
     assert segments[1] == "MSA|AA|42"
     assert segments[2] == r"ZPR|1|P\F\1|CT\S\Chest|0.250000|auto||CT\S\Chest^0.250000~MR^0.125000"
     parsed = parse_message("\r".join(segments), find_groups=False)
@@ -108,6 +110,9 @@ def test_several_orders_and_cancellations():
         (message(HEAD, "PID|1"), {}, "AE", "OBR^1", "100"),
         (message(HEAD, "OBR|1|||^one", "OBR|2|P2"), {}, "AE", "OBR^2", "102"),
         (message(HEAD, *["OBR|1|||^one"] * 4), {}, "AE", "OBR", "100"),
+        (message(HEAD, r"OBR|1|P\X0D41\||^one"), {}, "AE", "OBR^1^2", "102"),
+        (message(HEAD, r"OBR|1|P\X1C0D\||^one"), {}, "AE", "OBR^1^2", "102"),
+        (message(HEAD, f"OBR|1|{'P' * 201}||^one"), {}, "AE", "OBR^1^2", "102"),
         (message(*ORDER), {"error": RefusedError(0, "too long")}, "AE", "OBR^1", "102"),
         (message(*ORDER), {"error": BusyError("too many requests are waiting")}, "AR", "", "207"),
         (message(*ORDER), {"error": UnansweredError("the model failed")}, "AR", "", "207"),
@@ -167,3 +172,19 @@ def test_frames_are_answered_and_what_is_no_frame_closes_the_connection():
 
 def test_an_idle_connection_is_closed():
     assert asyncio.run(exchanged(b"\x0bMSH", idle=0.1)) == b""
+
+
+def test_stopping_answers_what_was_accepted_and_closes_open_connections(caplog):
+    async def stopped():
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = hl7.MllpServer(Answering(), 4096)
+        await server.start(listening)
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(b"\x0b" + message(*ORDER).encode() + b"\x1c\r")
+        assert await reader.readuntil(b"\x1c\r")
+        await asyncio.wait_for(server.stop(), 5)  # the sender keeps its connection open
+        assert await reader.read() == b""
+        writer.close()
+
+    asyncio.run(stopped())
+    assert not caplog.records

@@ -1,5 +1,6 @@
 """Answers of a period as arrays, from outputs of `scripts/predict.py` or from its audit log, and their windows."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def read_answers(paths: Sequence[Path]) -> tuple[Answers, list[int]]:
     rows, sizes = [], []
     for path in paths:
         before = len(rows)
-        rows += _rows(open_table(path, NEEDED))
+        rows += _rows(open_table(path, NEEDED), _ends_within_a_line(path))
         sizes.append(len(rows) - before)
         if not sizes[-1]:
             raise InputError("the file has no rows below its header; give a table with rows", str(path))
@@ -72,12 +73,23 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _rows(table: Table) -> Iterator[tuple]:
+def _ends_within_a_line(path: Path) -> bool:
+    """Whether an audit log is being written at present, or its writer was killed."""
+    if path.suffix.lower() != ".jsonl":
+        return False
+    with path.open("rb") as stream:
+        return bool(stream.seek(0, os.SEEK_END)) and stream.seek(-1, os.SEEK_END) >= 0 and stream.read(1) != b"\n"
+
+
+def _rows(table: Table, unfinished: bool) -> Iterator[tuple]:
     others = [name for name in table.header if name not in ANSWER_COLUMNS | _OF_LOG and not name.endswith("sha256")]
     text = others if len(others) == 1 else []
     time = ["time"] if "time" in table.header else []
-    for where, cells in table.rows((*NEEDED, *text, *time), values=("probability",)):
+    rows = table.rows((*NEEDED, *text, *time), values=("probability",))
+    for where, cells in rows:
         if isinstance(cells, str):
+            if unfinished and next(rows, None) is None:
+                return
             raise InputError(cells, where)
         try:
             probability = float(cells["probability"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from radrecipes.data.sources.table_form import TableForm
 from radrecipes.data.sources.table_rows import Table, open_table
-from radrecipes.data.sources.tables import check_columns, render_cells
+from radrecipes.data.sources.tables import check_columns, open_orders, render_cells
 from radrecipes.errors import InputError
 from radrecipes.inference.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.statistics import clopper_pearson_interval
@@ -105,7 +105,7 @@ def with_texts(
     """The rows with their texts from the table that was predicted, and their group if it has one."""
     columns = (*text_columns, *(name for name in (id_column, group_column) if name))
     check_columns(columns, ())
-    table, wanted, found = open_table(path, columns, form), {row.id: row for row in rows}, {}
+    table, wanted, found = open_orders(path, columns, form), {row.id: row for row in rows}, {}
     several = text_columns if len(text_columns) > 1 else ()
     for number, (_, cells) in enumerate(table.rows(columns, values=several), start=1):
         if not isinstance(cells, str):

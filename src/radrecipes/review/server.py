@@ -1,5 +1,6 @@
 """The page and its requests: which row a window shows, and what becomes of a decision."""
 
+import contextlib
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -90,8 +91,8 @@ class Review:
                 raise AlreadyReviewedError(self._view(window, place, f"Not saved: {row_id} was reviewed before."))
             record = self._record(self.rows[place], label, comment)
             self.journal.append("decision", row_id, window, row=record)
-            self.journal.write_table()
-            return self._view(window, self._next_open(window, place), f"Saved: {label} for {row_id}.")
+            said = self._with_table(f"Saved: {label} for {row_id}.")
+            return self._view(window, self._next_open(window, place), said)
 
     def undo(self, window: str, place: int | None, row_id: str | None) -> dict[str, Any]:
         """Withdraw the decision on a row, or the last one of this window, and show that row again."""
@@ -102,8 +103,15 @@ class Review:
             if row_id is None:
                 return self._view(window, place, "Nothing to undo in this window.")
             self.journal.append("undo", row_id, window, reviewer=self.reviewer)
+            return self._view(window, self.places[row_id], self._with_table(f"Undone: {row_id} is open again."))
+
+    def _with_table(self, said: str) -> str:
+        """Write the table; the journal has the decision even if that fails, for example because the file is open elsewhere."""
+        try:
             self.journal.write_table()
-            return self._view(window, self.places[row_id], f"Undone: {row_id} is open again.")
+        except OSError as error:
+            return f"{said} {self.journal.corrections.name} cannot be written ({error.strerror}); the next decision tries again."
+        return said
 
     def summary(self) -> dict[str, Any]:
         """Counts of the decided rows, and the accuracy of the sampled automatic ones with its 95 % interval."""
@@ -125,7 +133,7 @@ class Review:
             "decision": ACCEPTED if label == row.label else CHANGED,
             "reviewer": self.reviewer,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "comment": " ".join(comment.split()),
+            "comment": " ".join(comment.split()).encode("utf-8", "replace").decode(),
             "sampled": "yes" if row.decision == AUTO else "no",
         }
 
@@ -142,7 +150,8 @@ class Review:
         decided = self.journal.decided
         row = None if place is None else self.rows[place]
         if row and row.id not in decided and self.journal.held_by(window) != row.id:
-            self.journal.append("claim", row.id, window, durable=False)
+            with contextlib.suppress(OSError):  # a full disk: then another window may show the row, too
+                self.journal.append("claim", row.id, window, durable=False)
         reviewed = sum(row.id in decided for row in self.rows)
         view = {"place": place, "total": len(self.rows), "reviewed": reviewed, "said": said, "row": None}
         if row:
@@ -189,7 +198,7 @@ def application(review: Review, token: str, port: int, title: str) -> Starlette:
             return JSONResponse({"error": "open the address that the command printed"}, 403, headers=_HEADERS)
         try:
             step = _asked(review, request.path_params["action"], await _values(request))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             return JSONResponse({"error": "the request cannot be read"}, 400, headers=_HEADERS)
         try:
             answer, status = step(), 200

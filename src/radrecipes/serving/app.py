@@ -130,6 +130,11 @@ class Api:
 
     async def fhir(self, request: Request) -> Response:
         """A ServiceRequest, or a Bundle of them."""
+        if not all(map(fhir.is_element, self.trained_columns or ())):
+            names = ", ".join(self.trained_columns)
+            raise ProblemError(
+                404, f"this run was trained on columns that a ServiceRequest lacks ({names}); use /v1/predict"
+            )
         body = await self._json(request, fhir.MEDIA_TYPE, "application/json")
         try:
             orders = fhir.read_orders(body, self.trained_columns)
@@ -262,6 +267,10 @@ class _Gate:
             if scheme.lower() != "bearer" or not same:
                 headers = {"WWW-Authenticate": "Bearer"}
                 return ProblemError(401, "the bearer token is missing or wrong", "Authorization", headers)
+        elif {"forwarded", "x-forwarded-for"} & set(request.headers):
+            return ProblemError(
+                401, "comes through a proxy, from which anyone may ask; start the server with --token-file"
+            )
         return None
 
 

@@ -16,6 +16,10 @@ STYLE = (
     "h2{font-size:1.1rem;margin:2rem 0 .25rem}p{margin:.25rem 0}pre{overflow-x:auto;padding:.75rem;border:1px solid}"
     "table{border-collapse:collapse}th,td{text-align:left;vertical-align:top;padding:.25rem 1rem .25rem 0;border-bottom:1px solid}"
 )
+FHIR_EXAMPLE = {
+    "resourceType": "ServiceRequest", "id": "a1", "status": "active", "intent": "order",
+    "subject": {"reference": "Patient/1"}, "reasonCode": [{"text": "your order"}],
+}  # fmt: skip
 _ERRORS = (
     "400 not JSON in UTF-8, 401 token missing or wrong, 404 not a route of this run, 405 wrong method, 408 body too slow, "
     "413 body too large, 415 wrong content type, 422 a wrong field, 429 too many requests in this minute, "
@@ -105,7 +109,7 @@ def page(document: Mapping[str, Any]) -> str:
 
 def _curl(path: str, media: str) -> str:
     """A request to try, for a server on this machine without a token."""
-    body = {"resourceType": "ServiceRequest"} if "fhir" in media else {"text": "your order"}
+    body = FHIR_EXAMPLE if "fhir" in media else {"text": "your order"}
     return f"curl -H 'Content-Type: {media}' -d '{json.dumps(body)}' localhost:PORT{path}"
 
 

@@ -102,7 +102,13 @@ class Engine:
         while jobs := self._take():
             # A client that gave up before its turn is left out; afterwards it can no longer cancel.
             if jobs := [job for job in jobs if job[1].set_running_or_notify_cancel()]:
-                self._answer(jobs)
+                try:
+                    self._answer(jobs)
+                except BaseException as error:  # also a panic of a tokenizer: the next request may succeed
+                    LOGGER.error("the model failed: %s", type(error).__name__)
+                for _, done in jobs:
+                    if not done.done():
+                        done.set_exception(UnansweredError("the model failed"))
 
     def _take(self) -> list[tuple[list[Example], Future]]:
         """What is waiting, as far as it fits into a micro-batch; nothing at the end."""

@@ -17,10 +17,13 @@ from radrecipes.data.sources.fhir import text_at
 from radrecipes.data.sources.tables import render_cells
 from radrecipes.errors import InputError
 from radrecipes.inference.abstention import AUTO
+from radrecipes.serving import ORDER_ID
 
 MEDIA_TYPE = "application/fhir+json"
 # The elements that make the text of an order, in this order, each on a line.
 TEXT_ELEMENTS = ("code", "reasonCode", "orderDetail", "note")
+# Orders that want a protocol; others are withdrawn, done or a mistake.
+_ANSWERED = ("draft", "active", "on-hold")
 PROBABILITY_URL = "urn:radrecipes:probability"
 _LOINC, _RADLEX = "http://loinc.org", "http://radlex.org"
 
@@ -33,6 +36,7 @@ class FhirOrder(NamedTuple):
     text: str
     reference: dict[str, Any]
     subject: dict[str, Any]
+    contained: list[dict[str, Any]]  # the subject, if the order contains it
 
 
 class FhirError(InputError):
@@ -44,13 +48,19 @@ class FhirError(InputError):
 
 
 def read_orders(body: Any, trained_columns: Sequence[str] | None) -> list[FhirOrder]:
-    """The orders in a ServiceRequest or Bundle; other resources of a Bundle are left out.
+    """The orders in a ServiceRequest or Bundle, of which other resources, and withdrawn and completed orders, are left out.
 
     A run that was trained on several elements of ServiceRequests gets the same ones, with their names as in training. Raises a
     [`FhirError`], which contains no value of the request.
     """
     kind = body.get("resourceType") if isinstance(body, dict) else None
     if kind == "ServiceRequest":
+        _validate(ServiceRequest, body, "ServiceRequest")
+        if element := _unwanted(body):
+            raise FhirError(
+                f"is not that of an order to be done; answered are those of status {', '.join(_ANSWERED)}",
+                f"ServiceRequest.{element}",
+            )
         return [_read_order(body, "ServiceRequest", trained_columns)]
     if kind != "Bundle":
         raise FhirError("must be ServiceRequest or Bundle", "resourceType")
@@ -59,14 +69,30 @@ def read_orders(body: Any, trained_columns: Sequence[str] | None) -> list[FhirOr
     for number, entry in enumerate(entries if isinstance(entries, list) else ()):
         resource = entry.get("resource") if isinstance(entry, dict) else None
         if isinstance(resource, dict) and resource.get("resourceType") == "ServiceRequest":
-            orders.append(_read_order(resource, f"Bundle.entry[{number}].resource", trained_columns))
+            path = f"Bundle.entry[{number}].resource"
+            _validate(ServiceRequest, resource, path)
+            if not _unwanted(resource):
+                orders.append(_read_order(resource, path, trained_columns))
     if not orders:
-        raise FhirError("must contain a ServiceRequest", "Bundle.entry")
+        raise FhirError(f"must contain a ServiceRequest with a status of {', '.join(_ANSWERED)}", "Bundle.entry")
     return orders
 
 
+def is_element(column: str) -> bool:
+    """Whether a column of a table can be an element of a ServiceRequest: `reasonCode`, `code.text`."""
+    return column.partition(".")[0] in ServiceRequest.model_fields
+
+
+def _unwanted(resource: dict[str, Any]) -> str | None:
+    """The element that says that an order is not to be done."""
+    if resource.get("status") not in _ANSWERED:
+        return "status"
+    return "doNotPerform" if resource.get("doNotPerform") else None
+
+
 def _read_order(resource: dict[str, Any], path: str, trained_columns: Sequence[str] | None) -> FhirOrder:
-    _validate(ServiceRequest, resource, path)
+    if resource.get("modifierExtension"):
+        raise FhirError("is not supported, and it may change what the order means", f"{path}.modifierExtension")
     identifiers = resource.get("identifier") or [{}]
     if order_id := resource.get("id"):
         reference = {"reference": f"ServiceRequest/{order_id}"}
@@ -74,12 +100,14 @@ def _read_order(resource: dict[str, Any], path: str, trained_columns: Sequence[s
         reference = {"type": "ServiceRequest", "identifier": identifiers[0]}
     else:
         raise FhirError("is required, or an identifier with a value, to which the answer refers", f"{path}.id")
-    of_fhir = trained_columns and all(
-        name.partition(".")[0] in ServiceRequest.model_fields for name in trained_columns
-    )
-    cells = {name: text_at(resource, name) for name in (trained_columns if of_fhir else TEXT_ELEMENTS)}
-    text = render_cells(cells) if of_fhir else "\n".join(filter(None, cells.values()))
-    return FhirOrder(path, order_id, text, reference, resource["subject"])
+    if not ORDER_ID.fullmatch(order_id):
+        raise FhirError("has more than 200 characters or a control character", f"{path}.identifier[0].value")
+    cells = {name: text_at(resource, name) for name in (trained_columns or TEXT_ELEMENTS)}
+    text = render_cells(cells) if trained_columns else "\n".join(filter(None, cells.values()))
+    subject = resource["subject"]
+    inner = (subject.get("reference") or "")[1:] if (subject.get("reference") or "").startswith("#") else None
+    contained = [it for it in resource.get("contained", ()) if inner and it.get("id") == inner]
+    return FhirOrder(path, order_id, text, reference, subject, contained)
 
 
 def _validate(kind: type[BaseModel], resource: dict[str, Any], path: str) -> None:
@@ -101,6 +129,7 @@ def _validate(kind: type[BaseModel], resource: dict[str, Any], path: str) -> Non
 def answer(order: FhirOrder, row: Mapping[str, Any], label_set: LabelSet) -> dict[str, Any]:
     """A ServiceRequest that proposes the label, or a Task for a person if it needs review."""
     shared = {"intent": "proposal", "authoredOn": datetime.now(UTC).isoformat(timespec="seconds")}
+    shared |= {"contained": order.contained} if order.contained else {}
     if row.get("decision") == AUTO:
         proposal = shared | {
             "resourceType": "ServiceRequest",

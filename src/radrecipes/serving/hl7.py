@@ -18,9 +18,11 @@ from uuid import uuid4
 from radrecipes.data.example import Example
 from radrecipes.data.sources.hl7 import field, unescaped
 from radrecipes.errors import InputError
+from radrecipes.serving import ORDER_ID
 from radrecipes.serving.engine import LOGGER, BusyError, Engine, RefusedError, UnansweredError
 
 IDLE_SECONDS = 300
+REPLY_SECONDS = 10
 _START, _END = b"\x0b", b"\x1c\r"
 _KINDS = ("ORM^O01", "OMI^O23")
 # ORC-1 of orders that want a protocol: new and changed ones. Others, such as cancellations, are only acknowledged.
@@ -76,8 +78,11 @@ class Message:
                 order_id = field(fields, 2) or field(common, 2) or field(self.head, 10)
                 reasons = [self.parts(reason) for reason in field(fields, 31).split(self.separators[2])]
                 lines = [*self.parts(field(fields, 4))[1:2], *("".join(it[1:2]) or it[0] for it in reasons)]
-                place = f"OBR^{len(orders) + 1}"
-                note_of = _Order(place, unescaped(order_id, self.separators), field(common, 1), lines)
+                place, order_id = f"OBR^{len(orders) + 1}", unescaped(order_id, self.separators)
+                if not ORDER_ID.fullmatch(order_id):
+                    what = "the order's number has more than 200 characters or a control character"
+                    raise RejectedError("AE", _DATA_TYPE, f"{place}^2", what)
+                note_of = _Order(place, order_id, field(common, 1), lines)
                 orders.append(note_of)
             elif fields[0] == "NTE" and note_of:
                 note_of.lines.extend(field(fields, 3).split(self.separators[2]))
@@ -103,7 +108,8 @@ class Message:
         now = datetime.now(UTC).strftime("%Y%m%d%H%M%S+0000")
         msh = [f"MSH{bar}{self.separators[1:]}", *(field(self.head, place) for place in (5, 6, 3, 4)), now, ""]
         msh += [f"ACK{component}{''.join(self.parts(field(self.head, 9))[1:2])}{component}ACK", uuid4().hex[:20]]
-        segments = [[*msh, field(self.head, 11), field(self.head, 12)], ["MSA", code, field(self.head, 10)]]
+        msh += [field(self.head, 11), field(self.head, 12), *[""] * 5, "UNICODE UTF-8"]
+        segments = [msh, ["MSA", code, field(self.head, 10)]]
         if error:
             place = component.join(error.place.split("^"))
             segments.append(["ERR", "", place, error.error, "E", "", "", "", self.escaped(str(error))])
@@ -162,26 +168,36 @@ class MllpServer:
     def __init__(self, engine: Engine, largest: int, idle: float = IDLE_SECONDS):
         self._engine, self._largest, self._idle = engine, largest, idle
         self._answering: set[asyncio.Task] = set()
+        self._connections: dict[asyncio.Task, asyncio.StreamWriter] = {}
+        self._stopping = False
 
     async def start(self, sock: socket.socket) -> None:
         """Accept connections on a bound socket."""
         self._server = await asyncio.start_server(self._converse, sock=sock, limit=self._largest)
 
     async def stop(self) -> None:
-        """Accept no more, and wait until what was accepted is answered."""
+        """Accept no more, answer what was accepted, and close the connections."""
+        self._stopping = True
         self._server.close()
-        if self._answering:
+        while self._answering:
             await asyncio.wait(self._answering)
+        for writer in self._connections.values():
+            writer.close()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=REPLY_SECONDS)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
         # Too large, not framed, too slow, without a header, or gone: nothing can be acknowledged.
         with contextlib.suppress(
             asyncio.LimitOverrunError, asyncio.IncompleteReadError, TimeoutError, ValueError, OSError
         ):
-            while True:
+            while not self._stopping:
                 async with asyncio.timeout(self._idle):
                     frame = await reader.readuntil(_END)
-                if not frame.startswith(_START):
+                if self._stopping or not frame.startswith(_START):
                     break
                 task = asyncio.create_task(self._reply(frame[1 : -len(_END)], writer))
                 self._answering.add(task)
@@ -196,4 +212,5 @@ class MllpServer:
         self._engine.metrics.count_request("mllp", "MLLP", code, seconds)
         LOGGER.info("MLLP %s %.0f ms", code, 1000 * seconds)
         writer.write(_START + text.encode() + _END)
-        await writer.drain()
+        async with asyncio.timeout(REPLY_SECONDS):  # a sender that does not read its answers
+            await writer.drain()

@@ -8,7 +8,7 @@ from typing import Any
 from radrecipes.data.example import ACCEPTABLE_SEPARATOR, Example
 from radrecipes.data.sources.fhir_orders import SUFFIXES, ServiceRequestTable
 from radrecipes.data.sources.table_form import TableForm
-from radrecipes.data.sources.table_rows import open_table
+from radrecipes.data.sources.table_rows import Table, open_table
 from radrecipes.errors import InputError
 
 
@@ -23,6 +23,11 @@ class RejectedRow:
     def line(self) -> str:
         """`17`, or `row 17` for Parquet."""
         return self.where.rpartition(":")[2]
+
+
+def open_orders(path: Path, columns: Sequence[str], form: TableForm | None = None) -> Table | ServiceRequestTable:
+    """A table as [`open_table`] reads it, or FHIR resources as [`ServiceRequestTable`] does, by the name of the file."""
+    return (ServiceRequestTable if str(path).lower().endswith(SUFFIXES) else open_table)(path, columns, form)
 
 
 class ExampleTable:
@@ -68,8 +73,7 @@ class ExampleTable:
         self._slices, self._acceptable = slice_columns, acceptable_column
         named = [*inputs.values(), target, id_column, group_column, *slice_columns, acceptable_column]
         self._columns = list(dict.fromkeys(column for one in named for column in _columns_of(one)))
-        requests = str(path).lower().endswith(SUFFIXES)
-        self.table = (ServiceRequestTable if requests else open_table)(Path(path), self._columns, form)
+        self.table = open_orders(Path(path), self._columns, form)
         self._label_parts: dict[str, dict[str, str]] = {}
 
     @property
