@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
     from radrecipes.data.prepared import PreparedDataset
+    from radrecipes.recipe import Recipe
 
 INSTALL = """\
 #!/bin/sh
@@ -154,18 +155,7 @@ def main() -> None:
         )
         if trained:
             shutil.copytree(trained, folder / places["run"], ignore=shutil.ignore_patterns("checkpoints", "LOCK"))
-        changes = {"dataset": places["dataset"]}
-        if template := recipe.training.chat_template_path:
-            changes["chat_template_path"] = f"recipes/chat_templates/{Path(template).name}"
-            (folder / "recipes" / "chat_templates").mkdir(parents=True)
-            shutil.copy(find_shipped(template), folder / changes["chat_template_path"])
-        target = folder / places["recipe"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = read_text(recipe.path, YAML_LIMIT)
-        for key, place in changes.items():
-            line = yaml.safe_dump({key: place}, allow_unicode=True, width=1000).strip()
-            text = re.sub(rf"(?m)^{key}:.*$", lambda _, line=line: line, text)
-        target.write_text(text, encoding="utf-8")
+        copy_recipe(recipe, folder, places)
         write_texts(folder, wheels, places, python, args.no_dependencies)
         write_sbom(folder, wheels, dataset)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -174,6 +164,22 @@ def main() -> None:
     size = sum(path.stat().st_size for path in args.output.rglob("*") if path.is_file())
     print(f"{args.output}: {len(wheels)} wheels, {len(files) + 1} files, {size / 2**20:,.0f} MiB")
     print(f"sha256 of its SHA256SUMS: {file_sha256(args.output / 'SHA256SUMS')}")
+
+
+def copy_recipe(recipe: "Recipe", folder: Path, places: dict[str, str]) -> None:
+    """The recipe with the places of its dataset and chat template in the bundle, and that template."""
+    changes = {"dataset": places["dataset"]}
+    if template := recipe.training.chat_template_path:
+        changes["chat_template_path"] = f"recipes/chat_templates/{Path(template).name}"
+        (folder / "recipes" / "chat_templates").mkdir(parents=True)
+        shutil.copy(find_shipped(template), folder / changes["chat_template_path"])
+    target = folder / places["recipe"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = read_text(recipe.path, YAML_LIMIT)
+    for key, place in changes.items():
+        line = yaml.safe_dump({key: place}, allow_unicode=True, width=1000).strip()
+        text = re.sub(rf"(?m)^{key}:.*$", lambda _, line=line: line, text)
+    target.write_text(text, encoding="utf-8")
 
 
 def collect_wheels(args: argparse.Namespace, folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from radrecipes.data.sources.table_rows import Table, open_table
 from radrecipes.errors import InputError
+from radrecipes.files import open_regular
 from radrecipes.inference.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.review.rows import ACCEPTED, ANSWER_COLUMNS, CHANGED, NEEDED
 
@@ -77,7 +78,7 @@ def _ends_within_a_line(path: Path) -> bool:
     """Whether an audit log is being written at present, or its writer was killed."""
     if path.suffix.lower() != ".jsonl":
         return False
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return bool(stream.seek(0, os.SEEK_END)) and stream.seek(-1, os.SEEK_END) >= 0 and stream.read(1) != b"\n"
 
 
