@@ -82,7 +82,7 @@ def loss_curve_svg(
     if measured:
         panels[1, 0].axvline(kept, color=INK, linewidth=1.2, linestyle=":")
         panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1))
-    above.set_ylabel("mean reward" if rewards else "loss per token")
+    above.set_ylabel("mean reward" if rewards else "loss")
     panels[-1, 0].set_xlabel("optimizer step")
     for axes in panels.ravel():
         axes.legend()
