@@ -1,5 +1,6 @@
 """Where the files are that come with this project: recipes, launch configurations, datasets, label sets and scripts."""
 
+import importlib.util
 import os
 import sys
 from functools import cache
@@ -25,3 +26,11 @@ def find_shipped(path: str | Path) -> Path:
 def _say(path: Path) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(f"{path} is not in this folder; taking the one that comes with radrecipes, in {ROOT}", file=sys.stderr)
+
+
+def package_folder(name: str) -> Path:
+    """The folder of an installed package, which is not imported; a `ModuleNotFoundError` if there is none."""
+    found = importlib.util.find_spec(name)
+    if found is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return Path(found.submodule_search_locations[0])

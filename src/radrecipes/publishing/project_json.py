@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from radrecipes.data.dataset_folder import MANIFEST_FILE
-from radrecipes.errors import InputError
 from radrecipes.evaluation.results import RESULTS_FILE
 from radrecipes.inference.abstention import POLICY_FILE
 
@@ -128,10 +127,8 @@ def _is_typed(token: str, rules: Mapping[str, Any]) -> bool:
 
 
 def _validator(rules: Mapping[str, Any]) -> Any:
-    try:
-        from jsonschema import Draft202012Validator
-    except ImportError as error:
-        raise InputError('the gates before publishing need pip install "radrecipes[publish]"') from error
+    from jsonschema import Draft202012Validator
+
     return Draft202012Validator(rules)
 
 

