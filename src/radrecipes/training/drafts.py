@@ -134,9 +134,12 @@ def load_with_drafts(recipe: Recipe, max_dropped_fraction: float | None = None, 
     table = drafts_of(recipe, data).read()
     kept = chosen(table, {place: task.target(split[place]) for place in data.places})
     if not kept:
+        passed = sum(table["passes"].to_pylist()) / max(len(table), 1)
+        # A run that knows its training rows by heart passes, but has nothing new to say.
+        fix = "raise temperature" if passed > 0.5 else "train that run longer, or raise num_generations"
         raise InputError(
-            f"none of the {len(table)} texts of {recipe.arguments.start_from} passes the check and differs from the row's own; "
-            "train that run longer, or raise num_generations",
+            f"none of the {len(table)} texts of {recipe.arguments.start_from} passes the check ({passed:.0%} do) and differs from "
+            f"the row's own; {fix}",
             str(recipe.path),
         )
     rows, texts = [split[place] for place, _ in kept], [text for _, text in kept]
