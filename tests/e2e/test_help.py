@@ -62,7 +62,9 @@ def test_help_imports_nothing_heavy(words):
     text, packages = imported(f"scripts/{name}.py", *command, "--help")
     assert text.startswith("usage: ")
     if not command:
-        assert re.findall(r"^ {4}([\w-]+)(?: \(\w+\))?(?:  .*)?$", text, re.MULTILINE) == SUBCOMMANDS[name]  # and aliases
+        assert (
+            re.findall(r"^ {4}([\w-]+)(?: \(\w+\))?(?:  .*)?$", text, re.MULTILINE) == SUBCOMMANDS[name]
+        )  # and aliases
     assert "radrecipes" in packages and not packages & HEAVY
 
 
