@@ -83,7 +83,7 @@ $(OPENI_ARCHIVE): | $(INSTALLED)
 test: model $(DEEPSPEED)
 	@$(BIN)/python -m pytest $(or $(TESTS),-m "not slow" $(IN_PARALLEL))
 
-# Three at a time also on two cores, because a third of their time they wait.
+# Three at a time also on two cores, because many of them wait for other processes.
 test-all: test chromium
 	@$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from radrecipes.files import write_atomically
+
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
@@ -16,7 +18,7 @@ def write_components(path: Path, components: Iterable["Component"]) -> None:
 
     text = JsonV1Dot6(Bom(components=list(components))).output_as_string(indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_atomically(path, text + "\n")
 
 
 def package(name: str, version: str, licence: str | None = None, sha256: str | None = None) -> "Component":
