@@ -109,13 +109,41 @@ def test_the_wheel_carries_every_shipped_file_and_nothing_else(wheel):
     assert names - {f"radrecipes/_shipped/{name}" for name in shipped} == package
 
 
-def test_the_container_runs_the_command_as_a_user_without_rights():
-    lines = [
-        line for line in (REPOSITORY / "Containerfile").read_text("utf-8").splitlines() if line and line[0] != "#"
-    ]
-    places = {line.split()[0]: number for number, line in enumerate(lines)}
-    assert places["USER"] > places["RUN"] > places["COPY"] and lines[places["USER"]] == "USER radrecipes"
-    assert lines[places["ENTRYPOINT"]] == 'ENTRYPOINT ["radrecipes"]'
+def test_the_steps_of_the_container_file_install_a_command_that_needs_no_rights(empty, tmp_path):
+    """Every step, one by one, without an engine: /opt is a folder here, and packages are those of this environment."""
+    opt, variables, user = tmp_path / "opt", {}, None
+    source = copy_source(opt / "source")
+    text = (REPOSITORY / "Containerfile").read_text("utf-8").replace("/opt/", f"{opt}/")
+    for step in [line for line in text.splitlines() if line and line[0] != "#"]:
+        kind, rest = step.split(maxsplit=1)
+        match kind:
+            case "ARG" | "ENV":
+                name, value = rest.split("=", 1)
+                variables[name] = value.strip('"')
+            case "RUN" if rest.startswith("useradd "):
+                user = rest.split()[-1]  # adding it would change this machine
+            case "RUN":
+                install = rest
+                if "-m venv " in rest:
+                    make_environment(opt / "venv", tmp_path / "packages")
+                    run(opt / "venv" / "bin" / "pip", "uninstall", "--quiet", "--yes", "setuptools")  # Python's own, older
+                    create, install = rest.split(" && ", 1)
+                    assert create == f"python -m venv {opt}/venv"
+                environment = {**os.environ, **variables, "PIP_NO_INDEX": "1"}
+                done = subprocess.run(install, shell=True, cwd=source, env=environment, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+            case "USER":
+                assert rest == user == "radrecipes"
+            case "ENTRYPOINT":
+                assert user, "the command must not run as root"
+                environment = {**os.environ, "PATH": variables["PATH"].replace("$PATH", os.environ["PATH"])}
+                command = [*json.loads(rest), "recipes", "list"]
+                # Found in the image's own environment, and run where nothing but the working folder is its own
+                assert shutil.which(command[0], path=environment["PATH"]) == f"{opt}/venv/bin/radrecipes"
+                shown = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True)
+                assert "smollm2-135m/protocol_lora" in shown.stdout, shown.stderr
+            case _:
+                assert kind in ("FROM", "WORKDIR", "COPY", "CMD"), step
 
 
 def test_an_installed_wheel_lists_copies_prepares_trains_and_predicts_from_an_empty_folder(wheel, empty, tmp_path):
