@@ -1,6 +1,7 @@
 import re
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,6 +18,9 @@ SENTENCES = [
     for group, rows in yaml.safe_load((LABELLED_TEXTS / "sentences.yaml").read_text(encoding="utf-8")).items()
     for sentence, labels in rows
 ]
+
+
+ONCE_MISREAD = yaml.safe_load(Path(__file__).with_name("once_misread.yaml").read_text(encoding="utf-8"))
 
 
 def label_sentence(sentence):
@@ -43,6 +47,18 @@ def test_hand_written_sentences(group):
         if name == group and label_sentence(sentence) != parse_observations(labels)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("text", "expected"), ONCE_MISREAD["statements"])
+def test_what_was_once_misread(text, expected):
+    labels = {name: status for name, status in label_report(text, implied=True).items() if name != NO_FINDING}
+    assert labels == (parse_observations(expected) if expected else {})
+
+
+def test_an_abnormality_that_is_no_observation_prevents_no_finding_unless_it_is_denied():
+    wrongly_normal = [text for text in ONCE_MISREAD["abnormal but no observation"] if NO_FINDING in label_report(text)]
+    wrongly_abnormal = [text for text in ONCE_MISREAD["normal"] if NO_FINDING not in label_report(text)]
+    assert (wrongly_normal, wrongly_abnormal) == ([], [])
 
 
 def test_sentences_cover_every_observation_in_every_status():

@@ -54,6 +54,30 @@ def test_layout_does_not_matter(text):
     assert split_sections(text) == EXPECTED
 
 
+@pytest.mark.parametrize(
+    ("text", "findings"),
+    [
+        (
+            "FINDINGS:\nLUNGS: Left consolidation.\nSPINE: Normal.\nOTHER: No fracture.\nIMPRESSION: Pneumonia.",
+            "LUNGS: Left consolidation. SPINE: Normal. OTHER: No fracture.",
+        ),
+        (
+            "FINDINGS:\nLarge effusion.\nOTHER FINDINGS: None.\nIMPRESSION: Effusion.",
+            "Large effusion. OTHER FINDINGS: None.",
+        ),
+        (
+            "FINDINGS:\nClear.\nBONES AND SOFT TISSUES: Rib fracture.\nIMPRESSION: Fracture.",
+            "Clear. BONES AND SOFT TISSUES: Rib fracture.",
+        ),
+        # What is known to be no finding ends them, and so does a signature.
+        ("FINDINGS:\nClear.\nTECHNIQUE: Portable.\nIMPRESSION: Normal.", "Clear."),
+        ("IMPRESSION: Normal.\nFINDINGS:\nClear.\nDICTATED BY: ___", "Clear."),
+    ],
+)
+def test_a_heading_within_the_findings_does_not_end_them(text, findings):
+    assert split_sections(text).findings == findings
+
+
 def test_written_report_and_joined_columns_are_read():
     written = split_sections("FINDINGS: Clear lungs.\nIMPRESSION: Normal chest.")
     assert (written.findings, written.impression) == ("Clear lungs.", "Normal chest.")

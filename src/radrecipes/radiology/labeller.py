@@ -57,6 +57,11 @@ _FINITE = (
     r"(?<!to )(?<!may )(?<!could )(?:suggests?|represents?|reflects?|projects?|measures?|lies|overlies|abuts|extends))"
 )
 _PLACES = r"(?:retrocardiac|basilar|basal|bibasal|patchy|hazy|streaky|linear|dense|diffuse|multifocal|scattered)\b"
+# After the first comma: "no consolidation, left effusion noted".
+_PRESENT = re.compile(
+    r"(?! (?:no|or|nor|and|not|without)\b)(?:(?! (?:no|or|nor)\b)[^,;])* present(?= ?[.;]?$)"
+    r"| (?:left|right|bilateral|bibasilar|small|moderate|large) (?:(?! (?:no|or|nor)\b)[^,;])* (?:noted|seen)(?= ?[.;]?$)"
+)
 _NEXT_FINDING = re.compile(rf" {_ARTICLE}{_IS_THERE}")
 _PUNCTUATION = (
     # A comma before a separate clause or before a thing that is there, unless it continues a list that ends with "or".
@@ -69,7 +74,11 @@ _PUNCTUATION = (
     ("new_statement", r",(?: and)? (?=(?:an?|one) )(?![^;]{0,300}\b(?:or|nor)\b)"),
     ("new_item", rf"\band (?={_ARTICLE}{_IS_THERE})"),
     ("comma", ","),
-    ("stop", r";| --? |\)"),
+    # "Effusion - none" is a form that is filled in.
+    (
+        "stop",
+        r";| --? (?!(?:none|no|nil|absent|negative|not (?:seen|present|identified|visible))(?= ?(?:[.,;]|$)))|\)",
+    ),
     ("doubt_mark", r"\?"),
     ("or", r"\band ?/ ?or\b|\bor\b"),
     ("slash", r" ?/ ?(?=[a-z]{3})"),
@@ -209,7 +218,7 @@ class _Reader:
     def read(self) -> list[_Mention]:
         for index, event in enumerate(self.events):
             kind = event.kind
-            if kind == "another" and self.mentions:
+            if kind == "another" and self._is_another(event):
                 kind, event.meaning = "mention", ", ".join(self.mentions[-1].observations)
             if kind == "mention":
                 self._mention(index, event)
@@ -225,8 +234,15 @@ class _Reader:
                 self._cue(index, event)
         return self.mentions
 
+    def _is_another(self, event: _Event) -> bool:
+        """Whether an event is about the finding before it: "one", or the other side than that where it is denied."""
+        other_side = re.search("left|right", self.sentence[event.start : event.end + 15])
+        return bool(self.mentions) and (not other_side or self.mentions[-1].status == Status.NEGATIVE)
+
     def _boundary(self, event: _Event) -> None:
         kind = event.kind
+        if kind == "comma" and "," not in self.sentence[: event.start] and _PRESENT.match(self.sentence, event.end):
+            kind = "new_statement"
         if kind == "verb":
             self.verb_after_structure = True
             self.open_state = None
@@ -259,6 +275,8 @@ class _Reader:
         if kind in _SCOPE_OF_CUE:
             self.scope, self.broken = _SCOPE_OF_CUE[kind], False
         elif kind == "not_this_study":
+            if self.scope == "negated" and self.sentence.startswith(("can ", "could "), event.start):
+                return  # "No effusion can be seen."
             doubtful = self._status() == Status.UNCERTAIN and not self.sentence.startswith(_MODAL, event.start)
             for mention in [] if doubtful else self._before(index, loosely=True):
                 mention.strength = _VOID

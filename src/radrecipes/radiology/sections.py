@@ -12,7 +12,7 @@ from functools import lru_cache
 _IMPRESSION, _FINDINGS, _ADDENDUM, _PREAMBLE, _DIVIDER = "impression", "findings", "addendum", "preamble", "divider"
 # A conclusion is not under `_ASIDE`; it can be under `_OTHER` and `_BRIEF` (rarely more than a sentence).
 # A sub-heading is part of the section before it.
-_ASIDE, _OTHER, _BRIEF, _SUB_HEADING = "aside", "other", "brief", "sub-heading"
+_ASIDE, _OTHER, _BRIEF, _SUB_HEADING, _UNKNOWN = "aside", "other", "brief", "sub-heading", "unknown"
 
 # Spellings of each section's header in MIMIC-CXR, including typing errors.
 _SPELLINGS = {
@@ -42,6 +42,7 @@ _SPELLINGS = {
 _KINDS = {spelling: kind for kind, spellings in _SPELLINGS.items() for spelling in spellings}
 # A header in capitals that is not in the table has the kind of the first of these that it contains.
 _PARTS = (
+    (re.compile("^(?:other|additional|incidental|associated|miscellaneous) findings"), _SUB_HEADING),
     (re.compile("impression"), _IMPRESSION),
     (re.compile("findings"), _FINDINGS),
     (re.compile("history"), _OTHER),
@@ -67,6 +68,9 @@ _PARTS = (
         ),
         _FINDINGS,
     ),
+)
+_SIGNATURE = re.compile(
+    r"\b(?:by|cc|m\.?d|physician|(?:neuro)?radiologist|attending|resident|fellow|provider|dictat|transcri|sign|verif|approv|review|cop(?:y|ies))"
 )
 _CAPITALS = re.compile(r"[A-Z][A-Z0-9 ()/,&.+'-]*\Z")
 # Within a line only these are headers: in capitals anywhere, capitalised after the end of a sentence.
@@ -173,10 +177,12 @@ def _bodies(text: str) -> list[tuple[str, str]]:
     in_addendum = False
     for index, (_, start, kind) in enumerate(marks):
         end = marks[index + 1][0] if index + 1 < len(marks) else len(text)
+        within = bodies[-1][0] if bodies and not in_addendum else ""
+        # A heading of which nothing is known is part of the findings that it stands in.
+        if (kind == _SUB_HEADING and within in (_FINDINGS, _IMPRESSION)) or (kind == _UNKNOWN and within == _FINDINGS):
+            bodies[-1] = (within, bodies[-1][1] + text[marks[index][0] : end])
+            continue
         if kind == _SUB_HEADING:
-            if bodies[-1][0] in (_FINDINGS, _IMPRESSION) and not in_addendum:
-                bodies[-1] = (bodies[-1][0], bodies[-1][1] + text[marks[index][0] : end])
-                continue
             # Findings that begin with a part of the body have no header of their own.
             kind = _FINDINGS
         if kind == _ADDENDUM:
@@ -202,7 +208,7 @@ def _read_header(line: str) -> tuple[int, str] | None:
         if kind and header[0].isupper():
             return 0, kind
         if _CAPITALS.match(header) and sum(character.isalpha() for character in header) >= 4:
-            return 0, _kind_by_parts(header) or header.lower()
+            return 0, _kind_by_parts(header) or (_ASIDE if _SIGNATURE.search(header.lower()) else _UNKNOWN)
     match = _AFTER_TEXT.search(line)
     if match:
         header = match[match.lastindex]
