@@ -382,6 +382,13 @@ def test_trl_keeps_rows_with_labels_as_they_are(workspace):
     assert trainer.train_dataset.to_list() == [{**example} for example in examples]
 
 
+def test_a_shipped_chat_template_needs_no_checkout(workspace):
+    template = "recipes/chat_templates/qwen3.jinja"
+    assert not (workspace / template).exists()
+    trainer = trainer_for(tiny_architecture("llama"), random_examples(), f"--chat_template_path={template}")
+    assert trainer.processing_class.chat_template == build_tiny_tokenizer().chat_template
+
+
 def test_trl_forward_without_its_fused_head_gives_plain_logits(workspace):
     model = tiny_architecture("llama")
     ids = torch.tensor([[1, 5, 6, 7]])

@@ -4,6 +4,7 @@ That is TRL's, with the LM head on scored positions only and batches without pad
 """
 
 import contextlib
+import copy
 import json
 import traceback
 import warnings
@@ -274,9 +275,11 @@ def sft_trainer(
     the recipe does not fit the base model.
     """
     check_trainable(recipe, model)
+    args = copy.copy(recipe.training)
+    args.chat_template_path = None  # the tokenizer has it already, and TRL does not look where shipped ones are
     trainer = CompletionTrainer(
         model=model,
-        args=recipe.training,
+        args=args,
         data_collator=collator_for(recipe, tokenizer, torch.bfloat16 if recipe.training.bf16 else model.dtype),
         train_dataset=rows,
         eval_dataset=validation,
