@@ -146,12 +146,16 @@ def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "
     release = assemble_model(finished, folder, repo=args.repo, tag=args.tag, card=card, merged=args.merge)
     facts = ReleaseFacts(
         release.kind,
-        strictest(access_of(finished.manifest), dataset.access),
+        strictest(access_of(finished.manifest), dataset.access, *(data["access"] for data in finished.earlier_data)),
         _visibility(args),
         licence,
         source_licences={
             f"the base {base}": base_licence,
             f"the data {dataset.folder.name}": dataset.manifest.get("license"),
+            **{
+                f"the data {data['name']} ({data['digest'][:8]}) of the run that it continues": data["license"]
+                for data in finished.earlier_data
+            },
         },
         rows=texts_of_rows(dataset),
         base=base,

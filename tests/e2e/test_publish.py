@@ -218,6 +218,12 @@ def plant_a_row(workspace):
     edit_json(path, added_tokens=[*tokens, {**tokens[0], "id": 99999, "content": note}])
 
 
+def continue_other_terms(workspace):
+    """The same run, as if it had continued one that was trained on data of other terms."""
+    data = {"name": "old", "digest": "e" * 64, "license": "cc-by-nc-4.0", "access": "synthetic"}
+    edit_json(workspace / RUN / "manifest.json", start={"weights_sha256": "a" * 64, "data": [data]})
+
+
 def link(workspace):
     """A file of the adapter that is elsewhere."""
     (workspace / "private.json").write_text("{}", encoding="utf-8")
@@ -265,6 +271,7 @@ FAULTS = {
         "not the recipe that was trained",
     ),
     "other data": (make_credentialed_and_call_it_synthetic_again, "stopped by: access"),
+    "data of the start": (continue_other_terms, "stopped by: licence"),
     "a row": (plant_a_row, "stopped by: access, quotes"),
     "a link": (link, "is a link or a folder"),
     "dataset changed": (lambda w: (w / "data/tiny/test.parquet").write_bytes(b""), "changed since"),

@@ -137,6 +137,15 @@ def test_results_over_seeds_are_released_if_the_run_is_one_of_them(run, tmp_path
     assert "results.json" not in other.files
 
 
+def test_a_run_that_continues_another_is_released_only_if_that_one_s_data_are_known(run):
+    edit_json(run / "manifest.json", start={"weights_sha256": "a" * 64})
+    with pytest.raises(InputError, match="does not record the licence of that run's data; train both again"):
+        read_finished_run(run)
+    data = [{"name": "orders", "digest": DIGEST, "license": "mit", "access": "open"}]
+    edit_json(run / "manifest.json", start={"weights_sha256": "a" * 64, "data": data})
+    assert read_finished_run(run).earlier_data == data
+
+
 def test_the_defaults_in_a_manifest_name_no_path_either(run):
     recipe = read_finished_run(run).manifest["recipe"]
     assert recipe["resolved"]["dataset"] == recipe["fields"]["dataset"] == "data/orders"

@@ -17,6 +17,7 @@ from radrecipes.training.identity import (
     without,
 )
 from radrecipes.training.stages import STAGES
+from radrecipes.training.start import data_of
 
 RESOLVED = {"dataset": "data/tiny", "learning_rate": 1e-3, "save_steps": 0.1, "seed": 42, "use_cpu": True}
 
@@ -53,6 +54,19 @@ def test_every_value_belongs_to_a_part_that_can_be_allowed(engine):
     assert {name.partition(".")[0] for name in now} == {*PARTS, "engine"}
     fixed = engine in (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
     assert set(PARTS) - set(changeable_parts(now)) == ({"processes"} if fixed else set())
+
+
+def test_what_a_run_continues_is_recorded_with_all_data_that_it_learned_from():
+    def made_from(name, licence, **start):
+        data = {"folder": f"/home/x/{name}", "digest": name, "access": "open", "license": licence}
+        return {"data": data, **({"start": start} if start else {})}
+
+    first = data_of(made_from("orders", "cc-by-nc-4.0"))
+    assert first == [{"name": "orders", "digest": "orders", "license": "cc-by-nc-4.0", "access": "open"}]
+    second = data_of(made_from("reports", "apache-2.0", weights_sha256="w", data=first))
+    assert [data["name"] for data in second] == ["reports", "orders"] and second[1:] == first
+    assert data_of(made_from("reports", "apache-2.0", weights_sha256="w")) is None
+    assert data_of({"data": {"folder": "orders", "digest": "orders", "access": "open"}}) is None
 
 
 def test_every_stage_of_a_recipe_can_be_trained():

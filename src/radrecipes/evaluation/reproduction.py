@@ -45,7 +45,7 @@ LOSS_TOLERANCE = 0.02
 # Parts of a manifest, the most likely causes of a different result first.
 _PARTS = ("recipe", "data", "prompt", "base", "code", "constraints_sha256", "packages", "hardware", "determinism")
 _DECISIVE_PARTS = ("recipe", "data", "prompt", "base.weights_sha256")
-_NOT_COMPARED = ("data.folder", "data.access")
+_NOT_COMPARED = ("data.folder", "data.access", "data.license")
 # If these and the versions are the same, the losses are bit-identical.
 _DECIDE_ROUNDING = ("processor", "processor_version", "instruction_set", "bfloat16_instructions")
 

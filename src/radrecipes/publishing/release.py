@@ -54,6 +54,11 @@ class FinishedRun:
         """The run with additional facts in its manifest."""
         return replace(self, manifest=self.manifest | facts)
 
+    @property
+    def earlier_data(self) -> list[dict[str, Any]]:
+        """The data of the runs that this one continues, as [`~training.start.data_of`] describes them."""
+        return self.manifest["start"]["data"] if self.manifest.get("start") else []
+
     def recorded_results(self) -> dict[str, Any] | None:
         """The recipe's recorded results, if this run is one of their seeds."""
         path = results_path(Path("recipes", f"{self.manifest['recipe']['name']}.yaml"))
@@ -95,6 +100,11 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
     """Read a run that can be published: finished, evaluated on its whole test split, and with unchanged files."""
     folder, recipe, task = run_folder.run_of(folder)
     manifest = run_folder.read_manifest(folder)
+    if manifest.get("start") and not manifest["start"].get("data"):
+        raise InputError(
+            "continued a run, and its manifest does not record the licence of that run's data; train both again",
+            str(folder),
+        )
     weights = run_folder.weights_of(folder)
     weights.check(recipe.model)
     metrics = _read_metrics(folder, manifest, weights)

@@ -44,6 +44,7 @@ def made_of(recipe: Recipe, dataset: PreparedDataset, tokenizer: PreTrainedToken
             "folder": recipe.arguments.dataset,
             "digest": dataset.digest,
             "access": dataset.access,
+            "license": dataset.manifest.get("license"),
             "label_set_sha256": dataset.label_set_sha256,
             "rows": {name: len(split) for name, split in dataset.splits.items()},
             "splits_sha256": {name: split["sha256"] for name, split in dataset.manifest["splits"].items()},

@@ -36,7 +36,20 @@ class Start:
     @property
     def facts(self) -> dict[str, Any]:
         """What the manifest of the run that continues it records."""
-        return {"weights_sha256": self.weights.sha256}
+        return {"weights_sha256": self.weights.sha256, "data": data_of(self.manifest)}
+
+
+def data_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Name, digest, licence and access of all data that a run learned from, those of the runs that it continues last.
+
+    `None` if its manifest, or that of such a run, is from before these were recorded.
+    """
+    own, start = manifest["data"], manifest.get("start")
+    earlier = start.get("data") if start else []
+    if "license" not in own or earlier is None:
+        return None
+    facts = {key: own.get(key) for key in ("digest", "license", "access")}
+    return [{"name": Path(own.get("folder") or "").name, **facts}, *earlier]
 
 
 def find_start(recipe: Recipe, dataset: PreparedDataset) -> Start | None:

@@ -314,6 +314,14 @@ def test_the_licences_of_base_and_data_are_next_to_that_of_the_repository(make_m
         card_of("protocol", make_metrics, license="Apache-2.0")
 
 
+def test_the_data_of_the_run_that_it_continues_are_named_with_their_licence(make_metrics):
+    earlier = {"name": "old_orders", "digest": "e" * 64, "license": "cc-by-nc-4.0", "access": "open"}
+    manifest = manifest_of() | {"start": {"weights_sha256": "a" * 64, "data": [earlier]}}
+    text = render_model_card(manifest, metrics_of("protocol", make_metrics), **RELEASE)
+    assert f"trained on `old_orders`: digest `{'e' * 64}`, access class **open**, licence `cc-by-nc-4.0`." in text
+    assert "The data `old_orders` of the run that it continues: `cc-by-nc-4.0`." in text
+
+
 @pytest.mark.parametrize("task", list(TASKS))
 @pytest.mark.parametrize("style", ["chat", "plain"])
 @pytest.mark.parametrize("merged", [False, True])

@@ -79,6 +79,9 @@ def render_model_card(
         base_license=base_license or BASE_LICENCES.get(base["model_id"]),
         data_name=Path(manifest["data"]["folder"]).name,
         dataset=dataset,
+        earlier_data=[
+            data for data in manifest.get("start", {}).get("data", ()) if data["digest"] != manifest["data"]["digest"]
+        ],
         dataset_id=dataset_id,
         dataset_tag=dataset_tag,
         seeds_table=results_table([results]) if results else None,
