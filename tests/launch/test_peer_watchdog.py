@@ -172,6 +172,16 @@ HOLD = "(rank or (Path({folder}).mkdir(exist_ok=True), Path({folder}, 'LOCK').wr
             2,
             r"\(data.digest, seed\); give all",
         ),
+        *(
+            (
+                "'../run'",
+                f"{{'data.digest': 'a', **({{'recipe.weight_decay': 0.1}} if rank == {rank} else {{}})}}",
+                "5",
+                2,
+                r"\(weight_decay\); give all",
+            )
+            for rank in range(2)
+        ),
         (
             "'../run'",
             "{'data.digest': 'a'}",
@@ -180,7 +190,10 @@ HOLD = "(rank or (Path({folder}).mkdir(exist_ok=True), Path({folder}, 'LOCK').wr
             r"something different from the first on .* \(checkpoint\)",
         ),
     ],
-    ids=["the same", "another folder", "other data and seed", "another checkpoint"],
+    ids=[
+        *("the same", "another folder", "other data and seed", "a field of the first", "a field of the other"),
+        "another checkpoint",
+    ],
 )
 def test_machines_that_would_not_train_the_same_run_are_refused(folder, identity, step, code, words, machines):
     what = (HOLD + CHECK).replace("{folder}", folder).replace("{identity}", identity).replace("{step}", step)

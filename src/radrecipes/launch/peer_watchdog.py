@@ -21,6 +21,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object
 
 from radrecipes.errors import InputError
+from radrecipes.training.identity import diff_values
 
 # A machine counts as lost after this many seconds without an answer, and is probed after this many idle seconds.
 SILENT_SECONDS = 40
@@ -80,7 +81,7 @@ def check_same_run(
                 "to a folder that all machines share",
                 str(folder),
             )
-        different = [name.removeprefix("recipe.") for name in expected if found[name] != expected[name]]
+        different = [name.removeprefix("recipe.") for name in diff_values(expected, found)]
         if different:
             raise InputError(
                 f"process {rank} on {host} would train something different from the first on {first} ({', '.join(different)}); "
