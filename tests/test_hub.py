@@ -18,10 +18,14 @@ import pytest
 from client_process import TOKEN, HubClient
 from hub_server import Cut, Delay, FlippedBit, HubServer, LostReply, Status
 from hub_server.state import Repository, StoredFile
+from huggingface_hub import constants
+from huggingface_hub.hf_api import RepoFile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from radrecipes.errors import InputError
+from radrecipes.hub import connection
+from radrecipes.hub import pull as hub_pull
 from radrecipes.hub.reference import Reference
 
 READ_TOKEN, FINE_TOKEN = "hf_" + "r" * 34, "hf_" + "f" * 34
@@ -710,6 +714,25 @@ def test_what_is_not_a_release_as_it_was_published_is_refused(
     assert f"models/{repo_id}@v2.1" not in (
         Path(reader.environment["HF_HOME"]) / "radrecipes" / "tags.json"
     ).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([("manifest.json", 10**12)], "manifest.json has more than 128 MiB"),
+        ([("manifest.json", 9), *((f"{number}.json", 9) for number in range(251))], "more than the 250 files"),
+        ([("manifest.json", 9), ("model.safetensors", 10**18)], "are free in HF_HOME"),
+    ],
+)
+def test_what_is_too_large_is_refused_before_any_file_is_fetched(monkeypatch, tmp_path, files, expected):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "not" / "there"))
+    listed = [RepoFile(path=path, size=size, oid="0") for path, size in files]
+    repository = connection.Repository("lab/large", "model")
+    monkeypatch.setattr(connection.Repository, "list_files", lambda self, commit, most: listed)
+    monkeypatch.setattr(connection.Repository, "download", lambda self, commit, **options: pytest.fail("fetched"))
+    with pytest.raises(InputError, match=expected):
+        _, difference = hub_pull._download(repository, "0" * 40)
+        raise InputError(difference)
 
 
 @pytest.mark.parametrize(

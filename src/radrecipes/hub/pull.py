@@ -18,6 +18,7 @@ from radrecipes.hub.reference import Reference
 from radrecipes.hub.release_files import (
     LARGEST_RELEASE,
     MANIFEST_FILE,
+    excess_of,
     listing_difference,
     manifest_difference,
     sha256_of_files,
@@ -60,15 +61,19 @@ def pull(
 
 def _download(repository: Repository, commit: str, **options: Any) -> tuple[Path, str | None]:
     """Download the files that a release's manifest lists, and no other; returns how they differ from it."""
+    cache = Path(constants.HF_HUB_CACHE)
     listed = repository.list_files(commit, LARGEST_RELEASE + 2)
-    folder = repository.download(commit, allow_patterns=[MANIFEST_FILE], **options)
-    if difference := listing_difference(folder, listed):
-        return folder, difference
-    needed, free = sum(file.size for file in listed), shutil.disk_usage(folder).free
+    if excess := excess_of(listed):
+        return cache, excess
+    existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.is_dir())
+    needed, free = sum(file.size for file in listed), shutil.disk_usage(existing).free
     if needed > free:
         raise repository.error(
             "download", f"it has {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free in HF_HOME"
         )
+    folder = repository.download(commit, allow_patterns=[MANIFEST_FILE], **options)
+    if difference := listing_difference(folder, listed):
+        return folder, difference
     access = access_of(read_json_object(folder / MANIFEST_FILE, fix="ask its owner for a new release"))
     protect(access)
     if not may_show(access):

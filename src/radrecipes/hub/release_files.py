@@ -41,13 +41,18 @@ def release_files(folder: Path, repo_id: str, tag: str) -> dict[str, str]:
     return files
 
 
-def listing_difference(folder: Path, listed: Sequence[RepoFile]) -> str | None:
-    """How names, sizes and known digests on the Hub differ from the manifest, the only file in the folder so far, or `None`."""
+def excess_of(listed: Sequence[RepoFile]) -> str | None:
+    """What a listing on the Hub has more of than a release may have, files or bytes in one, or `None`."""
     if len(listed) > LARGEST_RELEASE + 1:
         return f"there are more than the {LARGEST_RELEASE} files that a release may have"
     for file in listed:
         if not file.path.endswith(_LARGE) and file.size > LARGEST_TEXT:
             return f"{shown(file.path)} has more than {LARGEST_TEXT // MIB} MiB, the limit for such a file"
+    return None
+
+
+def listing_difference(folder: Path, listed: Sequence[RepoFile]) -> str | None:
+    """How names and known digests on the Hub differ from the manifest, the only file in the folder so far, or `None`."""
     try:
         expected = {**_published_facts(folder)["files"], MANIFEST_FILE: ""}
     except InputError as error:
