@@ -16,7 +16,7 @@ import torch
 import transformers
 from conftest import REPOSITORY
 
-from radrecipes import environment
+from radrecipes import __version__, environment
 from radrecipes.publishing.gates import ReleaseFacts, check_release
 from radrecipes.tasks import TASKS
 
@@ -150,20 +150,28 @@ def test_nothing_in_it_stops_a_publication(driver, tmp_path):
 def test_code_version_is_that_of_this_checkout_whatever_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = environment.code_version()
-    assert found.keys() == {"commit", "changed"}
+    if found["commit"] is None:
+        assert found == {"commit": None, "changed": None, "version": __version__}
     assert found["commit"] is None or (len(found["commit"]) == 40 and isinstance(found["changed"], bool))
 
 
 def test_code_version_outside_a_checkout_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    unknown = {"commit": None, "changed": None, "version": __version__}
+    installed = tmp_path / ".venv/lib/python3.12/site-packages/radrecipes/environment.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(environment, "__file__", str(installed))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert environment.code_version() == {"commit": None, "changed": None}
+    assert environment.code_version() == unknown
+    identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
+    for words in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "another project"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert environment.code_version() == unknown
 
 
 def test_code_version_tells_a_changed_checkout_from_a_clean_one(tmp_path, monkeypatch):
-    (tmp_path / "src").mkdir()
+    (tmp_path / "src/radrecipes").mkdir(parents=True)
     (tmp_path / "recipes").mkdir()
-    file = tmp_path / "src/environment.py"
+    file = tmp_path / "src/radrecipes/environment.py"
     written_by_recording = [tmp_path / "README.md", tmp_path / "recipes/lora.results.json"]
     for path in (file, *written_by_recording):
         path.write_text("1\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from radrecipes import __version__
 from radrecipes.files import file_sha256
 
 # Packages that affect a result: training, preparation, prompts and metrics.
@@ -121,11 +122,15 @@ def determinism() -> dict[str, Any]:
 
 
 def code_version() -> dict[str, Any]:
-    """`commit` of the checkout and whether it has uncommitted changes (`changed`); `None` outside a git checkout.
+    """`commit` of the checkout and whether it has uncommitted changes (`changed`); outside a git checkout both are `None`.
 
-    Documents and result files do not count: recording one result writes both, and would mark the next as made by changed code.
+    There the `version` says which code it was. Documents and result files do not count as changes: recording one result writes
+    both, and would mark the next as made by changed code.
     """
     git = functools.partial(_output_of, "git", "-C", str(Path(__file__).parent))
+    root = git("rev-parse", "--show-toplevel")
+    if root is None or Path(root).resolve() != Path(__file__).resolve().parents[2]:
+        return {"commit": None, "changed": None, "version": __version__}  # also within another project's repository
     written_by_recording = (":(top,exclude)*.md", ":(top,exclude)*.results.json")
     status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *written_by_recording)
     return {"commit": git("rev-parse", "HEAD"), "changed": None if status is None else bool(status)}
