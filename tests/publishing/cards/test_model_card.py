@@ -314,6 +314,13 @@ def test_the_licences_of_base_and_data_are_next_to_that_of_the_repository(make_m
         card_of("protocol", make_metrics, license="Apache-2.0")
 
 
+def test_the_card_says_how_many_groups_the_audit_found_in_two_splits(make_metrics):
+    audit = {"validation": {"shared_groups": 0}, "test": {"shared_groups": 1203}}
+    text = card_of("report", make_metrics, dataset={"leakage_audit": audit})
+    assert "test rows; 0 groups of validation and 1,203 of test are also in training. " in text
+    assert "also in training" not in card_of("report", make_metrics)
+
+
 def test_the_data_of_the_run_that_it_continues_are_named_with_their_licence(make_metrics):
     earlier = {"name": "old_orders", "digest": "e" * 64, "license": "cc-by-nc-4.0", "access": "open"}
     manifest = manifest_of() | {"start": {"weights_sha256": "a" * 64, "data": [earlier]}}
