@@ -235,6 +235,10 @@ def test_duplicate_key_names_both_lines(write):
             "report_to: [wandb, tensorbord]",
             "`report_to: tensorbord` is not one of its choices; did you mean `tensorboard`?",
         ),
+        ("seed: 010", "`seed: 010` is not a decimal number; write it without leading zeros and colons"),
+        ("seed: 1:30", "`seed: 1:30` is not a decimal number"),
+        ("learning_rate: 1:30.5", "`learning_rate: 1:30.5` is not a decimal number"),
+        ("lora_target_modules: [-010]", "`lora_target_modules: -010` is not a decimal number"),
         ("run_name: 2024-02-30", "`run_name` has a value that YAML cannot read"),
         ("learning_rate: 0", "`learning_rate` must be greater than 0, not 0.0"),
         ("learning_rate: .nan", "`learning_rate` must be a finite number"),
@@ -431,6 +435,7 @@ def test_overrides_that_cannot_be_read(write):
     assert (
         refusal(path, "--run_name", "2024-02-30") == "command line: `--run_name 2024-02-30` is not readable as a value"
     )
+    assert refusal(path, "--seed", "1:30") == "command line: `--seed 1:30` is not readable as a value"
     assert refusal(path, "--seed", "x").startswith("--seed: `seed` must be an integer")
 
 

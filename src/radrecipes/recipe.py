@@ -178,6 +178,8 @@ _LARGEST = {"lora_r": 4096, "dataloader_num_workers": 1024}
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*|all-linear")
 # PyYAML reads YAML 1.1, where these are booleans; in YAML 1.2 only `true` and `false` are.
 _WORDS_OF_YAML_1_2 = ("yes", "no", "on", "off")
+# Octal numbers and numbers of base 60.
+_OF_YAML_1_1 = re.compile(r"[-+]?0[\d_]+$|[^:]*:")
 # For messages, by the type that YAML gives.
 _TYPE_NAMES = {
     int: "an integer",
@@ -401,7 +403,20 @@ def _value_of(key: str, node: yaml.Node) -> Any:
         kinds, _ = _known_fields().get(key, ((), None))
         if str in kinds and bool not in kinds:
             return node.value
+    _refuse_yaml_1_1_numbers(key, node)
     return BoundedLoader("").construct_object(node, deep=True)
+
+
+def _refuse_yaml_1_1_numbers(key: str, node: yaml.Node) -> None:
+    """Refuse numbers that YAML 1.1 reads as others: `010` is 8, `1:30` is 90."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_yaml_1_1_numbers(key, item)
+    if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and _OF_YAML_1_1.match(node.value):
+        raise InputError(
+            f"`{shown(key)}: {shown(node.value)}` is not a decimal number; write it without leading zeros and colons",
+            f"{node.start_mark.name}:{node.start_mark.line + 1}",
+        )
 
 
 def _trl_fields() -> set[str]:
