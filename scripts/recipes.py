@@ -70,6 +70,7 @@ def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -
     """Print `ok` or the error of each recipe; exit with code 2 if any is wrong."""
     from radrecipes.training.construction import check_construction
     from radrecipes.training.data import check_data
+    from radrecipes.training.start import check_start
 
     launching = arguments_from_file(launch) if launch else None
     configuration = compatibility.configuration_of(spec_from_arguments(launching)) if launching else None
@@ -85,6 +86,7 @@ def check(paths: Sequence[Path], launch: str | None, overrides: Sequence[str]) -
                 check_settings(settings_from_arguments(launching), training.bf16, training.tf32, launch)
             found = check_data(recipe)
             check_construction(recipe)
+            check_start(recipe)
             print(f"ok     {path}: {found}")
         except InputError as error:
             wrong += 1

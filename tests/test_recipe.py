@@ -239,6 +239,8 @@ def test_duplicate_key_names_both_lines(write):
         ("seed: 1:30", "`seed: 1:30` is not a decimal number"),
         ("learning_rate: 1:30.5", "`learning_rate: 1:30.5` is not a decimal number"),
         ("lora_target_modules: [-010]", "`lora_target_modules: -010` is not a decimal number"),
+        ("start_from:", "`start_from` is empty; name a recipe, a run or a release, or remove the key"),
+        ("start_from: ' '", "`start_from` is empty"),
         ("run_name: 2024-02-30", "`run_name` has a value that YAML cannot read"),
         ("learning_rate: 0", "`learning_rate` must be greater than 0, not 0.0"),
         ("learning_rate: .nan", "`learning_rate` must be a finite number"),

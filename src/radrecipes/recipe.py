@@ -513,6 +513,8 @@ def _check_field(key: str, value: Any, where: str) -> Any:
         raise InputError(
             f"`{key}: {shown(value)}` is a path; name the Hub id and copy the weights to models/<org>/<name>/", where
         )
+    if key == "start_from" and not (value or "").strip():
+        raise InputError("`start_from` is empty; name a recipe, a run or a release, or remove the key", where)
     if key == "lora_dropout" and value == 1:
         raise InputError(
             "`lora_dropout` must be less than 1: with all of its input dropped, an adapter learns nothing", where

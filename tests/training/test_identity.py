@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from radrecipes.errors import InputError
 from radrecipes.launch.spec import Engine, LaunchSpec
+from radrecipes.recipe import parse_recipe
 from radrecipes.stage_configs import CONFIGS
 from radrecipes.training import PARTS
 from radrecipes.training.identity import (
@@ -17,7 +19,7 @@ from radrecipes.training.identity import (
     without,
 )
 from radrecipes.training.stages import STAGES
-from radrecipes.training.start import data_of
+from radrecipes.training.start import check_start, data_of
 
 RESOLVED = {"dataset": "data/tiny", "learning_rate": 1e-3, "save_steps": 0.1, "seed": 42, "use_cpu": True}
 
@@ -67,6 +69,25 @@ def test_what_a_run_continues_is_recorded_with_all_data_that_it_learned_from():
     assert [data["name"] for data in second] == ["reports", "orders"] and second[1:] == first
     assert data_of(made_from("reports", "apache-2.0", weights_sha256="w")) is None
     assert data_of({"data": {"folder": "orders", "digest": "orders", "access": "open"}}) is None
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("recipes/tiny/protocol_full.yaml", None),
+        ("org/name@v1.0", None),
+        ("recipes/tiny/none.yaml", "no such recipe"),
+        ("runs/none", "no finished run here"),
+        ("name@v1.0", "a repository on the Hub is named"),
+    ],
+)
+def test_a_check_looks_at_what_a_recipe_continues_from(named, expected, workspace):
+    recipe = parse_recipe("recipes/tiny/protocol_lora.yaml", ["--start_from", named])
+    if not expected:
+        check_start(recipe)
+        return
+    with pytest.raises(InputError, match=f"^recipes/tiny/protocol_lora.yaml: start_from: .*{expected}"):
+        check_start(recipe)
 
 
 def test_every_stage_of_a_recipe_can_be_trained():

@@ -8,6 +8,7 @@ from typing import Any
 from radrecipes.access import access_of, strictest
 from radrecipes.data.prepared import PreparedDataset
 from radrecipes.errors import InputError
+from radrecipes.hub.reference import Reference
 from radrecipes.models.weights import Weights
 from radrecipes.recipe import Recipe, parse_recipe
 from radrecipes.training import run_folder
@@ -50,6 +51,22 @@ def data_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         return None
     facts = {key: own.get(key) for key in ("digest", "license", "access")}
     return [{"name": Path(own.get("folder") or "").name, **facts}, *earlier]
+
+
+def check_start(recipe: Recipe) -> None:
+    """Refuse a recipe whose `start_from` names a recipe or run that is missing; releases are not looked for."""
+    named = recipe.arguments.start_from
+    if not named:
+        return
+    try:
+        if named.endswith(".yaml"):
+            parse_recipe(named)
+        elif run_folder.is_reference(named):
+            Reference.parse(named)
+        else:
+            run_folder.run_of(named)
+    except InputError as error:
+        raise InputError(f"start_from: {error}", str(recipe.path)) from error
 
 
 def find_start(recipe: Recipe, dataset: PreparedDataset) -> Start | None:
