@@ -151,6 +151,10 @@ def test_a_stage_has_fields_of_its_own(write):
             (*STAGE, "--stage", "grpo", "--start_from", "x", "--reward_weights", "[a]"),
             "`reward_weights` must be a list of numbers",
         ),
+        (
+            (*STAGE, "--stage", "grpo", "--start_from", "x", "--reward_weights", "[0, 0.0, 0]"),
+            "`reward_weights` are all 0",
+        ),
     ],
 )
 def test_fields_that_a_stage_cannot_use_are_refused(write, words, message):
@@ -241,6 +245,16 @@ def test_duplicate_key_names_both_lines(write):
         ("lora_target_modules: [-010]", "`lora_target_modules: -010` is not a decimal number"),
         ("start_from:", "`start_from` is empty; name a recipe, a run or a release, or remove the key"),
         ("start_from: ' '", "`start_from` is empty"),
+        ("save_steps: 0", "`save_steps` must be greater than 0, not 0"),
+        ("save_steps: -5", "`save_steps` must be greater than 0, not -5"),
+        ("bnb_4bit_quant_type: nf4", "`bnb_4bit_quant_type` has no effect without `load_in_4bit: true`"),
+        ("bnb_4bit_quant_storage: bfloat16", "`bnb_4bit_quant_storage` has no effect without `load_in_4bit: true`"),
+        ("use_bnb_nested_quant: true", "`use_bnb_nested_quant` has no effect without `load_in_4bit: true`"),
+        (
+            "activation_checkpointing_kwargs: {use_reentrant: false}",
+            "`activation_checkpointing_kwargs` has no effect without `activation_checkpointing: true`",
+        ),
+        ("chat_template_path: x.jinja\nprompt_style: plain", "`prompt_style: plain` uses no chat template"),
         ("run_name: 2024-02-30", "`run_name` has a value that YAML cannot read"),
         ("learning_rate: 0", "`learning_rate` must be greater than 0, not 0.0"),
         ("learning_rate: .nan", "`learning_rate` must be a finite number"),

@@ -136,7 +136,7 @@ _POSITIVE = (
     *("global_batch_size", "per_device_train_batch_size", "max_new_tokens", "max_length"),
     *("lora_r", "lora_alpha", "loraplus_lr_ratio", "learning_rate", "num_train_epochs"),
     *("eval_steps", "per_device_eval_batch_size", "eval_rows", "early_stopping_patience"),
-    *("num_generations", "temperature"),
+    *("num_generations", "temperature", "save_steps"),
 )
 _NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "max_grad_norm", "neftune_noise_alpha")
 _FRACTIONS = ("max_dropped_fraction", "lora_dropout", "label_smoothing_factor")
@@ -165,6 +165,11 @@ HEAD = ", head"
 _NUMBERS = ("reward_weights",)
 # What a head has no use for.
 _NOT_OF_A_HEAD = ("max_new_tokens", "activation_offloading", "completion_only_loss")
+# Fields without effect unless another is true.
+_OF_OTHERS = {
+    **dict.fromkeys(("bnb_4bit_quant_type", "bnb_4bit_quant_storage", "use_bnb_nested_quant"), "load_in_4bit"),
+    "activation_checkpointing_kwargs": "activation_checkpointing",
+}
 # What only an adapter has.
 _OF_ADAPTERS = (
     *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora"),
@@ -586,12 +591,23 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
         raise wrong("dtype", "float16 needs loss scaling and overflows; use bfloat16 or float32")
     if checked.get("loraplus_lr_ratio") and "adamw" not in checked.get("optim", "adamw"):
         raise wrong("optim", "LoRA+ was only tried with AdamW; remove the key, or `loraplus_lr_ratio`")
+    _check_effect(checked, wrong)
     _check_validation(checked, wrong)
     _check_stage(checked, wrong)
     batch, micro = _batch_sizes(checked)
     if batch % micro:
         key = "per_device_train_batch_size" if "per_device_train_batch_size" in places else "global_batch_size"
         raise wrong(key, f"global_batch_size {batch} is not a multiple of per_device_train_batch_size {micro}")
+
+
+def _check_effect(checked: dict[str, Any], wrong: Callable[[str, str], InputError]) -> None:
+    """Reject fields that would do nothing, because another one is not set."""
+    for key, needed in _OF_OTHERS.items():
+        if checked.get(key) and not checked.get(needed):
+            raise wrong(key, f"`{key}` has no effect without `{needed}: true`; add it, or remove the key")
+    style = checked.get("prompt_style", "chat")
+    if checked.get("chat_template_path") and style != "chat":
+        raise wrong("chat_template_path", f"`prompt_style: {style}` uses no chat template; remove the key")
 
 
 def _check_stage(checked: dict[str, Any], wrong: Callable[[str, str], InputError]) -> None:
@@ -618,6 +634,10 @@ def _check_stage(checked: dict[str, Any], wrong: Callable[[str, str], InputError
     weights, names = checked.get("reward_weights"), TASKS[checked["task"]].reward_names
     if weights is not None and (len(weights) != len(names) or not all(map(math.isfinite, weights))):
         raise wrong("reward_weights", f"`reward_weights` must be {len(names)} finite numbers, for {', '.join(names)}")
+    if weights is not None and not any(weights):
+        raise wrong(
+            "reward_weights", "`reward_weights` are all 0, so no text is better than another; raise one of them"
+        )
     batch, generations = _batch_sizes(checked)[0], checked.get("num_generations", 8)
     if generations < 2:
         raise wrong(
