@@ -115,7 +115,9 @@ def test_a_release_contains_the_listed_files_each_with_its_hash_and_nothing_else
     assert release.repo_type == "model" and all(is_allowed("adapter", name) for name in files)
 
 
-def test_results_over_seeds_are_released_if_the_run_is_one_of_them(run, tmp_path):
+@pytest.mark.parametrize("where", [".", "shipped"])
+def test_results_over_seeds_are_released_if_the_run_is_one_of_them(where, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("radrecipes.shipped.ROOT", tmp_path / "shipped")
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
     base = manifest["base"]
     edit_json(run / "manifest.json", training={"seed": 42})
@@ -126,7 +128,7 @@ def test_results_over_seeds_are_released_if_the_run_is_one_of_them(run, tmp_path
         **{key: manifest[key] for key in ("data", "prompt")},
         "base": base,
     }
-    path = tmp_path / "recipes" / "tiny" / "protocol_lora.results.json"
+    path = tmp_path / where / "recipes" / "tiny" / "protocol_lora.results.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(results), encoding="utf-8")
     release = assemble_model(read_finished_run(run), tmp_path / "out", repo="org/name", tag="v1.0", card="card")

@@ -20,6 +20,7 @@ from radrecipes.models.base import write_decoding
 from radrecipes.models.weights import LoraAdapter, Weights
 from radrecipes.publishing.project_json import METRICS_FILE, schema_errors
 from radrecipes.recipe import Recipe
+from radrecipes.shipped import find_shipped
 from radrecipes.tasks.task import Task
 from radrecipes.training import run_folder
 
@@ -61,7 +62,7 @@ class FinishedRun:
 
     def recorded_results(self) -> dict[str, Any] | None:
         """The recipe's recorded results, if this run is one of their seeds."""
-        path = results_path(Path("recipes", f"{self.manifest['recipe']['name']}.yaml"))
+        path = find_shipped(results_path(Path("recipes", f"{self.manifest['recipe']['name']}.yaml")))
         if not path.is_file():
             return None
         results = read_json(path)
