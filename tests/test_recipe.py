@@ -191,6 +191,10 @@ def test_unknown_key_gets_a_suggestion_and_its_line(write):
     assert refusal(path) == f"{path}:6: unknown key `learning_rte`; did you mean `learning_rate`?"
 
 
+def test_a_name_with_a_part_left_out_is_recognised(write):
+    assert "did you mean `lora_target_modules`?" in refusal(write(BASE + "lora_modules: [q_proj]\n"))
+
+
 def test_unknown_override_is_named(write):
     assert refusal(write(BASE), "--lora_rr", "4") == "--lora_rr: unknown key `lora_rr`; did you mean `lora_r`?"
 

@@ -32,8 +32,10 @@ def nearest(name: str, known: Iterable[str], cutoff: float, of_parts: bool = Fal
     """The known name that is most like an unknown one, `None` below `cutoff` (of 100); `of_parts` also compares parts of names."""
     from rapidfuzz import fuzz, process
 
-    match = process.extractOne(name, list(known), scorer=fuzz.WRatio if of_parts else fuzz.ratio, score_cutoff=cutoff)
-    return match[0] if match else None
+    scorer = fuzz.WRatio if of_parts else fuzz.ratio
+    matches = process.extract(name, list(known), scorer=scorer, score_cutoff=cutoff, limit=None)
+    # Parts alone favour short names: `lora_r` for `lora_modules`
+    return max(matches, key=lambda match: match[1] + fuzz.ratio(name, match[0]), default=(None,))[0]
 
 
 class RadrecipesError(Exception):
