@@ -27,7 +27,7 @@ from radrecipes.launch import compatibility
 from radrecipes.launch.settings import check_settings, settings_from_arguments
 from radrecipes.launch.spec import arguments_from_file, spec_from_arguments
 from radrecipes.planning.gpus import GPUS, did_you_mean, find_gpu
-from radrecipes.recipe import find_recipes, parse_recipe, summarise_recipe
+from radrecipes.recipe import find_recipes, name_of, parse_recipe, summarise_recipe
 from radrecipes.shipped import ROOT
 
 if TYPE_CHECKING:
@@ -117,9 +117,7 @@ def copy(name: str, target: Path) -> None:
         raise InputError("exists already; choose another name, or remove it", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, read_text(known[wanted], YAML_LIMIT))
-    print(
-        f"wrote {target}. Its runs go to runs/{target.resolve().parent.name}/{target.stem}/. What most users change:"
-    )
+    print(f"wrote {target}. Its runs go to runs/{name_of(target)}/. What most users change:")
     print("  dataset               the folder that `radrecipes prepare` wrote")
     print("  model_name_or_path    another base model, with its model_revision; max_length counts its tokens")
     print("  learning_rate, num_train_epochs, global_batch_size")

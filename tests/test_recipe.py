@@ -626,6 +626,12 @@ def test_run_folder_follows_from_the_place_of_the_recipe(tmp_path):
     assert find_recipes(tmp_path) == [path]
 
 
+def test_the_name_of_a_recipe_elsewhere_has_no_folder(write):
+    path = write(BASE)
+    assert parse_recipe(path).name == summarise_recipe(path)[0] == "recipe"
+    assert parse_recipe(path).output_dir == Path("runs/recipe/seed-42")
+
+
 def test_method_and_header(write):
     assert parse_recipe(write(BASE)).method == "LoRA"
     assert parse_recipe(write(BASE + "dtype: bfloat16\nload_in_4bit: true\n")).method == "QLoRA, 4-bit base"

@@ -38,7 +38,7 @@ def test_a_recipe_is_copied_and_not_over_a_file(tmp_path):
     assert done.returncode == 0, done.stderr
     original = REPOSITORY / "recipes/meditron-7b/protocol_qlora.yaml"
     assert (tmp_path / "mine" / "my.yaml").read_bytes() == original.read_bytes()
-    assert "runs/mine/my/" in done.stdout and "radrecipes recipes check mine/my.yaml" in done.stdout
+    assert "runs/my/" in done.stdout and "radrecipes recipes check mine/my.yaml" in done.stdout
     for target, what in (("mine/my.yaml", "exists already"), ("my.txt", "ends with .yaml")):
         again = run_script(tmp_path, script, *words, target)
         assert again.returncode == 2 and again.stderr.startswith(f"error: {target}: ") and what in again.stderr

@@ -209,8 +209,8 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """`<model>/<recipe>`, from the location of the file: `smollm2-135m/protocol_lora`."""
-        return _name(self.path)
+        """As [`name_of`] its file."""
+        return name_of(self.path)
 
     @property
     def method(self) -> str:
@@ -255,7 +255,7 @@ class Recipe:
 
     @property
     def output_dir(self) -> Path:
-        """Run folder: `output_dir` if set, otherwise `runs/<model>/<recipe>/seed-<seed>`."""
+        """Run folder: `output_dir` if set, otherwise `runs/<model>/<recipe>/seed-<seed>`, see [`name_of`]."""
         return Path(self.training.output_dir or f"runs/{self.name}/seed-{self.training.seed}")
 
     def to_yaml(self) -> str:
@@ -310,7 +310,7 @@ def summarise_recipe(path: str | Path) -> tuple[str, ...]:
     method = _method(
         *(values.get(key) for key in ("use_peft", "load_in_4bit", "load_in_8bit")), values.get("decode") == "head"
     )
-    return (_name(path), str(values["task"]), method, str(values["model_name_or_path"]), str(batch), header(path))
+    return (name_of(path), str(values["task"]), method, str(values["model_name_or_path"]), str(batch), header(path))
 
 
 def find_recipes(root: str | Path = "recipes") -> list[Path]:
@@ -324,8 +324,13 @@ def header(path: str | Path) -> str:
     return lines[0].lstrip("#").strip() if lines and lines[0].startswith("#") else ""
 
 
-def _name(path: Path) -> str:
-    return f"{path.resolve().parent.name}/{path.stem}"
+def name_of(path: Path) -> str:
+    """`<model>/<recipe>` of a file under `recipes/`: `smollm2-135m/protocol_lora`; of another file its own name.
+
+    The name is published, and what other folders are called is nobody's business.
+    """
+    folder = path.resolve().parent
+    return f"{folder.name}/{path.stem}" if "recipes" in folder.parts else path.stem
 
 
 def _method(use_peft: bool | None, in_4bit: bool | None, in_8bit: bool | None, has_head: bool) -> str:
