@@ -353,7 +353,6 @@ def test_file_that_cannot_be_read(tmp_path):
             7,
             "not a multiple of per_device_train_batch_size 5",
         ),
-        ("global_batch_size: 24", 6, "not a multiple of per_device_train_batch_size 16"),
         *(
             (f"{line}", 6, f"`{line.split(':')[0]}` needs validation during training; add `eval_strategy: epoch`")
             for line in (
@@ -433,6 +432,12 @@ def test_a_recipe_says_whether_it_trains_an_adapter_or_all_weights(write):
     assert parse_recipe(write(BASE)).method == "LoRA"
     path = write(BASE.replace("use_peft: true\nlora_r: 4", "use_peft: false"))
     assert parse_recipe(path).method == summarise_recipe(path)[2] == "full fine-tuning"
+
+
+@pytest.mark.parametrize(("batch", "micro"), [(24, 12), (32, 16), (8, 8), (34, 2), (31, 1)])
+def test_the_batch_of_a_process_divides_the_global_one_by_default(write, batch, micro):
+    recipe = parse_recipe(write(f"{BASE}global_batch_size: {batch}\n"))
+    assert recipe.training.per_device_train_batch_size == recipe.resolved["per_device_train_batch_size"] == micro
 
 
 def test_checks_of_trl_across_fields_become_one_line(write):

@@ -601,7 +601,7 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
     _check_stage(checked, wrong)
     batch, micro = _batch_sizes(checked)
     if batch % micro:
-        key = "per_device_train_batch_size" if "per_device_train_batch_size" in places else "global_batch_size"
+        key = "per_device_train_batch_size"
         raise wrong(key, f"global_batch_size {batch} is not a multiple of per_device_train_batch_size {micro}")
 
 
@@ -706,9 +706,11 @@ def _saving_with_validation(checked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _batch_sizes(checked: dict[str, Any]) -> tuple[int, int]:
-    """The global batch, and the micro batch of each process."""
+    """The global batch, and the micro batch of each process: by default the largest part of it that is not above ours."""
     batch = checked.get("global_batch_size", RecipeArguments.global_batch_size)
-    return batch, checked.get("per_device_train_batch_size", min(batch, _OUR_DEFAULTS["per_device_train_batch_size"]))
+    largest = _OUR_DEFAULTS["per_device_train_batch_size"]
+    default = max(size for size in range(1, largest + 1) if batch % size == 0)
+    return batch, checked.get("per_device_train_batch_size", default)
 
 
 def _dtype(checked: dict[str, Any], auto_dtype: str | None) -> dict[str, str]:
