@@ -152,10 +152,7 @@ def _model_release(args: argparse.Namespace, folder: Path) -> tuple["Release", "
         source_licences={
             f"the base {base}": base_licence,
             f"the data {dataset.folder.name}": dataset.manifest.get("license"),
-            **{
-                f"the data {data['name']} ({data['digest'][:8]}) of the run that it continues": data["license"]
-                for data in finished.earlier_data
-            },
+            **finished.earlier_licences,
         },
         rows=texts_of_rows(dataset),
         base=base,

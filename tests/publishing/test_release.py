@@ -146,6 +146,8 @@ def test_a_run_that_continues_another_is_released_only_if_that_one_s_data_are_kn
     data = [{"name": "orders", "digest": DIGEST, "license": "mit", "access": "open"}]
     edit_json(run / "manifest.json", start={"weights_sha256": "a" * 64, "data": data})
     assert read_finished_run(run).earlier_data == data
+    licences = read_finished_run(run).earlier_licences
+    assert licences == {f"the data orders ({DIGEST[:8]}) of the run that it continues": "mit"}
 
 
 def test_the_defaults_in_a_manifest_name_no_path_either(run):

@@ -60,6 +60,14 @@ class FinishedRun:
         """The data of the runs that this one continues, as [`~training.start.data_of`] describes them."""
         return self.manifest["start"]["data"] if self.manifest.get("start") else []
 
+    @property
+    def earlier_licences(self) -> dict[str, str | None]:
+        """Their licences, by what a message calls them."""
+        return {
+            f"the data {data['name']} ({data['digest'][:8]}) of the run that it continues": data["license"]
+            for data in self.earlier_data
+        }
+
     def recorded_results(self) -> dict[str, Any] | None:
         """The recipe's recorded results, if this run is one of their seeds."""
         path = find_shipped(results_path(Path("recipes", f"{self.manifest['recipe']['name']}.yaml")))
