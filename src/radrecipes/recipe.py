@@ -129,7 +129,7 @@ _OUR_DEFAULTS = {
     "max_length": 256,
 }
 # Fields that say where a run is written, and fields that do not affect its result.
-_PLACES = ("output_dir", "run_name")
+PLACES = ("output_dir", "run_name")
 NOT_DECISIVE = ("output_dir", "run_name", "save_strategy", "save_steps")
 _REQUIRED = ("task", "dataset", "model_name_or_path")
 _POSITIVE = (
@@ -246,7 +246,7 @@ class Recipe:
         with_defaults = {**_OUR_DEFAULTS, **vars(self.arguments), **self.fields}
         with_defaults |= _derived(self.fields, self.model.dtype)
         absent = {key for key, default in _NEWER.items() if with_defaults[key] == default}
-        return {key: value for key, value in sorted(with_defaults.items()) if key not in {*_PLACES, *absent}}
+        return {key: value for key, value in sorted(with_defaults.items()) if key not in {*PLACES, *absent}}
 
     @property
     def validates(self) -> bool:
@@ -573,7 +573,7 @@ def _check_together(checked: dict[str, Any], places: dict[str, str], path: Path)
                 raise wrong(key, message)
     if len(quantised) == 2:
         raise wrong("load_in_8bit", "choose one of load_in_4bit and load_in_8bit")
-    if quantised and checked.get("dtype") not in ("bfloat16", "float16"):
+    if quantised and checked.get("dtype") != "bfloat16":
         raise wrong(quantised[0], "without `dtype: bfloat16` the quantised layers compute in float32; add it")
     if checked.get("completion_only_loss") is False:
         raise wrong("completion_only_loss", "recipes train on the completion only; remove the key")

@@ -19,7 +19,7 @@ from radrecipes.inference.abstention import POLICY_FILE, DecisionPolicy
 from radrecipes.models.base import write_decoding
 from radrecipes.models.weights import LoraAdapter, Weights
 from radrecipes.publishing.project_json import METRICS_FILE, schema_errors
-from radrecipes.recipe import Recipe
+from radrecipes.recipe import PLACES, Recipe
 from radrecipes.shipped import find_shipped
 from radrecipes.tasks.task import Task
 from radrecipes.training import run_folder
@@ -36,8 +36,6 @@ _OF_EVERY_MODEL = _NEXT_TO_WEIGHTS | {
     *(CARD_FILE, MANIFEST_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE, "generation_config.json")
 }
 _MODEL_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
-# Fields of a recipe that name a path on the training machine and do not affect the result.
-_PLACES = ("output_dir", "run_name", "logging_dir")
 
 
 @dataclass(frozen=True)
@@ -239,7 +237,7 @@ def _published_facts(facts: Mapping[str, Any], published: Recipe) -> dict[str, A
 
 def _published_recipe(recipe: Recipe) -> Recipe:
     """The recipe without local paths: a dataset elsewhere becomes `data/<name>`, a chat template its file name."""
-    fields = {key: value for key, value in recipe.fields.items() if key not in _PLACES}
+    fields = {key: value for key, value in recipe.fields.items() if key not in PLACES}
     for key, prefix in (("dataset", "data/"), ("chat_template_path", ""), ("start_from", "runs/")):
         place = Path(fields.get(key) or "")
         if place.is_absolute() or place.parts[:1] in (("..",), ("~",)):
