@@ -23,7 +23,10 @@ RECIPE = "recipes/tiny/protocol_lora.yaml"
         (["--lr_scheduler_type=polynomial", "--lr_scheduler_kwargs={lr_end: 1.0}"], "lr_end"),
         (["--dataloader_num_workers=-1"], "`dataloader_num_workers: -1`"),
         (["--dataloader_persistent_workers=true"], "`dataloader_persistent_workers: True`"),
-        (["--activation_checkpointing_kwargs={foo: 1}"], "activation_checkpointing_kwargs: .*foo"),
+        (
+            ["--activation_checkpointing=true", "--activation_checkpointing_kwargs={foo: 1}"],
+            "activation_checkpointing_kwargs: .*foo",
+        ),
         (["--torch_compile_backend=xyz"], "torch_compile_backend: xyz"),
         (["--torch_compile_mode=xyz"], "torch_compile_mode: xyz"),
         (["--dtype=bfloat16", "--load_in_4bit=true", "--bnb_4bit_quant_storage=xyz"], "bnb_4bit_quant_storage: xyz"),
