@@ -352,6 +352,16 @@ def test_a_long_row_is_refused_by_itself_and_changes_no_other(finished_copy, dec
         predictor.answer([fits, exceeds])
 
 
+@pytest.mark.parametrize("decode", ["score", "generate"])
+def test_a_last_chunk_without_any_readable_row_is_written(finished_copy, call, decode):
+    recipe = Path(RUN, "recipe.yaml")
+    recipe.write_text(recipe.read_text("utf-8").replace("decode: score", f"decode: {decode}"), encoding="utf-8")
+    Path("orders.csv").write_text(f"mrn,order\n1,knee pain\n2,{'fall ' * 3000}\n", encoding="utf-8")
+    done = call("predict", *words("out.csv", "--chunk-rows", "1"))
+    assert done.code == 0, done.stderr
+    assert [row["id"] for row in read_csv("out.csv")] == ["1"] and "1 rows rejected" in done.stdout
+
+
 def test_one_note_prints_label_probability_decision_and_top_three(finished_copy, call):
     one = call("predict", "--adapter", RUN, "--note", "50 yo F, chronic knee pain, r/o meniscal tear")
     assert one.code == 0, one.stderr

@@ -24,6 +24,8 @@ def render_prompts(
     task: Task, inputs: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, style: str
 ) -> list[list[int]]:
     """Token ids of the prompts; `style` is `"chat"` (needs a chat template), `"plain"` or `"input"`, as in the recipe."""
+    if not inputs:  # tokenizers refuse an empty list
+        return []
     return _token_ids(_questions(task, inputs, tokenizer, style), None, tokenizer, style)
 
 
