@@ -16,7 +16,8 @@ evaluated with and without the guard, reports also by a second labeller; the unt
 a sample. A classification head has no untuned base model to compare with. An existing evaluation is
 only shown; --restart evaluates again.
 
-Exit codes: 0 evaluated, or the existing evaluation was shown, 1 memory or disk ran out, 2 wrong input; nothing was written.
+Exit codes: 0 evaluated, or the existing evaluation was shown; nothing was written: 1 memory or disk ran out, or a process was lost,
+2 wrong input, 5 another process writes this evaluation, 130 interrupted.
 """
 
 import argparse
@@ -32,6 +33,9 @@ import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import fraction, positive, run
 
 _LISTED_ROWS = 5
+# What decides the result, apart from the dataset and the split
+_DECISIVE = ("target_accuracy", "count_acceptable", "tries", "max_rows", "skip_base")
+_DECISIVE += ("similarity_model", "encoder", "judges")
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,7 +80,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
-        help="folder to write to (default: evaluation/ of the run, thresholds in the folder of its weights)",
+        help="folder to write to (default: evaluation/ of the run, thresholds in the folder of its weights); for another folder no "
+        "thresholds are stored",
     )
     parser.add_argument("--restart", action="store_true", help="replace an existing evaluation")
     parser.add_argument(
@@ -93,29 +98,64 @@ def main() -> None:
     from radrecipes.files import check_writable, read_json_object
     from radrecipes.inference.distributed import join_processes
     from radrecipes.owned_folder import check_replaceable
-    from radrecipes.reporting.result_tables import metrics_table
+    from radrecipes.tasks import LabelTask
     from radrecipes.training.run_folder import is_reference, run_of, weights_folder
 
     # The processes synchronise after every system, so a lost one is noticed by then
     processes = join_processes(longest_wait=timedelta(minutes=30))
-    folder, recipe, _ = run_of(args.run)
+    folder, recipe, task = run_of(args.run)
     same_decoding = args.decode in (None, recipe.arguments.decode)
     # A release is read-only and includes its thresholds, so its evaluation is written next to the user's own runs.
     place = Path("runs", "pulled", args.run) if is_reference(args.run) else folder
-    output = Path(args.output or place / ("evaluation" if same_decoding else f"evaluation-{args.decode}"))
+    default = place / ("evaluation" if same_decoding else f"evaluation-{args.decode}")
+    output = Path(args.output or default)
+    # Why thresholds are not stored, apart from another dataset
+    kept_apart = (
+        "a release contains its own"
+        if place != folder
+        else f"--output is not {default}"
+        if output.resolve() != default.resolve()
+        else "--max-rows leaves rows out"
+        if args.max_rows
+        else None
+    )
+    scores = isinstance(task, LabelTask) and (args.decode or recipe.arguments.decode) != "generate"
+    to_store = weights_folder(folder) if scores and not kept_apart else None
     if os.path.isfile(output / "metrics.json") and not args.restart:
         if processes.is_main_process:
-            print(metrics_table(read_json_object(output / "metrics.json")))
-            print(f"{output} exists already; --restart evaluates again")
+            show(args, read_json_object(output / "metrics.json"), output, to_store)
         return
     check_replaceable(output, "evaluation")
-    if place == folder:
-        check_writable(weights_folder(folder))  # for the thresholds
+    if to_store:
+        check_writable(to_store)
     with _locked(output) if processes.is_main_process else contextlib.nullcontext():
-        evaluate_run(args, processes, folder, output, keep_policy=place == folder)
+        evaluate_run(args, processes, folder, output, kept_apart)
 
 
-def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path, keep_policy: bool) -> None:
+def show(args: argparse.Namespace, metrics: dict, output: Path, weights: Path | None) -> None:
+    """Print an existing evaluation, and what it lacks of what was asked for; thresholds belong into `weights`."""
+    from radrecipes.inference.abstention import POLICY_FILE
+    from radrecipes.reporting.result_tables import metrics_table
+
+    print(metrics_table(metrics))
+    print(f"{output} exists already; --restart evaluates again")
+    asked = {"split": args.split, **options_of(args)}
+    # An older evaluation does not say what else it was made with
+    found = {"split": metrics["split"], **metrics.get("options", options_of(args))}
+    different = [name for name in ("split", *_DECISIVE) if asked.get(name) != found.get(name)]
+    if different:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in different)
+        print(f"it was made with another {names}; --restart evaluates with what is given now")
+    if weights and not (weights / POLICY_FILE).is_file():
+        print("no thresholds are stored with the weights; --restart fits them")
+
+
+def options_of(args: argparse.Namespace) -> dict:
+    """The given options that decide the result, as they stand in `metrics.json`."""
+    return {name: vars(args)[name] for name in _DECISIVE if vars(args)[name]}
+
+
+def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path, kept_apart: str | None) -> None:
     """Run every system on every row; the first process fits the thresholds, computes metrics and writes."""
     from radrecipes.data.prepared import LABEL_SET_FILE, load_prepared_dataset
     from radrecipes.errors import InputError
@@ -163,11 +203,12 @@ def evaluate_run(args: argparse.Namespace, processes, folder: Path, output: Path
     processes.destroy_process_group()
     if evaluated is None:
         return
-    keep_policy = keep_policy and own and not args.output and not args.max_rows
-    write(evaluated, output, folder, dataset.manifest, keep_policy)
+    evaluated.metrics["options"] = options_of(args)
+    kept_apart = kept_apart or (None if own else "--dataset is not the run's own")
+    write(evaluated, output, folder, dataset.manifest, kept_apart)
 
 
-def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_policy: bool) -> None:
+def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, kept_apart: str | None) -> None:
     """Write the files of an evaluation, and its policy into the folder of the run's weights."""
     from radrecipes.environment import code_version
     from radrecipes.owned_folder import complete_folder
@@ -189,12 +230,14 @@ def write(evaluated, output: Path, folder: Path, dataset_manifest: dict, keep_po
         )
         metrics = json.dumps(evaluated.metrics | {"code": code_version()}, indent=2) + "\n"
         (unfinished / "metrics.json").write_text(metrics, encoding="utf-8")
-        if evaluated.policy and keep_policy:
+        if evaluated.policy and not kept_apart:
             evaluated.policy.save(run_folder.weights_folder(folder))
     print(metrics_table(evaluated.metrics))
     for split, ids in evaluated.left_out.items():
         more = ", …" if len(ids) > _LISTED_ROWS else ""
         print(f"left out of {split}, which the model cannot read: {', '.join(ids[:_LISTED_ROWS])}{more}")
+    if evaluated.policy and kept_apart:
+        print(f"no thresholds were stored with the weights: {kept_apart}")
     print(f"report: {output / 'report.html'}")
     if recommended := recommended_system(evaluated.metrics):
         print(recommended)

@@ -240,6 +240,31 @@ def test_a_quick_look_fits_no_thresholds(finished_copy, call):
     assert not (finished_copy / RUN / "adapter" / "decision_policy.json").exists()
 
 
+def test_an_evaluation_elsewhere_says_that_it_stores_no_thresholds(finished_copy, call, monkeypatch):
+    weights = Path(RUN, "adapter")
+    (weights / "decision_policy.json").unlink()
+    asked = []
+    monkeypatch.setattr("radrecipes.files.check_writable", lambda path: asked.append(Path(path)))
+    quick = ("--run", RUN, "--skip-base", "--encoder", "none")
+    other = call("evaluate_model", *quick, "--output", "elsewhere")
+    assert other.code == 0, other.stderr
+    assert f"no thresholds were stored with the weights: --output is not {RUN}/evaluation\n" in other.stdout
+    assert not asked, "the weights of a run that is only read need not be writable"
+    shown = call("evaluate_model", "--run", RUN)
+    assert "no thresholds are stored with the weights; --restart fits them" in shown.stdout
+    same = call("evaluate_model", *quick, "--output", f"./{RUN}/evaluation", "--restart")
+    assert same.code == 0 and "no thresholds" not in same.stdout, same.stderr
+    assert [path.resolve() for path in asked] == [weights.resolve()] and (weights / "decision_policy.json").is_file()
+    again = call("evaluate_model", "--run", RUN, "--split", "validation", "--count-acceptable", "--encoder", "none")
+    assert "it was made with another --split, --count-acceptable, --skip-base; --restart evaluates" in again.stdout
+    assert "it was made with" not in call("evaluate_model", *quick).stdout
+
+
+def test_a_target_accuracy_of_generated_answers_is_refused(finished_copy, call):
+    refused = call("evaluate_model", "--run", RUN, "--decode", "generate", "--target-accuracy", "0.9")
+    assert refused.code == 2 and refused.stderr.startswith("error: --target-accuracy: needs probabilities")
+
+
 @pytest.mark.parametrize("decode", ["score", "generate"])
 def test_rows_that_the_model_cannot_read_are_left_out_counted_and_named(finished_copy, call, decode):
     words = ("--run", RUN, "--restart", "--skip-base", "--decode", decode)

@@ -128,6 +128,11 @@ def evaluate_labels(
 ) -> Evaluated | None:
     """Label tasks: temperatures and thresholds fitted on validation, baselines; other arguments as for [`evaluate`]."""
     task, label_set = predictor.task, predictor.label_set
+    scored = predictor.decode != "generate"
+    if options.target_accuracy and not scored:
+        raise InputError(
+            "needs probabilities, so labels must be scored (--decode score); leave it out", "--target-accuracy"
+        )
     train = label_rows(task, dataset, label_set, "train", None)
     validation, rows = (
         label_rows(task, dataset, label_set, split, options.max_rows) for split in ("validation", options.split)
@@ -144,7 +149,6 @@ def evaluate_labels(
         scores = (found.of_labels(asked.notes, label_set.names) for asked in (validation, rows))
         facts = {"settings": found.settings, "cost": found.cost}
         answers.systems[name] = scored_system(label_set, validation, next(scores), rows, next(scores), **facts)
-    scored = predictor.decode != "generate"
     metrics = compute_metrics(
         rows,
         answers.systems,
