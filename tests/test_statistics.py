@@ -18,6 +18,7 @@ from radrecipes.statistics import (
     mcnemar_exact,
     mean_statistic,
     point_value,
+    proportion_interval,
 )
 
 LABELS = ["ct head", "ct chest", "mri brain", "mri knee"]
@@ -102,6 +103,17 @@ def test_interval_of_a_share_is_close_to_the_binomial():
     interval = bootstrap_interval(mean_statistic(correct), [str(row) for row in range(1000)])
     low, high = binom.ppf([0.025, 0.975], 1000, 0.8) / 1000
     assert [interval["low"], interval["high"]] == pytest.approx([low, high], abs=0.004)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"), [(True, 0.025 ** (1 / 10), 1.0), (False, 0.0, 1 - 0.025 ** (1 / 10))]
+)
+def test_a_proportion_of_rows_that_are_all_alike_has_an_interval_of_its_groups(value, low, high):
+    groups = [str(row // 3) for row in range(30)]
+    interval = proportion_interval(mean_statistic([value] * 30), groups, resamples=50)
+    assert interval == {"value": float(value), "low": pytest.approx(low), "high": pytest.approx(high)}
+    mixed = mean_statistic(np.arange(30) < 20)
+    assert proportion_interval(mixed, groups, resamples=50) == bootstrap_interval(mixed, groups, resamples=50)
 
 
 def test_rows_that_are_copies_of_each_other_do_not_narrow_the_interval():

@@ -87,6 +87,15 @@ def bootstrap_interval(
     return {"value": point_value(statistic, len(groups)), "low": float(low), "high": float(high)}
 
 
+def proportion_interval(statistic: Statistic, groups: Sequence[str], **draws: int) -> dict[str, float]:
+    """[`bootstrap_interval`] of a proportion; at 0 or 1, where every resample is alike, Clopper and Pearson's of the groups."""
+    interval = bootstrap_interval(statistic, groups, **draws)
+    if interval["value"] in (0.0, 1.0):
+        count = len(set(groups))
+        interval["low"], interval["high"] = clopper_pearson_interval(interval["value"] * count, count)
+    return interval
+
+
 def _resampled_counts(groups: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each row is sampled, in blocks of shape `(some resamples, rows)`."""
     names, group_of_row = np.unique(np.asarray(groups), return_inverse=True)

@@ -164,6 +164,14 @@ def test_figures_equal_sklearn_and_lie_in_their_intervals(rows, systems, metrics
             assert figures[figure]["low"] <= figures[figure]["value"] <= figures[figure]["high"], (name, figure)
 
 
+def test_an_accuracy_of_all_or_no_rows_has_an_interval(rows, embedder):
+    right = compute(rows, {ADAPTER: labelled(rows.references), BASE: labelled(["CT Never Ordered"] * 200)}, embedder)
+    low = 0.025 ** (1 / 100)  # of 100 groups
+    of_adapter, of_base = (right["systems"][name]["exact_accuracy"] for name in (ADAPTER, BASE))
+    assert of_adapter == {"value": 1, "low": pytest.approx(low), "high": 1}
+    assert of_base == {"value": 0, "low": 0, "high": pytest.approx(1 - low)}
+
+
 def test_content_survives_json_and_says_what_was_compared(rows, metrics):
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert (metrics["rows"], metrics["groups"], metrics["labels"], metrics["labels_in_split"]) == (200, 100, 5, 4)

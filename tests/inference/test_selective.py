@@ -101,3 +101,20 @@ def test_the_curve_is_thinned_and_keeps_its_ends(rows):
     assert curve["coverage"] == sorted(curve["coverage"])
     assert curve["coverage"][0] == pytest.approx(1 / rows)
     assert (curve["coverage"][-1], curve["accuracy"][-1]) == (1, pytest.approx(test.correct.mean()))
+
+
+def test_automatic_answers_without_an_error_are_not_certain():
+    test = answers()
+    test = ConfidentAnswers(
+        test.labels, test.confidences, np.ones(600, dtype=bool), [str(row // 60) for row in range(600)]
+    )
+    accuracy = figures(test, choose_thresholds(test, [0.7]))["thresholds"][0]["test"]["accuracy"]
+    assert accuracy == {"value": 1, "low": pytest.approx(0.025 ** (1 / 10)), "high": 1}
+
+
+def test_only_what_counts_as_an_error_is_a_costly_error():
+    test = answers()
+    (choice,) = choose_thresholds(test, [0.7])
+    # Every answer is a costly confusion, some of them an acceptable one
+    (found,) = figures(test, [choice], costly=np.ones(600, dtype=bool))["thresholds"]
+    assert found["test"]["costly_errors"] == found["test"]["errors"] > 0

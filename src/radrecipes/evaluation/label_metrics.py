@@ -29,7 +29,13 @@ from radrecipes.evaluation.slices import column_masks, slice_masks, slice_metric
 from radrecipes.inference.abstention import ThresholdChoice
 from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.selective import TARGETS, choose_thresholds, selective_metrics
-from radrecipes.statistics import bootstrap_interval, macro_f1_statistic, mean_statistic, precision_recall_f1
+from radrecipes.statistics import (
+    bootstrap_interval,
+    macro_f1_statistic,
+    mean_statistic,
+    precision_recall_f1,
+    proportion_interval,
+)
 
 TOP_COLUMNS = 3
 # What pages group and mark labels by.
@@ -56,8 +62,8 @@ def compute_metrics(
 ) -> dict[str, Any]:
     """Everything in `metrics.json`: plain values, ready for JSON.
 
-    Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups. Only systems whose answers have a
-    confidence have `selective`.
+    Every `{"value", "low", "high"}` is a metric with its 95 % bootstrap interval over groups, an accuracy of 0 or 1 with that of
+    Clopper and Pearson. Only systems whose answers have a confidence have `selective`.
 
     Args:
         systems: `adapter` is compared with every baseline but the majority class, the best one first, and with `base`.
@@ -141,8 +147,9 @@ def _accuracy_figures(
         counted = np.where(accepted, np.array(rows.references, dtype=object), np.array(labels, dtype=object)).tolist()
         statistics["acceptable_accuracy"] = mean_statistic(accepted)
         statistics["acceptable_macro_f1"] = macro_f1_statistic(rows.references, counted)
+    interval_of = {True: proportion_interval, False: bootstrap_interval}
     return {
-        **{name: bootstrap_interval(statistic, rows.groups, **draws) for name, statistic in statistics.items()},
+        **{name: interval_of[name.endswith("accuracy")](it, rows.groups, **draws) for name, it in statistics.items()},
         "never_stopped_rate": float(np.mean([not output.stopped for output in outputs])),
         "mean_generated_tokens": float(np.mean([output.generated_tokens for output in outputs])),
         "per_label": per_label_table(rows.references, labels, label_set.names),

@@ -9,7 +9,7 @@ import numpy as np
 from radrecipes.data.duplicates import largest_similarity
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.normalise import matching_key
-from radrecipes.statistics import bootstrap_interval, mean_statistic
+from radrecipes.statistics import mean_statistic, proportion_interval
 
 FEWEST_ROWS = 20
 RARE_BELOW, COMMON_FROM = 20, 100
@@ -94,7 +94,9 @@ def slice_metrics(
                 "systems": {
                     system: None
                     if too_few
-                    else bootstrap_interval(mean_statistic(right[mask]), groups_inside, resamples=resamples, seed=seed)
+                    else proportion_interval(
+                        mean_statistic(right[mask]), groups_inside, resamples=resamples, seed=seed
+                    )
                     for system, right in correct.items()
                 },
             }

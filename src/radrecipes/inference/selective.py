@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from radrecipes.inference.abstention import ThresholdChoice, area_under_risk_coverage, choose_threshold, risk_coverage
-from radrecipes.statistics import Statistic, bootstrap_interval, mean_statistic
+from radrecipes.statistics import Statistic, bootstrap_interval, mean_statistic, proportion_interval
 
 CURVE_POINTS = 200
 _CHOICE_FACTS = ("target_accuracy", "threshold", "best_supported", "confidence_level")
@@ -54,13 +54,11 @@ def selective_metrics(
     Returns:
         `area_under_risk_coverage` with its interval, `curve` (`coverage` and `accuracy` at up to 200 points, `always_review`
         ignored) and `thresholds`: per target the choice with its `validation` statistics, and `test` (`automatic_rows`,
-        `coverage`, `accuracy`, `errors`, `costly_errors`). The interval of `accuracy` resamples the groups that have automatic
-        rows; it is `None` without any.
+        `coverage`, `accuracy`, `errors`, `costly_errors`, those of them that are costly). The interval of `accuracy` resamples the
+        groups that have automatic rows; it is `None` without any.
     """
 
-    def interval(statistic: Statistic, groups: Sequence[str]) -> dict[str, float]:
-        return bootstrap_interval(statistic, groups, resamples=resamples, seed=seed)
-
+    draws = {"resamples": resamples, "seed": seed}
     curve = risk_coverage(test.confidences, test.correct)
     points = np.unique(np.linspace(0, len(curve["coverage"]) - 1, CURVE_POINTS).round().astype(int))
     allowed = test.may_be_automatic(always_review)
@@ -69,22 +67,25 @@ def selective_metrics(
     for choice in choices:
         automatic = allowed & (test.confidences >= (np.inf if choice.threshold is None else choice.threshold))
         facts = asdict(choice)
-        accuracy = interval(mean_statistic(test.correct[automatic]), groups[automatic]) if automatic.any() else None
+        right = mean_statistic(test.correct[automatic])
+        accuracy = proportion_interval(right, groups[automatic], **draws) if automatic.any() else None
         thresholds.append(
             {
                 **{key: facts[key] for key in _CHOICE_FACTS},
                 "validation": {key: facts[key] for key in _VALIDATION_FACTS},
                 "test": {
                     "automatic_rows": int(automatic.sum()),
-                    "coverage": interval(mean_statistic(automatic), groups),
+                    "coverage": bootstrap_interval(mean_statistic(automatic), groups, **draws),
                     "accuracy": accuracy,
                     "errors": int((automatic & ~test.correct).sum()),
-                    "costly_errors": int((automatic & costly).sum()),
+                    "costly_errors": int((automatic & costly & ~test.correct).sum()),
                 },
             }
         )
     return {
-        "area_under_risk_coverage": interval(_area_statistic(test.confidences, test.correct), groups),
+        "area_under_risk_coverage": bootstrap_interval(
+            _area_statistic(test.confidences, test.correct), groups, **draws
+        ),
         "curve": {key: values[points].tolist() for key, values in curve.items()},
         "thresholds": thresholds,
     }
