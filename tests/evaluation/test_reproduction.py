@@ -282,7 +282,17 @@ def test_an_evaluation_is_kept_only_if_it_measures_this_adapter_on_all_rows_of_t
     metrics = json.loads(path.read_text("utf-8"))
     assert existing_evaluation(run, run / "evaluation", "d") == metrics
     assert existing_evaluation(run, run / "evaluation", "other") is None
-    for change in ({"split": "validation"}, {"rows": 7}, {"adapter_sha256": "other"}, {"dataset": None}):
+    for same in (
+        {"rows": 6, "left_out": {"test": 2}},
+        {"options": {}},
+        {"options": {"skip_base": True, "max_rows": 9}},
+    ):
+        path.write_text(json.dumps(metrics | same), encoding="utf-8")
+        assert existing_evaluation(run, run / "evaluation", "d") == metrics | same
+    deciding = [{"tries": 1}, {"count_acceptable": True}, {"encoder": "none"}, {"judges": ["none"]}]
+    options = [{"options": one} for one in (*deciding, {"target_accuracy": 0.9}, {"similarity_model": "other"}, [])]
+    others = ({"split": "validation"}, {"rows": 7}, {"adapter_sha256": "other"}, {"dataset": None}, *options)
+    for change in others:
         path.write_text(json.dumps(metrics | change), encoding="utf-8")
         assert existing_evaluation(run, run / "evaluation", "d") is None, change
     path.write_text(json.dumps(metrics), encoding="utf-8")

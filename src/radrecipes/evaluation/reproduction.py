@@ -46,6 +46,8 @@ LOSS_TOLERANCE = 0.02
 _PARTS = ("recipe", "data", "prompt", "base", "code", "constraints_sha256", "packages", "hardware", "determinism")
 _DECISIVE_PARTS = ("recipe", "data", "prompt", "base.weights_sha256")
 _NOT_COMPARED = ("data.folder", "data.access", "data.license")
+# Of an evaluation: what they leave out is counted.
+_HARMLESS_OPTIONS = {"max_rows", "skip_base"}
 # If these and the versions are the same, the losses are bit-identical.
 _DECIDE_ROUNDING = ("processor", "processor_version", "instruction_set", "bfloat16_instructions")
 
@@ -238,17 +240,22 @@ def same_losses(recorded: Sequence[float], now: Sequence[float], exact: bool) ->
 
 
 def existing_evaluation(run: Path, folder: Path, dataset_digest: str) -> dict[str, Any] | None:
-    """The `metrics.json` in a folder if it is for this run's weights and the complete test split of this dataset, or `None`."""
+    """The `metrics.json` in a folder if it is for this run's weights and the complete test split of this dataset, or `None`.
+
+    One that was made with options that change figures does not count.
+    """
     try:
         metrics = read_json_object(folder / "metrics.json")
-        complete = metrics["rows"] == run_folder.read_manifest(run)["data"]["rows"]["test"]
+        rows = metrics["rows"] + metrics.get("left_out", {}).get("test", 0)
+        complete = rows == run_folder.read_manifest(run)["data"]["rows"]["test"]
         fits = (
             "task" in metrics
             and metrics["split"] == "test"
             and complete
+            and metrics.get("options", {}).keys() <= _HARMLESS_OPTIONS
             and metrics["dataset"]["digest"] == dataset_digest
         )
-    except (OSError, InputError, ValueError, LookupError, TypeError):
+    except (OSError, InputError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return metrics if fits and metrics.get("adapter_sha256") == run_folder.weights_of(run).sha256 else None
 
