@@ -130,6 +130,12 @@ def test_headline_does_not_flatter(write):
     assert "not seen" not in on_training_rows
 
 
+def test_nothing_is_claimed_of_a_dataset_that_is_not_the_runs_own(write):
+    words = Page(write(run_manifest={"data": {"access": "open", "digest": "e" * 64}})).words
+    assert "200 orders (95" in words and "The best baseline, chosen on validation" in words
+    assert "not seen in training" not in words and "trained on the same" not in words
+
+
 def test_every_section_is_there_and_linked(write):
     page = Page(write())
     anchors = {attributes["href"][1:] for tag, attributes in page.elements if tag == "a"}

@@ -41,6 +41,7 @@ def write(tmp_path):
         title="Tiny model",
         facts=None,
         train_log=(),
+        trained_data="d" * 64,
         **options,
     ):
         metrics, predictions = measured(task, **options)
@@ -53,7 +54,11 @@ def write(tmp_path):
             metrics=metrics,
             predictions=replace(predictions.copy()) if replace else predictions,
             dataset_manifest={**MANIFEST, "access": access, **(facts or {})},
-            run_manifest={"recipe": "report_lora.yaml", "note": facts or "none", "data": {"access": trained_on}},
+            run_manifest={
+                "recipe": "report_lora.yaml",
+                "note": facts or "none",
+                "data": {"access": trained_on, "digest": trained_data},
+            },
             train_log=train_log,
         )
         return page.read_text(encoding="utf-8")
@@ -111,6 +116,11 @@ def test_headline_does_not_flatter(write, difference, said):
         )
 
     assert "3.1 % of the reports still contradict a finding" in words_of(write(change=still_contradicting))
+
+
+def test_nothing_is_claimed_of_a_dataset_that_is_not_the_runs_own(write):
+    assert "wrote for 60 studies not seen in training, " in words_of(write())
+    assert "wrote for 60 studies, " in words_of(write(trained_data="e" * 64))
 
 
 def test_headline_compares_with_the_baseline_that_was_best_on_validation(write):
