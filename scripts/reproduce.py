@@ -80,9 +80,9 @@ def main() -> None:
 def record(args: argparse.Namespace) -> None:
     """Train and evaluate every seed, then write the result file and the tables that are generated from it."""
     from radrecipes.evaluation.results import code_of_seeds, results_path, seeds_to_record, summarise
-    from radrecipes.files import read_json
+    from radrecipes.files import read_json, write_atomically
     from radrecipes.recipe import parse_recipe
-    from radrecipes.reporting.result_tables import results_table, summary_table, with_results
+    from radrecipes.reporting.result_tables import BEGIN, results_table, summary_table, with_results
     from radrecipes.training.run_folder import read_manifest
 
     if not Path(args.recipe).exists() and find_shipped(args.recipe).exists():
@@ -101,15 +101,18 @@ def record(args: argparse.Namespace) -> None:
         runs.append((manifest, evaluate(recipe.output_dir, manifest["data"]["digest"], with_base=number == 1)))
 
     result = summarise(runs, f"python scripts/reproduce.py record {quote(str(args.recipe))} --seeds {args.seeds}")
-    results_path(args.recipe).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_atomically(results_path(args.recipe), json.dumps(result, indent=2) + "\n")
+    print(results_table([result]))
     folder = Path(args.recipe).parent
     generated = ((Path("README.md"), Path("recipes"), summary_table), (folder / "README.md", folder, results_table))
     for document, root, table in generated:
         if document.is_file():
             found = [read_json(path) for path in sorted(root.rglob("*.results.json"))]
-            text = with_results(document.read_text("utf-8"), table(found), str(document))
-            document.write_text(text, encoding="utf-8")
-    print(results_table([result]))
+            text = document.read_text("utf-8")
+            if BEGIN in text:
+                write_atomically(document, with_results(text, table(found), str(document)))
+            else:
+                print(f"{document} stays as it is: without the line `{BEGIN}` it has no place for the table")
     if len(commits := code_of_seeds(result)) > 1:
         made = "; ".join(f"{name} {', '.join(steps)}" for name, steps in commits.items())
         print(f"the seeds were made by different commits: {made}")

@@ -78,6 +78,17 @@ def test_recording_runs_the_first_seeds_and_writes_down_how_each_was_made(record
         assert row["training_code"] == manifest["code"] and row["evaluation_code"].keys() == {"commit", "changed"}
 
 
+def test_a_document_without_a_place_for_the_table_stays_as_it_is(copy):
+    for document in (Path("README.md"), Path("recipes/tiny/README.md")):
+        document.write_text("mine\n", encoding="utf-8")
+    Path(RESULTS).unlink()
+    done = run_script(copy, "scripts/reproduce.py", "record", RECIPE, "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(Path(RESULTS).read_text("utf-8"))
+    assert results_table([result]) in done.stdout and "\nREADME.md stays as it is: " in done.stdout
+    assert Path("recipes/tiny/README.md").read_text("utf-8") == Path("README.md").read_text("utf-8") == "mine\n"
+
+
 def change_the_learning_rate(workspace):
     path = workspace / RECIPE
     path.write_text(path.read_text("utf-8").replace("learning_rate: 1.0e-2", "learning_rate: 2.0e-2"), "utf-8")
