@@ -1,6 +1,7 @@
 """What a department decides by: labels that it adds, labels that it always reviews, accuracies that it asks for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from e2e.conftest import RUN
 from radrecipes.data.prepared import LABEL_SET_FILE
 from radrecipes.inference.abstention import NOT_CALIBRATED, NOT_EVALUATED, UNSUPPORTED_TARGET, DecisionPolicy
+from radrecipes.inference.calibration import label_probabilities
 from radrecipes.inference.predictors.label_predictor import LabelPredictor
 
 NOTES = [{"note": note} for note in ("chronic knee pain, 34 yo F", "worst headache of life, r/o bleed")]
@@ -110,3 +112,12 @@ def test_the_threshold_of_the_requested_target_decides(finished_copy):
     assert isinstance(LabelPredictor(RUN).policy, DecisionPolicy)
     assert not any(answer.automatic for answer in LabelPredictor(RUN).answer(NOTES))
     assert all(answer.automatic for answer in LabelPredictor(RUN, target_accuracy=0.90).answer(NOTES))
+
+
+def test_the_base_model_is_not_scored_at_the_temperature_of_the_trained_weights(finished_copy):
+    predictor = LabelPredictor(RUN)
+    predictor.policy = replace(predictor.policy, temperature=7.0)
+    alone = label_probabilities(predictor.score(NOTES, untuned=True).log_likelihoods)
+    answers = predictor.answer(NOTES, untuned=True)
+    assert [answer.confidence for answer in answers] == pytest.approx(alone.max(axis=1).tolist())
+    assert [answer.automatic for answer in answers] == [None, None]

@@ -144,6 +144,8 @@ class LabelPredictor(Predictor):
                 for it, label in zip(written, labels, strict=True)
             ]
         scores = self.score(inputs, batch_size, on_progress, untuned)
+        if untuned:  # temperature and threshold were fitted for the trained weights
+            return decide(label_probabilities(scores.log_likelihoods), self.label_set.names, None)
         return self.decided(self.probabilities(scores))
 
     def score(
