@@ -34,6 +34,7 @@ from radrecipes.inference import ENGINES
 # What an output depends on, apart from its input and the run; the batch size affects rounding.
 _OPTIONS_IN_STATE = ("text_column", "id_column", "keep_text", "batch_size", "chunk_rows", "target_accuracy", "engine")
 _OPTIONS_IN_STATE += ("audit_log",)  # and what is logged
+_OF_TABLES = ("output", "text_column", "id_column", "keep_text", "plain_csv", "batch_size", "chunk_rows", "restart")
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,7 +72,11 @@ def parse_args() -> argparse.Namespace:
         "--audit-log", metavar="FILE", help="append an entry per row: ids, digests, decisions; no text"
     )
     _add_answering(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in (*_OF_TABLES, *table_form(args)) if args.text is not None else ():
+        if vars(args)[name] != parser.get_default(name):
+            raise InputError("is for a table (--input); leave it out", f"--{name.replace('_', '-')}")
+    return args
 
 
 def _add_answering(parser: argparse.ArgumentParser) -> None:
@@ -106,10 +111,10 @@ def main() -> None:
         vllm_engine.check_usable()
     processes = join_processes(longest_wait=timedelta(days=365))  # processes may finish days apart
     log = AuditLog(args.audit_log) if args.audit_log else None
-    if args.text is not None:
+    if args.text is None:
+        predict_table(args, log, processes)
+    elif processes.is_main_process:
         predict_one(args, log)
-        return
-    predict_table(args, log, processes)
     processes.destroy_process_group()
 
 

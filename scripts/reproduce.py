@@ -124,6 +124,8 @@ def check(args: argparse.Namespace) -> bool:
 
     claim = reproduction.read_claim(args.claim)
     seed = claim.new_seed if args.seed is None else args.seed
+    if args.smoke and args.seed is not None:
+        raise InputError("is not used with --smoke, which repeats a recorded seed; leave it out", "--seed")
     if not args.smoke and len(claim.seeds) < 2:
         raise InputError("a single recorded seed gives no prediction interval; record five", args.claim)
     if not args.smoke and seed in claim.seeds:

@@ -246,6 +246,9 @@ def test_two_processes_write_the_same_file_as_one(finished_copy, call):
     assert said[0] == said[1], "only the first process prints"
     # Seven chunks: the first process has four of them.
     assert "process 1 of 2" in two.stderr and "54/54" in two.stderr
+    note = run_script(finished_copy, *launch, "--adapter", RUN, "--note", "knee pain", "--audit-log", "log.jsonl")
+    assert note.returncode == 0 and note.stdout.count("probability") == 1, note.stdout + note.stderr
+    assert verify("log.jsonl").entries == 2 * len(rows) + 1
 
 
 def unfinished(finished_copy, call, monkeypatch):
@@ -370,6 +373,26 @@ def test_one_note_prints_label_probability_decision_and_top_three(finished_copy,
     probability = re.fullmatch(r"probability ([01]\.\d{3}); (?:auto|NEEDS_REVIEW \(.+\))", sure)[1]
     assert re.fullmatch(rf"top: {label} {probability}, .+ [01]\.\d{{3}}, .+ [01]\.\d{{3}}", top)
     assert "%|" not in one.stderr  # no bar of loading the model
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *[
+            ("--output", "out.csv"),
+            ("--text-column", "order"),
+            ("--id-column", "mrn"),
+            ("--keep-text",),
+            ("--restart",),
+        ],
+        *[("--plain-csv",), ("--delimiter", ";"), ("--skip-rows", "0"), ("--chunk-rows", "8"), ("--batch-size", "8")],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_only_a_table_has_is_refused_with_one_note(call, monkeypatch, words):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    refused = call("predict", "--adapter", "runs/none", "--note", "knee pain", *words)
+    assert refused.code == 2 and refused.stderr == f"error: {words[0]}: is for a table (--input); leave it out\n"
 
 
 def test_no_id_is_run_by_a_spreadsheet_and_answers_can_be_read_again(finished_copy, call):

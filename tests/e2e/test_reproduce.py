@@ -147,6 +147,7 @@ def keep_one_seed(workspace):
         (lambda w: (w / RESULTS).write_text("{", "utf-8"), (RECIPE,), "is not a result over seeds"),
         (keep_one_seed, (RECIPE,), "a single recorded seed gives no prediction interval"),
         (lambda w: None, (RECIPE, "--seed", "1"), "--seed: 1 is a recorded seed"),
+        (lambda w: None, (RECIPE, "--smoke", "--seed", "7"), "--seed: is not used with --smoke"),
         (lambda w: None, (RECIPE, "--dataset", "data/none"), "no such dataset folder"),
         (lambda w: None, (RECIPE, "--dataset", "data/openi_reports"), "make it with `make openi`"),
         (lambda w: None, ("recipes/none.yaml",), "no such recipe"),
