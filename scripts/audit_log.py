@@ -20,6 +20,7 @@ import argparse
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
 from radrecipes.cli import run
+from radrecipes.errors import InputError
 
 
 def main() -> None:
@@ -32,7 +33,10 @@ def main() -> None:
     args = parser.parse_args()
     from radrecipes.inference.audit_log import verify
 
-    found = verify(args.file, args.head)
+    try:
+        found = verify(args.file, args.head)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", str(error.filename or args.file)) from None
     print(
         f"{args.file}: intact, {found.entries:,} entries"
         + (f", {found.first} to {found.last}" if found.entries else "")

@@ -150,3 +150,16 @@ def test_the_script_says_what_it_cannot_verify(tmp_path, call, monkeypatch):
     empty.touch()
     assert call("audit_log", "verify", empty, "--head", "12").code == 2
     assert call("audit_log", "verify", empty).stdout == f"{empty}: intact, 0 entries\nhead {'0' * 64}\n"
+
+
+def test_a_log_that_cannot_be_read_is_not_a_broken_one(tmp_path, call, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr("radrecipes.inference.audit_log.lock", refuse)
+    log = tmp_path / "log.jsonl"
+    log.touch()
+    refused = call("audit_log", "verify", log)
+    assert refused.code == 2 and refused.stderr.startswith(f"error: {log}") and refused.stderr.count("\n") == 1
+    assert "cannot be read: Permission denied" in refused.stderr
