@@ -1,11 +1,18 @@
 """A system that scores every label: its temperature, its answers, its calibration."""
 
+import time
+from contextlib import nullcontext
+from functools import cached_property
+
 import numpy as np
 import pytest
 
 from radrecipes.data.label_sets import Label, LabelSet
+from radrecipes.evaluation.evaluate import EvaluationOptions, _model_answers
 from radrecipes.evaluation.label_systems import EvaluationRows, correct, scored_system
+from radrecipes.inference.answers import SystemOutput
 from radrecipes.inference.calibration import fit_temperature, label_probabilities
+from radrecipes.tasks import TASKS
 
 NAMES = ["CT Head", "CT Chest", "MRI Knee", "Never Trained"]
 LABEL_SET = LabelSet("made_up", 1, tuple(Label(name) for name in NAMES), "")
@@ -49,3 +56,37 @@ def test_a_label_that_training_lacks_is_never_answered_and_spoils_no_figure():
     assert not any(output.label == "Never Trained" for output in (*system.outputs, *system.validation))
     assert np.isfinite(system.facts["calibration"]["after"]["log_loss"])
     assert not correct(rows, system.outputs)[0]
+
+
+def test_loading_the_base_model_does_not_count_as_answering(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Predictor:
+        """One answer a second, and a base model that takes a hundred to load."""
+
+        task, decode, has_base, shared = TASKS["protocol"], "generate", True, False
+
+        def __init__(self):
+            self.manifest = {
+                "training": {"processes": 1, "seconds": 1.0},
+                "hardware": {"processor": "x", "threads": 1},
+            }
+
+        @cached_property
+        def untuned_model(self):
+            clock[0] += 100
+
+        def answer(self, inputs, batch_size, advance, untuned=False):
+            if untuned:
+                self.untuned_model  # noqa: B018
+            clock[0] += len(inputs)
+            return [SystemOutput("x", None)] * len(inputs)
+
+    _, rows = scores_and_rows(1, 10)
+    progress = lambda title, count: nullcontext()  # noqa: E731
+    found = _model_answers(Predictor(), None, EvaluationOptions(), progress, rows, rows)
+    assert {name: system.facts["cost"]["rows_per_second"] for name, system in found.systems.items()} == {
+        "adapter": 1.0,
+        "base": 1.0,
+    }

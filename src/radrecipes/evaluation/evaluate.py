@@ -217,6 +217,7 @@ def _model_answers(
         outputs, speed = answered(predictor.answer, rows, ADAPTER)
         systems[ADAPTER] = System(outputs, facts={"cost": cost | speed})
     if predictor.has_base and not options.skip_base:
+        _ = predictor.untuned_model  # loaded before the time is taken
         outputs, speed = answered(partial(predictor.answer, untuned=True), rows, BASE)
         systems[BASE] = System(outputs, facts={"cost": {"training_seconds": None, "trained_on": None} | speed})
     return _ModelAnswers(systems, policy, left_out)
