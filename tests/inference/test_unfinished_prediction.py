@@ -124,6 +124,23 @@ def test_files_of_others_are_refused(tmp_path):
         work.check_output()
 
 
+def test_outputs_that_differ_in_their_ending_do_not_overwrite_each_others_rejects(tmp_path):
+    first, second = (UnfinishedPrediction(tmp_path / name) for name in ("out.csv", "out.jsonl"))
+    for work in (first, second):
+        work.check_output()  # neither has a rejects file yet
+        with work.begun(STATE, False):
+            work.save(0, table(0))
+            assemble(work, 1)
+            work.assembling(work.rejects).write_text(f"of {work.output.name}")
+    with first.begun(STATE, False):
+        first.finish([first.rejects, first.output])
+    with second.begun(STATE, False), pytest.raises(InputError, match=r"out.rejects.csv: .*exists already"):
+        second.finish([second.rejects, second.output])
+    with pytest.raises(InputError, match=r"out.rejects.csv: .*exists already"):
+        second.check_output()
+    assert second.rejects.read_text() == "of out.csv" and second.has(0) and not second.output.exists()
+
+
 def hold(output, held, end):
     with UnfinishedPrediction(output).begun(STATE, False):
         held.set()

@@ -47,10 +47,7 @@ class UnfinishedPrediction:
         if not self.output.parent.is_dir():
             raise InputError("the folder of the output does not exist; create it first", str(self.output))
         owned_folder.check_replaceable(self.folder, "prediction")
-        if os.path.lexists(self.rejects) and not (self.folder / _STATE).is_file():
-            raise InputError(
-                "the file for rejected rows exists already; choose another --output or remove it", str(self.rejects)
-            )
+        self._check_rejects()
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise an [`InputError`] if the folder contains another prediction; the keys of `state` appear in its message."""
@@ -135,11 +132,20 @@ class UnfinishedPrediction:
 
     def finish(self, targets: Sequence[Path]) -> None:
         """Rename the assembled files to their targets, in order, and remove the folder."""
+        if self.rejects in targets:
+            self._check_rejects()
         sync_tree(self.folder)
         (self.folder / _ASSEMBLED).touch()
         for target in targets:
             self.assembling(target).replace(target)
         shutil.rmtree(self.folder)
+
+    def _check_rejects(self) -> None:
+        """Refuse a rejects file that is not this prediction's own, such as that of an output with another ending."""
+        if os.path.lexists(self.rejects) and not (self.folder / _ASSEMBLED).is_file():
+            raise InputError(
+                "the file for rejected rows exists already; choose another --output or remove it", str(self.rejects)
+            )
 
     def _audited(self, chunk: int) -> Path:
         return self.part(chunk).with_suffix(".jsonl")
