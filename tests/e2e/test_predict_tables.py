@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from conftest import run_script
+from conftest import TINY_MODEL, run_script
 from safetensors.torch import load_file, save_file
 
 from e2e.conftest import LAUNCH, RUN, edit_json, files_in
@@ -412,3 +412,11 @@ def test_a_missing_vllm_is_reported_before_any_work(finished_copy, call, source)
     assert done.code == 2 and done.stdout == ""
     assert done.stderr.startswith("error: --engine vllm: vLLM is not installed; ")
     assert done.stderr.count("\n") == 1 and files_in(finished_copy) == before
+
+
+def test_chunks_of_two_base_models_are_not_mixed(finished_copy):
+    own = load_predictor(RUN).fingerprint
+    assert load_predictor(RUN, allow_other_weights=True).fingerprint == own
+    path = Path("models", TINY_MODEL, "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    assert load_predictor(RUN, allow_other_weights=True).fingerprint != own

@@ -115,9 +115,12 @@ class Predictor(ABC):
         return hashlib.sha256(json.dumps(self._decisive_parts(), sort_keys=True).encode()).hexdigest()
 
     def _decisive_parts(self) -> dict[str, Any]:
+        base = self.manifest["base"]["weights_sha256"]
+        if self._allow_other_weights:  # otherwise they are those of training
+            base = weights_digest(self.recipe.model.model_name_or_path, self.recipe.model.model_revision)
         return {
             "adapter": self.adapter_sha256,
-            "base": self.manifest["base"]["weights_sha256"],
+            "base": base,
             "prompt": self.prompt_sha256,
             "max_new_tokens": self.recipe.arguments.max_new_tokens,
         }
