@@ -48,7 +48,8 @@ def test_only_refused_reports_are_written_again_until_one_agrees():
 
 def test_after_the_last_try_the_template_writer_writes():
     write_again, asked = scripted(FLIPPED, FLIPPED)
-    (found,) = guard_texts([EFFUSION], [WrittenText(FLIPPED)], write_again, TASK, tries=3)
+    (found,) = guard_texts([EFFUSION], [WrittenText(FLIPPED, generated_tokens=9)], write_again, TASK, tries=3)
+    assert found.written.generated_tokens == 9 + 7 + 7
     assert [number for _, number in asked] == [2, 3]
     assert found.written.source == "template" and found.written.tries == 3
     assert found.reasons == [] and "contradicts Pleural Effusion" in found.written.reasons
@@ -99,7 +100,8 @@ def test_without_a_fallback_the_last_try_is_returned_with_what_is_wrong_with_it(
     found = guard_texts([{}] * 2, [WrittenText("a\nb\nc"), WrittenText("one line")], write_again, Haiku(), tries=3)
     assert asked == [([1], 2), ([1], 3)]
     assert [answer.reasons for answer in found] == [[], ["not three lines"]]
-    assert found[1].written == WrittenText("one line", generated_tokens=7, tries=3, reasons=("not three lines",))
+    # The tokens of all attempts: none that was counted of the first one, 7 of each other
+    assert found[1].written == WrittenText("one line", generated_tokens=14, tries=3, reasons=("not three lines",))
 
 
 def test_a_task_without_a_check_refuses_only_what_never_stopped():

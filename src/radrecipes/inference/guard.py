@@ -37,8 +37,10 @@ def guard_texts(
     taken = [GuardedText(text, task.check(row, text.text)) for text, row in zip(first_tries, inputs, strict=True)]
 
     def take(place: int, text: WrittenText, number: int) -> None:
-        reasons = tuple(dict.fromkeys([*taken[place].written.reasons, *taken[place].reasons]))
-        text = replace(text, tries=number, reasons=reasons)
+        earlier = taken[place].written
+        reasons = tuple(dict.fromkeys([*earlier.reasons, *taken[place].reasons]))
+        tokens = earlier.generated_tokens + text.generated_tokens
+        text = replace(text, tries=number, reasons=reasons, generated_tokens=tokens)
         taken[place] = GuardedText(text, task.check(inputs[place], text.text))
 
     for number in range(2, tries + 1):
