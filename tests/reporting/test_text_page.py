@@ -286,7 +286,11 @@ def test_worst_texts_come_first_with_request_and_reference(write):
 
 def test_some_texts_that_passed_are_shown_evenly_over_the_split(write):
     predictions = measured()[1]
-    passed = predictions[(predictions["adapter_check"] == "ok") & (predictions["adapter_guarded_check"] == "ok")]
+    checked = (predictions["adapter_check"] == "ok") & (predictions["adapter_guarded_check"] == "ok")
+    passed = predictions[checked & predictions["adapter_stopped"]]
+    failed = {row["id"]: row["reasons"] for row in failed_and_passed(predictions, TASKS["report"])[0]}
+    endless = predictions[checked & ~predictions["adapter_stopped"]]["id"]
+    assert len(endless) and all(failed[study] == ["never stopped"] for study in endless)
     shown = [row["id"] for row in failed_and_passed(predictions, TASKS["report"])[1]]
     assert 4 < len(shown) <= 8 < len(passed)
     places = [passed["id"].tolist().index(study) for study in shown]
@@ -387,5 +391,6 @@ def test_missing_checks_of_rows_are_not_failures(write):
     predictions = measured()[1].copy()
     predictions["adapter_check"] = pd.array([pd.NA] * len(predictions), dtype="string")
     predictions["adapter_guarded_check"] = "ok"
+    predictions["adapter_stopped"] = pd.array([pd.NA] * len(predictions), dtype="boolean")
     assert failed_and_passed(predictions, TASKS["report"])[0] == []
     assert "No report failed a check." in words_of(write(replace=lambda table: predictions))

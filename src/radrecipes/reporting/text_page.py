@@ -8,6 +8,7 @@ import pandas as pd
 from radrecipes.access import may_show
 from radrecipes.evaluation.report_metrics import LEAD_SENTENCES, NEAREST_EMBEDDING, NEAREST_LABELS, TEMPLATE_WRITER
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, MOST_FREQUENT, NEAREST, REFERENCE
+from radrecipes.inference.guard import NEVER_STOPPED
 from radrecipes.reporting.figures import failure_rates_svg
 from radrecipes.reporting.label_tables import cut
 from radrecipes.tasks import TASKS, ReportWritingTask, TextTask
@@ -150,17 +151,19 @@ def failed_and_passed(predictions: pd.DataFrame, task: TextTask) -> tuple[list[d
             "observations": row.get("observations", ""),
             "reference": cut(reference, _LONGEST_TEXT),
             "text": cut(row[f"{ADAPTER}_text"], _LONGEST_TEXT),
-            "reasons": _reasons(row[f"{ADAPTER}_check"]),
+            "reasons": _reasons(row, ADAPTER),
             "guarded_text": cut(row[f"{ADAPTER_GUARDED}_text"], _LONGEST_TEXT),
-            "guarded_reasons": _reasons(row[f"{ADAPTER_GUARDED}_check"]),
+            "guarded_reasons": _reasons(row, ADAPTER_GUARDED),
         }
         (failed if text["reasons"] or text["guarded_reasons"] else passed).append(text)
     failed.sort(key=lambda text: (_badness(text["guarded_reasons"]), _badness(text["reasons"])), reverse=True)
     return failed, passed[:: -(-len(passed) // _MOST_PASSED) or 1]
 
 
-def _reasons(check: str) -> list[str]:
-    return [] if pd.isna(check) or check == "ok" else check.split("; ")
+def _reasons(row: Mapping[str, Any], system: str) -> list[str]:
+    check, stopped = row[f"{system}_check"], row[f"{system}_stopped"]
+    reasons = [] if pd.isna(check) or check == "ok" else check.split("; ")
+    return reasons if pd.isna(stopped) or stopped else [*reasons, NEVER_STOPPED]
 
 
 def _badness(reasons: Sequence[str]) -> tuple[int, ...]:
