@@ -393,8 +393,9 @@ def test_recorded_results_contain_three_seeds_and_beat_the_simple_baseline(recip
 def test_metrics_of_an_older_version_are_one_line_that_says_what_to_do(make_metrics):
     metrics = make_metrics()
     del metrics["task"]
-    with pytest.raises(InputError, match="older version wrote it; evaluate again with --restart"):
-        metrics_table(metrics)
+    for older in (metrics, {}):
+        with pytest.raises(InputError, match="older version wrote it; evaluate again with --restart"):
+            metrics_table(older)
 
 
 def test_the_most_accurate_system_with_figures_and_costs(make_metrics):

@@ -33,10 +33,11 @@ BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results --
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The systems of a `metrics.json` with their 95 % intervals, for a terminal."""
+    lines = _label_lines if _is_label(metrics) else _text_lines
     head = [f"{metrics['split']} split: {metrics['rows']:,} rows of {metrics['groups']:,} groups, 95 % intervals"]
     for split, count in metrics.get("left_out", {}).items():
         head.append(f"{split} split: {count:,} more rows left out, because the model cannot read them")
-    return "\n".join([*head, ""] + (_label_lines(metrics) if _is_label(metrics) else _text_lines(metrics)))
+    return "\n".join([*head, "", *lines(metrics)])
 
 
 def _is_label(document: Mapping[str, Any]) -> bool:
