@@ -119,8 +119,10 @@ def test_headline_does_not_flatter(write, difference, said):
 
 
 def test_nothing_is_claimed_of_a_dataset_that_is_not_the_runs_own(write):
-    assert "wrote for 60 studies not seen in training, " in words_of(write())
-    assert "wrote for 60 studies, " in words_of(write(trained_data="e" * 64))
+    own, other = (words_of(write("impression", trained_data=letter * 64, rows=120)) for letter in "de")
+    assert "wrote for 120 studies not seen in training, " in own and "wrote for 120 studies, " in other
+    for claim in ("Texts not seen in training", "not in training the difference is", "in the training data, as short"):
+        assert claim in own and claim not in other
 
 
 def test_headline_compares_with_the_baseline_that_was_best_on_validation(write):

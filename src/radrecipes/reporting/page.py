@@ -40,7 +40,7 @@ def write_page(
     figures = {name: svg for name, svg in figures.items() if svg is not None}
     access = strictest(dataset_manifest.get("access"), access_of(run_manifest))
     keys = dict.fromkeys([*_IMPORTANT, *dataset_manifest])
-    trained_on = run_manifest.get("data", {}).get("digest")
+    own_data = run_manifest.get("data", {}).get("digest") in (None, metrics["dataset"].get("digest"))
     html = render(
         page.TEMPLATE,
         figures,
@@ -49,8 +49,9 @@ def write_page(
         metrics=metrics,
         dataset_manifest={key: dataset_manifest[key] for key in keys if key in dataset_manifest},
         access=access,
-        own_data=trained_on in (None, metrics["dataset"].get("digest")),
-        leakage=dataset_manifest.get("leakage_audit", {}).get(metrics["split"]),
+        own_data=own_data,
+        # Of another dataset it is not known what training had seen of it.
+        leakage=own_data and dataset_manifest.get("leakage_audit", {}).get(metrics["split"]),
         run_manifest=run_manifest,
         validation=validation,
         learns_from_rewards=any("reward" in entry for entry in train_log),
