@@ -262,7 +262,7 @@ def test_an_evaluation_elsewhere_says_that_it_stores_no_thresholds(finished_copy
 
 def test_a_target_accuracy_of_generated_answers_is_refused(finished_copy, call):
     refused = call("evaluate_model", "--run", RUN, "--decode", "generate", "--target-accuracy", "0.9")
-    assert refused.code == 2 and refused.stderr.startswith("error: --target-accuracy: needs probabilities")
+    assert refused.code == 2 and "error: --target-accuracy: needs probabilities" in refused.stderr
 
 
 @pytest.mark.parametrize("decode", ["score", "generate"])

@@ -82,6 +82,8 @@ def evaluate(
     _check_judges(predictor.task, options.judges)
     evaluate_family: Callable = evaluate_texts
     if isinstance(predictor.task, LabelTask):
+        if options.target_accuracy and predictor.decode == "generate":
+            raise InputError("needs probabilities; score the labels (--decode score)", "--target-accuracy")
         embedder = TextEmbedder(options.similarity_model)
         # Of the complete dataset, so that every model finds the same ones; now, because the encoder may be missing
         encoder = options.encoder or (
@@ -128,11 +130,6 @@ def evaluate_labels(
 ) -> Evaluated | None:
     """Label tasks: temperatures and thresholds fitted on validation, baselines; other arguments as for [`evaluate`]."""
     task, label_set = predictor.task, predictor.label_set
-    scored = predictor.decode != "generate"
-    if options.target_accuracy and not scored:
-        raise InputError(
-            "needs probabilities, so labels must be scored (--decode score); leave it out", "--target-accuracy"
-        )
     train = label_rows(task, dataset, label_set, "train", None)
     validation, rows = (
         label_rows(task, dataset, label_set, split, options.max_rows) for split in ("validation", options.split)
@@ -149,6 +146,7 @@ def evaluate_labels(
         scores = (found.of_labels(asked.notes, label_set.names) for asked in (validation, rows))
         facts = {"settings": found.settings, "cost": found.cost}
         answers.systems[name] = scored_system(label_set, validation, next(scores), rows, next(scores), **facts)
+    scored = predictor.decode != "generate"
     metrics = compute_metrics(
         rows,
         answers.systems,
