@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -356,9 +357,8 @@ def test_a_long_row_is_refused_by_itself_and_changes_no_other(finished_copy, dec
 
 
 @pytest.mark.parametrize("decode", ["score", "generate"])
-def test_a_last_chunk_without_any_readable_row_is_written(finished_copy, call, decode):
-    with Path(RUN, "recipe.yaml").open("a", encoding="utf-8") as recipe:
-        recipe.write(f"decode: {decode}\n")
+def test_a_last_chunk_without_any_readable_row_is_written(finished_copy, call, monkeypatch, decode):
+    monkeypatch.setattr("radrecipes.inference.predictors.load_predictor", partial(load_predictor, decode=decode))
     Path("orders.csv").write_text(f"mrn,order\n1,knee pain\n2,{'fall ' * 3000}\n", encoding="utf-8")
     done = call("predict", *words("out.csv", "--chunk-rows", "1"))
     assert done.code == 0, done.stderr
