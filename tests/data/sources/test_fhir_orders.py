@@ -38,6 +38,16 @@ def test_service_requests_are_orders(tmp_path):
     assert [row.line for row in broken if isinstance(row, RejectedRow)] == ["4", "5"]
 
 
+def test_the_orders_of_a_patient_are_one_group_however_they_name_it(tmp_path):
+    subjects = [
+        {"reference": "https://host/Patient/7/_history/2"},
+        {"identifier": {"system": "urn:mrn", "value": "7"}},
+    ]
+    rows = [request(number, subject=subject) for number, subject in enumerate(subjects)]
+    orders = ExampleTable(write(tmp_path / "a.ndjson", *rows), inputs={"note": "code"}, group_column="subject")
+    assert [order.group for order in orders] == ["Patient/7", "urn:mrn|7"]
+
+
 def test_a_path_without_a_text_and_a_file_without_requests_are_refused(tmp_path):
     path = write(tmp_path / "a.ndjson", request(1))
     with pytest.raises(

@@ -30,11 +30,15 @@ def resource(number=1, **fields):
     }
 
 
-def read_all(path, *rows):
+def open_reports(path, *rows):
     path.write_text(
         "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
     )
-    source = FhirReports(path)
+    return FhirReports(path)
+
+
+def read_all(path, *rows):
+    source = open_reports(path, *rows)
     other_process = pickle.loads(pickle.dumps(source))
     assert len(pickle.dumps(source)) < 200
     return [other_process.read(item) for item in source.items()]
@@ -78,3 +82,29 @@ def test_what_has_no_report_is_left_out_by_reason(tmp_path):
     assert [report.reason for report in rejected] == reasons
     with pytest.raises(InputError, match=r"no DiagnosticReport resource here; give .ndjson files"):
         read_all(tmp_path / "b.ndjson", {"resourceType": "Patient"})
+
+
+def test_a_patient_is_one_group_however_a_report_names_it(tmp_path):
+    same = [
+        {"reference": f"{base}Patient/P1{version}"}
+        for base in ("", "https://host/fhir/")
+        for version in ("", "/_history/2")
+    ]
+    identified = {"identifier": {"system": "urn:mrn", "value": "P0"}, "display": "Jane Doe"}
+    other_system = {"identifier": {"system": "urn:other", "value": "P0"}}
+    subjects = [
+        *same,
+        identified,
+        identified,
+        other_system,
+        {"identifier": {"value": "P0"}},
+        {"reference": "urn:uuid:1"},
+    ]
+    rows = [resource(number, subject=subject, conclusion="Normal.") for number, subject in enumerate(subjects)]
+    source = open_reports(tmp_path / "a.ndjson", *rows)
+    groups = [source.read(item).group for item in source.items()]
+    assert groups == ["Patient/P1"] * 4 + ["urn:mrn|P0"] * 2 + ["urn:other|P0", "P0", "urn:uuid:1"]
+    assert source.said == ()
+    nameless = [resource(1, subject=None), resource(2, subject={"identifier": {"system": "urn:mrn"}}), resource(3)]
+    source = open_reports(tmp_path / "b.ndjson", *nameless)
+    assert source.said == ["2 reports name no patient (subject): each counts as a patient of its own"]

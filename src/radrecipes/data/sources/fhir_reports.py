@@ -29,14 +29,22 @@ class FhirReports(ReportSource):
     name = "fhir"
     layout = "file or folder of FHIR DiagnosticReport resources as .ndjson"
     title = "FHIR DiagnosticReport resources"
-    group = "the reference to the patient (subject), or the report itself if there is none"
+    group = (
+        "the patient (subject: type and id of the reference, or the identifier), or the report itself if there is none"
+    )
 
     def __init__(self, root: str | Path):
         """Count the resources, so that a damaged file is found before any work."""
         self._files = LineFiles(root, SUFFIXES, "FHIR resources", UTF_8)
         self.files, self.folder = self._files.files, self._files.folder
         self.rejected = []
-        self.count = sum(1 for _ in self.items())
+        self.count = unnamed = 0
+        for _, line in self.items():
+            resource = parsed(line)
+            self.count += 1
+            unnamed += isinstance(resource, dict) and not text_at(resource, "subject")
+        if unnamed:
+            self.said = [f"{unnamed} reports name no patient (subject): each counts as a patient of its own"]
         if not self.count:
             raise InputError(
                 "no DiagnosticReport resource here; give .ndjson files with one resource per line as --root", str(root)
