@@ -6,6 +6,9 @@ SIGNED = [
     "Electronically signed by Jane Q. Doe, M.D. on 01/02/2026 at 3:04 PM.",
     "ELECTRONICALLY SIGNED BY: DOE, JANE 01/02/2026 15:04",
     "Electronically signed by:\nJane Doe\n01/02/2026 3:04 PM",
+    "This report was electronically signed by JANE DOE MD at 3:04 PM on 01/02/2026.",
+    "Reported by Dr Jane Doe, Consultant Radiologist. GMC 1234567",
+    "Reported by: Dr J Doe\nConsultant Radiologist\nGMC: 1234567",
     "Dictated by: J. Doe, DO\nTranscribed on 1/2/2026",
     "Signed by: Jane Doe, MD",
     "D: 01/02/2026 T: 01/02/2026",
@@ -46,6 +49,7 @@ def test_in_one_line_the_sentences_behind_a_signature_stay(text, left):
         "I personally reviewed the outside CT: a nodule is new.",
         "T: 5 mm nodule. The attending was told of the pneumothorax.",
         "Findings dictated at 3:04 PM were called to the ward. Approval is pending.",
+        "Dyspnoea reported by the patient. Reported by patient as chronic. GMC is no finding.",
         "Radiologist notified of a pneumothorax at 15:04.",
     ],
 )

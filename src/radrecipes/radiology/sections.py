@@ -83,10 +83,12 @@ _AFTER_TEXT = re.compile(
     rf"\s({_WITHIN_A_LINE.upper()})\s*\Z|[.!?_)]\s+((?=[A-Z])(?i:{_WITHIN_A_LINE}))\s*\Z|[.!?_]\s+([A-Z][A-Z ()/,&-]{{5,}})\Z"
 )
 _LONGEST_HEADER = 80
+# Headers of findings and impression that need no colon on a line of their own.
+MAIN_HEADERS = "FINDINGS|IMPRESSION|Findings|Impression|CONCLUSION"
 # Lines that are headers without a colon: dividers between reports of one text, and main headers on a line of their own.
 _LINE = re.compile(
     r"\n[ \t]*(?:(?P<divider>_{20,})|(?P<final>FINAL REPORT)\b|(?P<addendum>(?:FINAL )?ADDENDUM)\b|(?P<wet>WET ?READ)\b|"
-    r"(?P<alone>FINDINGS|IMPRESSION|Findings|Impression|CONCLUSION|COMPARISON|INDICATION|TECHNIQUE|NOTIFICATION|"
+    rf"(?P<alone>{MAIN_HEADERS}|COMPARISON|INDICATION|TECHNIQUE|NOTIFICATION|"
     r"EXAMINATION|RECOMMENDATION(?:S|\(S\))?)[ \t\r]*(?=\n|\Z))"
 )
 _CAPITAL = re.compile(r"[A-Z]")

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 
 # Where a signature begins: the first group anywhere, because it is never part of a finding, the others with a line or sentence.
 _SIGNATURE = re.compile(
-    r"\(?\b(?:electronically|digitally|e)[ -]?(?:signed|authenticated|approved|verified|finali[sz]ed)\b"
+    r"\(?\b(?:th(?:is|e) (?:report|study|exam(?:ination)?|document) (?:was|is|has been) )?"
+    r"(?:electronically|digitally|e)[ -]?(?:signed|authenticated|approved|verified|finali[sz]ed)\b"
     r"|\b(?:dictated|transcribed|authenticated|finali[sz]ed)(?: (?:and|&) \w+)?(?: by\b|[ \t]*:)"
     r"|\btranscriptionist[ \t]*[:#-]"
     r"|(?:(?<=\n)|\A|(?<=[.!?][ \t]))[ \t]*(?:"
     r"(?:signed|approved|verified|released|interpreted|read|reviewed|edited)(?: electronically)? by\b"
+    r"|reported by(?=[ \t]*:|[ \t]+(?:dr|prof)\b|[ \t]+(?-i:[A-Z]))"
     r"|(?:signed|approved|verified|dictated|transcribed)(?: on\b|[ \t]*:)"
     r"|(?:attending|resident|staff|reading|reporting|interpreting|supervising)(?: (?:radiologist|physician|doctor))?[ \t]*:"
     r"|(?:radiologist|technologist|workstation(?: id)?|job (?:id|number|#))[ \t]*:"
@@ -22,17 +24,19 @@ _HEADER = (
     r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|ADDENDUM|COMPARISON|INDICATION|HISTORY|TECHNIQUE|EXAM(?:INATION)?)\b"
     r"[^\n.]{0,20}:"
 )
-# A full stop, but not after an initial or a title, nor after `M.D.` if the date follows.
+_REGISTERED = r"(?:GMC|HCPC|NPI|IMC)"  # where a doctor's number is from
+# A full stop, but not after an initial or a title, nor after `M.D.` if the date follows, or before the doctor's number.
 _STOP = (
     r"[.!?](?<!\bDr\.)(?<!\bJr\.)(?<!\bSr\.)(?<!\bProf\.)(?<!\s[A-Z]\.)(?=[\s)\]]|\Z)"
-    r"(?!,|\s+(?:on|at|date|time|electronically|and)\b|\s*[(\d])[)\]]?"
+    rf"(?!,|\s+(?:on|at|date|time|electronically|and|{_REGISTERED})\b|\s*[(\d])[)\]]?"
 )
 # Without a full stop, the time of day is the end.
 _TIME = r"\b\d{1,2}:\d\d(?::\d\d)?(?:\s?[AaPp]\.?[Mm]\b\.?)?(?:\s[ECMP][SD]?T\b)?(?=\s+[A-Z][a-z])"
 _SIGNATURE_END = re.compile(rf"{_STOP}|{_TIME}|(?=\n)|(?={_HEADER})|\Z")
-# Lines after a signature that have only a name with a credential, or a date; only a name after a colon.
+# Lines after a signature that have only a name with a credential, a post, a doctor's number, or a date; only a name after a colon.
 _NAME_LINE = re.compile(
     r"\s*\n[ \t]*(?:(?:[A-Z][\w.'-]*,?[ \t]+){1,5}(?:M\.?D\.?|D\.?O\.?|MBBS|FRCR|Ph\.?D\.?|PA-?C?|NP|RT|R\.T\.)[ \t.,]*"
+    rf"|(?:[A-Z][a-z]+[ \t]+){{0,2}}Radiologist[ \t.,]*|{_REGISTERED}\b[^\n]{{0,30}}"
     r"|(?:Date|Time|on|at|[ \t/:.,-]|\d|[AaPp]\.?[Mm]\.?|[ECMP][SD]?T){6,40})[ \t]*(?=\n|\Z)"
 )
 _BARE_NAME_LINE = re.compile(r"\s*\n[ \t]*[A-Z][\w.'-]*,?(?:[ \t]+[A-Z][\w.'-]*,?){1,4}[ \t]*(?=\n|\Z)")
@@ -59,8 +63,9 @@ _LONGEST_ATTESTATION = 400
 # A text without any of these has no sign-off; looking for them is fast.
 _HINTS = (
     "signed", "dictat", "transcri", "authenticat", "finali", "approved", "verified", "released by", "interpreted by", "read by",
-    "reviewed", "edited", "attending", "resident", "staff", "radiologist", "reading", "physician", "technologist", "workstation",
-    "job ", "d:", "t:", "d :", "t :", "end of", "personally", "independently", "attest", "certify", "recognition",
+    "reported by", "reviewed", "edited", "attending", "resident", "staff", "radiologist", "reading", "physician",
+    "technologist", "workstation", "job ", "d:", "t:", "d :", "t :", "end of", "personally", "independently", "attest",
+    "certify", "recognition",
 )  # fmt: skip
 
 

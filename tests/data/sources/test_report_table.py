@@ -65,6 +65,18 @@ def test_a_table_with_the_usual_names_of_columns(tmp_path, write):
     assert any(said.startswith("no column of the patient") for said in source.said)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("colon", [":", ""])
+def test_line_ends_of_every_system_and_headers_without_a_colon(tmp_path, end, colon):
+    lines = [f"FINDINGS{colon}", "No edema.", f"IMPRESSION{colon}", "Normal.", "Electronically signed by:", "Jane Doe"]
+    text = end.join(["EXAM: Chest", *lines])
+    [report] = read_all(ReportTable(write_csv(tmp_path / "a.csv", [["report"], [text]])))
+    assert (report.findings, report.impression, report.exam) == ("No edema.", "Normal.", "Chest")
+    cells = [["findings", "impression"], [end.join(lines[:2]), end.join(lines[2:])]]
+    [report] = read_all(ReportTable(write_csv(tmp_path / "b.csv", cells)))
+    assert (report.findings, report.impression) == ("No edema.", "Normal.")
+
+
 def test_complete_reports_are_split_and_columns_may_be_named(tmp_path):
     text = "EXAM: CT HEAD\nFINDINGS: No bleed.\nIMPRESSION: Normal.\nDictated by: J. Doe"
     path = write_csv(

@@ -9,7 +9,7 @@ from radrecipes.data.sources.table_rows import column_problem
 from radrecipes.data.sources.text_tables import SURROGATE
 from radrecipes.errors import InputError
 from radrecipes.radiology.exams import exam_in
-from radrecipes.radiology.sections import Sections, split_sections
+from radrecipes.radiology.sections import MAIN_HEADERS, Sections, split_sections
 from radrecipes.radiology.sign_off import without_sign_off
 
 # What columns are usually called; case, blanks and underscores do not matter, and the first that is there is taken.
@@ -32,8 +32,10 @@ SPLIT_SPELLINGS = {
 }
 # What exports write into an empty cell.
 _NO_TEXT = {"nan", "null", "none", "n/a", "na", "<na>"}
-_OWN_HEADER = re.compile(r"\A\s*(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:\s*", re.IGNORECASE)
-_SECTION_HEADER = re.compile(r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\s*:", re.IGNORECASE)
+_HEADERS = r"(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)"
+_OWN_HEADER = re.compile(rf"\A\s*{_HEADERS}(?:\s*:|[ \t]*\n)\s*", re.IGNORECASE)
+# Without a colon on a line of its own, as `split_sections` finds it.
+_SECTION_HEADER = re.compile(rf"\b{_HEADERS}\s*:|^[ \t]*(?-i:{MAIN_HEADERS})[ \t]*$", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def as_report(
 
 def sections_of(text: str) -> Sections:
     """Findings and impression of a complete report without its sign-off; a report without headers is findings."""
-    text = without_sign_off(text)
+    text = without_sign_off(_text(text))
     return split_sections(text) if has_headers(text) else Sections(findings=_one_line(text))
 
 
@@ -163,7 +165,8 @@ def has_words(text: str) -> bool:
 
 
 def _text(cell: str) -> str:
-    return "" if cell.strip().casefold() in _NO_TEXT else cell
+    """A cell or file with `\n` as its only line end, which the rules for signatures and headers look for."""
+    return "" if cell.strip().casefold() in _NO_TEXT else cell.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _one_line(text: str) -> str:
