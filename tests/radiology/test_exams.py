@@ -42,6 +42,13 @@ def test_other_exams_are_named_in_general_words(name, is_a):
     [
         ("EXAM: CT HEAD\nFINDINGS: Normal.", "CT HEAD"),
         (" EXAMINATION:  CHEST (PA AND LAT)\n \n FINDINGS:", "CHEST (PA AND LAT)"),
+        ("EXAM: CHEST 2 VIEWS. COMPARISON: CT chest 1/2/2020. FINDINGS: Clear.", "CHEST 2 VIEWS"),
+        ("Exam: Chest 2 views Clinical history: Mr Doe", "Chest 2 views"),
+        ("EXAM: CHEST, AP PORTABLE. PICC by IR. Normal.", "CHEST, AP PORTABLE"),
+        ("Exam: Chest xray, transferred to us, Mr Doe", "Chest xray, transferred to , Doe"),
+        ("EXAM: HISTORY: MR DOE", ""),
+        ("EXAM: US ABDOMEN\rFINDINGS: Normal.", "US ABDOMEN"),
+        ("EXAM: CHEST RADIOGRAPH.", "CHEST RADIOGRAPH"),
         ("FINDINGS: The study is limited.", ""),
         ("EXAM:\nFINDINGS: Normal.", ""),
     ],

@@ -34,10 +34,18 @@ def _words(names: str) -> re.Pattern:
 _MODALITY_PATTERNS = {name: _words(words) for name, words in _MODALITIES.items()}
 _REGION_PATTERNS = {name: _words(words) for name, words in _REGIONS.items()}
 _IS_RADIOGRAPH, _IS_CHEST = _words(_RADIOGRAPH), _words(_CHEST)
+# In a report on one line the exam ends at a full stop, or at the next heading.
+_NEXT_HEADING = (
+    r"(?:clinical|patient|reason|relevant|date|time|order\w*|referr\w*|accession|history|indications?|comparisons?|technique|"
+    r"findings?|impressions?|conclusions?|comments?|diagnosis|contrast|priors?)\b[\w /&()]{0,30}:"
+)
 _HEADING = re.compile(
-    r"^[ \t]*(?:TYPE OF )?(?:EXAM(?:INATION)?|STUDY|PROCEDURE)(?: NAME| DESCRIPTION)?[ \t]*:[ \t]*(\S[^\n]*)",
+    r"^[ \t]*(?:TYPE OF )?(?:EXAM(?:INATION)?|STUDY|PROCEDURE)(?: NAME| DESCRIPTION)?[ \t]*:[ \t]*"
+    rf"(?!{_NEXT_HEADING})(\S[^\n]*?)[ \t]*(?=\.\s|\.?$|\b{_NEXT_HEADING})",
     re.IGNORECASE | re.MULTILINE,
 )
+# Within a text these are modalities in capitals only: "transferred to us", "Mr".
+_WORDS = re.compile(r"\b(?!US|IR|MR|FL|NM|RF)(?i:us|ir|mr|fl|nm|rf)\b")
 
 
 def other_exam(name: str) -> str:
@@ -59,5 +67,5 @@ def other_exam(name: str) -> str:
 
 def exam_in(text: str) -> str:
     """The exam that a report names under a heading (`EXAM: …`), empty if there is none."""
-    heading = _HEADING.search(text)
-    return " ".join(heading[1].split()) if heading else ""
+    heading = _HEADING.search(text.replace("\r", "\n"))
+    return " ".join(_WORDS.sub("", heading[1]).split()) if heading else ""

@@ -43,6 +43,14 @@ def test_a_tree_of_text_files_gives_reports_by_patient(tmp_path):
     assert len(pickle.dumps(source)) < 500
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_of_every_system_are_read(tmp_path, end):
+    text = "EXAM: Chest\n" + REPORT.format("").replace(":\nThe", "\nThe").replace(":\nNo", "\nNo")
+    [report] = read_all(TextFolder(write(tmp_path, {"a.txt": text.replace("\n", end)})))
+    assert (report.findings, report.impression) == ("The lungs are clear.", "No acute disease.")
+    assert report.exam == "Chest"
+
+
 def test_the_patient_may_be_part_of_the_name_and_names_may_repeat(tmp_path):
     files = {"2023/P7_1.txt": REPORT, "2024/P7_1.txt": REPORT, "2024/other.txt": REPORT}
     source = TextFolder(write(tmp_path, files), group_pattern="(P[0-9]+)_")
