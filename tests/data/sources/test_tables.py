@@ -317,3 +317,10 @@ def test_a_pipe_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match="only regular files are read"):
         read(tmp_path / name)
+def test_a_cell_may_be_large(tmp_path):
+    path, text = tmp_path / "a.csv", "some words, of a report. " * 10_000
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text", "label"], [text, "CT"]])
+    assert stream(path) == ([(text, "CT")], [])
+
+

@@ -35,6 +35,7 @@ _OTHER_ENCODING = re.compile(
 )
 # A row as it is written: its place, its cells (none if they cannot be told apart), and what is wrong with it.
 RawRow = tuple[str, list, str | None]
+csv.field_size_limit(ROW_LIMIT)  # the module's own limit is 131,072 characters
 
 
 def detect_encoding(path: Path, *, single_byte: bool = True) -> str:
@@ -195,7 +196,7 @@ def delimited_rows(path: Path, delimiter: str, encoding: str = UTF_8, skip: int 
             fields = []
             problem = (
                 "a quote is not closed in the row that starts here; close it"
-                if any(words in str(error) for words in ("unexpected end of data", "field larger", _TOO_LONG))
+                if any(words in str(error) for words in ("unexpected end of data", _TOO_LONG))
                 else f"the row that starts here is broken ({error}); quote its fields and double the quotes inside"
             )
         quotes_broken = problem is not None
