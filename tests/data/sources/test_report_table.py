@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import os
 import pickle
 
 import openpyxl
@@ -63,6 +64,24 @@ def test_a_table_with_the_usual_names_of_columns(tmp_path, write):
     assert second.reason == "empty_report" and source.count == 2
     assert "columns: findings 'findings', impression 'impression', id 'uid'" in source.said
     assert any(said.startswith("no column of the patient") for said in source.said)
+
+
+@pytest.mark.parametrize(
+    "content", ['[{"report": "x"}]\n[{"report": "y"}]', '{"report": "x"}\n{"report": "y"}\n', "[{}] x"]
+)
+def test_what_follows_a_json_array_is_not_lost(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(
+        InputError, match=r"goes on after its first array or object; .* rename it to .jsonl if it has one"
+    ):
+        ReportTable(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('[{"report": "No edema."}]' + " \n" * 2**20)
+    assert ReportTable(tmp_path / "a.json").count == 1
+
+
+def test_a_name_that_is_not_utf_8_is_recorded_as_text(tmp_path):
+    source = ReportTable(write_csv(tmp_path / os.fsdecode(b"a\xe9.csv"), [["report"], ["No edema."]]))
+    assert source.files[0]["file"] == r"a\xe9.csv" and read_all(source)[0].path == r"a\xe9.csv:2"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

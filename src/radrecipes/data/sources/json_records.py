@@ -53,7 +53,7 @@ def _elements(text: io.TextIOWrapper, where: str) -> Iterator[Any]:
         while position < len(buffer) and buffer[position] in " \t\r\n,:":
             position += 1
         if buffer[position : position + 1] == closing:
-            return
+            return _refuse_more(buffer[position + 1 :], text, where)
         try:
             value, end = decoder.raw_decode(buffer, position)
         except (ValueError, RecursionError):
@@ -76,3 +76,15 @@ def _elements(text: io.TextIOWrapper, where: str) -> Iterator[Any]:
             yield element
         if position > MIB:
             buffer, position = buffer[position:], 0
+
+
+def _refuse_more(rest: str, text: io.TextIOWrapper, where: str) -> None:
+    """Raise an [`InputError`] if anything but blanks follows the array or object."""
+    while not rest.strip() and (rest := text.read(MIB)):
+        pass
+    if rest.strip():
+        raise InputError(
+            "goes on after its first array or object; write one JSON array of objects, or rename it to .jsonl if it has one"
+            " object per line",
+            where,
+        )
