@@ -20,7 +20,7 @@ from radrecipes.data.dataset_folder import LABEL_SET_FILE, check_output_folder, 
 from radrecipes.data.sources.registry import REPORT_SOURCES
 from radrecipes.data.sources.report_source import ReportSource
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.files import file_sha256, recorded_name
 from radrecipes.shipped import ROOT
 from radrecipes.tasks import TASKS, LabelTask, ReportWritingTask, Task
 
@@ -105,7 +105,8 @@ def _label_set(args: argparse.Namespace, examples: list, origin: dict) -> Any:
     if file:
         label_set = LabelSet.load(file)
     else:
-        label_set = derive_label_set(examples, Path(os.path.realpath(args.output)).name, args.source.name)
+        name, source = _dataset_name(args), recorded_name(args.source.name)
+        label_set = derive_label_set(examples, name, source)
     origin["label_set_derived"] = file is None
     if parts := origin.get("label_parts"):
         named = {label_set.canonical(label): parts[label] for label in sorted(parts)}
@@ -309,7 +310,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
 def _common_facts(args: argparse.Namespace, task: str, columns: Sequence[str], synthetic: bool) -> dict:
     return {
-        "name": Path(os.path.realpath(args.output)).name,
+        "name": _dataset_name(args),
         "task": task,
         "columns": list(columns),
         "access": args.access,
@@ -331,6 +332,10 @@ def _add_subcommand(
         description=f"{description[0].upper()}{description[1:]}.",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+def _dataset_name(args: argparse.Namespace) -> str:
+    return recorded_name(Path(os.path.realpath(args.output)).name)
+
+
     )
     parser.set_defaults(prepare=prepare)
     return parser

@@ -242,6 +242,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def recorded_name(name: str) -> str:
+    """The name of a file as a text that every file can contain: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def text_sha256(text: str) -> str:
     """Hash a text as UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import pytest
@@ -49,6 +50,13 @@ def test_line_ends_of_every_system_are_read(tmp_path, end):
     [report] = read_all(TextFolder(write(tmp_path, {"a.txt": text.replace("\n", end)})))
     assert (report.findings, report.impression) == ("The lungs are clear.", "No acute disease.")
     assert report.exam == "Chest"
+
+
+def test_names_that_are_not_utf_8_are_recorded_as_text(tmp_path):
+    source = TextFolder(write(tmp_path / os.fsdecode(b"\xe9"), {os.fsdecode(b"P\xe9/caf\xe9.txt"): REPORT}))
+    [report] = read_all(source)
+    assert (report.id, report.group, report.path) == (r"caf\xe9", r"P\xe9", r"P\xe9/caf\xe9.txt")
+    assert source.folder == r"\xe9" and report.findings
 
 
 def test_the_patient_may_be_part_of_the_name_and_names_may_repeat(tmp_path):

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from radrecipes.data.sources.report_source import LARGEST_REPORT, RejectedReport, Report, ReportSource, read_report
 from radrecipes.errors import InputError
-from radrecipes.files import bounded, unpacked
+from radrecipes.files import bounded, recorded_name, unpacked
 
 FOLDER = "ecgen-radiology"
 ARCHIVE = "NLMCXR_reports.tgz"
@@ -57,7 +57,7 @@ class OpenI(ReportSource):
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read findings and impression of one report."""
-        path, _ = item
+        path = recorded_name(item[0])
         data = self._bytes(item)
         if isinstance(data, RejectedReport):
             return data

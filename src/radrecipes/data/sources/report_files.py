@@ -8,7 +8,7 @@ from typing import Any
 
 from radrecipes.data.sources.text_tables import check_encoding, detect_encoding, text_lines
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.files import file_sha256, recorded_name
 
 
 class LineFiles:
@@ -27,15 +27,15 @@ class LineFiles:
         self._names = files_below(self.root, suffixes, kind)
         self._single = self.root.is_file()
         self.files: list[dict[str, Any]] = []
-        self.folder = None if self._single else self.root.resolve().name
+        self.folder = None if self._single else recorded_name(self.root.resolve().name)
         if not self._single and any(os.path.islink(self.root / name) for name in self._names):
             raise InputError("a file in it is a link, which is not followed; copy it with `cp -rL`", str(root))
         if self._single:
-            self.files.append({"file": self.root.name, "sha256": file_sha256(self.root)})
+            self.files.append({"file": recorded_name(self.root.name), "sha256": file_sha256(self.root)})
 
     def each(self) -> Iterator[tuple[str, Iterator[str]]]:
         """Relative path and lines of each file."""
-        return ((name, self._lines(place, name)) for place, name in enumerate(self._names, start=1))
+        return ((recorded_name(name), self._lines(place, name)) for place, name in enumerate(self._names, start=1))
 
     def _lines(self, place: int, name: str) -> Iterator[str]:
         path = self.root if self._single else self.root / name

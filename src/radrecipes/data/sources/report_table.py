@@ -9,7 +9,7 @@ from radrecipes.data.sources.report_source import RejectedReport, Report, Report
 from radrecipes.data.sources.table_form import TableForm
 from radrecipes.data.sources.table_rows import open_table
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256
+from radrecipes.files import file_sha256, recorded_name
 
 _FORM = ("delimiter", "encoding", "skip_rows", "skip_footer", "sheet")
 _NAMES = [name for names in USUAL_NAMES.values() for name in names]
@@ -55,7 +55,7 @@ class ReportTable(ReportSource):
         self.count = sum(1 for _ in self.items())
         if not self.count:
             raise InputError("the file has no rows below its header; give a table with rows", str(path))
-        self.files = [{"file": self._path.name, "sha256": file_sha256(self._path), **self._table.facts}]
+        self.files = [{"file": recorded_name(self._path.name), "sha256": file_sha256(self._path), **self._table.facts}]
         self.rejected = []
         self.said = [text for text in (self._table.said, self.columns.said) if text]
         if not self.columns.group:
@@ -80,7 +80,7 @@ class ReportTable(ReportSource):
         """Number and place of every row, and its cells or what is wrong with it."""
         columns = self.columns.named
         for number, (where, cells) in enumerate(self._table.rows(columns, columns), start=1):
-            yield number, f"{self._path.name}:{where.rpartition(':')[2]}", cells
+            yield number, f"{recorded_name(self._path.name)}:{where.rpartition(':')[2]}", cells
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """The report of one row."""

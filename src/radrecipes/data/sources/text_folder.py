@@ -10,6 +10,7 @@ from radrecipes.data.sources.report_files import decoded, files_below
 from radrecipes.data.sources.report_source import RejectedReport, Report, ReportSource, read_report
 from radrecipes.data.sources.text_tables import check_encoding
 from radrecipes.errors import InputError
+from radrecipes.files import recorded_name
 from radrecipes.radiology.exams import exam_in
 
 
@@ -36,14 +37,15 @@ class TextFolder(ReportSource):
         self._root, self._encoding = Path(root), encoding
         if not self._root.is_dir():
             raise InputError("no such folder; give the one with the .txt files as --root", str(root))
-        paths = files_below(self._root, (".txt", ".text"), "text files")
+        files = {recorded_name(path): path for path in files_below(self._root, (".txt", ".text"), "text files")}
+        paths = list(files)
         groups = {path: _group(path, _compiled(group_pattern)) for path in paths}
         stems = Counter(PurePath(path).stem for path in paths)
         unique = len(stems) == len(paths)
         ids = {path: PurePath(path).stem if unique else path[: -len(PurePath(path).suffix)] for path in paths}
         self.rejected = [RejectedReport(path, "empty_group") for path, group in groups.items() if group == ""]
-        self._items = [(path, ids[path], group or ids[path]) for path, group in groups.items() if group != ""]
-        self.count, self.files, self.folder = len(self._items), [], self._root.resolve().name
+        self._items = [(files[path], ids[path], group or ids[path]) for path, group in groups.items() if group != ""]
+        self.count, self.files, self.folder = len(self._items), [], recorded_name(self._root.resolve().name)
         if group_pattern or any(groups.values()):
             named = "by --group-pattern" if group_pattern else "by the folder of each file"
             found = f" of {len({group for _, _, group in self._items})} patients, {named}"
@@ -55,8 +57,9 @@ class TextFolder(ReportSource):
 
     def read(self, item: tuple) -> Report | RejectedReport:
         """Read one file."""
-        path, study, group = item
-        data = read_report(self._root / path, path)
+        file, study, group = item
+        path = recorded_name(file)
+        data = read_report(self._root / file, path)
         if isinstance(data, RejectedReport):
             return data
         sha256 = hashlib.sha256(data).digest()
