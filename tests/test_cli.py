@@ -1,5 +1,6 @@
 """The `radrecipes` command, and how a script ends: one line and an exit code for what a user can fix, otherwise a traceback."""
 
+import errno
 import os
 import re
 import subprocess
@@ -33,6 +34,9 @@ def raising(error):
         (RadrecipesError("other"), 1, "error: other\n"),
         (InputError("a\x1b[2J\n\u202eb\x85", "x\r\ny.csv"), 2, "error: x\\r\\ny.csv: a\\x1b[2J\\n\\u202eb\\x85\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (OSError(errno.EACCES, "Permission denied", "a.csv"), 1, "error: a.csv: Permission denied\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
     ],
 )
 def test_an_error_is_one_line_and_its_exit_code(error, code, line, capsys):
@@ -74,6 +78,25 @@ def test_no_text_takes_over_the_terminal_and_every_console_can_print_it(encoding
     assert shown.endswith(f"{bracket}logged\n") and "inner\\x1b[2J" in shown
     # tqdm moves between its bars as ever.
     assert set(re.findall("\x1b..", shown)) == {"\x1b[A"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["recipes", "--help"], ["recipes", "list"]])
+def test_a_closed_pipe_and_a_full_disk_end_a_command_without_a_traceback(words, tmp_path):
+    # A limit for the size of files fails like a full disk.
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from radrecipes.cli import main; main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "PYTHONUNBUFFERED": ""}
+    reader, writer = os.pipe()
+    os.close(reader)
+    file = os.open(tmp_path / "full", os.O_WRONLY | os.O_CREAT)
+    for output, code, said in ((writer, 141, b""), (file, 1, b"error: File too large\n")):
+        command = [sys.executable, "-c", limited, *words]
+        done = subprocess.run(
+            command, stdout=output, stderr=subprocess.PIPE, env=environment, cwd=REPOSITORY, timeout=60
+        )
+        os.close(output)
+        assert (done.returncode, done.stderr) == (code, said)
 
 
 def test_a_defect_keeps_its_traceback():

@@ -7,6 +7,7 @@ import re
 import sys
 import types
 from collections.abc import Callable
+from typing import NoReturn
 
 from radrecipes.errors import InputError, InterruptedRunError, RadrecipesError, one_line
 from radrecipes.shipped import ROOT
@@ -29,6 +30,7 @@ VERBS = {
     "bundle": ("bundle", "write a folder that installs, trains and predicts without a network"),
     "completion": ("completion", "print a script that completes these commands in a shell"),
 }
+_CLOSED_PIPE = 141  # what a shell says of a program that writes to nobody
 # Names of scripts, and earlier names of verbs.
 _ALIASES = {"prepare-data": "prepare", "sft": "train", "evaluate-model": "evaluate"}
 
@@ -115,14 +117,33 @@ def run(main: Callable[[], None]) -> None:
         print(f'error: {error.name} is not installed; pip install "radrecipes[{extra}]"', file=sys.stderr)
         sys.exit(InputError.exit_code)
     except OSError as error:
-        # Of the file system or the network, which can fail at any time; without a file it is not clear of what.
-        if error.filename is None or error.strerror is None:
+        # Of the file system or the network, which can fail at any time; some kinds have no reason.
+        if error.strerror is None:
             raise
-        print(f"error: {one_line(str(error.filename))}: {error.strerror}", file=sys.stderr)
-        sys.exit(1)
+        _end_with(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        _flush_output()
+
+
+def _end_with(error: OSError) -> NoReturn:
+    if isinstance(error, BrokenPipeError):  # nobody reads on, which is no error
+        sys.exit(_CLOSED_PIPE)
+    place = "" if error.filename is None else f"{one_line(str(error.filename))}: "  # a full disk has no file
+    print(f"error: {place}{error.strerror}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _flush_output() -> None:
+    """Write what is still to be printed, which Python itself would do too late to end with a line."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again
+        if not getattr(error.__context__, "code", error.__context__):  # otherwise an error has been printed
+            _end_with(error)
 
 
 def _extra_with(module: str) -> str | None:
