@@ -97,6 +97,13 @@ def test_of_several_versions_the_last_final_one_counts(tmp_path):
     ]
 
 
+def test_numbers_of_two_systems_are_two_reports(tmp_path):
+    messages = [
+        [segment.replace("|A1|", f"|A1^{system}|") for segment in message(1)] for system in ("RIS0", "RIS1", "")
+    ]
+    assert [report.id for report in read_all(write(tmp_path / "a.hl7", *messages))[1]] == ["A1^RIS0", "A1^RIS1", "A1"]
+
+
 def test_sections_may_be_named_by_the_observation_identifier(tmp_path):
     lines, ids = (
         ("The heart is enlarged.", "Cardiomegaly.", "Follow up."),

@@ -86,9 +86,9 @@ class Hl7Reports(ReportSource):
 
 
 def _number(result: Result) -> str:
-    """The number of the report: the filler's, the placer's, or that of the message."""
+    """The number of the report, with the system that it is of: the filler's, the placer's, or that of the message."""
     for segment, number in ((result.request, 3), (result.request, 2), (result.message, 9)):
-        if value := field(segment, number).split(result.separators[1])[0].strip():
+        if value := field(segment, number).rstrip(result.separators[1]).strip():
             return value
     return result.where
 
