@@ -86,3 +86,5 @@ def test_what_cannot_be_read_is_named_by_its_place(tmp_path):
         TextFolder(tmp_path / "one", encoding="utf-99")
     (tmp_path / "one" / "a.txt").write_bytes(b"caf\x82")
     assert read_all(TextFolder(tmp_path / "one", encoding="cp437"))[0].findings == "café"
+    (tmp_path / "one" / "a.txt").write_text("Clear lungs.", encoding="utf-8-sig")
+    assert read_all(TextFolder(tmp_path / "one", encoding="utf-8"))[0].findings == "Clear lungs."

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from radrecipes.data.sources.text_tables import check_encoding, detect_encoding, text_lines
+from radrecipes.data.sources.text_tables import UTF_8, check_encoding, codec, detect_encoding, text_lines
 from radrecipes.errors import InputError
 from radrecipes.files import file_sha256, recorded_name
 
@@ -88,9 +88,9 @@ def walk(root: Path) -> Iterator[str]:
 def decoded(data: bytes, encoding: str | None = None) -> str | None:
     """The text of a report's bytes; without an encoding UTF-8, UTF-16 with its mark, or cp1252. `None` if it is none of these."""
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    for known in (encoding,) if encoding else ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
+    for known in (encoding,) if encoding else ("utf-16",) if marked else (UTF_8, "cp1252"):
         try:
-            text = data.decode(known)
+            text = data.decode(codec(known))
         except UnicodeError:
             continue
         return None if "\0" in text else text
