@@ -219,8 +219,25 @@ def test_the_split_seed_decides_and_repeats():
 def test_a_derived_label_set_ignores_empty_labels():
     derived = derive_label_set(examples_of([("x", "CT\n Head"), ("y", "ct head"), ("z", " ")]), "ours", "orders.csv")
     assert derived.names == ["CT Head"]
+    missing = [("x", label) for label in ("NULL", "nan", "N/A", "-")]
+    derived = derive_label_set(examples_of([("x", "none"), ("y", "with"), *missing]), "ours", "orders.csv")
+    assert derived.names == ["none", "with"]
     with pytest.raises(InputError, match="every label is empty"):
         derive_label_set(examples_of([("x", "")]), "ours", "orders.csv")
+
+
+def test_what_exports_write_into_empty_cells_is_empty_unless_the_label_set_has_it():
+    rows = [("fall", "NULL"), ("nan", "CT Head"), ("head ache", "N/A"), *FILLER]
+    assert prepare(examples_of(rows), on_bad_row="drop", max_dropped=0.1)[1]["rows"]["dropped"] | {
+        "empty_group": 0
+    } == {
+        **dict.fromkeys(("empty_group", "unknown_label", "conflicting_labels", "outvoted_label"), 0),
+        "empty_note": 1,
+        "empty_label": 2,
+    }
+    text = LABELS.text.replace("CT Chest", "N/A")
+    options = {"input_column": "note", "target_column": "label", "label_set": LabelSet.from_text(text)}
+    assert prepare_rows(examples_of([("head ache", "N/A"), *FILLER]), **options)[1]["rows"]["kept"] == len(FILLER) + 1
 
 
 def test_free_text_targets_are_cleaned_merged_and_split_by_group_without_labels():

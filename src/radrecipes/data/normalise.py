@@ -5,6 +5,14 @@ import unicodedata
 
 _SPACES = re.compile(r"\s+")
 _LINE_SPACES = re.compile(r"[^\S\n]+")
+# What exports write into an empty cell.
+_MISSING = {"nan", "null", "none", "n/a", "na", "<na>"}
+
+
+def is_missing(cell: str, none: bool = True) -> bool:
+    """Whether a cell has only what exports write into an empty one; without `none` not "none", which can be an answer."""
+    text = cell.strip().casefold()
+    return text in _MISSING and (none or text != "none")
 
 
 def normalise_note(text: str) -> str:

@@ -11,7 +11,7 @@ from radrecipes.data.dropped_rows import refuse_many_dropped
 from radrecipes.data.duplicates import near_duplicate_groups
 from radrecipes.data.example import ACCEPTABLE, ACCEPTABLE_SEPARATOR, Example
 from radrecipes.data.label_sets import LabelSet
-from radrecipes.data.normalise import matching_key, normalise_note
+from radrecipes.data.normalise import is_missing, matching_key, normalise_note
 from radrecipes.data.splits import FRACTIONS, merge_groups, split_by_group
 from radrecipes.errors import InputError
 from radrecipes.models.control_tokens import control_token_in
@@ -48,8 +48,8 @@ def derive_label_set(examples: Sequence[Example], name: str, source: str) -> Lab
     labels: Counter[str] = Counter()
     for example in examples:
         label = _one_line(example.target)
-        if label and not matching_key(label):
-            raise InputError("the label has no letter or digit; correct or remove it", where=example.where)
+        if not _key(label):
+            continue
         if len(label) > _LONGEST_LABEL:
             raise InputError(
                 f"the label has {len(label)} characters, more than {_LONGEST_LABEL}; name the column that contains the"
@@ -57,7 +57,6 @@ def derive_label_set(examples: Sequence[Example], name: str, source: str) -> Lab
                 where=example.where,
             )
         labels[label] += 1
-    labels.pop("", None)
     for label in [label for label in labels if control_token_in(label)]:
         del labels[label]
     if not labels:
@@ -267,6 +266,11 @@ def _refuse_repeated_ids(examples: Sequence[Example]) -> None:
         if example.id in first:
             raise InputError(
                 f"the identifier is already used in {first[example.id].where}; make identifiers unique or"
+def _key(text: str) -> str:
+    """What [`matching_key`] gives; empty for a cell that an export left empty."""
+    return "" if is_missing(text, none=False) else matching_key(text)
+
+
                 " leave out the id column",
                 where=example.where,
             )
@@ -276,7 +280,7 @@ def _refuse_repeated_ids(examples: Sequence[Example]) -> None:
 def _clean(
     examples: Sequence[Example],
     input_column: str,
-    labels: bool,
+    label_set: LabelSet | None,
     reasons: dict[str, str],
     dropped: dict[str, list[str]],
     on_bad_row: str,
@@ -284,8 +288,8 @@ def _clean(
     cleaned, unsafe = [], []
     for example in examples:
         text = normalise_note(example.inputs[input_column])
-        target = (_one_line if labels else normalise_note)(example.target)
-        filled = matching_key(text), matching_key(target), example.group
+        target = (_one_line if label_set else normalise_note)(example.target)
+        filled = _key(text), (label_set and label_set.canonical(target)) or _key(target), example.group
         if all(filled):
             # The text itself may contain one: rendering breaks it.
             (unsafe if control_token_in(target) else cleaned).append(

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+from datetime import date
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radrecipes.data.csv_cells import guarded
-from radrecipes.data.sources.tables import ExampleTable, RejectedRow
+from radrecipes.data.sources.tables import ExampleTable, RejectedRow, named_columns
 from radrecipes.errors import InputError
 
 
@@ -152,6 +153,18 @@ def test_parquet_numbers_pass_as_identifiers_and_missing_cells_as_empty(tmp_path
 
 
 def stream(path):
+def test_slices_of_parquet_may_be_values_and_missing_identifiers_are_empty(tmp_path):
+    columns = {"seen": [True, None], "day": [date(2026, 1, 2), None], "dose": [0.5, 2.0]}
+    table = pa.table({"text": ["x", "NULL"], "label": ["y", "none"], "mrn": ["nan", "None"], **columns})
+    pq.write_table(table, tmp_path / "a.parquet")
+    first, second = read(tmp_path / "a.parquet", group_column="mrn", slice_columns=list(columns))
+    assert first.slices == {"seen": "true", "day": "2026-01-02", "dose": "0.5"}
+    assert second.slices == {"seen": "", "day": "", "dose": "2"}
+    assert (first.group, second.group, second.target) == ("", "", "none")
+    several = ExampleTable(tmp_path / "a.parquet", inputs={"note": named_columns(["text", "label"])}, id_column="mrn")
+    assert [(row.id, row.inputs["note"]) for row in several] == [("", "text: x\nlabel: y"), ("", "label: none")]
+
+
     """Good rows as (note, label), rejected ones as their line, in order; and the reasons."""
     rows = list(ExampleTable(path, inputs={"note": "text"}, target="label"))
     seen = [row.line if isinstance(row, RejectedRow) else (row.inputs["note"], row.target) for row in rows]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from radrecipes.data.normalise import is_missing
 from radrecipes.data.sources.report_source import RejectedReport, Report
 from radrecipes.data.sources.table_rows import column_problem
 from radrecipes.data.sources.text_tables import SURROGATE
@@ -30,8 +31,6 @@ SPLIT_SPELLINGS = {
     **dict.fromkeys(("validation", "validate", "valid", "val", "dev", "development"), "validation"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-# What exports write into an empty cell.
-_NO_TEXT = {"nan", "null", "none", "n/a", "na", "<na>"}
 _HEADERS = r"(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)"
 _OWN_HEADER = re.compile(rf"\A\s*{_HEADERS}(?:\s*:|[ \t]*\n)\s*", re.IGNORECASE)
 # Without a colon on a line of its own, as `split_sections` finds it.
@@ -107,8 +106,10 @@ def _plain(name: str) -> str:
 
 def to_report(cells: Mapping[str, str], columns: Columns, number: int, where: str) -> Report | RejectedReport:
     """The report of one record; without a column of ids, records are numbered."""
-    study = (cells[columns.id].strip() if columns.id else "") or (f"row {number}" if columns.id else str(number))
-    group = cells[columns.group].strip() if columns.group else study
+    study = (_text(cells[columns.id]).strip() if columns.id else "") or (
+        f"row {number}" if columns.id else str(number)
+    )
+    group = _text(cells[columns.group]).strip() if columns.group else study
     split = None
     if columns.split:
         split = SPLIT_SPELLINGS.get(cells[columns.split].strip().casefold())
@@ -166,7 +167,7 @@ def has_words(text: str) -> bool:
 
 def _text(cell: str) -> str:
     """A cell or file with `\n` as its only line end, which the rules for signatures and headers look for."""
-    return "" if cell.strip().casefold() in _NO_TEXT else cell.replace("\r\n", "\n").replace("\r", "\n")
+    return "" if is_missing(cell) else cell.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _one_line(text: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from radrecipes.data.example import ACCEPTABLE_SEPARATOR, Example
+from radrecipes.data.normalise import is_missing
 from radrecipes.data.sources.fhir_orders import SUFFIXES, ServiceRequestTable
 from radrecipes.data.sources.table_form import TableForm
 from radrecipes.data.sources.table_rows import Table, open_table
@@ -88,17 +89,18 @@ class ExampleTable:
     def __iter__(self) -> Iterator[Example | RejectedRow]:
         """The examples and rejected rows, in the order of the file."""
         parts = {column for one in (*self._inputs.values(), self._target) if _several(one) for column in one.values()}
+        parts.update(self._slices)
         for number, (where, cells) in enumerate(self.table.rows(self._columns, parts), start=1):
             if isinstance(cells, str):
                 yield RejectedRow(where, cells)
                 continue
-            row_id = cells[self._id].strip() if self._id else str(number)
+            row_id = _identifier(cells[self._id]) if self._id else str(number)
             target = _joined(cells, self._target, compound_label) if self._target else ""
             if _several(self._target) and target and target not in self._label_parts:
                 self._label_parts[target] = {name: cells[of] for name, of in self._target.items()}
             yield Example(
                 id=row_id,
-                group=cells[self._group].strip() if self._group else row_id,
+                group=_identifier(cells[self._group]) if self._group else row_id,
                 inputs={name: _joined(cells, column, render_cells) for name, column in self._inputs.items()},
                 target=target,
                 where=where,
@@ -146,6 +148,10 @@ def compound_label(cells: Mapping[str, str]) -> str:
 def _listed(cell: str) -> tuple[str, ...]:
     return tuple(name for part in cell.split(ACCEPTABLE_SEPARATOR) if (name := " ".join(part.split())))
 
+def _identifier(cell: str) -> str:
+    return "" if is_missing(cell) else cell.strip()
+
+
 
 def _several(column: str | Mapping[str, str] | None) -> bool:
     return isinstance(column, Mapping)
@@ -158,4 +164,6 @@ def _columns_of(column: str | Mapping[str, str] | None) -> list[str]:
 def _joined(
     cells: Mapping[str, str], column: str | Mapping[str, str], join: Callable[[Mapping[str, str]], str]
 ) -> str:
-    return join({name: cells[of] for name, of in column.items()}) if _several(column) else cells[column]
+    if not _several(column):
+        return cells[column]
+    return join({name: "" if is_missing(cells[of], none=False) else cells[of] for name, of in column.items()})
