@@ -50,7 +50,8 @@ def prepare_table(args: argparse.Namespace) -> None:
     check_output_folder(args.output, args.overwrite)
 
     # Read or generate
-    examples, origin = _generate(args) if args.synthetic else _read_table(args)
+    unreadable: list[str] = []
+    examples, origin = _generate(args) if args.synthetic else _read_table(args, unreadable)
     label_set, options = None, {}
     if isinstance(task, LabelTask):
         label_set = _label_set(args, examples, origin)
@@ -67,6 +68,7 @@ def prepare_table(args: argparse.Namespace) -> None:
         max_dropped=args.max_dropped,
         split_seed=args.split_seed,
         warn=partial(print, file=sys.stderr),
+        unreadable=unreadable,
         **options,
     )
 
@@ -114,7 +116,21 @@ def _label_set(args: argparse.Namespace, examples: list, origin: dict) -> Any:
     return label_set
 
 
-def _read_table(args: argparse.Namespace) -> tuple[list, dict]:
+def _refuse_ignored(args: argparse.Namespace) -> None:
+    """Refuse options of --source with --synthetic, those of the generator with --source, and a slice column named twice."""
+    generator, target = ("seed", "rows", "test_style"), f"{args.target_option}_column"
+    columns = ("text_column", "target", "id_column", "group_column", "slice_column", "acceptable_column")
+    of, ignored = ("--synthetic", (*columns, *table_form(args))) if args.synthetic else ("--source", generator)
+    for name in ignored:
+        if getattr(args, name, None) is not None:
+            option = (target if name == "target" else name).replace("_", "-")
+            raise InputError(f"--{option} has no effect with {of}; remove it")
+    for column in args.slice_column or ():
+        if args.slice_column.count(column) > 1:
+            raise InputError(f"column {column!r} is named twice; name it once", "--slice-column")
+
+
+def _read_table(args: argparse.Namespace, unreadable: list[str]) -> tuple[list, dict]:
     from radrecipes.data.sources.table_form import TableForm
     from radrecipes.data.sources.table_rows import open_table, usual_names
     from radrecipes.data.sources.tables import ExampleTable, check_columns, named_columns
@@ -142,10 +158,16 @@ def _read_table(args: argparse.Namespace) -> tuple[list, dict]:
         acceptable_column=args.acceptable_column,
         form=form,
     )
-    examples, table = source.read(), source.table
+    # Only rows that may be dropped are passed over.
+    examples = source.read(unreadable if args.on_bad_row == "drop" else None)
+    table = source.table
     if table.said:
         print(table.said)
-    file = {"file": args.source.name, "sha256": file_sha256(args.source), "rows": len(examples)}
+    file = {
+        "file": recorded_name(args.source.name),
+        "sha256": file_sha256(args.source),
+        "rows": len(examples) + len(unreadable),
+    }
     slices = {"slice_columns": args.slice_column} if args.slice_column else {}
     return examples, {"source": [file | table.facts], "generator": None, **source.rendered, **slices}
 
@@ -423,7 +445,7 @@ def _add_table_arguments(subcommands: argparse._SubParsersAction, task: Task) ->
     _add(
         rows,
         "--on-bad-row",
-        f"empty text or {target}, or control tokens in a {target}",
+        f"empty text or {target}, control tokens in a {target}, or a row that cannot be read",
         "error",
         choices=("error", "drop"),
     )

@@ -228,6 +228,37 @@ def test_labels_that_are_acceptable_for_a_row_count_in_its_evaluation(tmp_path):
     assert prepare(tmp_path, *command, "--overwrite", "--on-unknown-label", "drop").returncode == 0
 
 
+def test_rows_without_a_cell_are_skipped_and_broken_ones_can_be_dropped(tmp_path):
+    rows = [
+        *ORDERS,
+        ["", "", ""],
+        ["", "", "", ""],
+        ["p", "a", "CT Head", "more"],
+        ["p", "b", "-"],
+        ["p", "c", "NULL"],
+    ]
+    write_orders(tmp_path / "orders.csv", rows)
+    command = ["--source", "orders.csv", *COLUMNS, "--output", "ours", "--max-dropped", "0.1"]
+    assert "orders.csv:244: the row has 4 fields" in prepare(tmp_path, *command).stderr
+    done = prepare(tmp_path, *command, "--on-bad-row", "drop")
+    assert (done.returncode, done.stderr) == (0, "")
+    facts = json.loads((tmp_path / "ours" / "manifest.json").read_text())
+    assert facts["rows"]["read"] == len(ORDERS) + 3
+    assert {name: count for name, count in facts["rows"]["dropped"].items() if count} == {
+        "empty_label": 2,
+        "unreadable_row": 1,
+    }
+    assert sorted(facts["labels"]) == ["CT Head", "MR Brain"]
+    assert "dropped: the row cannot be read" in done.stdout
+
+
+def test_a_name_that_is_not_utf_8_is_recorded_as_text(tmp_path):
+    write_orders(tmp_path / os.fsdecode(b"a\xe9.csv"), ORDERS)
+    done = prepare(tmp_path, "--source", os.fsdecode(b"a\xe9.csv"), *COLUMNS, "--output", "ours")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "ours" / "manifest.json").read_text())["source"][0]["file"] == r"a\xe9.csv"
+
+
 def broken_rows(*rows):
     return "".join([*(f"{','.join(row)}\n" for row in (["patient", "order", "protocol"], *rows))]).encode()
 

@@ -19,7 +19,7 @@ from radrecipes.models.control_tokens import control_token_in
 _LISTED_ROWS = 5
 # A group with a larger fraction of the rows leaves validation or test too small, or fills the training split.
 _LARGE_GROUP = 0.2
-_CONTROL_TOKEN = "control_token"
+_CONTROL_TOKEN, _UNREADABLE = "control_token", "unreadable_row"
 _ROW_COLUMNS = ("id", "group", ACCEPTABLE)
 # A longer text is not a label but probably the note. Labels are printed, notes never.
 _LONGEST_LABEL = 200
@@ -39,6 +39,7 @@ def drop_reasons(input_column: str, target_column: str) -> dict[str, str]:
         "unknown_label": "the label set does not know the label",
         "conflicting_labels": f"the same {input_column} has different labels",
         "outvoted_label": f"the same {input_column} has another label more often",
+        _UNREADABLE: "the row cannot be read",
         _CONTROL_TOKEN: f"the {target_column} contains a control token of a chat format",
     }
 
@@ -82,6 +83,7 @@ def prepare_rows(
     near_duplicate_threshold: float = 0.8,
     max_dropped: float = 0.005,
     split_seed: int = 0,
+    unreadable: Sequence[str] = (),
     warn: Callable[[str], None] = lambda line: None,
 ) -> tuple[Splits, dict[str, Any]]:
     """Clean, merge and split rows; returns the rows by split, in the order of the source, and facts for the manifest.
@@ -91,6 +93,7 @@ def prepare_rows(
         conflicts: For texts with the same [`matching_key`] but different labels: `"drop"` them all, or `"vote"` and
             keep the rows with the majority label. Needs a label set, like `on_unknown_label`.
         max_dropped: Largest fraction of the rows that may be dropped; merged duplicates do not count.
+        unreadable: Places of rows that the reader had to drop.
         warn: Called with a line if one group is so large that the splits cannot have their sizes.
     """
     _check_options(near_duplicate_threshold, max_dropped, split_seed)
@@ -98,12 +101,15 @@ def prepare_rows(
 
     reasons = drop_reasons(input_column, target_column)
     # The places of the dropped rows.
-    dropped: dict[str, list[str]] = {reason: [] for reason in list(reasons)[: -1 if label_set else 3]}
-    kept = _clean(examples, input_column, label_set is not None, reasons, dropped, on_bad_row)
+    dropped: dict[str, list[str]] = {reason: [] for reason in list(reasons)[: -2 if label_set else 3]}
+    if unreadable:
+        dropped[_UNREADABLE] = list(unreadable)
+    kept = _clean(examples, input_column, label_set, reasons, dropped, on_bad_row)
     if label_set:
         kept = _canonicalise(kept, label_set, dropped, on_unknown_label)
         kept = _settle_conflicts(kept, input_column, conflicts, dropped)
-    refuse_many_dropped(dropped, reasons, len(examples), max_dropped)
+    read = len(examples) + len(unreadable)
+    refuse_many_dropped(dropped, reasons, read, max_dropped)
     file = examples[0].where.rpartition(":")[0] if examples else None
     if label_set and len({example.target for example in kept}) < 2:
         found = "one" if kept else "none"
@@ -129,7 +135,7 @@ def prepare_rows(
             "split_fractions": dict(FRACTIONS),
         },
         "rows": {
-            "read": len(examples),
+            "read": read,
             "kept": len(rows),
             "merged_duplicates": len(kept) - len(rows),
             "dropped": {reason: len(places) for reason, places in dropped.items()},
@@ -153,7 +159,9 @@ def replace_test(
     groups, reasons = {row["group"] for row in splits["test"]}, drop_reasons(input_column, target_column)
     dropped: dict[str, list[str]] = {reason: [] for reason in reasons}
     inside = [example for example in examples if example.group in groups]
-    kept = _canonicalise(_clean(inside, input_column, True, reasons, dropped, "error"), label_set, dropped, "error")
+    kept = _canonicalise(
+        _clean(inside, input_column, label_set, reasons, dropped, "error"), label_set, dropped, "error"
+    )
     threshold = facts["options"]["near_duplicate_threshold"]
     rows, _ = _merge(kept, input_column, target_column, threshold)
     counts = {
@@ -258,6 +266,11 @@ def _one_line(text: str) -> str:
     return " ".join(normalise_note(text).split())
 
 
+def _key(text: str) -> str:
+    """What [`matching_key`] gives; empty for a cell that an export left empty."""
+    return "" if is_missing(text, none=False) else matching_key(text)
+
+
 def _refuse_repeated_ids(examples: Sequence[Example]) -> None:
     first: dict[str, Example] = {}
     for example in examples:
@@ -266,11 +279,6 @@ def _refuse_repeated_ids(examples: Sequence[Example]) -> None:
         if example.id in first:
             raise InputError(
                 f"the identifier is already used in {first[example.id].where}; make identifiers unique or"
-def _key(text: str) -> str:
-    """What [`matching_key`] gives; empty for a cell that an export left empty."""
-    return "" if is_missing(text, none=False) else matching_key(text)
-
-
                 " leave out the id column",
                 where=example.where,
             )

@@ -279,6 +279,7 @@ def test_what_is_not_certain_is_asked_with_the_option(tmp_path, file, content, f
         ("order;protocol\nból głowy;CT\n".encode("cp1250"), {"encoding": "cp1250"}, [("ból głowy", "CT")]),
         (b"order^protocol\nx;y^CT\n", {"delimiter": "^"}, [("x;y", "CT")]),
         (b"order,a\norder,protocol\nx,CT\n", {"skip_rows": 1}, [("x", "CT")]),
+        (b"order,protocol\n,\nx,CT\n,,,\n", {}, [("x", "CT")]),
         (b"order,protocol\nx,CT\nTotal,1\n", {"skip_footer": 0}, [("x", "CT"), ("Total", "1")]),
         (b"order,protocol\nx,CT\nprinted today,by the system\n\n", {"skip_footer": 1}, [("x", "CT")]),
     ],
@@ -293,7 +294,7 @@ def test_what_a_user_says_is_not_detected(tmp_path, content, form, rows):
     [
         [("Total", "1"), ("x", "CT")],
         [("Total hip replacement", "CT"), ("total", "CT"), ("10 rows of teeth", "")],
-        [("x", "CT"), ("", "")],
+        [("x", "CT"), ("", "CT")],
         [("a;b", "CT;MR"), ("c;d", "CT|MR")],
         [("Größe 5,4\nmm² œdème", "CT"), ("order,protocol", "CT")],
     ],

@@ -203,6 +203,9 @@ class _TextTable(Table):
         for where, fields, problem in without_footer(raw, self._skip_footer, self._left_out):
             yield (where, problem or {column: unguarded(fields[position]) for column, position in positions.items()})
 
+            # Rows without any cell, which Excel writes as `,,,`; of a broken row the cells are not known.
+            if fields and not any(map(str.strip, fields)):
+                continue
 
 class _ExcelTable(Table):
     def __init__(self, path: Path, columns: Sequence[str] | None, form: TableForm, likely: Collection[str]):

@@ -108,13 +108,16 @@ class ExampleTable:
                 acceptable=_listed(cells[self._acceptable]) if self._acceptable else None,
             )
 
-    def read(self) -> list[Example]:
-        """All examples; a rejected row is an [`InputError`]."""
+    def read(self, rejected: list[str] | None = None) -> list[Example]:
+        """All examples; a rejected row is an [`InputError`], or its place is added to `rejected`."""
         examples = []
         for row in self:
-            if isinstance(row, RejectedRow):
+            if isinstance(row, Example):
+                examples.append(row)
+            elif rejected is None:
                 raise InputError(row.reason, where=row.where)
-            examples.append(row)
+            else:
+                rejected.append(row.where)
         if not examples:
             path = str(self.table.path)
             raise InputError("the file has no rows below its header; give a table with rows", where=path)
@@ -145,12 +148,12 @@ def compound_label(cells: Mapping[str, str]) -> str:
     return " | ".join([first, *(f"{name}: {cell}" for name, cell in others if cell)]) if first else ""
 
 
-def _listed(cell: str) -> tuple[str, ...]:
-    return tuple(name for part in cell.split(ACCEPTABLE_SEPARATOR) if (name := " ".join(part.split())))
-
 def _identifier(cell: str) -> str:
     return "" if is_missing(cell) else cell.strip()
 
+
+def _listed(cell: str) -> tuple[str, ...]:
+    return tuple(name for part in cell.split(ACCEPTABLE_SEPARATOR) if (name := " ".join(part.split())))
 
 
 def _several(column: str | Mapping[str, str] | None) -> bool:
