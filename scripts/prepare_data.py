@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from shlex import quote
@@ -45,6 +45,7 @@ def prepare_table(args: argparse.Namespace) -> None:
     from radrecipes.publishing.cards.dataset_card import render_dataset_card, render_preparation_summary
 
     task: Task = args.task
+    _refuse_ignored(args)
     args.access = args.access or ("synthetic" if args.synthetic else "credentialed")
     protect(args.access)
     check_output_folder(args.output, args.overwrite)
@@ -67,8 +68,8 @@ def prepare_table(args: argparse.Namespace) -> None:
         near_duplicate_threshold=args.near_duplicate_threshold,
         max_dropped=args.max_dropped,
         split_seed=args.split_seed,
-        warn=partial(print, file=sys.stderr),
         unreadable=unreadable,
+        warn=partial(print, file=sys.stderr),
         **options,
     )
 
@@ -138,9 +139,7 @@ def _read_table(args: argparse.Namespace, unreadable: list[str]) -> tuple[list, 
     form = TableForm(**table_form(args))
     for option, columns in (("text", args.text_column), (args.target_option, args.target)):
         if not columns or not all(columns):
-            names = ""
-            with suppress(InputError):
-                names = usual_names(open_table(args.source, form=form).header)
+            names = usual_names(open_table(args.source, form=form).header)
             found = f": the table has {names}" if names else ", see --help"
             raise InputError(f"--{option}-column is missing; name the column{found}", where=str(args.source))
     check_columns(args.text_column, args.target)
@@ -178,7 +177,7 @@ def _generate(args: argparse.Namespace, **style: str) -> tuple[list, dict]:
     task, kind = args.task, args.task.synthetic[args.synthetic]
     if args.test_style and args.test_style not in kind.test_styles:
         raise InputError(f"{args.synthetic} has no other style", f"--test-style {args.test_style}")
-    rows = kind.rows if args.rows is None else args.rows
+    rows, seed = kind.rows if args.rows is None else args.rows, args.seed or 0
     examples = [
         Example(
             row["id"],
@@ -188,13 +187,13 @@ def _generate(args: argparse.Namespace, **style: str) -> tuple[list, dict]:
             f"generated:{number}",
             {column: row[column] for column in kind.slice_columns},
         )
-        for number, row in enumerate(kind.generate(seed=args.seed, rows=rows, **style), start=1)
+        for number, row in enumerate(kind.generate(seed=seed, rows=rows, **style), start=1)
     ]
     origin = {
         "source": [],
         "generator": {
             "name": f"{kind.generate.__module__}.{kind.generate.__qualname__}",
-            "seed": args.seed,
+            "seed": seed,
             "rows": rows,
             **({"groups": kind.groups} if kind.groups else {}),
             **({"test_style": args.test_style} if args.test_style else {}),
@@ -306,6 +305,9 @@ def _check_report_arguments(args: argparse.Namespace) -> None:
         raise InputError("--labels chooses a CSV file, which is only read with --label-source csv; add that")
     if args.split == "official" and not source.official_split:
         raise InputError(f"--source {args.source} has no official split; choose --split patient")
+    if args.split == "official" and args.split_seed is not None:
+        raise InputError("--split-seed has no effect with --split official; remove it")
+    args.split_seed = args.split_seed or 0
 
 
 def make_synthetic_reports(args: argparse.Namespace) -> None:
@@ -328,6 +330,10 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     with ExitStack() as stack:
         bar = cache(lambda: stack.enter_context(tqdm(total=total, unit=" reports", smoothing=0.05)))
         yield lambda done: bar().update(done)
+
+
+def _dataset_name(args: argparse.Namespace) -> str:
+    return recorded_name(Path(os.path.realpath(args.output)).name)
 
 
 def _common_facts(args: argparse.Namespace, task: str, columns: Sequence[str], synthetic: bool) -> dict:
@@ -354,10 +360,6 @@ def _add_subcommand(
         description=f"{description[0].upper()}{description[1:]}.",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-def _dataset_name(args: argparse.Namespace) -> str:
-    return recorded_name(Path(os.path.realpath(args.output)).name)
-
-
     )
     parser.set_defaults(prepare=prepare)
     return parser
@@ -464,7 +466,7 @@ def _add_generator(
     generate = f"generate {rows} instead of reading them (default: {names[0]})"
     origin.add_argument("--synthetic", nargs="?", const=names[0], choices=names, help=generate)
     generator = parser.add_argument_group("generator of --synthetic")
-    _add(generator, "--seed", "seed of the generator", 0, type=int)
+    generator.add_argument("--seed", type=int, help="seed of the generator (default: 0)")
     default = ", ".join(f"{name}: {kind.rows}" for name, kind in kinds.items())
     generator.add_argument("--rows", type=int, help=f"{rows} to generate (default: {default})")
     if styles:
@@ -560,7 +562,7 @@ def _add_report_arguments(subcommands: argparse._SubParsersAction) -> None:
     )
     official = "official: mimic-cxr has one, a table if a column states it"
     _add(labels, "--split", official, "patient", choices=("patient", "official"))
-    _add(labels, "--split-seed", "seed of the split by patient", 0, type=non_negative)
+    labels.add_argument("--split-seed", type=non_negative, help="seed of the split by patient (default: 0)")
 
     text = report.add_argument_group("text")
     for option, choices, meaning in (
@@ -600,8 +602,8 @@ def _add_file_arguments(report: argparse.ArgumentParser) -> None:
         ("group", "the patient; a patient's reports stay in one split"),
     ):
         columns.add_argument(f"--{role}-column", metavar="NAME", help=meaning)
-    _add(columns, "--prompt-column", "observations (jsonl)", "prompt", metavar="NAME")
-    _add(columns, "--completion-column", "the report (jsonl)", "completion", metavar="NAME")
+    columns.add_argument("--prompt-column", metavar="NAME", help="observations (jsonl; default: prompt)")
+    columns.add_argument("--completion-column", metavar="NAME", help="the report (jsonl; default: completion)")
 
     add_table_form(report, "--root (table; the encoding also of text and hl7)")
     report.add_argument_group("files of text").add_argument(

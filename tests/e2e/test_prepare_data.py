@@ -320,6 +320,26 @@ BAD_INPUT = {
     ),
     "a label in the text": (broken_rows(*GOOD_ROWS), ["--text-column", "protocol"], "", "'protocol' is named twice"),
     "an encoding that does not exist": (broken_rows(*GOOD_ROWS), ["--encoding", "utf-9"], "--encoding: ", "no such"),
+    "a slice column twice": (
+        broken_rows(*GOOD_ROWS),
+        ["--slice-column", "patient", "patient"],
+        "--slice-column: ",
+        "column 'patient' is named twice",
+    ),
+    "a seed of nothing": (broken_rows(*GOOD_ROWS), ["--seed", "0"], "", "--seed has no effect with --source; remove"),
+    "a column of nothing": (
+        None,
+        ["--synthetic", "--label-column", "a"],
+        "",
+        "--label-column has no effect with --syn",
+    ),
+    "an encoding of nothing": (
+        None,
+        ["--synthetic", "--encoding", "utf-8"],
+        "",
+        "--encoding has no effect with --syn",
+    ),
+    "a missing file and column": (None, ["--label-column", ""], "orders.csv: ", "no such file"),
     "no rows to generate": (None, ["--synthetic", "--rows", "0"], "", "must be at least 1, not 0"),
 }
 

@@ -192,7 +192,17 @@ def test_files_of_a_department_become_datasets_and_what_was_found_is_said(tmp_pa
         (("mimic-cxr", "nowhere"), ("nowhere: no such folder",)),
         (("mimic-cxr", "empty"), ("empty: no reports of MIMIC-CXR here; looked for files such as files/p10/",)),
         (("openi", "empty"), ("empty: no reports of OpenI here; looked for ecgen-radiology/*.xml",)),
-        (("jsonl", "empty"), ("empty: no such file",)),
+        (("mimic-cxr", "cut/mimic-cxr-reports.zip"), ("mimic-cxr-reports.zip: is not a folder; give the one with",)),
+        (("jsonl", "empty"), ("empty: is a folder; name one file in it",)),
+        (("table", "empty"), ("empty: is a folder; name one file in it",)),
+        (
+            ("table", "none.csv", "--prompt-column", "x"),
+            ("table does not take --prompt-column, only jsonl; remove it",),
+        ),
+        (
+            ("table", "none.csv", "--split", "official", "--split-seed", "1"),
+            ("--split-seed has no effect with --split official; remove it",),
+        ),
         (("table", "none.csv"), ("none.csv: no such file",)),
         (("text", "empty"), ("empty: no text files (*.txt, *.text) in this folder",)),
         (("hl7", "empty"), ("empty: no HL7 messages (*.hl7",)),

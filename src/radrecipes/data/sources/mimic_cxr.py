@@ -80,8 +80,8 @@ class MimicCxr(ReportSource):
         self.root = Path(root)
         self.files = []
         self.rejected = []
-        self.generator = _read_generator(self.root)
         self._base, self._archive, paths = _find_reports(self.root)
+        self.generator = _read_generator(self.root)
         labels_of = self._read_csv(f"-{labels}", OBSERVATIONS, _labels_as_stated) if labels else None
         split_of = self._read_csv("-split", ("split",), _split_as_stated) if official_split else None
         self._items = self._match(paths, labels_of, split_of)
@@ -234,7 +234,8 @@ def _column(name: str) -> str:
 def _find_reports(root: Path) -> tuple[Path | None, Path | None, list[tuple[str, str, str]]]:
     """Parent of `files`, or the archive, and path, patient and study of every report, sorted."""
     if not root.is_dir():
-        raise InputError("no such folder; give the one with files/ or mimic-cxr-reports.zip as --root", str(root))
+        problem = "is not a folder" if root.exists() else "no such folder"
+        raise InputError(f"{problem}; give the one with files/ or mimic-cxr-reports.zip as --root", str(root))
     for base in (root, root / "mimic-cxr-reports"):
         if (base / "files").is_dir():
             paths = _scan(base)

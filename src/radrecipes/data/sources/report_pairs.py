@@ -33,7 +33,7 @@ class ReportPairs(ReportTable):
     group = "the group of the source, for example a patient, or the report itself"
     official_split = False
     label_sources = ("prompt", "relabel")
-    options = ("id_column", "group_column")
+    options = ("prompt_column", "completion_column", "id_column", "group_column")
     sparse = False
 
     def __init__(
@@ -55,9 +55,10 @@ class ReportPairs(ReportTable):
     @classmethod
     def open(cls, root: Path, options: Mapping[str, Any]) -> "ReportPairs":
         """Open the file with the columns that the options name."""
-        columns = {name: options[name] for name in ("completion_column", *cls.options)}
-        prompt_column = options["prompt_column"] if options["label_source"] == "prompt" else None
-        return cls(root, prompt_column=prompt_column, **columns)
+        columns = {name: options[name] for name in cls.options if options[name] is not None}
+        if options["label_source"] != "prompt":
+            columns["prompt_column"] = None
+        return cls(root, **columns)
 
     def find_columns(self, header: Sequence[str], chosen: Mapping[str, str | None], official_split: bool) -> Columns:
         """The columns of the pairs; names the way to read a file that lacks one."""

@@ -149,7 +149,9 @@ def _kind(path: Path) -> str:
     try:
         with open_regular(path) as file:
             size, start = os.fstat(file.fileno()).st_size, file.read(8)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except IsADirectoryError:
+        raise InputError("is a folder; name one file in it", where=str(path)) from None
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError("no such file; check the path", where=str(path)) from None
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror}); check its permissions", where=str(path)) from None
@@ -201,11 +203,11 @@ class _TextTable(Table):
         raw = self._raw()
         next(raw, None)
         for where, fields, problem in without_footer(raw, self._skip_footer, self._left_out):
-            yield (where, problem or {column: unguarded(fields[position]) for column, position in positions.items()})
-
             # Rows without any cell, which Excel writes as `,,,`; of a broken row the cells are not known.
             if fields and not any(map(str.strip, fields)):
                 continue
+            yield (where, problem or {column: unguarded(fields[position]) for column, position in positions.items()})
+
 
 class _ExcelTable(Table):
     def __init__(self, path: Path, columns: Sequence[str] | None, form: TableForm, likely: Collection[str]):
