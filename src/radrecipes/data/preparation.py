@@ -102,8 +102,7 @@ def prepare_rows(
     reasons = drop_reasons(input_column, target_column)
     # The places of the dropped rows.
     dropped: dict[str, list[str]] = {reason: [] for reason in list(reasons)[: -2 if label_set else 3]}
-    if unreadable:
-        dropped[_UNREADABLE] = list(unreadable)
+    dropped |= {_UNREADABLE: list(unreadable)} if unreadable else {}
     kept = _clean(examples, input_column, label_set, reasons, dropped, on_bad_row)
     if label_set:
         kept = _canonicalise(kept, label_set, dropped, on_unknown_label)
@@ -119,11 +118,7 @@ def prepare_rows(
     rows, groups_joined = _merge(kept, input_column, target_column, near_duplicate_threshold)
     why = _why_joined(groups_joined, near_duplicate_threshold)
     splits = _split(rows, label_column, split_seed, file, why)
-    # The group is not named: it may be a patient.
-    largest = max(Counter(row["group"] for row in rows).values())
-    if largest > _LARGE_GROUP * len(rows):
-        share = f"{largest / len(rows):.0%}"
-        warn(f"warning: one group has {largest} of {len(rows)} rows ({share}), and a group stays in one split{why}")
+    _warn_of_large_group(rows, why, warn)
 
     facts = {
         "options": {
@@ -218,6 +213,14 @@ def _merge(
             accepted[key].update(dict.fromkeys(example.acceptable))
             rows[key][ACCEPTABLE] = f"{ACCEPTABLE_SEPARATOR} ".join(accepted[key])
     return list(rows.values()), len(set(own_groups)) - len(set(groups))
+
+
+def _warn_of_large_group(rows: list[dict[str, str]], why: str, warn: Callable[[str], None]) -> None:
+    # The group is not named: it may be a patient.
+    largest = max(Counter(row["group"] for row in rows).values())
+    if largest > _LARGE_GROUP * len(rows):
+        share = f"{largest / len(rows):.0%}"
+        warn(f"warning: one group has {largest} of {len(rows)} rows ({share}), and a group stays in one split{why}")
 
 
 def _why_joined(joined: int, threshold: float) -> str:
