@@ -126,7 +126,9 @@ def test_the_steps_of_the_container_file_install_a_command_that_needs_no_rights(
                 install = rest
                 if "-m venv " in rest:
                     make_environment(opt / "venv", tmp_path / "packages")
-                    run(opt / "venv" / "bin" / "pip", "uninstall", "--quiet", "--yes", "setuptools")  # Python's own, older
+                    run(
+                        opt / "venv" / "bin" / "pip", "uninstall", "--quiet", "--yes", "setuptools"
+                    )  # Python's own, older
                     create, install = rest.split(" && ", 1)
                     assert create == f"python -m venv {opt}/venv"
                 environment = {**os.environ, **variables, "PIP_NO_INDEX": "1"}
