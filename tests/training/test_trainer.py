@@ -2,10 +2,15 @@
 
 import json
 import math
+from pathlib import Path
 
+import accelerate.accelerator
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
+from accelerate.data_loader import prepare_data_loader as prepare
+from accelerate.data_loader import skip_first_batches
+from conftest import TINY_REPORT_RECIPE
 from datasets import Dataset
 from tiny_model import build_tiny_model, build_tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
@@ -20,7 +25,8 @@ from radrecipes.tasks.protocol import ProtocolTask
 from radrecipes.training import trainer as training
 from radrecipes.training.checkpoints import Progress
 from radrecipes.training.collators import IGNORED, PaddedCollator, SharedPrefixCollator
-from radrecipes.training.data import fitting_rows, render_rows
+from radrecipes.training.data import fitting_rows, load_training_data, render_rows
+from radrecipes.training.grpo_trainer import grpo_trainer
 from radrecipes.training.interruption import StopRequests
 from radrecipes.training.layout_check import check_layout
 
@@ -460,3 +466,33 @@ def test_checking_the_layout_leaves_quantised_layers_their_gradients(bits, works
     for name, gradient in before.items():
         assert float(gradient.abs().max()) > 0, name
         torch.testing.assert_close(after[name], gradient, msg=name)
+
+
+def grpo_recipe(*overrides):
+    """A recipe of the stage `grpo` with two texts to each prompt."""
+    recipe = Path("recipes/tiny/report_grpo.yaml")
+    fields = "stage: grpo\nstart_from: recipes/tiny/report_lora.yaml\nnum_generations: 2\n"
+    recipe.write_text(TINY_REPORT_RECIPE.replace("report_lora", "report_grpo") + fields, encoding="utf-8")
+    return parse_recipe(recipe, ["--output_dir", "runs/test", *overrides])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_grpo_resumed_in_its_second_epoch_continues_with_the_prompts_of_that_epoch(processes, workspace, monkeypatch):
+    recipe = grpo_recipe("--global_batch_size", "8", "--per_device_train_batch_size", "4")
+    training.divide_batch(recipe, processes)
+    data, base = load_training_data(recipe), models.load_base(recipe.model)
+    trainer = grpo_trainer(recipe, base, data, write=None)
+    of_first = {"num_processes": processes, "process_index": 0}
+    monkeypatch.setattr(
+        accelerate.accelerator, "prepare_data_loader", lambda *args, **kwargs: prepare(*args, **{**kwargs, **of_first})
+    )
+
+    def prompts(skipped, epoch):
+        loader = trainer.get_train_dataloader()
+        loader = skip_first_batches(loader, skipped) if skipped else loader
+        loader.set_epoch(epoch)
+        return [[row["index"] for row in batch] for batch in loader]
+
+    first, second = prompts(0, 0), prompts(0, 1)
+    assert first != second
+    assert prompts(3, 0) == first[3:] and prompts(3, 1) == second[3:]

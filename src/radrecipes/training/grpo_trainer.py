@@ -33,6 +33,7 @@ class GrpoTrainer(LanguageModelTrainer, GRPOTrainer):
     """[`~trl.GRPOTrainer`] that validates as supervised fine-tuning does: the loss of the dataset's texts, the task's metrics."""
 
     _collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+    _prompts: PromptsOfEpoch
 
     @property
     def validation_collator(self) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
@@ -43,9 +44,16 @@ class GrpoTrainer(LanguageModelTrainer, GRPOTrainer):
         """TRL's loss of the texts that the model wrote."""
         return GRPOTrainer.compute_loss(self, *args, **kwargs)
 
+    def get_train_dataloader(self):
+        """The epoch in which a run resumes has its own order, too."""
+        dataloader = super().get_train_dataloader()
+        # accelerate calls `set_epoch` of a sampler here; that within its batch samplers it misses once batches are skipped.
+        dataloader.set_sampler(self._prompts)
+        return dataloader
+
     def _get_train_sampler(self, dataset=None):
         sampler = super()._get_train_sampler(dataset)
-        return PromptsOfEpoch(
+        self._prompts = PromptsOfEpoch(
             sampler.data_source,
             sampler.mini_repeat_count,
             sampler.batch_size,
@@ -53,6 +61,7 @@ class GrpoTrainer(LanguageModelTrainer, GRPOTrainer):
             sampler.shuffle,
             sampler.seed,
         )
+        return self._prompts
 
 
 class Rewards:
