@@ -29,6 +29,7 @@ from radrecipes.training.data import fitting_rows, load_training_data, render_ro
 from radrecipes.training.grpo_trainer import grpo_trainer
 from radrecipes.training.interruption import StopRequests
 from radrecipes.training.layout_check import check_layout
+from radrecipes.training.stages import stage_of
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 FULL_RECIPE = "recipes/tiny/protocol_full.yaml"
@@ -496,3 +497,15 @@ def test_grpo_resumed_in_its_second_epoch_continues_with_the_prompts_of_that_epo
     first, second = prompts(0, 0), prompts(0, 1)
     assert first != second
     assert prompts(3, 0) == first[3:] and prompts(3, 1) == second[3:]
+
+
+def test_grpo_needs_enough_prompts_for_a_step(workspace):
+    rows = len(load_prepared_dataset("data/tiny_reports").splits["train"])
+
+    def load(texts):
+        recipe = grpo_recipe("--global_batch_size", str(texts), "--per_device_train_batch_size", "2")
+        return stage_of(recipe).load_data(recipe)
+
+    assert len(load(2 * rows).rows.rows) == rows
+    with pytest.raises(InputError, match=rf"global_batch_size {2 * rows + 2} takes {rows + 1} prompts .*are {rows};"):
+        load(2 * rows + 2)

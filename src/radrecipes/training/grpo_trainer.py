@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from radrecipes.errors import InputError
 from radrecipes.models.compute_dtype import linear_weights_cast
 from radrecipes.models.weights import lora_config
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
-from radrecipes.training.data import TrainingData, prompts_of
+from radrecipes.training.data import TrainingData, load_training_data, prompts_of
 from radrecipes.training.trainer import LanguageModelTrainer, check_trainable, collator_for, show_loss
 
 # Writes a text to each prompt, given as token ids: the model, the prompts, a seed.
@@ -95,6 +96,25 @@ class Rewards:
         stopped = bool(token_ids) and token_ids[-1] in self.data.stops
         text = self.data.tokenizer.decode(token_ids[: -1 if stopped else None], skip_special_tokens=True).strip()
         return self.task.rewards(self.rows[index], text, stopped)
+
+
+def load_prompts(recipe: Recipe, max_dropped_fraction: float | None = None, keep: bool = False) -> TrainingData:
+    """What a recipe of the stage `grpo` trains on, as [`load_training_data`] loads it, enough for a step."""
+    data = load_training_data(recipe, max_dropped_fraction, keep)
+    steps_of_epoch(recipe, len(data.rows.rows))
+    return data
+
+
+def steps_of_epoch(recipe: Recipe, prompts: int) -> int:
+    """Optimizer steps of an epoch, of which TRL leaves out an incomplete one; an [`InputError`] if there is none."""
+    wanted = recipe.arguments.global_batch_size // recipe.training.num_generations
+    if prompts < wanted:
+        raise InputError(
+            f"global_batch_size {recipe.arguments.global_batch_size} takes {wanted} prompts with num_generations "
+            f"{recipe.training.num_generations}, and there are {prompts}; set a smaller one",
+            str(recipe.path),
+        )
+    return prompts // wanted
 
 
 def grpo_trainer(recipe: Recipe, model: PreTrainedModel, data: TrainingData, write: Writer) -> GrpoTrainer:

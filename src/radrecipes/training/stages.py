@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from radrecipes.recipe import Recipe
 from radrecipes.training.data import TrainingData, load_training_data
 from radrecipes.training.drafts import load_with_drafts
-from radrecipes.training.grpo_trainer import Writer, grpo_trainer
+from radrecipes.training.grpo_trainer import Writer, grpo_trainer, load_prompts
 from radrecipes.training.head_trainer import head_trainer
 from radrecipes.training.trainer import RunTrainer, sft_trainer
 
@@ -34,7 +34,7 @@ def _supervised(make: Callable[..., RunTrainer]) -> Callable[..., RunTrainer]:
 STAGES = {
     "sft": Stage(load_training_data, _supervised(sft_trainer)),
     "rejection": Stage(load_with_drafts, _supervised(sft_trainer)),
-    "grpo": Stage(load_training_data, grpo_trainer),
+    "grpo": Stage(load_prompts, grpo_trainer),
 }
 _HEAD = Stage(load_training_data, _supervised(head_trainer))
 
