@@ -69,6 +69,16 @@ def test_weights_that_are_not_numbers_are_not_saved(value, tmp_path):
     assert json.loads((tmp_path / DIVERGED_FILE).read_text("utf-8"))["step"] == 6
 
 
+@pytest.mark.parametrize("event", ["on_save", "on_train_end"])
+def test_weights_that_are_saved_without_a_step_are_checked(event, tmp_path):
+    state = SimpleNamespace(global_step=6, is_world_process_zero=True)
+    check = getattr(guard(tmp_path), event)
+    check(None, state, TrainerControl(), model=broken(True, 3e38))
+    with pytest.raises(DivergedError, match="step 6 gave NaN or infinite weights"):
+        check(None, state, TrainerControl(), model=broken(True, math.inf))
+    assert json.loads((tmp_path / DIVERGED_FILE).read_text("utf-8"))["rows"] == ["order-3", "order-7", "order-11"]
+
+
 def test_finite_weights_are_finite_however_large():
     assert trained_weights_are_finite(broken(True, 3e38)) and not trained_weights_are_finite(broken(True, math.nan))
 

@@ -26,7 +26,7 @@ _FEWEST_STEPS = 10
 
 
 class DivergenceGuard(TrainerCallback):
-    """Checks every step's loss and gradient norm, and the weights before they are saved; must precede callbacks that write the log.
+    """Checks every step's loss and gradient norm, and the weights before they are saved; must precede callbacks that log or seal.
 
     The Trainer logs the mean loss and the gradient norm over all processes, so all stop after the same step. A step whose loss is
     three times the median of the 50 before it, and at least 1 nat above, is logged with `loss_spike: true`.
@@ -57,9 +57,8 @@ class DivergenceGuard(TrainerCallback):
         loss, grad_norm = logs["loss"], logs.get("grad_norm", 0.0)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self._end(state, logs, f"loss {loss:g} and gradient norm {grad_norm:g}")
-        # Under FSDP and ZeRO each process has weights that no other process has.
-        if control.should_save and in_any_process(not trained_weights_are_finite(model)):
-            self._end(state, logs, "NaN or infinite weights")
+        if control.should_save:
+            self._check_weights(state, model, logs)
         if len(self._losses) >= _FEWEST_STEPS:
             median = statistics.median(self._losses)
             if loss > _SPIKE_RATIO * median and loss > median + _SPIKE_NATS:
@@ -70,6 +69,19 @@ class DivergenceGuard(TrainerCallback):
                         f"the median of the steps before is {median:.3f}"
                     )
         self._losses.append(loss)
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        """Check the weights before they are sealed: an epoch's are saved although its last step was logged without that."""
+        self._check_weights(state, model, {})
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        """Check the weights of a run without checkpoints, too."""
+        self._check_weights(state, model, {})
+
+    def _check_weights(self, state, model: nn.Module, logs: dict[str, float]) -> None:
+        # Under FSDP and ZeRO each process has weights that no other process has.
+        if in_any_process(not trained_weights_are_finite(model)):
+            self._end(state, logs, "NaN or infinite weights")
 
     def _end(self, state, logs: dict[str, float], gave: str) -> None:
         ids = [self.ids[index] for index in self.rows.of_all_processes()]
