@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -329,3 +330,26 @@ def test_leftovers_of_a_complete_run_are_removed_unless_another_process_does_it_
     (folder / "LOCK").write_text("process 1 on nowhere\n", encoding="utf-8")
     run_folder.remove_leftovers(folder)
     assert sorted(path.name for path in folder.iterdir()) == [MARKER, "COMPLETE", "recipe.yaml", "train_log.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("runs/a", "runs/moved", None),
+        (None, None, None),
+        ("runs/a", None, "runs/a there"),
+        (None, "runs/a", "runs/a here"),
+    ],
+)
+def test_a_finished_run_started_from_weights_if_and_only_if_its_recipe_does(before, now, said, recipe, monkeypatch):
+    identity = identity_under(recipe)
+    manifest = {"data": {"digest": "d"}, "base": {"weights_sha256": "w"}, "prompt": {"sha256": "p"}}
+    manifest["recipe"] = {"fields": {"start_from": before} if before else {}}
+    manifest |= {"start": {"weights_sha256": "s"}} if before else {}
+    monkeypatch.setattr(run_folder, "read_manifest", lambda folder: manifest)
+    monkeypatch.setattr(run_folder, "weights_of", lambda folder: SimpleNamespace(sha256="a"))
+    if said is None:
+        run_folder.check_finished(tried(recipe), identity, now)
+        return
+    with pytest.raises(InputError, match=rf"contains a different run \(start_from: .*{said}"):
+        run_folder.check_finished(tried(recipe), identity, now)

@@ -60,7 +60,7 @@ class Run:
     def check_finished(self) -> None:
         """Check that the finished run in the folder is this one, and remove what it left."""
         self._identify()
-        run_folder.check_finished(self.folder, self.identity)
+        run_folder.check_finished(self.folder, self.identity, self.recipe.arguments.start_from)
         with contextlib.suppress(InputError):  # what it continued from may be gone
             self.continues = find_start(self.recipe, self.data.dataset)
         recorded = run_folder.read_manifest(self.folder).get("start")

@@ -105,10 +105,10 @@ def check_can_hold(recipe: Recipe, restart: bool, allowed: Collection[str] = ())
     _check_allowed(changed, () if is_complete(folder) else allowed, folder)
 
 
-def check_finished(folder: Path, identity: Mapping[str, Any]) -> None:
+def check_finished(folder: Path, identity: Mapping[str, Any], start_from: str | None = None) -> None:
     """Refuse a finished run of other data, another base model or another prompt, or whose weights changed since.
 
-    Its recipe was compared before.
+    Its recipe was compared before, but for `start_from`: only whether there is one counts, as its weights may be elsewhere now.
     """
     manifest, found = read_manifest(folder), {}
     _ = weights_of(folder).sha256
@@ -117,7 +117,10 @@ def check_finished(folder: Path, identity: Mapping[str, Any]) -> None:
         # A base model that is no longer on this machine cannot be compared, and a finished run does not need it.
         if identity[name] is not None:
             found[name] = manifest[part][key]
-    _check_allowed(diff_values(found, {name: identity[name] for name in found}), (), folder)
+    changed = diff_values(found, {name: identity[name] for name in found})
+    if ("start" in manifest) != (start_from is not None):
+        changed["recipe.start_from"] = [manifest["recipe"]["fields"].get("start_from"), start_from]
+    _check_allowed(changed, (), folder)
 
 
 def recorded_dtype(folder: Path) -> str | None:
