@@ -2,18 +2,24 @@
 
 import json
 import re
+from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
-from conftest import TINY_REPORTS, write_tiny_reports
+from conftest import TINY_REPORT_RECIPE, TINY_REPORTS, write_tiny_reports
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from radrecipes.errors import InputError
+from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.recipe import parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.training import data as inspection
+from radrecipes.training import drafts
+from radrecipes.training.identity import diff_values, identity_of
+from radrecipes.training.manifest import made_of
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 
@@ -149,3 +155,30 @@ def test_categories_are_counted_most_frequent_first():
     observations = Dataset.from_dict({"observations": ["Edema: positive; Fracture: negative", "Edema: positive"]})
     expected = [("Edema: positive", 2), ("Fracture: negative", 1)]
     assert inspection.count_categories(observations, TASKS["report"]) == expected
+
+
+def test_a_run_on_other_drafts_is_another_run(workspace, monkeypatch):
+    path = workspace / "recipes/tiny/report_rejection.yaml"
+    fields = "stage: rejection\nstart_from: recipes/tiny/report_lora.yaml\nnum_generations: 2\n"
+    path.write_text(TINY_REPORT_RECIPE.replace("report_lora", "report_rejection") + fields, encoding="utf-8")
+    recipe = parse_recipe(path)
+
+    def identity(passing):
+        rows = [
+            {"place": place, "text": f"FINDINGS: {number} line. IMPRESSION: Edema.", "likeness": 0.5 - number / 10}
+            | {"passes": (place, number) in passing}
+            for place in range(3)
+            for number in range(2)
+        ]
+        table = pa.Table.from_pylist(rows)
+        monkeypatch.setattr(drafts, "drafts_of", lambda *_: SimpleNamespace(read=lambda: table))
+        data = drafts.load_with_drafts(recipe)
+        facts = made_of(recipe, data.dataset, data.tokenizer)
+        return identity_of(facts, LaunchSpec(1, Engine.ONE_PROCESS, True), data.drafts)
+
+    first = identity({(0, 0), (1, 1)})
+    assert diff_values(first, identity({(0, 0), (1, 1)})) == {}
+    # The better of two texts is chosen, so that another one which passes changes nothing.
+    assert diff_values(first, identity({(0, 0), (0, 1), (1, 1)})) == {}
+    for passing in ({(0, 0)}, {(0, 1), (1, 1)}, {(0, 0), (2, 1)}):
+        assert diff_values(first, identity(passing)).keys() == {"data.drafts_sha256"}

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from radrecipes import radiology, tasks
 from radrecipes.data.parquet import read_table
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256, write_atomically
+from radrecipes.files import file_sha256, text_sha256, write_atomically
 from radrecipes.recipe import Recipe
 from radrecipes.tasks import TASKS
 from radrecipes.tasks.rendering import render_examples
@@ -153,7 +153,8 @@ def load_with_drafts(recipe: Recipe, max_dropped_fraction: float | None = None, 
         [row["id"] for row in rows],
     )
     names = [f"{row['id']} draft" for row in rows]
-    return with_examples(data, names, examples, recipe.training.max_length, facts_of(table))
+    facts = {**facts_of(table), "sha256": text_sha256(json.dumps(kept))}
+    return with_examples(data, names, examples, recipe.training.max_length, facts)
 
 
 def facts_of(drafts: pa.Table) -> dict[str, Any]:

@@ -20,14 +20,18 @@ NOT_OF_REPRODUCTION = (*NOT_OF_RESULT, *_OF_THE_MACHINE, "dataset", "dtype", "ch
 _FIXED_PROCESSES = (Engine.FSDP1, Engine.ZERO2, Engine.ZERO3)
 
 
-def identity_of(facts: Mapping[str, Any], launch: LaunchSpec) -> dict[str, Any]:
+def identity_of(
+    facts: Mapping[str, Any], launch: LaunchSpec, drafts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What must stay the same when a run is resumed: plain JSON values; names begin with one of [`PARTS`], or are `engine`.
 
-    `facts` are from [`~training.manifest.made_of`]. DDP and one process are the same, as their checkpoints are.
+    `facts` are from [`~training.manifest.made_of`], `drafts` are those among the rows. DDP and one process
+    are the same, as their checkpoints are.
     """
     return {
         **recipe_fields(facts["recipe"]["resolved"]),
         "data.digest": facts["data"]["digest"],
+        **({"data.drafts_sha256": drafts["sha256"]} if drafts else {}),
         "base.weights_sha256": facts["base"]["weights_sha256"],
         "base.dtype": facts["base"]["dtype"],
         "prompt.sha256": facts["prompt"]["sha256"],

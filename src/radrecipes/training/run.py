@@ -142,7 +142,7 @@ class Run:
         if self.continues:
             self.continues.check_fits(self.facts)
             self.facts["start"] = self.continues.facts
-        self.identity = identity_of(self.facts, self.launch)
+        self.identity = identity_of(self.facts, self.launch, self.data.drafts)
 
 
 @contextlib.contextmanager
