@@ -207,6 +207,8 @@ def plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         found = machine_plan.make_plan(recipe, basis)
         lines = machine_plan.describe(found, recipe)
     lines += validation_plan.describe(recipe, basis, found)
+    if recipe.arguments.stage == "rejection" and not basis.has_drafts and recipe.training.max_steps <= 0:
+        lines.append("not counted  the texts that pass, at most one to each prompt: up to 2 × as many steps")
     if recipe.learns_from_own_texts:
         lines.append("not counted  the texts that the model writes, which take longer than learning from them")
     if basis.note:

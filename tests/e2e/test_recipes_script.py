@@ -1,9 +1,14 @@
 """Runs scripts/recipes.py as a user does."""
 
 import re
+from dataclasses import replace
 
 import pytest
-from conftest import TINY_RECIPE, run_script
+from conftest import TINY_RECIPE, TINY_REPORT_RECIPE, run_script
+
+from radrecipes.planning import basis
+from radrecipes.recipe import parse_recipe
+from radrecipes.training.data import load_training_data
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 SHARED_RECIPES = (
@@ -83,6 +88,21 @@ def test_plan_estimates_without_weights(workspace):
     assert re.search(r"^memory +\d+\.\d GiB: weights 0\.00, .*, framework [01]\.\d\d$", text, re.MULTILINE)
     assert re.search(r"^time +\d+\.\d minutes, \d+\.\d\d s per step$", text, re.MULTILINE)
     assert re.search(r"^assumed +products at [\d,]+ GFLOP/s in float32", text, re.MULTILINE)
+
+
+def test_plan_counts_drafts_if_there_are_any(workspace, call, monkeypatch):
+    path = workspace / "recipes/tiny/report_rejection.yaml"
+    fields = "stage: rejection\nstart_from: recipes/tiny/report_lora.yaml\n"
+    path.write_text(TINY_REPORT_RECIPE.replace("report_lora", "report_rejection") + fields, encoding="utf-8")
+    line = "not counted  the texts that pass, at most one to each prompt: up to 2 × as many steps"
+    words = ("recipes", "plan", path, "--gpu", "h100", "--config", "single_gpu")
+    planned = call(*words)
+    assert planned.code == 0 and line in planned.stdout, planned.stderr
+    assert line not in call(*words, "--max_steps", "3").stdout
+    written = replace(load_training_data(parse_recipe(path)), drafts={"kept": 0})
+    monkeypatch.setattr(basis, "load_with_drafts", lambda recipe: written)
+    planned = call(*words)
+    assert planned.code == 0 and line not in planned.stdout, planned.stderr
 
 
 def test_plan_for_a_gpu_shows_every_configuration(workspace, call):

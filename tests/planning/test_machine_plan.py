@@ -5,6 +5,7 @@ import math
 import bitsandbytes
 import pytest
 import torch
+from conftest import TINY_REPORT_RECIPE
 from peft import get_peft_model
 from tiny_model import build_tiny_biogpt, build_tiny_model
 from torch._subclasses import FakeTensorMode
@@ -19,12 +20,13 @@ from radrecipes.models.lm_head import at_positions, lm_head_input
 from radrecipes.models.weights import lora_config
 from radrecipes.planning import counting
 from radrecipes.planning.basis import Basis, load_basis
-from radrecipes.planning.machine_plan import assumptions, make_plan
+from radrecipes.planning.machine_plan import assumptions, describe, make_plan
 from radrecipes.recipe import parse_recipe
 from radrecipes.training import data as inspection
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import PaddedCollator, SharedPrefixCollator
 from radrecipes.training.construction import build_on_meta
+from radrecipes.training.grpo_trainer import grpo_trainer
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 
@@ -255,3 +257,21 @@ def test_a_head_is_counted_with_its_labels(workspace):
     writes = parse_recipe(RECIPE)
     training.divide_batch(writes, processes=1)
     assert 0 < plan.flops_per_step < make_plan(writes, load_basis(writes), measure_seconds=0.01).flops_per_step
+
+
+def test_grpo_is_planned_with_all_texts_of_a_prompt_padded_and_without_an_incomplete_step(workspace):
+    path = workspace / "recipes/tiny/report_grpo.yaml"
+    fields = "stage: grpo\nstart_from: recipes/tiny/report_lora.yaml\nnum_generations: 4\n"
+    path.write_text(TINY_REPORT_RECIPE.replace("report_lora", "report_grpo") + fields, encoding="utf-8")
+    words = ["--global_batch_size=40", "--per_device_train_batch_size=8", "--num_train_epochs=3"]
+    recipe = parse_recipe(path, [*words, "--output_dir=runs/steps"])
+    training.divide_batch(recipe, processes=1)
+    data = inspection.load_training_data(recipe)
+    plan = plan_of(recipe, data)
+    trainer = grpo_trainer(recipe, models.load_base(recipe.model), data, write=None)
+    micro_batches = len(trainer.get_train_dataloader())
+    assert plan.steps_per_epoch == micro_batches // recipe.training.gradient_accumulation_steps == 4  # of 48 prompts
+    assert plan.steps == 12
+    assert plan.computed_tokens == plan.padded_tokens >= 4 * plan.tokens
+    assert "steps        12 of 40 texts, 3 epochs" in describe(plan, recipe)
+    assert any(line.startswith("             padded, ") for line in describe(plan, recipe))

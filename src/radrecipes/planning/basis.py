@@ -1,5 +1,6 @@
 """The inputs of a plan: training rows, tokenizer and configuration of a recipe's base model, without its weights."""
 
+import contextlib
 import copy
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from radrecipes.models.convert import DEFAULT_BASE
 from radrecipes.planning.base_shapes import shape_of
 from radrecipes.recipe import Recipe
 from radrecipes.training.data import TrainingData, load_training_data, tokenizer_is_local
+from radrecipes.training.drafts import load_with_drafts
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Basis:
     config: PretrainedConfig
     note: str = ""  # what replaces files that are not on this machine, and how to get them
     validation: Dataset | None = None  # the sample, if the recipe validates
+    has_drafts: bool = False  # whether the rows include drafts, which are there already
 
 
 def load_basis(recipe: Recipe) -> Basis:
@@ -35,9 +38,11 @@ def load_basis(recipe: Recipe) -> Basis:
     model_id = recipe.model.model_name_or_path
     shape = shape_of(model_id)
     if shape is None or tokenizer_is_local(recipe):
-        data = load_training_data(recipe)
+        data = _load(recipe)
         config = load_config(recipe.model, data.labels)
-        return Basis(data.rows.rows, data.tokenizer, config, validation=_sample(data))
+        return Basis(
+            data.rows.rows, data.tokenizer, config, validation=_sample(data), has_drafts=data.drafts is not None
+        )
     # Our own chat templates belong to the tokenizer that is missing here.
     other = replace(recipe, model=copy.copy(recipe.model), training=copy.copy(recipe.training))
     other.model.model_name_or_path, other.model.model_revision = DEFAULT_BASE, None
@@ -59,6 +64,14 @@ def load_basis(recipe: Recipe) -> Basis:
     if data.labels:
         describe_labels(shape, data.labels)
     return Basis(data.rows.rows, data.tokenizer, shape, note, _sample(data))
+
+
+def _load(recipe: Recipe) -> TrainingData:
+    """What a recipe trains on, with its drafts if they are written."""
+    if recipe.arguments.stage == "rejection":
+        with contextlib.suppress(InputError):
+            return load_with_drafts(recipe)
+    return load_training_data(recipe)
 
 
 def _sample(data: TrainingData) -> Dataset | None:

@@ -9,7 +9,7 @@ import contextlib
 import math
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
@@ -27,6 +27,7 @@ from radrecipes.models.weights import count_parameters
 from radrecipes.recipe import Recipe
 from radrecipes.training import trainer as training
 from radrecipes.training.collators import IGNORED
+from radrecipes.training.grpo_trainer import steps_of_epoch
 
 # bitsandbytes 0.50.2, functional.py: one float32 constant per 64 weights; nested, one byte per 64 and one float32 per 64 x 256;
 # and per layer a table of 16, nested also one of 256 and an offset. 8-bit: one float32 per output row.
@@ -97,8 +98,9 @@ class Workload:
         """The lines on steps and parameters for the terminal."""
         fraction = self.trainable_parameters / self.total_parameters
         passes = f"{self.epochs:g} epoch{'s' if self.epochs != 1 else ''}"
+        examples = "texts" if recipe.arguments.stage == "grpo" else "rows"
         return (
-            f"steps        {self.steps:,} of {recipe.arguments.global_batch_size} rows, {passes}",
+            f"steps        {self.steps:,} of {recipe.arguments.global_batch_size} {examples}, {passes}",
             f"parameters   {self.trainable_parameters:,} of {self.total_parameters:,} trained ({fraction:.2%})",
         )
 
@@ -106,8 +108,10 @@ class Workload:
 def count_workload(recipe: Recipe, rows: Dataset, model: PreTrainedModel) -> Workload:
     """Steps, tokens and parameters; `model` is from [`~training.construction.build_on_meta`]."""
     args = recipe.training
-    texts = args.num_generations if recipe.arguments.stage == "grpo" else 1  # to each prompt
-    steps_per_epoch = math.ceil(len(rows) * texts / recipe.arguments.global_batch_size)
+    if recipe.arguments.stage == "grpo":
+        steps_per_epoch = steps_of_epoch(recipe, len(rows))
+    else:
+        steps_per_epoch = math.ceil(len(rows) / recipe.arguments.global_batch_size)
     trained, total = count_parameters(model)
     return Workload(
         rows=len(rows),
@@ -119,23 +123,35 @@ def count_workload(recipe: Recipe, rows: Dataset, model: PreTrainedModel) -> Wor
     )
 
 
-def lay_out(rows: Dataset, collator, batch_size: int, seed: int) -> Layout:
-    """Shapes of the micro batches of one epoch over shuffled rows; they are nearly the same for any order."""
+def as_trained(recipe: Recipe) -> tuple[Recipe, int]:
+    """A recipe with the layout of its training, and how many texts it has to a row; TRL pads those of the stage `grpo`."""
+    if recipe.arguments.stage != "grpo":
+        return recipe, 1
+    padded = replace(recipe, arguments=replace(recipe.arguments, batch_layout="padded"))
+    return padded, recipe.training.num_generations
+
+
+def lay_out(rows: Dataset, collator, batch_size: int, seed: int, texts: int = 1) -> Layout:
+    """Shapes of the micro batches of one epoch over shuffled rows; they are nearly the same for any order.
+
+    Each row counts as `texts` of its length.
+    """
     batches = []
-    for examples in _shuffled_batches(rows.to_list(), batch_size, seed):
+    for examples in _shuffled_batches(rows.to_list(), batch_size, seed, texts):
         batch = collator(examples)
         batches.append((*batch["input_ids"].shape, int((batch["labels"] != IGNORED).sum())))
     return Layout(batches)
 
 
-def count_padded_tokens(rows: Dataset, batch_size: int, seed: int) -> int:
+def count_padded_tokens(rows: Dataset, batch_size: int, seed: int, texts: int = 1) -> int:
     """Tokens of one epoch with one example per row, each batch padded to its longest, as TRL's collator does."""
     lengths = [len(ids) for ids in rows["input_ids"]]
-    return sum(max(batch) * len(batch) for batch in _shuffled_batches(lengths, batch_size, seed))
+    return sum(max(batch) * len(batch) for batch in _shuffled_batches(lengths, batch_size, seed, texts))
 
 
-def _shuffled_batches(items: list, batch_size: int, seed: int) -> Iterator[list]:
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
+def _shuffled_batches(items: list, batch_size: int, seed: int, texts: int) -> Iterator[list]:
+    shuffled = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = [index for index in shuffled for _ in range(texts)]
     for start in range(0, len(order), batch_size):
         yield [items[index] for index in order[start : start + batch_size]]
 

@@ -180,6 +180,7 @@ class _Planner:
     """Plans a recipe for one kind of GPU; counts the largest micro batch once per batch size."""
 
     def __init__(self, recipe: Recipe, basis: Basis, gpu: Gpu, utilisation: float):
+        recipe, self.texts = counting.as_trained(recipe)
         self.recipe, self.basis, self.gpu, self.utilisation = recipe, basis, gpu, utilisation
         self.dtype = compute_dtype(recipe.model.dtype)
         # `attention_for` would depend on this machine.
@@ -227,7 +228,7 @@ class _Planner:
         """Layout of an epoch in micro batches of that many examples, and the cost of the largest."""
         recipe, basis = self.recipe, self.basis
         collator = collator_for(recipe, basis.tokenizer, self.dtype)
-        layout = counting.lay_out(basis.rows, collator, batch, recipe.training.seed)
+        layout = counting.lay_out(basis.rows, collator, batch, recipe.training.seed, self.texts)
         return layout, counting.count_step(recipe, self.model, self.dtype, *layout.largest)
 
 

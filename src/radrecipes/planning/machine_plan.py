@@ -68,9 +68,10 @@ def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> Mac
 
     [`~training.trainer.divide_batch`] must have been applied to the recipe.
     """
+    recipe, texts = counting.as_trained(recipe)
     dtype, args, rows = compute_dtype(recipe.model.dtype), recipe.training, basis.rows
     collator = collator_for(recipe, basis.tokenizer, dtype)
-    layout = counting.lay_out(rows, collator, args.per_device_train_batch_size, args.seed)
+    layout = counting.lay_out(rows, collator, args.per_device_train_batch_size, args.seed, texts)
     # Only "eager" keeps the attention matrix; every fused kernel keeps about as much as SDPA.
     eager = attention_for(recipe.model, longest_row(recipe)) == "eager"
     model = build_on_meta(recipe, basis.config, dtype, "eager" if eager else "sdpa")
@@ -90,7 +91,7 @@ def make_plan(recipe: Recipe, basis: Basis, measure_seconds: float = 1.0) -> Mac
     return MachinePlan(
         **vars(workload),
         computed_tokens=layout.tokens,
-        padded_tokens=counting.count_padded_tokens(rows, args.per_device_train_batch_size, args.seed),
+        padded_tokens=counting.count_padded_tokens(rows, args.per_device_train_batch_size, args.seed, texts),
         weights_bytes=sizes.base,
         adapter_bytes=sum(sizes.bytes_per_trained) * sizes.trained,
         activation_bytes=round(living + growth),
@@ -127,10 +128,11 @@ def describe(plan: MachinePlan, recipe: Recipe) -> list[str]:
     """The plan for the terminal, one string per line."""
     gib, ratio = 2**30, plan.padded_tokens / plan.computed_tokens
     steps, parameters = plan.describe(recipe)
+    layout = counting.as_trained(recipe)[0].arguments.batch_layout
     return [
         steps,
         f"tokens       {plan.tokens:,} in {plan.rows:,} rows; computed per epoch: {plan.computed_tokens:,} as",
-        f"             {recipe.arguments.batch_layout}, {plan.padded_tokens:,} as TRL pads ({ratio:.2f} times as many)",
+        f"             {layout}, {plan.padded_tokens:,} as TRL pads ({ratio:.2f} times as many)",
         parameters,
         f"memory       {plan.memory_bytes / gib:.1f} GiB: weights {plan.weights_bytes / gib:.2f}, trained with "
         f"gradients and AdamW {plan.adapter_bytes / gib:.2f}, activations {plan.activation_bytes / gib:.2f}, "
