@@ -60,6 +60,8 @@ def main() -> None:
 
 def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "StopRequests") -> None:
     """Train one recipe, or what is left of it."""
+    from accelerate.utils import broadcast_object_list
+
     from radrecipes.inference.drafts import GroupWriter
     from radrecipes.inference.validation import task_metrics
     from radrecipes.launch import compatibility, settings, spec
@@ -79,6 +81,8 @@ def train_recipe(args: argparse.Namespace, overrides: Sequence[str], stop: "Stop
     if recipe.fields.get("dtype") == AUTO and not args.restart:  # a resumed run keeps the one that it began with
         recipe = parse_recipe(args.config, overrides, recorded_dtype(recipe.output_dir))
     launch = spec.check_processes(requested, recipe.training)
+    if recipe.fields.get("dtype") == AUTO:  # measured in every process, and the first one decides
+        recipe = parse_recipe(args.config, overrides, broadcast_object_list([recipe.model.dtype])[0])
     settings.check_settings(os.environ, recipe.training.bf16, recipe.training.tf32)
     compatibility.check(recipe, compatibility.configuration_of(launch))
 

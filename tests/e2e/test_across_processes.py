@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from conftest import write_tiny_dataset
 from safetensors.torch import load_file
-from sft_faults import Script, before, die, losses_of, two_ranks
+from sft_faults import Script, before, die, losses_of, set_value, two_ranks
 from sharded_runs import as_on_gpus, environment_of
 from tiny_model import build_tiny_model
 
 from e2e.conftest import RECIPE, adapter_hash, files_in
+from radrecipes.training import run_folder
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,24 @@ def test_a_global_batch_gives_the_same_steps_however_it_is_divided(workspace, la
         train(workspace, 2, 4, layout, "runs/resumed", "--stop-after", "4", code=75)
         train(workspace, 2, 4, layout, "runs/resumed")
         assert adapter_hash(Path("runs/resumed")) == adapter_hash(Path("runs/2x4x2"))
+
+
+def test_the_first_process_chooses_the_dtype_of_all_and_the_finished_run_keeps_it(workspace, monkeypatch):
+    words = (*TRAIN, "--max_steps", "2", "--output_dir")
+    faster = "radrecipes.models.compute_dtype", "measured_rates"
+    faults = {
+        rank: partial(set_value, *faster, partial(dict, float32=1e9, bfloat16=bfloat16))
+        for rank, bfloat16 in ((0, 1e8), (1, 1e10))
+    }
+    for scripts in (
+        two_ranks(workspace, *words, "runs/auto", "--dtype", "auto", faults=faults),
+        two_ranks(workspace, *words, "runs/stated", "--dtype", "float32"),
+    ):
+        assert [script.end(120).code for script in scripts] == [0, 0], scripts[0].stderr
+    assert losses_of(Path("runs/auto")) == losses_of(Path("runs/stated"))
+    assert adapter_hash(Path("runs/auto")) == adapter_hash(Path("runs/stated"))
+    monkeypatch.setattr(".".join(faster), partial(dict, float32=1e9, bfloat16=1e10))
+    assert run_folder.run_of("runs/auto")[1].model.dtype == "float32"
 
 
 @pytest.mark.parametrize("configuration", ["cpu_2proc", "fsdp2"])

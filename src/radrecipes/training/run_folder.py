@@ -225,7 +225,7 @@ def run_of(run: str | Path) -> tuple[Path, Recipe, Task]:
     if any((folder / kind.CONFIG).is_file() for kind in KINDS) and not is_release(folder):
         folder = folder.parent
     manifest = read_manifest(folder)
-    recipe = parse_recipe(folder / "recipe.yaml")
+    recipe = parse_recipe(folder / "recipe.yaml", auto_dtype=manifest["base"].get("dtype"))
     if recipe.digest != manifest["recipe"]["digest"]:
         raise InputError("is not the recipe that was trained; restore it, or train again", str(folder / "recipe.yaml"))
     kept = weights_folder(folder) / CHAT_TEMPLATE_FILE
