@@ -13,7 +13,7 @@ from accelerate.data_loader import skip_first_batches
 from conftest import TINY_REPORT_RECIPE
 from datasets import Dataset
 from tiny_model import build_tiny_model, build_tiny_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM, trainer_utils
 from trl import SFTTrainer
 
 from radrecipes.data.prepared import load_prepared_dataset
@@ -368,6 +368,17 @@ def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace)
         torch.testing.assert_close(
             loaded(input_ids=torch.tensor([probe])).logits, trained(input_ids=torch.tensor([probe])).logits
         )
+
+
+@pytest.mark.parametrize(("save_steps", "warnings"), [("0.5", 0), ("2", 1)])
+def test_resuming_warns_of_another_number_of_steps_but_not_of_a_fraction(save_steps, warnings, workspace, monkeypatch):
+    words, warned = ("--max_steps", "6", "--save_steps"), []
+    trainer_for(tiny_architecture("llama"), random_examples(16), *words, "0.5").train()
+    resumed = trainer_for(tiny_architecture("llama"), random_examples(16), *words, save_steps)
+    monkeypatch.setattr(trainer_utils.logger, "warning_once", warned.append)
+    training.train(resumed, Path("runs/test/checkpoint-3"), StopRequests())
+    assert resumed.state.global_step == 6
+    assert len(warned) == warnings and all("save_steps: 2 (from args) != 3" in line for line in warned)
 
 
 def test_an_untrained_adapter_is_not_saved_as_a_result(workspace):

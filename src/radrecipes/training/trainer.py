@@ -6,6 +6,7 @@ That is TRL's, with the LM head on scored positions only and batches without pad
 import contextlib
 import copy
 import json
+import math
 import traceback
 import warnings
 from collections.abc import Callable
@@ -20,9 +21,18 @@ from peft.helpers import disable_input_dtype_casting
 from peft.optimizers import create_loraplus_optimizer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch.nn import Linear
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.pytorch_utils import Conv1D
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTTrainer
 
 from radrecipes.errors import (
@@ -348,6 +358,8 @@ def train(trainer: RunTrainer, checkpoint: Path | None, stop: StopRequests) -> N
     [`InterruptedRunError`], a [`DivergedError`] (NaN or infinite loss, gradient or weights) or an [`OutOfMemoryError`].
     """
     trainer.add_callback(_EndIfDone())
+    if checkpoint:
+        _resolve_fractions(trainer.args, checkpoint)
     if checkpoint and engine_of(trainer.accelerator) == Engine.FSDP1:
         load_trained_weights(trainer.model, checkpoint)
         trainer.resumes_fsdp1 = True
@@ -379,6 +391,15 @@ def train(trainer: RunTrainer, checkpoint: Path | None, stop: StopRequests) -> N
         bar = trainer.pop_callback(LossProgress)
         if bar and bar.training_bar is not None:
             bar.training_bar.close()
+
+
+def _resolve_fractions(args: TrainingArguments, checkpoint: Path) -> None:
+    """Turn fractions of all steps into steps; the Trainer would warn that they differ from those in the checkpoint."""
+    steps = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).max_steps
+    for name in ("save_steps", "eval_steps"):
+        every = getattr(args, name)
+        if every and every < 1:
+            setattr(args, name, math.ceil(steps * every))
 
 
 class _AllStepsDoneError(Exception):
