@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -745,3 +745,9 @@ def _grpo_fields(checked: dict[str, Any]) -> dict[str, Any]:
     batch, micro = _batch_sizes(checked)
     longest = checked.get("max_new_tokens", RecipeArguments.max_new_tokens)
     return {"max_completion_length": longest, "gradient_accumulation_steps": batch // micro}
+
+
+def diff_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What differs between two mappings: name to `[before, now]`, with `None` for a missing value."""
+    names = dict.fromkeys([*before, *now])
+    return {name: [before.get(name), now.get(name)] for name in names if before.get(name) != now.get(name)}

@@ -6,7 +6,7 @@ import pytest
 
 from radrecipes.errors import InputError
 from radrecipes.launch.spec import Engine, LaunchSpec
-from radrecipes.recipe import parse_recipe
+from radrecipes.recipe import diff_values, parse_recipe
 from radrecipes.stage_configs import CONFIGS
 from radrecipes.training import PARTS
 from radrecipes.training.identity import (
@@ -14,7 +14,6 @@ from radrecipes.training.identity import (
     NOT_OF_RESULT,
     NOT_OF_RUN,
     changeable_parts,
-    diff_values,
     identity_of,
     without,
 )

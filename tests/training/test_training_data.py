@@ -14,11 +14,11 @@ from transformers import AutoConfig
 
 from radrecipes.errors import InputError
 from radrecipes.launch.spec import Engine, LaunchSpec
-from radrecipes.recipe import parse_recipe
+from radrecipes.recipe import diff_values, parse_recipe
 from radrecipes.tasks import TASKS
 from radrecipes.training import data as inspection
 from radrecipes.training import drafts
-from radrecipes.training.identity import diff_values, identity_of
+from radrecipes.training.identity import identity_of
 from radrecipes.training.manifest import made_of
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"

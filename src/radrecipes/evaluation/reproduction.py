@@ -26,11 +26,11 @@ from radrecipes.files import read_json, read_json_object
 from radrecipes.hub.pull import pull
 from radrecipes.inference.abstention import COVERAGE_STEP
 from radrecipes.models.base import load_tokenizer
-from radrecipes.recipe import Recipe, parse_recipe
+from radrecipes.recipe import Recipe, diff_values, parse_recipe
 from radrecipes.shipped import ROOT, find_shipped
 from radrecipes.tasks import HeadlineMetric
 from radrecipes.training import run_folder
-from radrecipes.training.identity import NOT_OF_REPRODUCTION, diff_values, without
+from radrecipes.training.identity import NOT_OF_REPRODUCTION, without
 from radrecipes.training.manifest import made_of, made_with
 
 # Tolerance of a metric of the same weights, in units of the last decimal that tables show (0.01 of a rate). Other CPUs and

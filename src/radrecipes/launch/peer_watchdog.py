@@ -21,7 +21,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object
 
 from radrecipes.errors import InputError
-from radrecipes.training.identity import diff_values
+from radrecipes.recipe import diff_values
 
 # A machine counts as lost after this many seconds without an answer, and is probed after this many idle seconds.
 SILENT_SECONDS = 40

@@ -54,9 +54,3 @@ def recipe_fields(resolved: Mapping[str, Any]) -> dict[str, Any]:
 def without(fields: Mapping[str, Any], uncounted: Collection[str]) -> dict[str, Any]:
     """The fields of a recipe that count; `uncounted` is one of the sets of this module."""
     return {key: value for key, value in fields.items() if key not in uncounted}
-
-
-def diff_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What differs between two mappings: name to `[before, now]`, with `None` for a missing value."""
-    names = dict.fromkeys([*before, *now])
-    return {name: [before.get(name), now.get(name)] for name in names if before.get(name) != now.get(name)}

@@ -28,10 +28,10 @@ from radrecipes.files import (
 )
 from radrecipes.hub.pull import pull
 from radrecipes.models.weights import KINDS, LoraAdapter, Weights, weights_in
-from radrecipes.recipe import Recipe, parse_recipe
+from radrecipes.recipe import Recipe, diff_values, parse_recipe
 from radrecipes.tasks import TASKS, Task
 from radrecipes.training import PARTS, checkpoints
-from radrecipes.training.identity import changeable_parts, diff_values, recipe_fields
+from radrecipes.training.identity import changeable_parts, recipe_fields
 
 COMPLETE = "COMPLETE"
 TRAIN_LOG = "train_log.jsonl"
