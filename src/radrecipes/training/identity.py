@@ -35,7 +35,7 @@ def identity_of(
         "base.weights_sha256": facts["base"]["weights_sha256"],
         "base.dtype": facts["base"]["dtype"],
         "prompt.sha256": facts["prompt"]["sha256"],
-        **{f"start.{key}": value for key, value in facts.get("start", {}).items()},
+        **({"start.weights_sha256": facts["start"]["weights_sha256"]} if "start" in facts else {}),
         "processes": launch.processes,
         "engine": Engine.DDP if launch.engine == Engine.ONE_PROCESS else launch.engine,
     }

@@ -63,8 +63,8 @@ class Run:
         run_folder.check_finished(self.folder, self.identity, self.recipe.arguments.start_from)
         with contextlib.suppress(InputError):  # what it continued from may be gone
             self.continues = find_start(self.recipe, self.data.dataset)
-        recorded = run_folder.read_manifest(self.folder).get("start")
-        if self.continues and self.continues.facts != recorded:
+        recorded = run_folder.read_manifest(self.folder).get("start", {}).get("weights_sha256")
+        if self.continues and self.continues.weights.sha256 != recorded:
             raise InputError(
                 f"continued from other weights than {self.continues.folder} has now; --restart trains it again",
                 str(self.folder),
