@@ -114,7 +114,7 @@ def main() -> None:
         "a release contains its own"
         if place != folder
         else f"--output is not {default}"
-        if output.resolve() != default.resolve()
+        if os.path.realpath(output) != os.path.realpath(default)
         else "--max-rows leaves rows out"
         if args.max_rows
         else None

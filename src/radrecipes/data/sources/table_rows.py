@@ -204,7 +204,7 @@ class _TextTable(Table):
         next(raw, None)
         for where, fields, problem in without_footer(raw, self._skip_footer, self._left_out):
             # Rows without any cell, which Excel writes as `,,,`; of a broken row the cells are not known.
-            if fields and not any(map(str.strip, fields)):
+            if fields and not any(fields):
                 continue
             yield (where, problem or {column: unguarded(fields[position]) for column, position in positions.items()})
 
