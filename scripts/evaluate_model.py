@@ -151,7 +151,7 @@ def show(args: argparse.Namespace, metrics: dict, output: Path, weights: Path | 
 
 
 def options_of(args: argparse.Namespace) -> dict:
-    """The given options that decide the result, as they stand in `metrics.json`."""
+    """The given options that decide the result, as `metrics.json` has them."""
     return {name: vars(args)[name] for name in _DECISIVE if vars(args)[name]}
 
 

@@ -59,7 +59,7 @@ def test_every_value_belongs_to_a_part_that_can_be_allowed(engine):
 
 def test_what_a_run_continues_is_recorded_with_all_data_that_it_learned_from():
     def made_from(name, licence, **start):
-        data = {"folder": f"/home/x/{name}", "digest": name, "access": "open", "license": licence}
+        data = {"folder": f"elsewhere/{name}", "digest": name, "access": "open", "license": licence}
         return {"data": data, **({"start": start} if start else {})}
 
     first = data_of(made_from("orders", "cc-by-nc-4.0"))

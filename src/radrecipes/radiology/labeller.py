@@ -218,7 +218,9 @@ class _Reader:
     def read(self) -> list[_Mention]:
         for index, event in enumerate(self.events):
             kind = event.kind
-            if kind == "another" and self._is_another(event):
+            # The other side counts after a side that is denied; otherwise it says nothing new.
+            denied = bool(self.mentions) and self.mentions[-1].status == Status.NEGATIVE
+            if (kind == "another" and self.mentions) or (kind == "other_side" and denied):
                 kind, event.meaning = "mention", ", ".join(self.mentions[-1].observations)
             if kind == "mention":
                 self._mention(index, event)
@@ -226,18 +228,13 @@ class _Reader:
                 self._structure(event)
             elif kind == "state":
                 self._state(index, event)
-            elif kind in ("another", "inside", "not_a_mention"):
+            elif kind in ("another", "other_side", "inside", "not_a_mention"):
                 continue
             elif kind in ("comma", "and", "or", "slash", "new_statement", "new_item", "stop", "stop_negation", "verb"):
                 self._boundary(event)
             else:
                 self._cue(index, event)
         return self.mentions
-
-    def _is_another(self, event: _Event) -> bool:
-        """Whether an event is about the finding before it: "one", or the other side than that where it is denied."""
-        other_side = re.search("left|right", self.sentence[event.start : event.end + 15])
-        return bool(self.mentions) and (not other_side or self.mentions[-1].status == Status.NEGATIVE)
 
     def _boundary(self, event: _Event) -> None:
         kind = event.kind
