@@ -327,7 +327,7 @@ def header(path: str | Path) -> str:
 def name_of(path: Path) -> str:
     """`<model>/<recipe>` of a file under `recipes/`: `smollm2-135m/protocol_lora`; of another file its own name.
 
-    The name is published, and what other folders are called is nobody's business.
+    The name is published, so it has no other folder of the user in it.
     """
     folder = path.resolve().parent
     return f"{folder.name}/{path.stem}" if "recipes" in folder.parts else path.stem
