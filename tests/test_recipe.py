@@ -451,6 +451,15 @@ def test_override_replaces_the_value_of_the_file(write, words):
     assert recipe.training.learning_rate == recipe.fields["learning_rate"] == 3e-4
 
 
+def test_an_override_turns_off_what_the_file_says_of_it(write):
+    """`--load_in_4bit false` of a QLoRA recipe is enough; what has no effect without it is not in the record either."""
+    path = write(BASE + "load_in_4bit: true\nbnb_4bit_quant_type: nf4\ndtype: bfloat16\n")
+    recipe = parse_recipe(path, ["--load_in_4bit", "false"])
+    assert recipe.method == "LoRA" and "bnb_4bit_quant_type" not in recipe.fields
+    message = refusal(path, "--load_in_4bit=false", "--bnb_4bit_quant_type=fp4")
+    assert message.startswith("--bnb_4bit_quant_type: `bnb_4bit_quant_type` has no effect")
+
+
 def test_overrides_that_cannot_be_read(write):
     path = write(BASE)
     assert refusal(path, "--seed", "1", "--seed=2") == "command line: `--seed` is given twice; keep one"
