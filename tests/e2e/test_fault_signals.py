@@ -115,7 +115,12 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_run_after_it(number, workspac
     [
         # The stop was requested after the step, so the next one ends it.
         (partial(before, "radrecipes.training.checkpoints", "seal", partial(tell, signal.SIGTERM)), 6),
-        (partial(before, "radrecipes.training.trainer", "TrainLog.on_save", partial(tell, signal.SIGTERM)), 6),
+        (
+            partial(
+                before, "radrecipes.training.checkpoints", "SealsCheckpoints.on_save", partial(tell, signal.SIGTERM)
+            ),
+            6,
+        ),
         (partial(in_step, 5, partial(tell, signal.SIGTERM)), 5),
         (partial(in_step, 1, partial(tell, signal.SIGTERM)), 1),
         (partial(in_step, STEPS, partial(tell, signal.SIGTERM)), STEPS),
@@ -181,7 +186,11 @@ def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(rank, st
 
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_while_the_other_writes_a_checkpoint(workspace, uninterrupted):
-    faults = {1: partial(before, "radrecipes.training.trainer", "TrainLog.on_save", partial(tell, signal.SIGTERM))}
+    faults = {
+        1: partial(
+            before, "radrecipes.training.checkpoints", "SealsCheckpoints.on_save", partial(tell, signal.SIGTERM)
+        )
+    }
     scripts = [script.end() for script in two_ranks(workspace, *INTERRUPTED, faults=faults)]
     assert [script.code for script in scripts] == [75, 75], scripts[0].stderr + scripts[1].stderr
     check_interrupted(at=6)

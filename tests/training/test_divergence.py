@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from transformers import TrainerControl
+from transformers import TrainerControl, TrainerState
 
 from radrecipes.errors import DivergedError
 from radrecipes.training.divergence import DIVERGED_FILE, DivergenceGuard, trained_weights_are_finite
@@ -22,7 +22,9 @@ IDS = [f"order-{number}" for number in range(20)]
 def guard(folder, losses=(), on_spike=lambda line: None):
     rows = RowsOfStep()
     rows.batches = [torch.tensor([7, 3]), torch.tensor([11])]
-    return DivergenceGuard(folder, rows, IDS, on_spike, losses)
+    watched = DivergenceGuard(folder, rows, IDS, on_spike)
+    watched.on_train_begin(None, TrainerState(log_history=[{"loss": loss} for loss in losses]), TrainerControl())
+    return watched
 
 
 def log(watched, step, loss, grad_norm=1.0, saves=False, model=None):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from radrecipes import owned_folder
-from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
+from radrecipes.errors import InputError, OutputInUseError
 from radrecipes.launch.spec import Engine, LaunchSpec
 from radrecipes.owned_folder import MARKER
 from radrecipes.recipe import parse_recipe
@@ -265,26 +265,14 @@ def resumable(recipe, steps=2, **launch):
     return folder, identity
 
 
-def test_a_partial_line_after_the_checkpoint_does_no_harm(recipe):
+def test_a_run_resumes_without_the_log_of_the_earlier_attempt(recipe):
     folder, identity = resumable(recipe)
     with (folder / "train_log.jsonl").open("a", encoding="utf-8") as stream:
         stream.write('{"step": 3}\n{"st')
     resumed = run_folder.find_resumption(folder, identity, ())
     assert resumed.step == 2 and not resumed.changed
-    run_folder.start(folder, recipe, resumed.step)
-    assert run_folder.read_train_log(folder) == [{"step": 1}, {"step": 2}]
-
-
-@pytest.mark.parametrize(
-    "log", [None, "", '{"step": 1}\n', '{"step": 1}\n{"st', '{"step": 2}\n{"step": 1}\n', "1\n2\n"]
-)
-def test_a_log_that_lacks_steps_before_the_checkpoint_is_refused(log, recipe):
-    folder, identity = resumable(recipe)
-    (folder / "train_log.jsonl").unlink()
-    if log is not None:
-        (folder / "train_log.jsonl").write_text(log, encoding="utf-8")
-    with pytest.raises(NoCheckpointError, match=r"train_log.jsonl does not contain each of the 2 steps .*--restart"):
-        run_folder.find_resumption(folder, identity, ())
+    run_folder.start(folder, recipe, keep_checkpoints=True)
+    assert checkpoints.find_last_valid(folder).step == 2 and not run_folder.read_train_log(folder)
 
 
 @pytest.mark.parametrize(

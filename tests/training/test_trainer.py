@@ -13,7 +13,14 @@ from accelerate.data_loader import skip_first_batches
 from conftest import TINY_REPORT_RECIPE
 from datasets import Dataset
 from tiny_model import build_tiny_model, build_tiny_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM, trainer_utils
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    LlamaForCausalLM,
+    TrainerState,
+    trainer_utils,
+)
 from trl import SFTTrainer
 
 from radrecipes.data.prepared import load_prepared_dataset
@@ -357,6 +364,12 @@ def test_a_real_run_learns_logs_and_saves_an_adapter_that_loads_equal(workspace)
     assert all({"epoch", "learning_rate", "grad_norm", "seconds"} <= line.keys() for line in steps)
     assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
     assert all(math.isfinite(line["loss"]) for line in steps) and steps[-1]["loss"] < steps[0]["loss"] - 0.05
+
+    # A checkpoint's state has the same lines, with which a resumed run begins its log.
+    trainer.state.save_to_json(str(workspace / "state.json"))
+    state = TrainerState.load_from_json(str(workspace / "state.json"))
+    training.TrainLog(workspace / "resumed.jsonl", Progress()).on_train_begin(trainer.args, state, trainer.control)
+    assert [json.loads(line) for line in (workspace / "resumed.jsonl").read_text("utf-8").splitlines()] == lines
 
     probe = tokenised.rows[0]["input_ids"]
     check = training.save_and_verify(trainer, recipe, weights_in(workspace / "adapter"), probe)

@@ -15,7 +15,7 @@ from radrecipes.errors import DivergedError
 from radrecipes.files import write_atomically
 from radrecipes.training.interruption import in_any_process
 from radrecipes.training.sharded import local_part
-from radrecipes.training.trainer import RowsOfStep
+from radrecipes.training.trainer import RowsOfStep, logged_steps
 
 DIVERGED_FILE = "diverged.json"
 # A spike is a loss this many nats per token, and this many times, above the median of the last steps.
@@ -34,19 +34,15 @@ class DivergenceGuard(TrainerCallback):
     Args:
         run: The run's folder; on divergence it gets `diverged.json` with the step and the ids of its rows.
         on_spike: Called in the first process with a message.
-        losses: Losses of the steps before the run was resumed.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        rows: RowsOfStep,
-        ids: Sequence[str],
-        on_spike: Callable[[str], None],
-        losses: Sequence[float] = (),
-    ):
+    def __init__(self, run: Path, rows: RowsOfStep, ids: Sequence[str], on_spike: Callable[[str], None]):
         self.run, self.rows, self.ids, self.on_spike = run, rows, ids, on_spike
-        self._losses = deque(losses, maxlen=_SPIKE_STEPS)
+        self._losses: deque[float] = deque(maxlen=_SPIKE_STEPS)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Continue with the steps before the checkpoint."""
+        self._losses.extend(line["loss"] for line in logged_steps(state))
 
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
         """Check a step's metrics, or an evaluation's; the Trainer saves after this."""

@@ -98,7 +98,7 @@ class Run:
         self._stack.enter_context(checkpoints.room_for(self.folder, trainer.model, trainer.is_sharded, keeps_best))
         self._state.wait_for_everyone()  # all processes have read the checkpoints before the first one removes any
         if self.is_main_process:
-            run_folder.start(self.folder, self.recipe, self.resumption.step)
+            run_folder.start(self.folder, self.recipe, keep_checkpoints=self.resumption.step > 0)
 
     def describe(self, trainer: RunTrainer) -> list[str]:
         """Lines for the user: where the run begins, what it trains on, and how much of the model."""
@@ -191,9 +191,8 @@ def make_trainer(
     trainer.task_metrics = None if trainer.is_sharded else task_metrics
     check_engine(run.launch, trainer.accelerator)
     trainer.args.output_dir = str(checkpoints.unfinished_folder(run.folder))
-    losses = [line["loss"] for line in run_folder.read_train_log(run.folder, run.resumption.step)]
     for callback in (
-        DivergenceGuard(run.folder, trainer.rows_of_step, rows.ids, tell, losses),
+        DivergenceGuard(run.folder, trainer.rows_of_step, rows.ids, tell),
         TrainLog(run.folder / run_folder.TRAIN_LOG, run.progress),
         *(validation_callbacks(run.recipe, run.folder / VALIDATION_LOG, tell) if run.recipe.validates else ()),
         stop,

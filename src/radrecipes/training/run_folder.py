@@ -13,7 +13,7 @@ from transformers.utils import CHAT_TEMPLATE_FILE
 
 from radrecipes import owned_folder
 from radrecipes.access import access_of, protect
-from radrecipes.errors import InputError, NoCheckpointError, OutputInUseError
+from radrecipes.errors import InputError, OutputInUseError
 from radrecipes.files import (
     MIB,
     LockedError,
@@ -136,7 +136,7 @@ def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collecti
     """Where an earlier attempt of a run got to; only the `allowed` [`PARTS`] may differ.
 
     Raises:
-        [`NoCheckpointError`]: there are checkpoints but none is valid, or the log lacks steps before the valid one.
+        [`NoCheckpointError`]: there are checkpoints but none is valid.
         [`InputError`]: the checkpoint is from another run, and this was not allowed.
     """
     found = checkpoints.find_last_valid(folder)
@@ -144,21 +144,7 @@ def find_resumption(folder: Path, identity: Mapping[str, Any], allowed: Collecti
         return found
     changed = diff_values(found.newest.identity, identity)
     _check_allowed(changed, allowed, folder, changeable_parts(identity))
-    _check_log(folder, found.step)
     return replace(found, changed=changed)
-
-
-def _check_log(folder: Path, steps: int) -> None:
-    """Refuse a log without exactly one entry for each of the first `steps` steps; later entries will be cut off."""
-    try:
-        logged = [line["step"] for line in read_train_log(folder, steps)]
-    except (OSError, InputError, LookupError, TypeError):
-        logged = []
-    if logged != list(range(1, steps + 1)):
-        raise NoCheckpointError(
-            f"{folder / TRAIN_LOG} does not contain each of the {steps} steps before the last checkpoint; restore it, or train "
-            "from the beginning with --restart"
-        )
 
 
 def _check_allowed(
@@ -184,17 +170,14 @@ def _check_allowed(
     )
 
 
-def start(folder: Path, recipe: Recipe, resume_step: int = 0) -> None:
-    """Clear the folder of an earlier attempt and write the recipe; checkpoints and log up to `resume_step` stay, unless it is 0."""
+def start(folder: Path, recipe: Recipe, keep_checkpoints: bool = False) -> None:
+    """Clear the folder of an earlier attempt and write the recipe; the logs are written again from the checkpoint's state."""
     (folder / COMPLETE).unlink(missing_ok=True)  # first: a half-emptied folder must look neither finished nor foreign
     owned_folder.mark(folder, "run")
     write_atomically(folder / _RECIPE, recipe.to_yaml())
-    kept = (checkpoints.FOLDER, TRAIN_LOG) if resume_step else ()
+    kept = (checkpoints.FOLDER,) if keep_checkpoints else ()
     owned_folder.replace_contents(folder, "run", keep=(_LOCK, _RECIPE, *kept))
     shutil.rmtree(checkpoints.unfinished_folder(folder), ignore_errors=True)
-    if resume_step:
-        logged = read_text(folder / TRAIN_LOG, _LARGEST_LOG).splitlines(keepends=True)
-        write_atomically(folder / TRAIN_LOG, "".join(logged[:resume_step]))
 
 
 def finish(folder: Path, manifest: dict[str, Any], weights: Path) -> None:
@@ -288,11 +271,11 @@ def _kind_of(manifest: Mapping[str, Any]) -> type[Weights]:
     return next((kind for kind in KINDS if kind.NAME in manifest), LoraAdapter)
 
 
-def read_train_log(folder: Path, steps: int | None = None) -> list[dict[str, Any]]:
-    """The logged steps of a run in order, all or the first ones; none for a release, which has no log."""
+def read_train_log(folder: Path) -> list[dict[str, Any]]:
+    """The logged steps of a run in order; none for a release, which has no log."""
     path = folder / TRAIN_LOG
     lines = read_text(path, _LARGEST_LOG).splitlines() if path.is_file() else []
-    return [parse_json(line, f"{path}:{number}") for number, line in enumerate(lines[:steps], start=1)]
+    return [parse_json(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's usual name)
@@ -43,7 +44,6 @@ from radrecipes.errors import (
     OutOfMemoryError,
     shown,
 )
-from radrecipes.files import sync
 from radrecipes.launch.spec import Engine, engine_of
 from radrecipes.models.base import load_base
 from radrecipes.models.classification_head import output_layer
@@ -495,23 +495,32 @@ class LossProgress(ProgressCallback):
 
 
 class TrainLog(TrainerCallback):
-    """Appends each step once to `train_log.jsonl`, with the seconds of training so far."""
+    """Appends each step once to `train_log.jsonl` in the first process, with the seconds of training so far."""
+
+    # Every checkpoint has the steps before it in its state, from which a resumed run writes them again.
 
     def __init__(self, path: Path, progress: Progress):
         self.path, self.progress = path, progress
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Start the clock."""
+        """Write the steps before the checkpoint, and start the clock."""
+        if state.is_world_process_zero:
+            for line in logged_steps(state):
+                self._append(line)
         self.progress.begin()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Write one line per step, in the first process only."""
-        if state.is_world_process_zero and logs and "loss" in logs:
-            line = {"step": state.global_step, **logs, "seconds": self.progress.seconds}
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
+        """Write a line per step, and keep it in the state."""
+        if logs and "loss" in logs:
+            state.log_history[-1] = {"step": state.global_step, **logs, "seconds": self.progress.seconds}
+            if state.is_world_process_zero:
+                self._append(state.log_history[-1])
 
-    def on_save(self, args, state, control, **kwargs):
-        """Sync the lines to disk before the checkpoint that relies on them."""
-        if state.is_world_process_zero:
-            sync(self.path)
+    def _append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": line["step"], **line}) + "\n")
+
+
+def logged_steps(state: TrainerState) -> list[dict[str, Any]]:
+    """What was logged of each step of a run, in order."""
+    return [line for line in state.log_history if "loss" in line]
