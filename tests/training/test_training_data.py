@@ -173,6 +173,10 @@ def test_a_run_on_other_drafts_is_another_run(workspace, monkeypatch):
         table = pa.Table.from_pylist(rows)
         monkeypatch.setattr(drafts, "drafts_of", lambda *_: SimpleNamespace(read=lambda: table))
         data = drafts.load_with_drafts(recipe)
+        rows, kept = data.rows, data.drafts["kept"]
+        assert [name.endswith(" draft") for name in rows.ids] == [False] * (len(rows.ids) - kept) + [True] * kept
+        assert rows.rows["index"][:] == list(range(len(rows.ids)))
+        assert rows.tokens == sum(map(len, rows.rows["input_ids"]))
         facts = made_of(recipe, data.dataset, data.tokenizer)
         return identity_of(facts, LaunchSpec(1, Engine.ONE_PROCESS, True), data.drafts)
 

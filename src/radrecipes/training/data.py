@@ -45,6 +45,7 @@ from radrecipes.training.token_cache import cache_key
 
 # Rows to render together.
 _ROWS_AT_ONCE = 1000
+_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 # The code between a row's text and its token ids, part of the cache key like the text itself.
 _RENDERING_CODE = (Path(rendering.__file__), Path(__file__), Path(control_tokens.__file__))
 
@@ -183,30 +184,13 @@ def with_examples(
     max_length: int,
     drafts: dict[str, Any],
 ) -> TrainingData:
-    """Training data with further examples after its rows, except those longer than `max_length`."""
-    fitting = [
-        (name, it)
-        for name, it in zip(names, examples, strict=True)
-        if len(it.prompt_ids) + len(it.completion_ids) <= max_length
-    ]
-    rows, before = data.rows, data.rows.rows.data.table
-    columns = zip(*(_masked(example) for _, example in fitting), strict=True) if fitting else ((), ())
-    arrays = [pa.array(column, pa.list_(pa.int32())) for column in columns]
-    indices = pa.array(range(len(before), len(before) + len(fitting)), pa.int32())
-    table = pa.concat_tables([before, pa.table([*arrays, indices], schema=before.schema)])
-    lengths, scored = (
-        pc.list_value_length(table["input_ids"]),
-        sum(len(example.completion_ids) for _, example in fitting),
-    )
-    together = TokenisedRows(
-        Dataset(table),
-        [*rows.ids, *(name for name, _ in fitting)],
-        rows.too_long,
-        pc.max(lengths).as_py(),
-        pc.sum(lengths).as_py(),
-        rows.scored_tokens + scored,
-    )
-    return replace(data, rows=together, drafts={**drafts, "kept": len(fitting)})
+    """Training data with further examples, at least one, after its rows, except those longer than `max_length`."""
+    rows = data.rows
+    added = pa.Table.from_batches([_batch([_masked(example) for example in examples])])
+    table = pa.concat_tables([rows.rows.data.table.drop_columns("index"), added])
+    # The numbers of rows that are too long are those of the split.
+    together = replace(fitting_rows(table, [*rows.ids, *names], max_length, 1.0), too_long=rows.too_long)
+    return replace(data, rows=together, drafts={**drafts, "kept": len(together.ids) - len(rows.ids)})
 
 
 def sample_validation(split: Dataset, wanted: int) -> Dataset:
@@ -315,12 +299,14 @@ def label_rows(
 
 def _rendered(split: Dataset, render: Callable[[Dataset], list[tuple[list[int], list[int]]]]) -> pa.Table:
     """What `render` makes of the rows of a split, a thousand at once."""
-    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
-    batches = []
-    for start in range(0, len(split), _ROWS_AT_ONCE):
-        columns = zip(*render(split.select(range(start, min(start + _ROWS_AT_ONCE, len(split))))), strict=True)
-        batches.append(pa.record_batch([pa.array(column, pa.list_(pa.int32())) for column in columns], schema))
-    return pa.Table.from_batches(batches, schema)
+    starts = range(0, len(split), _ROWS_AT_ONCE)
+    batches = (_batch(render(split.select(range(it, min(it + _ROWS_AT_ONCE, len(split)))))) for it in starts)
+    return pa.Table.from_batches(batches, _SCHEMA)
+
+
+def _batch(rows: Sequence[tuple[list[int], list[int]]]) -> pa.RecordBatch:
+    """Token ids and labels of some rows."""
+    return pa.record_batch([pa.array(column, pa.list_(pa.int32())) for column in zip(*rows, strict=True)], _SCHEMA)
 
 
 def _masked(example: RenderedExample) -> tuple[list[int], list[int]]:

@@ -127,9 +127,9 @@ def chosen(drafts: pa.Table, references: Mapping[int, str]) -> list[tuple[int, s
     return [(place, text) for place, (_, text) in sorted(best.items())]
 
 
-def load_with_drafts(recipe: Recipe, max_dropped_fraction: float | None = None, keep: bool = False) -> TrainingData:
+def load_with_drafts(recipe: Recipe, keep: bool = False) -> TrainingData:
     """What a recipe of the stage `rejection` trains on: its dataset as [`load_training_data`] loads it, and the chosen drafts."""
-    data = load_training_data(recipe, max_dropped_fraction, keep)
+    data = load_training_data(recipe, keep=keep)
     task, split = TASKS[recipe.arguments.task], data.dataset.splits["train"]
     table = drafts_of(recipe, data).read()
     kept = chosen(table, {place: task.target(split[place]) for place in data.places})

@@ -98,9 +98,9 @@ class Rewards:
         return self.task.rewards(self.rows[index], text, stopped)
 
 
-def load_prompts(recipe: Recipe, max_dropped_fraction: float | None = None, keep: bool = False) -> TrainingData:
+def load_prompts(recipe: Recipe, keep: bool = False) -> TrainingData:
     """What a recipe of the stage `grpo` trains on, as [`load_training_data`] loads it, enough for a step."""
-    data = load_training_data(recipe, max_dropped_fraction, keep)
+    data = load_training_data(recipe, keep=keep)
     steps_of_epoch(recipe, len(data.rows.rows))
     return data
 
