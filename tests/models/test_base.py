@@ -395,7 +395,7 @@ def test_attention_is_eager_for_short_rows_on_a_processor_only(monkeypatch):
     assert models.attention_for(ModelConfig(), 64) is None
 
 
-@pytest.mark.parametrize("written", ["true", "True"])  # Accelerate writes both
+@pytest.mark.parametrize("written", ["true", "True", "1", "yes"])  # Accelerate writes the first two, and reads all
 def test_a_launcher_that_chose_the_processor_is_respected(monkeypatch, written):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))

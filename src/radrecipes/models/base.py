@@ -11,6 +11,7 @@ from shlex import quote
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from transformers import (
@@ -477,7 +478,7 @@ def _file_digest(file: Path, size: int, modified: int) -> str:
 
 def inference_device() -> torch.device:
     """The device of a process: the accelerator of its local rank, unless there is none or the launcher chose the CPU."""
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.accelerator.is_available():
+    if parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available():
         return torch.device("cpu")
     return torch.device(torch.accelerator.current_accelerator().type, int(os.environ.get("LOCAL_RANK", "0")))
 
