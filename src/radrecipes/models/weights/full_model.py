@@ -16,7 +16,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from trl import ModelConfig
 
 from radrecipes.errors import InputError, shown
-from radrecipes.files import read_json_object, share_safetensors
+from radrecipes.files import share_safetensors
 from radrecipes.models.base import is_classifier, load_config, weight_files, weight_files_digest
 from radrecipes.models.classification_head import keep_head_in_float32
 from radrecipes.models.compute_dtype import compute_dtype
@@ -63,11 +63,7 @@ class FullModel(Weights):
                 "is a complete model's, and the recipe trains an adapter; use that instead of the model merged with it",
                 str(path),
             )
-        try:
-            found = read_json_object(path, fix="restore the file")
-        except FileNotFoundError:
-            raise InputError(f"no {self.CONFIG}; name the folder of a finished run", str(self.folder)) from None
-        base = load_config(model)
+        found, base = self._configuration(), load_config(model)
         # All fields, and those without which it would mean another model.
         whole, needed = (json.loads(base.to_json_string(use_diff=use_diff)) for use_diff in (False, True))
         for name in sorted((found.keys() | needed.keys()) - self._NOT_COMPARED):

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from trl import ModelConfig, get_peft_config
 
 from radrecipes.errors import InputError, shown
-from radrecipes.files import file_sha256, read_json_object, share_safetensors
+from radrecipes.files import file_sha256, share_safetensors
 from radrecipes.models.classification_head import HEAD_NAMES
 from radrecipes.models.weights.weights import Weights, reading
 
@@ -64,12 +64,6 @@ class LoraAdapter(Weights):
             if found.get(name, usual[name]) != trained[name]:
                 raise InputError(f"`{name}` is not {trained[name]}, as in the recipe; restore the file", path)
         _ = self.sha256
-
-    def _configuration(self) -> dict[str, Any]:
-        try:
-            return read_json_object(self.folder / self.CONFIG, fix="restore the file")
-        except FileNotFoundError:
-            raise InputError(f"no {self.CONFIG}; name the folder of a finished run", str(self.folder)) from None
 
     def save(self, trained: PeftModel, model: ModelConfig, state_dict: dict[str, torch.Tensor]) -> None:
         """See [`Weights`]."""

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from trl import ModelConfig
 
 from radrecipes.errors import InputError, shown
+from radrecipes.files import read_json_object
 
 
 class Weights(ABC):
@@ -89,6 +90,12 @@ class Weights(ABC):
     @abstractmethod
     def untuned(self, model: PreTrainedModel) -> contextlib.AbstractContextManager:
         """A context in which a model answers like the base model: one from [`load`], or if not `needs_base` the base model."""
+
+    def _configuration(self) -> dict[str, Any]:
+        try:
+            return read_json_object(self.folder / self.CONFIG, fix="restore the file")
+        except FileNotFoundError:
+            raise InputError(f"no {self.CONFIG}; name the folder of a finished run", str(self.folder)) from None
 
     def _check_names_and_shapes(
         self, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], model: ModelConfig, where: Path
