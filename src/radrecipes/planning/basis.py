@@ -39,10 +39,7 @@ def load_basis(recipe: Recipe) -> Basis:
     shape = shape_of(model_id)
     if shape is None or tokenizer_is_local(recipe):
         data = _load(recipe)
-        config = load_config(recipe.model, data.labels)
-        return Basis(
-            data.rows.rows, data.tokenizer, config, validation=_sample(data), has_drafts=data.drafts is not None
-        )
+        return _basis(data, load_config(recipe.model, data.labels))
     # Our own chat templates belong to the tokenizer that is missing here.
     other = replace(recipe, model=copy.copy(recipe.model), training=copy.copy(recipe.training))
     other.model.model_name_or_path, other.model.model_revision = DEFAULT_BASE, None
@@ -63,7 +60,7 @@ def load_basis(recipe: Recipe) -> Basis:
     )
     if data.labels:
         describe_labels(shape, data.labels)
-    return Basis(data.rows.rows, data.tokenizer, shape, note, _sample(data))
+    return _basis(data, shape, note)
 
 
 def _load(recipe: Recipe) -> TrainingData:
@@ -74,5 +71,6 @@ def _load(recipe: Recipe) -> TrainingData:
     return load_training_data(recipe)
 
 
-def _sample(data: TrainingData) -> Dataset | None:
-    return data.validation and data.validation.rows
+def _basis(data: TrainingData, config: PretrainedConfig, note: str = "") -> Basis:
+    sample = data.validation and data.validation.rows
+    return Basis(data.rows.rows, data.tokenizer, config, note, sample, data.drafts is not None)

@@ -302,11 +302,15 @@ def count_sizes(recipe: Recipe, model: PreTrainedModel) -> Sizes:
     )
 
 
-def _frozen_linear(model: PreTrainedModel) -> list[torch.nn.Linear]:
-    """The layers that bitsandbytes quantises: all linear ones of the base model except its head."""
+def linear_layers(model: PreTrainedModel) -> list[torch.nn.Linear]:
+    """All linear layers of a model except its head."""
     heads = set(output_layer(model).modules())
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module not in heads]
-    return [module for module in linear if not module.weight.requires_grad]
+    return [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module not in heads]
+
+
+def _frozen_linear(model: PreTrainedModel) -> list[torch.nn.Linear]:
+    """The layers that bitsandbytes quantises: the linear ones of the base model."""
+    return [module for module in linear_layers(model) if not module.weight.requires_grad]
 
 
 def _four_bit_constants(weights: int, nested: bool) -> int:

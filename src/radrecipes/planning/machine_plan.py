@@ -144,11 +144,5 @@ def describe(plan: MachinePlan, recipe: Recipe) -> list[str]:
 
 def largest_linear_shape(model: PreTrainedModel) -> tuple[int, int]:
     """Output and input features of the model's largest linear layer: most of a step's matrix products have its shape."""
-    head = output_layer(model)
-    heads = set(head.modules())
-    shapes = [
-        tuple(module.weight.shape)
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module not in heads
-    ]
-    return max(shapes, key=math.prod, default=None) or tuple(head.weight.shape)
+    layers = counting.linear_layers(model) or [output_layer(model)]
+    return max((tuple(layer.weight.shape) for layer in layers), key=math.prod)
