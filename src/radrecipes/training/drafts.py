@@ -133,8 +133,8 @@ def load_with_drafts(recipe: Recipe, keep: bool = False) -> TrainingData:
     task, split = TASKS[recipe.arguments.task], data.dataset.splits["train"]
     table = drafts_of(recipe, data).read()
     kept = chosen(table, {place: task.target(split[place]) for place in data.places})
+    passed = pc.mean(table["passes"]).as_py()
     if not kept:
-        passed = sum(table["passes"].to_pylist()) / max(len(table), 1)
         # A run that knows its training rows by heart passes, but has nothing new to say.
         fix = "raise temperature" if passed > 0.5 else "train that run longer, or raise num_generations"
         raise InputError(
@@ -153,10 +153,5 @@ def load_with_drafts(recipe: Recipe, keep: bool = False) -> TrainingData:
         [row["id"] for row in rows],
     )
     names = [f"{row['id']} draft" for row in rows]
-    facts = {**facts_of(table), "sha256": text_sha256(json.dumps(kept))}
+    facts = {"written": len(table), "passed_rate": round(passed, 4), "sha256": text_sha256(json.dumps(kept))}
     return with_examples(data, names, examples, recipe.training.max_length, facts)
-
-
-def facts_of(drafts: pa.Table) -> dict[str, Any]:
-    """What the manifest records of drafts: how many there are, and the fraction that passes."""
-    return {"written": len(drafts), "passed_rate": round(pc.mean(drafts["passes"]).as_py(), 4)}
