@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from radrecipes import owned_folder
 from radrecipes.errors import InputError, quoted, shown
 from radrecipes.files import (
     MIB,
@@ -260,3 +261,13 @@ def test_a_read_only_folder_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write everywhere
     with pytest.raises(InputError, match="is read-only, or not yours"):
         check_writable(tmp_path / "new" / "deeper")
+
+
+def test_what_a_killed_process_left_does_not_stop_the_next_one_with_its_number(tmp_path, monkeypatch):
+    """In a container every process that starts a command has the same number."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    killed = owned_folder.complete_folder(tmp_path / "data", "dataset")
+    killed.__enter__()
+    with owned_folder.complete_folder(tmp_path / "data", "dataset") as folder:
+        (folder / "README.md").touch()
+    assert (tmp_path / "data" / "README.md").is_file()

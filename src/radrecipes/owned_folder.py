@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -98,7 +99,9 @@ def complete_folder(folder: Path, kind: str | None = None) -> Iterator[Path]:
     """Yield a new folder that becomes `folder` at the end, or is removed after an error; it replaces only a folder of its kind."""
     target = Path(os.path.realpath(folder))  # `resolve` raises for a loop of links
     # A sibling, so that the rename stays on one disk; not from tempfile, whose folders only the owner can read.
-    temporary = target.parent / f"{target.name}.{os.getpid()}.unfinished"
+    # Named at random, because a process that was killed leaves it, and in a container the next one has the same number.
+    mine = f"{target.name}.{secrets.token_hex(4)}"
+    temporary, aside = target.parent / f"{mine}.unfinished", target.parent / f"{mine}.replaced"
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
@@ -110,7 +113,6 @@ def complete_folder(folder: Path, kind: str | None = None) -> Iterator[Path]:
         if kind:
             check_replaceable(folder, kind)  # again, after the work
         # A rename cannot replace a folder with files, so the old one is moved aside, and back if the new one fails.
-        aside = target.parent / f"{target.name}.{os.getpid()}.replaced"
         replaced = kind is not None and target.exists()
         if replaced:
             os.rename(target, aside)
