@@ -26,10 +26,10 @@ from radrecipes.errors import InputError
 def main() -> None:
     """Parse arguments, verify, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    command = verbs.add_parser("verify", help="recompute the chain; needs no key")
-    command.add_argument("file", metavar="FILE", help="the file that was given to --audit-log")
-    command.add_argument("--head", metavar="SHA256", help="a head printed earlier, which the log must still contain")
+    commands = parser.add_subparsers(dest="command", required=True)
+    verify = commands.add_parser("verify", help="recompute the chain; needs no key")
+    verify.add_argument("file", metavar="FILE", help="the file that was given to --audit-log")
+    verify.add_argument("--head", metavar="SHA256", help="a head printed earlier, which the log must still contain")
     args = parser.parse_args()
     from radrecipes.inference.audit_log import verify
 

@@ -1,4 +1,4 @@
-"""Print a script that completes verbs, options, files and the names of recipes in a shell.
+"""Print a script that completes commands, options, files and the names of recipes in a shell.
 
     python scripts/completion.py bash
 
@@ -13,7 +13,7 @@ import sys
 from unittest import mock
 
 import radrecipes  # noqa: F401  (before any library: turns telemetry off)
-from radrecipes.cli import VERBS, run, run_script
+from radrecipes.cli import COMMANDS, run, run_script
 from radrecipes.recipe import find_recipes
 from radrecipes.shipped import ROOT
 
@@ -35,8 +35,8 @@ class _Parser(BaseException):
     """Carries a script's parser to [`parser_of`]: a script builds it just before it parses."""
 
 
-def parser_of(verb: str) -> argparse.ArgumentParser:
-    """The parser of a verb; nothing after it runs, so nothing heavy is imported."""
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command; nothing after it runs, so nothing heavy is imported."""
 
     def stop(parser: argparse.ArgumentParser, *words: object, **options: object) -> None:
         raise _Parser(parser)
@@ -44,10 +44,10 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     taken = dict.fromkeys(("parse_args", "parse_known_args", "print_help"), stop)
     with mock.patch.multiple(argparse.ArgumentParser, **taken), mock.patch.object(sys, "argv", sys.argv[:]):
         try:
-            run_script(verb, ["--help"])
+            run_script(command, ["--help"])
         except _Parser as found:
             return found.args[0]
-    raise AssertionError(f"{verb} has no parser")
+    raise AssertionError(f"{command} has no parser")
 
 
 def mark_files(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def mark_files(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    """Build one parser from those of all verbs, and print the completion that shtab makes of it."""
+    """Build one parser from those of all commands, and print the completion that shtab makes of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shell", choices=SHELLS, help="bash or zsh")
     shell = parser.parse_args().shell
@@ -69,11 +69,11 @@ def main() -> None:
 
     names = " ".join(path.relative_to(ROOT).as_posix() for path in find_recipes(ROOT / "recipes"))
     whole = argparse.ArgumentParser(prog="radrecipes")
-    verbs = whole.add_subparsers()
-    for verb, (_, what) in VERBS.items():
-        found = parser if verb == "completion" else parser_of(verb)
+    commands = whole.add_subparsers()
+    for command, (_, what) in COMMANDS.items():
+        found = parser if command == "completion" else parser_of(command)
         mark_files(found)
-        verbs.add_parser(verb, parents=[found], add_help=False, help=what)
+        commands.add_parser(command, parents=[found], add_help=False, help=what)
     print(
         shtab.complete(whole, shell, preamble={name: text.replace("NAMES", names) for name, text in _RECIPES.items()})
     )

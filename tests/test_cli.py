@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, run_script
 
-from radrecipes import cli
-from radrecipes.cli import VERBS, fraction, non_negative, positive, run
+from radrecipes import __version__, cli
+from radrecipes.cli import COMMANDS, fraction, non_negative, positive, run
 from radrecipes.errors import InputError, InterruptedRunError, NoCheckpointError, OutputInUseError, RadrecipesError
 
 
@@ -118,36 +118,41 @@ def radrecipes(*words):
     return run_script(REPOSITORY, "-c", "from radrecipes.cli import main; main()", *words)
 
 
-def test_the_command_is_installed_and_every_script_has_a_verb():
+def test_the_command_is_installed_and_every_script_has_a_command():
     command = Path(sys.executable).with_name("radrecipes")
     listed = subprocess.run([command, "recipes", "list"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert listed.returncode == 0 and "smollm2-135m/protocol_lora" in listed.stdout, listed.stderr
-    assert {script for script, _ in VERBS.values()} == {path.stem for path in (REPOSITORY / "scripts").glob("*.py")}
+    assert {script for script, _ in COMMANDS.values()} == {path.stem for path in (REPOSITORY / "scripts").glob("*.py")}
 
 
-def test_help_lists_the_verbs():
+def test_help_lists_the_commands():
     for words in ((), ("--help",)):
         shown = radrecipes(*words)
         assert (shown.returncode, shown.stderr) == (0, "")
         lines = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")]
-        assert lines == list(VERBS)
+        assert lines == list(COMMANDS)
 
 
-def test_a_verb_is_its_script():
+def test_the_version_is_that_of_the_package():
+    shown = radrecipes("--version")
+    assert (shown.returncode, shown.stdout) == (0, f"radrecipes {__version__}\n")
+
+
+def test_a_command_is_its_script():
     for words, code in ((("list",), 0), (("plan", "none.yaml"), 2), (("list", "--x"), 2), (("plan",), 2)):
-        script, verb = run_script(REPOSITORY, "scripts/recipes.py", *words), radrecipes("recipes", *words)
-        assert script.returncode == verb.returncode == code
-        assert verb.stdout == script.stdout
+        script, command = run_script(REPOSITORY, "scripts/recipes.py", *words), radrecipes("recipes", *words)
+        assert script.returncode == command.returncode == code
+        assert command.stdout == script.stdout
         renamed = re.sub(r"(^usage: |^|: )recipes.py ", r"\1radrecipes recipes ", script.stderr, flags=re.MULTILINE)
-        assert verb.stderr.split() == renamed.split()
-    for name, verb in (("evaluate_model", "evaluate"), ("sft", "train"), ("prepare-data", "prepare")):
-        assert f"usage: radrecipes {verb} [-h]" in radrecipes(name, "--help").stdout
+        assert command.stderr.split() == renamed.split()
+    for name, command in (("evaluate_model", "evaluate"), ("sft", "train"), ("prepare-data", "prepare")):
+        assert f"usage: radrecipes {command} [-h]" in radrecipes(name, "--help").stdout
 
 
-def test_an_unknown_verb_is_one_line():
+def test_an_unknown_command_is_one_line():
     ended = radrecipes("tune")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("error: radrecipes: unknown verb `tune`; use one of recipes, ")
+    assert ended.stderr.startswith("error: radrecipes: unknown command `tune`; use one of recipes, ")
 
 
 def test_a_script_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys):

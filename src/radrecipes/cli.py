@@ -9,11 +9,12 @@ import types
 from collections.abc import Callable
 from typing import NoReturn
 
+from radrecipes import __version__
 from radrecipes.errors import InputError, InterruptedRunError, RadrecipesError, one_line
 from radrecipes.shipped import ROOT
 
-# Verb -> script, and what it does.
-VERBS = {
+# Command -> script, and what it does.
+COMMANDS = {
     "recipes": ("recipes", "list, check and inspect recipes, and plan what they cost"),
     "prepare": ("prepare_data", "make a dataset from a table of orders or a folder of reports"),
     "prepare-model": ("prepare_model", "put the default base model into models/"),
@@ -31,41 +32,44 @@ VERBS = {
     "completion": ("completion", "print a script that completes these commands in a shell"),
 }
 _CLOSED_PIPE = 141  # what a shell says of a program that writes to nobody
-# Names of scripts, and earlier names of verbs.
+# Names of scripts, and earlier names of commands.
 _ALIASES = {"prepare-data": "prepare", "sft": "train", "evaluate-model": "evaluate"}
 
 
 def main() -> None:
-    """`radrecipes VERB …`: run `scripts/VERB.py` with the remaining arguments in this process."""
-    run(_run_verb)
+    """`radrecipes COMMAND …`: run the command's script with the remaining arguments in this process."""
+    run(_run_command)
 
 
-def _run_verb() -> None:
-    verb, *words = sys.argv[1:] or ["--help"]
-    if verb in ("-h", "--help"):
-        width = max(map(len, VERBS))
-        lines = [f"  {name:{width}}  {what}" for name, (_, what) in VERBS.items()]
+def _run_command() -> None:
+    command, *words = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
         print(
-            "usage: radrecipes VERB [ARGUMENT ...]\n",
+            "usage: radrecipes COMMAND [ARGUMENT ...]\n",
             *lines,
-            "\nradrecipes VERB --help lists the arguments.",
+            "\nradrecipes COMMAND --help lists the arguments; radrecipes --version prints the version.",
             sep="\n",
         )
         return
-    verb = verb.replace("_", "-")
-    verb = _ALIASES.get(verb, verb)
-    if verb not in VERBS:
-        raise InputError(f"unknown verb `{verb}`; use one of {', '.join(VERBS)}", "radrecipes")
-    run_script(verb, words)
+    if command == "--version":
+        print(f"radrecipes {__version__}")
+        return
+    command = command.replace("_", "-")
+    command = _ALIASES.get(command, command)
+    if command not in COMMANDS:
+        raise InputError(f"unknown command `{command}`; use one of {', '.join(COMMANDS)}", "radrecipes")
+    run_script(command, words)
 
 
-def run_script(verb: str, words: list[str]) -> None:
-    """Run the script of a verb in this process, as Python runs a file."""
-    name, _ = VERBS[verb]
+def run_script(command: str, words: list[str]) -> None:
+    """Run the script of a command in this process, as Python runs a file."""
+    name, _ = COMMANDS[command]
     script = ROOT / "scripts" / f"{name}.py"
     if not script.is_file():
         raise InputError(f"scripts/{name}.py is missing; install the package again", "radrecipes")
-    sys.argv = [f"radrecipes {verb}", *words]
+    sys.argv = [f"radrecipes {command}", *words]
     sys.path[0] = str(script.parent)  # as Python does for a script
     # Not `runpy.run_path`, which sets sys.argv[0], and so the program's name in `--help`, to the file.
     sys.modules["__main__"] = script_module = types.ModuleType("__main__")

@@ -76,5 +76,5 @@ def test_recipes_are_listed_without_anything_heavy():
 
 def test_the_command_lists_its_verbs_without_anything_heavy():
     text, packages = imported("-c", "from radrecipes.cli import main; main()", "--help")
-    assert "radrecipes VERB" in text
+    assert "radrecipes COMMAND" in text
     assert not packages & (HEAVY | {"numpy", "yaml"})
