@@ -4,7 +4,6 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import date, time, timedelta
 from decimal import Decimal
 from itertools import islice
@@ -12,7 +11,6 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from rapidfuzz import fuzz, process
 
 from radrecipes.data.csv_cells import unguarded
@@ -292,28 +290,15 @@ class _JsonTable(Table):
 class _ParquetTable(Table):
     def __init__(self, path: Path, columns: Sequence[str] | None):
         super().__init__(path)
-        with _readable_parquet(path), open_parquet(path, ()) as file:
+        with open_parquet(path, ()) as file:
             self.header = file.schema_arrow.names
         self._check(columns, "the schema")
 
     def rows(self, columns: Sequence[str], values: Collection[str] = ()) -> Iterator[Row]:
         self._check(columns, "the schema")
-        with _readable_parquet(self.path), open_parquet(self.path, columns) as file:
+        with open_parquet(self.path, columns) as file:
             for number, row in enumerate(iterate_rows(file, columns, str(self.path)), start=1):
                 yield f"{self.path}:row {number}", _cells(row, columns, values)
-
-
-@contextmanager
-def _readable_parquet(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise InputError("contains text that is not UTF-8; write it again as UTF-8", where=str(path)) from None
-    except (pa.ArrowException, OSError, OverflowError) as error:  # the last: a date that Python lacks
-        # Messages of pyarrow can quote what the file contains.
-        raise InputError(
-            f"not readable as Parquet ({type(error).__name__}); write it again", where=str(path)
-        ) from None
 
 
 def _header_test(columns: Sequence[str] | None, likely: Collection[str]) -> Callable[[Sequence[str]], bool] | None:
