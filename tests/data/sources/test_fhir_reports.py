@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from radrecipes.data.sources.fhir_reports import FhirReports
+from radrecipes.data.sources.report_source import LARGEST_REPORT
 from radrecipes.errors import InputError
 
 TEXT = (
@@ -117,3 +118,11 @@ def test_references_within_references_are_no_patient(tmp_path):
         deep = {"identifier": {"system": deep}}
     [report] = read_all(tmp_path / "a.ndjson", resource(1, subject=deep, conclusion="Normal."))
     assert report.group == "r1"
+
+
+def test_a_report_with_an_image_in_its_text_is_not_cut(tmp_path):
+    image = f"<img src='data:image/png;base64,{'A' * LARGEST_REPORT}'>"
+    pages = [f"<p>FINDINGS: Clear.</p>{one}<p>IMPRESSION: Normal.</p>" for one in (image, "")]
+    rows = [resource(number, presentedForm=[form(page, "text/html")]) for number, page in enumerate(pages)]
+    refused, report = read_all(tmp_path / "a.ndjson", *rows)
+    assert refused.reason == "too_large" and report.impression == "Normal."

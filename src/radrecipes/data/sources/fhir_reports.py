@@ -132,7 +132,9 @@ class _Markup(HTMLParser):
 
 
 def _without_markup(text: str) -> str:
+    if len(text) > LARGEST_REPORT:  # refused later, for example for an image in it
+        return text
     markup = _Markup()
-    markup.feed(_MARKED_SECTION.sub("", text[: LARGEST_REPORT + 1]))
+    markup.feed(_MARKED_SECTION.sub("", text))
     markup.close()
     return "".join(markup.texts)
