@@ -99,13 +99,13 @@ _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _LETTER = re.compile(r"[^\W\d_]")
 
 # Studies whose conclusion is under another header or under none, or that have none.
-_WITHOUT_SECTIONS = {
+_WITHOUT_SECTIONS = set(map(str, (
     50058765, 50196495, 50525523, 50743547, 50808053, 50913680, 51410602, 51491012, 51966317, 52119491, 52648681,
     52674888, 53182247, 53202765, 53356173, 53488209, 53514462, 54365831, 54654948, 54875119, 54986978, 55124749,
     55157853, 55258338, 56412866, 56451190, 56482935, 56579911, 56760320, 57150433, 57564132, 57936451, 58157373,
     58375018, 59003148, 59067458, 59087630, 59215320, 59279892, 59330497, 59363654, 59505494, 59562049, 59768032,
     59889364, 59982525, 50798377, 52035334, 53071062, 53607029, 54168089, 54231141, 56724958, 58235663,
-}  # fmt: skip
+)))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _without_header(bodies: list[tuple[str, str]], impression: str) -> str:
 
 def study_sections(text: str, study: str) -> Sections:
     """Sections of a MIMIC-CXR report; for 54 studies it is known that the conclusion has no header, or is missing."""
-    return Sections() if int(study) in _WITHOUT_SECTIONS else split_sections(text)
+    return Sections() if study in _WITHOUT_SECTIONS else split_sections(text)
 
 
 def _bodies(text: str) -> list[tuple[str, str]]:
