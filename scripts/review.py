@@ -78,6 +78,9 @@ def main() -> None:
 
     if args.input and not args.text_column:
         raise InputError("--input needs --text-column, the column of the texts", "command line")
+    for name in () if args.input else ("text_column", "id_column", "group_column", *table_form(args)):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} has no effect without --input; remove it, or name the table")
     if args.sample == "auto":
         args.sample = sample_size()
     digest = file_sha256(args.answers) if args.answers.is_file() else ""

@@ -221,7 +221,7 @@ def test_every_error_is_counted_and_listed_with_path_and_reason(tmp_path):
     preparation = prepare(tmp_path, tmp_path, STATED, labels="chexpert", max_dropped=0.1)
     rows = preparation[1]["rows"]
     assert rows["dropped"] == dict(Counter(FAULTS.values())) and rows["read"] == rows["kept"] + len(FAULTS) + 2 == 93
-    assert rows["filtered"] == {"empty_report": 1, "empty_section": 1}
+    assert rows["filtered"] == {"empty_report": 1, "no_findings": 1}
     listed = (tmp_path / "out.rejected.csv").read_text().splitlines()
     assert listed == ["path,reason", *sorted(f"{path},{_quoted(DROP_REASONS[FAULTS[path]])}" for path in FAULTS)]
 

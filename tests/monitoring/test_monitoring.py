@@ -125,6 +125,13 @@ def test_what_is_no_answer_is_an_error_with_its_line(tmp_path, row):
         read_answers([path])
 
 
+def test_a_time_that_utc_does_not_have_is_an_error_with_its_line(tmp_path):
+    row = "A1,MR Knee,0.9,auto,0001-01-01T00:00:00+05:00"
+    path = write_table(tmp_path / "answers.csv", [row], "id,label,probability,decision,time")
+    with pytest.raises(InputError, match=r"answers\.csv:2: a probability or a time cannot be read"):
+        read_answers([path])
+
+
 def test_the_line_that_is_being_written_to_a_log_is_left_out(tmp_path):
     path, line = tmp_path / "log.jsonl", '{"id": "A1", "label": "CT Head", "probability": 0.9, "decision": "auto"}'
     path.write_text(f"{line}\n{line[:30]}", encoding="utf-8")

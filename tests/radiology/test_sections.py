@@ -150,20 +150,17 @@ def test_addendum_and_wet_read_at_the_end_do_not_leak():
 
 
 @pytest.mark.parametrize(
-    ("text", "elsewhere"),
+    "text",
     [
-        (
-            " FINAL REPORT\n INDICATION:  Cough.\n \n Clear lungs.\n \n Normal heart.\n \n NOTIFICATION:  By phone.\n",
-            True,
-        ),
-        (" FINAL REPORT\n CHEST, PA\n \n Clear lungs.\n", True),
-        (" COMPARISON:  None.\n \n Clear lungs.\n", True),
-        (" INDICATION:\n \n Cough.\n", False),
-        (" FINAL REPORT\n \n INDICATION: Cough.\n NOTIFICATION:  By phone.\n \n Again.\n", False),
+        " FINAL REPORT\n INDICATION:  Cough.\n \n Clear lungs.\n \n Normal heart.\n \n NOTIFICATION:  By phone.\n",
+        " FINAL REPORT\n CHEST, PA\n \n Clear lungs.\n",
+        " COMPARISON:  None.\n \n Clear lungs.\n",
+        " INDICATION:\n \n Cough.\n",
+        " FINAL REPORT\n \n INDICATION: Cough.\n NOTIFICATION:  By phone.\n \n Again.\n",
     ],
 )
-def test_a_conclusion_without_header_is_a_paragraph_of_its_own(text, elsewhere):
-    assert split_sections(text) == Sections(elsewhere=elsewhere)
+def test_a_paragraph_of_its_own_without_header_is_no_section(text):
+    assert split_sections(text) == Sections()
 
 
 def test_words_before_a_colon_are_not_headers():
@@ -174,8 +171,8 @@ def test_words_before_a_colon_are_not_headers():
 
 def test_special_studies():
     assert study_sections(REPORT, "58235663") == Sections()
-    assert study_sections(REPORT, "50196495") == Sections(elsewhere=True)
-    assert study_sections(REPORT, "50000001") == EXPECTED
+    assert study_sections(REPORT, "50196495") == Sections()
+    assert study_sections(REPORT, "50000001") == study_sections(REPORT, "5" * 5000) == EXPECTED
 
 
 @settings(max_examples=300)
@@ -223,4 +220,3 @@ def test_composed_report_is_split_into_what_it_was_composed_of(findings, impress
     parts += ["NOTIFICATION: By phone."]
     split = split_sections(" " + gap.join(parts))
     assert (split.findings, split.impression) == (findings[-1], impressions[-1])
-    assert not split.elsewhere

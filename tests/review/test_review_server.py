@@ -8,6 +8,7 @@ import urllib.request
 from collections import Counter
 
 import pytest
+from conftest import REPOSITORY, run_script
 from page_reader import Page
 from review_server import LABELS, ReviewServer, write_answers
 
@@ -83,3 +84,11 @@ def test_two_processes_one_of_them_killed_review_every_row_once(tmp_path):
     assert len(stored) == 60 and {row for row, _ in confirmed} <= stored.keys()
     assert all(stored[row]["label"] == LABELS[0] for row, _ in confirmed)
     assert {"one", "two"} == {row["reviewer"] for row in stored.values()}
+
+
+@pytest.mark.parametrize("option", ["--text-column", "--group-column", "--delimiter"])
+def test_an_option_of_a_table_that_is_not_named_is_refused(tmp_path, option):
+    write_answers(tmp_path / "answers.csv", text=False)
+    done = run_script(tmp_path, str(REPOSITORY / "scripts" / "review.py"), "answers.csv", option, "x")
+    said = f"error: {option} has no effect without --input; remove it, or name the table\n"
+    assert (done.returncode, done.stderr) == (2, said)

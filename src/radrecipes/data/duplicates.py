@@ -30,8 +30,6 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> np.nd
     Exact, unlike MinHash: candidates come from prefix filtering (two sets of this similarity share one of their rarest members;
     Chaudhuri et al. 2006, Bayardo et al. 2007), then the Jaccard similarity of their [`shingles`] is computed.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be in (0, 1], not {threshold}")
     distinct: dict[frozenset[str], int] = {}
     distinct_of_text = [distinct.setdefault(shingles(text), len(distinct)) for text in texts]
     if not distinct:

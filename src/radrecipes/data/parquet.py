@@ -16,31 +16,42 @@ _BATCH, _PART = 16 * 1024, 1024
 
 
 @contextlib.contextmanager
-def open_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[pq.ParquetFile]:
+def open_parquet(
+    path: Path, columns: Sequence[str] | None = None, fix: str = "write it again"
+) -> Iterator[pq.ParquetFile]:
     """A Parquet file whose texts are read as dictionaries, without their copies; `columns` are those to be read, by default all.
 
-    An [`InputError`] if the columns are neither text nor numbers, or unpack to too much.
+    An [`InputError`] if the columns are neither text nor numbers, or unpack to too much, and if the file is damaged, with `fix`.
     """
-    with open_regular(path) as file, pq.ParquetFile(file) as plain:
-        schema, limit = plain.schema_arrow, largest_content(path.stat().st_size)
-        wanted = [name for name in schema.names if columns is None or name in columns]
-        for name in wanted:
-            kind = schema.field(name).type
-            if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
-                outer = str(kind).partition("<")[0]  # in brackets are names from the file
-                raise InputError(f"column {name!r} contains {outer}, not text; name another column", where=str(path))
-        facts = plain.metadata
-        content = sum(
-            chunk.total_uncompressed_size
-            for group in range(facts.num_row_groups)
-            for chunk in map(facts.row_group(group).column, range(facts.num_columns))
-            if chunk.path_in_schema in wanted
-        )
-        if content > limit or facts.num_rows > limit:
-            raise unpacks_too_far(limit, str(path))
-        # A buffer and small batches; otherwise a complete column of a row group would be in memory.
-        with pq.ParquetFile(path, buffer_size=2**20, read_dictionary=wanted) as as_dictionaries:
-            yield as_dictionaries
+    try:
+        with open_regular(path) as file, pq.ParquetFile(file) as plain:
+            wanted = [name for name in plain.schema_arrow.names if columns is None or name in columns]
+            _check_columns(plain, wanted, path)
+            # A buffer and small batches; otherwise a complete column of a row group would be in memory.
+            with pq.ParquetFile(path, buffer_size=2**20, read_dictionary=wanted) as as_dictionaries:
+                yield as_dictionaries
+    except UnicodeDecodeError:
+        raise InputError("contains text that is not UTF-8; write it again as UTF-8", where=str(path)) from None
+    except (pa.ArrowException, OSError, OverflowError) as error:  # the last: a date that Python lacks
+        # Messages of pyarrow can quote what the file contains.
+        raise InputError(f"not readable as Parquet ({type(error).__name__}); {fix}", where=str(path)) from None
+
+
+def _check_columns(file: pq.ParquetFile, wanted: Sequence[str], path: Path) -> None:
+    facts, limit = file.metadata, largest_content(path.stat().st_size)
+    for name in wanted:
+        kind = file.schema_arrow.field(name).type
+        if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
+            outer = str(kind).partition("<")[0]  # in brackets are names from the file
+            raise InputError(f"column {name!r} contains {outer}, not text; name another column", where=str(path))
+    content = sum(
+        chunk.total_uncompressed_size
+        for group in range(facts.num_row_groups)
+        for chunk in map(facts.row_group(group).column, range(facts.num_columns))
+        if chunk.path_in_schema in wanted
+    )
+    if content > limit or facts.num_rows > limit:
+        raise unpacks_too_far(limit, str(path))
 
 
 def iterate_rows(file: pq.ParquetFile, columns: Sequence[str], where: str) -> Iterator[dict]:
@@ -61,16 +72,15 @@ def iterate_rows(file: pq.ParquetFile, columns: Sequence[str], where: str) -> It
                     yield row
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, fix: str) -> pa.Table:
     """A complete file as a table; an [`InputError`] if its rows would take far more memory than the file has bytes."""
-    limit = largest_content(path.stat().st_size)
-    with open_parquet(path) as file:
-        content = 0
+    with open_parquet(path, fix=fix) as file:
+        content, limit = 0, largest_content(path.stat().st_size)
         for batch in file.iter_batches():
             content += _content(batch)
             if content > limit:
                 raise unpacks_too_far(limit, str(path))
-    return pq.read_table(path, partitioning=None)
+        return pq.read_table(path, partitioning=None)
 
 
 def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from radrecipes.access import ACCESS_LEVELS, protect
 from radrecipes.data.dataset_folder import FORMAT_VERSION, LABEL_SET_FILE, MANIFEST_FILE, SPLITS, dataset_digest
 from radrecipes.data.label_sets import LabelSet
@@ -66,20 +64,13 @@ def load_prepared_dataset(folder: str | Path) -> PreparedDataset:
     protect(manifest["access"])
     # Dataset.from_parquet would copy the rows into a cache outside the folder.
     splits = {
-        split: Dataset(_read_split(_verified(folder / f"{split}.parquet", manifest["splits"][split])))
+        split: Dataset(read_table(_verified(folder / f"{split}.parquet", manifest["splits"][split]), _AGAIN))
         for split in SPLITS
     }
     label_set = None
     if "label_set" in manifest:
         label_set = LabelSet.load(_verified(folder / LABEL_SET_FILE, manifest["label_set"]))
     return PreparedDataset(folder, manifest, label_set, splits)
-
-
-def _read_split(path: Path) -> pa.Table:
-    try:
-        return read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"not readable as Parquet ({type(error).__name__}); {_AGAIN}", where=str(path)) from None
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

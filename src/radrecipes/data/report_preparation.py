@@ -277,8 +277,6 @@ def _prepare(
         return _Outcome(report, "other_exam", Counter([("other_exams", exam)]))
     both, relabel = options.sections == "both", options.labels == "relabel"
     sections = report.findings, report.impression
-    if report.empty_header and (both or not any(sections)):
-        return _Outcome(report, "empty_section")
     if not any(sections):
         return _Outcome(report, "no_section")
     if both and not all(sections):

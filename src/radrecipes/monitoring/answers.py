@@ -95,7 +95,7 @@ def _rows(table: Table, unfinished: bool) -> Iterator[tuple]:
         try:
             probability = float(cells["probability"])
             when = datetime.fromisoformat(cells["time"]).astimezone(UTC) if time else None
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter: a time before the year 1 in UTC
             raise InputError("a probability or a time cannot be read; predict again", where) from None
         if cells["decision"] not in (AUTO, NEEDS_REVIEW) or not 0 <= probability <= 1:
             raise InputError("is not an answer of a label with probability and decision; predict again", where)

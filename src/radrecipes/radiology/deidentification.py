@@ -8,8 +8,7 @@ from functools import lru_cache
 
 from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import NO_FINDING
-from radrecipes.radiology.rewriting import CUT, patterns, repair
-from radrecipes.radiology.sentences import split_sentences
+from radrecipes.radiology.rewriting import CUT, patterns, repair, rewrite_sentences
 
 MARK = "___"
 _MARK = r"(?:_{2,}|X{3,}|\[\*\*.*?\*\*\])"
@@ -115,10 +114,8 @@ def has_mark(sentence: str) -> bool:
 
 def without_marked_sentences(text: str) -> str:
     """Remove each sentence with a mark; a text without marks is returned unchanged."""
-    if not has_mark(text):
-        return text
     # Normalise first: a long mark may contain a full stop.
-    return " ".join(sentence for sentence in split_sentences(normalise_marks(text)) if not has_mark(sentence))
+    return rewrite_sentences(normalise_marks(text), lambda sentence: "" if has_mark(sentence) else sentence)
 
 
 def without_marks(text: str) -> str:
@@ -127,9 +124,7 @@ def without_marks(text: str) -> str:
     A mark becomes the word that it must have been, or is cut out. A sentence for which neither works is removed, unless it
     states an observation: then the mark becomes `area`.
     """
-    if not has_mark(text):
-        return text
-    return " ".join(filter(None, map(_sentence_without_marks, split_sentences(normalise_marks(text)))))
+    return rewrite_sentences(normalise_marks(text), _sentence_without_marks)
 
 
 def normalise_marks(text: str) -> str:

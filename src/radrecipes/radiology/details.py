@@ -10,15 +10,8 @@ from functools import lru_cache
 
 from radrecipes.radiology.labeller import label_report
 from radrecipes.radiology.observations import findings_present
-from radrecipes.radiology.rewriting import CUT, patterns, repair
-from radrecipes.radiology.sentences import split_sentences
+from radrecipes.radiology.rewriting import CUT, patterns, repair, rewrite_sentences
 
-_MEASURES = ("mm", "cm", "milli", "centim", "inch", "ml", "cc", "%", "percent")
-# A fast pre-check: every detail contains one of these in lower case.
-_SIDE_NEEDLES = (
-    *("left", "right", "lateral", "biba", "biap", "bihi", "both sides", "<", ">"),
-    *("rul", "rml", "rll", "lul", "lll", "rij", "lij"),
-)
 _SIDE = r"(?:left|right)(?:[- ]sided|(?![- ]sided))"
 # Anatomical names with a side; two chambers may share a noun.
 _ORGAN = (
@@ -36,7 +29,6 @@ _SIZE = (
     rf"{_NUMBER}(?:[\s-]*{_UNIT}\b|\s*(?:%|percent\b))"
 )
 _DETAIL = re.compile(rf"{_SIDE_WORD}|{_SIZE}", re.IGNORECASE)
-_SIDE_DETAIL = re.compile(_SIDE_WORD, re.IGNORECASE)
 
 _ROUGHLY = (
     r"(?:(?:approximately|about|roughly|around|up to|at least|at most|less than|more than|greater than|no more than|nearly|almost|"
@@ -112,8 +104,7 @@ _DENIED = re.compile(
 
 def unrequested_details(sentence: str) -> list[str]:
     """Side words and measurements of a text as written, in order, for example `["left", "8 mm"]`."""
-    pattern = _pattern_for(sentence)
-    return [match[0] for match in pattern.finditer(sentence)] if pattern else []
+    return [match[0] for match in _DETAIL.finditer(sentence)]
 
 
 def without_details(text: str) -> str:
@@ -122,28 +113,13 @@ def without_details(text: str) -> str:
     A sentence that states nothing without them is removed (`It measures 8 mm.`), and so is one that denies something
     on one side (`No right effusion.`), because without the side it would contradict the other side.
     """
-    if not _has_details(text):
-        return text
-    return " ".join(filter(None, map(_sentence_without_details, split_sentences(text))))
-
-
-def _pattern_for(text: str) -> re.Pattern | None:
-    """The pattern for every detail of a text, or `None` if a plain string search shows that it has none."""
-    lowered = text.lower()
-    if any(needle in lowered for needle in _MEASURES):
-        return _DETAIL
-    return _SIDE_DETAIL if any(needle in lowered for needle in _SIDE_NEEDLES) else None
-
-
-def _has_details(text: str) -> bool:
-    pattern = _pattern_for(text)
-    return pattern is not None and pattern.search(text) is not None
+    return rewrite_sentences(text, _sentence_without_details)
 
 
 # Sentences repeat from report to report.
 @lru_cache(maxsize=16384)
 def _sentence_without_details(sentence: str) -> str:
-    if not _has_details(sentence):
+    if not _DETAIL.search(sentence):
         return sentence
     cut = "" if _DENIED.search(sentence) else _cut_out(sentence, _CUTS)
     labels = label_report(sentence)
@@ -162,8 +138,8 @@ def _cut_out(sentence: str, cuts: tuple[re.Pattern, ...]) -> str:
     cut = _WITHIN.sub("near", cut)
     for pattern in cuts:
         cut = pattern.sub(CUT, cut)
-    if _has_details(cut.replace(CUT, " ")):
+    if _DETAIL.search(cut.replace(CUT, " ")):
         return ""
     cut = repair(cut, sentence)
     # The words joined by a cut may form a detail again.
-    return "" if _has_details(cut) else cut
+    return "" if _DETAIL.search(cut) else cut

@@ -52,14 +52,14 @@ _BY_KEY = {name.casefold(): name for name in OBSERVATIONS}
 _BY_KEY["airspace opacity"] = "Lung Opacity"
 
 
-def observation_name(text: str, where: str | None = None) -> str:
+def observation_name(text: str) -> str:
     """The canonical name of an observation in any case and spacing; the error suggests one, and never quotes the text."""
     key = " ".join(text.split()).casefold()
     if key in _BY_KEY:
         return _BY_KEY[key]
     near = nearest(key, _BY_KEY, 60)
     hint = f"did you mean {_BY_KEY[near]!r}?" if near else f"choose one of {', '.join(OBSERVATIONS)}"
-    raise InputError(f"no observation has this name; {hint}", where)
+    raise InputError(f"no observation has this name; {hint}")
 
 
 def format_observations(labels: Mapping[str, Status]) -> str:

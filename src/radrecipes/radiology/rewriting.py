@@ -1,6 +1,7 @@
-"""Repairs a sentence after words were cut out of it."""
+"""Rewrites the sentences of a text, and repairs one after words were cut out of it."""
 
 import re
+from collections.abc import Callable
 
 from radrecipes.radiology.sentences import split_sentences
 
@@ -33,6 +34,13 @@ _DOUBLE_STOP = re.compile(r"[,;:](?=[.,;])")
 def patterns(*texts: str) -> tuple[re.Pattern, ...]:
     """Regular expressions, whatever the case."""
     return tuple(re.compile(text, re.IGNORECASE) for text in texts)
+
+
+def rewrite_sentences(text: str, rewrite: Callable[[str], str]) -> str:
+    """The text with each sentence rewritten, without those that become empty; a text that stays the same is returned as it is."""
+    sentences = split_sentences(text)
+    rewritten = list(map(rewrite, sentences))
+    return text if rewritten == sentences else " ".join(filter(None, rewritten))
 
 
 def repair(cut: str, sentence: str) -> str:

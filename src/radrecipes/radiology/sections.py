@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _IMPRESSION, _FINDINGS, _ADDENDUM, _PREAMBLE, _DIVIDER = "impression", "findings", "addendum", "preamble", "divider"
-# A conclusion is not under `_ASIDE`; it can be under `_OTHER` and `_BRIEF` (rarely more than a sentence).
+# What is under `_BRIEF` is rarely more than a sentence.
 # A sub-heading is part of the section before it.
 _ASIDE, _OTHER, _BRIEF, _SUB_HEADING, _UNKNOWN = "aside", "other", "brief", "sub-heading", "unknown"
 
@@ -98,24 +98,22 @@ _OPEN_END = re.compile(r"\n[ \t\r]*\Z")
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _LETTER = re.compile(r"[^\W\d_]")
 
-# Studies whose conclusion is under another header or under none, and some that have no conclusion.
-_CONCLUSION_ELSEWHERE = {
+# Studies whose conclusion is under another header or under none, or that have none.
+_WITHOUT_SECTIONS = set(map(str, (
     50058765, 50196495, 50525523, 50743547, 50808053, 50913680, 51410602, 51491012, 51966317, 52119491, 52648681,
     52674888, 53182247, 53202765, 53356173, 53488209, 53514462, 54365831, 54654948, 54875119, 54986978, 55124749,
     55157853, 55258338, 56412866, 56451190, 56482935, 56579911, 56760320, 57150433, 57564132, 57936451, 58157373,
     58375018, 59003148, 59067458, 59087630, 59215320, 59279892, 59330497, 59363654, 59505494, 59562049, 59768032,
-    59889364, 59982525,
-}  # fmt: skip
-_NO_CONCLUSION = {50798377, 52035334, 53071062, 53607029, 54168089, 54231141, 56724958, 58235663}
+    59889364, 59982525, 50798377, 52035334, 53071062, 53607029, 54168089, 54231141, 56724958, 58235663,
+)))  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Sections:
-    """Findings and impression of a report on a line each, or empty; `elsewhere` is a conclusion with neither header."""
+    """Findings and impression of a report on a line each, or empty."""
 
     findings: str = ""
     impression: str = ""
-    elsewhere: bool = False
 
 
 def split_sections(text: str) -> Sections:
@@ -129,8 +127,7 @@ def split_sections(text: str) -> Sections:
     bodies = _bodies(text)
     last = {kind: " ".join(body.split()) for kind, body in bodies if _LETTER.search(body)}
     findings, impression = last.get(_FINDINGS, ""), last.get(_IMPRESSION, "")
-    findings = findings or _without_header(bodies, impression)
-    return Sections(findings, impression, not (findings or impression) and _has_last_paragraph(bodies))
+    return Sections(findings or _without_header(bodies, impression), impression)
 
 
 def _without_header(bodies: list[tuple[str, str]], impression: str) -> str:
@@ -149,9 +146,7 @@ def _without_header(bodies: list[tuple[str, str]], impression: str) -> str:
 
 def study_sections(text: str, study: str) -> Sections:
     """Sections of a MIMIC-CXR report; for 54 studies it is known that the conclusion has no header, or is missing."""
-    if int(study) in _CONCLUSION_ELSEWHERE | _NO_CONCLUSION:
-        return Sections(elsewhere=int(study) in _CONCLUSION_ELSEWHERE)
-    return split_sections(text)
+    return Sections() if study in _WITHOUT_SECTIONS else split_sections(text)
 
 
 def _bodies(text: str) -> list[tuple[str, str]]:
@@ -224,14 +219,6 @@ def _read_header(line: str) -> tuple[int, str] | None:
 def _kind_by_parts(header: str) -> str | None:
     lowered = header.lower()
     return next((kind for part, kind in _PARTS if part.search(lowered)), None)
-
-
-def _has_last_paragraph(bodies: list[tuple[str, str]]) -> bool:
-    """Whether there is text after the first blank line of a section; the preamble counts if nothing else can."""
-    candidates = [body for kind, body in bodies if kind not in (_ASIDE, _ADDENDUM, _PREAMBLE, _DIVIDER)]
-    # The first blank line of the preamble may come before any text.
-    texts = [body.strip() for body in candidates] or [body.rstrip() for kind, body in bodies if kind == _PREAMBLE]
-    return any(_LETTER.search(_BLANK_LINE.split(text, maxsplit=1)[-1]) for text in texts if _BLANK_LINE.search(text))
 
 
 # Headings, and empty lines, that show where text about other things than this study begins and ends.

@@ -63,15 +63,8 @@ class Drafts:
 
     def read(self) -> pa.Table:
         """All drafts, in the order of their rows; an [`InputError`] if a part is missing or damaged."""
-        tables = []
-        for path, _ in self.parts:
-            try:
-                tables.append(read_table(path))
-            except (OSError, pa.ArrowInvalid) as error:
-                raise InputError(
-                    "is missing or damaged; remove it and run the same command again", str(path)
-                ) from error
-        return pa.concat_tables(tables)
+        fix = "remove it and run the same command again"
+        return pa.concat_tables([read_table(path, fix) for path, _ in self.parts])
 
 
 def drafts_of(recipe: Recipe, data: TrainingData) -> Drafts:

@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from radrecipes.data.sources.fhir_reports import FhirReports
+from radrecipes.data.sources.report_source import LARGEST_REPORT
 from radrecipes.errors import InputError
 
 TEXT = (
@@ -54,6 +55,7 @@ def read_all(path, *rows):
                        for name, text in (("Findings", "The lungs are clear."), ("Impression", "Normal chest."))]},
         {"text": {"status": "additional", "div": f"<div xmlns='http://www.w3.org/1999/xhtml'>{BROKEN}</div>"}},
         {"presentedForm": [form("The lungs are clear.")], "conclusion": " Normal\nchest. "},
+        {"presentedForm": [form(f"<![if x]>{BROKEN}<![endif]><![x[y]]><![ z", "text/html")]},
     ],
 )  # fmt: skip
 def test_a_report_is_found_where_systems_put_it(tmp_path, fields):
@@ -108,3 +110,19 @@ def test_a_patient_is_one_group_however_a_report_names_it(tmp_path):
     nameless = [resource(1, subject=None), resource(2, subject={"identifier": {"system": "urn:mrn"}}), resource(3)]
     source = open_reports(tmp_path / "b.ndjson", *nameless)
     assert source.said == ["2 reports name no patient (subject): each counts as a patient of its own"]
+
+
+def test_references_within_references_are_no_patient(tmp_path):
+    deep = "x"
+    for _ in range(150):
+        deep = {"identifier": {"system": deep}}
+    [report] = read_all(tmp_path / "a.ndjson", resource(1, subject=deep, conclusion="Normal."))
+    assert report.group == "r1"
+
+
+def test_a_report_with_an_image_in_its_text_is_not_cut(tmp_path):
+    image = f"<img src='data:image/png;base64,{'A' * LARGEST_REPORT}'>"
+    pages = [f"<p>FINDINGS: Clear.</p>{one}<p>IMPRESSION: Normal.</p>" for one in (image, "")]
+    rows = [resource(number, presentedForm=[form(page, "text/html")]) for number, page in enumerate(pages)]
+    refused, report = read_all(tmp_path / "a.ndjson", *rows)
+    assert refused.reason == "too_large" and report.impression == "Normal."

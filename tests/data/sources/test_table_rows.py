@@ -357,7 +357,7 @@ def test_json_and_parquet_have_headers_too(tmp_path):
     for name in ("a.jsonl", "a.parquet"):
         table = open_table(tmp_path / name)
         assert table.header == ["a", "b"]
-        assert [cells for _, cells in table.rows(values=["b"])] == [{"a": "x", "b": "1.5"}]
+        assert [cells for _, cells in table.rows(table.header, values=["b"])] == [{"a": "x", "b": "1.5"}]
     (tmp_path / "a.jsonl").write_bytes((json.dumps({"a": "é"}, ensure_ascii=False) + "\n").encode("utf-16"))
     table = open_table(tmp_path / "a.jsonl")
     assert [cells for _, cells in table.rows(["a"])] == [{"a": "é"}] and table.said == "a.jsonl: utf-16"

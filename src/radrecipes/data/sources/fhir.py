@@ -31,14 +31,15 @@ def _text_of(value: Any) -> str:
         return str(value)
     if not isinstance(value, dict):
         return ""
-    codings = value.get("coding") if isinstance(value.get("coding"), list) else []
-    names = [coding.get("display") for coding in codings if isinstance(coding, dict)]
-    texts = (value.get("text"), *names, _referenced(value), value.get("display"), value.get("value"))
-    for text in texts:
-        if isinstance(text, str) and text.strip():
-            return text
     # R5 has a concept or a reference within what was a concept.
-    return next((_text_of(value[name]) for name in ("concept", "reference") if isinstance(value.get(name), dict)), "")
+    for part in (value, value.get("concept"), value.get("reference")):
+        if isinstance(part, dict):
+            codings = part.get("coding") if isinstance(part.get("coding"), list) else []
+            names = [coding.get("display") for coding in codings if isinstance(coding, dict)]
+            for text in (part.get("text"), *names, _referenced(part), part.get("display"), part.get("value")):
+                if isinstance(text, str) and text.strip():
+                    return text
+    return ""
 
 
 def _referenced(value: dict) -> str:
@@ -47,9 +48,8 @@ def _referenced(value: dict) -> str:
     if isinstance(reference, str) and reference.strip():
         found = _TYPE_AND_ID.search(reference.strip())
         return found[1] if found else reference
-    system, number = (
-        (text_at(identifier, name) for name in ("system", "value")) if isinstance(identifier, dict) else ("", "")
-    )
+    parts = (identifier.get(name) for name in ("system", "value")) if isinstance(identifier, dict) else ("", "")
+    system, number = ("" if isinstance(part, dict) else " ".join(_text_of(part).split()) for part in parts)
     return f"{system}|{number}" if system and number else number
 
 

@@ -45,12 +45,12 @@ class ServiceRequestTable(Table):
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror}); check the path", str(self.path)) from None
 
-    def rows(self, columns: Sequence[str] | None = None, values: Collection[str] = ()) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], values: Collection[str] = ()) -> Iterator[Row]:
         """The rows, as in [`Table`]."""
         for where, resource in self._resources():
             if isinstance(resource, str):
                 yield where, resource
                 continue
-            cells = {column: text_at(resource, column) for column in columns or self.header}
+            cells = {column: text_at(resource, column) for column in columns}
             broken = any(SURROGATE.search(cell) for cell in cells.values())
             yield where, "contains a broken character; save the file as UTF-8" if broken else cells

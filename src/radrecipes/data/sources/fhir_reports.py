@@ -18,9 +18,11 @@ from radrecipes.errors import InputError
 from radrecipes.radiology.sections import Sections
 
 SUFFIXES = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
-_REPORT, _KIND = '"DiagnosticReport"', re.compile(r'"resourceType"\s*:\s*"DiagnosticReport"')
+_KIND = re.compile(r'"resourceType"\s*:\s*"DiagnosticReport"')
 _WITHDRAWN = ("cancelled", "entered-in-error", "registered")
 _BLOCKS = ("p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "td")
+# Of Word, or broken; HTMLParser fails on those that it does not know.
+_MARKED_SECTION = re.compile(r"<!\[[^>]*>?")
 
 
 class FhirReports(ReportSource):
@@ -54,7 +56,7 @@ class FhirReports(ReportSource):
         """Place and line of every resource."""
         for name, lines in self._files.each():
             for number, line in enumerate(lines, start=1):
-                if _REPORT in line and _KIND.search(line):
+                if _KIND.search(line):
                     yield f"{name}:{number}", line
 
     def read(self, item: tuple) -> Report | RejectedReport:
@@ -130,7 +132,9 @@ class _Markup(HTMLParser):
 
 
 def _without_markup(text: str) -> str:
+    if len(text) > LARGEST_REPORT:  # refused later, for example for an image in it
+        return text
     markup = _Markup()
-    markup.feed(text[: LARGEST_REPORT + 1])
+    markup.feed(_MARKED_SECTION.sub("", text))
     markup.close()
     return "".join(markup.texts)

@@ -44,7 +44,6 @@ from radrecipes.radiology.sections import study_sections
 ARCHIVE = "mimic-cxr-reports.zip"
 
 _REPORT_PATH = re.compile(r"(?:.*/)?(files/p\d{2}/p(\d+)/s(\d+)\.(?i:txt(?:\.gz)?))")
-_HEADER = re.compile(r"^[ \t]*(FINDINGS|IMPRESSION)[ \t]*:", re.MULTILINE | re.IGNORECASE)
 _STATUSES = {
     **dict.fromkeys(("1.0", "1"), Status.POSITIVE),
     **dict.fromkeys(("0.0", "0"), Status.NEGATIVE),
@@ -106,13 +105,8 @@ class MimicCxr(ReportSource):
         if not text.strip():
             return RejectedReport(path, "empty_report", sha256=sha256)
         sections = study_sections(text, study)
-        findings, impression = sections.findings, sections.impression
-        # With a conclusion elsewhere it does not matter whether a header has words.
-        complete = (findings and impression) or sections.elsewhere
-        headers = () if complete else {match[1].casefold() for match in _HEADER.finditer(text)}
-        empty_header = ("findings" in headers and not findings) or ("impression" in headers and not impression)
-        exam = exam_in(text)
-        return Report(study, patient, findings, impression, path, empty_header, observations, split, sha256, exam)
+        texts = sections.findings, sections.impression
+        return Report(study, patient, *texts, path, observations, split, sha256, exam_in(text))
 
     def _bytes(self, path: str) -> bytes | RejectedReport:
         if self._archive is None:

@@ -136,9 +136,9 @@ def as_report(
     *,
     exam: str = "",
     sha256: bytes = b"",
-    **stated: str | None,
+    split: str | None = None,
 ) -> Report | RejectedReport:
-    """The report of any reader, or why it cannot be used; `stated` are its split and observations, if any."""
+    """The report of any reader, or why it cannot be used."""
     if not group:
         return RejectedReport(where, "empty_group", sha256=sha256)
     if not has_words(sections.findings + sections.impression):
@@ -146,7 +146,7 @@ def as_report(
     exam = " ".join(exam.split())
     if SURROGATE.search(f"{study}{group}{sections.findings}{sections.impression}{exam}"):
         return RejectedReport(where, "not_utf8", "save it as UTF-8", sha256)
-    return Report(study, group, sections.findings, sections.impression, where, sha256=sha256, exam=exam, **stated)
+    return Report(study, group, sections.findings, sections.impression, where, split=split, sha256=sha256, exam=exam)
 
 
 def sections_of(text: str) -> Sections:

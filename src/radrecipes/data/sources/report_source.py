@@ -30,10 +30,7 @@ DROP_REASONS = {
 }
 
 # Why a report that can be read has nothing to use. A department's files always contain some, so they are no errors.
-EMPTY_REASONS = {
-    "empty_report": "the report contains no words",
-    "empty_section": "findings or impression has a header but no words",
-}
+EMPTY_REASONS = {"empty_report": "the report contains no words"}
 
 # Stated labels that cannot be used: nothing is mentioned, or No Finding together with a finding.
 NOTHING_MENTIONED = ""
@@ -46,7 +43,6 @@ class Report(NamedTuple):
     Args:
         group: Patient, or the study itself if the source names no patient.
         path: The file, relative to the root, or a line as `pairs.jsonl:17`.
-        empty_header: Whether a section without words has a header.
         observations: Labels that the source states, as `format_observations` writes them.
         sha256: Hash of the report file, if the source is a folder of them.
         exam: Name of the exam as the source states it, for example `CHEST PA AND LATERAL`.
@@ -57,7 +53,6 @@ class Report(NamedTuple):
     findings: str
     impression: str
     path: str
-    empty_header: bool = False
     observations: str | None = None
     split: str | None = None
     sha256: bytes = b""

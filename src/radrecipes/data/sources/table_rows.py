@@ -4,7 +4,6 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import date, time, timedelta
 from decimal import Decimal
 from itertools import islice
@@ -12,7 +11,6 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from rapidfuzz import fuzz, process
 
 from radrecipes.data.csv_cells import unguarded
@@ -88,14 +86,14 @@ class Table(ABC):
         return f"{self.path.name}: {said}" if said else ""
 
     @abstractmethod
-    def rows(self, columns: Sequence[str] | None = None, values: Collection[str] = ()) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], values: Collection[str] = ()) -> Iterator[Row]:
         """The rows from the first: `(where, cells by column)`, or `(where, problem)` for one that cannot be read.
 
         Reading continues after a row with a problem; a problem never quotes a cell. Cells are texts as they are in the file, empty
         if they are missing. Integers are texts too; a column with other values than texts is a problem.
 
         Args:
-            columns: The columns to read, by default all; an [`InputError`] if the header does not have one.
+            columns: The columns to read; an [`InputError`] if the header does not have one.
             values: Columns that may also contain decimal numbers, truth values, dates and lists of texts, which become texts.
         """
 
@@ -103,12 +101,9 @@ class Table(ABC):
         if rows:
             self.facts["footer_rows"] = rows
 
-    def _check(self, columns: Sequence[str] | None, names: str) -> list[str]:
-        if columns is None:
-            return [name for name in self.header if name and self.header.count(name) == 1]
-        if problem := column_problem(self.header, columns, names):
+    def _check(self, columns: Sequence[str] | None, names: str) -> None:
+        if problem := column_problem(self.header, columns or (), names):
             raise InputError(problem, where=str(self.path))
-        return list(columns)
 
 
 def open_table(
@@ -198,8 +193,9 @@ class _TextTable(Table):
     def _raw(self) -> Iterator[RawRow]:
         return delimited_rows(self.path, self._delimiter, self._encoding, self._skip)
 
-    def rows(self, columns: Sequence[str] | None = None, values: Collection[str] = ()) -> Iterator[Row]:
-        positions = {column: self.header.index(column) for column in self._check(columns, self._names)}
+    def rows(self, columns: Sequence[str], values: Collection[str] = ()) -> Iterator[Row]:
+        self._check(columns, self._names)
+        positions = {column: self.header.index(column) for column in columns}
         raw = self._raw()
         next(raw, None)
         for where, fields, problem in without_footer(raw, self._skip_footer, self._left_out):
@@ -256,8 +252,8 @@ class _ExcelTable(Table):
         place = max(range(len(begins)), key=lambda place: (begins[place][0], -place))
         return *begins[place][1:], place
 
-    def rows(self, columns: Sequence[str] | None = None, values: Collection[str] = ()) -> Iterator[Row]:
-        columns = self._check(columns, self._names)
+    def rows(self, columns: Sequence[str], values: Collection[str] = ()) -> Iterator[Row]:
+        self._check(columns, self._names)
         positions = {column: self.header.index(column) for column in columns}
         raw = (row for row in excel.sheet_rows(self.path, self._sheet) if int(row[0].rpartition(" ")[2]) > self._row)
         for where, cells, _ in without_footer(raw, self._skip_footer, self._left_out):
@@ -283,40 +279,26 @@ class _JsonTable(Table):
         first = islice(json_objects(path, self._encoding), _FIRST_OBJECTS)
         self.header = list(dict.fromkeys(key for _, row in first if isinstance(row, dict) for key in row))
 
-    def rows(self, columns: Sequence[str] | None = None, values: Collection[str] = ()) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], values: Collection[str] = ()) -> Iterator[Row]:
         for where, row in json_objects(self.path, self._encoding):
             if isinstance(row, dict):
-                wanted = list(row) if columns is None else columns
-                problem = None if self._sparse else column_problem(list(row), wanted, "this object")
-                row = problem or _cells(row, wanted, values)
+                problem = None if self._sparse else column_problem(list(row), columns, "this object")
+                row = problem or _cells(row, columns, values)
             yield where, row
 
 
 class _ParquetTable(Table):
     def __init__(self, path: Path, columns: Sequence[str] | None):
         super().__init__(path)
-        with _readable_parquet(path), open_parquet(path, ()) as file:
+        with open_parquet(path, ()) as file:
             self.header = file.schema_arrow.names
         self._check(columns, "the schema")
 
-    def rows(self, columns: Sequence[str] | None = None, values: Collection[str] = ()) -> Iterator[Row]:
-        columns = self._check(columns, "the schema")
-        with _readable_parquet(self.path), open_parquet(self.path, columns) as file:
+    def rows(self, columns: Sequence[str], values: Collection[str] = ()) -> Iterator[Row]:
+        self._check(columns, "the schema")
+        with open_parquet(self.path, columns) as file:
             for number, row in enumerate(iterate_rows(file, columns, str(self.path)), start=1):
                 yield f"{self.path}:row {number}", _cells(row, columns, values)
-
-
-@contextmanager
-def _readable_parquet(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise InputError("contains text that is not UTF-8; write it again as UTF-8", where=str(path)) from None
-    except (pa.ArrowException, OSError, OverflowError) as error:  # the last: a date that Python lacks
-        # Messages of pyarrow can quote what the file contains.
-        raise InputError(
-            f"not readable as Parquet ({type(error).__name__}); write it again", where=str(path)
-        ) from None
 
 
 def _header_test(columns: Sequence[str] | None, likely: Collection[str]) -> Callable[[Sequence[str]], bool] | None:

@@ -9,6 +9,7 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -135,11 +136,11 @@ def json_object(line: str) -> dict[str, Any] | str:
 class RowLines:
     """Lines for a CSV reader that can go back to the second line of a row; a row that is too long is a [`csv.Error`]."""
 
-    def __init__(self, lines: Iterator[str]):
-        self._lines = lines
+    def __init__(self, lines: Iterator[str], skip: int):
+        self._lines = islice(lines, skip, None)
         self._again: deque[str] = deque()
         self._repeated = 0
-        self.next_number = 1
+        self.next_number = skip + 1
         self.begin_row()
 
     def __iter__(self) -> "RowLines":
@@ -161,12 +162,6 @@ class RowLines:
         self.row: list[str] = []
         self._characters = 0
 
-    def skip(self, lines: int) -> None:
-        """Leave out lines before the first row."""
-        for _ in range(lines):
-            next(self._lines, None)
-        self.next_number += lines
-
     def read_rest_again(self, where: str) -> None:
         """Return the current row's lines again, except for the first; an [`InputError`] if that happens too often."""
         self._repeated += self._characters
@@ -178,8 +173,7 @@ class RowLines:
 
 def delimited_rows(path: Path, delimiter: str, encoding: str = UTF_8, skip: int = 0) -> Iterator[RawRow]:
     """The rows below `skip` lines, the header first, as [`~data.sources.tables.ExampleTable`] says; a broken header is an error."""
-    row_lines = RowLines(text_lines(path, encoding))
-    row_lines.skip(skip)
+    row_lines = RowLines(text_lines(path, encoding), skip)
     reader = csv.reader(row_lines, delimiter=delimiter, strict=True)
     width = None  # of the header
     broken_line = None  # of the broken row whose rest may follow

@@ -48,9 +48,9 @@ class Style:
         month = rng.randint(1, 12)
         return rng.choice(self.years).format(year=year, short=f"{year % 100:02d}", month=month)
 
-    def patient(self, sex: str, age: int, rng: random.Random, with_age: float = DEMOGRAPHICS_FRACTION) -> str:
+    def patient(self, sex: str, age: int, rng: random.Random) -> str:
         """Age and sex, in a fraction of the orders."""
-        if rng.random() >= with_age:
+        if rng.random() >= DEMOGRAPHICS_FRACTION:
             return rng.choice(self.patients_without_age)
         return rng.choice(self.patients).format(age=age, sex=sex, word=self.words[sex])
 
