@@ -19,15 +19,16 @@ from radrecipes.evaluation import Progress
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.label_baselines import DEFAULT_ENCODER, NO_ENCODER, LabelBaselines
 from radrecipes.evaluation.label_metrics import compute_metrics, predictions_table
-from radrecipes.evaluation.label_systems import EvaluationRows, System, scored_system
+from radrecipes.evaluation.label_systems import EvaluationRows, System, confident_answers, scored_system
 from radrecipes.evaluation.linear_labeller import LinearLabeller
 from radrecipes.evaluation.radeval_metrics import RadEvalMetrics
 from radrecipes.evaluation.report_metrics import ImpressionEvaluation, ReportEvaluation
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, TextEvaluation
+from radrecipes.files import text_sha256
 from radrecipes.inference.abstention import DecisionPolicy
 from radrecipes.inference.predictors import LabelPredictor, Predictor, TextPredictor
 from radrecipes.inference.predictors.text_predictor import TEMPERATURE
-from radrecipes.inference.selective import TARGETS
+from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, choose_thresholds
 from radrecipes.statistics import spread_evenly
 from radrecipes.tasks import LabelTask, ReportWritingTask, TextTask
 from radrecipes.tasks.impression import ImpressionTask
@@ -203,14 +204,11 @@ def _model_answers(
     systems, policy, left_out = {}, None, None
     if predictor.decode != "generate":
         of_validation, _ = answered(predictor.score, validation, "validation")
-        accepted = validation.accepted if options.count_acceptable else None
-        policy = predictor.fit_policy(
-            of_validation, validation.references, validation.groups, dataset.digest, options.target_accuracy, accepted
-        )
         scores, speed = answered(predictor.score, rows, ADAPTER)
         left_out = float(scores.left_out.mean())
         found = of_validation.log_likelihoods, rows, scores.log_likelihoods
         systems[ADAPTER] = scored_system(predictor.label_set, validation, *found, cost=cost | speed)
+        policy = _decision_policy(predictor, dataset, options, validation, systems[ADAPTER])
     else:
         outputs, speed = answered(predictor.answer, rows, ADAPTER)
         systems[ADAPTER] = System(outputs, facts={"cost": cost | speed})
@@ -219,6 +217,32 @@ def _model_answers(
         outputs, speed = answered(partial(predictor.answer, untuned=True), rows, BASE)
         systems[BASE] = System(outputs, facts={"cost": {"training_seconds": None, "trained_on": None} | speed})
     return _ModelAnswers(systems, policy, left_out)
+
+
+def _decision_policy(
+    predictor: LabelPredictor,
+    dataset: PreparedDataset,
+    options: EvaluationOptions,
+    validation: EvaluationRows,
+    system: System,
+) -> DecisionPolicy:
+    """Temperature and thresholds of the model; an [`InputError`] if validation does not support the given target accuracy."""
+    decisive = options.target_accuracy or DEFAULT_TARGET
+    answers = confident_answers(validation, system.validation, options.count_acceptable)
+    policy = DecisionPolicy(
+        temperature=system.facts["calibration"]["temperature"],
+        thresholds=tuple(choose_thresholds(answers, sorted({*TARGETS, decisive}), predictor.label_set.always_review)),
+        target_accuracy=decisive,
+        adapter_sha256=predictor.adapter_sha256,
+        label_set_sha256=text_sha256(predictor.label_set.text),
+        prompt_sha256=predictor.prompt_sha256,
+        dataset_digest=dataset.digest,
+        rows=len(validation.ids),
+        groups=len(set(validation.groups)),
+    )
+    if options.target_accuracy:
+        policy.threshold_for(options.target_accuracy)
+    return policy
 
 
 def evaluate_texts(
