@@ -279,7 +279,8 @@ def parse_recipe(path: str | Path, overrides: Sequence[str] = (), auto_dtype: st
     values.update(overriding)
     places.update({key: f"--{key}" for key in overriding})
     checked = {key: _check_field(key, value, places[key]) for key, value in values.items()}
-    for key, needed in _OF_OTHERS.items():  # `--load_in_4bit false` alone turns off what the file says of 4-bit weights
+    # `--load_in_4bit false` alone turns off what the file says of 4-bit weights.
+    for key, needed in _OF_OTHERS.items():
         if needed in overriding and not checked[needed] and key not in overriding:
             checked.pop(key, None)
     _check_required(checked, path)
