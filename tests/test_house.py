@@ -96,7 +96,6 @@ _MAY_READ_RAW = {
     "src/radrecipes/radiology/labeller.py": "part of the package",
     "src/radrecipes/evaluation/linear_labeller.py": "part of the package",
     "src/radrecipes/publishing/licences.py": "part of the package",
-    "src/radrecipes/publishing/name_model.py": "part of a package of constraints.txt",
     "src/radrecipes/publishing/vocabulary.py": "part of the package, and of one of constraints.txt",
     "src/radrecipes/publishing/project_json.py": "part of the package",
     "src/radrecipes/publishing/gates.py": "part of the package",

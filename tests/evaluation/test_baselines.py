@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from radrecipes.errors import InputError
-from radrecipes.evaluation.baselines import fit_nearest_neighbour, majority_class
+from radrecipes.evaluation.baselines import NearestNeighbour, majority_class
 
 NOTES = ["r/o bleed head", "head trauma, r/o sdh", "acl tear knee", "knee locking", "chest pain r/o pe", "lung mass"]
 LABELS = ["CT Head", "CT Head", "MRI Knee", "MRI Knee", "CT Chest", "CT Chest"]
 
 
 def test_the_nearest_neighbour_equals_a_search_over_every_training_note():
-    baseline = fit_nearest_neighbour(NOTES, LABELS)
+    baseline = NearestNeighbour(NOTES, LABELS)
     notes = ["bleed", "knee injury with lock", "chest pain, cough", "acl tear knee"]
     train_vectors, vectors = (baseline.vectoriser.transform(texts).toarray() for texts in (NOTES, notes))
     similarities = [[float(one @ other) for other in train_vectors] for one in vectors]
@@ -19,12 +19,12 @@ def test_the_nearest_neighbour_equals_a_search_over_every_training_note():
 
 
 def test_the_nearest_neighbour_predicts_the_majority_class_if_no_word_is_known():
-    baseline = fit_nearest_neighbour(["head", "knee", "knee"], ["CT Head", "MRI Knee", "MRI Knee"])
+    baseline = NearestNeighbour(["head", "knee", "knee"], ["CT Head", "MRI Knee", "MRI Knee"])
     assert baseline.predict(["", "foot"]) == ["MRI Knee", "MRI Knee"]
     # Two training notes that are alike: the first one counts.
-    assert fit_nearest_neighbour(["head", "head"], ["b", "a"]).predict(["head"]) == ["b"]
+    assert NearestNeighbour(["head", "head"], ["b", "a"]).predict(["head"]) == ["b"]
     with pytest.raises(InputError, match="contains a word"):
-        fit_nearest_neighbour(["...", "!!"], ["CT", "MR"])
+        NearestNeighbour(["...", "!!"], ["CT", "MR"])
 
 
 def test_majority_class_breaks_ties_by_name():

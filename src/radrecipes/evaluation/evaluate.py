@@ -19,15 +19,16 @@ from radrecipes.evaluation import Progress
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.label_baselines import DEFAULT_ENCODER, NO_ENCODER, LabelBaselines
 from radrecipes.evaluation.label_metrics import compute_metrics, predictions_table
-from radrecipes.evaluation.label_systems import EvaluationRows, System, scored_system
+from radrecipes.evaluation.label_systems import EvaluationRows, System, confident_answers, scored_system
 from radrecipes.evaluation.linear_labeller import LinearLabeller
 from radrecipes.evaluation.radeval_metrics import RadEvalMetrics
 from radrecipes.evaluation.report_metrics import ImpressionEvaluation, ReportEvaluation
 from radrecipes.evaluation.text_evaluation import ADAPTER, ADAPTER_GUARDED, BASE, TextEvaluation
+from radrecipes.files import text_sha256
 from radrecipes.inference.abstention import DecisionPolicy
 from radrecipes.inference.predictors import LabelPredictor, Predictor, TextPredictor
 from radrecipes.inference.predictors.text_predictor import TEMPERATURE
-from radrecipes.inference.selective import TARGETS
+from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, choose_thresholds
 from radrecipes.statistics import spread_evenly
 from radrecipes.tasks import LabelTask, ReportWritingTask, TextTask
 from radrecipes.tasks.impression import ImpressionTask
@@ -139,17 +140,17 @@ def evaluate_labels(
             "neither the label set nor a column of the dataset names acceptable labels; leave it out",
             "--count-acceptable",
         )
-    answers = _model_answers(predictor, dataset, options, progress, validation, rows)
+    systems, policy, left_out = _model_answers(predictor, dataset, options, progress, validation, rows)
     if not is_main_process:
         return None
     for name, found in baselines.scores(progress):
         scores = (found.of_labels(asked.notes, label_set.names) for asked in (validation, rows))
         facts = {"settings": found.settings, "cost": found.cost}
-        answers.systems[name] = scored_system(label_set, validation, next(scores), rows, next(scores), **facts)
+        systems[name] = scored_system(label_set, validation, next(scores), rows, next(scores), **facts)
     scored = predictor.decode != "generate"
     metrics = compute_metrics(
         rows,
-        answers.systems,
+        systems,
         task=task.name,
         label_set=label_set,
         train=train,
@@ -160,22 +161,17 @@ def evaluate_labels(
             "method": predictor.decode,
             "max_new_tokens": None if scored else predictor.recipe.arguments.max_new_tokens,
             "left_out_mass": predictor.scorer.left_out_mass if scored else None,
-            "left_out_share": answers.left_out,
+            "left_out_share": left_out,
         },
-        targets=[choice.target_accuracy for choice in answers.policy.thresholds] if scored else TARGETS,
+        targets=_targets(options),
         count_acceptable=options.count_acceptable,
     )
-    table = predictions_table(rows, answers.systems, _access(predictor, dataset), task.input_column)
-    return Evaluated(metrics, table, answers.policy)
+    table = predictions_table(rows, systems, _access(predictor, dataset), task.input_column)
+    return Evaluated(metrics, table, policy)
 
 
-@dataclass(frozen=True)
-class _ModelAnswers:
-    """The answers of the model; if it scores labels, with the policy and the fraction of labels whose score is a bound."""
-
-    systems: dict[str, System]
-    policy: DecisionPolicy | None = None
-    left_out: float | None = None
+def _targets(options: EvaluationOptions) -> list[float]:
+    return sorted({*TARGETS, options.target_accuracy or DEFAULT_TARGET})
 
 
 def _model_answers(
@@ -185,8 +181,11 @@ def _model_answers(
     progress: Progress,
     validation: EvaluationRows,
     rows: EvaluationRows,
-) -> _ModelAnswers:
-    """The model with and without its trained weights; temperature and thresholds come from the validation split."""
+) -> tuple[dict[str, System], DecisionPolicy | None, float | None]:
+    """The model with and without its trained weights; temperature and thresholds come from the validation split.
+
+    If it scores labels, also the policy, and the fraction of labels whose score is a bound.
+    """
 
     def answered(answer: Callable, to: EvaluationRows, title: str) -> tuple[Any, dict[str, Any]]:
         inputs = [{predictor.task.input_column: note} for note in to.notes]
@@ -203,14 +202,11 @@ def _model_answers(
     systems, policy, left_out = {}, None, None
     if predictor.decode != "generate":
         of_validation, _ = answered(predictor.score, validation, "validation")
-        accepted = validation.accepted if options.count_acceptable else None
-        policy = predictor.fit_policy(
-            of_validation, validation.references, validation.groups, dataset.digest, options.target_accuracy, accepted
-        )
         scores, speed = answered(predictor.score, rows, ADAPTER)
         left_out = float(scores.left_out.mean())
         found = of_validation.log_likelihoods, rows, scores.log_likelihoods
         systems[ADAPTER] = scored_system(predictor.label_set, validation, *found, cost=cost | speed)
+        policy = _decision_policy(predictor, dataset, options, validation, systems[ADAPTER])
     else:
         outputs, speed = answered(predictor.answer, rows, ADAPTER)
         systems[ADAPTER] = System(outputs, facts={"cost": cost | speed})
@@ -218,7 +214,32 @@ def _model_answers(
         _ = predictor.untuned_model  # loaded before the time is taken
         outputs, speed = answered(partial(predictor.answer, untuned=True), rows, BASE)
         systems[BASE] = System(outputs, facts={"cost": {"training_seconds": None, "trained_on": None} | speed})
-    return _ModelAnswers(systems, policy, left_out)
+    return systems, policy, left_out
+
+
+def _decision_policy(
+    predictor: LabelPredictor,
+    dataset: PreparedDataset,
+    options: EvaluationOptions,
+    validation: EvaluationRows,
+    system: System,
+) -> DecisionPolicy:
+    """Temperature and thresholds of the model; an [`InputError`] if validation does not support the given target accuracy."""
+    answers = confident_answers(validation, system.validation, options.count_acceptable)
+    policy = DecisionPolicy(
+        temperature=system.facts["calibration"]["temperature"],
+        thresholds=tuple(choose_thresholds(answers, _targets(options), predictor.label_set.always_review)),
+        target_accuracy=options.target_accuracy or DEFAULT_TARGET,
+        adapter_sha256=predictor.adapter_sha256,
+        label_set_sha256=text_sha256(predictor.label_set.text),
+        prompt_sha256=predictor.prompt_sha256,
+        dataset_digest=dataset.digest,
+        rows=len(validation.ids),
+        groups=len(set(validation.groups)),
+    )
+    if options.target_accuracy:
+        policy.threshold_for(options.target_accuracy)
+    return policy
 
 
 def evaluate_texts(

@@ -18,7 +18,15 @@ from radrecipes.evaluation.report_baselines import (
     NearestLabels,
     label_states,
 )
-from radrecipes.evaluation.text_evaluation import NEAREST, REFERENCE, Baselines, Interval, TextEvaluation
+from radrecipes.evaluation.text_evaluation import (
+    MOST_FREQUENT,
+    NEAREST,
+    REFERENCE,
+    Baselines,
+    Interval,
+    TextEvaluation,
+    writer_of,
+)
 from radrecipes.inference.answers import TEMPLATE, WrittenText
 from radrecipes.radiology.consistency import FINDINGS, ReportCheck
 from radrecipes.radiology.observations import (
@@ -84,10 +92,9 @@ class ReportEvaluation(TextEvaluation):
         def template_writer(rows: "ReportEvaluation") -> list[WrittenText]:
             return [WrittenText(self.task.fallback(inputs), source=TEMPLATE) for inputs in rows.inputs]
 
-        general = super().baselines(validation, embedder)
         # The nearest request is that with the nearest labels.
-        writers = {name: writer for name, writer in general.writers.items() if name != NEAREST}
-        return Baselines({**writers, NEAREST_LABELS: nearest_labels, TEMPLATE_WRITER: template_writer})
+        writers = {NEAREST_LABELS: nearest_labels, TEMPLATE_WRITER: template_writer}
+        return Baselines({MOST_FREQUENT: self._most_frequent(), **writers})
 
     def _check(self, place: int, text: str) -> ReportCheck:
         return self.task.check_against(self.requests[place], text)
@@ -202,15 +209,11 @@ class ImpressionEvaluation(ReportEvaluation):
 
     def baselines(self, validation: TextEvaluation, embedder: TextEmbedder | None = None) -> Baselines:
         """Those of reports, the impressions of the nearest findings, the first sentences of the findings, and the reference."""
-        writers = {**super().baselines(validation, embedder).writers}
-        nearest = TextEvaluation.baselines(self, validation).writers[NEAREST]
+        writers = {**super().baselines(validation, embedder).writers, NEAREST: self._nearest_neighbour()}
         lead = LeadSentences(validation.texts, validation.references)
-        closest = NearestEmbedding(self.texts, self.targets, embedder) if embedder else None
-
-        writers[NEAREST] = nearest
-        if closest:
-            writers[NEAREST_EMBEDDING] = lambda rows: [WrittenText(text) for text in closest.predict(rows.texts)]
-        writers[LEAD_SENTENCES] = lambda rows: [WrittenText(text) for text in lead.predict(rows.texts)]
+        if embedder:
+            writers[NEAREST_EMBEDDING] = writer_of(NearestEmbedding(self.texts, self.targets, embedder).predict)
+        writers[LEAD_SENTENCES] = writer_of(lead.predict)
         writers[REFERENCE] = lambda rows: [WrittenText(text) for text in rows.targets]
         return Baselines(writers, {LEAD_SENTENCES: lead.sentences})
 

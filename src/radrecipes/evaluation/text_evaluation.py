@@ -12,7 +12,7 @@ import sacrebleu
 
 from radrecipes.access import may_show
 from radrecipes.errors import InputError
-from radrecipes.evaluation.baselines import fit_nearest_neighbour, majority_class
+from radrecipes.evaluation.baselines import NearestNeighbour, majority_class
 from radrecipes.evaluation.embeddings import TextEmbedder
 from radrecipes.evaluation.label_systems import ADAPTER, BASE
 from radrecipes.evaluation.slices import FEWEST_ROWS, unseen_masks
@@ -70,13 +70,14 @@ class TextEvaluation:
 
         The most frequent target, and the target of the row with the most similar input.
         """
-        nearest, most_frequent = fit_nearest_neighbour(self.texts, self.targets), majority_class(self.targets)
-        return Baselines(
-            {
-                MOST_FREQUENT: lambda rows: [WrittenText(most_frequent)] * len(rows.rows),
-                NEAREST: lambda rows: [WrittenText(text) for text in nearest.predict(rows.texts)],
-            }
-        )
+        return Baselines({MOST_FREQUENT: self._most_frequent(), NEAREST: self._nearest_neighbour()})
+
+    def _most_frequent(self) -> Writer:
+        text = WrittenText(majority_class(self.targets))
+        return lambda rows: [text] * len(rows.rows)
+
+    def _nearest_neighbour(self) -> Writer:
+        return writer_of(NearestNeighbour(self.texts, self.targets).predict)
 
     def best_baseline(self, baselines: Baselines) -> dict[str, Any]:
         """Name and ROUGE-L of the baseline that is best on these rows, which are those of validation."""
@@ -311,6 +312,11 @@ class TextEvaluation:
                 for name, mask in unseen.items()
             },
         }
+
+
+def writer_of(predict: Callable[[Sequence[str]], list[str]]) -> Writer:
+    """Writes what a function predicts for the inputs of rows."""
+    return lambda rows: [WrittenText(text) for text in predict(rows.texts)]
 
 
 def _passed(texts: Sequence[WrittenText], checks: Sequence[Check]) -> list[bool]:

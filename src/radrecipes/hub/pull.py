@@ -27,16 +27,13 @@ from radrecipes.hub.release_files import (
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def pull(
-    reference: Reference | str, repo_type: RepoType = "model", *, sleep: Callable[[float], None] = time.sleep
-) -> Path:
+def pull(name: str, repo_type: RepoType = "model", *, sleep: Callable[[float], None] = time.sleep) -> Path:
     """Download a release, `org/name@v1.0`, and verify every file; returns the read-only folder in the cache.
 
     The commit of a tag when first pulled is remembered in `$HF_HOME/radrecipes/tags.json`; a tag that moved since then is refused.
     A release that was pulled once is found again without the Hub. Every failure is an [`InputError`].
     """
-    if isinstance(reference, str):
-        reference = Reference.parse(reference)
+    reference = Reference.parse(name)
     repository = Repository(reference.repo_id, repo_type, sleep=sleep)
     commit = reference.revision if _COMMIT.fullmatch(reference.revision) else _tagged_commit(repository, reference)
 

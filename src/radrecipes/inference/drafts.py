@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 
 from radrecipes.errors import OutputInUseError
 from radrecipes.files import LockedError, check_writable, lock
-from radrecipes.inference.generation import Sampling, as_text, generate_ids
+from radrecipes.inference.generation import Sampling, as_text, generate_ids, positions_of
 from radrecipes.inference.predictors import TextPredictor
 from radrecipes.recipe import Recipe
 from radrecipes.training.data import TrainingData
@@ -101,14 +100,13 @@ class GroupWriter:
         samples = groups[0][1]
         if any(size != samples for _, size in groups):  # the group of another process begins or ends here
             groups, samples = [(prompt, 1) for prompt in prompts], 1
-        positions = getattr(model.config, "max_position_embeddings", None) or math.inf
         with evaluation_mode(model), torch.no_grad():
             texts = generate_ids(
                 model,
                 self.data.tokenizer,
                 [prompt for prompt, _ in groups],
                 self.data.stops,
-                int(min(self.recipe.arguments.max_new_tokens, positions - max(map(len, prompts)))),
+                int(min(self.recipe.arguments.max_new_tokens, positions_of(model.config) - max(map(len, prompts)))),
                 BATCH,
                 Sampling(self.recipe.training.temperature, seed),
                 samples=samples,

@@ -3,11 +3,19 @@
 import contextlib
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from radrecipes.inference.answers import WrittenText
 from radrecipes.inference.distributed import map_batches
@@ -55,11 +63,19 @@ def generate(
     on_progress: Callable[[int], None] | None = None,
     distributed: bool = False,
 ) -> list[WrittenText]:
-    """The text that completes each prompt; arguments as for [`generate_ids`]."""
-    completions = generate_ids(
-        model, tokenizer, prompts, stops, max_new_tokens, batch_size, sampling, on_progress, distributed
-    )
-    return [as_text(token_ids, stops, tokenizer) for (token_ids,) in completions]
+    """The text that completes each prompt, shorter where the model has no more positions; arguments as for [`generate_ids`]."""
+    places: dict[int, list[int]] = {}  # by the tokens that can follow
+    for place, prompt in enumerate(prompts):
+        places.setdefault(int(min(max_new_tokens, positions_of(model.config) - len(prompt))), []).append(place)
+    written: dict[int, WrittenText] = {}
+    for room in sorted(places, reverse=True):
+        of_room = [prompts[place] for place in places[room]]
+        completions = generate_ids(
+            model, tokenizer, of_room, stops, room, batch_size, sampling, on_progress, distributed
+        )
+        texts = [as_text(token_ids, stops, tokenizer) for (token_ids,) in completions]
+        written.update(zip(places[room], texts, strict=True))
+    return [written[place] for place in range(len(prompts))]
 
 
 def generate_ids(
@@ -172,12 +188,9 @@ def _prompts_cache(
     return found if isinstance(found, DynamicCache) else None
 
 
-def places_by_room(prompts: Sequence[list[int]], longest: int, positions: float) -> dict[int, list[int]]:
-    """The places of prompts by the tokens that can follow: `longest`, or fewer if the model has no more positions left."""
-    places: dict[int, list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        places.setdefault(int(min(longest, positions - len(prompt))), []).append(place)
-    return dict(sorted(places.items(), reverse=True))
+def positions_of(config: PreTrainedConfig) -> float:
+    """Tokens that a model reads at most, prompt and answer together."""
+    return getattr(config, "max_position_embeddings", None) or math.inf
 
 
 def shared_prefix(model: PreTrainedModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:

@@ -327,12 +327,10 @@ def score_separately(
     found = []
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        length = max(len(prompt) + len(completion) for prompt, completion in batch)
-        input_ids = torch.full((len(batch), length), pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, (prompt, completion) in enumerate(batch):
-            input_ids[row, : len(prompt) + len(completion)] = torch.tensor([*prompt, *completion])
-            attention_mask[row, : len(prompt) + len(completion)] = 1
+        rows = [[*prompt, *completion] for prompt, completion in batch]
+        length = max(map(len, rows))
+        input_ids = torch.from_numpy(padded(rows, length, pad_token_id))
+        attention_mask = torch.from_numpy(padded([[1] * len(row) for row in rows], length, 0))
         with torch.inference_mode():
             logits = model(input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device)).logits
         for row, (prompt, completion) in enumerate(batch):

@@ -1,7 +1,6 @@
 """The metrics of a task for a model that is being trained, on its validation sample."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
@@ -10,7 +9,7 @@ from transformers import PreTrainedModel
 
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.inference.answers import WrittenText
-from radrecipes.inference.generation import generate, places_by_room
+from radrecipes.inference.generation import generate
 from radrecipes.inference.head_scoring import HeadScorer
 from radrecipes.inference.label_scoring import LabelScorer
 from radrecipes.models.base import check_token_ids, load_config
@@ -85,25 +84,15 @@ class WrittenAnswers:
         self.data, self.judge = data, judge
         self.prompts = prompts_of(data.validation.rows)
         self.longest = recipe.arguments.max_new_tokens
-        self.positions = getattr(load_config(recipe.model), "max_position_embeddings", None) or math.inf
 
     def check(self, model: PreTrainedModel) -> None:
         """See [`TaskMetrics`]."""
-        self._write(model, self.prompts[:2], 1, longest=1)
+        generate(model, self.data.tokenizer, self.prompts[:2], self.data.stops, 1, 1, distributed=True)
 
     def __call__(self, model: PreTrainedModel, batch_size: int) -> dict[str, float]:
         """See [`TaskMetrics`]."""
-        return self.judge(self._write(model, self.prompts, batch_size, self.longest))
-
-    def _write(
-        self, model: PreTrainedModel, prompts: list[list[int]], batch_size: int, longest: int
-    ) -> list[WrittenText]:
-        written = {}
-        for room, places in places_by_room(prompts, longest, self.positions).items():
-            of_room = [prompts[place] for place in places]
-            parts = model, self.data.tokenizer, of_room, self.data.stops, room, batch_size
-            written.update(zip(places, generate(*parts, distributed=True), strict=True))
-        return [written[place] for place in range(len(prompts))]
+        parts = model, self.data.tokenizer, self.prompts, self.data.stops, self.longest, batch_size
+        return self.judge(generate(*parts, distributed=True))
 
 
 def label_metrics(

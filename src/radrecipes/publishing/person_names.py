@@ -85,7 +85,7 @@ def _names_in_line(line: str, found: Sequence[tuple[int, int]]) -> Iterator[tupl
             is_named
             or kind == "pair"
             or (reached and _NEXT_WORD.fullmatch(line, reached, word.start))
-            or scores.personal[word.start : word.end].mean() > _ENOUGH[kind]
+            or scores[word.start : word.end].mean() > _ENOUGH[kind]
             or (kind == "unknown" and _alone(word.text) > (_ENOUGH_IN_FILE_NAME if in_file_name else _ENOUGH_ALONE))
         ):
             yield start, end
@@ -200,4 +200,4 @@ def _alone(word: str) -> float:
     """How probably a word is personal data where a patient's name is expected."""
     start = len("Patient ")
     scores = name_model.scores(f"Patient {word} was seen.", [(start, start + len(word))])
-    return float(scores.personal[start : start + len(word)].mean())
+    return float(scores[start : start + len(word)].mean())

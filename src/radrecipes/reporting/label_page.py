@@ -66,7 +66,7 @@ def values(metrics: Mapping[str, Any], predictions: pd.DataFrame, access: str | 
         "main_decision": label_tables.main_decision(metrics),
         "calibration": label_tables.calibration(metrics),
         "encoder": metrics["systems"].get(ENCODER, {}).get("settings", {}).get("model"),
-        "costly_kinds": label_tables.costly_kinds(metrics),
+        "costly_kinds": label_tables.COSTLY_KINDS,
         "slices": _by_name(metrics["slices"]),
         "slices_by_column": _by_name(metrics.get("slices_by_column", [])),
         "matrix": confusion_matrix(references, answers, metrics["label_set"]),

@@ -12,7 +12,8 @@ from radrecipes.inference.abstention import AUTO, NEEDS_REVIEW
 from radrecipes.inference.selective import DEFAULT_TARGET
 from radrecipes.reporting.confusion_matrix import NO_LABEL, label_title
 
-_COSTLY_KINDS = {
+# Titles of the kinds of costly confusions, in page order
+COSTLY_KINDS = {
     "contrast": "Contrast against none",
     "side": "Left against right",
     "region": "Body region",
@@ -31,9 +32,9 @@ def best_baseline(metrics: Mapping[str, Any]) -> str | None:
     return best["name"] if best and best["name"] in metrics["systems"] else None
 
 
-def calibration(metrics: Mapping[str, Any], system: str = ADAPTER) -> Mapping[str, Any] | None:
-    """The temperature of a system with its calibration before and after it; `None` if its answers have no probability."""
-    return metrics["systems"].get(system, {}).get("calibration")
+def calibration(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The model's temperature with its calibration before and after it; `None` if its answers have no probability."""
+    return metrics["systems"].get(ADAPTER, {}).get("calibration")
 
 
 def duration(seconds: float | None) -> str:
@@ -90,12 +91,6 @@ def _target_met(row: Mapping[str, Any]) -> str | None:
 def main_decision(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     """The fine-tuned model's entry of [`decisions`] at the default target accuracy; `None` if it has none."""
     return next((row["systems"][ADAPTER] for row in decisions(metrics) if row["target"] == DEFAULT_TARGET), None)
-
-
-def costly_kinds(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Titles of the kinds of costly confusions that were counted, in page order."""
-    counted = metrics["systems"][ADAPTER]["costly_confusions"]
-    return {kind: title for kind, title in _COSTLY_KINDS.items() if kind in counted}
 
 
 def frequent_confusions(references: Sequence[str], answers: Sequence[str | None]) -> list[dict[str, Any]]:

@@ -20,11 +20,18 @@ FHIR_EXAMPLE = {
     "resourceType": "ServiceRequest", "id": "a1", "status": "active", "intent": "order",
     "subject": {"reference": "Patient/1"}, "reasonCode": [{"text": "your order"}],
 }  # fmt: skip
-_ERRORS = (
-    "400 not JSON in UTF-8, 401 token missing or wrong, 404 not a route of this run, 405 wrong method, 408 body too slow, "
-    "413 body too large, 415 wrong content type, 422 a wrong field, 429 too many requests in this minute, "
-    "503 too many requests wait, or the server cannot answer at present: send it again"
-)
+_ERRORS = {
+    "400": "not JSON in UTF-8",
+    "401": "token missing or wrong",
+    "404": "not a route of this run",
+    "405": "wrong method",
+    "408": "body too slow",
+    "413": "body too large",
+    "415": "wrong content type",
+    "422": "a wrong field",
+    "429": "too many requests in this minute",
+    "503": "too many requests wait, or the server cannot answer at present: send it again",
+}
 _SEEN = {
     "/healthz": ("Whether requests are answered; needs no token.", "application/json"),
     "/metrics": ("Metrics for Prometheus.", "text/plain"),
@@ -80,7 +87,8 @@ def _ok(media: str, schema: Any) -> dict[str, Any]:
 
 def _post(what: str, media: str, asked: Any, given: Any, error: Any) -> dict[str, Any]:
     body = {"required": True, "content": {media: {"schema": asked}}}
-    errors = {"default": {"description": _ERRORS, "content": {media: {"schema": error}}}}
+    meanings = ", ".join(f"{status} {meaning}" for status, meaning in _ERRORS.items())
+    errors = {"default": {"description": meanings, "content": {media: {"schema": error}}}}
     return {"summary": what, "requestBody": body, "responses": _ok(media, given) | errors}
 
 
@@ -94,8 +102,7 @@ def page(document: Mapping[str, Any]) -> str:
             if "requestBody" in facts:
                 (media,) = facts["requestBody"]["content"]
                 parts.append(f"<pre>{html.escape(_curl(path, media))}</pre>")
-    refused = (line.partition(" ") for line in _ERRORS.split(", "))
-    parts.append(f"<h2>Errors</h2>{_table(('status', 'meaning'), ((code, what) for code, _, what in refused))}")
+    parts.append(f"<h2>Errors</h2>{_table(('status', 'meaning'), _ERRORS.items())}")
     for name, schema in schemas.items():
         needed = schema.get("required", ())
         fields = (

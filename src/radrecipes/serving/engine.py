@@ -1,9 +1,10 @@
 """One loaded model: a bounded queue of requests, and one thread that answers what is waiting, a micro-batch at a time."""
 
+import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -101,14 +102,7 @@ class Engine:
     def _work(self) -> None:
         while jobs := self._take():
             # A client that gave up before its turn is left out; afterwards it can no longer cancel.
-            if jobs := [job for job in jobs if job[1].set_running_or_notify_cancel()]:
-                try:
-                    self._answer(jobs)
-                except BaseException as error:  # also a panic of a tokenizer: the next request may succeed
-                    LOGGER.error("the model failed: %s", type(error).__name__)
-                for _, done in jobs:
-                    if not done.done():
-                        done.set_exception(UnansweredError("the model failed"))
+            self._answer([job for job in jobs if job[1].set_running_or_notify_cancel()])
 
     def _take(self) -> list[tuple[list[Example], Future]]:
         """What is waiting, as far as it fits into a micro-batch; nothing at the end."""
@@ -122,35 +116,35 @@ class Engine:
             return taken
 
     def _answer(self, jobs: Sequence[tuple[list[Example], Future]]) -> None:
-        jobs = [job for job in jobs if not self._refused(*job)]
         answered, answers = [], []
         for together in [[job] for job in jobs] if self.batch_size == 1 else [jobs]:
-            try:
+            with self._failing("the model failed", together):
+                together = [job for job in together if not self._refused(*job)]
                 answers += self._answers([order.inputs for orders, _ in together for order in orders])
                 answered += together
-            except (
-                Exception
-            ) as error:  # the next request may succeed, for example after one that needs too much memory
-                LOGGER.error("the model failed: %s", type(error).__name__)
-                for _, done in together:
-                    done.set_exception(UnansweredError("the model failed"))
         if not answered:
             return
         examples = [order for orders, _ in answered for order in orders]
-        try:
+        with self._failing("the audit log cannot be written", answered):
             table = self.predictor.answers_table(examples, answers, keep_input=False)
             if self.log:  # first, so that no answer is given that is not in the log
                 self.log.append_new(self.log.entries(examples, table, self.predictor))
-        except Exception as error:
-            LOGGER.error("the audit log was not written: %s", type(error).__name__)
-            for _, done in answered:
-                done.set_exception(UnansweredError("the audit log cannot be written"))
-            return
-        rows = table.to_pylist()
-        self.metrics.count_batch(rows)
-        rows.reverse()
-        for orders, done in answered:
-            done.set_result([rows.pop() for _ in orders])
+            rows = table.to_pylist()
+            self.metrics.count_batch(rows)
+            rows.reverse()
+            for orders, done in answered:
+                done.set_result([rows.pop() for _ in orders])
+
+    @contextlib.contextmanager
+    def _failing(self, what: str, jobs: Sequence[tuple[list[Example], Future]]) -> Iterator[None]:
+        """Tell the requests without an answer that something failed; the next one may succeed, for example with a shorter text."""
+        try:
+            yield
+        except BaseException as error:  # also a panic of a tokenizer
+            LOGGER.error("%s: %s", what, type(error).__name__)
+            for _, done in jobs:
+                if not done.done():
+                    done.set_exception(UnansweredError(what))
 
     def _refused(self, orders: Sequence[Example], done: Future) -> bool:
         """Whether an order cannot be answered, which the request is told."""

@@ -1,7 +1,7 @@
 """Answers of a label task, with probabilities and decisions if labels are scored."""
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from radrecipes.data.label_sets import LabelSet
 from radrecipes.data.prepared import LABEL_SET_FILE
 from radrecipes.errors import InputError
-from radrecipes.files import file_sha256, text_sha256
+from radrecipes.files import file_sha256
 from radrecipes.inference.abstention import (
     AUTO,
     NEEDS_REVIEW,
@@ -23,12 +23,11 @@ from radrecipes.inference.abstention import (
     decide,
 )
 from radrecipes.inference.answers import SystemOutput
-from radrecipes.inference.calibration import fit_temperature, label_probabilities
+from radrecipes.inference.calibration import label_probabilities
 from radrecipes.inference.head_scoring import HeadScorer
 from radrecipes.inference.label_scoring import LabelScorer
 from radrecipes.inference.predictors.predictor import Predictor
 from radrecipes.inference.prompt_scorer import LabelScores, PromptScorer
-from radrecipes.inference.selective import DEFAULT_TARGET, TARGETS, ConfidentAnswers, choose_thresholds
 from radrecipes.models.base import check_token_ids
 from radrecipes.tasks.label_task import LabelTask
 from radrecipes.tasks.rendering import render_completions
@@ -170,47 +169,6 @@ class LabelPredictor(Predictor):
         longest_label = max(map(len, self.scorer.completions))
         return min(self.positions - longest_label, self.scorer.longest_prompt)
 
-    def fit_policy(
-        self,
-        scores: LabelScores,
-        references: Sequence[str],
-        groups: Sequence[str],
-        dataset_digest: str,
-        target_accuracy: float | None = None,
-        accepted: Sequence[Collection[str]] | None = None,
-    ) -> DecisionPolicy:
-        """Fit temperature and thresholds on validation rows; they decide from then on.
-
-        Args:
-            scores: What [`score`] returned for the rows.
-            groups: Patient, order or scenario of each row.
-            dataset_digest: Digest of their dataset.
-            target_accuracy: Decides instead of `DEFAULT_TARGET`; it is an [`InputError`] if the rows do not support it.
-            accepted: The labels of each row that thresholds count as correct, if it is not only the reference.
-        """
-        names, right = self.label_set.names, self._indices(references)
-        temperature = fit_temperature(scores.log_likelihoods, right)
-        probabilities = label_probabilities(scores.log_likelihoods, temperature)
-        best = probabilities.argmax(axis=1)
-        labels, counted = [names[index] for index in best], best == right
-        if accepted:
-            counted = np.array([label in of_row for label, of_row in zip(labels, accepted, strict=True)])
-        answers = ConfidentAnswers(labels, probabilities.max(axis=1), counted, groups)
-        decisive = target_accuracy or DEFAULT_TARGET
-        self.policy = DecisionPolicy(
-            temperature=temperature,
-            thresholds=tuple(choose_thresholds(answers, sorted({*TARGETS, decisive}), self.label_set.always_review)),
-            target_accuracy=decisive,
-            adapter_sha256=self.adapter_sha256,
-            label_set_sha256=text_sha256(self.label_set.text),
-            prompt_sha256=self.prompt_sha256,
-            dataset_digest=dataset_digest,
-            rows=len(references),
-            groups=len(set(groups)),
-        )
-        self.threshold = self._threshold(target_accuracy)
-        return self.policy
-
     def probabilities(self, scores: LabelScores) -> np.ndarray:
         """Probabilities of shape `(rows, labels)` at the fitted temperature, or at 1 if none was fitted."""
         return label_probabilities(scores.log_likelihoods, self.policy.temperature if self.policy else 1.0)
@@ -220,10 +178,6 @@ class LabelPredictor(Predictor):
         names, reviewed = self.label_set.names, self.label_set.always_review
         without_threshold = UNSUPPORTED_TARGET if self.policy else NOT_EVALUATED
         return decide(probabilities, names, self.threshold, reviewed, self.added_labels, without_threshold)
-
-    def _indices(self, labels: Sequence[str]) -> np.ndarray:
-        places = {name: index for index, name in enumerate(self.label_set.names)}
-        return np.array([places[label] for label in labels])
 
     def _other_label_set(self, path: str | Path) -> LabelSet:
         label_set = LabelSet.load(path)

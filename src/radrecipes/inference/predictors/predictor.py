@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from radrecipes.data.example import Example
 from radrecipes.errors import InputError
 from radrecipes.inference import vllm_engine
 from radrecipes.inference.answers import WrittenText
-from radrecipes.inference.generation import Sampling, generate, places_by_room
+from radrecipes.inference.generation import Sampling, generate, positions_of
 from radrecipes.models.base import (
     base_on_meta,
     check_token_ids,
@@ -134,7 +133,7 @@ class Predictor(ABC):
     @cached_property
     def positions(self) -> float:
         """Tokens that the base model reads at most, prompt and answer together."""
-        return getattr(self._config, "max_position_embeddings", None) or math.inf
+        return positions_of(self._config)
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
@@ -177,17 +176,12 @@ class Predictor(ABC):
     ) -> list[WrittenText]:
         """What the model writes, greedily unless `sampling` is given; `untuned` writes with the base model without fine-tuning."""
         prompts = self.readable_prompts(inputs)
-        written: dict[int, WrittenText] = {}
-        for room, places in places_by_room(prompts, self.recipe.arguments.max_new_tokens, self.positions).items():
-            of_room = [prompts[place] for place in places]
-            if self.engine == "vllm":
-                texts = self._vllm.generate(of_room, room, on_progress, untuned, sampling)
-            else:
-                parts = self.tokenizer, of_room, self.stops, room
-                with self._answering(untuned) as model:
-                    texts = generate(model, *parts, batch_size, sampling, on_progress, self.shared)
-            written.update(zip(places, texts, strict=True))
-        return [written[place] for place in range(len(prompts))]
+        longest = self.recipe.arguments.max_new_tokens
+        if self.engine == "vllm":
+            return self._vllm.generate(prompts, longest, on_progress, untuned, sampling)
+        parts = self.tokenizer, prompts, self.stops, longest
+        with self._answering(untuned) as model:
+            return generate(model, *parts, batch_size, sampling, on_progress, self.shared)
 
     def _load_model(self) -> None:
         if self.engine == "vllm":
