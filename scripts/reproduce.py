@@ -47,13 +47,13 @@ SIGNALS = (getattr(signal, "SIGHUP", signal.SIGINT), signal.SIGINT, signal.SIGTE
 def main() -> None:
     """Parse arguments, then record or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    to_record = verbs.add_parser("record", help="run a recipe over seeds and write its result file")
+    commands = parser.add_subparsers(dest="command", required=True)
+    to_record = commands.add_parser("record", help="run a recipe over seeds and write its result file")
     to_record.add_argument("recipe", help="the recipe, a YAML file")
     to_record.add_argument(
         "--seeds", type=positive, default=5, help="how many (default: 5); 42, 1, 2, … in this order"
     )
-    to_check = verbs.add_parser("check", help="compare a published result with what is measured here")
+    to_check = commands.add_parser("check", help="compare a published result with what is measured here")
     to_check.add_argument("claim", help="a recipe with its result file, or a release, org/name@v1.0")
     to_check.add_argument("--dataset", help="a folder or org/name@v1.0, if not the folder in the recipe")
     to_check.add_argument(
@@ -66,12 +66,12 @@ def main() -> None:
         "--anyway", action="store_true", help="measure even if something differs; the check fails in any case"
     )
     to_check.add_argument("--restart", action="store_true", help="repeat what an earlier check has measured")
-    for verb in (to_record, to_check):
-        verb.add_argument(
+    for command in (to_record, to_check):
+        command.add_argument(
             "--launch", default="accelerate_configs/cpu.yaml", help="launch configuration (default: cpu)"
         )
     args = parser.parse_args()
-    if args.verb == "record":
+    if args.command == "record":
         record(args)
     else:
         sys.exit(0 if check(args) else 1)
