@@ -6,8 +6,9 @@ Exit codes: 0 written, 1 memory or disk ran out, 2 wrong input; no dataset was w
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -234,7 +235,7 @@ def prepare_report(args: argparse.Namespace) -> None:
             split_seed=args.split_seed,
             max_dropped=args.max_dropped,
             processes=args.processes,
-            progress=progress.update,
+            progress=progress,
         )
 
     # Write
@@ -315,17 +316,20 @@ def make_synthetic_reports(args: argparse.Namespace) -> None:
 
     with _progress(args.studies) as progress:
         facts = write_synthetic_tree(
-            args.output, seed=args.seed, patients=args.patients, studies=args.studies, on_progress=progress.update
+            args.output, seed=args.seed, patients=args.patients, studies=args.studies, on_progress=progress
         )
     print(f"{facts['studies']} synthetic reports of {facts['patients']} patients, {facts['normal_studies']} normal")
     print(f"written to {args.output}; prepare them with --source mimic-cxr --root {quote(str(args.output))}")
 
 
-def _progress(total: int) -> Any:
-    """A bar that is shown with the first reports, so that an earlier error is printed alone."""
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar that starts with the first reports, so that an earlier error is printed alone."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=" reports", smoothing=0.05, delay=1e-3)
+    with ExitStack() as stack:
+        bar = cache(lambda: stack.enter_context(tqdm(total=total, unit=" reports", smoothing=0.05)))
+        yield lambda done: bar().update(done)
 
 
 def _dataset_name(args: argparse.Namespace) -> str:
