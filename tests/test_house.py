@@ -13,7 +13,6 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 LONGEST_FUNCTION = 60
 # Of all lines.
 DOCSTRING_SHARE = 0.11
-README_LINES = 150
 
 
 def docstring_lines(node: ast.AST) -> int:
@@ -158,10 +157,6 @@ def test_docstrings_stay_short():
     texts = [path.read_text(encoding="utf-8") for path in SOURCES if path.is_relative_to(REPOSITORY / "src")]
     nodes = (node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, DOCUMENTED))
     assert sum(map(docstring_lines, nodes)) <= DOCSTRING_SHARE * sum(len(text.splitlines()) for text in texts)
-
-
-def test_the_readme_stays_short():
-    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES
 
 
 def test_test_modules_have_names_of_their_own():
