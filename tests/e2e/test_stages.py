@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import TINY_REPORT_RECIPE, trains_all_weights
 from sft_faults import Script, all_of, before, die, losses_of, set_value, two_ranks
 
 from e2e.conftest import files_in
-from radrecipes.data.parquet import read_table
 
 START = "recipes/tiny/report_lora.yaml"
 REJECTION, GRPO = (f"recipes/tiny/report_{stage}.yaml" for stage in ("rejection", "grpo"))
@@ -51,7 +51,7 @@ def small_parts(*faults):
 
 def drafts_in(run: Path) -> pa.Table:
     """All drafts in a run's folder."""
-    return pa.concat_tables([read_table(path) for path in sorted(run.glob("drafts/*/part-*.parquet"))])
+    return pa.concat_tables([pq.read_table(path) for path in sorted(run.glob("drafts/*/part-*.parquet"))])
 
 
 def manifest_of(run: Path) -> dict:
