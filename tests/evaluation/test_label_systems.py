@@ -85,8 +85,8 @@ def test_loading_the_base_model_does_not_count_as_answering(monkeypatch):
 
     _, rows = scores_and_rows(1, 10)
     progress = lambda title, count: nullcontext()  # noqa: E731
-    found = _model_answers(Predictor(), None, EvaluationOptions(), progress, rows, rows)
-    assert {name: system.facts["cost"]["rows_per_second"] for name, system in found.systems.items()} == {
+    systems, _, _ = _model_answers(Predictor(), None, EvaluationOptions(), progress, rows, rows)
+    assert {name: system.facts["cost"]["rows_per_second"] for name, system in systems.items()} == {
         "adapter": 1.0,
         "base": 1.0,
     }
