@@ -13,7 +13,7 @@ from sft_faults import Script, die, in_step, losses_of, two_ranks
 
 from e2e.conftest import files_in
 from radrecipes.models.weights import FullModel
-from radrecipes.reporting.result_tables import BEGIN, END
+from radrecipes.reporting.result_tables import BEGIN, END, summary_table
 
 RECIPE = "recipes/tiny/protocol_full.yaml"
 RUN = Path("runs/tiny/protocol_full/seed-42")
@@ -127,6 +127,7 @@ def test_a_result_over_seeds_is_recorded_and_its_first_losses_are_reproduced(wor
     assert recorded.returncode == 0, recorded.stderr
     results = json.loads(Path(RECIPE.replace(".yaml", ".results.json")).read_text("utf-8"))
     assert results["seeds"][0]["adapter_sha256"] == FullModel(RUN / "model").sha256
+    assert Path("README.md").read_text("utf-8") == f"{BEGIN}\n{summary_table([results])}\n{END}\n"
     checked = run_script(workspace, "scripts/reproduce.py", "check", RECIPE, "--smoke")
     assert checked.returncode == 0 and "bit-identical" in checked.stdout, checked.stdout + checked.stderr
 

@@ -16,7 +16,7 @@ from tiny_model import CHATML
 from e2e.conftest import edit_json
 from radrecipes.evaluation.reproduction import compare_new_seed
 from radrecipes.models.weights import weights_in
-from radrecipes.reporting.result_tables import BEGIN, END, results_table, summary_table
+from radrecipes.reporting.result_tables import BEGIN, END, results_table
 
 RECIPE = "recipes/tiny/protocol_lora.yaml"
 TEMPLATE = "recipes/tiny/chat_template.jinja"
@@ -46,8 +46,9 @@ def recorded(shared_workspace, tmp_path_factory) -> Recorded:
     # Its own chat template, next to it, which has another digest than the tokenizer's; a release brings no recipes along.
     (workspace / TEMPLATE).write_text("{#- The recipe's own. -#}" + CHATML, encoding="utf-8")
     (workspace / RECIPE).write_text(f"{recipe}chat_template_path: {TEMPLATE}\n", encoding="utf-8")
-    for folder in (workspace, (workspace / RECIPE).parent):
-        (folder / "README.md").write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    # One document has a place for its table, the other has none.
+    (workspace / RECIPE).with_name("README.md").write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    (workspace / "README.md").write_text("mine\n", encoding="utf-8")
     return Recorded(workspace, run_script(workspace, "scripts/reproduce.py", "record", RECIPE, "--seeds", "2"))
 
 
@@ -67,8 +68,10 @@ def test_recording_runs_the_first_seeds_and_writes_down_how_each_was_made(record
     assert [row["seed"] for row in result["seeds"]] == [42, 1]
     assert result["command"] == f"python scripts/reproduce.py record {RECIPE} --seeds 2"
     assert result["systems"]["base"]["exact_accuracy"]["n"] == 1  # with the first seed only
-    for folder, table in ((recorded.workspace, summary_table), ((recorded.workspace / RECIPE).parent, results_table)):
-        assert (folder / "README.md").read_text("utf-8") == f"{BEGIN}\n{table([result])}\n{END}\n"
+    table = results_table([result])
+    assert (recorded.workspace / RECIPE).with_name("README.md").read_text("utf-8") == f"{BEGIN}\n{table}\n{END}\n"
+    assert (recorded.workspace / "README.md").read_text("utf-8") == "mine\n"
+    assert table in recorded.said.stdout and "\nREADME.md stays as it is: " in recorded.said.stdout
     for row in result["seeds"]:
         folder = recorded.workspace / RUNS / f"seed-{row['seed']}"
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
@@ -76,17 +79,6 @@ def test_recording_runs_the_first_seeds_and_writes_down_how_each_was_made(record
         assert row["first_losses"] == manifest["training"]["first_losses"] == [line["loss"] for line in log[:10]]
         assert row["adapter_sha256"] == weights_in(folder / "adapter").sha256
         assert row["training_code"] == manifest["code"] and row["evaluation_code"].keys() == {"commit", "changed"}
-
-
-def test_a_document_without_a_place_for_the_table_stays_as_it_is(copy):
-    for document in (Path("README.md"), Path("recipes/tiny/README.md")):
-        document.write_text("mine\n", encoding="utf-8")
-    Path(RESULTS).unlink()
-    done = run_script(copy, "scripts/reproduce.py", "record", RECIPE, "--seeds", "2")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(Path(RESULTS).read_text("utf-8"))
-    assert results_table([result]) in done.stdout and "\nREADME.md stays as it is: " in done.stdout
-    assert Path("recipes/tiny/README.md").read_text("utf-8") == Path("README.md").read_text("utf-8") == "mine\n"
 
 
 def change_the_learning_rate(workspace):
